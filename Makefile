@@ -1,0 +1,51 @@
+# make sweep   sets everything up and runs the beta sweep: a table and a plot at the end
+# make test    sets everything up and runs all tests
+# make check   lint, types, shell scripts, import directions: what `make test` runs first
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+OUTPUTS := outputs
+BETAS := 0.05,0.1,0.3
+
+# Every version is pinned, those of the build tools too.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+
+.PHONY: sweep test check tiny-checkpoint clean
+
+sweep: $(VENV)/.installed
+	$(BIN)/python run_hydra.py -m loss.beta=$(BETAS) paths.output_dir=$(OUTPUTS)
+	$(BIN)/python -m analysis.summarize $(OUTPUTS)
+	$(BIN)/python -m analysis.plot_curves $(OUTPUTS)
+
+test: check
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/shellcheck .ci/run
+	$(BIN)/python -m pytest -q tests/test_imports.py
+
+# The recipe of the weights in gpt_opt/training/models/tiny_gpt2: a few minutes on two cores.
+tiny-checkpoint: $(VENV)/.installed
+	$(BIN)/python -m gpt_opt.training.models.pretrain_tiny
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "gpt-opt needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	  apt-get update -q && apt-get install -q -y python3-venv; } || \
+	  { echo "Python's venv module is missing: apt-get install python3-venv"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install -q -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

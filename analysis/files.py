@@ -1,0 +1,146 @@
+"""Tolerant reads of the files of a run: what is broken becomes a line of text, never an exception."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+log = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
+
+_NUMBER_TYPES = frozenset({int, float, type(None)})
+_STEP_LIMIT = 2**63
+
+
+@dataclass
+class Problems:
+    """What could not be read, one line of text each, logged as it is found."""
+
+    found: list[str] = field(default_factory=list)
+
+    def add(self, file: Path, message: str) -> None:
+        """Records and logs that `file` is not as it should be."""
+        line = " ".join(f"{file}: {message}".split())
+        self.found.append(line)
+        log.warning("%s", line)
+
+
+def number(value: object) -> float | None:
+    """Returns a JSON number as a float, NaN and infinities included; None for anything else."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def whole(value: object) -> int | None:
+    """Returns a JSON integer that fits 64 bits; None for anything else."""
+    return value if type(value) is int and abs(value) < _STEP_LIMIT else None
+
+
+def text(value: object) -> str | None:
+    """Returns a JSON string; None for anything else."""
+    return value if isinstance(value, str) else None
+
+
+def take(
+    record: Mapping[str, Any],
+    names: Iterable[str],
+    convert: Callable[[object], Value | None],
+    problems: Problems,
+    file: Path,
+) -> dict[str, Value | None]:
+    """Takes fields out of a record.
+
+    Args:
+        record: The JSON object.
+        names: The fields to take; an absent one is None.
+        convert: `number`, `whole` or `text`. A value that it refuses is None, and a problem.
+        problems: Where to report.
+        file: The file the record came from.
+    """
+    taken = {name: convert(record.get(name)) for name in names}
+    refused = [name for name, value in taken.items() if value is None and record.get(name) is not None]
+    if refused:
+        wrong = (f"{name}={record[name]!r:.60}" for name in refused)
+        problems.add(file, f"must hold a {convert.__name__} in each field, but has {', '.join(wrong)}")
+    return taken
+
+
+def read_object(path: Path, problems: Problems) -> dict[str, Any] | None:
+    """Returns the JSON object in `path`; None when there is no such file, or when it is broken, which is reported."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        problems.add(path, f"must be one JSON object, but cannot be read: {error}")
+        return None
+    if not isinstance(record, dict):
+        problems.add(path, f"must be one JSON object, but is a {type(record).__name__}")
+        return None
+    return record
+
+
+def flatten(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yields the leaves of a nested config by dotted key, in order.
+
+    A list, and an empty object, is given as JSON text: it can then be grouped by, compared, and saved as CSV.
+    """
+    stack: list[tuple[str, Any]] = list(reversed(list(config.items())))
+    while stack:
+        key, value = stack.pop()
+        if isinstance(value, dict) and value:
+            stack.extend((f"{key}.{inner}", item) for inner, item in reversed(list(value.items())))
+        else:
+            yield key, json.dumps(value) if isinstance(value, dict | list) else value
+
+
+def _parse_row(line: bytes) -> dict[str, Any]:
+    row = json.loads(line.decode("utf-8"))
+    if not isinstance(row, dict):
+        raise ValueError(f"a JSON object is needed, not a {type(row).__name__}")
+    step = whole(row.get("step"))
+    if step is None or step < 0:
+        raise ValueError(f"step must be a whole number from 0, but is {row.get('step')!r:.60}")
+    if not _NUMBER_TYPES.issuperset(map(type, row.values())):
+        refused = (f"{name}={value!r:.60}" for name, value in row.items() if type(value) not in _NUMBER_TYPES)
+        raise ValueError(f"metrics are numbers, but it has {', '.join(refused)}")
+    return row
+
+
+def read_rows(path: Path, problems: Problems) -> list[dict[str, Any]]:
+    """Returns the rows of a metrics.jsonl: flat objects of numbers, each with a `step`.
+
+    A torn last line is what a killed run leaves and is left out with a message at level INFO. Other lines that are not
+    metrics are left out too, and reported as one problem of the file.
+    """
+    try:
+        *lines, tail = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        problems.add(path, f"cannot be read: {error}")
+        return []
+    rows: list[dict[str, Any]] = []
+    wrong: list[str] = []
+    for count, line in enumerate((*lines, tail), start=1):
+        try:
+            if line.strip():
+                rows.append(_parse_row(line))
+        except (ValueError, RecursionError) as error:
+            if count > len(lines):
+                log.info("%s: its last line is torn and left out", path)
+            else:
+                wrong.append(f"line {count}: {error}")
+    if wrong:
+        problems.add(path, f"{len(wrong)} of its lines are not metrics and are left out; the first is {wrong[0]}")
+    return rows

@@ -1,0 +1,114 @@
+"""What varies between the runs of a sweep, and what to call it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+
+NOT_PARAMETERS = frozenset({"hydra", "paths", "logging", "gpu"})
+"""Top-level config groups that say where and how a run is done, not what it is."""
+
+MAIN_PARAMETER = "loss.beta"
+"""Shown when nothing varies."""
+
+
+def parameter_columns(runs: pd.DataFrame) -> list[str]:
+    """Returns the columns of a `load_runs` frame that hold config values which can change a result."""
+    dotted = (name for name in runs.columns if "." in name and "/" not in name)
+    known = {"seed", *(name for name in dotted if name.split(".")[0] not in NOT_PARAMETERS)}
+    return [name for name in runs.columns if name in known]
+
+
+def _follows(runs: pd.DataFrame, column: str, name: str | None) -> bool:
+    """Returns whether `column` has one value for each value of `name`."""
+    return bool(runs.groupby(name, dropna=False)[column].nunique(dropna=False).max() == 1)
+
+
+def varying_parameters(runs: pd.DataFrame) -> list[str]:
+    """Returns the config columns that tell the runs apart, in config order.
+
+    A sweep over a config group changes many keys at once. Those that follow from a varying `name` key of their
+    top-level group are left out (`optimizer=adamw,rmsprop`), and of keys that only some runs have, with one value, the
+    first of the group stands for all (`lora=none,lora`). Runs whose config could not be read are not looked at.
+    """
+    known = runs[parameter_columns(runs)].dropna(how="all")
+    varying = [column for column in known.columns if known[column].nunique(dropna=False) > 1]
+    names: dict[str, str] = {}
+    for column in varying:
+        if column.endswith(".name"):
+            names.setdefault(column.split(".")[0], column)
+    kept: dict[object, str] = {}
+    for column in varying:
+        group = column.split(".")[0]
+        if (name := names.get(group)) not in (None, column) and _follows(known, column, name):
+            continue
+        present = known[column].notna()
+        kept.setdefault((group, tuple(present)) if known[column].nunique() == 1 else column, column)
+    return list(kept.values())
+
+
+def shown_parameters(runs: pd.DataFrame) -> list[str]:
+    """Returns the varying parameters, or the main one when nothing varies."""
+    return varying_parameters(runs) or [name for name in (MAIN_PARAMETER,) if name in runs.columns]
+
+
+def _short_forms(column: str) -> tuple[str, str, str]:
+    """Returns names for a column from short to long; `optimizer.optimizer_params.name` is best called `optimizer`."""
+    parts = column.split(".")
+    short = parts[-2].removesuffix("_params") if parts[-1] == "name" and len(parts) > 1 else parts[-1]
+    return short, ".".join(parts[-2:]), column
+
+
+def short_names(columns: Sequence[str], reserved: Iterable[str] = ()) -> dict[str, str]:
+    """Returns the shortest clear name of each column: `loss.beta` is `beta` unless another one would be too.
+
+    Args:
+        columns: Dotted config keys.
+        reserved: Names that mean something else where these are shown.
+    """
+    taken = set(reserved)
+    forms = {column: _short_forms(column) for column in columns}
+    chosen = dict.fromkeys(columns, "")
+    for column in columns:
+        others = {form for other in columns if other != column for form in forms[other]}
+        chosen[column] = next((form for form in forms[column] if form not in others | taken), column)
+    return chosen
+
+
+def format_value(value: Any) -> str:
+    """Returns a config value as a person would type it; `-` when there is none."""
+    if pd.isna(value):
+        return "-"
+    if isinstance(value, bool) or type(value).__name__ == "bool":
+        return str(value).lower()
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(float(value))
+    return str(value)
+
+
+def sort_key(value: Any) -> tuple[int, float, str]:
+    """Orders values of any kinds: numbers by size, then texts, then what is missing."""
+    if pd.isna(value):
+        return 2, 0.0, ""
+    if isinstance(value, str):
+        return 1, 0.0, value
+    return 0, float(value), ""
+
+
+def run_order(runs: pd.DataFrame, columns: Sequence[str]) -> list[int]:
+    """Returns the row numbers of `runs` ordered by the values of `columns`, then as they stand."""
+    rows = [tuple(map(sort_key, row)) for row in runs[list(columns)].itertuples(index=False)]
+    return sorted(range(len(runs)), key=rows.__getitem__)
+
+
+def run_labels(runs: pd.DataFrame) -> list[str]:
+    """Returns what tells each run from the others, for example `beta=0.05, seed=1`; its directory's name otherwise."""
+    names = short_names(shown_parameters(runs))
+    if not names:
+        return [path.rstrip("/").rpartition("/")[2] for path in runs["path"]]
+    rows = runs[list(names)].itertuples(index=False)
+    pairs = (zip(names.values(), map(format_value, row), strict=True) for row in rows)
+    return [", ".join(f"{name}={value}" for name, value in pair) for pair in pairs]

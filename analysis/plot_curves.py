@@ -1,0 +1,55 @@
+"""`python -m analysis.plot_curves outputs/`: draws the learning curves of the runs below a folder."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.load import load_metrics, load_runs
+from analysis.plots import plot_curves
+from gpt_opt.errors import GptOptError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m analysis.plot_curves", description="Learning curves as a PNG.")
+    parser.add_argument("path", type=Path, nargs="+", help="a folder of runs, or a run directory")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="where to save the figure (default: PATH/curves.png)"
+    )
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    runs, metrics = load_runs(options.path), load_metrics(options.path)
+    target = options.output if options.output is not None else options.path[0] / "curves.png"
+    figure = plot_curves(runs, metrics)
+    try:
+        figure.savefig(target)
+    except (OSError, ValueError) as error:
+        raise GptOptError(f"the figure cannot be saved there, give another -o FILE.png: {error}") from error
+    for problem in dict.fromkeys((*runs.attrs["problems"], *metrics.attrs["problems"])):
+        print(f"problem: {problem}", file=sys.stderr)
+    print(f"figure: {target}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Returns:
+        The exit code: 0, or 2 when there is nothing to draw or the figure cannot be saved.
+    """
+    options = _parser().parse_args(arguments)
+    logging.getLogger("analysis").setLevel(logging.ERROR)  # the problems are printed once, at the end
+    try:
+        _run(options)
+    except GptOptError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

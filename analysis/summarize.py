@@ -1,0 +1,104 @@
+"""`python -m analysis.summarize outputs/`: prints the table of the runs below a folder and saves it as CSV."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.load import RUN_COLUMNS, load_runs
+from analysis.parameters import parameter_columns
+from analysis.tables import render_table, summary_table
+from gpt_opt.errors import GptOptError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m analysis.summarize", description="One table, a row a run.")
+    parser.add_argument("path", type=Path, nargs="+", help="a folder of runs, or a run directory")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="where to save the table (default: PATH/summary.csv)")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON document and nothing else; saves a CSV only with --csv"
+    )
+    return parser
+
+
+def _plain(value: Any) -> Any:
+    """Returns a cell as JSON can hold it: missing, NaN and infinite values are null."""
+    if pd.isna(value) or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    if isinstance(value, pd.Timestamp):
+        return value.isoformat()
+    return value.item() if hasattr(value, "item") else value
+
+
+def _run_records(runs: pd.DataFrame) -> list[dict[str, Any]]:
+    parameters = parameter_columns(runs)
+    others = [name for name in runs.columns if name not in RUN_COLUMNS and ("/" in name or "." not in name)]
+    groups = {"config": parameters, "metrics": [name for name in others if pd.api.types.is_float_dtype(runs[name])]}
+    records = []
+    for row in runs.to_dict("records"):
+        record: dict[str, Any] = {name: _plain(row[name]) for name in RUN_COLUMNS}
+        records.append(record | {title: {name: _plain(row[name]) for name in names} for title, names in groups.items()})
+    return records
+
+
+def _text(runs: pd.DataFrame, table: pd.DataFrame, places: str) -> str:
+    """Returns the table with everything that is wrong listed below it."""
+    if runs.empty:
+        return f"no runs below {places}"
+    parts = [render_table(table)]
+    failed = runs[runs["error"].notna()]
+    if len(failed):
+        parts += [f"\nruns with errors: {len(failed)}", *("  " + failed["path"] + ": " + failed["error"])]
+    if problems := runs.attrs["problems"]:
+        parts += [f"\nproblems: {len(problems)}", *(f"  {problem}" for problem in problems)]
+    return "\n".join(parts)
+
+
+def _save(table: pd.DataFrame, target: Path) -> None:
+    try:
+        table.to_csv(target, index=False)
+    except OSError as error:
+        raise GptOptError(f"the table cannot be saved there, give another --csv FILE: {error}") from error
+
+
+def _run(options: argparse.Namespace) -> None:
+    runs = load_runs(options.path)
+    table = summary_table(runs)
+    target = options.csv if options.csv is not None or options.json else options.path[0] / "summary.csv"
+    if options.json:
+        document = {"runs": _run_records(runs), "problems": runs.attrs["problems"]}
+        print(json.dumps(document, indent=2, allow_nan=False))
+    else:
+        print(_text(runs, table, ", ".join(map(str, options.path))))
+    if target is not None:
+        _save(table, target)
+        if not options.json:
+            print(f"\ntable: {target}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Returns:
+        The exit code: 0, or 2 when a path cannot be read or the table cannot be saved.
+    """
+    options = _parser().parse_args(arguments)
+    logging.getLogger("analysis").setLevel(logging.ERROR)  # what load_runs warns of stands below the table
+    try:
+        _run(options)
+    except GptOptError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

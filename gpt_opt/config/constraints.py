@@ -1,0 +1,177 @@
+"""What must hold between the keys of one resolved config; pure functions of plain containers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from gpt_opt.errors import Problem
+
+Config = Mapping[str, Any]
+
+SCHEDULES = ("constant", "warm-up-constant", "warm-up-cosine", "constant-linear")
+"""Learning rate schedules; `gpt_opt.training.optimizers.schedules` has their formulas."""
+
+_TRAINING = "training.training_params"
+_OPTIMIZER = "optimizer.optimizer_params"
+
+
+def micro_batch_size(params: Mapping[str, Any], devices: int = 1) -> int:
+    """Returns the sequences per device per forward that `training_params` ask for."""
+    micro = params["micro_batch_size"]
+    return int(micro) if micro is not None else max(1, params["batch_size"] // devices)
+
+
+def accumulation_steps(params: Mapping[str, Any], devices: int = 1) -> int:
+    """Returns the forwards per optimizer step that `training_params` ask for."""
+    return int(params["batch_size"]) // (micro_batch_size(params, devices) * devices)
+
+
+def batch_problems(params: Mapping[str, Any], devices: int = 1) -> Iterator[Problem]:
+    """Checks that batch_size = micro_batch_size x devices x gradient_accumulation_steps, in whole numbers."""
+    batch, micro = params["batch_size"], micro_batch_size(params, devices)
+    if batch < 1 or micro < 1:
+        yield Problem(
+            f"{_TRAINING}.batch_size",
+            f"batch_size and micro_batch_size must be at least 1, but are {batch} and {micro}",
+        )
+        return
+    if batch % (micro * devices):
+        yield Problem(
+            f"{_TRAINING}.batch_size",
+            "batch_size must be micro_batch_size x devices x a whole number of accumulation steps, but "
+            f"{batch} / ({micro} x {devices}) = {batch / (micro * devices):g}",
+            f"set batch_size to a multiple of {micro * devices}, or change micro_batch_size",
+        )
+        return
+    given, follows = params["gradient_accumulation_steps"], accumulation_steps(params, devices)
+    if given is not None and given != follows:
+        yield Problem(
+            f"{_TRAINING}.gradient_accumulation_steps",
+            f"must equal batch_size / (micro_batch_size x devices) = {batch} / ({micro} x {devices}) = {follows}, "
+            f"but is {given}",
+            "leave it null: it follows from the batch sizes",
+        )
+
+
+def _training(config: Config) -> Iterator[Problem]:
+    params = config["training"]["training_params"]
+    yield from batch_problems(params)
+    longest, prompt = params["max_length"], params["max_prompt_length"]
+    if not 0 < prompt < longest:
+        yield Problem(
+            f"{_TRAINING}.max_prompt_length",
+            f"0 < max_prompt_length < max_length must hold, but max_prompt_length={prompt} and max_length={longest}",
+        )
+    steps, epochs = params["max_steps"], params["num_epochs"]
+    if (steps is None) == (epochs is None):
+        yield Problem(
+            f"{_TRAINING}.max_steps",
+            f"exactly one of max_steps and num_epochs must be given, but they are {steps} and {epochs}",
+            "set the other one to null",
+        )
+    for key, least in _LEAST.items():
+        if params[key] is not None and not params[key] >= least:
+            yield Problem(f"{_TRAINING}.{key}", f"must be at least {least}, but is {params[key]}")
+    if epochs is not None and not epochs > 0:
+        yield Problem(f"{_TRAINING}.num_epochs", f"must be above 0, but is {epochs}")
+
+
+_LEAST = {
+    "max_steps": 1,
+    "warmup_steps": 0,
+    "max_grad_norm": 0,
+    "log_every": 1,
+    "eval_every": 1,
+    "save_every": 1,
+    "save_total_limit": 1,
+}
+
+
+def _model(config: Config) -> Iterator[Problem]:
+    model, params = config["model"], config["training"]["training_params"]
+    positions = (model.get("config") or {}).get("n_positions")
+    if positions is not None and params["max_length"] > positions:
+        yield Problem(
+            f"{_TRAINING}.max_length",
+            f"must fit the model: max_length={params['max_length']}, but model.config.n_positions={positions}",
+            f"set max_length to {positions} or less, or raise n_positions",
+        )
+
+
+def _loss(config: Config) -> Iterator[Problem]:
+    loss = config["loss"]
+    beta, smoothing = loss.get("beta"), loss.get("label_smoothing")
+    if beta is not None and not 0 < beta < float("inf"):
+        yield Problem("loss.beta", f"must be a finite number above 0, but is {beta}", "0.1 is a usual value")
+    if smoothing is not None and not 0 <= smoothing < 0.5:
+        yield Problem("loss.label_smoothing", f"0 <= label_smoothing < 0.5 must hold, but it is {smoothing}")
+    if loss.get("use_ref_model") is False:
+        if not loss["reference_free"]:
+            yield Problem(
+                "loss.use_ref_model",
+                "false needs loss.reference_free=true: the loss compares the policy with a reference",
+            )
+        if loss["ref_model_id"] is not None:
+            yield Problem(
+                "loss.ref_model_id", f"is {loss['ref_model_id']!r}, but loss.use_ref_model=false would ignore it"
+            )
+
+
+def _optimizer(config: Config) -> Iterator[Problem]:
+    params = config["optimizer"]["optimizer_params"]
+    if not 0 <= params["lr"] < float("inf"):
+        yield Problem(f"{_OPTIMIZER}.lr", f"must be a finite number of at least 0, but is {params['lr']}")
+    if params["lr_schedule"] not in SCHEDULES:
+        yield Problem(
+            f"{_OPTIMIZER}.lr_schedule", f"must be one of {', '.join(SCHEDULES)}, but is {params['lr_schedule']!r}"
+        )
+    fraction = params["warm_up_fraction"]
+    if fraction is not None and not 0 <= fraction <= 1:
+        yield Problem(f"{_OPTIMIZER}.warm_up_fraction", f"0 <= warm_up_fraction <= 1 must hold, but it is {fraction}")
+    warmup_steps = config["training"]["training_params"]["warmup_steps"]
+    if params["lr_schedule"] != "constant" and fraction is None and warmup_steps is None:
+        yield Problem(
+            f"{_OPTIMIZER}.warm_up_fraction",
+            f"the schedule {params['lr_schedule']} needs the length of its first phase, but warm_up_fraction and "
+            f"{_TRAINING}.warmup_steps are both null",
+        )
+
+
+def _data(config: Config) -> Iterator[Problem]:
+    dataset = config["data"]["dataset"]
+    path, split, samples = dataset.get("path"), dataset.get("validation_split"), dataset.get("max_samples")
+    if path is not None and not Path(path).is_file():
+        yield Problem("data.dataset.path", f"must be a file, but {str(Path(path).absolute())!r} is none")
+    if split is not None and not 0 < split < 1:
+        yield Problem("data.dataset.validation_split", f"0 < validation_split < 1 must hold, but it is {split}")
+    if samples is not None and samples < 1:
+        yield Problem("data.dataset.max_samples", f"must be at least 1, or null for all, but is {samples}")
+
+
+def _lora(config: Config) -> Iterator[Problem]:
+    lora = config["lora"]
+    if lora and config["loss"].get("ref_model_id") is not None:
+        yield Problem(
+            "loss.ref_model_id", "with lora the base weights are the reference", "set it to null, or lora=none"
+        )
+
+
+CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (_training, _model, _loss, _optimizer, _data, _lora)
+
+
+def constraint_problems(config: Config) -> list[Problem]:
+    """Returns everything that contradicts itself in a resolved config that has no missing keys.
+
+    Args:
+        config: The config as plain containers. Parts of a user's own making, without the keys that a check reads,
+            pass that check.
+    """
+    found: list[Problem] = []
+    for check in CHECKS:
+        try:
+            found.extend(check(config))
+        except KeyError:
+            continue
+    return found

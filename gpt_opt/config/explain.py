@@ -1,0 +1,87 @@
+"""Words for what is wrong with a config: the meaning of a key, and the valid key that was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from gpt_opt.errors import Problem
+
+
+def flat_keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yields the dotted key of every value of nested mappings."""
+    for key, value in config.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from flat_keys(value, f"{prefix}{key}.")
+
+
+def missing_keys(config: DictConfig) -> list[str]:
+    """Returns the dotted keys of a composed config that are mandatory and were not given, sorted.
+
+    OmegaConf's own function of this name fails at an interpolation of a missing key.
+    """
+    unresolved = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
+    return sorted(_missing(unresolved, ""))
+
+
+def _missing(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _missing(value, f"{prefix}{key}.")
+        elif value == "???":
+            yield f"{prefix}{key}"
+
+
+def _initials(name: str) -> str:
+    return "".join(part[0] for part in name.split("_") if part)
+
+
+def _likeness(wanted: str, candidate: str) -> float:
+    """Returns how probably `candidate` was meant, from 0 to 1; `learning_rate` means `lr`."""
+    wanted_leaf, leaf = wanted.rpartition(".")[2], candidate.rpartition(".")[2]
+    names = difflib.SequenceMatcher(None, wanted_leaf, leaf).ratio()
+    if leaf in (wanted_leaf, _initials(wanted_leaf)) or wanted_leaf == _initials(leaf):
+        names = 1.0
+    return 0.8 * names + 0.2 * difflib.SequenceMatcher(None, wanted, candidate).ratio()
+
+
+def nearest(wanted: str, valid: Iterable[str]) -> str | None:
+    """Returns the valid dotted key most like `wanted`, or None when none is like it."""
+    likeness, best = max(((_likeness(wanted, key), key) for key in valid), default=(0.0, ""))
+    return best if likeness >= 0.6 else None
+
+
+def comment_of(key: str, config_dir: Path, choices: Mapping[str, str]) -> str:
+    """Returns the comment beside `key` in the YAML file that declares it, or an empty string.
+
+    Args:
+        key: Dotted key such as `loss.beta`.
+        config_dir: The folder hydra_conf.
+        choices: The chosen option of each group, `{"loss": "dpo"}`.
+    """
+    group, leaf = key.partition(".")[0], key.rpartition(".")[2]
+    files = [config_dir / group / f"{choices.get(group, '')}.yaml", config_dir / "config.yaml"]
+    for file in files:
+        match = re.search(rf"^\s*{re.escape(leaf)}:.*?\s#\s*(.+)$", file.read_text(), re.M) if file.is_file() else None
+        if match:
+            return match[1].strip()
+    return ""
+
+
+_EXAMPLES = {"loss.beta": "0.1", "data.dataset.path": "prefs.jsonl", "exp_name": "my-experiment"}
+
+
+def missing_problem(key: str, config_dir: Path, choices: Mapping[str, str]) -> Problem:
+    """Returns the problem of a mandatory key that nobody gave: what it means and what to type."""
+    meaning = comment_of(key, config_dir, choices)
+    return Problem(
+        key,
+        "is mandatory and has no default" + (f": {meaning}" if meaning else ""),
+        f"add for example: {key}={_EXAMPLES.get(key, 'VALUE')}",
+    )

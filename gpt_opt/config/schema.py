@@ -1,0 +1,274 @@
+"""The type of every config key.
+
+One dataclass for each option of a group: a key that an option would ignore does not exist in it. No field has a
+default here; the YAML files in hydra_conf/ hold every default, once, beside its meaning and unit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass
+class Root:
+    """Keys outside the groups; the groups are typed by their options."""
+
+    model: Any = MISSING
+    data: Any = MISSING
+    loss: Any = MISSING
+    optimizer: Any = MISSING
+    training: Any = MISSING
+    lora: Any = MISSING
+    logging: Any = MISSING
+    paths: Any = MISSING
+    seed: int = MISSING
+    exp_name: str | None = MISSING
+    dry_run: bool = MISSING
+    rerun: bool = MISSING
+
+
+@dataclass
+class ModelFromConfig:
+    """A model built from an architecture."""
+
+    name: str
+    config: dict[str, Any]
+    tokenizer_name_or_path: str
+    archive: str | None
+
+
+@dataclass
+class PretrainedModel:
+    """A model of the transformers library."""
+
+    name: str
+    name_or_path: str
+    tokenizer_name_or_path: str
+    archive: str | None
+
+
+@dataclass
+class PydocDataset:
+    """The embedded preference pairs."""
+
+    name: str
+    _target_: str
+    max_samples: int | None
+
+
+@dataclass
+class JsonlDataset:
+    """Preference pairs in a file."""
+
+    name: str
+    _target_: str
+    path: str
+    prompt_column: str
+    chosen_column: str
+    rejected_column: str
+    max_samples: int | None
+    validation_split: float
+
+
+@dataclass
+class PydocData:
+    """data=pydoc."""
+
+    dataset: PydocDataset
+
+
+@dataclass
+class JsonlData:
+    """data=jsonl."""
+
+    dataset: JsonlDataset
+
+
+@dataclass
+class DPOLoss:
+    """loss=dpo."""
+
+    name: str
+    _target_: str
+    beta: float
+    label_smoothing: float
+    reference_free: bool
+    use_ref_model: bool
+    ref_model_id: str | None
+
+
+@dataclass
+class SFTLoss:
+    """loss=sft."""
+
+    name: str
+    _target_: str
+
+
+@dataclass
+class AdamWParams:
+    """Keys of AdamW and its schedule."""
+
+    name: str
+    _target_: str
+    lr: float
+    betas: list[float]
+    eps: float
+    weight_decay: float
+    lr_schedule: str
+    warm_up_fraction: float | None
+
+
+@dataclass
+class RMSpropParams:
+    """Keys of RMSprop and its schedule."""
+
+    name: str
+    _target_: str
+    lr: float
+    alpha: float
+    eps: float
+    lr_schedule: str
+    warm_up_fraction: float | None
+
+
+@dataclass
+class AdamW:
+    """optimizer=adamw."""
+
+    optimizer_params: AdamWParams
+
+
+@dataclass
+class RMSprop:
+    """optimizer=rmsprop."""
+
+    optimizer_params: RMSpropParams
+
+
+class Truncation(StrEnum):
+    """Which end of a prompt that is too long to keep."""
+
+    keep_start = "keep_start"
+    keep_end = "keep_end"
+
+
+class Precision(StrEnum):
+    """Type of activations."""
+
+    no = "no"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+@dataclass
+class TrainingParams:
+    """Keys of the training loop."""
+
+    batch_size: int
+    micro_batch_size: int | None
+    gradient_accumulation_steps: int | None
+    max_length: int
+    max_prompt_length: int
+    truncation: Truncation
+    max_steps: int | None
+    num_epochs: float | None
+    warmup_steps: int | None
+    max_grad_norm: float
+    mixed_precision: Precision
+    gradient_checkpointing: bool
+    log_every: int
+    eval_every: int
+    save_every: int
+    save_total_limit: int | None
+
+
+@dataclass
+class Training:
+    """training=default."""
+
+    training_params: TrainingParams
+
+
+@dataclass
+class Lora:
+    """lora=lora."""
+
+    r: int
+    lora_alpha: int
+    lora_dropout: float
+    bias: str
+    target_modules: list[str] | None
+    task_type: str
+    use_rslora: bool
+    use_dora: bool
+
+
+class LogLevel(StrEnum):
+    """Least severe message shown."""
+
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+
+@dataclass
+class LoggingParams:
+    """Keys of the messages of a run."""
+
+    log_level: LogLevel
+
+
+@dataclass
+class Logging:
+    """logging=default."""
+
+    logging_params: LoggingParams
+
+
+@dataclass
+class OutputPaths:
+    """paths=default."""
+
+    output_dir: str
+    run_name: str | None
+
+
+@dataclass
+class LocalPaths:
+    """paths=local_run_dir."""
+
+    local_dirs: list[str]
+
+
+SCHEMAS: dict[str, type] = {
+    "root": Root,
+    "model/from_config": ModelFromConfig,
+    "model/pretrained": PretrainedModel,
+    "data/pydoc": PydocData,
+    "data/jsonl": JsonlData,
+    "loss/dpo": DPOLoss,
+    "loss/sft": SFTLoss,
+    "optimizer/adamw": AdamW,
+    "optimizer/rmsprop": RMSprop,
+    "training/default": Training,
+    "lora/lora": Lora,
+    "logging/default": Logging,
+    "paths/default": OutputPaths,
+    "paths/local_run_dir": LocalPaths,
+}
+"""Schema of each option, by its path below the group `schema`."""
+
+
+def register() -> None:
+    """Makes the schemas known to Hydra as the config group `schema`; doing it twice changes nothing."""
+    store = ConfigStore.instance()
+    for path, node in SCHEMAS.items():
+        group, _, name = f"schema/{path}".rpartition("/")
+        store.store(group=group, name=name, node=node)

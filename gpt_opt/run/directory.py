@@ -1,0 +1,106 @@
+"""Which directory a composed config runs in: the resolvers `run_dir` and `get_local_run_dir`."""
+
+from __future__ import annotations
+
+import getpass
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from gpt_opt.config.explain import missing_keys
+from gpt_opt.errors import ConfigError, Problem
+from gpt_opt.run.identity import NOT_IDENTITY, run_id
+from gpt_opt.run.paths import allocate_run_dir, existing_run_dir, path_part
+
+SHOWN_IN_PATH = frozenset({"model", "data", "optimizer"})
+"""Config groups whose choice is a folder of its own above the run directory."""
+
+
+def plain_config(config: DictConfig) -> dict[str, Any]:
+    """Returns the resolved config as plain containers, without Hydra's own node.
+
+    Raises:
+        ConfigError: If mandatory values are missing; all of them are named.
+    """
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    if missing := missing_keys(own):
+        raise ConfigError([Problem(key, "is mandatory and has no default", f"add {key}=VALUE") for key in missing])
+    return cast("dict[str, Any]", OmegaConf.to_container(own, resolve=True, enum_to_str=True))
+
+
+def parent_dir(config: Mapping[str, Any]) -> Path:
+    """Returns `<output_dir>/<model>/<dataset>/<optimizer>` of a resolved config, absolute."""
+    names = (
+        config["model"]["name"],
+        config["data"]["dataset"]["name"],
+        config["optimizer"]["optimizer_params"]["name"],
+    )
+    return Path(config["paths"]["output_dir"], *(path_part(name) for name in names)).absolute()
+
+
+def label(overrides: Sequence[str], seen: frozenset[str] = SHOWN_IN_PATH) -> str:
+    """Returns a short readable text of what was asked for: `beta=0.1,lr=0.001`, sorted; `default` for nothing.
+
+    Args:
+        overrides: Hydra override strings of one point.
+        seen: Keys that the path shows already.
+    """
+    parts = []
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.key_or_group
+        if key in seen or key.partition(".")[0] in NOT_IDENTITY:
+            continue
+        value = "" if override.is_delete() else "=" + override.get_value_element_as_str().strip("'\"")
+        parts.append(key.rpartition(".")[2] + value)
+    return ",".join(sorted(parts)) or "default"
+
+
+def expected_run_dir(config: Mapping[str, Any], overrides: Sequence[str]) -> Path:
+    """Returns the run directory of a resolved config without making it."""
+    parent, identity = parent_dir(config), run_id(config)
+    name = f"{path_part(_label(config, overrides))}-{identity}"
+    return existing_run_dir(parent, identity) or parent / name
+
+
+def _label(config: Mapping[str, Any], overrides: Sequence[str]) -> str:
+    return config["paths"]["run_name"] or label(overrides)
+
+
+def _run_dir(*, _root_: DictConfig) -> str:
+    """Resolver of hydra.run.dir: makes the one directory of this config; a dry run gets one to throw away."""
+    config = plain_config(_root_)
+    if config["dry_run"]:
+        return tempfile.mkdtemp(prefix="gpt-opt-dry-run-")
+    overrides = list(_root_.hydra.overrides.task)
+    return str(allocate_run_dir(parent_dir(config), _label(config, overrides), run_id(config)))
+
+
+def get_local_run_dir(exp_name: str, local_dirs: Sequence[str]) -> str:
+    """Resolver: makes a new directory `<base>/<user>/<exp_name>_<time>` and returns it.
+
+    Args:
+        exp_name: Name of the experiment.
+        local_dirs: Candidates for the base: the first that exists is taken, the last is made when none does.
+    """
+    base = next((Path(item) for item in local_dirs if Path(item).is_dir()), Path(local_dirs[-1]))
+    parent = base.absolute() / getpass.getuser()
+    parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        # Microseconds, and mkdir as the judge: two runs that start together get two directories.
+        chosen = parent / f"{path_part(exp_name)}_{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+        try:
+            chosen.mkdir()
+        except FileExistsError:
+            continue
+        return str(chosen)
+
+
+def register_resolvers() -> None:
+    """Makes `${run_dir:}` and `${get_local_run_dir:name,dirs}` known to OmegaConf; doing it twice changes nothing."""
+    OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
+    OmegaConf.register_new_resolver("get_local_run_dir", get_local_run_dir, replace=True, use_cache=True)

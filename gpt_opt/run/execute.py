@@ -1,0 +1,191 @@
+"""Executes one run: skip it, resume it or train it, under a claim, and commit its one result."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import traceback
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from gpt_opt.config.constraints import constraint_problems
+from gpt_opt.errors import ClaimLost, ConfigError, GptOptError, Problem, RequestError, RunFailed
+from gpt_opt.run.claim import Claim, acquire
+from gpt_opt.run.files import create_text, now, read_json_object, to_json, write_text
+from gpt_opt.run.identity import identity_json, run_id
+from gpt_opt.run.paths import RunPaths
+from gpt_opt.run.provenance import slurm_ids, write_provenance
+from gpt_opt.run.signals import StopRequest, stop_on_signals
+from gpt_opt.run.state import RunState, State, is_done, write_state
+
+if TYPE_CHECKING:
+    from gpt_opt.training.hooks import Result
+
+log = logging.getLogger(__name__)
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop and did, with a checkpoint; whoever runs a list of runs stops too."""
+
+
+def execute(config: Mapping[str, Any], paths: RunPaths, hydra_files: Mapping[str, str]) -> None:
+    """Brings the run of `config` to its end in the directory `paths`.
+
+    A run that is complete is skipped with one line, unless `config["rerun"]`. An unfinished one resumes from its last
+    checkpoint.
+
+    Args:
+        config: The resolved config as plain containers.
+        paths: The run directory; it exists.
+        hydra_files: Texts for .hydra/ by file name.
+
+    Raises:
+        ConfigError: If the config contradicts itself, or the directory belongs to another config.
+        RequestError: If the data, or something else that was asked for, cannot be used; state.json says FAILED.
+        RunHeld: If another living process works on the run.
+        RunFailed: If training raised; state.json and task.log hold the traceback.
+        Interrupted: If a signal asked the run to stop.
+    """
+    if problems := constraint_problems(config):
+        raise ConfigError(problems)
+    _require_same_config(config, paths)
+    if is_done(paths) and not config["rerun"]:
+        log.info("already complete: %s", _relative(paths))
+        return
+    with acquire(paths) as claim, stop_on_signals() as stop:
+        attempt = _Attempt(config, paths, claim, stop)
+        if paths.summary.exists() and config["rerun"]:
+            attempt.supersede()
+        elif paths.summary.exists():
+            log.info("already complete: %s", _relative(paths))
+            attempt.finish()
+            return
+        attempt.prepare(hydra_files)
+        attempt.train()
+
+
+def _relative(paths: RunPaths) -> str:
+    return os.path.relpath(paths.root)
+
+
+def _require_same_config(config: Mapping[str, Any], paths: RunPaths) -> None:
+    """Refuses a directory whose config.json describes another run.
+
+    Raises:
+        ConfigError: If it does; the message names keys that differ.
+    """
+    if not paths.config.exists():
+        return
+    try:
+        stored = read_json_object(paths.config)
+    except ValueError as error:
+        raise ConfigError(
+            [Problem(str(paths.config), f"must be the run's config, but cannot be read: {error}")]
+        ) from error
+    if identity_json(stored) != identity_json(json.loads(json.dumps(config))):
+        raise ConfigError(
+            [
+                Problem(
+                    str(paths.root),
+                    f"belongs to run {run_id(stored)}, but this config is run {run_id(config)}",
+                    "choose another directory, or leave hydra.run.dir to its default",
+                )
+            ]
+        )
+
+
+class _Attempt:
+    """One attempt at a run, from claim to result."""
+
+    def __init__(self, config: Mapping[str, Any], paths: RunPaths, claim: Claim, stop: StopRequest) -> None:
+        self.config, self.paths, self.claim, self.stop = config, paths, claim, stop
+        self.state = RunState(
+            run_id=run_id(config),
+            state=State.RUNNING,
+            attempt=claim.attempt,
+            host=claim.owner.host,
+            pid=claim.owner.pid,
+            slurm=slurm_ids(),
+            started=now(),
+        )
+
+    def write(self, **changes: Any) -> None:
+        """Updates state.json, unless a later attempt owns the run.
+
+        Raises:
+            ClaimLost: If one does.
+        """
+        self.claim.require()
+        self.state = replace(self.state, updated=now(), **changes)
+        write_state(self.paths, self.state)
+
+    def supersede(self) -> None:
+        """Puts the committed result aside for `rerun=true`; checkpoints of the old result are dropped."""
+        kept = self.paths.superseded / f"before-attempt-{self.claim.attempt:04d}"
+        kept.mkdir(parents=True)
+        for file in (self.paths.state, self.paths.metrics, self.paths.provenance, self.paths.summary):
+            if file.exists():
+                file.replace(kept / file.name)
+        shutil.rmtree(self.paths.checkpoints, ignore_errors=True)
+
+    def prepare(self, hydra_files: Mapping[str, str]) -> None:
+        """Writes what describes the run before it starts."""
+        self.paths.hydra.mkdir(exist_ok=True)
+        for name, text in hydra_files.items():
+            write_text(self.paths.hydra / name, text)
+        write_text(self.paths.config, to_json(self.config))
+        self.write()
+        write_provenance(self.paths, self.config["seed"], self.claim.attempt)
+
+    def train(self) -> None:
+        """Trains, and records how it ended."""
+        log.info("run %s: %s", self.state.run_id, _relative(self.paths))
+        try:
+            result = self._train()
+        except ClaimLost:
+            raise
+        except KeyboardInterrupt:
+            self.write(state=State.INTERRUPTED)
+            raise
+        except Exception as error:
+            text = traceback.format_exc()
+            log.error("run failed: %s: %s", type(error).__name__, error, exc_info=not isinstance(error, GptOptError))
+            record = {"type": type(error).__name__, "message": str(error), "traceback": text}
+            self.write(state=State.FAILED, error=record)
+            if isinstance(error, RequestError):
+                raise
+            raise RunFailed(f"{_relative(self.paths)}: {type(error).__name__}: {error}") from error
+        if result is None:
+            self.write(state=State.INTERRUPTED)
+            name = self.stop.signal.name if self.stop.signal else "a signal"
+            log.info("interrupted by %s at step %d of %s", name, self.state.step, self.state.total_steps)
+            raise Interrupted(name)
+        self._commit(result)
+        log.info("completed: %s", _relative(self.paths))
+
+    def _train(self) -> Result | None:
+        from gpt_opt.training.hooks import Folder, Hooks  # torch only from here on: skipping a run stays quick
+        from gpt_opt.training.stages import train
+
+        hooks = Hooks(
+            progress=lambda step, total: self.write(step=step, total_steps=total),
+            stop_requested=lambda: bool(self.stop),
+            fence=self.claim.require,
+        )
+        return train(self.config, Folder(self.paths.checkpoints, self.paths.metrics), hooks)
+
+    def _commit(self, result: Result) -> None:
+        """Writes the summary: once, last, never over another one."""
+        self.claim.require()
+        record = {"run_id": self.state.run_id, "attempt": self.claim.attempt, **result.to_record()}
+        if not create_text(self.paths.summary, to_json(record)):
+            raise ClaimLost(f"{self.paths.summary} exists already: another attempt committed its result first")
+        self.finish()
+
+    def finish(self) -> None:
+        """Marks the run COMPLETED on the strength of its summary."""
+        step = read_json_object(self.paths.summary)["step"]
+        self.write(state=State.COMPLETED, step=step, total_steps=step)

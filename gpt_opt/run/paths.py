@@ -1,0 +1,121 @@
+"""Where everything of a run lies: one object knows every file name, one function chooses the directory."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The files of one run directory."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config as JSON."""
+        return self.root / "config.json"
+
+    @property
+    def hydra(self) -> Path:
+        """Hydra's own three YAML files: config, overrides, hydra."""
+        return self.root / ".hydra"
+
+    @property
+    def state(self) -> Path:
+        """What `gpt_opt.run.state` reads and writes."""
+        return self.root / "state.json"
+
+    @property
+    def claims(self) -> Path:
+        """One file an attempt; the highest number owns the run."""
+        return self.root / "claims"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        """Written once, last: its presence with state COMPLETED is what done means."""
+        return self.root / "summary.json"
+
+    @property
+    def provenance(self) -> Path:
+        """Code, packages and machine of the last attempt."""
+        return self.root / "provenance.json"
+
+    @property
+    def git_diff(self) -> Path:
+        """Uncommitted changes of the code that ran."""
+        return self.root / "provenance.diff"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folders `checkpoint-<step>` in Hugging Face format."""
+        return self.root / "checkpoints"
+
+    @property
+    def task_log(self) -> Path:
+        """Everything the run said, with times."""
+        return self.root / "task.log"
+
+    @property
+    def superseded(self) -> Path:
+        """Records of results that `rerun=true` replaced, one folder an attempt."""
+        return self.root / "superseded"
+
+
+def find_run_dirs(root: Path) -> list[Path]:
+    """Returns every run directory at or below `root`, sorted; what lies inside one is not searched."""
+    found = []
+    for folder, subfolders, files in os.walk(root):
+        if ("config.json" in files and "claims" in subfolders) or "state.json" in files:
+            found.append(Path(folder))
+            subfolders.clear()
+    return sorted(found)
+
+
+def path_part(text: str, limit: int = 80) -> str:
+    """Returns `text` as one plain path component: letters, digits and `. _ = , + -`, at most `limit` characters.
+
+    A slash, as in `EleutherAI/pythia-2.8b`, becomes `--`; anything else that is special becomes `_`.
+    """
+    plain = re.sub(r"[^A-Za-z0-9._=,+-]", "_", text.replace("/", "--"))[:limit]
+    return plain.lstrip(".-") or "_"
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def existing_run_dir(parent: Path, run_id: str) -> Path | None:
+    """Returns the directory of run `run_id` below `parent`, whatever its readable label, or None."""
+    return next(iter(sorted(parent.glob(f"*-{run_id}"))), None)
+
+
+def allocate_run_dir(parent: Path, label: str, run_id: str) -> Path:
+    """Returns the one directory of run `run_id` below `parent`, making it when there is none.
+
+    The id decides; the label is for people and is chosen by whoever comes first. Callers that come at the same time
+    with different labels get the same directory.
+    """
+    if (found := existing_run_dir(parent, run_id)) is not None:
+        return found
+    parent.mkdir(parents=True, exist_ok=True)
+    with _locked(parent):
+        if (found := existing_run_dir(parent, run_id)) is not None:
+            return found
+        chosen = parent / f"{path_part(label)}-{run_id}"
+        chosen.mkdir()
+        return chosen

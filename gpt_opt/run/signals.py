@@ -1,0 +1,48 @@
+"""A polite end: the first SIGTERM or SIGINT asks the run to checkpoint and stop, the second one ends it at once."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequest:
+    """Whether, and by which signal, this process was asked to stop."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt(f"second signal, {signal.Signals(number).name}")
+        self.signal = signal.Signals(number)
+        log.info("%s: writing a checkpoint and stopping; once more ends at once", self.signal.name)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Listens for `SIGNALS` inside the block and puts the former handlers back after it.
+
+    Outside the main thread, where Python allows no handlers, the block runs without listening.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    former = {number: signal.signal(number, request._receive) for number in SIGNALS}
+    try:
+        yield request
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

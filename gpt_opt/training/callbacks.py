@@ -1,0 +1,62 @@
+"""When to log, evaluate, save and stop; and what a person sees of it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from gpt_opt.training.hooks import Hooks
+from gpt_opt.training.metrics import log_line
+
+log = logging.getLogger(__name__)
+
+
+class Flow(TrainerCallback):
+    """Evaluates at every `eval_every` and at the end, tells the progress, and stops with a checkpoint when asked."""
+
+    def __init__(self, hooks: Hooks, eval_every: int) -> None:
+        self._hooks, self._eval_every = hooks, eval_every
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Tells where the run starts."""
+        self._hooks.progress(state.global_step, state.max_steps)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Decides what follows this step."""
+        done = state.global_step >= state.max_steps
+        control.should_log = control.should_log or done
+        control.should_evaluate = state.global_step % self._eval_every == 0 or done
+        if self._hooks.stop_requested() and not done:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Prints one line and passes the progress on."""
+        log.info("%s", log_line(state.global_step, kwargs["logs"]))
+        self._hooks.progress(state.global_step, state.max_steps)
+
+
+class Bar(TrainerCallback):
+    """A progress bar, for people only: nothing is shown where the output is no terminal."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Shows the bar."""
+        visible = sys.stderr.isatty() and state.is_world_process_zero
+        self._bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", disable=not visible)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Moves the bar."""
+        if self._bar is not None:
+            self._bar.update(state.global_step - self._bar.n)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Closes the bar."""
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,63 @@
+"""What training is given to write to and to ask, and what it gives back; free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where training writes.
+
+    Attributes:
+        checkpoints: Folder of `checkpoint-<step>` folders in Hugging Face format.
+        metrics: File of one JSON object a line.
+    """
+
+    checkpoints: Path
+    metrics: Path
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """How training talks to whoever runs it.
+
+    Attributes:
+        progress: Called with the steps done and the steps in all at every log line.
+        stop_requested: Asked after every step; True makes training checkpoint and return early.
+        fence: Called before every lasting write; raises when this process may not write any more.
+    """
+
+    progress: Callable[[int, int], None]
+    stop_requested: Callable[[], bool]
+    fence: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The end of a finished training.
+
+    Attributes:
+        step: Optimizer steps done.
+        metrics: Last value of every train and evaluation metric, by its flat name.
+        time_s: Seconds of training in this attempt, evaluations and checkpoints included.
+        tokens: Tokens that went through the policy in this attempt's training steps.
+        peak_memory_mb: Largest memory of this attempt: of the GPU where there is one, else of the process, MiB.
+        device: Name of the device.
+        data_fingerprint: SHA-256 of the training and validation data.
+    """
+
+    step: int
+    metrics: dict[str, float]
+    time_s: float
+    tokens: int
+    peak_memory_mb: float
+    device: str
+    data_fingerprint: str
+
+    def to_record(self) -> dict[str, Any]:
+        """Returns the fields as JSON values."""
+        return asdict(self)

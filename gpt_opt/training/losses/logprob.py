@@ -1,0 +1,92 @@
+"""Log-probabilities of given tokens and divergence of two models, in float32 without a float32 copy of the logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+"""Label of a position that no loss looks at."""
+
+_CHUNK_BYTES = 1 << 25
+
+
+def _chunk_rows(logits: Tensor) -> int:
+    return max(1, _CHUNK_BYTES // (logits.shape[-1] * 4))
+
+
+def _working_type(logits: Tensor) -> torch.dtype:
+    return torch.promote_types(logits.dtype, torch.float32)
+
+
+class _TokenLogps(torch.autograd.Function):
+    """log softmax(logits)[label] row by row; of the full width only the gradient itself is ever allocated."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        rows, working = _chunk_rows(logits), _working_type(logits)
+        normalizer = torch.empty(logits.shape[0], dtype=working, device=logits.device)
+        for start in range(0, logits.shape[0], rows):
+            part = slice(start, start + rows)
+            normalizer[part] = torch.logsumexp(logits[part].to(working), dim=-1)
+        chosen = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1).to(working)
+        ctx.save_for_backward(logits, labels, normalizer)
+        return chosen - normalizer
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        logits, labels, normalizer = ctx.saved_tensors
+        rows, working = _chunk_rows(logits), _working_type(logits)
+        result = torch.empty_like(logits)
+        for start in range(0, logits.shape[0], rows):
+            part = slice(start, start + rows)
+            scale = grads[0][part].unsqueeze(-1)
+            block = torch.exp(logits[part].to(working) - normalizer[part].unsqueeze(-1)).mul_(-scale)
+            block.scatter_add_(-1, labels[part].unsqueeze(-1), scale.to(block.dtype))
+            result[part] = block
+        return result, None
+
+
+def token_logps(logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns the log-probability of each label under the logits of the same position.
+
+    Args:
+        logits: (B, T, V), position t predicting label t (already shifted), any float type.
+        labels: (B, T) token ids; `IGNORED` where no token is predicted.
+
+    Returns:
+        (B, T) in float32 (float64 for float64 logits), 0 where the label is `IGNORED`.
+    """
+    known = labels != IGNORED
+    rows = logits.reshape(-1, logits.shape[-1])
+    flat: Tensor = _TokenLogps.apply(rows, labels.masked_fill(~known, 0).reshape(-1))  # type: ignore[no-untyped-call]
+    return flat.view(labels.shape) * known
+
+
+@torch.no_grad()
+def sequence_kl(policy_logits: Tensor, reference_logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns KL(policy || reference) of the next-token distributions, summed over the labelled positions.
+
+    Exact over the vocabulary at each position; the contexts are those of the data, not samples of the policy.
+
+    Args:
+        policy_logits: (B, T, V).
+        reference_logits: (B, T, V).
+        labels: (B, T); positions with `IGNORED` do not count.
+
+    Returns:
+        (B,) in nats, at least 0 up to rounding.
+    """
+    known = (labels != IGNORED).reshape(-1)
+    policy = policy_logits.reshape(-1, policy_logits.shape[-1])
+    reference = reference_logits.reshape(-1, reference_logits.shape[-1])
+    rows, working = _chunk_rows(policy), _working_type(policy)
+    result = torch.zeros(known.shape, dtype=working, device=policy.device)
+    for start in range(0, len(known), rows):
+        part = slice(start, start + rows)
+        mine = torch.log_softmax(policy[part].to(working), dim=-1)
+        theirs = torch.log_softmax(reference[part].to(working), dim=-1)
+        result[part] = (mine.exp() * (mine - theirs)).sum(-1)
+    return (result * known).view(labels.shape).sum(-1)

@@ -1,0 +1,70 @@
+"""Peak memory: measured in a run, estimated before one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from gpt_opt.training.stages import Parts
+
+_MIB = 1 << 20
+
+
+class PeakMemory:
+    """The largest memory since this object was made: allocated GPU memory, or the process's resident set."""
+
+    def __init__(self) -> None:
+        self._cuda = torch.cuda.is_available()
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            _reset_resident_peak()
+
+    @property
+    def device(self) -> str:
+        """Name of the device that is measured."""
+        return torch.cuda.get_device_name() if self._cuda else "cpu"
+
+    def peak_mb(self) -> float:
+        """Returns the peak in MiB; 0 where the system does not tell."""
+        return round(torch.cuda.max_memory_allocated() / _MIB if self._cuda else _resident_peak_kib() / 1024, 1)
+
+
+def _reset_resident_peak() -> None:
+    """Makes Linux measure the peak anew (proc(5): writing 5 to clear_refs); elsewhere it stays the process's own."""
+    control = Path("/proc/self/clear_refs")
+    if control.exists():
+        try:
+            control.write_text("5")
+        except OSError:
+            return
+
+
+def _resident_peak_kib() -> int:
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
+
+
+def estimate_mb(parts: Parts, rows: int, width: int) -> float:
+    """Estimates the peak memory of training in MiB.
+
+    Weights of policy and reference, gradients and two optimizer states in float32, the logits with their gradient, and
+    34 values of 2 bytes a token, layer and unit of width for activations (Korthikanti et al. 2022, arXiv 2205.05198,
+    eq. 1 without the attention matrix), taken twice for float32.
+
+    Args:
+        parts: What is trained.
+        rows: Sequences in one forward.
+        width: Tokens in the longest sequence.
+    """
+    weights = sum(item.numel() for item in parts.policy.parameters())
+    trained = sum(item.numel() for item in parts.policy.parameters() if item.requires_grad)
+    frozen = weights if parts.reference is not None and parts.reference.model is not None else 0
+    config = parts.policy.config
+    activations = 2 * 34 * rows * width * config.hidden_size * config.num_hidden_layers
+    logits = 2 * 4 * rows * width * config.vocab_size
+    return float(4 * (weights + frozen) + 12 * trained + activations + logits) / _MIB

@@ -1,0 +1,24 @@
+"""From `optimizer.optimizer_params` to an optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+from hydra.utils import instantiate
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+_NOT_ARGUMENTS = frozenset({"name", "lr_schedule", "warm_up_fraction"})
+
+
+def build_optimizer(params: Mapping[str, Any], parameters: Iterable[Parameter]) -> Optimizer:
+    """Builds the optimizer that `_target_` names, over one group of all trainable parameters.
+
+    Args:
+        params: `optimizer.optimizer_params` as plain containers; keys of the schedule are left out.
+        parameters: Parameters of the policy.
+    """
+    arguments = {key: value for key, value in params.items() if key not in _NOT_ARGUMENTS}
+    factory = instantiate({**arguments, "_partial_": True}, _convert_="all")
+    return cast("Optimizer", factory([item for item in parameters if item.requires_grad]))

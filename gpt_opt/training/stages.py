@@ -1,0 +1,273 @@
+"""One training from config to result: build everything, restore what there is, train, measure."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm.contrib.logging import logging_redirect_tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments, set_seed
+
+from gpt_opt.config.constraints import accumulation_steps, batch_problems, micro_batch_size
+from gpt_opt.errors import ConfigError, DataError, GptOptError, Problem
+from gpt_opt.training.callbacks import Bar, Flow
+from gpt_opt.training.checkpoints import latest_checkpoint, remove_unfinished
+from gpt_opt.training.data import PairData
+from gpt_opt.training.data.batches import Collator, TrainingOrder
+from gpt_opt.training.data.tokenize import Limits, TokenizedPair, tokenize
+from gpt_opt.training.hooks import Folder, Hooks, Result
+from gpt_opt.training.losses import SFT
+from gpt_opt.training.memory import PeakMemory, estimate_mb
+from gpt_opt.training.models.build import (
+    Reference,
+    add_adapters,
+    build_model,
+    build_tokenizer,
+    load_pretrained,
+    without_dropout,
+)
+from gpt_opt.training.optimizers import build_optimizer, lr_factor, phase_steps
+from gpt_opt.training.trainer import BaseTrainer, PreferenceTrainer, SFTTrainer, Task, fresh_accelerate
+
+log = logging.getLogger(__name__)
+
+Config = Mapping[str, Any]
+
+_NOT_LOSS_ARGUMENTS = frozenset({"name", "use_ref_model", "ref_model_id"})
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything a training is made of.
+
+    Attributes:
+        tokenizer: Of policy and reference.
+        policy: The model that is trained, with its adapters.
+        reference: What the policy is compared with, or None.
+        loss: The loss function.
+        data: The texts.
+        train: Tokenized training pairs.
+        validation: Tokenized validation pairs.
+        steps: Optimizer steps of the whole training.
+    """
+
+    tokenizer: PreTrainedTokenizerFast
+    policy: PreTrainedModel
+    reference: Reference | None
+    loss: Any
+    data: PairData
+    train: list[TokenizedPair]
+    validation: list[TokenizedPair]
+    steps: int
+
+    @property
+    def pairs(self) -> bool:
+        """Whether both answers of a pair are used."""
+        return not isinstance(self.loss, SFT)
+
+
+def build(config: Config) -> Parts:
+    """Builds all parts of a training; the same config gives the same parts, whatever the process did before.
+
+    Raises:
+        ConfigError: If model, tokenizer or adapters cannot be built as configured.
+        DataError: If the data cannot be used.
+    """
+    set_seed(config["seed"] % 2**32)
+    tokenizer = build_tokenizer(config["model"])
+    policy = build_model(config["model"], tokenizer)
+    loss_config = config["loss"]
+    loss = _instantiate({key: value for key, value in loss_config.items() if key not in _NOT_LOSS_ARGUMENTS})
+    if not isinstance(loss, SFT):
+        without_dropout(policy)
+    reference = _reference(config, policy)
+    if config["lora"]:
+        policy = add_adapters(policy, config["lora"])
+    data = cast("PairData", _instantiate({k: v for k, v in config["data"]["dataset"].items() if k != "name"}))
+    params = config["training"]["training_params"]
+    limits = Limits(params["max_length"], params["max_prompt_length"], params["truncation"] == "keep_end")
+    train, validation = (tokenize(pairs, cast("Any", tokenizer), limits) for pairs in (data.train, data.validation))
+    steps = params["max_steps"] or int(params["num_epochs"] * (len(train) // params["batch_size"]))
+    if steps < 1:
+        problem = f"gives {steps} steps of {params['batch_size']} out of {len(train)} pairs, but at least 1 is needed"
+        raise DataError([Problem("training.training_params.num_epochs", problem)])
+    return Parts(tokenizer, policy, reference, loss, data, train, validation, steps)
+
+
+def _instantiate(node: Config) -> Any:
+    try:
+        return instantiate(dict(node), _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, GptOptError):
+            raise error.__cause__ from None
+        raise
+
+
+def _reference(config: Config, policy: PreTrainedModel) -> Reference | None:
+    if not config["loss"].get("use_ref_model", False):
+        return None
+    if config["lora"]:
+        return Reference(None)
+    name = config["loss"]["ref_model_id"]
+    model = copy.deepcopy(policy) if name is None else load_pretrained("loss.ref_model_id", name)
+    return Reference(cast("PreTrainedModel", without_dropout(model)))
+
+
+def _arguments(config: Config, parts: Parts, folder: Folder, devices: int) -> TrainingArguments:
+    params = config["training"]["training_params"]
+    micro = micro_batch_size(params, devices)
+    return TrainingArguments(
+        output_dir=str(folder.checkpoints),
+        per_device_train_batch_size=micro,
+        per_device_eval_batch_size=micro,
+        gradient_accumulation_steps=accumulation_steps(params, devices),
+        max_steps=parts.steps,
+        max_grad_norm=params["max_grad_norm"],
+        bf16=params["mixed_precision"] == "bf16",
+        fp16=params["mixed_precision"] == "fp16",
+        activation_checkpointing=params["gradient_checkpointing"],
+        logging_steps=params["log_every"],
+        save_strategy="steps",
+        save_steps=params["save_every"],
+        eval_strategy="no",  # gpt_opt.training.callbacks.Flow decides when to evaluate
+        train_sampling_strategy="sequential",  # the order is in the data set itself
+        seed=config["seed"] % 2**32,
+        remove_unused_columns=False,
+        use_cpu=not torch.accelerator.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        logging_nan_inf_filter=False,
+        report_to=[],
+        disable_tqdm=True,
+    )
+
+
+def _trainer(config: Config, parts: Parts, folder: Folder, hooks: Hooks) -> BaseTrainer:
+    params, optimizer_params = config["training"]["training_params"], config["optimizer"]["optimizer_params"]
+    arguments = _arguments(config, parts, folder, devices=1)
+    if arguments.world_size > 1:
+        if problems := list(batch_problems(params, arguments.world_size)):
+            raise ConfigError(problems)
+        arguments = _arguments(config, parts, folder, arguments.world_size)
+    optimizer = build_optimizer(optimizer_params, parts.policy.parameters())
+    first = phase_steps(parts.steps, optimizer_params["warm_up_fraction"], params["warmup_steps"])
+    schedule, steps = optimizer_params["lr_schedule"], parts.steps
+    task = Task(
+        order=TrainingOrder(parts.train, params["batch_size"], parts.steps, config["seed"]),
+        validation=parts.validation,
+        collator=Collator(parts.pairs),
+        optimizer=optimizer,
+        schedule=LambdaLR(optimizer, lambda step: lr_factor(schedule, step, first, steps)),
+        save_total_limit=params["save_total_limit"],
+        folder=folder,
+        hooks=hooks,
+    )
+    if parts.pairs:
+        return PreferenceTrainer(parts.policy, arguments, task, parts.loss, parts.reference)
+    return SFTTrainer(parts.policy, arguments, task, parts.loss)
+
+
+def train(config: Config, folder: Folder, hooks: Hooks) -> Result | None:
+    """Trains to the end, from the last checkpoint where there is one.
+
+    Args:
+        config: The resolved config as plain containers.
+        folder: Where to write checkpoints and metrics.
+        hooks: Whom to tell and ask.
+
+    Returns:
+        The result, or None when `hooks.stop_requested` ended it early, with a checkpoint.
+
+    Raises:
+        GptOptError: If the parts cannot be built, or `hooks.fence` raises.
+    """
+    transformers.logging.set_verbosity_warning()
+    transformers.logging.disable_progress_bar()
+    folder.checkpoints.mkdir(exist_ok=True)
+    remove_unfinished(folder.checkpoints)
+    memory, started = PeakMemory(), time.perf_counter()
+    with fresh_accelerate(), _bar_friendly():
+        parts = build(config)
+        trainer = _trainer(config, parts, folder, hooks)
+        trainer.add_callback(Flow(hooks, config["training"]["training_params"]["eval_every"]))
+        trainer.add_callback(Bar())
+        log.info(
+            "%s parameters, %d training and %d validation pairs (data %s), %d steps",
+            f"{sum(item.numel() for item in parts.policy.parameters()):,}",
+            len(parts.train),
+            len(parts.validation),
+            parts.data.fingerprint[:12],
+            parts.steps,
+        )
+        _run(trainer, latest_checkpoint(folder.checkpoints))
+        try:
+            if trainer.state.global_step < parts.steps:
+                return None
+            return Result(
+                step=trainer.state.global_step,
+                metrics=trainer.last_metrics,
+                time_s=round(time.perf_counter() - started, 3),
+                tokens=trainer.tokens,
+                peak_memory_mb=memory.peak_mb(),
+                device=memory.device,
+                data_fingerprint=parts.data.fingerprint,
+            )
+        finally:
+            del trainer, parts
+            gc.collect()
+
+
+def _run(trainer: BaseTrainer, checkpoint: Path | None) -> None:
+    if checkpoint is None:
+        trainer.metrics_file.keep_until(-1)
+        trainer.evaluate()
+        trainer.train()
+        return
+    log.info("resuming from %s", checkpoint.name)
+    trainer.restore_window(checkpoint)
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+
+
+def _bar_friendly() -> AbstractContextManager[None]:
+    return logging_redirect_tqdm() if sys.stderr.isatty() else nullcontext()
+
+
+def describe(config: Config) -> str:
+    """Builds all parts without training and returns their sizes as lines of text.
+
+    Raises:
+        GptOptError: As `build`.
+    """
+    parts = build(config)
+    params = config["training"]["training_params"]
+    total = sum(item.numel() for item in parts.policy.parameters())
+    trained = sum(item.numel() for item in parts.policy.parameters() if item.requires_grad)
+    optimizer = build_optimizer(config["optimizer"]["optimizer_params"], parts.policy.parameters())
+    order = TrainingOrder(parts.train, params["batch_size"], parts.steps, config["seed"])
+    collator = Collator(parts.pairs)
+    micro = micro_batch_size(params)
+    widest = max(collator([pair])["input_ids"].shape[1] for pair in parts.train)  # type: ignore[union-attr]
+    answers = 2 if parts.pairs else 1
+    tokens = sum(len(pair.prompt) + len(pair.chosen) for pair in parts.train)
+    tokens += sum(len(pair.prompt) + len(pair.rejected) for pair in parts.train) if parts.pairs else 0
+    rows = {
+        "parameters": f"{total:,} ({trained:,} trained)",
+        "optimizer": f"{type(optimizer).__name__}, {config['optimizer']['optimizer_params']['lr_schedule']}",
+        "data": f"{len(parts.train):,} training and {len(parts.validation):,} validation pairs",
+        "steps": f"{parts.steps:,} of {params['batch_size']} ({len(order) / len(parts.train):.2f} epochs)",
+        "tokens": f"{int(tokens / len(parts.train) * len(order)):,} in all, {widest} in the longest sequence",
+        "peak memory": f"about {estimate_mb(parts, micro * answers, widest):,.0f} MiB (estimated)",
+    }
+    return "\n".join(f"{name:<14} {text}" for name, text in rows.items())

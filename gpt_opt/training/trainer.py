@@ -1,0 +1,294 @@
+"""transformers.Trainer with our losses, metrics, order and checkpoints.
+
+The Trainer's distribution, precision, clipping and loop stay as they are. What is replaced: how a batch becomes a loss,
+what is measured, the optimizer and its schedule, and how a checkpoint reaches the disk.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Subset
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from gpt_opt.training.checkpoints import WINDOW_FILE, commit_checkpoint, remove_beyond, sync_tree
+from gpt_opt.training.data.batches import Collator, TrainingOrder
+from gpt_opt.training.data.tokenize import TokenizedPair
+from gpt_opt.training.hooks import Folder, Hooks
+from gpt_opt.training.losses import DPO, IGNORED, SFT, PairLogps, sequence_kl, token_logps
+from gpt_opt.training.metrics import Means, MetricsFile
+from gpt_opt.training.models.build import Reference
+
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained on what, besides model and loss.
+
+    Attributes:
+        order: All training sequences in order.
+        validation: Evaluation data.
+        collator: Pads sequences to batches.
+        optimizer: Of the policy's parameters.
+        schedule: The factor on the learning rate at each step, applied to that optimizer.
+        save_total_limit: Newest checkpoints to keep; None keeps all.
+        folder: Where to write.
+        hooks: Whom to tell and ask.
+    """
+
+    order: TrainingOrder
+    validation: Sequence[TokenizedPair]
+    collator: Collator
+    optimizer: Optimizer
+    schedule: LambdaLR
+    save_total_limit: int | None
+    folder: Folder
+    hooks: Hooks
+
+
+class BaseTrainer(Trainer):
+    """What all losses share."""
+
+    def __init__(self, model: PreTrainedModel, arguments: TrainingArguments, task: Task) -> None:
+        super().__init__(
+            model=model,
+            args=arguments,
+            data_collator=cast("Any", task.collator),
+            train_dataset=task.order,
+            optimizers=(task.optimizer, task.schedule),
+        )
+        self.remove_callback(PrinterCallback)
+        self.task = task
+        self.means = Means()
+        self.metrics_file = MetricsFile(task.folder.metrics)
+        self.last_metrics: dict[str, float] = {}
+        self.tokens = 0
+        self._tokens_at_log, self._time_at_log = 0, time.perf_counter()
+        self._saving_to: Path | None = None
+
+    @abstractmethod
+    def batch_loss(self, model: PreTrainedModel, batch: Batch, means: Means, with_kl: bool) -> tuple[Tensor, float]:
+        """Returns the summed loss of a batch and its number of units (pairs or tokens), and adds its metrics."""
+
+    @abstractmethod
+    def units(self, batch: Batch) -> float:
+        """Returns the number of units of a batch that its summed loss is divided by."""
+
+    def _logits(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+        """Returns the logits (R, K, V) of the last K positions."""
+        keep = batch["logits_to_keep"]
+        output = model(input_ids=batch["input_ids"], use_cache=False, logits_to_keep=keep)
+        return cast("Tensor", output.logits[:, -keep:])
+
+    # -- training step ------------------------------------------------------------------------------------------
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], Tensor]:
+        """Returns the micro-batches of one optimizer step and their units over all processes."""
+        batches = list(itertools.islice(epoch_iterator, num_batches))
+        total = torch.tensor(float(sum(self.units(batch) for batch in batches)), device=device)
+        return batches, self._sum(total)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Returns the share of this micro-batch in the mean loss of the optimizer step."""
+        assert num_items_in_batch is not None
+        self.tokens += int(inputs["input_ids"].numel()) * self.args.world_size
+        with_kl = (self.state.global_step + 1) % int(self.args.logging_steps) == 0
+        total, _ = self.batch_loss(cast("PreTrainedModel", model), inputs, self.means, with_kl)
+        # Data parallelism averages gradients over processes; the sum over all units wants their sum.
+        share: Tensor = total * self.args.world_size / num_items_in_batch
+        return share
+
+    def _sum(self, values: Tensor) -> Tensor:
+        return cast("Tensor", self.accelerator.reduce(values, reduction="sum")) if self.args.world_size > 1 else values
+
+    # -- metrics ------------------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Writes a row of metrics; training rows carry our own means instead of the Trainer's window average."""
+        if "learning_rate" in logs:
+            elapsed = time.perf_counter() - self._time_at_log
+            speed = (self.tokens - self._tokens_at_log) / max(elapsed, 1e-9)
+            self._tokens_at_log, self._time_at_log = self.tokens, time.perf_counter()
+            own = self.means.take(self._sum)
+            own.update((name, float(logs[name])) for name in ("grad_norm", "learning_rate") if name in logs)
+            logs = {**own, "tokens_per_second": round(speed, 1)}
+        elif "eval/loss" not in logs:
+            return
+        if self.is_world_process_zero():
+            self.metrics_file.append(self.state.global_step, logs)
+        self.last_metrics.update(logs)
+        super().log(dict(logs), start_time)
+
+    @torch.no_grad()
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Measures the validation data; every example once, split over the processes."""
+        pairs = self.task.validation
+        mine = Subset(cast("Any", pairs), range(self.args.process_index, len(pairs), self.args.world_size))
+        # A generator of its own keeps the loader from drawing on the global random state, which a resume must find.
+        loader = DataLoader(
+            mine,
+            batch_size=self.args.per_device_eval_batch_size,
+            collate_fn=self.task.collator,
+            generator=torch.Generator(),
+        )
+        model = cast("PreTrainedModel", self.accelerator.unwrap_model(self.model))
+        training, means, started = model.training, Means(), time.perf_counter()
+        model.eval()
+        for batch in loader:
+            with self.compute_loss_context_manager():
+                self.batch_loss(model, cast("Batch", self._prepare_inputs(batch)), means, with_kl=True)
+        model.train(training)
+        result = {f"eval/{name}": value for name, value in means.take(self._sum).items()}
+        result["eval/seconds"] = round(time.perf_counter() - started, 3)
+        self.log(dict(result))
+        self._time_at_log += time.perf_counter() - started
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
+        return result
+
+    # -- checkpoints --------------------------------------------------------------------------------------------
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._saving_to or self.task.folder.checkpoints)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Saves beside the checkpoints, then renames: a folder named checkpoint-<step> is always whole."""
+        self.task.hooks.fence()
+        window = self.means.state(self._sum)
+        folder = self.task.folder.checkpoints
+        staging = folder / f".saving-{self.state.global_step}"
+        self._saving_to = staging
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._saving_to = None
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            saved = next(staging.glob("checkpoint-*"))
+            (saved / WINDOW_FILE).write_text(json.dumps(window))
+            self.metrics_file.sync()
+            sync_tree(saved)
+            self.task.hooks.fence()
+            commit_checkpoint(saved, folder)
+            remove_beyond(folder, self.task.save_total_limit)
+        self.accelerator.wait_for_everyone()
+
+    def restore_window(self, checkpoint: Path) -> None:
+        """Continues metrics.jsonl and the means of the current log window from a checkpoint."""
+        step = int(checkpoint.name.rpartition("-")[2])
+        if self.is_world_process_zero():
+            self.last_metrics = self.metrics_file.keep_until(step)
+            self.means.load(json.loads((checkpoint / WINDOW_FILE).read_text()), self.args.device)
+
+
+class SFTTrainer(BaseTrainer):
+    """Cross-entropy on the chosen answers; a unit is an answer token."""
+
+    def __init__(self, model: PreTrainedModel, arguments: TrainingArguments, task: Task, loss: SFT) -> None:
+        super().__init__(model, arguments, task)
+        self.loss = loss
+
+    def units(self, batch: Batch) -> float:
+        """Returns the number of answer tokens."""
+        return float((batch["labels"] != IGNORED).sum())
+
+    def batch_loss(self, model: PreTrainedModel, batch: Batch, means: Means, with_kl: bool) -> tuple[Tensor, float]:
+        """Returns the summed negative log-likelihood and the number of tokens."""
+        labels = batch["labels"]
+        logps = token_logps(self._logits(model, batch), labels)
+        total, count = self.loss(logps), self.units(batch)
+        means.add_sum("loss", total, count)
+        means.add({"logps/chosen": logps.sum(-1)})
+        return total, count
+
+
+class PreferenceTrainer(BaseTrainer):
+    """A loss over pairs; a unit is a pair. Policy and reference each see both answers in one forward."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        arguments: TrainingArguments,
+        task: Task,
+        loss: DPO,
+        reference: Reference | None,
+    ) -> None:
+        super().__init__(model, arguments, task)
+        self.loss, self.reference = loss, reference
+        if reference is not None and reference.model is not None:
+            cast("nn.Module", reference.model).to(self.args.device).eval().requires_grad_(False)
+
+    def units(self, batch: Batch) -> float:
+        """Returns the number of pairs."""
+        return len(batch["input_ids"]) / 2
+
+    def batch_loss(self, model: PreTrainedModel, batch: Batch, means: Means, with_kl: bool) -> tuple[Tensor, float]:
+        """Returns the summed loss and the number of pairs."""
+        labels = batch["labels"]
+        reference_logits = self._reference_logits(batch)
+        reference_logps = token_logps(reference_logits, labels).sum(-1) if reference_logits is not None else None
+        if not with_kl:
+            reference_logits = None
+        logits = self._logits(model, batch)
+        logps = token_logps(logits, labels).sum(-1)
+        chosen, rejected = logps.chunk(2)
+        found = self.loss(
+            PairLogps(chosen, rejected, *(reference_logps.chunk(2) if reference_logps is not None else ()))
+        )
+        means.add(
+            {
+                "loss": found.losses,
+                "rewards/chosen": found.rewards_chosen,
+                "rewards/rejected": found.rewards_rejected,
+                "rewards/accuracies": (found.rewards_chosen > found.rewards_rejected).float(),
+                "rewards/margins": found.rewards_chosen - found.rewards_rejected,
+                "logps/chosen": chosen,
+                "logps/rejected": rejected,
+            }
+        )
+        if reference_logits is not None:
+            means.add({"kl": sequence_kl(logits, reference_logits, labels)})
+        return found.losses.sum(), float(len(chosen))
+
+    def _reference_logits(self, batch: Batch) -> Tensor | None:
+        if self.reference is None:
+            return None
+        with self.reference.of(cast("PreTrainedModel", self.accelerator.unwrap_model(self.model))) as model:
+            return self._logits(model, batch)
+
+
+@contextmanager
+def fresh_accelerate() -> Iterator[None]:
+    """Forgets accelerate's process-wide state before and after a run, so that runs of one process do not meet."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    def forget() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+    forget()
+    try:
+        yield
+    finally:
+        forget()

@@ -1,0 +1,212 @@
+"""The figure: which panels, which curves, which colours, which names; and python -m analysis.plot_curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
+
+from analysis import load_metrics, load_runs
+from analysis.plot_curves import main
+from analysis.plots import FEW_RUNS, LEGEND_LIMIT, NothingToPlot, plot_curves
+from gpt_opt.run.paths import RunPaths
+from gpt_opt.run.state import State
+
+MakeRun = Callable[..., RunPaths]
+
+ALL_PANELS = ["loss (bold: eval, pale: train)", "eval accuracy", "eval reward margin", "eval KL estimate"]
+
+
+def draw(outputs: Path) -> Figure:
+    return plot_curves(load_runs(outputs), load_metrics(outputs))
+
+
+def titles(figure: Figure) -> list[str]:
+    return [axes.get_title() for axes in figure.axes]
+
+
+def names(figure: Figure) -> list[str]:
+    (legend,) = (child for child in figure.get_children() if isinstance(child, Legend))
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def colors(axes: Axes) -> list[object]:
+    return [line.get_color() for line in axes.get_lines()]
+
+
+def xs(line: Line2D) -> list[float]:
+    return [float(value) for value in np.asarray(line.get_xdata())]
+
+
+def ys(line: Line2D) -> list[float]:
+    return [float(value) for value in np.asarray(line.get_ydata())]
+
+
+def test_four_panels_with_one_colour_a_run_in_order(make_run: MakeRun, outputs: Path) -> None:
+    for beta in (0.3, 0.05, 0.1):
+        make_run({"loss.beta": beta}, scale=beta)
+    figure = draw(outputs)
+    assert titles(figure) == ALL_PANELS
+    assert names(figure) == ["beta=0.05", "beta=0.1", "beta=0.3"]
+    loss, accuracy, margin, kl = figure.axes
+    assert [ys(line)[-1] for line in margin.get_lines()] == pytest.approx([0.01, 0.02, 0.06])
+    assert xs(margin.get_lines()[0]) == [10, 20]
+    assert len(set(colors(margin))) == 3
+    assert colors(loss) == colors(margin) * 2
+    assert colors(accuracy) == colors(kl) == colors(margin)
+    train, evaluation = loss.get_lines()[0], loss.get_lines()[3]
+    assert ys(train) == pytest.approx([0.59, 0.58])
+    assert ys(evaluation) == [0.6, 0.6]
+    assert evaluation.get_linewidth() > train.get_linewidth()
+    assert train.get_alpha() == 0.35
+
+
+def test_panels_without_data_are_left_out(make_run: MakeRun, outputs: Path) -> None:
+    make_run(rows=[{"step": 1, "loss": 1.0, "eval/loss": 1.1}])
+    assert titles(draw(outputs)) == ALL_PANELS[:1]
+
+
+def test_runs_that_were_never_evaluated(make_run: MakeRun, outputs: Path) -> None:
+    make_run(rows=[{"step": step, "loss": 1 / step, "rewards/accuracies": 0.5} for step in (1, 2)])
+    figure = draw(outputs)
+    assert titles(figure) == ["loss (train)"]
+    assert figure.axes[0].get_lines()[0].get_alpha() == 0.9
+
+
+def test_a_run_may_lack_what_others_have(make_run: MakeRun, outputs: Path) -> None:
+    make_run({"loss.beta": 0.1})
+    make_run({"loss.beta": 0.2}, rows=[{"step": 1, "loss": 1.0}])
+    make_run({"loss.beta": 0.3}, rows=[], state=State.PENDING, final=None)
+    figure = draw(outputs)
+    assert titles(figure) == ALL_PANELS
+    assert [len(axes.get_lines()) for axes in figure.axes] == [3, 1, 1, 1]
+    assert len(names(figure)) == 3
+
+
+def test_only_the_given_runs_are_drawn(make_run: MakeRun, outputs: Path) -> None:
+    make_run({"loss.beta": 0.1})
+    make_run({"loss.beta": 0.2})
+    runs = load_runs(outputs)
+    figure = plot_curves(runs[runs["loss.beta"] == 0.2], load_metrics(outputs))
+    assert names(figure) == ["beta=0.2"]
+    assert len(figure.axes[1].get_lines()) == 1
+
+
+def test_values_that_are_not_finite_are_left_out(make_run: MakeRun, outputs: Path) -> None:
+    losses = [0.7, math.inf, math.nan, 0.6]
+    make_run(rows=[{"step": step, "loss": loss, "eval/kl": math.nan} for step, loss in enumerate(losses, start=1)])
+    figure = draw(outputs)
+    assert titles(figure) == ["loss (train)"]
+    assert xs(figure.axes[0].get_lines()[0]) == [1, 4]
+
+
+def test_accuracy_before_training_is_left_out_because_all_pairs_are_ties(make_run: MakeRun, outputs: Path) -> None:
+    points = [(0, 0.0, 0.0), (10, 0.7, 0.2)]
+    make_run(rows=[{"step": s, "eval/rewards/accuracies": a, "eval/rewards/margins": m} for s, a, m in points])
+    accuracy, margin = draw(outputs).axes
+    assert xs(accuracy.get_lines()[0]) == [10]
+    assert xs(margin.get_lines()[0]) == [0, 10]
+
+
+def test_a_diverged_run_does_not_flatten_the_others(make_run: MakeRun, outputs: Path) -> None:
+    make_run({"loss.beta": 0.1}, rows=[{"step": 1, "loss": 0.7}, {"step": 2, "loss": 0.5}])
+    make_run({"loss.beta": 0.2}, rows=[{"step": 1, "loss": 0.7}, {"step": 2, "loss": 1e9}])
+    (axes,) = draw(outputs).axes
+    low, high = axes.get_ylim()
+    assert low < 0.5
+    assert high == pytest.approx(1.05)
+    assert "cut at 1.05" in axes.get_title()
+
+
+def test_many_values_are_explained_by_a_colour_bar(make_run: MakeRun, outputs: Path) -> None:
+    for count in range(30):
+        make_run({"loss.beta": 0.01 * 1.2**count})
+    figure = draw(outputs)
+    assert len(figure.axes) == 5
+    assert figure.axes[4].get_ylabel() == "beta"
+    assert figure.axes[4].get_yscale() == "log"
+    labels = [tick.get_text() for tick in figure.axes[4].get_yticklabels()]
+    assert (len(labels), labels[0], labels[-1]) == (6, "0.01", "2")
+    assert not any(isinstance(child, Legend) for child in figure.get_children())
+    assert len(set(colors(figure.axes[2]))) == 30
+
+
+def test_many_runs_of_few_values_share_colours(make_run: MakeRun, outputs: Path) -> None:
+    for number in range(FEW_RUNS + 1):
+        make_run({"loss.beta": 0.3 if number % 3 else 0.05, "optimizer.optimizer_params.lr": 1e-4 * (1 + number)})
+    figure = draw(outputs)
+    assert names(figure) == ["beta=0.05 (5 runs)", "beta=0.3 (8 runs)"]
+    assert [colors(figure.axes[1]).count(color) for color in dict.fromkeys(colors(figure.axes[1]))] == [5, 8]
+
+
+def test_a_legend_does_not_grow_without_end(make_run: MakeRun, outputs: Path) -> None:
+    for count in range(LEGEND_LIMIT + 5):
+        make_run({"model.name": f"model-{count:02d}"})
+    entries = names(draw(outputs))
+    assert len(entries) == LEGEND_LIMIT
+    assert entries[0] == "model=model-00"
+    assert entries[-1] == "and 6 more"
+
+
+def test_nothing_to_plot(make_run: MakeRun, outputs: Path) -> None:
+    with pytest.raises(NothingToPlot, match="none of 0 runs"):
+        draw(outputs)
+    make_run(rows=[{"step": 1, "grad_norm": 1.0, "loss": math.nan}])
+    with pytest.raises(NothingToPlot, match="none of 1 runs"):
+        draw(outputs)
+
+
+def test_the_command_saves_a_picture(make_run: MakeRun, outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run()
+    assert main([str(outputs)]) == 0
+    assert capsys.readouterr().out == f"figure: {outputs / 'curves.png'}\n"
+    height, width, _ = imread(outputs / "curves.png").shape
+    assert height >= 800
+    assert width >= 1200
+
+
+def test_the_command_saves_where_it_is_told(
+    make_run: MakeRun, outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run().summary.write_text("torn")
+    assert main([str(outputs), "-o", str(tmp_path / "mine.png")]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"figure: {tmp_path / 'mine.png'}\n"
+    assert printed.err.count("problem: ") == 1
+    assert (tmp_path / "mine.png").exists()
+    assert not (outputs / "curves.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "there is no directory"),
+        (["outputs"], "none of 0 runs"),
+        (["full", "-o", "no/folder.png"], "give another -o FILE.png"),
+        (["full", "-o", "curves.nothing"], "give another -o FILE.png"),
+    ],
+)
+def test_what_cannot_be_drawn_exits_2(
+    make_run: MakeRun,
+    outputs: Path,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(outputs.parent)
+    if arguments[0] == "full":
+        make_run()
+        outputs.rename("full")
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.out == ""

@@ -1,0 +1,113 @@
+"""Constraints between keys: each broken one is named, with the numbers; good configs pass."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from gpt_opt.config.constraints import accumulation_steps, batch_problems, constraint_problems
+from gpt_opt.config.explain import comment_of, nearest
+from gpt_opt.config.schema import register
+from gpt_opt.run.directory import plain_config
+from tests.conftest import CONFIG_DIR
+
+register()
+
+
+@pytest.fixture(scope="module")
+def good() -> dict[str, Any]:
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return plain_config(compose("config", overrides=["loss.beta=0.1"]))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("training.training_params.micro_batch_size", 5, "16 / (5 x 1) = 3.2"),
+        ("training.training_params.micro_batch_size", 0, "at least 1"),
+        ("training.training_params.batch_size", 0, "at least 1"),
+        ("training.training_params.gradient_accumulation_steps", 4, "16 / (16 x 1) = 1, but is 4"),
+        ("training.training_params.max_prompt_length", 192, "max_prompt_length=192 and max_length=192"),
+        ("training.training_params.max_prompt_length", 0, "0 < max_prompt_length"),
+        ("training.training_params.max_length", 300, "n_positions=256"),
+        ("training.training_params.max_steps", None, "exactly one of max_steps and num_epochs"),
+        ("training.training_params.num_epochs", 1.0, "exactly one of max_steps and num_epochs"),
+        ("training.training_params.max_steps", 0, "at least 1"),
+        ("training.training_params.log_every", 0, "at least 1"),
+        ("training.training_params.warmup_steps", -1, "at least 0"),
+        ("loss.beta", 0.0, "above 0"),
+        ("loss.beta", float("nan"), "above 0"),
+        ("loss.label_smoothing", 0.5, "label_smoothing < 0.5"),
+        ("loss.use_ref_model", False, "reference_free=true"),
+        ("optimizer.optimizer_params.lr", -1.0, "at least 0"),
+        ("optimizer.optimizer_params.lr", float("inf"), "finite"),
+        ("optimizer.optimizer_params.lr_schedule", "cosine", "warm-up-cosine"),
+        ("optimizer.optimizer_params.warm_up_fraction", 1.5, "<= 1"),
+        ("optimizer.optimizer_params.warm_up_fraction", None, "both null"),
+        ("data.dataset.max_samples", 0, "at least 1"),
+        ("data.dataset.path", "/no/such/file.jsonl", "must be a file"),
+        ("data.dataset.validation_split", 1.0, "< 1"),
+    ],
+)
+def test_a_broken_constraint_is_named_with_its_values(good: dict[str, Any], key: str, value: Any, says: str) -> None:
+    config = copy.deepcopy(good)
+    node = config
+    *above, leaf = key.split(".")
+    for part in above:
+        node = node[part]
+    node[leaf] = value
+    problems = constraint_problems(config)
+    assert any(says in str(problem) for problem in problems), problems
+
+
+def test_all_broken_constraints_are_named_at_once(good: dict[str, Any]) -> None:
+    config = copy.deepcopy(good)
+    config["loss"]["beta"] = -1.0
+    config["training"]["training_params"]["max_prompt_length"] = 500
+    config["optimizer"]["optimizer_params"]["lr"] = -1.0
+    assert len(constraint_problems(config)) == 3
+
+
+def test_the_good_config_passes(good: dict[str, Any]) -> None:
+    assert constraint_problems(good) == []
+
+
+def test_accumulation_follows_from_the_batch_sizes() -> None:
+    params = {"batch_size": 24, "micro_batch_size": 4, "gradient_accumulation_steps": None}
+    assert accumulation_steps(params, devices=2) == 3
+    assert list(batch_problems(params, devices=2)) == []
+    assert "24 / (4 x 4) = 1.5" in str(next(batch_problems(params, devices=4)))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "meant"),
+    [
+        ("optimizer.optimizer_params.learning_rate", "optimizer.optimizer_params.lr"),
+        ("lr", "optimizer.optimizer_params.lr"),
+        ("model.config.n_embdd", "model.config.n_embd"),
+        ("training.max_steps", "training.training_params.max_steps"),
+        ("qqqqqqqq", None),
+    ],
+)
+def test_the_nearest_key_is_the_one_that_was_meant(wanted: str, meant: str | None) -> None:
+    valid = [
+        "seed",
+        "model.config.n_embd",
+        "model.config.n_head",
+        "loss.beta",
+        "optimizer.optimizer_params.lr",
+        "optimizer.optimizer_params.lr_schedule",
+        "training.training_params.max_steps",
+        "training.training_params.warmup_steps",
+    ]
+    assert nearest(wanted, valid) == meant
+
+
+def test_the_meaning_of_a_key_is_its_comment(tmp_path: Path) -> None:
+    assert "reference model" in comment_of("loss.beta", CONFIG_DIR, {"loss": "dpo"})
+    assert "random seed" in comment_of("seed", CONFIG_DIR, {})
+    assert comment_of("loss.nothing", CONFIG_DIR, {"loss": "dpo"}) == ""

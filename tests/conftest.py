@@ -1,0 +1,77 @@
+"""Shared fixtures: small configs and data, so that a whole run takes about a second."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG_DIR = ROOT / "hydra_conf"
+
+
+@pytest.fixture(scope="session")
+def vectors() -> dict[str, Any]:
+    return json.loads((ROOT / "tests" / "vectors.json").read_text())
+
+
+def write_pairs(path: Path, count: int = 80) -> Path:
+    """Writes `count` preference pairs over digits: the chosen answer counts on, the rejected one does not."""
+    draw = random.Random(0)
+    rows = []
+    for index in range(count):
+        start = draw.randrange(1000)
+        wrong = list(f"{start + 1} {start + 2}")
+        draw.shuffle(wrong)
+        rows.append({"prompt": f"{index}: {start} ", "chosen": f"{start + 1} {start + 2}", "rejected": "".join(wrong) + "!"})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def small_overrides(folder: Path) -> list[str]:
+    """Returns overrides that make a run of 12 steps last about a second, writing below folder/outputs."""
+    return [
+        "data=jsonl",
+        f"data.dataset.path={write_pairs(folder / 'pairs.jsonl')}",
+        "model.archive=null",
+        "model.config.n_layer=1",
+        "model.config.n_embd=16",
+        "model.config.n_head=2",
+        "training.training_params.max_length=64",
+        "training.training_params.max_prompt_length=32",
+        "training.training_params.batch_size=8",
+        "training.training_params.max_steps=12",
+        "training.training_params.log_every=2",
+        "training.training_params.eval_every=4",
+        "training.training_params.save_every=4",
+        f"paths.output_dir={folder / 'outputs'}",
+    ]
+
+
+@pytest.fixture()
+def small(tmp_path: Path) -> list[str]:
+    return small_overrides(tmp_path)
+
+
+Runner = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def run_hydra() -> Runner:
+    """Calls run_hydra.py as a user does and returns what came back."""
+
+    def run(arguments: Sequence[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "run_hydra.py"), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, check=False)
+
+    return run

@@ -1,0 +1,85 @@
+"""A request is checked whole: every point, every problem, before anything starts."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpt_opt.config.schema import register
+from gpt_opt.errors import ConfigError
+from gpt_opt.plan.check import PointChecker, check_command_line
+from gpt_opt.run.directory import register_resolvers
+from tests.conftest import CONFIG_DIR
+
+register()
+register_resolvers()
+
+
+@pytest.fixture(scope="module")
+def checker() -> PointChecker:
+    return PointChecker(CONFIG_DIR)
+
+
+def report(arguments: list[str]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        check_command_line(CONFIG_DIR, arguments)
+    return str(caught.value)
+
+
+def test_a_missing_mandatory_key_is_named_with_meaning_and_remedy() -> None:
+    text = report([])
+    assert "loss.beta: is mandatory" in text
+    assert "pull towards the reference model" in text
+    assert "loss.beta=0.1" in text
+
+
+def test_all_missing_keys_are_named_at_once() -> None:
+    text = report(["data=jsonl", "paths=local_run_dir", "model=hf"])
+    assert text.startswith("4 problems")
+    for key in ("loss.beta", "data.dataset.path", "exp_name", "model.name_or_path"):
+        assert f"- {key}: is mandatory" in text
+
+
+def test_every_wrong_override_is_named_with_what_is_valid() -> None:
+    text = report(["loss=sftt", "loss.beta=x", "lr=3", "seed=a", "model.config.n_embdd=3", "exp_name=["])
+    assert text.startswith("6 problems")
+    assert "loss: must be one of dpo, sft, but is 'sftt'" in text
+    assert "loss.beta=x: Value 'x' of type 'str' could not be converted to Float" in text
+    assert "did you mean optimizer.optimizer_params.lr?" in text
+    assert "seed=a" in text
+    assert "did you mean model.config.n_embd?" in text
+    assert "exp_name=[: is not a Hydra override" in text
+
+
+def test_a_key_that_the_option_would_ignore_does_not_exist() -> None:
+    assert "loss.beta: is not a key of this config" in report(["loss=sft", "loss.beta=0.1"])
+    assert "betas" in report(["loss.beta=0.1", "optimizer=rmsprop", "optimizer.optimizer_params.betas=[0.9,0.9]"])
+
+
+def test_every_point_of_a_sweep_is_checked_and_equal_problems_are_counted() -> None:
+    text = report(["-m", "loss.beta=0.1,-1", "seed=0,1,2"])
+    assert text.startswith("1 problem,")
+    assert "loss.beta: must be a finite number above 0, but is -1.0 (3 of 6 points)" in text
+
+
+def test_a_sweep_without_m_says_what_to_do() -> None:
+    assert "--multirun" in report(["loss.beta=0.1,0.2"])
+
+
+@pytest.mark.parametrize("arguments", [["loss.beta=0.1"], ["-m", "loss.beta=0.1,0.2", "seed=range(0,3)"], ["loss=sft"]])
+def test_good_requests_pass(arguments: list[str]) -> None:
+    check_command_line(CONFIG_DIR, arguments)
+
+
+@pytest.mark.parametrize("arguments", [["--cfg", "job"], ["--help"], ["--info"], ["-cn", "other"]])
+def test_what_runs_nothing_is_left_to_hydra(arguments: list[str]) -> None:
+    check_command_line(CONFIG_DIR, arguments)
+
+
+def test_points_are_those_of_hydras_sweeper(checker: PointChecker) -> None:
+    points = checker.points(["loss.beta=0.1,0.2", "seed=range(0,2)", "loss=dpo"], multirun=True)
+    assert points == [
+        ["loss.beta=0.1", "seed=0", "loss=dpo"],
+        ["loss.beta=0.1", "seed=1", "loss=dpo"],
+        ["loss.beta=0.2", "seed=0", "loss=dpo"],
+        ["loss.beta=0.2", "seed=1", "loss=dpo"],
+    ]

@@ -1,0 +1,78 @@
+"""Imports point one way (design.md, section 2), and torch stays under training/."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+MAY_IMPORT = {
+    "gpt_opt.errors": set(),
+    "gpt_opt.config": {"errors"},
+    "gpt_opt.sweep": {"errors"},
+    "gpt_opt.training": {"errors", "config"},
+    "gpt_opt.run": {"errors", "config", "training"},
+    "gpt_opt.plan": {"errors", "config", "sweep", "run"},
+    "gpt_opt.dispatch": {"errors", "config", "plan", "run"},
+    "gpt_opt.cli": {"errors", "config", "sweep", "plan", "dispatch", "run"},
+}
+HEAVY = ("torch", "transformers", "peft", "accelerate")
+
+
+def modules() -> dict[str, Path]:
+    files = [*(ROOT / "gpt_opt").rglob("*.py"), *(ROOT / "analysis").rglob("*.py")]
+    return {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+
+
+def imported(file: Path, top_level_only: bool = False) -> set[str]:
+    tree = ast.parse(file.read_text())
+    found: set[str] = set()
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            found |= {node.module or ""}
+    return found
+
+
+def layer(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+def test_every_module_has_a_layer() -> None:
+    own = {layer(name) for name in modules() if name.startswith("gpt_opt.")}
+    assert own <= set(MAY_IMPORT)
+    assert len(modules()) > 30
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_imports_point_one_way(module: str) -> None:
+    targets = {name for name in imported(modules()[module]) if name.startswith(("gpt_opt.", "analysis"))}
+    if module.startswith("analysis"):
+        allowed = ("analysis", "gpt_opt.run", "gpt_opt.errors")
+        assert not {name for name in targets if not name.startswith(allowed)}
+        return
+    if module == "gpt_opt":
+        assert not targets
+        return
+    own = layer(module)
+    allowed_layers = {own, *(f"gpt_opt.{name}" for name in MAY_IMPORT[own])}
+    assert {layer(name) for name in targets} <= allowed_layers
+
+
+@pytest.mark.parametrize("module", sorted(name for name in modules() if not name.startswith("gpt_opt.training")))
+def test_torch_is_imported_under_training_alone(module: str) -> None:
+    assert not {name for name in imported(modules()[module]) if name.split(".")[0] in HEAVY}
+
+
+@pytest.mark.parametrize("module", ["gpt_opt.run.app", "gpt_opt.plan.check", "analysis", "gpt_opt.config.schema"])
+def test_nothing_heavy_is_loaded(module: str) -> None:
+    code = f"import {module}, sys; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

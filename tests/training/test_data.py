@@ -1,0 +1,169 @@
+"""Own data, tokenisation, order and padding."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gpt_opt.errors import DataError
+from gpt_opt.training.data import build_jsonl
+from gpt_opt.training.data.batches import Collator, TrainingOrder
+from gpt_opt.training.data.records import Pair, PairData
+from gpt_opt.training.data.tokenize import Limits, TokenizedPair, tokenize, truncate
+from gpt_opt.training.losses import IGNORED
+from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
+
+
+def load(path: Path, **changes: Any) -> PairData:
+    settings: dict[str, Any] = {
+        "prompt_column": "prompt",
+        "chosen_column": "chosen",
+        "rejected_column": "rejected",
+        "max_samples": None,
+        "validation_split": 0.25,
+    }
+    return build_jsonl(path=str(path), **{**settings, **changes})
+
+
+def good_rows(count: int = 40) -> list[dict[str, Any]]:
+    return [{"prompt": f"p{index} ", "chosen": " yes", "rejected": "no\n"} for index in range(count)]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_every_bad_row_is_named_with_its_line(tmp_path: Path) -> None:
+    lines = [
+        json.dumps(good_rows(1)[0]).encode(),
+        b'{"prompt": "p", "chosen": "c"}',
+        b'{"prompt": "", "chosen": "c", "rejected": "r"}',
+        b'{"prompt": 5, "chosen": "c", "rejected": null}',
+        b'{"prompt": "p", "chosen": "same", "rejected": "same"}',
+        b'{"prompt": "p", "chosen": ',
+        b"",
+        b'{"prompt": "\xff", "chosen": "c", "rejected": "r"}',
+        b'["prompt"]',
+    ]
+    file = tmp_path / "prefs.jsonl"
+    file.write_bytes(b"\n".join(lines))
+    with pytest.raises(DataError) as caught:
+        load(file)
+    text = str(caught.value)
+    assert text.startswith("7 problems")
+    for number, says in [
+        (2, "has no 'rejected' (its keys: prompt, chosen)"),
+        (3, "'prompt' is empty"),
+        (4, "'prompt' must be a string, but is 5; 'rejected' must be a string, but is null"),
+        (5, "chosen and rejected must differ"),
+        (6, "at column"),
+        (8, "byte 12 is 0xff"),
+        (9, "is a list"),
+    ]:
+        line = next(line for line in text.splitlines() if f"{file}:{number}:" in line)
+        assert says in line
+
+
+def test_texts_arrive_unchanged_under_other_column_names(tmp_path: Path) -> None:
+    rows = [{"q": f"{index}\n", "good": "  a ", "bad": "ü\U0001f600"} for index in range(20)]
+    data = load(write(tmp_path / "x.jsonl", rows), prompt_column="q", chosen_column="good", rejected_column="bad")
+    found = {*data.train, *data.validation}
+    assert found == {Pair(row["q"], row["good"], row["bad"]) for row in rows}
+
+
+def test_the_split_is_by_prompt_and_moves_no_row_when_others_come(tmp_path: Path) -> None:
+    rows = good_rows(200) + [{"prompt": "p3 ", "chosen": "other", "rejected": "x"}]
+    data = load(write(tmp_path / "a.jsonl", rows))
+    assert not {pair.prompt for pair in data.train} & {pair.prompt for pair in data.validation}
+    assert 20 <= len(data.validation) <= 80
+    fewer = load(write(tmp_path / "b.jsonl", rows[:100]))
+    assert set(fewer.validation) <= set(data.validation)
+    assert fewer.fingerprint != data.fingerprint
+
+
+def test_duplicates_are_used_once_and_max_samples_takes_the_first_rows(tmp_path: Path) -> None:
+    rows = good_rows(30)
+    data = load(write(tmp_path / "a.jsonl", rows + rows))
+    assert len(data.train) + len(data.validation) == 30
+    few = load(write(tmp_path / "b.jsonl", rows), max_samples=20)
+    assert {pair.prompt for pair in (*few.train, *few.validation)} == {f"p{index} " for index in range(20)}
+
+
+def test_an_empty_split_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="add rows"):
+        load(write(tmp_path / "a.jsonl", good_rows(1)))
+    with pytest.raises(DataError, match="readable file"):
+        load(tmp_path / "absent.jsonl")
+
+
+def test_truncation_matches_the_vectors(vectors: dict[str, Any]) -> None:
+    case = vectors["tokenize_truncate"]
+    for inputs, expected in zip(case["inputs"]["cases"], case["expected"]["cases"], strict=True):
+        ids = {key: [ord(letter) - 96 for letter in inputs[key]] for key in ("prompt", "chosen", "rejected")}
+        pair = TokenizedPair(ids["prompt"], [*ids["chosen"], 0], [*ids["rejected"], 0])
+        limits = Limits(inputs["max_length"], inputs["max_prompt_length"], inputs["mode"] == "keep_end")
+        found = truncate(pair, limits)
+        assert found.prompt == expected["prompt_input_ids"]
+        assert found.prompt + found.chosen == expected["chosen_input_ids"]
+        assert found.prompt + found.rejected == expected["rejected_input_ids"]
+
+
+def test_answers_end_in_end_of_sequence_and_cuts_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = byte_tokenizer()
+    pairs = [Pair("ab", "c", "de"), Pair("a" * 20, "c" * 20, "d")]
+    with caplog.at_level("INFO"):
+        short, long = tokenize(pairs, tokenizer, Limits(24, 8, keep_end=False))
+    assert short == TokenizedPair([97, 98], [99, 256], [100, 101, 256])
+    assert (len(long.prompt), len(long.chosen), long.rejected) == (8, 16, [100, 256])
+    assert "1 prompts were cut to 8 tokens and the answers of 1 pairs to 16" in caplog.text
+
+
+def test_a_text_with_the_end_of_sequence_token_is_refused() -> None:
+    with pytest.raises(DataError, match="pair 1: must not contain the end-of-sequence token"):
+        tokenize([Pair("a", "b", "c"), Pair("a<|endoftext|>", "b", "c")], byte_tokenizer(), Limits(24, 8, False))
+
+
+def test_batches_are_aligned_with_the_logits_that_predict_them() -> None:
+    pairs = [TokenizedPair([1, 2, 3], [4, 5], [6]), TokenizedPair([7], [8], [9, 10])]
+    batch = Collator(pairs=True)(pairs)
+    ids, labels, keep = batch["input_ids"], batch["labels"], batch["logits_to_keep"]
+    assert isinstance(ids, torch.Tensor)
+    assert isinstance(labels, torch.Tensor)
+    assert keep == 5
+    full = labels.tolist()
+    assert full[0] == [IGNORED, IGNORED, 4, 5, IGNORED]
+    assert full[1] == [8, IGNORED, IGNORED, IGNORED, IGNORED]
+    assert full[2] == [IGNORED, IGNORED, 6, IGNORED, IGNORED]
+    assert full[3] == [9, 10, IGNORED, IGNORED, IGNORED]
+    for row, prompt_answer in enumerate(([1, 2, 3, 4, 5], [7, 8], [1, 2, 3, 6], [7, 9, 10])):
+        assert ids[row, : len(prompt_answer)].tolist() == prompt_answer
+    # Every label is the token after its own position.
+    for row in range(4):
+        for position, label in enumerate(full[row]):
+            if label != IGNORED:
+                assert ids[row, position + 1] == label
+    shorter = Collator(pairs=True)([TokenizedPair([1, 2, 3], [4], [5]), TokenizedPair([1, 2], [4], [5])])
+    assert shorter["logits_to_keep"] == 3
+
+
+def test_each_epoch_shows_every_pair_once_in_a_new_order() -> None:
+    pairs = [TokenizedPair([index], [0], [1]) for index in range(10)]
+    order = TrainingOrder(pairs, batch_size=5, steps=6, seed=3)
+    seen = [order[place].prompt[0] for place in range(len(order))]
+    assert len(seen) == 30
+    epochs = [seen[:10], seen[10:20], seen[20:]]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert [order[place].prompt[0] for place in (25, 3, 17)] == [seen[25], seen[3], seen[17]]
+    other = TrainingOrder(pairs, batch_size=5, steps=6, seed=4)
+    assert [other[place].prompt[0] for place in range(10)] != seen[:10]
+
+
+def test_too_few_pairs_for_one_batch_is_an_error() -> None:
+    with pytest.raises(DataError, match="is 2 with 1 pairs"):
+        TrainingOrder([TokenizedPair([0], [0], [1])], batch_size=2, steps=1, seed=0)

@@ -1,0 +1,259 @@
+"""Whole runs: replay, resume bit for bit, accumulation, adapters, isolation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file
+
+from gpt_opt.config.schema import register
+from gpt_opt.errors import ConfigError
+from gpt_opt.run.directory import plain_config, register_resolvers
+from gpt_opt.training.checkpoints import checkpoints, latest_checkpoint
+from gpt_opt.training.hooks import Folder, Hooks, Result
+from gpt_opt.training.stages import build, describe, train
+from tests.conftest import CONFIG_DIR
+
+register()
+register_resolvers()
+
+DPO = ["loss.beta=0.1"]
+SFT = ["loss=sft", "model.config.resid_pdrop=0.2"]  # dropout: the random state must be restored too
+
+
+def config(overrides: Sequence[str]) -> dict[str, Any]:
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return plain_config(compose("config", overrides=list(overrides)))
+
+
+def hooks(stop_at: int | None = None, on_step: Callable[[int], None] | None = None) -> Hooks:
+    """Hooks that ask for a stop once step `stop_at` was told, as a signal would."""
+    steps = [0]
+
+    def stop() -> bool:
+        steps[0] += 1
+        if on_step is not None:
+            on_step(steps[0])
+        return stop_at is not None and steps[0] >= stop_at
+
+    return Hooks(progress=lambda step, total: None, stop_requested=stop, fence=lambda: None)
+
+
+def folder(path: Path) -> Folder:
+    path.mkdir()
+    return Folder(path / "checkpoints", path / "metrics.jsonl")
+
+
+def rows(place: Folder) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl without what depends on the clock."""
+    clock = ("time", "tokens_per_second", "eval/seconds")
+    parsed = [json.loads(line) for line in place.metrics.read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in clock} for row in parsed]
+
+
+def final_weights(place: Folder) -> dict[str, torch.Tensor]:
+    latest = latest_checkpoint(place.checkpoints)
+    assert latest is not None
+    return load_file(latest / "model.safetensors")
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def finish(overrides: Sequence[str], place: Folder) -> Result:
+    result = train(config(overrides), place, hooks())
+    assert result is not None
+    return result
+
+
+@pytest.mark.parametrize("loss", [DPO, SFT], ids=["dpo", "sft"])
+@pytest.mark.parametrize("stop_at", [3, 4, 9])
+def test_an_interrupted_run_ends_like_an_undisturbed_one(
+    tmp_path: Path, small: list[str], loss: list[str], stop_at: int
+) -> None:
+    """Over an epoch border (80 pairs, 12 steps of 8), in the middle of a log window and on its border."""
+    whole, broken = folder(tmp_path / "whole"), folder(tmp_path / "broken")
+    expected = finish([*small, *loss], whole)
+    assert train(config([*small, *loss]), broken, hooks(stop_at)) is None
+    assert [path.name for path in checkpoints(broken.checkpoints)][-1] == f"checkpoint-{stop_at}"
+    found = finish([*small, *loss], broken)
+    assert equal(final_weights(whole), final_weights(broken))
+    assert rows(whole) == rows(broken)
+    clock = ("tokens_per_second", "eval/seconds")
+    assert {k: v for k, v in found.metrics.items() if k not in clock} == {
+        k: v for k, v in expected.metrics.items() if k not in clock
+    }
+
+
+def test_a_crash_after_the_last_checkpoint_repeats_no_metrics(tmp_path: Path, small: list[str]) -> None:
+    class Crash(Exception):
+        pass
+
+    def crash(step: int) -> None:
+        if step == 7:
+            raise Crash
+
+    whole, broken = folder(tmp_path / "whole"), folder(tmp_path / "broken")
+    finish([*small, *DPO], whole)
+    with pytest.raises(Crash):
+        train(config([*small, *DPO]), broken, hooks(on_step=crash))
+    with broken.metrics.open("a") as stream:
+        stream.write('{"step": 8, "lo')  # the line that a kill tore
+    finish([*small, *DPO], broken)
+    assert rows(whole) == rows(broken)
+    assert equal(final_weights(whole), final_weights(broken))
+
+
+def test_a_half_saved_checkpoint_is_never_used(tmp_path: Path, small: list[str]) -> None:
+    place = folder(tmp_path / "run")
+    assert train(config([*small, *DPO]), place, hooks(stop_at=4)) is None
+    staging = place.checkpoints / ".saving-8" / "checkpoint-8"
+    staging.mkdir(parents=True)
+    (staging / "model.safetensors").write_bytes(b"torn")
+    result = finish([*small, *DPO], place)
+    assert result.step == 12
+    assert not list(place.checkpoints.glob(".saving-*"))
+
+
+def test_a_run_is_the_same_alone_and_as_the_third_of_a_process(tmp_path: Path, small: list[str]) -> None:
+    alone = folder(tmp_path / "alone")
+    finish([*small, *DPO], alone)
+    finish([*small, *SFT, "seed=5"], folder(tmp_path / "first"))
+    finish([*small, *DPO, "training.training_params.mixed_precision=bf16"], folder(tmp_path / "second"))
+    torch.rand(7)
+    third = folder(tmp_path / "third")
+    finish([*small, *DPO], third)
+    assert rows(alone) == rows(third)
+    assert equal(final_weights(alone), final_weights(third))
+
+
+@pytest.mark.parametrize("loss", [DPO, ["loss=sft"]], ids=["dpo", "sft"])
+def test_accumulation_changes_nothing_but_rounding(tmp_path: Path, small: list[str], loss: list[str]) -> None:
+    whole, parts = folder(tmp_path / "whole"), folder(tmp_path / "parts")
+    finish([*small, *loss], whole)
+    finish([*small, *loss, "training.training_params.micro_batch_size=2"], parts)
+    losses = [[row["loss"] for row in rows(place) if "loss" in row] for place in (whole, parts)]
+    assert len(losses[0]) == 6
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    norms = [[row["grad_norm"] for row in rows(place) if "grad_norm" in row] for place in (whole, parts)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+
+
+REPLAY = json.loads((Path(__file__).parent / "replay.json").read_text())
+
+
+@pytest.mark.parametrize("name", sorted(REPLAY))
+def test_fifty_steps_replayed_against_stored_numbers(tmp_path: Path, small: list[str], name: str) -> None:
+    """Written by `python -m tests.training.make_replay`; a difference means that training has changed."""
+    stored = REPLAY[name]
+    overrides = [*small, *stored["overrides"], "training.training_params.max_steps=50"]
+    place = folder(tmp_path / "run")
+    finish([*overrides, "training.training_params.log_every=10", "training.training_params.eval_every=50"], place)
+    found = [row["loss"] for row in rows(place) if "loss" in row]
+    assert found == pytest.approx(stored["loss"], rel=2e-3)
+    assert rows(place)[-1]["eval/loss"] == pytest.approx(stored["eval/loss"], rel=5e-3)
+
+
+def test_the_learning_rate_follows_the_schedule(tmp_path: Path, small: list[str]) -> None:
+    place = folder(tmp_path / "run")
+    overrides = [*small, *DPO, "optimizer.optimizer_params.lr=1.0e-3", "training.training_params.log_every=1"]
+    schedule = ["optimizer.optimizer_params.lr_schedule=warm-up-constant", "training.training_params.warmup_steps=4"]
+    finish([*overrides, *schedule], place)
+    rates = [row["learning_rate"] for row in rows(place) if "learning_rate" in row]
+    assert rates == pytest.approx([1e-3 * min(1, (step + 1) / 5) for step in range(12)])
+
+
+def test_metrics_have_the_names_of_the_field(tmp_path: Path, small: list[str]) -> None:
+    place = folder(tmp_path / "run")
+    result = finish([*small, *DPO], place)
+    names = {"loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen"}
+    names |= {"logps/rejected", "kl"}
+    assert names | {"grad_norm", "learning_rate", "tokens_per_second"} <= result.metrics.keys()
+    assert {f"eval/{name}" for name in names} <= result.metrics.keys()
+    start = rows(place)[0]
+    assert start["step"] == 0
+    assert start["eval/loss"] == pytest.approx(0.6931471805599453)
+    assert start["eval/kl"] == 0
+    assert result.metrics["eval/kl"] > 0
+    assert result.tokens > 0
+    assert result.peak_memory_mb > 10
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path, small: list[str]) -> None:
+    for limit, expected in [("1", [12]), ("2", [8, 12]), ("null", [4, 8, 12])]:
+        place = folder(tmp_path / limit)
+        finish([*small, *DPO, f"training.training_params.save_total_limit={limit}"], place)
+        assert [int(path.name.rpartition("-")[2]) for path in checkpoints(place.checkpoints)] == expected
+
+
+@pytest.mark.parametrize("extra", [[], ["lora.use_dora=true"], ["lora.use_rslora=true"]], ids=["lora", "dora", "rslora"])
+def test_adapters_are_trained_alone_with_the_base_as_reference(
+    tmp_path: Path, small: list[str], extra: list[str]
+) -> None:
+    place = folder(tmp_path / "run")
+    result = finish([*small, *DPO, "lora=lora", "lora.r=4", *extra, "optimizer.optimizer_params.lr=0.01"], place)
+    start = rows(place)[0]
+    assert start["eval/loss"] == pytest.approx(0.6931471805599453, rel=1e-5)
+    assert result.metrics["eval/kl"] > 0
+    latest = latest_checkpoint(place.checkpoints)
+    assert latest is not None
+    assert (latest / "adapter_model.safetensors").exists()
+    assert not (latest / "model.safetensors").exists()
+
+
+def test_reference_free_needs_no_reference_model(tmp_path: Path, small: list[str]) -> None:
+    overrides = [*small, *DPO, "loss.reference_free=true", "loss.use_ref_model=false"]
+    result = finish(overrides, folder(tmp_path / "run"))
+    assert build(config(overrides)).reference is None
+    assert "eval/kl" not in result.metrics
+
+
+def test_gradient_checkpointing_changes_nothing(tmp_path: Path, small: list[str]) -> None:
+    plain, saving = folder(tmp_path / "plain"), folder(tmp_path / "saving")
+    finish([*small, *DPO], plain)
+    finish([*small, *DPO, "training.training_params.gradient_checkpointing=true"], saving)
+    assert equal(final_weights(plain), final_weights(saving))
+
+
+def test_a_dry_run_tells_sizes(small: list[str]) -> None:
+    text = describe(config([*small, *DPO]))
+    for word in ("parameters", "steps          12 of 8", "tokens", "peak memory", "AdamW"):
+        assert word in text
+
+
+def test_weights_that_do_not_fit_are_an_error(tmp_path: Path, small: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"model\.archive: the weights of 'embedded' must fit the model"):
+        build(config([*small, *DPO, "model.archive=embedded"]))
+    with pytest.raises(ConfigError, match="but is '/no/such'"):
+        build(config([*small, *DPO, "model.archive=/no/such"]))
+    with pytest.raises(ConfigError, match=r"tokenizer's 258 tokens, but is 100"):
+        build(config([*small, *DPO, "model.config.vocab_size=100"]))
+    with pytest.raises(ConfigError, match=r"model\.config"):
+        build(config([*small, *DPO, "model.config.model_type=nonsense"]))
+
+
+def test_a_saved_model_is_loaded_by_name_and_by_archive(tmp_path: Path, small: list[str]) -> None:
+    place = folder(tmp_path / "run")
+    finish([*small, *DPO], place)
+    latest = latest_checkpoint(place.checkpoints)
+    by_archive = build(config([*small, *DPO, f"model.archive={latest}"])).policy
+    hf = [item for item in small if not item.startswith("model")]
+    names = ["model=hf", f"model.name_or_path={latest}", "model.tokenizer_name_or_path=bytes"]
+    by_name = build(config([*hf, *names, *DPO])).policy
+    for policy in (by_archive, by_name):
+        found = dict(policy.named_parameters())
+        for name, value in final_weights(place).items():
+            assert torch.equal(found[name], value)
+
+
+def test_a_hub_name_that_cannot_be_had_is_an_error_that_names_the_key(small: list[str]) -> None:
+    hf = [item for item in small if not item.startswith("model")]
+    with pytest.raises(ConfigError, match=r"model\.tokenizer_name_or_path: must be a hub id or a folder"):
+        build(config([*hf, "model=hf", "model.name_or_path=no/such-model", *DPO]))
