@@ -7,8 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-NOT_PARAMETERS = frozenset({"hydra", "paths", "logging", "gpu"})
-"""Top-level config groups that say where and how a run is done, not what it is."""
+from gpt_opt.run.identity import NOT_IDENTITY
 
 MAIN_PARAMETER = "loss.beta"
 """Shown when nothing varies."""
@@ -17,7 +16,7 @@ MAIN_PARAMETER = "loss.beta"
 def parameter_columns(runs: pd.DataFrame) -> list[str]:
     """Returns the columns of a `load_runs` frame that hold config values which can change a result."""
     dotted = (name for name in runs.columns if "." in name and "/" not in name)
-    known = {"seed", *(name for name in dotted if name.split(".")[0] not in NOT_PARAMETERS)}
+    known = {"seed", *(name for name in dotted if name.split(".")[0] not in NOT_IDENTITY)}
     return [name for name in runs.columns if name in known]
 
 

@@ -33,7 +33,9 @@ def write_pairs(path: Path, count: int = 80) -> Path:
         start = draw.randrange(1000)
         wrong = list(f"{start + 1} {start + 2}")
         draw.shuffle(wrong)
-        rows.append({"prompt": f"{index}: {start} ", "chosen": f"{start + 1} {start + 2}", "rejected": "".join(wrong) + "!"})
+        rows.append(
+            {"prompt": f"{index}: {start} ", "chosen": f"{start + 1} {start + 2}", "rejected": "".join(wrong) + "!"}
+        )
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 

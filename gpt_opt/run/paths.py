@@ -77,7 +77,7 @@ def find_run_dirs(root: Path) -> list[Path]:
     """Returns every run directory at or below `root`, sorted; what lies inside one is not searched."""
     found = []
     for folder, subfolders, files in os.walk(root):
-        if ("config.json" in files and "claims" in subfolders) or "state.json" in files:
+        if {"state.json", "summary.json"} & set(files) or ("config.json" in files and "claims" in subfolders):
             found.append(Path(folder))
             subfolders.clear()
     return sorted(found)

@@ -85,7 +85,7 @@ def read_state(paths: RunPaths) -> RunState:
         claim = read_claim(paths) if state.state is State.RUNNING else None
     except FileNotFoundError:
         return RunState(run_id=paths.root.name.rpartition("-")[2])
-    except (OSError, ValueError, TypeError, GptOptError) as error:
+    except (OSError, ValueError, TypeError, RecursionError, GptOptError) as error:
         raise StateUnreadable(f"{paths.state} must be a state written by gpt-opt, but: {error}") from error
     if state.state is State.RUNNING and (claim is None or claim.is_over()):
         return replace(state, state=State.INTERRUPTED)

@@ -34,7 +34,13 @@ def test_the_same_config_has_the_same_id_however_it_was_said() -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["logging.logging_params.log_level=debug", "paths.output_dir=elsewhere", "paths.run_name=x", "rerun=true", "exp_name=y"],
+    [
+        "logging.logging_params.log_level=debug",
+        "paths.output_dir=elsewhere",
+        "paths.run_name=x",
+        "rerun=true",
+        "exp_name=y",
+    ],
 )
 def test_what_cannot_change_the_result_is_not_in_the_id(override: str) -> None:
     assert run_id(config(override)) == run_id(config())

@@ -44,7 +44,9 @@ def test_steps_replace_the_fraction() -> None:
     assert phase_steps(200, None, None) == 0
 
 
-@pytest.mark.parametrize(("case", "target"), [("opt_adamw", "torch.optim.AdamW"), ("opt_rmsprop", "torch.optim.RMSprop")])
+@pytest.mark.parametrize(
+    ("case", "target"), [("opt_adamw", "torch.optim.AdamW"), ("opt_rmsprop", "torch.optim.RMSprop")]
+)
 def test_optimizers_match_the_vectors(vectors: dict[str, Any], case: str, target: str) -> None:
     toy, expected = vectors["toy"]["inputs"], vectors[case]["expected"]
     inputs = {key: value for key, value in vectors[case]["inputs"].items() if key != "note"}

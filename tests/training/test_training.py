@@ -193,7 +193,9 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path, small: list[str]) 
         assert [int(path.name.rpartition("-")[2]) for path in checkpoints(place.checkpoints)] == expected
 
 
-@pytest.mark.parametrize("extra", [[], ["lora.use_dora=true"], ["lora.use_rslora=true"]], ids=["lora", "dora", "rslora"])
+@pytest.mark.parametrize(
+    "extra", [[], ["lora.use_dora=true"], ["lora.use_rslora=true"]], ids=["lora", "dora", "rslora"]
+)
 def test_adapters_are_trained_alone_with_the_base_as_reference(
     tmp_path: Path, small: list[str], extra: list[str]
 ) -> None:

@@ -1,0 +1,254 @@
+"""run_hydra.py as a user calls it: exit codes, skipping, faults, sweeps."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt_opt.run.claim import read_claim
+from gpt_opt.run.paths import RunPaths, find_run_dirs
+from gpt_opt.run.state import State, read_state
+from tests.conftest import ROOT, Runner
+
+CLOCK = ("tokens_per_second", "eval/seconds")
+
+
+def only_run(tmp_path: Path) -> RunPaths:
+    (found,) = find_run_dirs(tmp_path / "outputs")
+    return RunPaths(found)
+
+
+def result(paths: RunPaths) -> dict[str, Any]:
+    """The committed result without what depends on the clock."""
+    summary = json.loads(paths.summary.read_text())
+    metrics = {name: value for name, value in summary["metrics"].items() if name not in CLOCK}
+    return {"run_id": summary["run_id"], "step": summary["step"], "metrics": metrics}
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "run_hydra.py"), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for_step(tmp_path: Path, process: subprocess.Popen[str], step: int) -> RunPaths:
+    deadline = time.time() + 120
+    while time.time() < deadline and process.poll() is None:
+        runs = find_run_dirs(tmp_path / "outputs") if (tmp_path / "outputs").exists() else []
+        if runs and RunPaths(runs[0]).state.exists() and read_state(RunPaths(runs[0])).step >= step:
+            return RunPaths(runs[0])
+        time.sleep(0.02)
+    raise AssertionError(f"step {step} was not reached: {process.communicate()[0]}")
+
+
+LONG = ["training.training_params.max_steps=400", "training.training_params.save_every=20"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, run_hydra: Runner) -> dict[str, Any]:
+    """The result of the 400-step run that nobody disturbs."""
+    from tests.conftest import small_overrides
+
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = run_hydra([*small_overrides(folder), *LONG, "loss.beta=0.1"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    return result(only_run(folder))
+
+
+def same(found: dict[str, Any], expected: dict[str, Any]) -> bool:
+    """The data file lies elsewhere, so the ids differ; everything that training made is equal."""
+    return {**found, "run_id": ""} == {**expected, "run_id": ""}
+
+
+@pytest.mark.slow()
+def test_a_run_killed_with_9_and_started_again_ends_like_an_undisturbed_one(
+    tmp_path: Path, small: list[str], run_hydra: Runner, undisturbed: dict[str, Any]
+) -> None:
+    arguments = [*small, *LONG, "loss.beta=0.1"]
+    process = start(arguments)
+    paths = wait_for_step(tmp_path, process, 50)
+    process.kill()
+    process.communicate()
+    assert read_state(paths).state is State.INTERRUPTED
+    assert not paths.summary.exists()
+    done = run_hydra(arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "resuming from checkpoint-" in done.stdout
+    assert read_state(paths).state is State.COMPLETED
+    assert same(result(paths), undisturbed)
+    steps = [json.loads(line)["step"] for line in paths.metrics.read_text().splitlines() if "learning_rate" in line]
+    assert steps == list(range(2, 401, 2))
+
+
+@pytest.mark.slow()
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_checkpoints_and_the_run_resumes(
+    tmp_path: Path, small: list[str], run_hydra: Runner, undisturbed: dict[str, Any], number: signal.Signals
+) -> None:
+    arguments = [*small, *LONG, "loss.beta=0.1"]
+    process = start(arguments)
+    paths = wait_for_step(tmp_path, process, 30)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"interrupted by {number.name}" in output
+    state = read_state(paths)
+    assert state.state is State.INTERRUPTED
+    claim = read_claim(paths)
+    assert claim is not None
+    assert claim.released
+    done = run_hydra(arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert same(result(paths), undisturbed)
+
+
+@pytest.mark.slow()
+def test_of_two_processes_one_trains_and_the_other_says_who(
+    tmp_path: Path, small: list[str], run_hydra: Runner
+) -> None:
+    arguments = [*small, *LONG, "loss.beta=0.1"]
+    first = start(arguments)
+    paths = wait_for_step(tmp_path, first, 2)
+    before = paths.config.read_text()
+    second = run_hydra([*arguments, "seed=0"])  # another way to say the same config
+    assert second.returncode == 1
+    assert f"is being worked on by process {first.pid} on" in second.stderr
+    assert paths.config.read_text() == before
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=60)
+    assert read_state(paths).attempt == 1
+
+
+def test_a_sweep_goes_on_after_a_failed_point_and_a_second_time_skips_what_is_complete(
+    tmp_path: Path, small: list[str], run_hydra: Runner
+) -> None:
+    # A learning rate of 1e38 overflows; an unknown target fails on being built.
+    arguments = ["-m", *small, "loss.beta=0.1,0.2", "data.dataset._target_=gpt_opt.training.data.build_jsonl,no.such"]
+    done = run_hydra(arguments)
+    assert done.returncode == 1, done.stdout + done.stderr
+    runs = [RunPaths(path) for path in find_run_dirs(tmp_path / "outputs")]
+    states = sorted(read_state(paths).state for paths in runs)
+    assert states == [State.COMPLETED, State.COMPLETED, State.FAILED, State.FAILED]
+    for paths in runs:
+        state = read_state(paths)
+        if state.state is State.FAILED:
+            assert state.error is not None
+            assert state.error["type"] == "InstantiationException"
+            assert "Traceback" in state.error["traceback"]
+            assert "Traceback" in paths.task_log.read_text()
+            assert not paths.summary.exists()
+    again = run_hydra(["-m", *small, "loss.beta=0.1,0.2"])
+    assert again.returncode == 0
+    assert again.stdout.count("already complete: ") == 2
+    single = run_hydra([*small, "loss.beta=0.2"])
+    assert single.stdout.startswith("already complete: ")
+    assert len(find_run_dirs(tmp_path / "outputs")) == 4
+
+
+def test_a_finished_run_has_all_of_its_files(tmp_path: Path, small: list[str], run_hydra: Runner) -> None:
+    os.environ["SECRET_CANARY"] = "canary-93f1"
+    try:
+        done = run_hydra([*small, "loss.beta=0.1"])
+    finally:
+        del os.environ["SECRET_CANARY"]
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "step=12 loss=0." in done.stdout
+    paths = only_run(tmp_path)
+    assert paths.root.parent.relative_to(tmp_path / "outputs") == Path("tiny-gpt2/jsonl/adamw")
+    assert paths.root.name.endswith(read_state(paths).run_id)
+    state = read_state(paths)
+    assert (state.state, state.step, state.total_steps, state.attempt) == (State.COMPLETED, 12, 12, 1)
+    assert {file.name for file in paths.hydra.iterdir()} == {"config.yaml", "overrides.yaml", "hydra.yaml"}
+    assert json.loads(paths.config.read_text())["loss"]["beta"] == 0.1
+    provenance = json.loads(paths.provenance.read_text())
+    assert provenance["packages"]["torch"]
+    assert provenance["seed"] == 0
+    assert "step=12" in paths.task_log.read_text()
+    everything = b"".join(file.read_bytes() for file in paths.root.rglob("*") if file.is_file())
+    assert b"canary-93f1" not in everything
+    assert not list(paths.root.rglob("*.tmp"))
+
+    rerun = run_hydra([*small, "loss.beta=0.1", "rerun=true"])
+    assert rerun.returncode == 0, rerun.stdout + rerun.stderr
+    assert read_state(paths).attempt == 2
+    (kept,) = paths.superseded.iterdir()
+    old, new = json.loads((kept / "summary.json").read_text()), json.loads(paths.summary.read_text())
+    assert (old["attempt"], new["attempt"]) == (1, 2)
+    assert old["metrics"]["eval/loss"] == new["metrics"]["eval/loss"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], ["loss.beta: is mandatory", "add for example: loss.beta=0.1"]),
+        (
+            ["loss.beta=0.1", "optimizer.optimizer_params.learning_rate=1"],
+            ["did you mean optimizer.optimizer_params.lr?"],
+        ),
+        (["loss.beta=0.1", "optimizer=adam"], ["optimizer: must be one of adamw, rmsprop, but is 'adam'"]),
+        (["paths=local_run_dir"], ["2 problems", "exp_name: is mandatory", "loss.beta: is mandatory"]),
+        (["-m", "loss.beta=0.1,-2"], ["loss.beta: must be a finite number above 0, but is -2.0 (1 of 2 points)"]),
+        (["-m", "loss.beta=0.1,0.2", "seeed=1"], ["did you mean seed?"]),
+    ],
+)
+def test_a_wrong_request_exits_with_2_and_writes_nothing(
+    tmp_path: Path, run_hydra: Runner, arguments: list[str], says: list[str]
+) -> None:
+    done = run_hydra(arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    for text in says:
+        assert text in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_rows_exit_with_2_and_the_run_says_failed(tmp_path: Path, small: list[str], run_hydra: Runner) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(file.read_text() + '{"prompt": "x"}\n')
+    done = run_hydra([*small, "loss.beta=0.1"])
+    assert done.returncode == 2
+    assert f"{file}:81: has no 'chosen'" in done.stderr
+    assert read_state(only_run(tmp_path)).state is State.FAILED
+
+
+def test_a_local_run_dir_holds_the_resolved_config(tmp_path: Path, small: list[str], run_hydra: Runner) -> None:
+    arguments = [item for item in small if not item.startswith("paths.")]
+    local = ["paths=local_run_dir", "exp_name=try", f"paths.local_dirs=[{tmp_path}/none,{tmp_path}/local]"]
+    for _ in range(2):
+        done = run_hydra([*arguments, *local, "loss.beta=0.1"], cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+    runs = find_run_dirs(tmp_path / "local")
+    assert len(runs) == 2
+    assert all(path.name.startswith("try_20") for path in runs)
+    assert all(json.loads((path / "config.json").read_text())["exp_name"] == "try" for path in runs)
+
+
+def test_a_dry_run_prints_sizes_and_leaves_nothing(tmp_path: Path, small: list[str], run_hydra: Runner) -> None:
+    done = run_hydra([*small, "loss.beta=0.1", "dry_run=true"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "parameters" in done.stdout
+    assert f"{tmp_path}/outputs/tiny-gpt2/jsonl/adamw/" in done.stdout
+    assert not (tmp_path / "outputs").exists()
+    real = run_hydra([*small, "loss.beta=0.1"])
+    assert real.returncode == 0
+    assert str(only_run(tmp_path).root) in done.stdout
+
+
+def test_the_resolved_config_can_be_shown(run_hydra: Runner) -> None:
+    done = run_hydra(["loss.beta=0.1", "--cfg", "job", "--resolve"])
+    assert done.returncode == 0, done.stderr
+    assert "beta: 0.1" in done.stdout
+
+
+def test_a_directory_of_another_config_is_refused(tmp_path: Path, small: list[str], run_hydra: Runner) -> None:
+    assert run_hydra([*small, "loss.beta=0.1"]).returncode == 0
+    folder = only_run(tmp_path).root
+    done = run_hydra([*small, "loss.beta=0.2", f"'hydra.run.dir=\"{folder}\"'".strip("'")])
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "belongs to run" in done.stderr
