@@ -17,7 +17,8 @@ import os
 import statistics
 import tempfile
 import time
-from collections import Counter
+import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -35,7 +36,8 @@ from hydra import compose, initialize_config_dir
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
-from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
 
 from gpt_opt.config.constraints import accumulation_steps, micro_batch_size
 from gpt_opt.config.schema import register
@@ -43,6 +45,7 @@ from gpt_opt.run.directory import plain_config, register_resolvers
 from gpt_opt.training import stages
 from gpt_opt.training.data.batches import TrainingOrder
 from gpt_opt.training.hooks import Folder, Hooks
+from gpt_opt.training.models.build import Reference
 from gpt_opt.training.optimizers import phase_steps
 from gpt_opt.training.trainer import fresh_accelerate
 
@@ -64,7 +67,7 @@ class Stopwatch:
     """Seconds by part of a step; parts may lie in each other."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self._started: dict[str, float] = {}
 
     def start(self, part: str) -> None:
@@ -114,19 +117,21 @@ class Clock(TrainerCallback):
     """Times the steps after the first `SKIPPED_STEPS` and collects the logged losses."""
 
     def __init__(self, watch: Stopwatch | None) -> None:
-        self.seconds, self.losses = 0.0, cast("list[float]", [])
-        self._watch, self._started = watch, 0.0
+        self.seconds, self.cpu_seconds = 0.0, 0.0
+        self.losses: list[float] = []
+        self._watch, self._started, self._cpu_started = watch, 0.0, 0.0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Starts or stops the clock."""
         if state.global_step == SKIPPED_STEPS:
             synchronize()
-            self._started = time.perf_counter()
+            self._started, self._cpu_started = time.perf_counter(), time.process_time()
             if self._watch is not None:
                 self._watch.seconds.clear()
         elif state.global_step == state.max_steps:
             synchronize()
             self.seconds = time.perf_counter() - self._started
+            self.cpu_seconds = time.process_time() - self._cpu_started
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Keeps the loss."""
@@ -140,11 +145,13 @@ class Round:
 
     Attributes:
         steps_per_second: Optimizer steps.
+        cpu_ms: Milliseconds of processor time of a step, summed over threads: what a busy machine disturbs less.
         losses: Training loss at every log line.
         parts: Milliseconds of a step by part, where parts were timed.
     """
 
     steps_per_second: float
+    cpu_ms: float
     losses: list[float]
     parts: dict[str, float]
 
@@ -175,12 +182,12 @@ def trl(config: Config, folder: Path) -> Trainer:
     ]
     trainer = DPOTrainer(
         model=parts.policy,
-        ref_model=cast("stages.Reference", parts.reference).model,
+        ref_model=cast("Reference", parts.reference).model,
         args=_trl_arguments(config, parts.steps, folder),
         train_dataset=datasets.Dataset.from_list(rows),
         processing_class=parts.tokenizer,
     )
-    for row, pair in zip(trainer.train_dataset, map(tokens.__getitem__, range(len(tokens))), strict=True):
+    for row, pair in zip(cast("Any", trainer.train_dataset), map(tokens.__getitem__, range(len(tokens))), strict=True):
         if (row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) != (pair.prompt, pair.chosen, pair.rejected):
             raise RuntimeError(f"both sides must train on the same tokens, but TRL made {row} of {pair}")
     return cast("Trainer", trainer)
@@ -241,10 +248,10 @@ def train_once(side: Side, config: Config, timed_parts: bool = False) -> Round:
         trainer.train()
         steps = trainer.state.max_steps - SKIPPED_STEPS
     parts = _parts(watch.seconds, clock.seconds, steps) if watch is not None else {}
-    return Round(steps / clock.seconds, clock.losses, parts)
+    return Round(steps / clock.seconds, clock.cpu_seconds / steps * 1e3, clock.losses, parts)
 
 
-def _parts(seconds: Counter[str], total: float, steps: int) -> dict[str, float]:
+def _parts(seconds: Mapping[str, float], total: float, steps: int) -> dict[str, float]:
     forwards = seconds["policy forward"] + seconds["reference forward"]
     names = ("batch", "policy forward", "reference forward", "backward", "clipping", "optimizer")
     parts = {name: seconds[name] for name in names}
@@ -260,23 +267,27 @@ def compare(config: Config, rounds: int) -> None:
     for number in range(rounds + 1):
         for name in sides if number % 2 else reversed(sides):
             result = train_once(sides[name], config)
-            print(
-                f"round {number} {name:<4} {result.steps_per_second:7.3f} steps/s{'' if number else ' (discarded)'}",
-                flush=True,
-            )
+            note = "" if number else " (discarded)"
+            print(f"round {number} {name:<4} {result.steps_per_second:8.3f} steps/s{note}", flush=True)
             if number:
                 found[name].append(result)
-    ratios = [
-        mine.steps_per_second / its.steps_per_second for mine, its in zip(found["ours"], found["TRL"], strict=True)
-    ]
     print()
+    speeds = {name: [result.steps_per_second for result in results] for name, results in found.items()}
+    cpu = {name: [result.cpu_ms for result in results] for name, results in found.items()}
     for name, results in found.items():
-        speeds = [result.steps_per_second for result in results]
-        print(f"{name:<4} median {statistics.median(speeds):.3f} steps/s ({min(speeds):.3f} to {max(speeds):.3f})")
-    print(f"ratio ours/TRL: median {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
-    for name, results in found.items():
-        print(f"{name:<4} loss at the log lines: {' '.join(f'{loss:.4f}' for loss in results[-1].losses)}")
+        print(f"{name:<4} {_spread(speeds[name])} steps/s, {_spread(cpu[name])} ms of CPU time a step")
+        print(f"{'':<4} loss at the log lines: {' '.join(f'{loss:.4f}' for loss in results[-1].losses)}")
+    print(f"ours / TRL in steps/s:  {_spread(_ratios(speeds['ours'], speeds['TRL']))}")
+    print(f"TRL / ours in CPU time: {_spread(_ratios(cpu['TRL'], cpu['ours']))}")
     _print_parts({name: train_once(side, config, timed_parts=True).parts for name, side in sides.items()})
+
+
+def _ratios(upper: Sequence[float], lower: Sequence[float]) -> list[float]:
+    return [over / under for over, under in zip(upper, lower, strict=True)]
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"median {statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 def _print_parts(parts: Mapping[str, Mapping[str, float]]) -> None:
@@ -317,7 +328,9 @@ def main() -> None:
         parser.error(f"--steps must be above {SKIPPED_STEPS} and --rounds at least 1")
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
+    warnings.simplefilter("ignore", FutureWarning)  # of TRL's own use of transformers
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     print(f"{device}; load average {os.getloadavg()[0]:.2f}; torch {torch.__version__}")

@@ -60,7 +60,7 @@ def small_overrides(folder: Path) -> list[str]:
     ]
 
 
-@pytest.fixture()
+@pytest.fixture
 def small(tmp_path: Path) -> list[str]:
     return small_overrides(tmp_path)
 

@@ -67,7 +67,7 @@ def same(found: dict[str, Any], expected: dict[str, Any]) -> bool:
     return {**found, "run_id": ""} == {**expected, "run_id": ""}
 
 
-@pytest.mark.slow()
+@pytest.mark.slow
 def test_a_run_killed_with_9_and_started_again_ends_like_an_undisturbed_one(
     tmp_path: Path, small: list[str], run_hydra: Runner, undisturbed: dict[str, Any]
 ) -> None:
@@ -87,7 +87,7 @@ def test_a_run_killed_with_9_and_started_again_ends_like_an_undisturbed_one(
     assert steps == list(range(2, 401, 2))
 
 
-@pytest.mark.slow()
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_checkpoints_and_the_run_resumes(
     tmp_path: Path, small: list[str], run_hydra: Runner, undisturbed: dict[str, Any], number: signal.Signals
@@ -109,7 +109,7 @@ def test_a_signal_checkpoints_and_the_run_resumes(
     assert same(result(paths), undisturbed)
 
 
-@pytest.mark.slow()
+@pytest.mark.slow
 def test_of_two_processes_one_trains_and_the_other_says_who(
     tmp_path: Path, small: list[str], run_hydra: Runner
 ) -> None:

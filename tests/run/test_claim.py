@@ -18,7 +18,7 @@ from gpt_opt.run.owner import Owner, this_process
 from gpt_opt.run.paths import RunPaths
 
 
-@pytest.fixture()
+@pytest.fixture
 def paths(tmp_path: Path) -> RunPaths:
     return RunPaths(tmp_path)
 

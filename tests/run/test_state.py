@@ -14,7 +14,7 @@ from gpt_opt.run.state import RunState, State, StateUnreadable, is_done, read_st
 from tests.run.test_claim import dead_owner_claim
 
 
-@pytest.fixture()
+@pytest.fixture
 def paths(tmp_path: Path) -> RunPaths:
     return RunPaths(tmp_path)
 

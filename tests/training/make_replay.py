@@ -1,4 +1,4 @@
-"""Writes the numbers that test_training.py replays: `python -m tests.training.make_replay`, after an intended change."""
+"""Writes the numbers that test_training.py replays, after an intended change: `python -m tests.training.make_replay`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import json
 import tempfile
 from pathlib import Path
 from typing import Any
-
-from tests.conftest import write_pairs
 
 CASES = {
     "dpo": ["loss.beta=0.1"],

@@ -77,7 +77,7 @@ def test_texts_arrive_unchanged_under_other_column_names(tmp_path: Path) -> None
 
 
 def test_the_split_is_by_prompt_and_moves_no_row_when_others_come(tmp_path: Path) -> None:
-    rows = good_rows(200) + [{"prompt": "p3 ", "chosen": "other", "rejected": "x"}]
+    rows = [*good_rows(200), {"prompt": "p3 ", "chosen": "other", "rejected": "x"}]
     data = load(write(tmp_path / "a.jsonl", rows))
     assert not {pair.prompt for pair in data.train} & {pair.prompt for pair in data.validation}
     assert 20 <= len(data.validation) <= 80

@@ -74,7 +74,7 @@ def pretrain(model: GPT2LMHeadModel, steps: int) -> None:
         chosen = starts[torch.randint(len(starts), (BATCH,), generator=draw)]
         window = stream[chosen[:, None] + torch.arange(CONTEXT)]
         loss = _next_token_loss(model, window, window)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
@@ -88,7 +88,7 @@ def pretrain(model: GPT2LMHeadModel, steps: int) -> None:
 def measure(model: GPT2LMHeadModel, texts: Sequence[str]) -> float:
     """Return the loss in nats per byte over the first `CONTEXT` bytes of each text, its end counted as a byte."""
     tokenizer = byte_tokenizer()
-    model.eval()  # type: ignore[no-untyped-call]
+    model.eval()
     nats, count = 0.0, 0
     for i in range(0, len(texts), BATCH):
         ends = [text + tokenizer.eos_token for text in texts[i : i + BATCH]]
