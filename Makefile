@@ -17,8 +17,9 @@ sweep: $(VENV)/.installed
 	$(BIN)/python -m analysis.summarize $(OUTPUTS)
 	$(BIN)/python -m analysis.plot_curves $(OUTPUTS)
 
+# One thread a worker: the tests are many small processes.
 test: check
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, cast
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the product sets it, here before torch is loaded
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import datasets
@@ -324,8 +325,8 @@ def main() -> None:
     )
     parser.add_argument("overrides", nargs="*", help="Hydra overrides of the project's config")
     arguments = parser.parse_args()
-    if arguments.steps <= SKIPPED_STEPS or arguments.rounds < 1:
-        parser.error(f"--steps must be above {SKIPPED_STEPS} and --rounds at least 1")
+    if arguments.steps < 10 or arguments.rounds < 1:
+        parser.error("--steps must be at least 10, where the first loss is logged, and --rounds at least 1")
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore", FutureWarning)  # of TRL's own use of transformers

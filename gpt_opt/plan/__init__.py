@@ -1,4 +1,5 @@
-"""Every point of a request checked before anything starts.
+"""From a sweep file to its plan: every point composed, checked, identified and compared with what exists.
 
-Input: override lists, one a point. Output: all their problems. Next stage: `run`, which executes one point.
+Input: a `Grid` (gpt_opt.sweep) or the overrides of a command line. Output: all problems of all points, or a `Plan` of
+distinct runs with their ids, directories, status and price. Next stage: `run`, which executes one of them.
 """

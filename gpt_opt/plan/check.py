@@ -1,28 +1,53 @@
-"""Composes every point of a request and says everything that is wrong with it, before anything starts."""
+"""Checks every point of a request and says everything that is wrong with it, before anything starts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from gpt_opt.config.constraints import constraint_problems
 from gpt_opt.config.explain import flat_keys, missing_keys, missing_problem, nearest
 from gpt_opt.errors import ConfigError, Problem
+from gpt_opt.plan.compose import Composed, ComposeFailure, Composer
+
+
+class Findings:
+    """Problems of many points: equal ones are one line with their number and the first point that has them."""
+
+    def __init__(self) -> None:
+        self._points: dict[Problem, tuple[int, int]] = {}
+
+    def add(self, problems: Iterable[Problem], point: int) -> None:
+        """Notes the problems of a point."""
+        for problem in problems:
+            count, first = self._points.get(problem, (0, point))
+            self._points[problem] = (count + 1, first)
+
+    def report(self, total: int) -> list[Problem]:
+        """Returns each distinct problem once, with a count unless all `total` points have it."""
+        return [self._counted(problem, total) for problem in self._points]
+
+    def _counted(self, problem: Problem, total: int) -> Problem:
+        count, first = self._points[problem]
+        if total == 1 or count == total:
+            return problem
+        shared = f"{count} of {total} points, the first is point {first}" if count > 1 else f"point {first} of {total}"
+        return Problem(problem.where, f"{problem.message} ({shared})", problem.fix)
 
 
 class PointChecker:
-    """Checks points against the configs of one folder.
+    """Says what is wrong with composed points, and why others cannot be composed.
 
     Args:
         config_dir: The folder hydra_conf.
@@ -30,22 +55,19 @@ class PointChecker:
     """
 
     def __init__(self, config_dir: Path, config_name: str = "config") -> None:
-        self._dir = config_dir
-        self._name = config_name
-        self._loader = ConfigLoaderImpl(create_config_search_path(str(config_dir)))
+        self._dir, self._name = config_dir, config_name
+        self._loader = ConfigLoaderImpl(create_config_search_path(str(config_dir.resolve())))
+        self._blamed: dict[tuple[str, ...], list[Problem]] = {}
+        self._choices: dict[tuple[str, ...], dict[str, str]] = {}
 
-    def problems(self, points: Sequence[Sequence[str]]) -> list[Problem]:
-        """Returns all problems of all points; one that several points share is named once, with their number.
-
-        Args:
-            points: Hydra override strings, one list a point.
-        """
-        counts: dict[Problem, int] = {}
-        with initialize_config_dir(str(self._dir.absolute()), version_base="1.3"):
-            for point in points:
-                for problem in self._point(point):
-                    counts[problem] = counts.get(problem, 0) + 1
-        return [_counted(problem, count, len(points)) for problem, count in counts.items()]
+    def problems(self, result: Composed | ComposeFailure) -> list[Problem]:
+        """Returns the problems of one point."""
+        if isinstance(result, ComposeFailure):
+            return self._blame_all(result.overrides, result.error)
+        if result.missing:
+            choices = self._chosen(result.overrides)
+            return [missing_problem(key, self._dir, choices) for key in result.missing]
+        return constraint_problems(result.config)
 
     def points(self, overrides: Sequence[str], multirun: bool) -> list[list[str]]:
         """Returns the override list of every point that `overrides` ask for, as Hydra's basic sweeper makes them."""
@@ -55,37 +77,49 @@ class PointChecker:
             parsed = OverridesParser.create(config_loader=self._loader).parse_overrides(list(overrides))
             return BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
         except HydraException:
-            return [[text] for text in overrides]
+            return [[text for text in overrides if not _parses(text)]]
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
-        return compose(self._name, overrides=list(overrides), return_hydra_config=True)
+        return self._loader.load_configuration(self._name, list(overrides), run_mode=RunMode.RUN, from_shell=False)
 
-    def _point(self, overrides: Sequence[str]) -> list[Problem]:
-        try:
-            return self._config_problems(self._compose(overrides))
-        except (HydraException, OmegaConfBaseException) as error:
-            return self._explain(overrides) or [Problem(" ".join(overrides), _first_lines(error))]
+    def _chosen(self, overrides: tuple[str, ...]) -> dict[str, str]:
+        """Returns the option of each group; points with the same group choices share one composition."""
+        groups = tuple(text for text in overrides if self._is_group(text))
+        if groups not in self._choices:
+            config = self._compose(groups)
+            self._choices[groups] = cast("dict[str, str]", OmegaConf.to_container(config.hydra.runtime.choices))
+        return self._choices[groups]
 
-    def _config_problems(self, config: DictConfig) -> list[Problem]:
-        chosen = cast("dict[str, str]", OmegaConf.to_container(config.hydra.runtime.choices))
-        plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-        if missing := missing_keys(plain):
-            return [missing_problem(key, self._dir, chosen) for key in missing]
-        resolved = OmegaConf.to_container(plain, resolve=True, enum_to_str=True)
-        return constraint_problems(cast("dict[str, Any]", resolved))
-
-    def _explain(self, overrides: Sequence[str]) -> list[Problem]:
-        """Tries the overrides one by one, on top of the config groups that can be composed, to blame the right ones."""
+    def _blame_all(self, overrides: tuple[str, ...], error: Exception) -> list[Problem]:
+        """Tries the overrides one by one, on top of the group choices that can be composed, to blame the right ones."""
         blamed: list[Problem] = []
-        accepted: list[str] = []
+        groups: list[str] = []
         for text in sorted(overrides, key=lambda item: not self._is_group(item)):
+            found = self._blame_one(text, tuple(groups))
+            blamed.extend(found)
+            if not found and self._is_group(text):
+                groups.append(text)
+        return blamed or self._missing(overrides) or [Problem(" ".join(overrides), _first_lines(error))]
+
+    def _missing(self, overrides: tuple[str, ...]) -> list[Problem]:
+        """Returns the missing keys of a point that composes but cannot be resolved because of them."""
+        try:
+            config = self._compose(overrides)
+        except (HydraException, OmegaConfBaseException):
+            return []
+        own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        choices = self._chosen(overrides)
+        return [missing_problem(key, self._dir, choices) for key in missing_keys(own)]
+
+    def _blame_one(self, text: str, groups: tuple[str, ...]) -> list[Problem]:
+        key = (text, *groups)
+        if key not in self._blamed:
             try:
-                self._compose([*accepted, text])
+                self._compose([*groups, text])
+                self._blamed[key] = []
             except (HydraException, OmegaConfBaseException) as error:
-                blamed.append(self._blame(text, error, accepted))
-            else:
-                accepted.append(text)
-        return blamed
+                self._blamed[key] = [self._explain(text, error, groups)]
+        return self._blamed[key]
 
     def _key(self, text: str) -> str:
         return text.partition("=")[0].lstrip("+~").partition("@")[0]
@@ -94,22 +128,20 @@ class PointChecker:
         return bool(self._options(self._key(text)))
 
     def _options(self, group: str) -> list[str]:
-        return [name for name in self._loader.get_group_options(group, ObjectType.CONFIG) if group != "schema"]
+        return self._loader.get_group_options(group, ObjectType.CONFIG)
 
-    def _blame(self, text: str, error: Exception, accepted: Sequence[str]) -> Problem:
+    def _explain(self, text: str, error: Exception, groups: Sequence[str]) -> Problem:
         key = self._key(text)
         if options := self._options(key):
             return Problem(key, f"must be one of {', '.join(options)}, but is {text.partition('=')[2]!r}")
-        try:
-            OverridesParser.create().parse_override(text)
-        except HydraException as unparsable:
-            return Problem(text, f"is not a Hydra override: {_first_lines(unparsable)}", "quote it: \"key='value'\"")
+        if not _parses(text):
+            return Problem(text, f"is not a Hydra override: {_first_lines(error)}", "quote it: \"key='value'\"")
         if isinstance(error.__cause__, ConfigKeyError) or "Could not override" in str(error):
-            return self._unknown(text, key, accepted)
+            return self._unknown(text, key, groups)
         return Problem(text, _first_lines(error.__cause__ or error))
 
-    def _unknown(self, text: str, key: str, accepted: Sequence[str]) -> Problem:
-        plain = OmegaConf.to_container(self._compose(accepted))
+    def _unknown(self, text: str, key: str, groups: Sequence[str]) -> Problem:
+        plain = OmegaConf.to_container(self._compose(groups))
         valid = [name for name in flat_keys(cast("dict[str, Any]", plain)) if not name.startswith("hydra.")]
         group = key.partition(".")[0] + "."
         meant = nearest(key, [name for name in valid if name.startswith(group)] or valid)
@@ -118,17 +150,19 @@ class PointChecker:
         return Problem(key, f"is not a key of this config (in {text!r})", fix)
 
 
+def _parses(text: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(text)
+    except HydraException:
+        return False
+    return True
+
+
 def _first_lines(error: BaseException) -> str:
     """Returns the message without OmegaConf's closing lines about the object."""
     lines = [line.strip() for line in str(error).splitlines()]
     kept = [line for line in lines if line and not line.startswith(("full_key:", "object_type=", "See https://"))]
     return "; ".join(kept)
-
-
-def _counted(problem: Problem, count: int, points: int) -> Problem:
-    if points == 1 or count == points:
-        return problem
-    return Problem(problem.where, f"{problem.message} ({count} of {points} points)", problem.fix)
 
 
 def check_command_line(config_dir: Path, arguments: Sequence[str]) -> None:
@@ -146,8 +180,12 @@ def check_command_line(config_dir: Path, arguments: Sequence[str]) -> None:
     """
     asked = get_args_parser().parse_args(list(arguments))
     foreign = asked.config_path or asked.config_dir or asked.config_name
-    if asked.help or asked.hydra_help or asked.info or asked.cfg or foreign:
+    foreign = foreign or any(text.startswith("hydra/sweeper=") for text in asked.overrides)
+    if asked.help or asked.hydra_help or asked.info or asked.cfg or asked.shell_completion or foreign:
         return
-    checker = PointChecker(config_dir)
-    if problems := checker.problems(checker.points(asked.overrides, asked.multirun)):
+    checker, findings = PointChecker(config_dir), Findings()
+    points = checker.points(asked.overrides, asked.multirun)
+    for index, result in enumerate(Composer(config_dir).compose_many(points)):
+        findings.add(checker.problems(result), index)
+    if problems := findings.report(len(points)):
         raise ConfigError(problems)

@@ -6,6 +6,7 @@ import getpass
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,24 +51,30 @@ def label(overrides: Sequence[str], seen: frozenset[str] = SHOWN_IN_PATH) -> str
         overrides: Hydra override strings of one point.
         seen: Keys that the path shows already.
     """
-    parts = []
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        key = override.key_or_group
-        if key in seen or key.partition(".")[0] in NOT_IDENTITY:
-            continue
-        value = "" if override.is_delete() else "=" + override.get_value_element_as_str().strip("'\"")
-        parts.append(key.rpartition(".")[2] + value)
-    return ",".join(sorted(parts)) or "default"
+    parts = [part for key, part in map(_label_part, overrides) if key not in seen]
+    return ",".join(sorted(part for part in parts if part)) or "default"
+
+
+@lru_cache(maxsize=1 << 16)
+def _label_part(text: str) -> tuple[str, str]:
+    """Returns the key of an override and what a label says of it, nothing where it cannot change the result."""
+    override = OverridesParser.create().parse_override(text)
+    key = override.key_or_group
+    if key.partition(".")[0] in NOT_IDENTITY:
+        return key, ""
+    value = "" if override.is_delete() else "=" + override.get_value_element_as_str().strip("'\"")
+    return key, key.rpartition(".")[2] + value
 
 
 def expected_run_dir(config: Mapping[str, Any], overrides: Sequence[str]) -> Path:
     """Returns the run directory of a resolved config without making it."""
     parent, identity = parent_dir(config), run_id(config)
-    name = f"{path_part(_label(config, overrides))}-{identity}"
+    name = f"{path_part(run_label(config, overrides))}-{identity}"
     return existing_run_dir(parent, identity) or parent / name
 
 
-def _label(config: Mapping[str, Any], overrides: Sequence[str]) -> str:
+def run_label(config: Mapping[str, Any], overrides: Sequence[str]) -> str:
+    """Returns the readable part of a run directory: `paths.run_name`, or else what was asked for."""
     return config["paths"]["run_name"] or label(overrides)
 
 
@@ -77,7 +84,7 @@ def _run_dir(*, _root_: DictConfig) -> str:
     if config["dry_run"]:
         return tempfile.mkdtemp(prefix="gpt-opt-dry-run-")
     overrides = list(_root_.hydra.overrides.task)
-    return str(allocate_run_dir(parent_dir(config), _label(config, overrides), run_id(config)))
+    return str(allocate_run_dir(parent_dir(config), run_label(config, overrides), run_id(config)))
 
 
 def get_local_run_dir(exp_name: str, local_dirs: Sequence[str]) -> str:

@@ -6,8 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-WINDOW_FILE = "log_window.json"
-"""Sums of the metrics since the last log line, so that a resumed run logs what an undisturbed one would have."""
+PROGRESS_FILE = "progress.json"
+"""Sums of the metrics since the last log line, tokens and seconds so far: a resumed run goes on counting from them."""
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -43,8 +43,8 @@ class Result:
     Attributes:
         step: Optimizer steps done.
         metrics: Last value of every train and evaluation metric, by its flat name.
-        time_s: Seconds of training in this attempt, evaluations and checkpoints included.
-        tokens: Tokens that went through the policy in this attempt's training steps.
+        time_s: Seconds of training, evaluations and checkpoints included, over all attempts that count.
+        tokens: Tokens that went through the policy in training steps.
         peak_memory_mb: Largest memory of this attempt: of the GPU where there is one, else of the process, MiB.
         device: Name of the device.
         data_fingerprint: SHA-256 of the training and validation data.

@@ -6,7 +6,6 @@ import copy
 import gc
 import logging
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -197,7 +196,7 @@ def train(config: Config, folder: Folder, hooks: Hooks) -> Result | None:
     transformers.logging.disable_progress_bar()
     folder.checkpoints.mkdir(exist_ok=True)
     remove_unfinished(folder.checkpoints)
-    memory, started = PeakMemory(), time.perf_counter()
+    memory = PeakMemory()
     with fresh_accelerate(), _bar_friendly():
         parts = build(config)
         trainer = _trainer(config, parts, folder, hooks)
@@ -218,7 +217,7 @@ def train(config: Config, folder: Folder, hooks: Hooks) -> Result | None:
             return Result(
                 step=trainer.state.global_step,
                 metrics=trainer.last_metrics,
-                time_s=round(time.perf_counter() - started, 3),
+                time_s=round(trainer.time_s(), 3),
                 tokens=trainer.tokens,
                 peak_memory_mb=memory.peak_mb(),
                 device=memory.device,
@@ -236,7 +235,7 @@ def _run(trainer: BaseTrainer, checkpoint: Path | None) -> None:
         trainer.train()
         return
     log.info("resuming from %s", checkpoint.name)
-    trainer.restore_window(checkpoint)
+    trainer.restore_progress(checkpoint)
     trainer.train(resume_from_checkpoint=str(checkpoint))
 
 

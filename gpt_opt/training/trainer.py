@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Subset
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from gpt_opt.training.checkpoints import WINDOW_FILE, commit_checkpoint, remove_beyond, sync_tree
+from gpt_opt.training.checkpoints import PROGRESS_FILE, commit_checkpoint, remove_beyond, sync_tree
 from gpt_opt.training.data.batches import Collator, TrainingOrder
 from gpt_opt.training.data.tokenize import TokenizedPair
 from gpt_opt.training.hooks import Folder, Hooks
@@ -77,6 +77,7 @@ class BaseTrainer(Trainer):
         self.metrics_file = MetricsFile(task.folder.metrics)
         self.last_metrics: dict[str, float] = {}
         self.tokens = 0
+        self._started = time.perf_counter()
         self._tokens_at_log, self._time_at_log = 0, time.perf_counter()
         self._saving_to: Path | None = None
 
@@ -175,7 +176,7 @@ class BaseTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Saves beside the checkpoints, then renames: a folder named checkpoint-<step> is always whole."""
         self.task.hooks.fence()
-        window = self.means.state(self._sum)
+        progress = {"means": self.means.state(self._sum), "tokens": self.tokens, "time_s": self.time_s()}
         folder = self.task.folder.checkpoints
         staging = folder / f".saving-{self.state.global_step}"
         self._saving_to = staging
@@ -186,7 +187,7 @@ class BaseTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             saved = next(staging.glob("checkpoint-*"))
-            (saved / WINDOW_FILE).write_text(json.dumps(window))
+            (saved / PROGRESS_FILE).write_text(json.dumps(progress))
             self.metrics_file.sync()
             sync_tree(saved)
             self.task.hooks.fence()
@@ -194,12 +195,19 @@ class BaseTrainer(Trainer):
             remove_beyond(folder, self.task.save_total_limit)
         self.accelerator.wait_for_everyone()
 
-    def restore_window(self, checkpoint: Path) -> None:
-        """Continues metrics.jsonl and the means of the current log window from a checkpoint."""
+    def time_s(self) -> float:
+        """Returns the seconds since this trainer was made, and of the attempts before it up to their checkpoints."""
+        return time.perf_counter() - self._started
+
+    def restore_progress(self, checkpoint: Path) -> None:
+        """Continues metrics.jsonl, the means of the current log window, and the counts from a checkpoint."""
         step = int(checkpoint.name.rpartition("-")[2])
+        progress = json.loads((checkpoint / PROGRESS_FILE).read_text())
+        self.tokens = self._tokens_at_log = progress["tokens"]
+        self._started -= progress["time_s"]
         if self.is_world_process_zero():
             self.last_metrics = self.metrics_file.keep_until(step)
-            self.means.load(json.loads((checkpoint / WINDOW_FILE).read_text()), self.args.device)
+            self.means.load(progress["means"], self.args.device)
 
 
 class SFTTrainer(BaseTrainer):

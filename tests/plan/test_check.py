@@ -58,7 +58,7 @@ def test_a_key_that_the_option_would_ignore_does_not_exist() -> None:
 def test_every_point_of_a_sweep_is_checked_and_equal_problems_are_counted() -> None:
     text = report(["-m", "loss.beta=0.1,-1", "seed=0,1,2"])
     assert text.startswith("1 problem,")
-    assert "loss.beta: must be a finite number above 0, but is -1.0 (3 of 6 points)" in text
+    assert "loss.beta: must be a finite number above 0, but is -1.0 (3 of 6 points, the first is point 3)" in text
 
 
 def test_a_sweep_without_m_says_what_to_do() -> None:

@@ -1,4 +1,4 @@
-"""Writes the numbers that test_training.py replays, after an intended change: `python -m tests.training.make_replay`."""
+"""Writes the numbers that test_training.py replays: `python -m tests.training.make_replay`, after a wanted change."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ CASES = {
     "dpo_rmsprop": ["loss.beta=0.1", "optimizer=rmsprop"],
     "sft": ["loss=sft"],
 }
+RATE = "optimizer.optimizer_params.lr=5e-4"  # given, so that an edited default moves no stored number
 
 
 def main() -> None:
@@ -25,7 +26,8 @@ def main() -> None:
     from tests.training.test_training import finish, folder, rows
 
     stored: dict[str, Any] = {}
-    for name, overrides in CASES.items():
+    for name, case in CASES.items():
+        overrides = [*case, RATE]
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch)
             small = conftest.small_overrides(path)

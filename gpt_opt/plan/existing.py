@@ -1,0 +1,93 @@
+"""What is on disk already: where each run lies and how far it is, and the runs of earlier submissions."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from gpt_opt.errors import GptOptError
+from gpt_opt.run.directory import parent_dir, run_label
+from gpt_opt.run.identity import ID_LENGTH
+from gpt_opt.run.paths import RunPaths, path_part
+from gpt_opt.run.state import State, StateUnreadable, is_done, read_state
+
+
+class Status(StrEnum):
+    """What starting a run would mean."""
+
+    NEW = "new"
+    RESUME = "resume"
+    FAILED = "failed"
+    RUNNING = "running"
+    DONE = "done"
+
+
+def status_of(paths: RunPaths) -> tuple[Status, int]:
+    """Returns the status of an existing run directory and its steps done.
+
+    A directory whose state cannot be read counts as failed, never as done.
+    """
+    try:
+        state = read_state(paths)
+        if is_done(paths):
+            return Status.DONE, state.step
+    except StateUnreadable:
+        return Status.FAILED, 0
+    if state.state is State.RUNNING:
+        return Status.RUNNING, state.step
+    if state.state in (State.FAILED, State.COMPLETED):
+        return Status.FAILED, state.step
+    started = any(paths.checkpoints.glob("checkpoint-*"))
+    return (Status.RESUME, state.step) if started else (Status.NEW, 0)
+
+
+class RunFinder:
+    """Finds the directories of runs, looking into each folder of runs once."""
+
+    def __init__(self) -> None:
+        self._listed: dict[Path, dict[str, str]] = {}
+        self._parents: dict[tuple[str, ...], Path] = {}
+
+    def _parent(self, config: Mapping[str, Any]) -> Path:
+        names = (
+            config["paths"]["output_dir"],
+            config["model"]["name"],
+            config["data"]["dataset"]["name"],
+            config["optimizer"]["optimizer_params"]["name"],
+        )
+        if names not in self._parents:
+            self._parents[names] = parent_dir(config)
+        return self._parents[names]
+
+    def _entries(self, parent: Path) -> dict[str, str]:
+        if parent not in self._listed:
+            names = sorted(os.listdir(parent), reverse=True) if parent.is_dir() else []
+            self._listed[parent] = {name[-ID_LENGTH:]: name for name in names if name[-ID_LENGTH - 1 :].startswith("-")}
+        return self._listed[parent]
+
+    def find(self, config: Mapping[str, Any], run_id: str, overrides: Sequence[str]) -> tuple[str, bool]:
+        """Returns where a run lies, or would lie, and whether it does."""
+        parent = self._parent(config)
+        name = self._entries(parent).get(run_id)
+        if name is not None:
+            return f"{parent}/{name}", True
+        return f"{parent}/{path_part(run_label(config, overrides))}-{run_id}", False
+
+
+def earlier_runs(sweep_dir: Path) -> Iterator[tuple[str, str]]:
+    """Yields run id and run directory of every run in the plans of earlier submissions, <sweep_dir>/<n>/plan.jsonl.
+
+    Raises:
+        GptOptError: If a plan is not one of ours.
+    """
+    for file in sorted(sweep_dir.glob("*/plan.jsonl")):
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                record = json.loads(line)
+                yield record["run_id"], record["run_dir"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise GptOptError(f"{file}:{number} must be a line of a plan, but is not: {error!r}") from error

@@ -1,0 +1,154 @@
+"""From a sweep file to its plan: every point composed, checked, identified, and compared with what exists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt_opt.errors import ConfigError
+from gpt_opt.plan.check import Findings, PointChecker
+from gpt_opt.plan.compose import Composed, Composer
+from gpt_opt.plan.existing import RunFinder, Status, earlier_runs, status_of
+from gpt_opt.plan.price import History, Price, price, shape
+from gpt_opt.run.identity import run_id
+from gpt_opt.run.paths import RunPaths
+from gpt_opt.sweep import Grid, load_grid, points, to_override
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One distinct run of a plan.
+
+    Attributes:
+        index: Its place among the distinct runs, from 0.
+        point: Index of the first point of the grid that gives it.
+        run_id: Hash of its config.
+        run_dir: Where it lies, or will lie.
+        overrides: Hydra override strings that give its config.
+        status: What starting it would mean.
+        step: Optimizer steps done.
+    """
+
+    index: int
+    point: int
+    run_id: str
+    run_dir: str
+    overrides: tuple[str, ...]
+    status: Status
+    step: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep file asks for.
+
+    Attributes:
+        grid: The sweep file.
+        points: Number of points.
+        runs: Distinct runs, in the order of their first points.
+        collapsed: Index of a point to the index of the earlier point with the same config.
+        price: What the runs that remain will cost.
+        gone: Runs of earlier submissions of this sweep that are no longer in the grid: id to directory.
+    """
+
+    grid: Grid
+    points: int
+    runs: tuple[Run, ...]
+    collapsed: dict[int, int]
+    price: Price
+    gone: dict[str, str]
+
+    def count(self, status: Status) -> int:
+        """Returns the number of runs with a status."""
+        return sum(run.status is status for run in self.runs)
+
+
+class Planner:
+    """Plans sweep files against one config folder.
+
+    Args:
+        config_dir: The folder hydra_conf.
+    """
+
+    def __init__(self, config_dir: Path) -> None:
+        self._composer = Composer(config_dir)
+        self._checker = PointChecker(config_dir)
+
+    def plan(self, file: Path, extra: Sequence[str] = (), slots: int = 1, sweeps: Path = Path("sweeps")) -> Plan:
+        """Plans a sweep file; writes nothing.
+
+        Args:
+            file: The sweep file.
+            extra: Override strings for every point, applied last.
+            slots: Runs at a time, for the price.
+            sweeps: Folder of submitted sweeps, where earlier plans lie.
+
+        Raises:
+            SweepError: If the file is wrong.
+            ConfigError: If points are wrong; all problems of all points, equal ones once with a count.
+        """
+        grid = load_grid(file)
+        draft = _Draft()
+        for index, result in enumerate(self._composer.compose_many(override_lists(grid, extra))):
+            if problems := self._checker.problems(result):
+                draft.findings.add(problems, index)
+            elif isinstance(result, Composed):
+                draft.add(index, result)
+            draft.points += 1
+        if problems := draft.findings.report(draft.points):
+            raise ConfigError(problems)
+        known = {run.run_id for run in draft.runs}
+        gone = {name: folder for name, folder in earlier_runs(sweeps / grid.name) if name not in known}
+        cost = price(draft.work, History(draft.roots), grid.resources.gpus_per_run, slots)
+        return Plan(grid, draft.points, tuple(draft.runs), draft.collapsed, cost, gone)
+
+    def config(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """Returns the resolved config of one point of a plan."""
+        return self._composer.compose(overrides).config
+
+
+class _Draft:
+    """A plan while its points come in."""
+
+    def __init__(self) -> None:
+        self.findings = Findings()
+        self.points = 0
+        self.runs: list[Run] = []
+        self.collapsed: dict[int, int] = {}
+        self.work: list[tuple[str, int | None]] = []
+        self.roots: set[Path] = set()
+        self._first: dict[str, int] = {}
+        self._finder = RunFinder()
+
+    def add(self, point: int, composed: Composed) -> None:
+        """Adds a point without problems."""
+        config, name = composed.config, run_id(composed.config)
+        first = self._first.setdefault(name, point)
+        if first != point:
+            self.collapsed[point] = first
+            return
+        folder, exists = self._finder.find(config, name, composed.overrides)
+        status, step = status_of(RunPaths(Path(folder))) if exists else (Status.NEW, 0)
+        self.runs.append(Run(len(self.runs), point, name, folder, composed.overrides, status, step))
+        if status in (Status.NEW, Status.RESUME, Status.FAILED):
+            steps = config["training"]["training_params"]["max_steps"]
+            self.work.append((shape(config), steps if steps is None else max(0, steps - step)))
+            self.roots.add(Path(config["paths"]["output_dir"]))
+
+
+def override_lists(grid: Grid, extra: Sequence[str] = ()) -> Iterator[list[str]]:
+    """Yields the override strings of every point of a grid; each distinct parameter value is written once."""
+    texts: dict[tuple[str, str], str] = {}
+    for point in points(grid):
+        overrides = []
+        for key, value in point.items:
+            # repr tells 1, 1.0 and true apart, which are equal as dictionary keys.
+            name = (key, repr(value))
+            text = texts.get(name)
+            if text is None:
+                text = texts[name] = to_override(key, value)
+            overrides.append(text)
+        overrides.extend(extra)
+        yield overrides

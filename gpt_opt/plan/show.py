@@ -1,0 +1,148 @@
+"""A plan as a person reads it and as a program does."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from gpt_opt.plan.existing import Status
+from gpt_opt.plan.explain import Nearest
+from gpt_opt.plan.planner import Plan, Run
+from gpt_opt.plan.price import Price
+
+HEAD, TAIL = 12, 3
+"""Rows shown of a long plan, from its beginning and its end."""
+
+_WIDEST = 40
+
+
+def _parameters(overrides: Sequence[str]) -> dict[str, str]:
+    return {key: value for key, _, value in (text.partition("=") for text in overrides)}
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
+
+
+def _columns(runs: Sequence[Run]) -> tuple[dict[str, str], list[str]]:
+    """Returns the overrides that all runs share, and the keys that vary, in order of appearance."""
+    seen: dict[str, dict[str, None]] = {}
+    counts: dict[str, int] = {}
+    for run in runs:
+        for key, value in _parameters(run.overrides).items():
+            seen.setdefault(key, {})[value] = None
+            counts[key] = counts.get(key, 0) + 1
+    varying = [key for key, values in seen.items() if len(values) > 1 or counts[key] < len(runs)]
+    return {key: next(iter(values)) for key, values in seen.items() if key not in varying}, varying
+
+
+def _short(keys: Sequence[str]) -> dict[str, str]:
+    leaves = [key.rpartition(".")[2] for key in keys]
+    return {key: leaf if leaves.count(leaf) == 1 else key for key, leaf in zip(keys, leaves, strict=True)}
+
+
+def _table(runs: Sequence[Run], varying: Sequence[str]) -> list[str]:
+    names = _short(varying)
+    rows = [["index", *(names[key] for key in varying), "run", "status"]]
+    shown = list(runs) if len(runs) <= HEAD + TAIL + 1 else [*runs[:HEAD], None, *runs[-TAIL:]]
+    for run in shown:
+        if run is None:
+            rows.append(["..."] + [""] * (len(rows[0]) - 1))
+            continue
+        values = _parameters(run.overrides)
+        status = f"{run.status} at step {run.step}" if run.status in (Status.RESUME, Status.RUNNING) else run.status
+        rows.append([str(run.index), *(_clip(values.get(key, "")) for key in varying), run.run_id, status])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def duration(seconds: float) -> str:
+    """Returns seconds as a person says them: `45 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _price(price: Price, work: int) -> str:
+    if not work:
+        return "price: nothing to run"
+    if price.run_s is None:
+        return "price: unknown, no finished run has the shape (model, data, loss, batch) of these"
+    basis = f"from {price.basis} finished {'run' if price.basis == 1 else 'runs'} of the same shape"
+    if price.gpu_hours is None or price.wall_s is None:
+        return f"price: about {duration(price.run_s)} a run; unknown for {price.unknown} of {work} runs ({basis})"
+    slots = f"{price.slots} {'slot' if price.slots == 1 else 'slots'}"
+    hours = f"{price.gpu_hours:.2g} GPU-hours" if price.gpu_hours else "no GPU-hours"
+    return f"price: about {duration(price.run_s)} a run, {hours}, {duration(price.wall_s)} on {slots} ({basis})"
+
+
+def counts(plan: Plan) -> dict[str, int]:
+    """Returns the numbers of a plan by name."""
+    statuses = {str(status): plan.count(status) for status in Status}
+    return {"points": plan.points, "runs": len(plan.runs), **statuses, "collapsed": len(plan.collapsed)}
+
+
+def as_text(plan: Plan) -> str:
+    """Returns the plan for a terminal: what all runs share, a table of what varies, counts and price."""
+    common, varying = _columns(plan.runs)
+    lines = [f"sweep {plan.grid.name}: {plan.points} points, {len(plan.runs)} runs"]
+    if common:
+        lines.append("all runs: " + " ".join(f"{key}={_clip(value)}" for key, value in common.items()))
+    lines += ["", *_table(plan.runs, varying), ""]
+    numbers = counts(plan)
+    lines.append(", ".join(f"{numbers[status]} {status}" for status in Status if numbers[status]))
+    if plan.collapsed:
+        pairs = [f"{point} = {first}" for point, first in list(plan.collapsed.items())[:5]]
+        more = ", ..." if len(plan.collapsed) > 5 else ""
+        lines.append(f"{len(plan.collapsed)} points have the config of an earlier point ({', '.join(pairs)}{more})")
+    if plan.gone:
+        lines.append(f"{len(plan.gone)} runs of earlier submissions are no longer in the grid:")
+        lines += [f"  {folder}" for folder in list(plan.gone.values())[:5]]
+    work = sum(run.status not in (Status.DONE, Status.RUNNING) for run in plan.runs)
+    return "\n".join([*lines, _price(plan.price, work)])
+
+
+def as_record(plan: Plan) -> dict[str, Any]:
+    """Returns the plan as JSON values."""
+    items = [
+        {
+            "index": run.index,
+            "run_id": run.run_id,
+            "run_dir": run.run_dir,
+            "overrides": list(run.overrides),
+            "status": str(run.status),
+        }
+        for run in plan.runs
+    ]
+    cost = plan.price
+    price = {"run_s": cost.run_s, "gpu_hours": cost.gpu_hours, "wall_s": cost.wall_s, "slots": cost.slots}
+    price |= {"unknown_runs": cost.unknown, "basis_runs": cost.basis}
+    gone = [{"run_id": name, "run_dir": folder} for name, folder in plan.gone.items()]
+    head = {"sweep": plan.grid.name, **counts(plan), "gone": gone, "price": price}
+    return {**head, "errors": [], "items": items}
+
+
+def quoted(text: str) -> str:
+    r"""Returns a word for a shell, always on one line: control characters are written as $'\\n'."""
+    if re.search(r"[\x00-\x1f\x7f]", text) is None:
+        return shlex.quote(text)
+    plain = text.replace("\\", "\\\\").replace("'", "\\'")
+    return "$'" + re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", plain) + "'"
+
+
+def override_lines(plan: Plan) -> str:
+    """Returns one line of override strings a run, quoted for a shell."""
+    return "\n".join(" ".join(map(quoted, run.overrides)) for run in plan.runs)
+
+
+def explanation(run: Run, nearest: Nearest | None) -> str:
+    """Returns why a run is, or is not, done already."""
+    head = f"run {run.index} ({run.run_id}) is {run.status}: {run.run_dir}"
+    if run.status is not Status.NEW or nearest is None:
+        return head if nearest is not None else f"{head}\nthere is no other run to compare it with"
+    lines = [head, f"the nearest existing run is {nearest.status}: {nearest.run_dir}", "it differs in:"]
+    width = max((len(key) for key in nearest.differs), default=0)
+    lines += [f"  {key.ljust(width)}  {there!r} there, {here!r} here" for key, (there, here) in nearest.differs.items()]
+    return "\n".join(lines)

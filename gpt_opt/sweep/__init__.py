@@ -1,0 +1,34 @@
+"""From a sweep file to its points: params/*.json -> Grid -> ordered override lists.
+
+Input: a JSON file in the format of grid.py. Output: `Point`s, each an ordered tuple of Hydra keys and JSON values, and
+override strings made of them. Next stage: gpt_opt.plan, which composes and checks every point. Nothing here knows
+Hydra, the configs or torch.
+"""
+
+from gpt_opt.sweep.grid import load_grid, parse_grid
+from gpt_opt.sweep.model import Axis, Exclude, Grid, Items, Metric, Resources, Space, Stage
+from gpt_opt.sweep.overrides import describe, target, to_override
+from gpt_opt.sweep.points import Column, Point, columns, count, points
+from gpt_opt.sweep.schema import schema
+
+__all__ = [
+    "Axis",
+    "Column",
+    "Exclude",
+    "Grid",
+    "Items",
+    "Metric",
+    "Point",
+    "Resources",
+    "Space",
+    "Stage",
+    "columns",
+    "count",
+    "describe",
+    "load_grid",
+    "parse_grid",
+    "points",
+    "schema",
+    "target",
+    "to_override",
+]

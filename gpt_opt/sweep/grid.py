@@ -1,0 +1,149 @@
+r"""A sweep file (params/*.json) -> a Grid.
+
+Short form: parameters only. `{"loss.beta": [0.05, 0.1], "seed": [0, 1]}` means `{"grid": {the same}}`.
+Long form: as soon as one of the names below (but `$schema`) stands at the top, all top-level keys must be among them.
+
+| section     | holds                                                   | its part in the points                   |
+|-------------|---------------------------------------------------------|------------------------------------------|
+| `base`      | key -> value                                            | every point has it                       |
+| `grid`      | key -> alternatives                                     | one axis a key, in the order of the file |
+| `zip`       | key -> alternatives, all of one length                  | one axis; the keys advance together      |
+| `random`    | `samples`, `seed` (0), `params`: key -> distribution    | one axis; one step a sample              |
+| `union`     | a list of sub-sweeps, in the short or long form         | the points of the first, of the next ... |
+| `exclude`   | a list of objects key -> alternatives                   | drops points that match all keys of one  |
+| `name`      | a string for the directory; default: the file name      |                                          |
+| `resources` | what a run needs (model.Resources)                      |                                          |
+| `metric`    | `{"name": ..., "goal": "minimize" or "maximize"}`       |                                          |
+| `stages`    | a list of `{"name": ..., "base": {...}}`, kept as data  |                                          |
+| `$schema`   | where the JSON Schema lies, for editors                 |                                          |
+
+A sub-sweep has no sections but `base` to `exclude`.
+
+**Points.** The axes of one space combine by product, in the order grid, zip, random, union, whatever the order of the
+sections in the file; the last runs fastest. A parameter may be given once in a space, its union included (`a`, `+a`,
+`++a` and `~a` are one parameter); two members of one union may share parameters.
+
+**Alternatives** are a list, one plain value (not in `zip`), or a generator: an object directly in place of the list,
+`{"range": [start, stop, step]}` (stop left out), `{"linspace": [first, last, count]}` or `{"logspace": [first, last,
+count]}` (both ends included; the values, not exponents). Inside the list everything is data: a list-valued parameter
+is a list in the list, `[[0.9, 0.95], [0.9, 0.99]]`, an object is one alternative, null is a value. In `base` the value
+is data directly: `{"betas": [0.9, 0.95]}`.
+
+**Distributions**, and how a draw depends on seed, key and index alone: generators.py. The same key in two members of a
+union draws the same values, unless their seeds differ.
+
+**Exclude** looks at the parameters of its own space, its union included. A point that lacks a key of an entry (it comes
+from another member) does not match. 1 matches 1.0; true does not match 1. An entry that matches no point, and a space
+that keeps no point, are errors. Excluded points take no index.
+
+**Keys** are Hydra's: `loss.beta`, `optimizer` (a config group), `group@package`, `+new.key`, `++any.key`, `~old.key`
+(with null: deleted; with a value: deleted if that is its value). Strings are data: `${...}` and `$(...)` stay as they
+are. An object given to a key that holds one is merged into it, as Hydra does.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path as FilePath
+from typing import Any
+
+from gpt_opt.sweep.jsonfile import Document, Json, parse_json, read_json, shown
+from gpt_opt.sweep.model import Grid, Metric, Resources, Space, Stage
+from gpt_opt.sweep.report import Report
+from gpt_opt.sweep.space import SPACE_SECTIONS, TOP_SECTIONS, SpaceReader, is_short
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""Names of sweeps: they are directory names."""
+
+
+def load_grid(path: str | FilePath) -> Grid:
+    """Read a sweep file.
+
+    Args:
+        path: The JSON file.
+
+    Returns:
+        The grid; points.py enumerates it.
+
+    Raises:
+        SweepError: The file cannot be read or has mistakes; all of them are in it, each with file and line.
+    """
+    return _read(read_json(path), FilePath(path).stem)
+
+
+def parse_grid(text: str, source: str = "<text>", name: str = "sweep") -> Grid:
+    """Read a sweep from JSON text.
+
+    Args:
+        text: What the file would hold.
+        source: Stands for the file name in messages.
+        name: The sweep's name if the text gives none.
+
+    Raises:
+        SweepError: As for `load_grid`.
+    """
+    return _read(parse_json(text, source), name)
+
+
+def _read(document: Document, default_name: str) -> Grid:
+    report = Report(document)
+    members = report.members((), document.value, "a sweep")
+    if document.value == {}:
+        report.add((), "a sweep must have a parameter or a section", 'write {"base": {}} for one run of the defaults')
+    if not members:
+        report.raise_if_any()
+    if not is_short(members):
+        _check_sections(report, members)
+    space = SpaceReader(report, (), members).read()
+    grid = _grid(report, {} if is_short(members) else members, space, default_name, document.source)
+    report.raise_if_any()
+    return grid
+
+
+def _check_sections(report: Report, members: dict[str, Json]) -> None:
+    for name in members:
+        if name not in SPACE_SECTIONS and name not in TOP_SECTIONS:
+            fix = 'parameters belong into "grid" or "base"'
+            report.unknown((name,), "a top-level key", [*SPACE_SECTIONS, *TOP_SECTIONS], fix)
+
+
+def _grid(report: Report, members: dict[str, Json], space: Space, default_name: str, source: str) -> Grid:
+    name = members.get("name", default_name)
+    if not isinstance(name, str) or re.fullmatch(NAME_PATTERN, name) is None:
+        path = ("name",) if "name" in members else ()
+        message = f"a sweep's name must be letters, digits, dots, - and _, but got {shown(name)}"
+        report.add(path, message, 'it becomes a directory; give "name" if the file name is no such name')
+    resources: dict[str, Any] = {}
+    if "resources" in members:
+        resources = {**report.settings(("resources",), members["resources"], Resources)}
+        resources["sbatch"] = tuple(resources.get("sbatch", ()))
+    metric: dict[str, Any] = {}
+    if "metric" in members:
+        metric = {**report.settings(("metric",), members["metric"], Metric)}
+    stages = _stages(report, members.get("stages", []))
+    return Grid(
+        str(name), space, Resources(**resources), Metric(**metric) if len(metric) == 2 else None, stages, source
+    )
+
+
+def _stages(report: Report, value: Json) -> tuple[Stage, ...]:
+    if not isinstance(value, list):
+        report.add(("stages",), f"stages must be a list of objects, but got {shown(value)}", "write [{...}]")
+        return ()
+    stages = [_stage(report, index, item) for index, item in enumerate(value)]
+    names = [stage.name for stage in stages]
+    for index, name in enumerate(names):
+        if name and name in names[:index]:
+            report.add(("stages", index), f"stages must have different names, but two are {shown(name)}", "rename one")
+    return tuple(stages)
+
+
+def _stage(report: Report, index: int, value: Json) -> Stage:
+    path = ("stages", index)
+    given = report.settings(path, value, Stage)
+    base = given.get("base", {})
+    items = base.items() if isinstance(base, dict) else ()
+    for key, item in items:
+        if report.key((*path, "base", key), key):
+            report.value((*path, "base", key), key, item)
+    return Stage(str(given.get("name", "")), tuple(items))

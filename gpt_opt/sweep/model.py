@@ -1,0 +1,166 @@
+"""What a sweep is, as data: the reader (grid.py) makes it, points.py walks it, the planner and the backends read it.
+
+Every field of a settings object (Resources, Metric, Stage) declares its kind and its meaning here and nowhere else: the
+reader checks by it and the JSON Schema is written from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from gpt_opt.sweep.generators import is_whole
+from gpt_opt.sweep.jsonfile import Json
+
+Items = tuple[tuple[str, Json], ...]
+"""Parameters and their values, in order."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a field of the file may hold.
+
+    Attributes:
+        expects: In words, to follow "must be".
+        schema: The same as JSON Schema.
+        accepts: The same as a function.
+    """
+
+    expects: str
+    schema: dict[str, Any]
+    accepts: Callable[[Json], bool]
+
+
+def _whole(at_least: int) -> Kind:
+    schema = {"type": "integer", "minimum": at_least}
+    return Kind(f"a whole number, at least {at_least}", schema, lambda v: is_whole(v) and v >= at_least)  # type: ignore[operator]
+
+
+def _one_of(*options: str) -> Kind:
+    return Kind(" or ".join(f'"{o}"' for o in options), {"enum": list(options)}, lambda v: v in options)
+
+
+def _is_line(value: Json) -> bool:
+    return isinstance(value, str) and value.isprintable() and value.strip() == value != ""
+
+
+_LINE = Kind("a string on one line", {"type": "string", "minLength": 1}, _is_line)
+_POSITIVE = Kind(
+    "a number above 0",
+    {"type": "number", "exclusiveMinimum": 0},
+    lambda v: isinstance(v, int | float) and not isinstance(v, bool) and v > 0,
+)
+_OPTIONS = Kind(
+    'a list of sbatch options, each a string that starts with "-", as ["--reservation=lab"]',
+    {"type": "array", "items": {"type": "string", "pattern": "^-"}},
+    lambda v: isinstance(v, list) and all(_is_line(line) and str(line).startswith("-") for line in v),
+)
+_PARAMETERS = Kind("an object of parameters", {"$ref": "#/$defs/base"}, lambda v: isinstance(v, dict))
+
+
+def _about(kind: Kind, doc: str) -> dict[str, Any]:
+    return {"kind": kind, "doc": doc}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one run needs from the cluster; None where the file does not say."""
+
+    gpus_per_run: int | None = field(default=None, metadata=_about(_whole(0), "GPUs of one run; 0 for none"))
+    nodes_per_run: int | None = field(default=None, metadata=_about(_whole(1), "nodes that one run spans"))
+    cpus_per_run: int | None = field(default=None, metadata=_about(_whole(1), "CPU cores of one run"))
+    mem_gb: float | None = field(default=None, metadata=_about(_POSITIVE, "memory of one run, in GB"))
+    time_min: int | None = field(default=None, metadata=_about(_whole(1), "time limit of the allocation, in minutes"))
+    partition: str | None = field(default=None, metadata=_about(_LINE, "Slurm partition"))
+    qos: str | None = field(default=None, metadata=_about(_LINE, "Slurm quality of service"))
+    account: str | None = field(default=None, metadata=_about(_LINE, "Slurm account that pays"))
+    constraint: str | None = field(default=None, metadata=_about(_LINE, "Slurm node features, as a100|h100"))
+    exclude: str | None = field(default=None, metadata=_about(_LINE, "Slurm nodes to leave out, as node[01-03]"))
+    runs_per_gpu: int | None = field(default=None, metadata=_about(_whole(1), "runs that share one GPU"))
+    sbatch: tuple[str, ...] = field(default=(), metadata=_about(_OPTIONS, "further sbatch options, one a string"))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What makes one run better than another."""
+
+    name: str = field(metadata=_about(_LINE, "a metric of summary.json, as eval/loss"))
+    goal: str = field(metadata=_about(_one_of("minimize", "maximize"), "which way is better"))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A later stage that continues every run of the sweep; kept as data for the chain of stages."""
+
+    name: str = field(metadata=_about(_LINE, "the stage, as dpo"))
+    base: Items = field(default=(), metadata=_about(_PARAMETERS, "parameters of this stage"))
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Values that advance together: one key of `grid`, all of `zip`, or all of `random`.
+
+    Attributes:
+        section: `grid`, `zip` or `random`.
+        keys: The override keys, as written.
+        rows: One tuple a step, a value for each key.
+    """
+
+    section: str
+    keys: tuple[str, ...]
+    rows: tuple[tuple[Json, ...], ...]
+
+
+@dataclass(frozen=True)
+class Exclude:
+    """Drops the points that have, for every key, one of its values."""
+
+    conditions: tuple[tuple[str, tuple[Json, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Space:
+    """A set of points: base x axes x union, less what `exclude` matches.
+
+    Attributes:
+        base: Parameters of every point.
+        axes: In the order of the product, the slowest first.
+        union: Alternatives, each a space of its own; they run fastest, one after the other. Empty for none.
+        exclude: Partial matches.
+    """
+
+    base: Items = ()
+    axes: tuple[Axis, ...] = ()
+    union: tuple[Space, ...] = ()
+    exclude: tuple[Exclude, ...] = ()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One sweep file.
+
+    Attributes:
+        name: Of the sweep, and of its directory under sweeps/.
+        space: The points.
+        resources: What a run needs.
+        metric: What to compare runs by; None if the file does not say.
+        stages: Later stages, in order.
+        source: The file, as the caller named it.
+    """
+
+    name: str
+    space: Space
+    resources: Resources = field(default_factory=Resources)
+    metric: Metric | None = None
+    stages: tuple[Stage, ...] = ()
+    source: str = ""
+
+
+def settings(cls: type[Resources] | type[Metric] | type[Stage]) -> dict[str, tuple[Kind, str, bool]]:
+    """Return the fields of a settings object: name -> (kind, meaning, whether it must be given)."""
+    return {
+        f.name: (f.metadata["kind"], f.metadata["doc"], f.default is dataclasses.MISSING)
+        for f in dataclasses.fields(cls)
+    }

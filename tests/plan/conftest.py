@@ -1,0 +1,20 @@
+"""The config tree of the compose tests, composed by Hydra's public interface."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
+
+from tests.plan import compose_schema
+
+settings.register_profile("compose-quick", max_examples=15, deadline=None)
+settings.register_profile("compose-thorough", max_examples=1000, deadline=None)
+if "HYPOTHESIS_PROFILE" in os.environ:
+    settings.load_profile(os.environ["HYPOTHESIS_PROFILE"])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _schema() -> None:
+    compose_schema.register()

@@ -1,0 +1,321 @@
+"""Plans: problems, identity, collapse, status, price, explanation, output."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt_opt.cli import main
+from gpt_opt.config.schema import register
+from gpt_opt.errors import ConfigError
+from gpt_opt.plan import show
+from gpt_opt.plan.existing import Status
+from gpt_opt.plan.explain import differences, nearest_run
+from gpt_opt.plan.planner import Plan, Planner
+from gpt_opt.plan.price import makespan_s
+from gpt_opt.run.claim import acquire
+from gpt_opt.run.directory import allocate_run_dir, parent_dir, register_resolvers, run_label
+from gpt_opt.run.files import to_json
+from gpt_opt.run.paths import RunPaths
+from gpt_opt.run.state import RunState, State, write_state
+from gpt_opt.sweep import load_grid
+from tests.conftest import CONFIG_DIR, ROOT, Runner
+
+register()
+register_resolvers()
+
+
+@pytest.fixture(scope="module")
+def planner() -> Planner:
+    return Planner(CONFIG_DIR)
+
+
+def sweep_file(folder: Path, content: Any, name: str = "sweep.json") -> Path:
+    file = folder / name
+    file.write_text(json.dumps(content))
+    return file
+
+
+class Desk:
+    """A folder to plan in: sweep files, outputs and sweeps of its own."""
+
+    def __init__(self, folder: Path, planner: Planner) -> None:
+        self.folder, self.planner = folder, planner
+
+    def plan(self, content: Any, *extra: str, slots: int = 1) -> Plan:
+        output = f"paths.output_dir={self.folder / 'outputs'}"
+        return self.planner.plan(sweep_file(self.folder, content), [output, *extra], slots, self.folder / "sweeps")
+
+    def make(self, overrides: tuple[str, ...], state: State | None, step: int = 80, time_s: float = 40.0) -> RunPaths:
+        """Makes the run directory of a point as a run would leave it."""
+        config = self.planner.config(overrides)
+        from gpt_opt.run.identity import run_id
+
+        paths = RunPaths(allocate_run_dir(parent_dir(config), run_label(config, overrides), run_id(config)))
+        paths.config.write_text(to_json(config))
+        if state is not None:
+            write_state(paths, RunState(run_id(config), state, 1, step=step, total_steps=80))
+        if state is State.COMPLETED:
+            summary = {"step": step, "time_s": time_s, "device": "cpu", "metrics": {}}
+            paths.summary.write_text(to_json(summary))
+        return paths
+
+
+@pytest.fixture
+def desk(tmp_path: Path, planner: Planner) -> Desk:
+    return Desk(tmp_path, planner)
+
+
+BETAS = {"loss.beta": [0.05, 0.1, 0.3]}
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "params").glob("*.json")), ids=lambda file: file.name)
+def test_every_shipped_sweep_plans(file: Path, planner: Planner, tmp_path: Path) -> None:
+    plan = planner.plan(file, [f"paths.output_dir={tmp_path}"], sweeps=tmp_path)
+    assert len(plan.runs) >= 3
+    assert plan.count(Status.NEW) == len(plan.runs)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_kind_of_status_is_told(desk: Desk) -> None:
+    plan = desk.plan({"loss.beta": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]})
+    overrides = [run.overrides for run in plan.runs]
+    desk.make(overrides[0], State.COMPLETED)
+    desk.make(overrides[1], State.FAILED, step=10)
+    resumable = desk.make(overrides[2], State.INTERRUPTED, step=40)
+    (resumable.checkpoints / "checkpoint-40").mkdir(parents=True)
+    desk.make(overrides[3], State.INTERRUPTED, step=3)
+    broken = desk.make(overrides[4], None)
+    broken.state.write_text('{"state": "COMPL')
+    running = desk.make(overrides[5], State.RUNNING, step=7)
+    with acquire(running):
+        plan = desk.plan({"loss.beta": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]})
+    found = [str(run.status) for run in plan.runs]
+    assert found == ["done", "failed", "resume", "new", "failed", "running", "new"]
+    assert show.counts(plan) == {
+        "points": 7,
+        "runs": 7,
+        "new": 2,
+        "resume": 1,
+        "failed": 2,
+        "running": 1,
+        "done": 1,
+        "collapsed": 0,
+    }
+    assert "resume at step 40" in show.as_text(plan)
+
+
+def test_points_with_one_config_are_one_run(desk: Desk) -> None:
+    plan = desk.plan({"loss.beta": [0.1, 1e-1, 0.3], "seed": [0], "exp_name": ["a", "b"]})
+    assert plan.points == 6
+    assert len(plan.runs) == 2
+    assert plan.collapsed == {1: 0, 2: 0, 3: 0, 5: 4}
+    assert "4 points have the config of an earlier point (1 = 0, 2 = 0, 3 = 0, 5 = 4)" in show.as_text(plan)
+
+
+def test_order_and_logging_change_no_id_and_an_edited_default_changes_all(
+    desk: Desk, tmp_path: Path, planner: Planner
+) -> None:
+    ids = {run.run_id for run in desk.plan(BETAS).runs}
+    assert {run.run_id for run in desk.plan({"loss.beta": [0.3, 0.05, 0.1]}).runs} == ids
+    assert {run.run_id for run in desk.plan(BETAS, "logging.logging_params.log_level=debug").runs} == ids
+    assert {run.run_id for run in desk.plan(BETAS, "seed=1").runs}.isdisjoint(ids)
+    edited = tmp_path / "hydra_conf"
+    subprocess.run(["cp", "-r", str(CONFIG_DIR), str(edited)], check=True)
+    file = edited / "optimizer" / "adamw.yaml"
+    file.write_text(file.read_text().replace("lr: 3e-4", "lr: 2e-4"))
+    other = Desk(tmp_path, Planner(edited))
+    assert {run.run_id for run in other.plan(BETAS).runs}.isdisjoint(ids)
+    back = other.plan({**BETAS, "optimizer.optimizer_params.lr": [3e-4]})
+    assert {run.run_id for run in back.runs} == ids
+
+
+def test_a_mistake_of_many_points_is_one_line(desk: Desk) -> None:
+    grid = {
+        "loss.beta": [0.1, -1.0],
+        "seed": list(range(50)),
+        "optimizer": ["adamw", "adam"],
+        "training.training_params.micro_batch_size": [5],
+    }
+    with pytest.raises(ConfigError) as caught:
+        desk.plan(grid)
+    text = str(caught.value)
+    assert text.startswith("3 problems")
+    assert "optimizer: must be one of adamw, rmsprop, but is 'adam' (100 of 200 points, the first is point 1)" in text
+    assert "is -1.0 (50 of 200 points, the first is point 100)" in text
+    assert "16 / (5 x 1) = 3.2 (100 of 200 points, the first is point 0)" in text
+
+
+def test_unknown_keys_wrong_types_and_missing_values_are_told_together(desk: Desk) -> None:
+    content = {"union": [{"loss.betta": [1]}, {"loss.beta": [0.1], "seed": ["x"]}, {"base": {"data": "jsonl"}}]}
+    with pytest.raises(ConfigError) as caught:
+        desk.plan(content)
+    text = str(caught.value)
+    assert "did you mean loss.beta?" in text
+    assert "seed=x: Value 'x' of type 'str' could not be converted to Integer" in text
+    assert "data.dataset.path: is mandatory" in text
+    assert "loss.beta: is mandatory" in text
+
+
+def test_price_is_unknown_without_and_from_runs_of_the_same_shape(desk: Desk) -> None:
+    plan = desk.plan(BETAS)
+    assert plan.price.run_s is None
+    assert "price: unknown" in show.as_text(plan)
+    desk.make(plan.runs[0].overrides, State.COMPLETED, step=80, time_s=40.0)
+    plan = desk.plan({"loss.beta": [0.05, 0.1, 0.3, 0.5], "training.training_params.max_steps": [80, 160]}, slots=2)
+    # 0.5 s a step: three runs of 80 steps remain and four of 160.
+    assert plan.price.run_s == pytest.approx(80.0)
+    assert plan.price.wall_s == pytest.approx(makespan_s([80, 40, 80, 40, 80, 40, 80], 2))
+    assert plan.price.gpu_hours == 0.0
+    assert plan.price.basis == 1
+    other = desk.plan({**BETAS, "model.config.n_layer": [2], "model.archive": [None]})
+    assert other.price.unknown == 3
+    epochs = desk.plan({**BETAS, "training.training_params.max_steps": None, "training.training_params.num_epochs": 1})
+    assert epochs.price.gpu_hours is None
+
+
+def test_only_what_remains_of_a_resumed_run_is_paid(desk: Desk) -> None:
+    runs = desk.plan(BETAS).runs
+    desk.make(runs[0].overrides, State.COMPLETED, step=80, time_s=40.0)
+    paths = desk.make(runs[1].overrides, State.INTERRUPTED, step=60)
+    (paths.checkpoints / "checkpoint-60").mkdir(parents=True)
+    assert desk.plan({"loss.beta": [0.1]}).price.wall_s == pytest.approx(10.0)
+
+
+def test_the_makespan_is_that_of_slots_that_take_runs_in_order() -> None:
+    assert makespan_s([3, 1, 1, 1], 2) == 3
+    assert makespan_s([1, 1, 3], 2) == 4
+    assert makespan_s([], 4) == 0
+
+
+def test_runs_of_earlier_submissions_that_left_the_grid_are_named(desk: Desk, tmp_path: Path) -> None:
+    first = desk.plan(BETAS)
+    submitted = tmp_path / "sweeps" / "sweep" / "1"
+    submitted.mkdir(parents=True)
+    lines = [json.dumps({"run_id": run.run_id, "run_dir": run.run_dir}) for run in first.runs]
+    (submitted / "plan.jsonl").write_text("\n".join(lines) + "\n")
+    plan = desk.plan({"loss.beta": [0.05, 0.1, 0.2]})
+    assert plan.gone == {first.runs[2].run_id: first.runs[2].run_dir}
+    assert "1 runs of earlier submissions are no longer in the grid" in show.as_text(plan)
+
+
+def test_the_nearest_run_and_what_differs_are_found(desk: Desk) -> None:
+    runs = desk.plan({"loss.beta": [0.1, 0.2], "seed": [0, 1]}).runs
+    desk.make(runs[0].overrides, State.COMPLETED)
+    desk.make(runs[1].overrides, State.FAILED)
+    wanted = desk.plan({"loss.beta": [0.2], "seed": [1]}).runs[0]
+    found = nearest_run(desk.planner.config(wanted.overrides))
+    assert found is not None
+    assert found.differs == {"loss.beta": (0.1, 0.2)}
+    assert found.status is Status.FAILED
+    text = show.explanation(wanted, found)
+    assert "loss.beta  0.1 there, 0.2 here" in text
+    assert differences({"a": 1, "b": {"c": 1}}, {"a": 1.0, "b": {}}) == {
+        "a": (1, 1.0),
+        "b": ("(absent)", {}),
+        "b.c": (1, "(absent)"),
+    }
+
+
+def test_a_long_plan_shows_its_first_and_last_rows(desk: Desk) -> None:
+    plan = desk.plan({"loss.beta": [0.1], "seed": list(range(100))})
+    lines = show.as_text(plan).splitlines()
+    assert len(lines) < 30
+    assert any(line.startswith("...") for line in lines)
+    assert any(line.startswith("99 ") for line in lines)
+    assert "loss.beta=0.1" in lines[1]
+
+
+def test_override_lines_survive_a_shell(desk: Desk, tmp_path: Path) -> None:
+    name = "it's $(touch X) \n \\ \"#"
+    plan = desk.plan({"loss.beta": [0.1], "exp_name": [name]})
+    line = show.override_lines(plan)
+    assert "\n" not in line
+    script = f"printf '%s\\0' {line}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, cwd=tmp_path, check=True)
+    assert tuple(done.stdout.decode().split("\0")[:-1]) == plan.runs[0].overrides
+    assert not (tmp_path / "X").exists()
+    assert shlex.split(show.quoted("plain=1")) == ["plain=1"]
+
+
+def test_the_command_speaks_text_json_and_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(sweep_file(tmp_path, BETAS))
+    output = f"paths.output_dir={tmp_path / 'outputs'}"
+    assert main(["plan", file, output]) == 0
+    assert "3 points, 3 runs" in capsys.readouterr().out
+    assert main(["plan", file, output, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert {
+        "sweep",
+        "points",
+        "runs",
+        "new",
+        "done",
+        "resume",
+        "failed",
+        "running",
+        "collapsed",
+        "errors",
+        "items",
+    } <= set(record)
+    assert set(record["items"][0]) == {"index", "run_id", "run_dir", "overrides", "status"}
+    assert main(["plan", file, output, "--overrides"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert main(["plan", file, output, "--explain", "1"]) == 0
+    assert "there is no other run" in capsys.readouterr().out
+    assert main(["plan", "--schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["$schema"]
+    assert main(["plan", file, "seeed=1", "--json"]) == 2
+    streams = capsys.readouterr()
+    assert json.loads(streams.out)["errors"][0]["fix"] == "did you mean seed?"
+    assert "did you mean seed?" in streams.err
+    assert not (tmp_path / "outputs").exists()
+    bad = tmp_path / "bad.json"
+    bad.write_text("{")
+    assert main(["plan", str(bad)]) == 2
+    assert "bad.json:1" in capsys.readouterr().err
+
+
+def test_a_point_reached_from_json_and_from_the_command_line_is_one_run(
+    tmp_path: Path, small: list[str], run_hydra: Runner, planner: Planner
+) -> None:
+    done = run_hydra([*small, "loss.beta=0.1"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    plan = planner.plan(sweep_file(tmp_path, {"loss.beta": [0.1, 0.2]}), small, sweeps=tmp_path)
+    assert [run.status for run in plan.runs] == [Status.DONE, Status.NEW]
+    second = run_hydra(list(plan.runs[1].overrides))
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert (Path(plan.runs[1].run_dir) / "summary.json").exists()
+    third = run_hydra(["-m", *small, "loss.beta=0.1,0.2"])
+    assert third.stdout.count("already complete") == 2
+
+
+def test_help_starts_at_once_and_plan_loads_no_torch() -> None:
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "gpt_opt.cli", "--help"], check=True, capture_output=True)
+    assert time.perf_counter() - started < 3  # 0.05 s on a quiet machine; the benchmark has the number
+    code = "import sys; from gpt_opt.cli import main; main(['plan', 'params/beta_sweep.json'])"
+    code += "; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_the_ordinary_grid_takes_the_fast_path(tmp_path: Path) -> None:
+    planner = Planner(CONFIG_DIR)
+    grid = {
+        "optimizer": ["adamw", "rmsprop"],
+        "loss.beta": {"linspace": [0.05, 0.5, 10]},
+        "optimizer.optimizer_params.lr": {"logspace": [1e-5, 1e-3, 10]},
+        "seed": {"range": [0, 10]},
+    }
+    plan = planner.plan(sweep_file(tmp_path, grid), [f"paths.output_dir={tmp_path}"], sweeps=tmp_path)
+    assert len(plan.runs) == 2000
+    assert planner._composer.fast == 2000
+    assert load_grid(tmp_path / "sweep.json").name == "sweep"
