@@ -74,10 +74,20 @@ class PointChecker:
         if not multirun:
             return [list(overrides)]
         try:
-            parsed = OverridesParser.create(config_loader=self._loader).parse_overrides(list(overrides))
+            texts = [*self._sweeper_params(overrides), *overrides]
+            parsed = OverridesParser.create(config_loader=self._loader).parse_overrides(texts)
             return BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
         except HydraException:
             return [[text for text in overrides if not _parses(text)]]
+
+    def _sweeper_params(self, overrides: Sequence[str]) -> list[str]:
+        """Returns what `hydra.sweeper.params` of the config adds to a multirun, as overrides."""
+        try:
+            config = self._loader.load_configuration(self._name, list(overrides), run_mode=RunMode.MULTIRUN)
+        except (HydraException, OmegaConfBaseException):
+            return []  # the points themselves will say what is wrong
+        params = config.hydra.sweeper.get("params") or {}
+        return [f"{key}={value}" for key, value in params.items()]
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
         return self._loader.load_configuration(self._name, list(overrides), run_mode=RunMode.RUN, from_shell=False)

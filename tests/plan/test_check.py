@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from gpt_opt.config.schema import register
@@ -73,6 +76,18 @@ def test_good_requests_pass(arguments: list[str]) -> None:
 @pytest.mark.parametrize("arguments", [["--cfg", "job"], ["--help"], ["--info"], ["-cn", "other"]])
 def test_what_runs_nothing_is_left_to_hydra(arguments: list[str]) -> None:
     check_command_line(CONFIG_DIR, arguments)
+
+
+def test_a_sweep_in_the_config_is_checked_too(tmp_path: Path) -> None:
+    folder = tmp_path / "hydra_conf"
+    shutil.copytree(CONFIG_DIR, folder)
+    (folder / "exp").mkdir()
+    text = "# @package _global_\nhydra: {sweeper: {params: {loss.beta: '0.1,-2', seed: 'range(0,2)'}}}\n"
+    (folder / "exp" / "betas.yaml").write_text(text)
+    points = PointChecker(folder).points(["+exp=betas", "rerun=false"], multirun=True)
+    assert len(points) == 4
+    with pytest.raises(ConfigError, match=r"is -2\.0 \(2 of 4 points"):
+        check_command_line(folder, ["-m", "+exp=betas"])
 
 
 def test_points_are_those_of_hydras_sweeper(checker: PointChecker) -> None:
