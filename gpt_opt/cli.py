@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpt_opt.errors import GptOptError, RequestError
+from gpt_opt.errors import RequestError, exit_code
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "hydra_conf"
 
@@ -77,15 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 fine, 1 a run failed, 2 the request was wrong.
     """
     options = _parser().parse_args(arguments)
-    try:
-        options.run(options)
-    except RequestError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except GptOptError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(lambda: options.run(options))
 
 
 if __name__ == "__main__":

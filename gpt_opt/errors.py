@@ -5,7 +5,8 @@ Only the command line turns these into exit codes: 2 for a wrong request, 1 for 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -58,3 +59,23 @@ class ClaimLost(GptOptError):
 
 class RunFailed(GptOptError):
     """A run ended without a result; its state.json says why (exit code 1)."""
+
+
+def exit_code(main: Callable[[], None]) -> int:
+    """Calls `main`, prints the error that ends it, and returns the exit code of the process.
+
+    Returns:
+        0 fine, 1 a run failed or was interrupted, 2 the request was wrong.
+    """
+    try:
+        main()
+    except RequestError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except GptOptError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        print(f"stopped: {stop}".removesuffix(": "), file=sys.stderr)
+        return 1
+    return 0

@@ -20,9 +20,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -31,7 +28,7 @@ from gpt_opt.plan.planner import Planner
 from gpt_opt.run.directory import plain_config, register_resolvers
 from gpt_opt.run.identity import run_id
 
-CONFIG_DIR = ROOT / "hydra_conf"
+CONFIG_DIR = Path(__file__).resolve().parents[2] / "hydra_conf"
 
 
 def grid(size: int) -> dict[str, Any]:
@@ -82,15 +79,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(measure(options.sizes[0], options.reference, Path(folder))))
         return
-    print(
-        f"{'points':>7}  {'plan, points/s':>14}  {'hydra.compose, points/s':>23}  {'ratio':>6}  {'s':>6}  {'peak MiB':>8}"
-    )
+    titles = ("plan, points/s", "hydra.compose, points/s", "ratio", "seconds", "peak MiB")
+    print(" points  " + "  ".join(titles))
     for size in options.sizes:
         command = [sys.executable, __file__, "--one", "--sizes", str(size), "--reference", str(options.reference)]
         found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
         ratio = found["ours"] / found["hydra"]
-        line = f"{found['points']:>7.0f}  {found['ours']:>14,.0f}  {found['hydra']:>23.1f}  {ratio:>6,.0f}"
-        print(f"{line}  {found['seconds']:>6.2f}  {found['peak_mb']:>8,.0f}")
+        cells = (f"{found['ours']:,.0f}", f"{found['hydra']:.1f}", f"{ratio:,.0f}", f"{found['seconds']:.2f}")
+        row = zip((*cells, f"{found['peak_mb']:,.0f}"), titles, strict=True)
+        print(f"{found['points']:>7.0f}  " + "  ".join(cell.rjust(len(title)) for cell, title in row))
 
 
 if __name__ == "__main__":

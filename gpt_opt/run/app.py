@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from gpt_opt.errors import GptOptError, RequestError
 from gpt_opt.run.directory import plain_config
 from gpt_opt.run.execute import execute
 from gpt_opt.run.paths import RunPaths
@@ -52,21 +48,3 @@ def _dry_run(config: dict[str, object], overrides: list[str], folder: Path) -> N
     finally:
         logging.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def exit_code(main: Callable[[], None]) -> int:
-    """Calls `main` and returns the exit code: 0 fine, 1 a run failed or was interrupted, 2 the request was wrong."""
-    # Hydra prints its own report and exits with 1 unless told to let exceptions through.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        main()
-    except RequestError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except GptOptError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as stop:
-        print(f"stopped: {stop}", file=sys.stderr)
-        return 1
-    return 0
