@@ -14,7 +14,7 @@ import hydra
 from gpt_opt.config.schema import register
 from gpt_opt.errors import exit_code
 from gpt_opt.plan.check import check_command_line
-from gpt_opt.run.app import task
+from gpt_opt.run.app import hydra_errors, task
 from gpt_opt.run.directory import register_resolvers
 
 CONFIG_DIR = Path(__file__).resolve().parent / "hydra_conf"
@@ -26,7 +26,8 @@ def main() -> None:
     register_resolvers()
     check_command_line(CONFIG_DIR, sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a report of its own and exits with 1
-    hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")(task)()
+    with hydra_errors():
+        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")(task)()
 
 
 if __name__ == "__main__":

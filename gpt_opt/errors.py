@@ -35,10 +35,10 @@ class Problem:
 class RequestError(GptOptError):
     """A request that cannot be carried out as asked; carries all of its problems at once (exit code 2)."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[Problem], consequence: str = "") -> None:
         self.problems = tuple(problems)
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        super().__init__("\n".join([f"{count}, nothing was started:", *(f"  - {p}" for p in self.problems)]))
+        super().__init__("\n".join([f"{count}{consequence}:", *(f"  - {p}" for p in self.problems)]))
 
 
 class ConfigError(RequestError):

@@ -101,6 +101,7 @@ def test_a_signal_checkpoints_and_the_run_resumes(
     assert f"interrupted by {number.name}" in output
     state = read_state(paths)
     assert state.state is State.INTERRUPTED
+    assert (paths.checkpoints / f"checkpoint-{state.step}").is_dir()
     claim = read_claim(paths)
     assert claim is not None
     assert claim.released
@@ -238,6 +239,57 @@ def test_a_dry_run_prints_sizes_and_leaves_nothing(tmp_path: Path, small: list[s
     real = run_hydra([*small, "loss.beta=0.1"])
     assert real.returncode == 0
     assert str(only_run(tmp_path).root) in done.stdout
+
+
+def test_a_dry_run_in_a_folder_of_the_users_leaves_it_alone(
+    tmp_path: Path, small: list[str], run_hydra: Runner
+) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.tex").write_text("x")
+    done = run_hydra([*small, "loss.beta=0.1", "dry_run=true", f"hydra.run.dir={precious}"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (precious / "thesis.tex").read_text() == "x"
+
+
+def test_a_rerun_that_was_cut_short_trains_from_the_start(tmp_path: Path, small: list[str], run_hydra: Runner) -> None:
+    arguments = [*small, "loss.beta=0.1"]
+    assert run_hydra(arguments).returncode == 0
+    paths = only_run(tmp_path)
+    expected = result(paths)
+    kept = paths.superseded / "cut-short"
+    kept.mkdir(parents=True)
+    paths.checkpoints.rename(kept / "checkpoints")  # the first of the moves; then the process was killed
+    paths.metrics.rename(kept / "metrics.jsonl")
+    done = run_hydra([*arguments, "rerun=true"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "step=2 " in done.stdout
+    assert result(paths) == expected
+    paths.state.write_text('{"state"')
+    broken = run_hydra(arguments)
+    assert broken.returncode == 1
+    assert "rerun=true puts it aside" in broken.stderr
+    assert run_hydra([*arguments, "rerun=true"]).returncode == 0
+    assert result(paths) == expected
+
+
+def test_a_data_file_that_changed_since_is_told(tmp_path: Path, small: list[str], run_hydra: Runner) -> None:
+    assert run_hydra([*small, "loss.beta=0.1"]).returncode == 0
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
+    done = run_hydra([*small, "loss.beta=0.1"])
+    assert done.returncode == 0
+    assert f"but {file} has changed since" in done.stdout
+
+
+def test_what_hydra_refuses_is_one_clear_error(tmp_path: Path, run_hydra: Runner) -> None:
+    done = run_hydra(["loss.beta=0.1", "foo=1", "--cfg", "job"], cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "foo" in done.stderr
+    none = run_hydra(["-m", "loss.beta=glob(x*)"], cwd=tmp_path)
+    assert none.returncode == 2
+    assert "at least one point" in none.stderr
 
 
 def test_the_resolved_config_can_be_shown(run_hydra: Runner) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,38 @@ def _model(config: Config) -> Iterator[Problem]:
         )
 
 
+def _architecture(config: Config) -> Iterator[Problem]:
+    model = config["model"]
+    shape, archive = model.get("config") or {}, model["archive"]
+    width, heads = shape.get("n_embd"), shape.get("n_head")
+    if width is not None and heads is not None and (heads < 1 or width % heads):
+        yield Problem("model.config.n_head", f"must divide n_embd, but {width} / {heads} leaves a rest")
+    if archive not in (None, "embedded") and not Path(archive).exists():
+        problem = f"must be `embedded`, null, or a file or folder of weights, but {archive!r} does not exist"
+        yield Problem("model.archive", problem)
+
+
+def _output(config: Config) -> Iterator[Problem]:
+    folder = Path(config["paths"]["output_dir"]).absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        problem = f"must be a folder that can be written to, but {str(existing)!r} is not"
+        yield Problem("paths.output_dir", problem)
+
+
+def _moments(config: Config) -> Iterator[Problem]:
+    params = config["optimizer"]["optimizer_params"]
+    betas = params.get("betas")
+    if betas is not None and (len(betas) != 2 or not all(0 <= value < 1 for value in betas)):
+        yield Problem(f"{_OPTIMIZER}.betas", f"must be two numbers, each at least 0 and below 1, but is {betas}")
+    alpha = params.get("alpha")
+    if alpha is not None and not 0 <= alpha < 1:
+        yield Problem(f"{_OPTIMIZER}.alpha", f"must be at least 0 and below 1, but is {alpha}")
+    for key in ("eps", "weight_decay"):
+        if params.get(key) is not None and not 0 <= params[key] < float("inf"):
+            yield Problem(f"{_OPTIMIZER}.{key}", f"must be a finite number of at least 0, but is {params[key]}")
+
+
 def _loss(config: Config) -> Iterator[Problem]:
     loss = config["loss"]
     beta, smoothing = loss.get("beta"), loss.get("label_smoothing")
@@ -152,13 +185,26 @@ def _data(config: Config) -> Iterator[Problem]:
 
 def _lora(config: Config) -> Iterator[Problem]:
     lora = config["lora"]
+    if lora and lora["lora_dropout"] and config["loss"].get("beta") is not None:
+        problem = f"must be 0 with a preference loss: both models go without dropout; but is {lora['lora_dropout']}"
+        yield Problem("lora.lora_dropout", problem)
     if lora and config["loss"].get("ref_model_id") is not None:
         yield Problem(
             "loss.ref_model_id", "with lora the base weights are the reference", "set it to null, or lora=none"
         )
 
 
-CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (_training, _model, _loss, _optimizer, _data, _lora)
+CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
+    _training,
+    _model,
+    _architecture,
+    _loss,
+    _optimizer,
+    _moments,
+    _data,
+    _lora,
+    _output,
+)
 
 
 def constraint_problems(config: Config) -> list[Problem]:

@@ -197,5 +197,8 @@ def check_command_line(config_dir: Path, arguments: Sequence[str]) -> None:
     points = checker.points(asked.overrides, asked.multirun)
     for index, result in enumerate(Composer(config_dir).compose_many(points)):
         findings.add(checker.problems(result), index)
-    if problems := findings.report(len(points)):
-        raise ConfigError(problems)
+    problems = findings.report(len(points))
+    if not points:
+        problems = [Problem(" ".join(asked.overrides), "must give at least one point, but gives none")]
+    if problems:
+        raise ConfigError(problems, ", nothing was started")

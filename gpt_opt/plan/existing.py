@@ -15,6 +15,9 @@ from gpt_opt.run.identity import ID_LENGTH
 from gpt_opt.run.paths import RunPaths, path_part
 from gpt_opt.run.state import State, StateUnreadable, is_done, read_state
 
+NEW_DIRECTORY = "(a new directory)"
+"""Stands for the run directory under paths=local_run_dir."""
+
 
 class Status(StrEnum):
     """What starting a run would mean."""
@@ -41,8 +44,9 @@ def status_of(paths: RunPaths) -> tuple[Status, int]:
         return Status.RUNNING, state.step
     if state.state in (State.FAILED, State.COMPLETED):
         return Status.FAILED, state.step
-    started = any(paths.checkpoints.glob("checkpoint-*"))
-    return (Status.RESUME, state.step) if started else (Status.NEW, 0)
+    saved = [path.name.rpartition("-")[2] for path in paths.checkpoints.glob("checkpoint-*")]
+    steps = [int(step) for step in saved if step.isdigit()]
+    return (Status.RESUME, max(steps)) if steps else (Status.NEW, 0)
 
 
 class RunFinder:
@@ -70,7 +74,9 @@ class RunFinder:
         return self._listed[parent]
 
     def find(self, config: Mapping[str, Any], run_id: str, overrides: Sequence[str]) -> tuple[str, bool]:
-        """Returns where a run lies, or would lie, and whether it does."""
+        """Returns where a run lies, or would lie, and whether it does; `NEW_DIRECTORY` where each start makes one."""
+        if "output_dir" not in config["paths"]:
+            return NEW_DIRECTORY, False
         parent = self._parent(config)
         name = self._entries(parent).get(run_id)
         if name is not None:

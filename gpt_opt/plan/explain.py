@@ -57,6 +57,8 @@ def nearest_run(config: Mapping[str, Any]) -> Nearest | None:
     Args:
         config: The resolved config of a point.
     """
+    if "output_dir" not in config["paths"]:
+        return None
     root = Path(config["paths"]["output_dir"])
     best: Nearest | None = None
     for folder in find_run_dirs(root) if root.is_dir() else []:

@@ -98,7 +98,7 @@ class Planner:
                 draft.add(index, result)
             draft.points += 1
         if problems := draft.findings.report(draft.points):
-            raise ConfigError(problems)
+            raise ConfigError(problems, ", nothing was started")
         known = {run.run_id for run in draft.runs}
         gone = {name: folder for name, folder in earlier_runs(sweeps / grid.name) if name not in known}
         cost = price(draft.work, History(draft.roots), grid.resources.gpus_per_run, slots)
@@ -135,7 +135,8 @@ class _Draft:
         if status in (Status.NEW, Status.RESUME, Status.FAILED):
             steps = config["training"]["training_params"]["max_steps"]
             self.work.append((shape(config), steps if steps is None else max(0, steps - step)))
-            self.roots.add(Path(config["paths"]["output_dir"]))
+            if "output_dir" in config["paths"]:
+                self.roots.add(Path(config["paths"]["output_dir"]))
 
 
 def override_lists(grid: Grid, extra: Sequence[str] = ()) -> Iterator[list[str]]:

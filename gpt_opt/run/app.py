@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from gpt_opt.run.directory import plain_config
+from gpt_opt.errors import GptOptError, Problem, RequestError, RunFailed
+from gpt_opt.run.directory import DRY_RUN_PREFIX, plain_config
 from gpt_opt.run.execute import execute
 from gpt_opt.run.paths import RunPaths
 
@@ -35,7 +42,12 @@ def task(config: DictConfig) -> None:
         "overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
         "hydra.yaml": OmegaConf.to_yaml(HydraConfig.instance().cfg),
     }
-    execute(plain, RunPaths(folder), files)
+    try:
+        execute(plain, RunPaths(folder), files)
+    except RequestError as error:
+        if hydra.mode is not RunMode.MULTIRUN:
+            raise
+        raise RunFailed(str(error)) from error  # other points may have run: not a request that started nothing
 
 
 def _dry_run(config: dict[str, object], overrides: list[str], folder: Path) -> None:
@@ -46,5 +58,26 @@ def _dry_run(config: dict[str, object], overrides: list[str], folder: Path) -> N
         directory = expected_run_dir(config, overrides) if "output_dir" in config["paths"] else "a new directory"  # type: ignore[operator]
         log.info("%s\n%-14s %s", describe(config), "run directory", directory)
     finally:
-        logging.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        # Only what the resolver made for this dry run; hydra.run.dir may name a folder of the user's.
+        if folder.name.startswith(DRY_RUN_PREFIX) and folder.parent == Path(tempfile.gettempdir()):
+            logging.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def hydra_errors() -> Iterator[None]:
+    """Turns what Hydra raises about a config into our own errors.
+
+    Raises:
+        GptOptError: The one that a resolver of ours raised inside Hydra, or a RequestError with Hydra's words.
+    """
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        link: BaseException | None = error
+        while link is not None:
+            if isinstance(link, GptOptError):
+                raise link from None
+            link = link.__cause__ or link.__context__
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise RequestError([Problem("config", "; ".join(lines))]) from error

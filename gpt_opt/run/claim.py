@@ -81,7 +81,10 @@ def read_claim(paths: RunPaths) -> ClaimInfo | None:
         owner = Owner.from_record(record)
         age_s = time.time() - file.stat().st_mtime
     except (OSError, ValueError) as error:
-        raise GptOptError(f"{file} must be a claim written by gpt-opt, but cannot be read: {error}") from error
+        raise GptOptError(
+            f"{file} must be a claim written by gpt-opt, but cannot be read: {error}; remove it if no process works on "
+            "this run"
+        ) from error
     return ClaimInfo(attempts[-1], owner, record.get("released") is not None, age_s)
 
 

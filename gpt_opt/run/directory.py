@@ -18,6 +18,9 @@ from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.run.identity import NOT_IDENTITY, run_id
 from gpt_opt.run.paths import allocate_run_dir, existing_run_dir, path_part
 
+DRY_RUN_PREFIX = "gpt-opt-dry-run-"
+"""Name of the empty directory that a dry run gets from here; only such a one is removed after it."""
+
 SHOWN_IN_PATH = frozenset({"model", "data", "optimizer"})
 """Config groups whose choice is a folder of its own above the run directory."""
 
@@ -82,7 +85,7 @@ def _run_dir(*, _root_: DictConfig) -> str:
     """Resolver of hydra.run.dir: makes the one directory of this config; a dry run gets one to throw away."""
     config = plain_config(_root_)
     if config["dry_run"]:
-        return tempfile.mkdtemp(prefix="gpt-opt-dry-run-")
+        return tempfile.mkdtemp(prefix=DRY_RUN_PREFIX)
     overrides = list(_root_.hydra.overrides.task)
     return str(allocate_run_dir(parent_dir(config), run_label(config, overrides), run_id(config)))
 

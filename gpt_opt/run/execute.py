@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,9 +16,9 @@ from gpt_opt.run.claim import Claim, acquire
 from gpt_opt.run.files import create_text, now, read_json_object, to_json, write_text
 from gpt_opt.run.identity import identity_json, run_id
 from gpt_opt.run.paths import RunPaths
-from gpt_opt.run.provenance import slurm_ids, write_provenance
+from gpt_opt.run.provenance import data_file, gpus, slurm_ids, write_provenance
 from gpt_opt.run.signals import StopRequest, stop_on_signals
-from gpt_opt.run.state import RunState, State, is_done, write_state
+from gpt_opt.run.state import RunState, State, StateUnreadable, is_done, read_state, write_state
 
 if TYPE_CHECKING:
     from gpt_opt.training.hooks import Result
@@ -52,19 +51,41 @@ def execute(config: Mapping[str, Any], paths: RunPaths, hydra_files: Mapping[str
     if problems := constraint_problems(config):
         raise ConfigError(problems)
     _require_same_config(config, paths)
-    if is_done(paths) and not config["rerun"]:
-        log.info("already complete: %s", _relative(paths))
+    if not config["rerun"] and is_done(paths):
+        _say_complete(config, paths)
         return
     with acquire(paths) as claim, stop_on_signals() as stop:
         attempt = _Attempt(config, paths, claim, stop)
-        if paths.summary.exists() and config["rerun"]:
+        if config["rerun"] and _to_supersede(paths):
             attempt.supersede()
         elif paths.summary.exists():
-            log.info("already complete: %s", _relative(paths))
             attempt.finish()
+            _say_complete(config, paths)
             return
         attempt.prepare(hydra_files)
         attempt.train()
+
+
+def _say_complete(config: Mapping[str, Any], paths: RunPaths) -> None:
+    """Says in one line that there is nothing to do, and whether the data file has changed since."""
+    file, digest = data_file(config)
+    try:
+        before = read_json_object(paths.provenance).get("data_sha256")
+    except (OSError, ValueError):
+        before = None
+    changed = f", but {file} has changed since: rerun=true trains on it" if before and before != digest else ""
+    log.info("already complete: %s%s", _relative(paths), changed)
+
+
+def _to_supersede(paths: RunPaths) -> bool:
+    """Returns whether `rerun=true` starts anew: a result, a failure, or records that cannot be read.
+
+    An interrupted rerun is none of these: it resumes.
+    """
+    try:
+        return paths.summary.exists() or read_state(paths).state in (State.FAILED, State.COMPLETED)
+    except StateUnreadable:
+        return True
 
 
 def _relative(paths: RunPaths) -> str:
@@ -82,9 +103,9 @@ def _require_same_config(config: Mapping[str, Any], paths: RunPaths) -> None:
     try:
         stored = read_json_object(paths.config)
     except ValueError as error:
-        raise ConfigError(
-            [Problem(str(paths.config), f"must be the run's config, but cannot be read: {error}")]
-        ) from error
+        problem = f"must be the run's config, but cannot be read: {error}"
+        fix = "remove this file; the next start writes it again"
+        raise ConfigError([Problem(str(paths.config), problem, fix)]) from error
     if identity_json(stored) != identity_json(json.loads(json.dumps(config))):
         raise ConfigError(
             [
@@ -109,6 +130,7 @@ class _Attempt:
             host=claim.owner.host,
             pid=claim.owner.pid,
             slurm=slurm_ids(),
+            gpus=gpus(),
             started=now(),
         )
 
@@ -123,13 +145,16 @@ class _Attempt:
         write_state(self.paths, self.state)
 
     def supersede(self) -> None:
-        """Puts the committed result aside for `rerun=true`; checkpoints of the old result are dropped."""
+        """Puts everything of the old result aside for `rerun=true`, the summary last.
+
+        Whenever this is cut short, what stays is either a result still, or has no checkpoint to resume from.
+        """
         kept = self.paths.superseded / f"before-attempt-{self.claim.attempt:04d}"
         kept.mkdir(parents=True)
-        for file in (self.paths.state, self.paths.metrics, self.paths.provenance, self.paths.summary):
-            if file.exists():
-                file.replace(kept / file.name)
-        shutil.rmtree(self.paths.checkpoints, ignore_errors=True)
+        paths = self.paths
+        for item in (paths.checkpoints, paths.metrics, paths.provenance, paths.state, paths.summary):
+            if item.exists():
+                item.replace(kept / item.name)
 
     def prepare(self, hydra_files: Mapping[str, str]) -> None:
         """Writes what describes the run before it starts."""
@@ -138,7 +163,7 @@ class _Attempt:
             write_text(self.paths.hydra / name, text)
         write_text(self.paths.config, to_json(self.config))
         self.write()
-        write_provenance(self.paths, self.config["seed"], self.claim.attempt)
+        write_provenance(self.paths, self.config, self.claim.attempt)
 
     def train(self) -> None:
         """Trains, and records how it ended."""

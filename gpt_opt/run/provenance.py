@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -44,25 +46,40 @@ def _git(*arguments: str) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def write_provenance(paths: RunPaths, seed: int, attempt: int) -> None:
+def gpus() -> list[str]:
+    """Returns the GPUs that this process was told to use; empty when it was told nothing."""
+    return [item for item in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if item]
+
+
+def data_file(config: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Returns the data file of a config and the SHA-256 of its bytes; None for data that is not a file."""
+    file = config["data"].get("dataset", {}).get("path")
+    if file is None or not Path(file).is_file():
+        return file, None
+    with Path(file).open("rb") as stream:
+        return file, hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_provenance(paths: RunPaths, config: Mapping[str, Any], attempt: int) -> None:
     """Records what this attempt runs with; uncommitted changes of the code go to a diff file beside it.
 
     Args:
         paths: The run.
-        seed: The run's random seed.
+        config: The resolved config.
         attempt: Number of the attempt.
     """
-    commit, diff = _git("rev-parse", "HEAD"), _git("diff", "HEAD", "--relative")
+    commit, diff, changes = _git("rev-parse", "HEAD"), _git("diff", "HEAD"), _git("status", "--porcelain")
     if diff:
         write_text(paths.git_diff, diff)
     record: dict[str, Any] = {
         "time": now(),
         "attempt": attempt,
         "git_commit": commit.strip() if commit else None,
-        "git_dirty": bool(diff) if diff is not None else None,
+        "git_dirty": bool(changes) if changes is not None else None,
         "git_diff": paths.git_diff.name if diff else None,
         "command": sys.argv,
-        "seed": seed,
+        "seed": config["seed"],
+        "data_sha256": data_file(config)[1],
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),

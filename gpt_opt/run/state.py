@@ -86,12 +86,26 @@ def read_state(paths: RunPaths) -> RunState:
     except FileNotFoundError:
         return RunState(run_id=paths.root.name.rpartition("-")[2])
     except (OSError, ValueError, TypeError, RecursionError, GptOptError) as error:
-        raise StateUnreadable(f"{paths.state} must be a state written by gpt-opt, but: {error}") from error
+        raise StateUnreadable(
+            f"{paths.state} must be a state written by gpt-opt, but: {error}; rerun=true puts it aside and trains anew"
+        ) from error
     if state.state is State.RUNNING and (claim is None or claim.is_over()):
         return replace(state, state=State.INTERRUPTED)
     return state
 
 
 def is_done(paths: RunPaths) -> bool:
-    """Returns whether the run has its one committed result."""
-    return paths.summary.exists() and read_state(paths).state is State.COMPLETED
+    """Returns whether the run has its one committed result.
+
+    Raises:
+        StateUnreadable: If state.json or summary.json is not one of ours.
+    """
+    if not paths.summary.exists():
+        return False
+    try:
+        read_json_object(paths.summary)
+    except (OSError, ValueError) as error:
+        raise StateUnreadable(
+            f"{paths.summary} must be a summary written by gpt-opt, but: {error}; rerun=true puts it aside"
+        ) from error
+    return read_state(paths).state is State.COMPLETED

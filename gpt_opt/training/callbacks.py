@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from typing import Any
 
@@ -34,9 +35,16 @@ class Flow(TrainerCallback):
             control.should_save = True
             control.should_training_stop = True
 
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Tells the step that a resume would start from."""
+        self._hooks.progress(state.global_step, state.max_steps)
+
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Prints one line and passes the progress on."""
-        log.info("%s", log_line(state.global_step, kwargs["logs"]))
+        logs = kwargs["logs"]
+        log.info("%s", log_line(state.global_step, logs))
+        if not math.isfinite(logs.get("loss", logs.get("eval/loss", 0.0))):
+            log.warning("the loss is not finite any more at step %d: the run has diverged", state.global_step)
         self._hooks.progress(state.global_step, state.max_steps)
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from pathlib import Path
 
 PROGRESS_FILE = "progress.json"
 """Sums of the metrics since the last log line, tokens and seconds so far: a resumed run goes on counting from them."""
+
+
+_NEEDED = (PROGRESS_FILE, "trainer_state.json", "optimizer.pt", "scheduler.pt")
+
+log = logging.getLogger(__name__)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -17,8 +23,12 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Returns the complete checkpoint with the most steps, or None."""
-    return next(reversed(checkpoints(folder)), None)
+    """Returns the checkpoint with the most steps that has all it needs, or None; damaged ones are named and skipped."""
+    for path in reversed(checkpoints(folder)):
+        if all((path / name).is_file() for name in _NEEDED) and any(path.glob("*model*.safetensors")):
+            return path
+        log.warning("%s lacks files and is skipped", path)
+    return None
 
 
 def sync_tree(folder: Path) -> None:
@@ -36,6 +46,11 @@ def commit_checkpoint(saved: Path, folder: Path) -> None:
     target = folder / saved.name
     shutil.rmtree(target, ignore_errors=True)
     saved.rename(target)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
     shutil.rmtree(saved.parent, ignore_errors=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,5 +60,8 @@ class Result:
     data_fingerprint: str
 
     def to_record(self) -> dict[str, Any]:
-        """Returns the fields as JSON values."""
-        return asdict(self)
+        """Returns the fields as JSON values; a metric that is no number in JSON (NaN, infinity) becomes null."""
+        known = {
+            name: value if value is not None and math.isfinite(value) else None for name, value in self.metrics.items()
+        }
+        return {**asdict(self), "metrics": known}

@@ -90,11 +90,11 @@ def build(config: Config) -> Parts:
     policy = build_model(config["model"], tokenizer)
     loss_config = config["loss"]
     loss = _instantiate({key: value for key, value in loss_config.items() if key not in _NOT_LOSS_ARGUMENTS})
-    if not isinstance(loss, SFT):
-        without_dropout(policy)
     reference = _reference(config, policy)
     if config["lora"]:
         policy = add_adapters(policy, config["lora"])
+    if not isinstance(loss, SFT):
+        without_dropout(policy)
     data = cast("PairData", _instantiate({k: v for k, v in config["data"]["dataset"].items() if k != "name"}))
     params = config["training"]["training_params"]
     limits = Limits(params["max_length"], params["max_prompt_length"], params["truncation"] == "keep_end")
@@ -156,6 +156,10 @@ def _arguments(config: Config, parts: Parts, folder: Folder, devices: int) -> Tr
 def _trainer(config: Config, parts: Parts, folder: Folder, hooks: Hooks) -> BaseTrainer:
     params, optimizer_params = config["training"]["training_params"], config["optimizer"]["optimizer_params"]
     arguments = _arguments(config, parts, folder, devices=1)
+    if arguments.world_size == 1 and arguments.n_gpu > 1:
+        # transformers would split batches with DataParallel and so multiply them by the number of GPUs.
+        log.info("using 1 of the %d GPUs that this process sees; torchrun uses them all", arguments.n_gpu)
+        arguments._n_gpu = 1
     if arguments.world_size > 1:
         if problems := list(batch_problems(params, arguments.world_size)):
             raise ConfigError(problems)
@@ -172,6 +176,7 @@ def _trainer(config: Config, parts: Parts, folder: Folder, hooks: Hooks) -> Base
         save_total_limit=params["save_total_limit"],
         folder=folder,
         hooks=hooks,
+        data_fingerprint=parts.data.fingerprint,
     )
     if parts.pairs:
         return PreferenceTrainer(parts.policy, arguments, task, parts.loss, parts.reference)

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Subset
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from gpt_opt.errors import DataError, Problem
 from gpt_opt.training.checkpoints import PROGRESS_FILE, commit_checkpoint, remove_beyond, sync_tree
 from gpt_opt.training.data.batches import Collator, TrainingOrder
 from gpt_opt.training.data.tokenize import TokenizedPair
@@ -48,6 +49,7 @@ class Task:
         save_total_limit: Newest checkpoints to keep; None keeps all.
         folder: Where to write.
         hooks: Whom to tell and ask.
+        data_fingerprint: SHA-256 of training and validation data; a resume with other data is refused.
     """
 
     order: TrainingOrder
@@ -58,6 +60,7 @@ class Task:
     save_total_limit: int | None
     folder: Folder
     hooks: Hooks
+    data_fingerprint: str
 
 
 class BaseTrainer(Trainer):
@@ -115,7 +118,8 @@ class BaseTrainer(Trainer):
         """Returns the share of this micro-batch in the mean loss of the optimizer step."""
         assert num_items_in_batch is not None
         self.tokens += int(inputs["input_ids"].numel()) * self.args.world_size
-        with_kl = (self.state.global_step + 1) % int(self.args.logging_steps) == 0
+        step = self.state.global_step + 1
+        with_kl = step % int(self.args.logging_steps) == 0 or step == self.args.max_steps
         total, _ = self.batch_loss(cast("PreTrainedModel", model), inputs, self.means, with_kl)
         # Data parallelism averages gradients over processes; the sum over all units wants their sum.
         share: Tensor = total * self.args.world_size / num_items_in_batch
@@ -137,6 +141,7 @@ class BaseTrainer(Trainer):
             logs = {**own, "tokens_per_second": round(speed, 1)}
         elif "eval/loss" not in logs:
             return
+        self.task.hooks.fence()
         if self.is_world_process_zero():
             self.metrics_file.append(self.state.global_step, logs)
         self.last_metrics.update(logs)
@@ -177,6 +182,7 @@ class BaseTrainer(Trainer):
         """Saves beside the checkpoints, then renames: a folder named checkpoint-<step> is always whole."""
         self.task.hooks.fence()
         progress = {"means": self.means.state(self._sum), "tokens": self.tokens, "time_s": self.time_s()}
+        progress["data_fingerprint"] = self.task.data_fingerprint
         folder = self.task.folder.checkpoints
         staging = folder / f".saving-{self.state.global_step}"
         self._saving_to = staging
@@ -200,9 +206,17 @@ class BaseTrainer(Trainer):
         return time.perf_counter() - self._started
 
     def restore_progress(self, checkpoint: Path) -> None:
-        """Continues metrics.jsonl, the means of the current log window, and the counts from a checkpoint."""
+        """Continues metrics.jsonl, the means of the current log window, and the counts from a checkpoint.
+
+        Raises:
+            DataError: If the checkpoint was trained on other data.
+        """
         step = int(checkpoint.name.rpartition("-")[2])
         progress = json.loads((checkpoint / PROGRESS_FILE).read_text())
+        if progress["data_fingerprint"] != self.task.data_fingerprint:
+            old, new = progress["data_fingerprint"][:12], self.task.data_fingerprint[:12]
+            problem = f"must be the data that {checkpoint.name} was trained on, {old}, but is now {new}"
+            raise DataError([Problem("data.dataset", problem, "restore the data, or train from the start: rerun=true")])
         self.tokens = self._tokens_at_log = progress["tokens"]
         self._started -= progress["time_s"]
         if self.is_world_process_zero():

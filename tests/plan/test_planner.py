@@ -112,6 +112,12 @@ def test_every_kind_of_status_is_told(desk: Desk) -> None:
     assert "resume at step 40" in show.as_text(plan)
 
 
+def test_runs_with_a_new_directory_for_every_start_are_always_new(desk: Desk, tmp_path: Path) -> None:
+    plan = desk.planner.plan(sweep_file(tmp_path, BETAS), ["paths=local_run_dir", "exp_name=x"], sweeps=tmp_path)
+    assert {run.run_dir for run in plan.runs} == {"(a new directory)"}
+    assert nearest_run(desk.planner.config(plan.runs[0].overrides)) is None
+
+
 def test_points_with_one_config_are_one_run(desk: Desk) -> None:
     plan = desk.plan({"loss.beta": [0.1, 1e-1, 0.3], "seed": [0], "exp_name": ["a", "b"]})
     assert plan.points == 6

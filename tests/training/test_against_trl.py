@@ -103,6 +103,7 @@ def our_trainer(
         save_total_limit=None,
         folder=Folder(folder / "checkpoints", folder / "metrics.jsonl"),
         hooks=Hooks(lambda step, total: None, lambda: False, lambda: None),
+        data_fingerprint="",
     )
     own = arguments(TrainingArguments, folder, **settings)
     if isinstance(loss, SFT):

@@ -124,7 +124,7 @@ def test_answers_end_in_end_of_sequence_and_cuts_are_told(caplog: pytest.LogCapt
 
 
 def test_a_text_with_the_end_of_sequence_token_is_refused() -> None:
-    with pytest.raises(DataError, match="pair 1: must not contain the end-of-sequence token"):
+    with pytest.raises(DataError, match=r"pair with prompt 'a<.endoftext.>': must not contain the end-of-seq"):
         tokenize([Pair("a", "b", "c"), Pair("a<|endoftext|>", "b", "c")], byte_tokenizer(), Limits(24, 8, False))
 
 

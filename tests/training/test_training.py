@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
 from gpt_opt.config.schema import register
-from gpt_opt.errors import ConfigError
+from gpt_opt.errors import ConfigError, DataError
 from gpt_opt.run.directory import plain_config, register_resolvers
 from gpt_opt.training.checkpoints import checkpoints, latest_checkpoint
 from gpt_opt.training.hooks import Folder, Hooks, Result
@@ -186,6 +186,41 @@ def test_metrics_have_the_names_of_the_field(tmp_path: Path, small: list[str]) -
     assert result.peak_memory_mb > 10
 
 
+def test_a_resume_on_other_data_is_refused(tmp_path: Path, small: list[str]) -> None:
+    place = folder(tmp_path / "run")
+    assert train(config([*small, *DPO]), place, hooks(stop_at=4)) is None
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(DataError, match="must be the data that checkpoint-4 was trained on"):
+        train(config([*small, *DPO]), place, hooks())
+
+
+def test_a_damaged_checkpoint_is_skipped_for_an_older_one(tmp_path: Path, small: list[str]) -> None:
+    overrides = [*small, *DPO, "training.training_params.save_total_limit=null"]
+    whole, broken = folder(tmp_path / "whole"), folder(tmp_path / "broken")
+    finish(overrides, whole)
+    assert train(config(overrides), broken, hooks(stop_at=8)) is None
+    (broken.checkpoints / "checkpoint-8" / "model.safetensors").unlink()
+    finish(overrides, broken)
+    assert rows(whole) == rows(broken)
+
+
+def test_a_diverged_run_is_told_and_its_record_is_valid_json(
+    tmp_path: Path, small: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING"):
+        result = finish([*small, *DPO, "optimizer.optimizer_params.lr=1e30"], folder(tmp_path / "run"))
+    assert "the run has diverged" in caplog.text
+    record = result.to_record()
+    assert record["metrics"]["loss"] is None
+    json.dumps(record, allow_nan=False)
+
+
+def test_a_config_key_that_the_architecture_does_not_know_is_refused(small: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"model\.config\.n_layr: is no key of a gpt2"):
+        build(config([*small, *DPO, "+model.config.n_layr=2"]))
+
+
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path, small: list[str]) -> None:
     for limit, expected in [("1", [12]), ("2", [8, 12]), ("null", [4, 8, 12])]:
         place = folder(tmp_path / limit)
@@ -233,6 +268,10 @@ def test_a_dry_run_tells_sizes(small: list[str]) -> None:
 def test_weights_that_do_not_fit_are_an_error(tmp_path: Path, small: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"model\.archive: the weights of 'embedded' must fit the model"):
         build(config([*small, *DPO, "model.archive=embedded"]))
+    text = tmp_path / "weights.safetensors"
+    text.write_text("no weights")
+    with pytest.raises(ConfigError, match="must hold weights"):
+        build(config([*small, *DPO, f"model.archive={text}"]))
     with pytest.raises(ConfigError, match="but is '/no/such'"):
         build(config([*small, *DPO, "model.archive=/no/such"]))
     with pytest.raises(ConfigError, match=r"tokenizer's 258 tokens, but is 100"):

@@ -90,6 +90,8 @@ def _wrong(row: dict[str, Any], column: str) -> str:
         return f"has no {column!r} (its keys: {', '.join(row) or 'none'})"
     if not isinstance(row[column], str):
         return f"{column!r} must be a string, but is {json.dumps(row[column])[:60]}"
+    if any("\ud800" <= character <= "\udfff" for character in row[column]):
+        return f"{column!r} must be Unicode text, but holds half of a surrogate pair"
     return "" if row[column].strip() else f"{column!r} is empty"
 
 

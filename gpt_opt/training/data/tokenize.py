@@ -78,7 +78,7 @@ def tokenize(pairs: Sequence[Pair], tokenizer: Tokenizer, limits: Limits) -> lis
         raise DataError([Problem("model.tokenizer_name_or_path", "the tokenizer must have an eos_token, but has none")])
     columns = [_ids(tokenizer, (getattr(pair, name) for pair in pairs)) for name in ("prompt", "chosen", "rejected")]
     whole = [TokenizedPair(*ids) for ids in zip(*columns, strict=True)]
-    if problems := [problem for index, pair in enumerate(whole) if (problem := _unusable(index, pair, eos))]:
+    if problems := [p for text, pair in zip(pairs, whole, strict=True) if (p := _unusable(text, pair, eos))]:
         raise DataError(problems)
     ended = [TokenizedPair(pair.prompt, [*pair.chosen, eos], [*pair.rejected, eos]) for pair in whole]
     cut = [truncate(pair, limits) for pair in ended]
@@ -91,11 +91,12 @@ def _ids(tokenizer: Tokenizer, texts: Iterable[str]) -> list[list[int]]:
     return ids
 
 
-def _unusable(index: int, pair: TokenizedPair, eos: int) -> Problem | None:
+def _unusable(text: Pair, pair: TokenizedPair, eos: int) -> Problem | None:
+    where = f"pair with prompt {text.prompt[:40]!r}"
     if not (pair.prompt and pair.chosen and pair.rejected):
-        return Problem(f"pair {index}", "prompt, chosen and rejected must each have a token, but one has none")
+        return Problem(where, "prompt, chosen and rejected must each have a token, but one has none")
     if eos in pair.prompt or eos in pair.chosen or eos in pair.rejected:
-        return Problem(f"pair {index}", f"must not contain the end-of-sequence token (id {eos}), but does")
+        return Problem(where, f"must not contain the end-of-sequence token (id {eos}), but does")
     return None
 
 

@@ -80,6 +80,11 @@ def _not_loaded(key: str, name: str, error: Exception) -> Problem:
 def _from_config(config: Mapping[str, Any]) -> PreTrainedModel:
     try:
         architecture = AutoConfig.for_model(**config)
+        known = type(architecture)().to_dict()
+        if unknown := [key for key in config if key not in known]:
+            raise ConfigError(
+                [Problem(f"model.config.{key}", f"is no key of a {config['model_type']}") for key in unknown]
+            )
         return cast("PreTrainedModel", AutoModelForCausalLM.from_config(architecture, dtype=torch.float32))
     except (KeyError, ValueError, TypeError) as error:
         raise ConfigError([Problem("model.config", f"describes no causal language model: {error}")]) from error
@@ -97,7 +102,11 @@ def _archive_file(archive: str) -> Path:
 
 def _load_archive(model: PreTrainedModel, archive: str) -> None:
     file = _archive_file(archive)
-    weights = load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
+    try:
+        weights = load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
+    except Exception as error:  # whatever a foreign file makes the readers raise
+        first_line = str(error).strip().partition("\n")[0]
+        raise ConfigError([Problem("model.archive", f"{str(file)!r} must hold weights, but: {first_line}")]) from error
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:

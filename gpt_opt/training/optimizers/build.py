@@ -9,6 +9,8 @@ from hydra.utils import instantiate
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from gpt_opt.errors import ConfigError, Problem
+
 _NOT_ARGUMENTS = frozenset({"name", "lr_schedule", "warm_up_fraction"})
 
 
@@ -18,7 +20,14 @@ def build_optimizer(params: Mapping[str, Any], parameters: Iterable[Parameter]) 
     Args:
         params: `optimizer.optimizer_params` as plain containers; keys of the schedule are left out.
         parameters: Parameters of the policy.
+
+    Raises:
+        ConfigError: If the optimizer refuses its settings.
     """
     arguments = {key: value for key, value in params.items() if key not in _NOT_ARGUMENTS}
     factory = instantiate({**arguments, "_partial_": True}, _convert_="all")
-    return cast("Optimizer", factory([item for item in parameters if item.requires_grad]))
+    try:
+        return cast("Optimizer", factory([item for item in parameters if item.requires_grad]))
+    except (ValueError, TypeError, IndexError) as error:
+        problem = f"{params['_target_']} refuses these settings: {error}"
+        raise ConfigError([Problem("optimizer.optimizer_params", problem)]) from error
