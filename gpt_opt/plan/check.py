@@ -57,6 +57,8 @@ class PointChecker:
     def __init__(self, config_dir: Path, config_name: str = "config") -> None:
         self._dir, self._name = config_dir, config_name
         self._loader = ConfigLoaderImpl(create_config_search_path(str(config_dir.resolve())))
+        self._composer = Composer(config_dir, config_name)
+        self._known_options: dict[str, list[str]] = {}
         self._blamed: dict[tuple[str, ...], list[Problem]] = {}
         self._choices: dict[tuple[str, ...], dict[str, str]] = {}
 
@@ -101,15 +103,29 @@ class PointChecker:
         return self._choices[groups]
 
     def _blame_all(self, overrides: tuple[str, ...], error: Exception) -> list[Problem]:
-        """Tries the overrides one by one, on top of the group choices that can be composed, to blame the right ones."""
-        blamed: list[Problem] = []
+        """Tries the overrides one by one, on top of the group choices that can be composed, to blame the right ones.
+
+        What is wrong with the rest of the point is told too.
+        """
+        blamed: dict[str, list[Problem]] = {}
         groups: list[str] = []
         for text in sorted(overrides, key=lambda item: not self._is_group(item)):
-            found = self._blame_one(text, tuple(groups))
-            blamed.extend(found)
-            if not found and self._is_group(text):
+            if found := self._blame_one(text, tuple(groups)):
+                blamed[text] = found
+            elif self._is_group(text):
                 groups.append(text)
-        return blamed or self._missing(overrides) or [Problem(" ".join(overrides), _first_lines(error))]
+        if not blamed:
+            return self._missing(overrides) or [Problem(" ".join(overrides), _first_lines(error))]
+        wrong = {self._key(text) for text in blamed}
+        rest = self._rest(tuple(text for text in overrides if text not in blamed))
+        return [
+            *(problem for found in blamed.values() for problem in found),
+            *(p for p in rest if p.where not in wrong),
+        ]
+
+    def _rest(self, overrides: tuple[str, ...]) -> list[Problem]:
+        result = next(self._composer.compose_many([overrides]))
+        return self.problems(result) if isinstance(result, Composed) else []
 
     def _missing(self, overrides: tuple[str, ...]) -> list[Problem]:
         """Returns the missing keys of a point that composes but cannot be resolved because of them."""
@@ -125,7 +141,9 @@ class PointChecker:
         key = (text, *groups)
         if key not in self._blamed:
             try:
-                self._compose([*groups, text])
+                # A point that fails only while it is resolved, for want of a mandatory value, is no fault of the text.
+                if isinstance(next(self._composer.compose_many([[*groups, text]])), ComposeFailure):
+                    self._compose([*groups, text])
                 self._blamed[key] = []
             except (HydraException, OmegaConfBaseException) as error:
                 self._blamed[key] = [self._explain(text, error, groups)]
@@ -138,7 +156,9 @@ class PointChecker:
         return bool(self._options(self._key(text)))
 
     def _options(self, group: str) -> list[str]:
-        return self._loader.get_group_options(group, ObjectType.CONFIG)
+        if group not in self._known_options:
+            self._known_options[group] = self._loader.get_group_options(group, ObjectType.CONFIG)
+        return self._known_options[group]
 
     def _explain(self, text: str, error: Exception, groups: Sequence[str]) -> Problem:
         key = self._key(text)

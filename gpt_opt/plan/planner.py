@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.errors import ConfigError
+from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.plan.check import Findings, PointChecker
 from gpt_opt.plan.compose import Composed, Composer
 from gpt_opt.plan.existing import RunFinder, Status, earlier_runs, status_of
 from gpt_opt.plan.price import History, Price, price, shape
 from gpt_opt.run.identity import run_id
 from gpt_opt.run.paths import RunPaths
-from gpt_opt.sweep import Grid, load_grid, points, to_override
+from gpt_opt.sweep import Grid, load_grid, points, target, to_override
+from gpt_opt.sweep.jsonfile import read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class Planner:
                 draft.add(index, result)
             draft.points += 1
         if problems := draft.findings.report(draft.points):
-            raise ConfigError(problems, ", nothing was started")
+            raise ConfigError(_located(problems, file), ", nothing was started")
         known = {run.run_id for run in draft.runs}
         gone = {name: folder for name, folder in earlier_runs(sweeps / grid.name) if name not in known}
         cost = price(draft.work, History(draft.roots), grid.resources.gpus_per_run, slots)
@@ -107,6 +108,17 @@ class Planner:
     def config(self, overrides: Sequence[str]) -> dict[str, Any]:
         """Returns the resolved config of one point of a plan."""
         return self._composer.compose(overrides).config
+
+
+def _located(problems: Sequence[Problem], file: Path) -> list[Problem]:
+    """Returns problems of config keys with the line of the sweep file that gives the key, where one does."""
+    lines = {target(key): line for key, line in read_json(file).key_lines().items()}
+    located = []
+    for problem in problems:
+        line = lines.get(target(problem.where.partition("=")[0]))
+        where = f"{file}:{line} {problem.where}" if line is not None else problem.where
+        located.append(Problem(where, problem.message, problem.fix))
+    return located
 
 
 class _Draft:

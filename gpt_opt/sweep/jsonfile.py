@@ -78,6 +78,14 @@ class Document:
         keys = [step for step in path if isinstance(step, str)]
         return f"{self.source}:{self.line(path)}" + (f" {keys[-1]}" if keys else "")
 
+    def key_lines(self) -> dict[str, int]:
+        """Return the line of the first appearance of every object key, wherever it stands."""
+        lines: dict[str, int] = {}
+        for path in self._offsets:
+            if path and isinstance(path[-1], str):
+                lines.setdefault(path[-1], self.line(path))
+        return lines
+
     @cached_property
     def _line_starts(self) -> list[int]:
         return _line_starts(self.text)
