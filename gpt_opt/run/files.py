@@ -67,7 +67,7 @@ def create_text(path: Path, text: str) -> bool:
 
 def to_json(record: Mapping[str, Any]) -> str:
     """Returns `record` as indented JSON that ends in a newline."""
-    return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

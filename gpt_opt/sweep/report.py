@@ -33,7 +33,8 @@ class Report:
             SweepError: Something was.
         """
         if self._found:
-            raise SweepError([problem for _, problem in sorted(self._found, key=lambda entry: entry[0])])
+            problems = [problem for _, problem in sorted(self._found, key=lambda entry: entry[0])]
+            raise SweepError(problems, ", nothing was started")
 
     def add(self, path: Path, message: str, fix: str = "") -> None:
         """Note a problem with the value at `path`."""
