@@ -20,6 +20,7 @@ from gpt_opt.config.constraints import constraint_problems
 from gpt_opt.config.explain import flat_keys, missing_keys, missing_problem, nearest
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.plan.compose import Composed, ComposeFailure, Composer
+from gpt_opt.run.directory import without_hydra
 
 
 class Findings:
@@ -52,12 +53,15 @@ class PointChecker:
     Args:
         config_dir: The folder hydra_conf.
         config_name: Name of the root config in it.
+
+    Attributes:
+        composer: What the points are composed with, so that each base is composed once.
     """
 
     def __init__(self, config_dir: Path, config_name: str = "config") -> None:
         self._dir, self._name = config_dir, config_name
         self._loader = ConfigLoaderImpl(create_config_search_path(str(config_dir.resolve())))
-        self._composer = Composer(config_dir, config_name)
+        self.composer = Composer(config_dir, config_name)
         self._known_options: dict[str, list[str]] = {}
         self._blamed: dict[tuple[str, ...], list[Problem]] = {}
         self._choices: dict[tuple[str, ...], dict[str, str]] = {}
@@ -124,7 +128,7 @@ class PointChecker:
         ]
 
     def _rest(self, overrides: tuple[str, ...]) -> list[Problem]:
-        result = next(self._composer.compose_many([overrides]))
+        result = next(self.composer.compose_many([overrides]))
         return self.problems(result) if isinstance(result, Composed) else []
 
     def _missing(self, overrides: tuple[str, ...]) -> list[Problem]:
@@ -133,16 +137,15 @@ class PointChecker:
             config = self._compose(overrides)
         except (HydraException, OmegaConfBaseException):
             return []
-        own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         choices = self._chosen(overrides)
-        return [missing_problem(key, self._dir, choices) for key in missing_keys(own)]
+        return [missing_problem(key, self._dir, choices) for key in missing_keys(without_hydra(config))]
 
     def _blame_one(self, text: str, groups: tuple[str, ...]) -> list[Problem]:
         key = (text, *groups)
         if key not in self._blamed:
             try:
                 # A point that fails only while it is resolved, for want of a mandatory value, is no fault of the text.
-                if isinstance(next(self._composer.compose_many([[*groups, text]])), ComposeFailure):
+                if isinstance(next(self.composer.compose_many([[*groups, text]])), ComposeFailure):
                     self._compose([*groups, text])
                 self._blamed[key] = []
             except (HydraException, OmegaConfBaseException) as error:
@@ -215,7 +218,7 @@ def check_command_line(config_dir: Path, arguments: Sequence[str]) -> None:
         return
     checker, findings = PointChecker(config_dir), Findings()
     points = checker.points(asked.overrides, asked.multirun)
-    for index, result in enumerate(Composer(config_dir).compose_many(points)):
+    for index, result in enumerate(checker.composer.compose_many(points)):
         findings.add(checker.problems(result), index)
     problems = findings.report(len(points))
     if not points:

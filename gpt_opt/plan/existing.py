@@ -12,8 +12,8 @@ from typing import Any
 from gpt_opt.errors import GptOptError
 from gpt_opt.run.directory import parent_dir, run_label
 from gpt_opt.run.identity import ID_LENGTH
-from gpt_opt.run.paths import RunPaths, path_part
-from gpt_opt.run.state import State, StateUnreadable, is_done, read_state
+from gpt_opt.run.paths import RunPaths, run_dir_name
+from gpt_opt.run.state import State, StateUnreadable, has_result, read_state
 
 NEW_DIRECTORY = "(a new directory)"
 """Stands for the run directory under paths=local_run_dir."""
@@ -36,7 +36,7 @@ def status_of(paths: RunPaths) -> tuple[Status, int]:
     """
     try:
         state = read_state(paths)
-        if is_done(paths):
+        if has_result(paths) and state.state is State.COMPLETED:
             return Status.DONE, state.step
     except StateUnreadable:
         return Status.FAILED, 0
@@ -81,7 +81,7 @@ class RunFinder:
         name = self._entries(parent).get(run_id)
         if name is not None:
             return f"{parent}/{name}", True
-        return f"{parent}/{path_part(run_label(config, overrides))}-{run_id}", False
+        return f"{parent}/{run_dir_name(run_label(config, overrides), run_id)}", False
 
 
 def earlier_runs(sweep_dir: Path) -> Iterator[tuple[str, str]]:

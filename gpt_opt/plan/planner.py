@@ -9,7 +9,7 @@ from typing import Any
 
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.plan.check import Findings, PointChecker
-from gpt_opt.plan.compose import Composed, Composer
+from gpt_opt.plan.compose import Composed
 from gpt_opt.plan.existing import RunFinder, Status, earlier_runs, status_of
 from gpt_opt.plan.price import History, Price, price, shape
 from gpt_opt.run.identity import run_id
@@ -74,8 +74,8 @@ class Planner:
     """
 
     def __init__(self, config_dir: Path) -> None:
-        self._composer = Composer(config_dir)
         self._checker = PointChecker(config_dir)
+        self._composer = self._checker.composer
 
     def plan(self, file: Path, extra: Sequence[str] = (), slots: int = 1, sweeps: Path = Path("sweeps")) -> Plan:
         """Plans a sweep file; writes nothing.

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from gpt_opt.config.explain import missing_keys
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.run.identity import NOT_IDENTITY, run_id
-from gpt_opt.run.paths import allocate_run_dir, existing_run_dir, path_part
+from gpt_opt.run.paths import allocate_run_dir, existing_run_dir, path_part, run_dir_name
 
 DRY_RUN_PREFIX = "gpt-opt-dry-run-"
 """Name of the empty directory that a dry run gets from here; only such a one is removed after it."""
@@ -25,13 +25,18 @@ SHOWN_IN_PATH = frozenset({"model", "data", "optimizer"})
 """Config groups whose choice is a folder of its own above the run directory."""
 
 
+def without_hydra(config: DictConfig) -> DictConfig:
+    """Returns a composed config without Hydra's own node."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
 def plain_config(config: DictConfig) -> dict[str, Any]:
     """Returns the resolved config as plain containers, without Hydra's own node.
 
     Raises:
         ConfigError: If mandatory values are missing; all of them are named.
     """
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    own = without_hydra(config)
     if missing := missing_keys(own):
         raise ConfigError([Problem(key, "is mandatory and has no default", f"add {key}=VALUE") for key in missing])
     return cast("dict[str, Any]", OmegaConf.to_container(own, resolve=True, enum_to_str=True))
@@ -72,8 +77,7 @@ def _label_part(text: str) -> tuple[str, str]:
 def expected_run_dir(config: Mapping[str, Any], overrides: Sequence[str]) -> Path:
     """Returns the run directory of a resolved config without making it."""
     parent, identity = parent_dir(config), run_id(config)
-    name = f"{path_part(run_label(config, overrides))}-{identity}"
-    return existing_run_dir(parent, identity) or parent / name
+    return existing_run_dir(parent, identity) or parent / run_dir_name(run_label(config, overrides), identity)
 
 
 def run_label(config: Mapping[str, Any], overrides: Sequence[str]) -> str:

@@ -99,6 +99,11 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def run_dir_name(label: str, run_id: str) -> str:
+    """Returns the name that the directory of a run gets when it is made."""
+    return f"{path_part(label)}-{run_id}"
+
+
 def existing_run_dir(parent: Path, run_id: str) -> Path | None:
     """Returns the directory of run `run_id` below `parent`, whatever its readable label, or None."""
     return next(iter(sorted(parent.glob(f"*-{run_id}"))), None)
@@ -116,6 +121,6 @@ def allocate_run_dir(parent: Path, label: str, run_id: str) -> Path:
     with _locked(parent):
         if (found := existing_run_dir(parent, run_id)) is not None:
             return found
-        chosen = parent / f"{path_part(label)}-{run_id}"
+        chosen = parent / run_dir_name(label, run_id)
         chosen.mkdir()
         return chosen

@@ -95,10 +95,19 @@ def read_state(paths: RunPaths) -> RunState:
 
 
 def is_done(paths: RunPaths) -> bool:
-    """Returns whether the run has its one committed result.
+    """Returns whether the run is COMPLETED with its one committed result.
 
     Raises:
         StateUnreadable: If state.json or summary.json is not one of ours.
+    """
+    return has_result(paths) and read_state(paths).state is State.COMPLETED
+
+
+def has_result(paths: RunPaths) -> bool:
+    """Returns whether a run has a summary.
+
+    Raises:
+        StateUnreadable: If summary.json is not one of ours.
     """
     if not paths.summary.exists():
         return False
@@ -108,4 +117,4 @@ def is_done(paths: RunPaths) -> bool:
         raise StateUnreadable(
             f"{paths.summary} must be a summary written by gpt-opt, but: {error}; rerun=true puts it aside"
         ) from error
-    return read_state(paths).state is State.COMPLETED
+    return True

@@ -34,11 +34,15 @@ def latest_checkpoint(folder: Path) -> Path | None:
 def sync_tree(folder: Path) -> None:
     """Makes every file of a folder survive a power failure."""
     for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def commit_checkpoint(saved: Path, folder: Path) -> None:
@@ -46,11 +50,7 @@ def commit_checkpoint(saved: Path, folder: Path) -> None:
     target = folder / saved.name
     shutil.rmtree(target, ignore_errors=True)
     saved.rename(target)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    _sync(folder)
     shutil.rmtree(saved.parent, ignore_errors=True)
 
 
