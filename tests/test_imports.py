@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "gpt_opt.training": {"errors", "config"},
     "gpt_opt.run": {"errors", "config", "training"},
     "gpt_opt.plan": {"errors", "config", "sweep", "run"},
-    "gpt_opt.dispatch": {"errors", "config", "plan", "run"},
+    "gpt_opt.dispatch": {"errors", "config", "sweep", "plan", "run"},
     "gpt_opt.cli": {"errors", "config", "sweep", "plan", "dispatch", "run"},
 }
 HEAVY = ("torch", "transformers", "peft", "accelerate")

@@ -25,6 +25,7 @@ class Root:
     training: Any = MISSING
     lora: Any = MISSING
     logging: Any = MISSING
+    resources: Any = MISSING
     paths: Any = MISSING
     seed: int = MISSING
     exp_name: str | None = MISSING
@@ -247,6 +248,24 @@ class LocalPaths:
     local_dirs: list[str]
 
 
+@dataclass
+class ResourcesOptions:
+    """resources=default: what a run needs from the cluster; null leaves it to the sweep file."""
+
+    gpus_per_run: int | None
+    nodes_per_run: int | None
+    cpus_per_run: int | None
+    mem_gb: float | None
+    time_min: int | None
+    partition: str | None
+    qos: str | None
+    account: str | None
+    constraint: str | None
+    exclude: str | None
+    runs_per_gpu: int | None
+    sbatch: list[str]
+
+
 SCHEMAS: dict[str, type] = {
     "root": Root,
     "model/from_config": ModelFromConfig,
@@ -260,6 +279,7 @@ SCHEMAS: dict[str, type] = {
     "training/default": Training,
     "lora/lora": Lora,
     "logging/default": Logging,
+    "resources/default": ResourcesOptions,
     "paths/default": OutputPaths,
     "paths/local_run_dir": LocalPaths,
 }

@@ -18,42 +18,54 @@ HEAD, TAIL = 12, 3
 _WIDEST = 40
 
 
-def _parameters(overrides: Sequence[str]) -> dict[str, str]:
+def parameters(overrides: Sequence[str]) -> dict[str, str]:
+    """Returns override strings as key and value."""
     return {key: value for key, _, value in (text.partition("=") for text in overrides)}
 
 
-def _clip(text: str) -> str:
+def clip(text: str) -> str:
+    """Returns a value as long as a table bears."""
     return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
 
 
-def _columns(runs: Sequence[Run]) -> tuple[dict[str, str], list[str]]:
-    """Returns the overrides that all runs share, and the keys that vary, in order of appearance."""
+def columns(runs: Sequence[Sequence[str]]) -> tuple[dict[str, str], list[str]]:
+    """Splits the overrides of runs.
+
+    Returns:
+        The overrides that all runs share, and the keys that vary, in order of appearance.
+    """
     seen: dict[str, dict[str, None]] = {}
     counts: dict[str, int] = {}
-    for run in runs:
-        for key, value in _parameters(run.overrides).items():
+    for overrides in runs:
+        for key, value in parameters(overrides).items():
             seen.setdefault(key, {})[value] = None
             counts[key] = counts.get(key, 0) + 1
     varying = [key for key, values in seen.items() if len(values) > 1 or counts[key] < len(runs)]
     return {key: next(iter(values)) for key, values in seen.items() if key not in varying}, varying
 
 
-def _short(keys: Sequence[str]) -> dict[str, str]:
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """Returns the last part of each key, or the whole key where several end alike."""
     leaves = [key.rpartition(".")[2] for key in keys]
     return {key: leaf if leaves.count(leaf) == 1 else key for key, leaf in zip(keys, leaves, strict=True)}
 
 
 def _table(runs: Sequence[Run], varying: Sequence[str]) -> list[str]:
-    names = _short(varying)
+    names = short_names(varying)
     rows = [["index", *(names[key] for key in varying), "run", "status"]]
     shown = list(runs) if len(runs) <= HEAD + TAIL + 1 else [*runs[:HEAD], None, *runs[-TAIL:]]
     for run in shown:
         if run is None:
             rows.append(["..."] + [""] * (len(rows[0]) - 1))
             continue
-        values = _parameters(run.overrides)
+        values = parameters(run.overrides)
         status = f"{run.status} at step {run.step}" if run.status in (Status.RESUME, Status.RUNNING) else run.status
-        rows.append([str(run.index), *(_clip(values.get(key, "")) for key in varying), run.run_id, status])
+        rows.append([str(run.index), *(clip(values.get(key, "")) for key in varying), run.run_id, status])
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Returns rows of cells as lines of a table."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
@@ -86,10 +98,10 @@ def counts(plan: Plan) -> dict[str, int]:
 
 def as_text(plan: Plan) -> str:
     """Returns the plan for a terminal: what all runs share, a table of what varies, counts and price."""
-    common, varying = _columns(plan.runs)
+    common, varying = columns([run.overrides for run in plan.runs])
     lines = [f"sweep {plan.grid.name}: {plan.points} points, {len(plan.runs)} runs"]
     if common:
-        lines.append("all runs: " + " ".join(f"{key}={_clip(value)}" for key, value in common.items()))
+        lines.append("all runs: " + " ".join(f"{key}={clip(value)}" for key, value in common.items()))
     lines += ["", *_table(plan.runs, varying), ""]
     numbers = counts(plan)
     lines.append(", ".join(f"{numbers[status]} {status}" for status in Status if numbers[status]))

@@ -43,16 +43,28 @@ class ClaimInfo:
         owner: The process that made the claim.
         released: Whether the owner gave it back.
         age_s: Seconds since the last heartbeat.
+        slurm: Job id and restart count of the Slurm job that it was made in, or None.
     """
 
     attempt: int
     owner: Owner
     released: bool
     age_s: float
+    slurm: tuple[str, int] | None = None
 
     def is_over(self) -> bool:
         """Returns whether another process may take the run."""
-        return self.released or self.owner.is_dead() or self.age_s > STALE_AFTER_S
+        return self.released or self.owner.is_dead() or self._restarted() or self.age_s > STALE_AFTER_S
+
+    def _restarted(self) -> bool:
+        """Returns whether this process is a later start of the Slurm job that made the claim: Slurm ended the first."""
+        own = _slurm_start()
+        return own is not None and self.slurm is not None and own[0] == self.slurm[0] and own[1] > self.slurm[1]
+
+
+def _slurm_start() -> tuple[str, int] | None:
+    job = os.environ.get("SLURM_JOB_ID")
+    return None if job is None else (job, int(os.environ.get("SLURM_RESTART_COUNT", "0")))
 
 
 def _attempts(paths: RunPaths) -> list[int]:
@@ -79,13 +91,14 @@ def read_claim(paths: RunPaths) -> ClaimInfo | None:
     try:
         record = read_json_object(file)
         owner = Owner.from_record(record)
+        slurm = (str(record["slurm"][0]), int(record["slurm"][1])) if record.get("slurm") else None
         age_s = time.time() - file.stat().st_mtime
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, LookupError) as error:
         raise GptOptError(
             f"{file} must be a claim written by gpt-opt, but cannot be read: {error}; remove it if no process works on "
             "this run"
         ) from error
-    return ClaimInfo(attempts[-1], owner, record.get("released") is not None, age_s)
+    return ClaimInfo(attempts[-1], owner, record.get("released") is not None, age_s, slurm)
 
 
 @dataclass
@@ -108,7 +121,7 @@ class Claim:
         if self._beat is not None:
             self._beat.join()
         if self.is_mine():
-            record = {**self.owner.to_record(), "released": now()}
+            record = {**self.owner.to_record(), "slurm": _slurm_start(), "released": now()}
             write_text(_claim_file(self.paths, self.attempt), to_json(record))
 
     def _heartbeat(self) -> None:
@@ -153,5 +166,6 @@ def acquire(paths: RunPaths) -> Claim:
                 f"{STALE_AFTER_S:.0f} s"
             )
         attempt = current.attempt + 1 if current is not None else 1
-        if create_text(_claim_file(paths, attempt), to_json({**owner.to_record(), "claimed": now()})):
+        record = {**owner.to_record(), "slurm": _slurm_start(), "claimed": now()}
+        if create_text(_claim_file(paths, attempt), to_json(record)):
             return Claim(paths, attempt, owner)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import os
-import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gpt_opt.config.constraints import constraint_problems
+from gpt_opt.config.constraints import batch_problems, constraint_problems
 from gpt_opt.errors import ClaimLost, ConfigError, GptOptError, Problem, RequestError, RunFailed
 from gpt_opt.run.claim import Claim, acquire
 from gpt_opt.run.files import create_text, now, read_json_object, to_json, write_text
 from gpt_opt.run.identity import identity_json, run_id
 from gpt_opt.run.paths import RunPaths
+from gpt_opt.run.peers import PeerLost, error_record, peers
 from gpt_opt.run.provenance import data_file, gpus, slurm_ids, write_provenance
+from gpt_opt.run.ranks import this_rank
 from gpt_opt.run.signals import StopRequest, stop_on_signals
 from gpt_opt.run.state import RunState, State, StateUnreadable, is_done, read_state, write_state
 
@@ -45,10 +46,11 @@ def execute(config: Mapping[str, Any], paths: RunPaths, hydra_files: Mapping[str
         ConfigError: If the config contradicts itself, or the directory belongs to another config.
         RequestError: If the data, or something else that was asked for, cannot be used; state.json says FAILED.
         RunHeld: If another living process works on the run.
+        PeerLost: If another process of a run of several was killed.
         RunFailed: If training raised; state.json and task.log hold the traceback.
         Interrupted: If a signal asked the run to stop.
     """
-    if problems := constraint_problems(config):
+    if problems := constraint_problems(config) or _batch_problems(config, this_rank().count):
         raise ConfigError(problems)
     _require_same_config(config, paths)
     if not config["rerun"] and is_done(paths):
@@ -64,6 +66,11 @@ def execute(config: Mapping[str, Any], paths: RunPaths, hydra_files: Mapping[str
             return
         attempt.prepare(hydra_files)
         attempt.train()
+
+
+def _batch_problems(config: Mapping[str, Any], processes: int) -> list[Problem]:
+    """Returns why the batches cannot be split over several processes."""
+    return list(batch_problems(config["training"]["training_params"], processes)) if processes > 1 else []
 
 
 def _say_complete(config: Mapping[str, Any], paths: RunPaths) -> None:
@@ -172,14 +179,12 @@ class _Attempt:
             result = self._train()
         except ClaimLost:
             raise
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, PeerLost):
             self.write(state=State.INTERRUPTED)
             raise
         except Exception as error:
-            text = traceback.format_exc()
             log.error("run failed: %s: %s", type(error).__name__, error, exc_info=not isinstance(error, GptOptError))
-            record = {"type": type(error).__name__, "message": str(error), "traceback": text}
-            self.write(state=State.FAILED, error=record)
+            self.write(state=State.FAILED, error=error_record(error))
             if isinstance(error, RequestError):
                 raise
             raise RunFailed(f"{_relative(self.paths)}: {type(error).__name__}: {error}") from error
@@ -200,7 +205,12 @@ class _Attempt:
             stop_requested=lambda: bool(self.stop),
             fence=self.claim.require,
         )
-        return train(self.config, Folder(self.paths.checkpoints, self.paths.metrics), hooks)
+        peers().train(self.config, self.paths)
+        try:
+            return train(self.config, Folder(self.paths.checkpoints, self.paths.metrics), hooks)
+        except Exception as error:
+            peers().raise_if_lost(error)
+            raise
 
     def _commit(self, result: Result) -> None:
         """Writes the summary: once, last, never over another one."""

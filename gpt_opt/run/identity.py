@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-NOT_IDENTITY = frozenset({"hydra", "paths", "logging", "gpu", "exp_name", "dry_run", "rerun"})
+NOT_IDENTITY = frozenset({"hydra", "paths", "logging", "gpu", "resources", "exp_name", "dry_run", "rerun"})
 """Top-level keys that cannot change the result of a run: where it writes, what it prints, on what it runs."""
 
 ID_LENGTH = 12

@@ -1,4 +1,7 @@
-"""A polite end: the first SIGTERM or SIGINT asks the run to checkpoint and stop, the second one ends it at once."""
+"""A polite end: SIGTERM or Ctrl-C asks the run to checkpoint and stop, Ctrl-C once more ends it at once.
+
+A repeated SIGTERM is no second request: schedulers send it to every process of a job, and parents pass it on.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,11 @@ class StopRequest:
         return self.signal is not None
 
     def _receive(self, number: int, _: FrameType | None) -> None:
-        if self.signal is not None:
-            raise KeyboardInterrupt(f"second signal, {signal.Signals(number).name}")
-        self.signal = signal.Signals(number)
-        log.info("%s: writing a checkpoint and stopping; once more ends at once", self.signal.name)
+        if self.signal is None:
+            self.signal = signal.Signals(number)
+            log.info("%s: writing a checkpoint and stopping; Ctrl-C once more ends at once", self.signal.name)
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt("second signal, SIGINT")
 
 
 @contextmanager

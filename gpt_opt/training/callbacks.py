@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -17,10 +18,16 @@ log = logging.getLogger(__name__)
 
 
 class Flow(TrainerCallback):
-    """Evaluates at every `eval_every` and at the end, tells the progress, and stops with a checkpoint when asked."""
+    """Evaluates at every `eval_every` and at the end, tells the progress, and stops with a checkpoint when asked.
 
-    def __init__(self, hooks: Hooks, eval_every: int) -> None:
-        self._hooks, self._eval_every = hooks, eval_every
+    Args:
+        hooks: Whom to tell and ask.
+        eval_every: Steps between evaluations.
+        on_any: Returns whether something holds on any process of the training, to all of them.
+    """
+
+    def __init__(self, hooks: Hooks, eval_every: int, on_any: Callable[[bool], bool]) -> None:
+        self._hooks, self._eval_every, self._on_any = hooks, eval_every, on_any
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Tells where the run starts."""
@@ -31,7 +38,7 @@ class Flow(TrainerCallback):
         done = state.global_step >= state.max_steps
         control.should_log = control.should_log or done
         control.should_evaluate = state.global_step % self._eval_every == 0 or done
-        if self._hooks.stop_requested() and not done:
+        if self._on_any(self._hooks.stop_requested()) and not done:
             control.should_save = True
             control.should_training_stop = True
 
@@ -43,7 +50,7 @@ class Flow(TrainerCallback):
         """Prints one line and passes the progress on."""
         logs = kwargs["logs"]
         log.info("%s", log_line(state.global_step, logs))
-        if not math.isfinite(logs.get("loss", logs.get("eval/loss", 0.0))):
+        if state.is_world_process_zero and not math.isfinite(logs.get("loss", logs.get("eval/loss", 0.0))):
             log.warning("the loss is not finite any more at step %d: the run has diverged", state.global_step)
         self._hooks.progress(state.global_step, state.max_steps)
 

@@ -14,14 +14,15 @@ from typing import Any, cast
 
 import torch
 import transformers
+from accelerate.utils import broadcast_object_list
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments, set_seed
 
-from gpt_opt.config.constraints import accumulation_steps, batch_problems, micro_batch_size
-from gpt_opt.errors import ConfigError, DataError, GptOptError, Problem
+from gpt_opt.config.constraints import accumulation_steps, micro_batch_size
+from gpt_opt.errors import DataError, GptOptError, Problem
 from gpt_opt.training.callbacks import Bar, Flow
 from gpt_opt.training.checkpoints import latest_checkpoint, remove_unfinished
 from gpt_opt.training.data import PairData
@@ -39,6 +40,7 @@ from gpt_opt.training.models.build import (
     without_dropout,
 )
 from gpt_opt.training.optimizers import build_optimizer, lr_factor, phase_steps
+from gpt_opt.training.processes import close
 from gpt_opt.training.trainer import BaseTrainer, PreferenceTrainer, SFTTrainer, Task, fresh_accelerate
 
 log = logging.getLogger(__name__)
@@ -161,8 +163,6 @@ def _trainer(config: Config, parts: Parts, folder: Folder, hooks: Hooks) -> Base
         log.info("using 1 of the %d GPUs that this process sees; torchrun uses them all", arguments.n_gpu)
         arguments._n_gpu = 1
     if arguments.world_size > 1:
-        if problems := list(batch_problems(params, arguments.world_size)):
-            raise ConfigError(problems)
         arguments = _arguments(config, parts, folder, arguments.world_size)
     optimizer = build_optimizer(optimizer_params, parts.policy.parameters())
     first = phase_steps(parts.steps, optimizer_params["warm_up_fraction"], params["warmup_steps"])
@@ -205,7 +205,7 @@ def train(config: Config, folder: Folder, hooks: Hooks) -> Result | None:
     with fresh_accelerate(), _bar_friendly():
         parts = build(config)
         trainer = _trainer(config, parts, folder, hooks)
-        trainer.add_callback(Flow(hooks, config["training"]["training_params"]["eval_every"]))
+        trainer.add_callback(Flow(hooks, config["training"]["training_params"]["eval_every"], trainer.on_any))
         trainer.add_callback(Bar())
         log.info(
             "%s parameters, %d training and %d validation pairs (data %s), %d steps",
@@ -215,7 +215,8 @@ def train(config: Config, folder: Folder, hooks: Hooks) -> Result | None:
             parts.data.fingerprint[:12],
             parts.steps,
         )
-        _run(trainer, latest_checkpoint(folder.checkpoints))
+        _run(trainer, _checkpoint(trainer, folder))
+        close()
         try:
             if trainer.state.global_step < parts.steps:
                 return None
@@ -233,9 +234,18 @@ def train(config: Config, folder: Folder, hooks: Hooks) -> Result | None:
             gc.collect()
 
 
+def _checkpoint(trainer: BaseTrainer, folder: Folder) -> Path | None:
+    """Returns the checkpoint to resume from as the first process sees it: a shared folder may look older elsewhere."""
+    found = [latest_checkpoint(folder.checkpoints) if trainer.is_world_process_zero() else None]
+    if trainer.args.world_size > 1:
+        broadcast_object_list(found)
+    return found[0]
+
+
 def _run(trainer: BaseTrainer, checkpoint: Path | None) -> None:
     if checkpoint is None:
-        trainer.metrics_file.keep_until(-1)
+        if trainer.is_world_process_zero():
+            trainer.metrics_file.keep_until(-1)
         trainer.evaluate()
         trainer.train()
         return

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Subset
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from gpt_opt.errors import DataError, Problem
@@ -34,6 +34,10 @@ from gpt_opt.training.metrics import Means, MetricsFile
 from gpt_opt.training.models.build import Reference
 
 Batch = dict[str, Any]
+
+
+def _own(values: Tensor) -> Tensor:
+    return values
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ class BaseTrainer(Trainer):
     ) -> tuple[list[Batch], Tensor]:
         """Returns the micro-batches of one optimizer step and their units over all processes."""
         batches = list(itertools.islice(epoch_iterator, num_batches))
+        self.tokens += self._step_tokens()
         total = torch.tensor(float(sum(self.units(batch) for batch in batches)), device=device)
         return batches, self._sum(total)
 
@@ -117,13 +122,28 @@ class BaseTrainer(Trainer):
     ) -> Tensor:
         """Returns the share of this micro-batch in the mean loss of the optimizer step."""
         assert num_items_in_batch is not None
-        self.tokens += int(inputs["input_ids"].numel()) * self.args.world_size
         step = self.state.global_step + 1
         with_kl = step % int(self.args.logging_steps) == 0 or step == self.args.max_steps
         total, _ = self.batch_loss(cast("PreTrainedModel", model), inputs, self.means, with_kl)
         # Data parallelism averages gradients over processes; the sum over all units wants their sum.
         share: Tensor = total * self.args.world_size / num_items_in_batch
         return share
+
+    def _step_tokens(self) -> int:
+        """Returns the tokens of the coming step over all processes, without padding: that depends on who has what."""
+        order, size = self.task.order, len(self.task.order) // self.args.max_steps
+        first = self.state.global_step * size
+        return sum(self._tokens(order[place]) for place in range(first, first + size))
+
+    def _tokens(self, pair: TokenizedPair) -> int:
+        answers = [pair.chosen, pair.rejected] if self.task.collator.pairs else [pair.chosen]
+        return sum(len(pair.prompt) + len(answer) for answer in answers)
+
+    def on_any(self, flag: bool) -> bool:
+        """Returns whether `flag` holds on any process; all of them ask at the same step and get the same answer."""
+        if self.args.world_size == 1:
+            return flag
+        return bool(self._sum(torch.tensor(float(flag), device=self.args.device)).item())
 
     def _sum(self, values: Tensor) -> Tensor:
         return cast("Tensor", self.accelerator.reduce(values, reduction="sum")) if self.args.world_size > 1 else values
@@ -151,7 +171,10 @@ class BaseTrainer(Trainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measures the validation data; every example once, split over the processes."""
         pairs = self.task.validation
-        mine = Subset(cast("Any", pairs), range(self.args.process_index, len(pairs), self.args.world_size))
+        # With fewer pairs than processes some had none, and no names to sum: then each measures all of them.
+        split = len(pairs) >= self.args.world_size
+        places = range(self.args.process_index, len(pairs), self.args.world_size) if split else range(len(pairs))
+        mine = Subset(cast("Any", pairs), places)
         # A generator of its own keeps the loader from drawing on the global random state, which a resume must find.
         loader = DataLoader(
             mine,
@@ -166,7 +189,7 @@ class BaseTrainer(Trainer):
             with self.compute_loss_context_manager():
                 self.batch_loss(model, cast("Batch", self._prepare_inputs(batch)), means, with_kl=True)
         model.train(training)
-        result = {f"eval/{name}": value for name, value in means.take(self._sum).items()}
+        result = {f"eval/{name}": value for name, value in means.take(self._sum if split else _own).items()}
         result["eval/seconds"] = round(time.perf_counter() - started, 3)
         self.log(dict(result))
         self._time_at_log += time.perf_counter() - started
@@ -200,6 +223,14 @@ class BaseTrainer(Trainer):
             commit_checkpoint(saved, folder)
             remove_beyond(folder, self.task.save_total_limit)
         self.accelerator.wait_for_everyone()
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Restores the random state of this process, or draws anew when another number of processes saved it."""
+        name = f"rng_state_{self.args.process_index}.pth" if self.args.world_size > 1 else "rng_state.pth"
+        if checkpoint is None or Path(checkpoint, name).is_file():
+            super()._load_rng_state(checkpoint)
+            return
+        set_seed((self.args.seed + self.state.global_step) % 2**32)
 
     def time_s(self) -> float:
         """Returns the seconds since this trainer was made, and of the attempts before it up to their checkpoints."""

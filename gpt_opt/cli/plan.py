@@ -1,21 +1,20 @@
-"""The command `gptopt`: plan sweeps. The only module that knows every stage; errors become exit codes here."""
+"""The verb `plan`."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from gpt_opt.errors import RequestError, exit_code
+from gpt_opt.errors import RequestError
 
-CONFIG_DIR = Path(__file__).resolve().parent.parent / "hydra_conf"
+ROOT = Path(__file__).resolve().parent.parent.parent
+"""The repository."""
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="gptopt", description="Sweeps of language-model training.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+def add_verbs(verbs: Any) -> None:
+    """Adds the verb to the subparsers `verbs`."""
     plan = verbs.add_parser("plan", help="check every point of a sweep file and say what would run; writes nothing")
     plan.add_argument("file", type=Path, nargs="?", help="the sweep file, for example params/beta_sweep.json")
     plan.add_argument("overrides", nargs="*", help="Hydra overrides for every point, applied last: seed=1")
@@ -28,7 +27,6 @@ def _parser() -> argparse.ArgumentParser:
     output.add_argument("--explain", type=int, metavar="INDEX", help="say why this run is not done already")
     output.add_argument("--schema", action="store_true", help="print the JSON Schema of sweep files, for editors")
     plan.set_defaults(run=_plan, parser=plan)
-    return parser
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -41,15 +39,12 @@ def _plan(options: argparse.Namespace) -> None:
         options.parser.error("the sweep file is missing, for example: gptopt plan params/beta_sweep.json")
     if options.slots < 1:
         options.parser.error(f"--slots must be at least 1, but is {options.slots}")
-    from gpt_opt.config.schema import register
     from gpt_opt.plan import show
     from gpt_opt.plan.explain import nearest_run
     from gpt_opt.plan.planner import Planner
-    from gpt_opt.run.directory import register_resolvers
 
-    register()
-    register_resolvers()
-    planner = Planner(CONFIG_DIR)
+    fill_registries()
+    planner = Planner(ROOT / "hydra_conf")
     try:
         plan = planner.plan(options.file, options.overrides, options.slots)
     except RequestError as error:
@@ -70,15 +65,10 @@ def _plan(options: argparse.Namespace) -> None:
         print(show.as_text(plan))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs `gptopt`.
+def fill_registries() -> None:
+    """Makes our schemas and resolvers known to Hydra, as composing a config needs them."""
+    from gpt_opt.config.schema import register
+    from gpt_opt.run.directory import register_resolvers
 
-    Returns:
-        The exit code: 0 fine, 1 a run failed, 2 the request was wrong.
-    """
-    options = _parser().parse_args(arguments)
-    return exit_code(lambda: options.run(options))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    register()
+    register_resolvers()

@@ -1,0 +1,33 @@
+"""The command `gptopt`. The only package that knows every stage; errors become exit codes here."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from gpt_opt.cli import dispatch, plan
+from gpt_opt.errors import exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gptopt", description="Sweeps of language-model training.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    plan.add_verbs(verbs)
+    dispatch.add_verbs(verbs)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs `gptopt`.
+
+    Returns:
+        The exit code: 0 fine, 1 a run failed, 2 the request was wrong.
+    """
+    parser = _parser()
+    options, further = parser.parse_known_args(arguments)
+    # argparse takes `FILE seed=1 --slots 2`, but leaves over what follows an option: `FILE --slots 2 seed=1`.
+    if further and (not hasattr(options, "overrides") or any(item.startswith("-") for item in further)):
+        parser.error(f"unknown: {' '.join(further)}; see gptopt {options.verb} --help")
+    if further:
+        options.overrides += further
+    return exit_code(lambda: options.run(options))

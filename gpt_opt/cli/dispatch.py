@@ -1,0 +1,250 @@
+"""The verbs that start runs and look after them: submit, drive, exec, status, logs, retry, cancel, doctor."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpt_opt.cli.plan import ROOT, fill_registries
+from gpt_opt.errors import ConfigError, GptOptError, Problem, RunFailed
+
+if TYPE_CHECKING:
+    from gpt_opt.dispatch.submit import Outcome, Request
+    from gpt_opt.dispatch.sweepdir import Sweep, SweepRun
+
+SWEEPS = Path("sweeps")
+"""Where sweep directories lie, relative to the working directory."""
+
+_SWEEP = "a sweep: its name, name/number, or directory; by default the last one submitted"
+
+
+def add_verbs(verbs: Any) -> None:
+    """Adds the verbs to the subparsers `verbs`."""
+    _add_submit(verbs)
+    drive = _verb(verbs, "drive", _drive, "work through a sweep in this allocation, or on this machine")
+    drive.add_argument("target", help="a sweep directory, or a sweep file")
+    drive.add_argument("overrides", nargs="*", help="with a sweep file: Hydra overrides for every point")
+    drive.add_argument("--slots", type=int, metavar="N", help="runs at a time where there is no Slurm allocation")
+    execute = _verb(verbs, "exec", _exec, "execute runs of a sweep in this slot; the lines of a task file do this")
+    execute.add_argument("sweep", help="the sweep directory")
+    execute.add_argument("runs", nargs="+", metavar="RUN", help="run ids or indices")
+    status = _verb(verbs, "status", _status, "say how the runs of a sweep are doing")
+    status.add_argument("sweep", nargs="?", help=_SWEEP)
+    status.add_argument("--watch", action="store_true", help="keep it up to date until nothing runs any more")
+    status.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+    logs = _verb(verbs, "logs", _logs, "print what a run, or the driver, said")
+    logs.add_argument("sweep", help=_SWEEP)
+    logs.add_argument("name", nargs="?", metavar="RUN", help="index or id of a run; without it, the driver's log")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on printing until the run ends")
+    retry = _verb(verbs, "retry", _retry, "start runs again that failed or were cancelled")
+    retry.add_argument("sweep", help=_SWEEP)
+    retry.add_argument("--state", default="FAILED", help="state to start again, as status shows it (default: FAILED)")
+    retry.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help="only runs with this value")
+    cancel = _verb(verbs, "cancel", _cancel, "stop runs, each with a checkpoint")
+    cancel.add_argument("sweep", help=_SWEEP)
+    cancel.add_argument("name", nargs="?", metavar="RUN", help="index or id of a run; without it, all of them")
+    cancel.add_argument("--yes", action="store_true", help="do not ask")
+    doctor = _verb(verbs, "doctor", _doctor, "say what of Slurm, GPUs and the rest works here, and what to do")
+    doctor.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+
+
+def _verb(verbs: Any, name: str, function: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(run=function, parser=parser)
+    return parser
+
+
+def _add_submit(verbs: Any) -> None:
+    submit = _verb(verbs, "submit", _submit, "submit everything of a sweep file that is not done; returns at once")
+    submit.add_argument("file", type=Path, help="the sweep file, for example params/beta_sweep.json")
+    submit.add_argument("overrides", nargs="*", help="Hydra overrides for every point, applied last: seed=1")
+    submit.add_argument(
+        "--backend",
+        choices=("disbatch", "submitit", "local"),
+        help="default: disbatch, or local where there is no Slurm",
+    )
+    submit.add_argument("--slots", type=int, metavar="N", help="runs at a time (default: one a run, at most 8)")
+    submit.add_argument(
+        "--dry-run", action="store_true", help="print the exact sbatch text and the task file; write nothing"
+    )
+    submit.add_argument("--wait", action="store_true", help="wait for the end and show the way there")
+    group = submit.add_argument_group("what one run needs (beats the sweep file and the config group resources)")
+    types: dict[str, type] = {
+        "mem_gb": float,
+        "partition": str,
+        "qos": str,
+        "account": str,
+        "constraint": str,
+        "exclude": str,
+    }
+    from gpt_opt.sweep.model import Resources
+
+    for item in fields(Resources):
+        flag = f"--{item.name.replace('_', '-')}"
+        if item.name == "sbatch":
+            group.add_argument(
+                flag,
+                action="append",
+                metavar="OPTION",
+                help=f"{item.metadata['doc']}; may be repeated: {flag}=--reservation=lab",
+            )
+        else:
+            group.add_argument(flag, type=types.get(item.name, int), metavar="X", help=item.metadata["doc"])
+
+
+def _request(options: argparse.Namespace, backend: str, slots: int | None) -> Request:
+    from gpt_opt.dispatch.submit import Request
+    from gpt_opt.sweep.model import Resources
+
+    fill_registries()
+    flags = {item.name: getattr(options, item.name, None) for item in fields(Resources)}
+    return Request(options.file, tuple(options.overrides), backend, slots, flags, ROOT, SWEEPS)
+
+
+def _submit(options: argparse.Namespace) -> None:
+    from gpt_opt.dispatch import slurm
+    from gpt_opt.dispatch.submit import preview, submit
+
+    backend = options.backend or ("disbatch" if slurm.is_installed() else "local")
+    if backend != "local" and not slurm.is_installed():
+        message = f"is {backend}, which needs Slurm, but sbatch is not on the path"
+        raise ConfigError([Problem("--backend", message, "use --backend local, or see gptopt doctor")])
+    request = _request(options, backend, options.slots)
+    if options.dry_run:
+        print(preview(request), end="")
+        return
+    outcome = submit(request)
+    print(_told(outcome))
+    if options.wait and (outcome.started or outcome.alive):
+        from gpt_opt.dispatch.show_status import watch
+
+        watch(outcome.sweep, sys.stdout)
+        _require_done(outcome.sweep)
+
+
+def _told(outcome: Outcome) -> str:
+    state, sweep = outcome.state, outcome.sweep
+    numbers = {"done": state.done, "to run": state.runnable, "at work": state.held, "left to you": state.left}
+    counts = ", ".join(f"{len(runs)} {name}" for name, runs in numbers.items() if runs)
+    lines = [f"sweep {sweep.label}: {len(sweep.runs)} runs ({counts})"]
+    ids = sorted({job.id.partition("_")[0] for job in outcome.started})
+    if outcome.started:
+        lines.append(f"submitted job {', '.join(ids)}" if not ids[0].startswith("local") else f"started {ids[0]}")
+    if outcome.alive:
+        alive = sorted({job.id.partition("_")[0] for job in outcome.alive})
+        lines.append(f"at work already: job {', '.join(alive)}")
+    if not outcome.started and not outcome.alive:
+        lines.append("nothing to submit")
+    if state.left:
+        lines.append(f"{len(state.left)} failed or cancelled runs are not started again: gptopt retry {sweep.label}")
+    lines.append(f"gptopt status {sweep.label}")
+    return "\n".join(lines)
+
+
+def _drive(options: argparse.Namespace) -> None:
+    from gpt_opt.dispatch import slurm
+    from gpt_opt.dispatch.drive import drive
+    from gpt_opt.dispatch.submit import adopt, prepare, sweep_of_this_job
+    from gpt_opt.dispatch.sweepdir import Sweep, locked
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    target, in_job = Path(options.target), slurm.job_id() is not None
+    if (target / "submission.json").is_file():
+        sweep = Sweep(target.resolve())
+    else:
+        options.file = target
+        request = _request(options, "disbatch" if in_job else "local", options.slots)
+        sweep = sweep_of_this_job(SWEEPS) or prepare(request)
+    if in_job:
+        with locked(sweep.root.parent):
+            adopt(sweep)
+    drive(sweep, None if in_job else options.slots or sweep.submission().slots or 1)
+
+
+def _exec(options: argparse.Namespace) -> None:
+    from gpt_opt.dispatch.run_one import SESSION, Slot
+    from gpt_opt.dispatch.sweepdir import find
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    sweep = find(options.sweep, SWEEPS)
+    runs = [sweep.run(name) for name in options.runs]
+    if not Slot(sweep, os.environ, driven=SESSION in os.environ).execute(runs):
+        raise RunFailed("not every run is COMPLETED")
+
+
+def _require_done(sweep: Sweep) -> None:
+    from gpt_opt.dispatch.drive import due
+
+    open_runs = len(sweep.runs) - len(due(sweep).done)
+    if open_runs:
+        raise RunFailed(f"{open_runs} of {len(sweep.runs)} runs of {sweep.label} are not COMPLETED")
+
+
+def _status(options: argparse.Namespace) -> None:
+    from gpt_opt.dispatch import show_status
+    from gpt_opt.dispatch.status import gather
+    from gpt_opt.dispatch.sweepdir import find
+
+    sweep = find(options.sweep, SWEEPS)
+    if options.watch:
+        show_status.watch(sweep, sys.stdout)
+    else:
+        status = gather(sweep)
+        if options.json:
+            print(json.dumps(show_status.as_record(status), indent=2))
+        else:
+            print(show_status.as_text(status, shutil.get_terminal_size().columns))
+    _require_done(sweep)
+
+
+def _logs(options: argparse.Namespace) -> None:
+    from gpt_opt.dispatch import logs
+    from gpt_opt.dispatch.sweepdir import find
+
+    sweep = find(options.sweep, SWEEPS)
+    logs.show(sweep, None if options.name is None else sweep.run(options.name), options.follow, sys.stdout)
+
+
+def _retry(options: argparse.Namespace) -> None:
+    from gpt_opt.dispatch.again import retry
+    from gpt_opt.dispatch.sweepdir import find
+
+    print(_told(retry(find(options.sweep, SWEEPS), options.state.upper(), options.where)))
+
+
+def _cancel(options: argparse.Namespace) -> None:
+    from gpt_opt.dispatch.again import cancel, open_runs
+    from gpt_opt.dispatch.sweepdir import find
+
+    sweep = find(options.sweep, SWEEPS)
+    runs = open_runs(sweep, None if options.name is None else sweep.run(options.name))
+    if not runs:
+        print(f"nothing to cancel: no run of {sweep.label} that was meant is waiting or at work")
+        return
+    if not options.yes and not _agrees(sweep, runs):
+        raise GptOptError("nothing was cancelled")
+    cancel(sweep, runs)
+    print(f"{len(runs)} runs of {sweep.label} are cancelled; those at work checkpoint first and end within a minute")
+
+
+def _agrees(sweep: Sweep, runs: list[SweepRun]) -> bool:
+    if not sys.stdin.isatty():
+        raise GptOptError("cancel asks before it stops runs, but there is no terminal to ask at; add --yes")
+    return input(f"stop {len(runs)} runs of {sweep.label}? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from gpt_opt.dispatch import doctor
+
+    checks = doctor.checks()
+    print(json.dumps(doctor.as_record(checks), indent=2) if options.json else doctor.as_text(checks))
+    if any(check.ok is False for check in checks):
+        raise GptOptError("something that is needed does not work here; see above")

@@ -1,0 +1,195 @@
+"""Backends: how slots for a sweep are asked for. One small protocol, three ways, one table."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from gpt_opt.dispatch import slurm
+from gpt_opt.dispatch.disbatch import program, task_text
+from gpt_opt.dispatch.drive import local_slots
+from gpt_opt.dispatch.gpus import visible
+from gpt_opt.dispatch.resources import from_record
+from gpt_opt.dispatch.scripts import groups, sbatch_text
+from gpt_opt.dispatch.submitit_jobs import SlotJob, executor, text
+from gpt_opt.dispatch.sweepdir import Job, Submission, Sweep, SweepRun
+from gpt_opt.errors import GptOptError
+from gpt_opt.run.claim import read_claim
+from gpt_opt.run.files import now
+from gpt_opt.run.paths import RunPaths
+from gpt_opt.sweep.model import Resources
+
+MOST_SLOTS = 8
+"""Slots asked for where the user does not say how many."""
+
+_START_S = 30.0
+
+Record = Callable[[Sequence[Job]], None]
+"""Writes jobs into submission.json as soon as they exist."""
+
+
+class Backend(Protocol):
+    """Asks for slots."""
+
+    def slots(self, resources: Resources, runs: int) -> int:
+        """Returns how many runs go at a time when the user does not say."""
+
+    def script(self, sweep: Sweep, submission: Submission) -> str:
+        """Returns the exact text that would be submitted."""
+
+    def start(self, sweep: Sweep, submission: Submission, runs: Sequence[SweepRun], record: Record) -> None:
+        """Submits jobs for `runs` and records each as soon as it is there.
+
+        Raises:
+            GptOptError: If no job, or not all of them, could be submitted.
+        """
+
+
+class DisBatch:
+    """One Slurm allocation; disBatch spreads the runs over its slots."""
+
+    def slots(self, resources: Resources, runs: int) -> int:
+        """Returns one slot a run, at most `MOST_SLOTS`."""
+        return max(1, min(runs, MOST_SLOTS))
+
+    def script(self, sweep: Sweep, submission: Submission) -> str:
+        """Returns the batch script."""
+        return sbatch_text(sweep, from_record(submission.resources), submission.slots or 1, submission.root)
+
+    def start(self, sweep: Sweep, submission: Submission, runs: Sequence[SweepRun], record: Record) -> None:
+        """Submits the one job."""
+        record([Job(slurm.sbatch(self.script(sweep, submission), submission.cwd), now())])
+
+
+class Local:
+    """This machine: a driver in the background, disBatch on it."""
+
+    def slots(self, resources: Resources, runs: int) -> int:
+        """Returns what the GPUs, or the cores, of this machine take."""
+        most = local_slots(len(visible(os.environ)), resources.gpus_per_run, resources.cpus_per_run)
+        return max(1, min(runs, most * (resources.runs_per_gpu or 1)))
+
+    def script(self, sweep: Sweep, submission: Submission) -> str:
+        """Returns the command line."""
+        return f"gptopt drive {sweep.root} --slots {submission.slots}\n"
+
+    def start(self, sweep: Sweep, submission: Submission, runs: Sequence[SweepRun], record: Record) -> None:
+        """Starts the driver and waits until it has claimed the sweep."""
+        command = [program("gptopt"), "drive", str(sweep.root), "--slots", str(submission.slots)]
+        with (sweep.logs / "driver-local.out").open("ab") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=submission.cwd,
+                env=slurm.outside_job(os.environ),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        record([Job(f"local-{process.pid}", now())])
+        deadline = time.monotonic() + _START_S
+        while process.poll() is None and not _is_driven(sweep) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+class Submitit:
+    """One Slurm job a run (or a few, on one GPU), in arrays, through submitit."""
+
+    def slots(self, resources: Resources, runs: int) -> int:
+        """Returns one slot a run, at most `MOST_SLOTS`."""
+        return max(1, min(runs, MOST_SLOTS))
+
+    def script(self, sweep: Sweep, submission: Submission) -> str:
+        """Returns the batch script of one array."""
+        return text(sweep, submission)
+
+    def start(self, sweep: Sweep, submission: Submission, runs: Sequence[SweepRun], record: Record) -> None:
+        """Submits arrays no larger than the site allows; halves them when Slurm refuses one.
+
+        Raises:
+            GptOptError: If Slurm takes no more; what it took is recorded, and a later call submits the rest.
+        """
+        waiting = groups([run.index for run in runs], from_record(submission.resources).runs_per_gpu or 1)
+        size, total = slurm.max_array_size(), len(waiting)
+        with _scrubbed(slurm.outside_job(os.environ)):
+            while waiting:
+                size = min(size, len(waiting))
+                try:
+                    record(self._array(sweep, submission, waiting[:size]))
+                except _Refused as error:
+                    if size > 1:
+                        size //= 2
+                        continue
+                    raise GptOptError(
+                        f"Slurm took {total - len(waiting)} of {total} jobs and then refused: {error}; what it took is "
+                        f"recorded, and the same command submits the rest once there is room"
+                    ) from error
+                waiting = waiting[size:]
+
+    def _array(self, sweep: Sweep, submission: Submission, parts: Sequence[tuple[int, ...]]) -> list[Job]:
+        from submitit.core.utils import FailedJobError
+
+        chosen = executor(sweep, submission)
+        before = set(sweep.submitit.glob("*"))
+        tasks = [SlotJob(str(sweep.root), tuple(sweep.runs[index].run_id for index in part)) for part in parts]
+        try:
+            jobs = chosen.submit_array(tasks)
+        except FailedJobError as error:
+            for left in set(sweep.submitit.glob("*")) - before:
+                left.unlink(missing_ok=True)
+            raise _Refused(" ".join(str(error).split())) from error
+        return [Job(job.job_id, now(), part) for job, part in zip(jobs, parts, strict=True)]
+
+
+class _Refused(GptOptError):
+    """Slurm did not take an array."""
+
+
+def living_jobs(sweep: Sweep) -> list[Job]:
+    """Returns the jobs of a sweep that wait or work, whatever backend made them.
+
+    Those whose record was lost between sbatch and the disk are found by their comment.
+
+    Raises:
+        SlurmError: If it may have jobs in Slurm, and Slurm does not answer.
+    """
+    submission = sweep.submission()
+    jobs = list(submission.jobs[-1:]) if _is_driven(sweep) else []
+    if submission.backend != "local" or any(not job.id.startswith("local") for job in submission.jobs):
+        known = slurm.states([job.id for job in submission.jobs])
+        jobs += [job for job in submission.jobs if job.id in known and known[job.id][-1].alive and job not in jobs]
+        recorded = {job.id.partition("_")[0] for job in submission.jobs}
+        found = slurm.jobs_with_comment(str(sweep.root))
+        jobs += [Job(name, now()) for name in found if name.partition("_")[0] not in recorded]
+    return jobs
+
+
+def _is_driven(sweep: Sweep) -> bool:
+    claim = read_claim(RunPaths(sweep.root))
+    return claim is not None and not claim.is_over()
+
+
+@contextmanager
+def _scrubbed(environment: Mapping[str, str]) -> Iterator[None]:
+    """Replaces the environment of this process for what submitit starts."""
+    former = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(former)
+
+
+BACKENDS: Mapping[str, Backend] = {"disbatch": DisBatch(), "submitit": Submitit(), "local": Local()}
+"""Every backend by its name."""
+
+
+def tasks_of(sweep: Sweep, submission: Submission, runs: Sequence[SweepRun]) -> str:
+    """Returns the task file for `runs`, as a driver would write it."""
+    return task_text(sweep, runs, from_record(submission.resources).runs_per_gpu or 1)

@@ -1,0 +1,80 @@
+"""How a slot on another node is asked to stop: lines appended to `control.jsonl`, which every slot reads.
+
+Signals do not reach a run through disBatch (`scancel --signal` ends its workers), so the shared file system carries the
+word. The file exists from the start and is appended to in place: opening it makes a network file system ask the server,
+which looking for a new file name would not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpt_opt.run.files import now
+
+POLL_S = 2.0
+"""How often a slot looks."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """What was asked for.
+
+    Attributes:
+        drained: Sessions (one start of one driver) that hand out no more runs and stop those they have.
+        cancelled: Run ids that shall stop and not be started again.
+    """
+
+    drained: frozenset[str]
+    cancelled: frozenset[str]
+
+    def stops(self, session: str | None, run_id: str) -> bool:
+        """Returns whether a run of a session shall stop."""
+        return session in self.drained or run_id in self.cancelled
+
+
+def _append(file: Path, record: dict[str, str]) -> None:
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(descriptor, (json.dumps({**record, "time": now()}) + "\n").encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def drain(file: Path, session: str) -> None:
+    """Asks the slots of a session to let their runs checkpoint and to start none."""
+    _append(file, {"drain": session})
+
+
+def cancel(file: Path, run_id: str) -> None:
+    """Asks whoever runs `run_id` to checkpoint and stop; nothing starts it again before `allow`."""
+    _append(file, {"cancel": run_id})
+
+
+def allow(file: Path, run_id: str) -> None:
+    """Takes a `cancel` back."""
+    _append(file, {"allow": run_id})
+
+
+def read(file: Path) -> Control:
+    """Reads what was asked for so far; a line that is not whole yet is left for the next time."""
+    drained: set[str] = set()
+    cancelled: set[str] = set()
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        lines = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if "drain" in record:
+            drained.add(record["drain"])
+        if "cancel" in record:
+            cancelled.add(record["cancel"])
+        cancelled.discard(record.get("allow", ""))
+    return Control(frozenset(drained), frozenset(cancelled))

@@ -1,0 +1,116 @@
+"""disBatch as a bringer of slots: one call works through a task file on the slots of an allocation or of this machine.
+
+Nothing of what it reports is believed: it exits with 0 when tasks failed, has no word of tasks that were cut off, and
+its resume goes by position. The runs' own files say what happened.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from gpt_opt.dispatch.run_one import SESSION, task_line
+from gpt_opt.dispatch.slurm import job_id
+from gpt_opt.dispatch.sweepdir import Sweep, SweepRun
+from gpt_opt.errors import GptOptError
+from gpt_opt.run.files import write_text
+
+_END_S = 20.0
+_FIFOS = "/tmp/slurm_context_engine_*"  # disBatch's own, by a fixed name
+_FIFO_AGE_S = 60.0
+
+
+def program(name: str) -> str:
+    """Returns the path of a command installed beside this Python.
+
+    Raises:
+        GptOptError: If it is not there.
+    """
+    file = Path(sys.executable).parent / name
+    if not file.is_file():
+        raise GptOptError(f"{file} must exist, but does not; install the project: pip install -e .")
+    return str(file)
+
+
+def task_text(sweep: Sweep, runs: Sequence[SweepRun], together: int) -> str:
+    """Returns the task file: a line for every `together` runs, which share one slot."""
+    groups = [runs[start : start + together] for start in range(0, len(runs), together)]
+    return "".join(task_line(program("gptopt"), sweep, group) + "\n" for group in groups)
+
+
+class Round:
+    """One call of disBatch.
+
+    Args:
+        sweep: The sweep directory; its `tasks` is written.
+        runs: What to run.
+        together: Runs that share one slot.
+        session: See `slurm.session`.
+        slots: Slots on this machine; None inside a Slurm job, where the allocation decides.
+    """
+
+    def __init__(self, sweep: Sweep, runs: Sequence[SweepRun], together: int, session: str, slots: int | None) -> None:
+        write_text(sweep.tasks, task_text(sweep, runs, together))
+        sweep.disbatch.mkdir(mode=0o700, exist_ok=True)
+        folder = sweep.disbatch / f"{session}-{len(list(sweep.disbatch.iterdir()))}"
+        folder.mkdir(mode=0o700)
+        # disBatch logs its whole environment at level INFO.
+        command = [program("disBatch"), "--loglevel", "WARNING", "--no-retire", "-p", f"{folder}/d"]
+        environment = {**os.environ, SESSION: session}
+        if job_id() is None or slots is not None:
+            command += ["--ssh-node", f"localhost:{slots or 1}", "--use-address", "localhost:0"]
+        with (folder / "output").open("wb") as output:
+            self._process = subprocess.Popen(
+                [*command, str(sweep.tasks)],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.folder = folder
+
+    def wait(self, timeout_s: float) -> bool:
+        """Waits for the end, at most so long; returns whether it came."""
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def end(self) -> None:
+        """Ends disBatch and everything of it that is left."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+            if self.wait(_END_S):
+                break
+
+    def problem(self) -> str | None:
+        """Returns what disBatch said when it could not do its work, or None."""
+        if self._process.returncode in (0, None) or self._process.returncode < 0:
+            return None
+        lines = (self.folder / "output").read_text(errors="replace").strip().splitlines()
+        return f"disBatch ended with {self._process.returncode}: " + (lines[-1] if lines else "it said nothing")
+
+
+def remove_stale_pipes() -> None:
+    """Removes named pipes that killed disBatch workers of this user left in /tmp on this node."""
+    for path in Path("/tmp").glob(Path(_FIFOS).name):
+        with suppress(OSError):
+            info = path.stat()
+            if not stat.S_ISFIFO(info.st_mode) or info.st_uid != os.getuid():
+                continue
+            if time.time() - info.st_mtime < _FIFO_AGE_S:
+                continue  # it may just be waiting for its other end
+            try:
+                os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+            except OSError:
+                path.unlink()  # nobody reads it any more

@@ -1,0 +1,185 @@
+"""Which GPUs a slot may use, and a lock on each, so that no two runs ever share one by mistake.
+
+disBatch hands the environment of the first task of a node to every task there, so that with `--gpus-per-task=1` all
+of them see GPU 0. The process that Slurm itself started for the slot (disBatch's task server) has the right value in
+its own environment; and whatever an environment says, a run takes a lock by node and GPU before it starts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from gpt_opt.errors import GptOptError
+
+DEVICES = "CUDA_VISIBLE_DEVICES"
+
+WAIT_S = 30.0
+"""How long a slot waits for GPUs that a run before it is just leaving."""
+
+_PER_SLOT = ("SLURM_", "SLURMD_", "CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICES")
+
+
+class GpuBusy(GptOptError):
+    """Another process holds a GPU that this slot was given."""
+
+
+def _environment_of(pid: int) -> dict[str, str]:
+    try:
+        raw = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="surrogateescape")
+    except OSError:
+        return {}
+    return dict(item.partition("=")[::2] for item in raw.split("\0") if "=" in item)
+
+
+def _parent_of(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError):
+        return 0
+
+
+def slot_environment(own: Mapping[str, str]) -> dict[str, str]:
+    """Returns the environment of this slot as Slurm made it.
+
+    Args:
+        own: Environment of this process; inside a disBatch task it holds another slot's Slurm variables.
+    """
+    if not {"DISBATCH_TASKID", "SLURM_JOB_ID"} <= set(own):
+        return dict(own)
+    pid = os.getppid()
+    while pid > 1:
+        server = _environment_of(pid)
+        if "SLURM_PROCID" in server and "DISBATCH_TASKID" not in server:
+            kept = {name: value for name, value in own.items() if not name.startswith(_PER_SLOT)}
+            return kept | {name: value for name, value in server.items() if name.startswith(_PER_SLOT)}
+        pid = _parent_of(pid)
+    return dict(own)
+
+
+def node_name(environment: Mapping[str, str]) -> str:
+    """Returns the name of this node, as Slurm calls it where there is Slurm."""
+    return environment.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def _nvidia_smi() -> dict[str, str]:
+    """Returns index -> UUID of the GPUs that this process may use."""
+    if shutil.which("nvidia-smi") is None:
+        return {}
+    command = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired:
+        return {}
+    rows = [line.split(",") for line in done.stdout.splitlines() if done.returncode == 0]
+    return {row[0].strip(): row[1].strip() for row in rows if len(row) == 2}
+
+
+def visible(environment: Mapping[str, str]) -> list[str]:
+    """Returns the devices of this slot as CUDA_VISIBLE_DEVICES names them; without Slurm, all of this machine."""
+    if (said := environment.get(DEVICES)) is not None:
+        return [item.strip() for item in said.split(",") if item.strip() and item.strip() != "NoDevFiles"]
+    return [] if "SLURM_JOB_ID" in environment else list(_nvidia_smi())
+
+
+def lock_dir() -> Path:
+    """Returns the folder of this user's locks on this machine.
+
+    Raises:
+        GptOptError: If somebody else made it.
+    """
+    folder = Path(tempfile.gettempdir()) / f"gptopt-gpus-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise GptOptError(f"{folder} must be your own directory, but belongs to uid {folder.stat().st_uid}; remove it")
+    return folder
+
+
+class Lease:
+    """GPUs that this process holds until it, and every process it passed `fds` to, has ended."""
+
+    def __init__(self, devices: Sequence[str], streams: Sequence[IO[str]]) -> None:
+        self.devices, self._streams = tuple(devices), streams
+
+    @property
+    def fds(self) -> list[int]:
+        """File descriptors that carry the locks."""
+        return [stream.fileno() for stream in self._streams]
+
+    def release(self) -> None:
+        """Gives the GPUs back, as far as this process is concerned."""
+        for stream in self._streams:
+            stream.close()
+
+
+def _try_lock(file: Path) -> IO[str] | None:
+    stream = file.open("a+")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        stream.close()
+        return None
+    stream.truncate(0)
+    stream.write(f"process {os.getpid()}\n")
+    stream.flush()
+    return stream
+
+
+def lease(environment: Mapping[str, str], count: int | None, wait_s: float = WAIT_S) -> Lease:
+    """Takes `count` of the slot's GPUs, each under its lock.
+
+    A slot that sees more GPUs than it needs (a whole node was allocated) takes the first free ones.
+
+    Args:
+        environment: From `slot_environment`.
+        count: GPUs of one run; None for one where there are any.
+        wait_s: How long to wait for GPUs that are in use.
+
+    Raises:
+        GptOptError: If the slot has fewer.
+        GpuBusy: If they stay in use.
+    """
+    devices = visible(environment)
+    wanted = min(1, len(devices)) if count is None else count
+    if wanted > len(devices):
+        where = f"{node_name(environment)} shows {','.join(devices) or 'none'}"
+        raise GptOptError(
+            f"gpus_per_run={wanted} needs {wanted} GPUs in a slot, but this slot on {where} ({DEVICES}); ask for them: "
+            f"sbatch --gpus-per-task={wanted}"
+        )
+    if wanted == 0:
+        return Lease((), ())
+    known, node, folder = _nvidia_smi(), node_name(environment), lock_dir()
+    deadline = time.monotonic() + wait_s
+    while True:
+        taken: list[tuple[str, IO[str]]] = []
+        for device in devices:
+            stream = _try_lock(folder / f"{node}-{known.get(device, device).replace('/', '_')}")
+            if stream is not None:
+                taken.append((device, stream))
+            if len(taken) == wanted:
+                return Lease([name for name, _ in taken], [item for _, item in taken])
+        for _, stream in taken:
+            stream.close()
+        if time.monotonic() > deadline:
+            raise GpuBusy(_busy(devices, folder, node, known, wanted))
+        time.sleep(0.5 + os.getpid() % 7 / 10)  # slots that wait for each other's GPUs do not stay in step
+
+
+def _busy(devices: Sequence[str], folder: Path, node: str, known: Mapping[str, str], wanted: int) -> str:
+    holders = []
+    for device in devices:
+        file = folder / f"{node}-{known.get(device, device).replace('/', '_')}"
+        holders.append(f"GPU {device} by {file.read_text().strip() or 'an unknown process'}")
+    return (
+        f"a run needs {wanted} free of the GPUs {','.join(devices)} of {node}, but held are {'; '.join(holders)}: "
+        "two slots were given the same GPU, or a run outlived its slot"
+    )

@@ -1,0 +1,111 @@
+"""How far a run is, read quickly from its metrics.jsonl: the latest and best value of one metric, and its speed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TAIL_BYTES = 32_768
+"""How much of the end is read for the latest value and the speed: some hundred rows."""
+
+BEST_LIMIT_BYTES = 8_000_000
+"""Larger files are not read whole: they have no best value."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The metric that is shown.
+
+    Attributes:
+        name: As in metrics.jsonl.
+        goal: `minimize` or `maximize`; None where nobody said that runs are compared by it.
+    """
+
+    name: str
+    goal: str | None
+
+    @property
+    def better(self) -> Callable[..., float]:
+        """The function that picks the better value."""
+        return max if self.goal == "maximize" else min
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What metrics.jsonl says.
+
+    Attributes:
+        latest: Last value of the metric, NaN where it was no number; None without one.
+        best: Best finite value; None without one, without a goal, or for a very large file.
+        steps_per_s: Steps per second of this attempt, lately; None while it cannot be seen.
+    """
+
+    latest: float | None = None
+    best: float | None = None
+    steps_per_s: float | None = None
+
+
+def _rows(lines: list[bytes]) -> Iterator[dict[str, Any]]:
+    """Yields the rows from the last to the first; torn and foreign lines are left out."""
+    for line in reversed(lines):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            yield row
+
+
+def _value(row: dict[str, Any], name: str) -> float | None:
+    value = row.get(name, math.inf)
+    if value is None:
+        return math.nan  # how metrics.jsonl writes what is no number
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _speed(rows: list[dict[str, Any]], since: float) -> float | None:
+    marks = [(row["step"], row["time"]) for row in rows if {"step", "time"} <= row.keys() and row["time"] >= since]
+    if len(marks) < 2:
+        return None
+    (last, end), (first, begin) = marks[0], marks[-1]
+    return (last - first) / (end - begin) if last > first and end > begin else None
+
+
+def read_progress(file: Path, metric: Metric, since: float | None) -> Progress:
+    """Reads the end of a metrics.jsonl, and the whole file where a best value is asked for or the end has no value.
+
+    Args:
+        file: The metrics.jsonl; may be absent.
+        metric: What to look for.
+        since: Start of the attempt whose speed is wanted, seconds since the epoch; None for no speed.
+    """
+    try:
+        with file.open("rb") as stream:
+            size = stream.seek(0, 2)
+            stream.seek(max(0, size - TAIL_BYTES))
+            lines = stream.read().split(b"\n")
+            key = json.dumps(metric.name).encode()
+            latest = next((v for row in _rows(_with(key, lines)) if (v := _value(row, metric.name)) is not None), None)
+            best = None
+            if (metric.goal is not None or latest is None) and size <= BEST_LIMIT_BYTES:
+                stream.seek(0)
+                values = [_value(row, metric.name) for row in _rows(_with(key, stream.read().split(b"\n")))]
+                known = [value for value in values if value is not None]
+                latest = known[0] if known else None
+                best = _best(known, metric)
+    except FileNotFoundError:
+        return Progress()
+    return Progress(latest, best, None if since is None else _speed(list(_rows(lines)), since))
+
+
+def _with(key: bytes, lines: list[bytes]) -> list[bytes]:
+    return [line for line in lines if key in line]
+
+
+def _best(values: list[float], metric: Metric) -> float | None:
+    finite = [value for value in values if math.isfinite(value)]
+    return metric.better(finite) if finite and metric.goal is not None else None

@@ -1,0 +1,202 @@
+"""What is asked of Slurm's own commands: submit, cancel, requeue, states of many jobs in one query, limits."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gpt_opt.errors import GptOptError
+
+_ENDED: Mapping[str, str | None] = {
+    "COMPLETED": None,
+    "FAILED": None,
+    "BOOT_FAIL": "node_failure",
+    "NODE_FAIL": "node_failure",
+    "PREEMPTED": "preempted",
+    "REQUEUED": "requeued",
+    "REVOKED": "requeued",
+    "TIMEOUT": "time_limit",
+    "DEADLINE": "time_limit",
+    "OUT_OF_MEMORY": "out_of_memory",
+    "CANCELLED": "stopped",
+}
+"""States in which a job is over, and the cause (see `attempts.CAUSES`) that they give to a run that was cut off."""
+
+_OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "PMI_", "PMIX_", "DISBATCH_")
+
+
+class SlurmError(GptOptError):
+    """A command of Slurm failed; the message is Slurm's."""
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What Slurm says of one job, or of one start of it.
+
+    Attributes:
+        id: Job id, `12` or `12_3`.
+        state: First word of Slurm's state.
+        reason: Why it waits, or empty.
+        node: Where it runs, or empty.
+    """
+
+    id: str
+    state: str
+    reason: str = ""
+    node: str = ""
+
+    @property
+    def alive(self) -> bool:
+        """Whether the job may still start or continue."""
+        return self.state not in _ENDED
+
+    @property
+    def cause(self) -> str | None:
+        """The cause of an end that this state names, or None."""
+        return _ENDED.get(self.state)
+
+
+def is_installed() -> bool:
+    """Returns whether Slurm's sbatch is on the path."""
+    return shutil.which("sbatch") is not None
+
+
+def job_id() -> str | None:
+    """Returns the id of the Slurm job that this process is in."""
+    return os.environ.get("SLURM_JOB_ID")
+
+
+def session() -> str:
+    """Returns what tells this start of a driver from others: `12.1` is the first restart of Slurm job 12."""
+    if (own := job_id()) is None:
+        return f"local-{os.getpid()}"
+    return f"{own}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+
+
+def outside_job(environment: Mapping[str, str], options: Iterable[str] = ()) -> dict[str, str]:
+    """Returns an environment to submit from: nothing of a surrounding job, nothing that would beat `options`.
+
+    What Slurm sets for a job (`SLURM_CPU_BIND` and so on) would bind the new job to the old one's cores; `SBATCH_*`
+    variables beat the lines of a script.
+
+    Args:
+        environment: For example os.environ.
+        options: `#SBATCH` options of the script, `--partition=gpu`.
+    """
+    said = {option.partition("=")[0].lstrip("-").replace("-", "_").upper() for option in options}
+    drop = {f"SBATCH_{name}" for name in said | ({"TIMELIMIT"} if "TIME" in said else set())}
+    if "SLURM_JOB_ID" in environment:
+        drop |= {"CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICES"}
+    return {
+        name: value
+        for name, value in environment.items()
+        if name == "SLURM_CONF" or not (name in drop or name.startswith(_OF_A_JOB))
+    }
+
+
+def run(command: Sequence[str], stdin: str | None = None, env: Mapping[str, str] | None = None) -> str:
+    """Runs a command of Slurm and returns its output.
+
+    Raises:
+        SlurmError: If it is missing, fails, or does not answer within a minute.
+    """
+    try:
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=60, check=False, env=env, errors="replace"
+        )
+    except FileNotFoundError as error:
+        raise SlurmError(f"{command[0]} must be on the path, but is not; is Slurm installed here?") from error
+    except subprocess.TimeoutExpired as error:
+        raise SlurmError(f"{command[0]} did not answer within 60 s") from error
+    if done.returncode != 0:
+        raise SlurmError(f"{command[0]} failed: {' '.join(done.stderr.split()) or done.stdout.strip()}")
+    return done.stdout
+
+
+def sbatch(script: str, cwd: str) -> str:
+    """Submits a script and returns the job id.
+
+    Raises:
+        SlurmError: If Slurm refuses it; the message is Slurm's.
+    """
+    options = [line.split(None, 1)[1] for line in script.splitlines() if line.startswith("#SBATCH ")]
+    output = run(["sbatch", "--parsable", f"--chdir={cwd}"], script, outside_job(os.environ, options))
+    return output.strip().partition(";")[0]
+
+
+def requeue(job: str) -> None:
+    """Puts a running job back into the queue; Slurm ends it and starts it again under the same id."""
+    run(["scontrol", "requeue", job])
+
+
+def cancel(jobs: Sequence[str]) -> None:
+    """Ends jobs."""
+    if jobs:
+        run(["scancel", *jobs])
+
+
+def _rows(text: str) -> list[list[str]]:
+    return [line.split("|") for line in text.splitlines() if line.strip()]
+
+
+def _first(state: str) -> str:
+    return (state.split() or ["UNKNOWN"])[0].rstrip("+")
+
+
+def states(jobs: Sequence[str]) -> dict[str, list[JobState]]:
+    """Returns what Slurm knows of jobs, the current state last: one squeue and one sacct for all of them.
+
+    Jobs that Slurm does not know are missing. Without accounting, finished jobs are soon unknown.
+
+    Raises:
+        SlurmError: If Slurm does not answer.
+    """
+    wanted = {job.partition("_")[0] for job in jobs if job[:1].isdigit()}
+    if not wanted:
+        return {}
+    found: dict[str, list[JobState]] = {}
+    for row in _accounted(wanted):
+        found.setdefault(row.id, []).append(row)
+    for row in _queued(wanted):
+        found.setdefault(row.id, []).append(row)
+    return found
+
+
+def _queued(wanted: set[str]) -> list[JobState]:
+    # Asking by --jobs fails as a whole when one of them is unknown already; asking by user does not.
+    rows = _rows(run(["squeue", "--noheader", "--array", "--me", "--format=%i|%T|%r|%N"]))
+    return [JobState(i, _first(s), "" if r == "None" else r, n) for i, s, r, n in rows if i.partition("_")[0] in wanted]
+
+
+def _accounted(wanted: set[str]) -> list[JobState]:
+    command = ["sacct", "--noheader", "--parsable2", "--duplicates", "--allocations", "--format=JobID,State,NodeList"]
+    try:
+        rows = _rows(run([*command, f"--jobs={','.join(sorted(wanted))}"]))
+    except SlurmError:
+        return []  # no accounting here: squeue and the run directories have to do
+    return [JobState(i, _first(s), "", "" if n == "None assigned" else n) for i, s, n in rows]
+
+
+def jobs_with_comment(comment: str) -> list[str]:
+    """Returns this user's jobs in the queue that carry `comment`.
+
+    Raises:
+        SlurmError: If Slurm does not answer.
+    """
+    rows = (row.split("|", 1) for row in run(["squeue", "--noheader", "--me", "--format=%i|%k"]).splitlines())
+    return [row[0] for row in rows if len(row) == 2 and row[1].strip() == comment]
+
+
+def max_array_size() -> int:
+    """Returns how many tasks one job array may have here.
+
+    Raises:
+        SlurmError: If Slurm does not answer.
+    """
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", run(["scontrol", "show", "config"]), re.MULTILINE)
+    # Indices must be below MaxArraySize, so this is also the number of tasks from 0.
+    return int(found[1]) if found else 1001

@@ -1,0 +1,193 @@
+"""From a sweep file to jobs: plan, sweep directory, jobs for what is not done and not on its way already."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gpt_opt.dispatch import slurm
+from gpt_opt.dispatch.backends import BACKENDS, living_jobs, tasks_of
+from gpt_opt.dispatch.drive import Due, due
+from gpt_opt.dispatch.resources import as_record, from_record, merged
+from gpt_opt.dispatch.scripts import check_backend
+from gpt_opt.dispatch.sweepdir import Job, Submission, Sweep, SweepRun, create, locked, numbers
+from gpt_opt.errors import ConfigError, Problem
+from gpt_opt.plan.existing import NEW_DIRECTORY
+from gpt_opt.plan.planner import Plan, Planner
+from gpt_opt.run.files import now, to_json, write_text
+from gpt_opt.sweep.model import Resources
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for.
+
+    Attributes:
+        file: The sweep file.
+        extra: Overrides after it.
+        backend: Key of `backends.BACKENDS`.
+        slots: Runs at a time; None for the backend's own choice.
+        flags: Resources given as flags, None where not given.
+        root: The repository.
+        sweeps: Folder of sweep directories.
+    """
+
+    file: Path
+    extra: tuple[str, ...]
+    backend: str
+    slots: int | None
+    flags: Mapping[str, Any]
+    root: Path
+    sweeps: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it.
+
+    Attributes:
+        sweep: The sweep directory.
+        started: Jobs that this call submitted.
+        alive: Jobs of this sweep that were at work or waiting already.
+        state: Which runs are done, due, held, or left to the user.
+    """
+
+    sweep: Sweep
+    started: tuple[Job, ...]
+    alive: tuple[Job, ...]
+    state: Due
+
+
+def _planned(request: Request) -> tuple[Plan, Resources]:
+    planner = Planner(request.root / "hydra_conf")
+    plan = planner.plan(request.file, request.extra, sweeps=request.sweeps)
+    if any(run.run_dir == NEW_DIRECTORY for run in plan.runs):
+        message = "makes a new directory at every start, but a sweep has to find its runs again"
+        raise ConfigError([Problem("paths", message, "leave out paths=local_run_dir")], ", nothing was submitted")
+    said = [planner.config(plan.runs[0].overrides).get("resources", {})] if plan.runs else [{}]
+    resources = merged(plan.grid.resources, said[0], request.flags)
+    check_backend(resources, request.backend, request.slots)
+    return plan, resources
+
+
+def _draft(request: Request, plan: Plan, resources: Resources) -> tuple[Submission, list[SweepRun]]:
+    metric = None if plan.grid.metric is None else asdict(plan.grid.metric)
+    submission = Submission(
+        sweep=plan.grid.name,
+        file=str(request.file),
+        extra=request.extra,
+        backend=request.backend,
+        slots=request.slots,
+        resources=as_record(resources),
+        metric=metric,
+        cwd=os.getcwd(),
+        root=str(request.root),
+    )
+    runs = [SweepRun(run.index, run.run_id, str(Path(run.run_dir).absolute()), run.overrides) for run in plan.runs]
+    return submission, runs
+
+
+def _with_slots(submission: Submission, runs: int) -> Submission:
+    if submission.slots is not None:
+        return submission
+    return replace(submission, slots=BACKENDS[submission.backend].slots(from_record(submission.resources), runs))
+
+
+def _same_sweep(parent: Path, runs: Sequence[SweepRun]) -> Sweep | None:
+    """Returns the last submission if it has exactly these runs, in any order."""
+    if not (found := numbers(parent)):
+        return None
+    last = Sweep(parent / str(found[-1]))
+    return last if {run.run_id for run in last.runs} == {run.run_id for run in runs} else None
+
+
+def preview(request: Request) -> str:
+    """Returns the exact text that would be submitted, and the task file; writes nothing."""
+    plan, resources = _planned(request)
+    submission, runs = _draft(request, plan, resources)
+    submission = _with_slots(submission, len(runs))
+    parent = (request.sweeps / plan.grid.name).absolute()
+    sweep = _same_sweep(parent, runs) or Sweep(parent / str(max(numbers(parent), default=0) + 1))
+    script = BACKENDS[request.backend].script(sweep, submission)
+    return f"{script}\n# {sweep.tasks}\n{tasks_of(sweep, submission, runs)}"
+
+
+def prepare(request: Request, state_lock: Callable[[Sweep], None] | None = None) -> Sweep:
+    """Plans, and makes or finds the sweep directory; submits nothing.
+
+    A sweep whose last submission has the same runs goes on in its directory, with the resources of this request.
+
+    Raises:
+        RequestError: If the sweep file, a point, or a resource is wrong; nothing is written then.
+    """
+    plan, resources = _planned(request)
+    submission, runs = _draft(request, plan, resources)
+    parent = (request.sweeps / plan.grid.name).absolute()
+    with locked(parent):
+        submission = _with_slots(submission, len(runs))
+        sweep = _same_sweep(parent, runs)
+        if sweep is None:
+            sweep = create(parent, request.file.read_text(encoding="utf-8"), runs, submission)
+        else:
+            former = sweep.submission()
+            kept = replace(submission, created=former.created, jobs=former.jobs)
+            write_text(sweep.submission_file, to_json(asdict(kept)))
+        if state_lock is not None:
+            state_lock(sweep)
+    return sweep
+
+
+def submit(request: Request) -> Outcome:
+    """Submits jobs for everything of a sweep that is not done and not on its way.
+
+    Raises:
+        RequestError: If the request is wrong; nothing was submitted.
+        GptOptError: If Slurm refuses; what it took before is recorded.
+    """
+    outcomes: list[Outcome] = []
+    prepare(request, lambda sweep: outcomes.append(start_jobs(sweep)))
+    return outcomes[0]
+
+
+def start_jobs(sweep: Sweep) -> Outcome:
+    """Submits jobs for the runs that are due and that no living job has; the caller holds `locked`."""
+    submission, state = sweep.submission(), due(sweep)
+    backend = BACKENDS[submission.backend]
+    alive = living_jobs(sweep)
+    covered = {index for job in alive if job.runs is not None for index in job.runs}
+    everything = any(job.runs is None for job in alive)
+    runs = [] if everything else [run for run in state.runnable if run.index not in covered]
+    started: list[Job] = []
+
+    def record(jobs: Sequence[Job]) -> None:
+        sweep.add_jobs(jobs)
+        started.extend(jobs)
+
+    if runs:
+        script = backend.script(sweep, submission)
+        write_text(sweep.submission_file, to_json(asdict(replace(submission, script=script))))
+        write_text(sweep.tasks, tasks_of(sweep, submission, runs))
+        backend.start(sweep, submission, runs, record)
+    return Outcome(sweep, tuple(started), tuple(alive), state)
+
+
+def adopt(sweep: Sweep) -> None:
+    """Records the Slurm job that this process is in as a job of the sweep; the caller holds `locked`."""
+    own = slurm.job_id()
+    if own is not None and own not in {job.id for job in sweep.submission().jobs}:
+        sweep.add_jobs([Job(own, now())])
+
+
+def sweep_of_this_job(sweeps: Path) -> Sweep | None:
+    """Returns the sweep that this Slurm job worked on before it was requeued."""
+    own = slurm.job_id()
+    if own is None or os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+        return None
+    for file in sweeps.glob("*/*/submission.json"):
+        sweep = Sweep(file.parent.absolute())
+        if own in {job.id for job in sweep.submission().jobs}:
+            return sweep
+    return None

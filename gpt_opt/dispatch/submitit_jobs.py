@@ -1,0 +1,109 @@
+"""submitit as a bringer of slots: each job of an array is one slot that executes one group of runs."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpt_opt.dispatch.resources import from_record
+from gpt_opt.dispatch.run_one import SESSION, Slot
+from gpt_opt.dispatch.scripts import WARN_S
+from gpt_opt.dispatch.slurm import session
+from gpt_opt.dispatch.sweepdir import Submission, Sweep
+from gpt_opt.errors import RunFailed
+
+if TYPE_CHECKING:
+    from submitit import SlurmExecutor
+    from submitit.core.utils import DelayedSubmission
+
+_MOST_REQUEUES = 1000
+"""submitit counts time-outs of a job; runs make their own account, see `attempts.CAUSES`."""
+
+
+class SlotJob:
+    """What submitit pickles: a sweep directory and run ids, nothing else of the submitting process.
+
+    Args:
+        sweep: The sweep directory, absolute.
+        run_ids: Runs that share the slot.
+    """
+
+    def __init__(self, sweep: str, run_ids: tuple[str, ...]) -> None:
+        self.sweep, self.run_ids = sweep, run_ids
+        self._slot: Slot | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"sweep": self.sweep, "run_ids": self.run_ids, "_slot": None}
+
+    def __call__(self) -> None:
+        """Executes the runs.
+
+        Raises:
+            RunFailed: If not all of them are COMPLETED in the end.
+        """
+        sweep = Sweep(Path(self.sweep))
+        self._slot = Slot(sweep, {**os.environ, SESSION: session()}, driven=False)
+        if not self._slot.execute([sweep.run(name) for name in self.run_ids]):
+            raise RunFailed(f"not every run of {', '.join(self.run_ids)} is COMPLETED; see gptopt status {sweep.label}")
+
+    def checkpoint(self) -> DelayedSubmission:
+        """Called by submitit before the time limit or a preemption: runs checkpoint, then the job is put back."""
+        from submitit.helpers import DelayedSubmission
+
+        if self._slot is not None:
+            self._slot.interrupt()
+        return DelayedSubmission(SlotJob(self.sweep, self.run_ids))
+
+
+def executor(sweep: Sweep, submission: Submission) -> SlurmExecutor:
+    """Returns submitit's executor with the parameters of a sweep."""
+    from submitit import SlurmExecutor
+
+    sweep.submitit.mkdir(mode=0o700, exist_ok=True)
+    chosen = SlurmExecutor(folder=sweep.submitit, max_num_timeout=_MOST_REQUEUES)
+    chosen.update_parameters(**_parameters(sweep, submission))
+    return chosen
+
+
+def _parameters(sweep: Sweep, submission: Submission) -> dict[str, Any]:
+    resources = from_record(submission.resources)
+    together = resources.runs_per_gpu or 1
+    gpus = 1 if resources.gpus_per_run is None else resources.gpus_per_run
+    # What submitit has no parameter for, and the user's own lines, go through as they are.
+    further: dict[str, Any] = {"requeue": True}
+    for option in resources.sbatch:
+        name, equals, value = option.lstrip("-").partition("=")
+        further[name] = value if equals else True
+    found: dict[str, Any] = {
+        "job_name": f"{sweep.root.parent.name}-{sweep.root.name}",
+        "comment": str(sweep.root),
+        "time": resources.time_min,
+        "nodes": resources.nodes_per_run or 1,
+        "ntasks_per_node": 1,
+        "cpus_per_task": (resources.cpus_per_run or 1) * together,
+        "gpus_per_node": gpus or None,
+        "mem": None if resources.mem_gb is None else f"{round(resources.mem_gb * 1024 * together)}M",
+        "partition": resources.partition,
+        "qos": resources.qos,
+        "account": resources.account,
+        "constraint": resources.constraint,
+        "exclude": resources.exclude,
+        "array_parallelism": max(1, (submission.slots or 1) // together),
+        "signal_delay_s": WARN_S,
+        "setup": [
+            f"GPTOPT_ROOT={shlex.quote(submission.root)}",
+            f". {shlex.quote(submission.root + '/slurm_scripts/environment.sh')}",
+        ],
+        "additional_parameters": further,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def text(sweep: Sweep, submission: Submission) -> str:
+    """Returns the batch script that submitit would submit."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    command = "python -u -m submitit.core._submit " + shlex.quote(str(sweep.submitit))
+    return _make_sbatch_string(command=command, folder=sweep.submitit, **_parameters(sweep, submission))

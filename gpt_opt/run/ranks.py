@@ -1,0 +1,26 @@
+"""Which of the processes of a run this one is, as torchrun says in the environment."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Rank:
+    """The place of this process in its run.
+
+    Attributes:
+        index: 0 for the process that claims the run and writes its files.
+        count: Processes of the run.
+    """
+
+    index: int
+    count: int
+
+
+def this_rank() -> Rank:
+    """Returns the place of the calling process; the only one where nothing says otherwise."""
+    if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+        return Rank(0, 1)
+    return Rank(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))

@@ -1,0 +1,48 @@
+"""What the processes of one training tell each other besides gradients."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import timedelta
+
+import torch
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+_POLL_S = 0.1
+_CONNECT_TIMEOUT = timedelta(minutes=5)
+_LOST = re.compile(r"connection (closed|reset|refused|was likely closed)|broken pipe|socket (closed|error)", re.I)
+
+
+class Channel:
+    """Texts by name that every process of one torchrun can leave and read: the store that they meet at."""
+
+    def __init__(self) -> None:
+        store, _, _ = next(rendezvous("env://", timeout=_CONNECT_TIMEOUT))
+        self._store = PrefixStore("gpt_opt", store)
+
+    def leave(self, name: str, text: str) -> None:
+        """Leaves a text under a name."""
+        self._store.set(name, text)
+
+    def read(self, name: str) -> str | None:
+        """Returns the text under a name, or None as long as there is none."""
+        return self._store.get(name).decode() if self._store.check([name]) else None
+
+    def wait(self, name: str) -> str:
+        """Returns the text under a name as soon as there is one; signals are still heard meanwhile."""
+        while (text := self.read(name)) is None:
+            time.sleep(_POLL_S)
+        return text
+
+
+def lost_a_process(error: BaseException) -> bool:
+    """Returns whether an exception says that another process of the training is gone."""
+    return isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None
+
+
+def close() -> None:
+    """Ends the connection to the other processes, where there are some, in good order."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

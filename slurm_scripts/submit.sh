@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Runs a sweep file through disBatch over the slots of a Slurm allocation, one run a slot:
+#   sbatch slurm_scripts/submit.sh params/beta_sweep.json [overrides...]
+#   sbatch -n 8 -p gpu -t 240 slurm_scripts/submit.sh params/beta_sweep.json seed=1
+# Without sbatch it submits itself (options before the sweep file go to sbatch); where there is no Slurm it runs the
+# sweep on this machine. Ends with 0 only if every run is COMPLETED. The lines of environment.sh are sourced first.
+#SBATCH --job-name=gptopt
+#SBATCH --ntasks=4
+#SBATCH --cpus-per-task=1
+#SBATCH --gpus-per-task=1
+#SBATCH --output=gptopt-%j.out
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR2@120
+set -euo pipefail
+
+# Prints the repository. Slurm runs a copy of this script from its spool folder, so $0 is of use outside of jobs only.
+find_root() {
+  local candidate command
+  for candidate in "${GPTOPT_ROOT:-}" "$(dirname "$(readlink -f "$0")")/.."; do
+    if [ -n "$candidate" ] && [ -f "$candidate/run_hydra.py" ]; then
+      (cd "$candidate" && pwd)
+      return
+    fi
+  done
+  if [ -n "${SLURM_JOB_ID:-}" ]; then
+    command=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p')
+    candidate=${command%/submit.sh*}/.. # the arguments follow the path
+    if [ -f "$candidate/run_hydra.py" ]; then
+      (cd "$candidate" && pwd)
+      return
+    fi
+  fi
+  candidate=${SLURM_SUBMIT_DIR:-$PWD}
+  while [ "$candidate" != / ]; do
+    if [ -f "$candidate/run_hydra.py" ] && [ -f "$candidate/slurm_scripts/submit.sh" ]; then
+      echo "$candidate"
+      return
+    fi
+    candidate=$(dirname "$candidate")
+  done
+  echo "submit.sh: cannot find the gpt-opt repository; submit it by its path, or export GPTOPT_ROOT=/path/to/it" >&2
+  return 2
+}
+
+GPTOPT_ROOT=$(find_root)
+export GPTOPT_ROOT
+
+options=()
+while [ $# -gt 0 ] && [[ "$1" != *.json ]]; do
+  options+=("$1")
+  shift
+done
+if [ $# -eq 0 ]; then
+  echo "usage: sbatch slurm_scripts/submit.sh [sbatch options] SWEEP.json [overrides...]" >&2
+  exit 2
+fi
+
+if [ -z "${SLURM_JOB_ID:-}" ] && command -v sbatch >/dev/null; then
+  exec sbatch "${options[@]}" "$GPTOPT_ROOT/slurm_scripts/submit.sh" "$@"
+fi
+
+set +u # module files and activation scripts read variables that may be unset
+# shellcheck source=slurm_scripts/environment.sh
+. "$GPTOPT_ROOT/slurm_scripts/environment.sh"
+set -u
+if ! command -v gptopt >/dev/null; then
+  echo "submit.sh: gptopt is not on the PATH; run make in $GPTOPT_ROOT, or complete slurm_scripts/environment.sh" >&2
+  exit 2
+fi
+
+slots=()
+if [ -z "${SLURM_JOB_ID:-}" ]; then
+  for ((i = 0; i < ${#options[@]}; i++)); do
+    case ${options[i]} in
+      -n | --ntasks) slots=(--slots "${options[i + 1]}") ;;
+      -n?*) slots=(--slots "${options[i]#-n}") ;;
+      --ntasks=*) slots=(--slots "${options[i]#*=}") ;;
+    esac
+  done
+fi
+file=$1
+if [ ! -f "$file" ] && [ -f "$GPTOPT_ROOT/$file" ]; then
+  file=$GPTOPT_ROOT/$file
+fi
+shift
+# exec: the warning before the time limit goes to the batch process alone.
+exec gptopt drive "$file" "$@" "${slots[@]}"

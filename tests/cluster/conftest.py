@@ -1,0 +1,30 @@
+"""One cluster for all tests of a session; with pytest-xdist one for each worker that has tests for it.
+
+Tests that use it are marked `xdist_group("slurm")`: under `--dist loadgroup` they run in one worker, one after another.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.cluster import Cluster, guarded
+from tests.cluster.layout import missing
+
+
+@pytest.fixture(scope="session")
+def slurm() -> None:
+    """Skips where no cluster can run, and fails there under CI."""
+    if reason := missing():
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def cluster(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Yields a running cluster, which ends with the session however that ends."""
+    with guarded(tmp_path_factory.getbasetemp() / "cluster") as running:
+        yield running
