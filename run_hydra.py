@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -14,8 +15,9 @@ import hydra
 from gpt_opt.config.schema import register
 from gpt_opt.errors import exit_code
 from gpt_opt.plan.check import check_command_line
-from gpt_opt.run.app import hydra_errors, task
+from gpt_opt.run.app import hydra_errors, require_one_run, task
 from gpt_opt.run.directory import register_resolvers
+from gpt_opt.run.peers import run_ranks
 
 CONFIG_DIR = Path(__file__).resolve().parent / "hydra_conf"
 
@@ -24,6 +26,7 @@ def main() -> None:
     """Checks every point of the command line, then lets Hydra run them."""
     register()
     register_resolvers()
+    require_one_run(sys.argv[1:])
     check_command_line(CONFIG_DIR, sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a report of its own and exits with 1
     with hydra_errors():
@@ -31,4 +34,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(partial(run_ranks, main)))

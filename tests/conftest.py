@@ -77,3 +77,6 @@ def run_hydra() -> Runner:
         return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, check=False)
 
     return run
+
+
+from tests.cluster.conftest import cluster, slurm  # noqa: E402, F401

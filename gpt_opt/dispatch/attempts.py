@@ -10,7 +10,8 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -157,34 +158,26 @@ def note_retry(file: Path) -> None:
 
 @dataclass
 class _Draft:
-    started: dict[str, dict[str, Any]] = field(default_factory=dict)
-    ends: dict[str, dict[str, Any]] = field(default_factory=dict)
+    started: dict[str, Attempt] = field(default_factory=dict)
     forgiven: int = 0
 
     def add(self, record: dict[str, Any]) -> None:
         if "start" in record:
-            self.started[record["start"]] = record
-        elif "end" in record:
-            self.ends.setdefault(record["end"], record)
+            self.started[record["start"]] = Attempt(
+                id=record["start"],
+                started=record["time"],
+                session=record["session"],
+                owner=Owner.from_record(record["owner"]),
+                node=record["node"],
+                gpus=tuple(record["gpus"]),
+                mem_gb=record["mem_gb"],
+            )
+        elif "end" in record and self.started[record["end"]].cause is None:
+            cause = record["cause"] if record["cause"] in CAUSES else "exception"
+            end = {"ended": record["time"], "cause": cause, "code": record["code"], "message": record["message"]}
+            self.started[record["end"]] = replace(self.started[record["end"]], **end)
         elif "retry" in record:
             self.forgiven = len(self.started)
-
-    def attempt(self, name: str) -> Attempt:
-        start, end = self.started[name], self.ends.get(name, {})
-        cause = end.get("cause")
-        return Attempt(
-            id=name,
-            started=start["time"],
-            session=start["session"],
-            owner=Owner.from_record(start["owner"]),
-            node=start["node"],
-            gpus=tuple(start["gpus"]),
-            mem_gb=start["mem_gb"],
-            ended=end.get("time"),
-            cause=cause if cause in CAUSES or cause is None else "exception",
-            code=end.get("code"),
-            message=end.get("message", ""),
-        )
 
 
 def read_history(file: Path) -> History:
@@ -200,5 +193,6 @@ def read_history(file: Path) -> History:
         except ValueError:
             continue
         if isinstance(record, dict):
-            draft.add(record)
-    return History(tuple(draft.attempt(name) for name in draft.started), draft.forgiven)
+            with suppress(KeyError, TypeError, ValueError):
+                draft.add(record)
+    return History(tuple(draft.started.values()), draft.forgiven)

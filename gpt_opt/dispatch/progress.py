@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -83,23 +84,27 @@ def read_progress(file: Path, metric: Metric, since: float | None) -> Progress:
         metric: What to look for.
         since: Start of the attempt whose speed is wanted, seconds since the epoch; None for no speed.
     """
+    key = json.dumps(metric.name).encode()
     try:
         with file.open("rb") as stream:
             size = stream.seek(0, 2)
             stream.seek(max(0, size - TAIL_BYTES))
             lines = stream.read().split(b"\n")
-            key = json.dumps(metric.name).encode()
-            latest = next((v for row in _rows(_with(key, lines)) if (v := _value(row, metric.name)) is not None), None)
-            best = None
-            if (metric.goal is not None or latest is None) and size <= BEST_LIMIT_BYTES:
-                stream.seek(0)
-                values = [_value(row, metric.name) for row in _rows(_with(key, stream.read().split(b"\n")))]
-                known = [value for value in values if value is not None]
-                latest = known[0] if known else None
-                best = _best(known, metric)
     except FileNotFoundError:
         return Progress()
+    values = (_value(row, metric.name) for row in _rows(_with(key, lines)))
+    latest, best = next((value for value in values if value is not None), None), None
+    if (metric.goal is not None or latest is None) and size <= BEST_LIMIT_BYTES:
+        latest, best = _whole(file, size, file.stat().st_mtime_ns, metric)
     return Progress(latest, best, None if since is None else _speed(list(_rows(lines)), since))
+
+
+@lru_cache(maxsize=1 << 16)
+def _whole(file: Path, size: int, mtime_ns: int, metric: Metric) -> tuple[float | None, float | None]:
+    """Returns the latest and the best value; a live view reads a file that did not change once."""
+    lines = _with(json.dumps(metric.name).encode(), file.read_bytes().split(b"\n"))
+    known = [value for row in _rows(lines) if (value := _value(row, metric.name)) is not None]
+    return (known[0] if known else None), _best(known, metric)
 
 
 def _with(key: bytes, lines: list[bytes]) -> list[bytes]:

@@ -39,7 +39,7 @@ def _shorten(text: str, width: int) -> str:
 
 def _state(item: RunStatus) -> str:
     if item.silent_s is not None:
-        return f"{item.state} for {duration(item.silent_s)}"
+        return f"{item.state} for {item.silent_s:.0f} s"
     if item.state is Shown.FAILED and item.due:
         return f"{item.state}, will start again"
     if item.cause is not None and item.state in (Shown.FAILED, Shown.INTERRUPTED):
@@ -97,21 +97,25 @@ def _job_line(jobs: Sequence[JobStatus]) -> str:
     for job in jobs:
         if job.alive is False:
             continue
+        array = "_" in job.id
         words = job.state or "state unknown"
-        words += f" ({job.reason})" if job.reason else f" on {job.node}" if job.node and "_" not in job.id else ""
-        said.setdefault(job.id.partition("_")[0], Counter())[words] += 1
+        words += f" ({job.reason})" if job.reason else f" on {job.node}" if job.node and not array else ""
+        said.setdefault(job.id.partition("_")[0] + "_*" * array, Counter())[words] += 1
     parts = []
     for name, counts in said.items():
-        numbers = (f"{number} {words}" if sum(counts.values()) > 1 else words for words, number in counts.items())
+        numbers = (f"{number} {words}" if name.endswith("*") else words for words, number in counts.items())
         parts.append(f"{name} {', '.join(numbers)}")
+    if not parts and jobs and jobs[-1].state:
+        parts.append(f"none alive, the last ({jobs[-1].id}) ended as {jobs[-1].state}")
     return "jobs: " + ("; ".join(parts) or "none alive")
 
 
 def _summary(status: SweepStatus) -> str:
     counts = ", ".join(f"{number} {state}" for state, number in reversed(status.counts.items()) if number)
     parts = [counts]
-    if not status.all_done and status.fraction > 0:
-        parts.append(f"{math.floor(100 * status.fraction)}% of all steps")
+    percent = math.floor(100 * status.fraction)
+    if percent and not status.all_done:
+        parts.append(f"{percent}% of all steps")
     if (eta_s := status.eta_s) is not None:
         parts.append(f"about {duration(eta_s)} left")
     return "; ".join(parts)

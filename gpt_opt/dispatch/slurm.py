@@ -71,10 +71,16 @@ def job_id() -> str | None:
 
 
 def session() -> str:
-    """Returns what tells this start of a driver from others: `12.1` is the first restart of Slurm job 12."""
+    """Returns what tells this start of a driver, or of a job of an array, from others.
+
+    `12.1` is the first restart of Slurm job 12, `12_3.0` the first start of task 3 of array 12.
+    """
+    env = os.environ
     if (own := job_id()) is None:
         return f"local-{os.getpid()}"
-    return f"{own}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+    if "SLURM_ARRAY_TASK_ID" in env:
+        own = f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
+    return f"{own}.{env.get('SLURM_RESTART_COUNT', '0')}"
 
 
 def outside_job(environment: Mapping[str, str], options: Iterable[str] = ()) -> dict[str, str]:

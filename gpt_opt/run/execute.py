@@ -15,7 +15,7 @@ from gpt_opt.run.claim import Claim, acquire
 from gpt_opt.run.files import create_text, now, read_json_object, to_json, write_text
 from gpt_opt.run.identity import identity_json, run_id
 from gpt_opt.run.paths import RunPaths
-from gpt_opt.run.peers import PeerLost, error_record, peers
+from gpt_opt.run.peers import PeerFailed, PeerLost, error_record, peers
 from gpt_opt.run.provenance import data_file, gpus, slurm_ids, write_provenance
 from gpt_opt.run.ranks import this_rank
 from gpt_opt.run.signals import StopRequest, stop_on_signals
@@ -207,10 +207,20 @@ class _Attempt:
         )
         peers().train(self.config, self.paths)
         try:
-            return train(self.config, Folder(self.paths.checkpoints, self.paths.metrics), hooks)
+            with peers().watched(self._end_with):
+                return train(self.config, Folder(self.paths.checkpoints, self.paths.metrics), hooks)
         except Exception as error:
             peers().raise_if_lost(error)
             raise
+
+    def _end_with(self, failed: PeerFailed) -> None:
+        """Ends this process, whatever its main thread waits for, because another process of the run failed."""
+        log.error("run failed: %s", failed)
+        try:
+            self.write(state=State.FAILED, error=failed.record)
+            self.claim.__exit__()
+        finally:
+            os._exit(1)
 
     def _commit(self, result: Result) -> None:
         """Writes the summary: once, last, never over another one."""

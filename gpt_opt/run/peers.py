@@ -11,9 +11,11 @@ import json
 import logging
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +33,8 @@ log = logging.getLogger(__name__)
 FIRST_WORD_S = 10.0
 """How long a process that failed leaves the word to rank 0, which mostly fails the same way and says so."""
 
+_OWN_FAILURE_S = FIRST_WORD_S / 2
+_WATCH_S = 0.5
 _ORDER = "order"
 
 
@@ -81,6 +85,45 @@ class Peers:
             self._channel = Channel()
             self._channel.leave(_ORDER, json.dumps(order))
 
+    @contextmanager
+    def watched(self, on_failure: Callable[[PeerFailed], None]) -> Iterator[None]:
+        """Calls `on_failure`, from a thread, when another process fails inside the block and this one goes on.
+
+        This process may then wait for the other one in a place that no signal reaches, until torchrun kills it.
+        """
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(_WATCH_S):
+                if (failed := self._failure()) is not None:
+                    if not over.wait(_OWN_FAILURE_S):
+                        on_failure(failed)
+                    return
+
+        watcher = threading.Thread(target=watch, name="peers", daemon=True)
+        if self._channel is not None:
+            watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            if watcher.is_alive():
+                watcher.join()
+
+    def _failure(self) -> PeerFailed | None:
+        """Returns what another process said of its failure; nothing when torchrun is gone, which keeps such words."""
+        from gpt_opt.training.processes import lost_a_process
+
+        assert self._channel is not None
+        try:
+            for index in range(1, self._rank.count):
+                if (text := self._channel.read(f"error/{index}")) is not None:
+                    return PeerFailed(index, json.loads(text))
+        except RuntimeError as error:
+            if not lost_a_process(error):
+                raise
+        return None
+
     def raise_if_lost(self, error: Exception) -> None:
         """Raises what lies behind an exception of this process that another one caused.
 
@@ -92,9 +135,8 @@ class Peers:
 
         if self._channel is None or not lost_a_process(error):
             return
-        for index in range(1, self._rank.count):
-            if (text := self._channel.read(f"error/{index}")) is not None:
-                raise PeerFailed(index, json.loads(text)) from error
+        if (failed := self._failure()) is not None:
+            raise failed from error
         raise PeerLost(
             f"one of the {self._rank.count} processes of the run ended without a word, as if killed; start the run "
             "again to resume it"

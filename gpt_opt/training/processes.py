@@ -27,7 +27,11 @@ class Channel:
         self._store.set(name, text)
 
     def read(self, name: str) -> str | None:
-        """Returns the text under a name, or None as long as there is none."""
+        """Returns the text under a name, or None as long as there is none.
+
+        Raises:
+            DistNetworkError: If the store is gone, as when torchrun was killed.
+        """
         return self._store.get(name).decode() if self._store.check([name]) else None
 
     def wait(self, name: str) -> str:

@@ -112,9 +112,8 @@ def _instantiate(node: Config) -> Any:
     try:
         return instantiate(dict(node), _convert_="all")
     except InstantiationException as error:
-        if isinstance(error.__cause__, GptOptError):
-            raise error.__cause__ from None
-        raise
+        # What the target raised says more than Hydra's words around it, and its traceback ends in the user's code.
+        raise error.__cause__ or error from None
 
 
 def _reference(config: Config, policy: PreTrainedModel) -> Reference | None:

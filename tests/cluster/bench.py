@@ -1,0 +1,186 @@
+"""What tests of sweeps on the real cluster share: a workplace, waiting, and the invariants that hold after every fault."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt_opt.dispatch.attempts import History, read_history
+from gpt_opt.dispatch.drive import due
+from gpt_opt.dispatch.gpus import lock_dir
+from gpt_opt.dispatch.sweepdir import Sweep, find
+from gpt_opt.run.claim import read_claim
+from gpt_opt.run.paths import RunPaths
+from gpt_opt.run.state import State, StateUnreadable, read_state
+from tests.cluster.cluster import Cluster
+from tests.conftest import ROOT, small_overrides
+
+STEPS, SAVE_EVERY, LOG_EVERY = 900, 100, 20
+"""A run of so many steps takes some five seconds of training: long enough to be hit, short enough to wait for."""
+
+BUILDER = '''"""A data source of the test: breaks, as a user's code would, while a file named break-<max_samples> lies in cwd."""
+from pathlib import Path
+from gpt_opt.training.data import build_jsonl
+
+def build(**options):
+    if Path(f"break-{options['max_samples']}").exists():
+        raise RuntimeError(f"broken on purpose at {options['max_samples']}")
+    return build_jsonl(**options)
+'''
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A folder with a sweep file, on a cluster or, where that is None, on this machine alone."""
+
+    folder: Path
+    cluster: Cluster | None
+
+    @property
+    def env(self) -> dict[str, str]:
+        env = dict(self.cluster.env) if self.cluster is not None else dict(os.environ)
+        bin_dir = str(Path(sys.executable).parent)
+        return env | {"PYTHONPATH": str(self.folder), "PATH": f"{bin_dir}:{env['PATH']}", "OMP_NUM_THREADS": "1"}
+
+    def write(self, values: Sequence[int], steps: int = STEPS, **more: Any) -> Path:
+        """Writes sweep.json: one run for each value of max_samples."""
+        (self.folder / "faulty.py").write_text(BUILDER)
+        base: dict[str, Any] = {}
+        for text in small_overrides(self.folder):
+            key, _, value = text.partition("=")
+            try:
+                base[key] = json.loads(value)
+            except ValueError:
+                base[key] = value
+        params = "training.training_params"
+        base |= {f"{params}.max_steps": steps, f"{params}.save_every": SAVE_EVERY, f"{params}.log_every": LOG_EVERY}
+        base |= {f"{params}.eval_every": 300, "loss.beta": 0.1, "data.dataset._target_": "faulty.build"}
+        base["paths.output_dir"] = "outputs"
+        grid = {"data.dataset.max_samples": list(values)}
+        file = self.folder / "sweep.json"
+        file.write_text(json.dumps({"name": "sweep", "base": base, "grid": grid, **more}))
+        return file
+
+    def call(self, *command: str, expect: int | None = 0, timeout_s: float = 120) -> str:
+        """Runs a command in the folder and returns what it printed; `expect` is the exit code that must come."""
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+        assert expect is None or done.returncode == expect, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    def gptopt(self, *arguments: str, expect: int | None = 0) -> str:
+        return self.call("gptopt", *arguments, expect=expect)
+
+    def submit(self, *flags: str) -> Sweep:
+        self.gptopt("submit", "sweep.json", *flags)
+        return self.sweep()
+
+    def sweep(self) -> Sweep:
+        return find("sweep", self.folder / "sweeps")
+
+    def jobs(self) -> list[str]:
+        return [job.id for job in self.sweep().submission().jobs]
+
+    def driver_pid(self) -> int:
+        claim = read_claim(RunPaths(self.sweep().root))
+        assert claim is not None
+        return claim.owner.pid
+
+    def wait(self, what: str, holds: Callable[[], bool], timeout_s: float = 120) -> float:
+        """Waits until `holds` and returns the seconds; on a timeout says what the sweep looks like."""
+        began = time.monotonic()
+        while not holds():
+            if time.monotonic() - began > timeout_s:
+                raise AssertionError(f"{what}: not within {timeout_s} s\n{self.picture()}")
+            time.sleep(0.1)
+        return time.monotonic() - began
+
+    def picture(self) -> str:
+        sweep = self.sweep()
+        texts = [file.read_text(errors="replace") for file in sorted(sweep.logs.glob("*.out"))]
+        texts += [file.read_text(errors="replace")[-3000:] for file in sorted(sweep.logs.glob("*.err"))]
+        texts += [sweep.attempts(run).read_text() for run in sweep.runs if sweep.attempts(run).exists()]
+        return "\n".join(texts) + (self.cluster.run("squeue") if self.cluster is not None else "")
+
+    def step(self, index: int = 0) -> int:
+        """Returns the steps that a running run has told of, or -1."""
+        try:
+            state = read_state(self.sweep().runs[index].paths())
+        except StateUnreadable:
+            return -1
+        return state.step if state.state is State.RUNNING else -1
+
+    def wait_for_step(self, index: int = 0, step: int = SAVE_EVERY + LOG_EVERY) -> int:
+        """Waits until a run is past its first checkpoint and returns its process."""
+        self.wait(f"run {index} at step {step}", lambda: self.step(index) >= step)
+        pid = read_state(self.sweep().runs[index].paths()).pid
+        assert pid is not None
+        return pid
+
+    def wait_until_done(self, timeout_s: float = 150) -> float:
+        return self.wait("all runs done", lambda: len(due(self.sweep()).done) == len(self.sweep().runs), timeout_s)
+
+    def wait_until_idle(self, timeout_s: float = 60) -> None:
+        """Waits until no job of the sweep is in the queue and no process of one is left."""
+        assert self.cluster is not None
+        cluster = self.cluster
+        self.wait("empty queue", lambda: not cluster.run("squeue", "-h").strip(), timeout_s)
+        self.wait("no strays", lambda: not cluster.processes(), timeout_s)
+
+    def history(self, index: int) -> History:
+        sweep = self.sweep()
+        return read_history(sweep.attempts(sweep.runs[index]))
+
+    def starts(self) -> list[int]:
+        """Returns how often each run was started."""
+        return [len(self.history(run.index).attempts) for run in self.sweep().runs]
+
+    def results(self) -> dict[str, str]:
+        """Returns run id -> text of its committed result."""
+        return {
+            run.run_id: run.paths().summary.read_text() for run in self.sweep().runs if run.paths().summary.exists()
+        }
+
+    def verify(self, steps: int = STEPS) -> None:
+        """Asserts what must hold after every fault, once all runs are done and no job is left."""
+        for run in self.sweep().runs:
+            paths = run.paths()
+            assert read_state(paths).state is State.COMPLETED
+            assert json.loads(paths.summary.read_text())["step"] == steps
+            assert len(list(paths.root.parent.glob(f"*-{run.run_id}"))) == 1
+            assert_no_gaps(paths, steps)
+            assert not list(paths.root.glob(".*.tmp")), "half-written files"
+        assert_locks_free()
+        if self.cluster is not None:
+            assert not self.cluster.processes()
+
+
+def assert_no_gaps(paths: RunPaths, steps: int) -> None:
+    """Asserts that every logged step is there once, in order."""
+    rows = [json.loads(line) for line in paths.metrics.read_text().splitlines()]
+    logged = [row["step"] for row in rows if "loss" in row]
+    expected = [*range(LOG_EVERY, steps, LOG_EVERY), steps]
+    assert logged == expected, paths.metrics
+    evaluated = [row["step"] for row in rows if "eval/loss" in row]
+    assert evaluated == [*range(0, steps, 300), steps], paths.metrics
+
+
+def assert_locks_free() -> None:
+    """Asserts that no process holds a GPU lock."""
+    for file in lock_dir().iterdir():
+        with file.open("a") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def repository() -> str:
+    """Returns the repository as a string."""
+    return str(ROOT)

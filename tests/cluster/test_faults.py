@@ -1,0 +1,205 @@
+"""Faults on a real Slurm: after each, every run is COMPLETED once, nothing done was started again, nothing is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gpt_opt.dispatch import slurm
+from tests.cluster.bench import Bench
+from tests.cluster.cluster import ROOT, Cluster
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+
+
+@pytest.fixture
+def bench(cluster: Cluster, tmp_path: Path) -> Iterator[Bench]:
+    cluster.reset()
+    yield Bench(tmp_path, cluster)
+    cluster.reset()
+
+
+def resubmit(bench: Bench) -> None:
+    """Says the user's command once more, when the job of the first time is gone."""
+    bench.wait_until_idle()
+    bench.submit("--slots", "2")
+    bench.wait_until_done()
+    bench.wait_until_idle()
+    bench.verify()
+
+
+def test_a_run_that_raises_fails_once_and_the_user_retries(bench: Bench) -> None:
+    bench.write([70, 71, 72])
+    (bench.folder / "break-71").touch()
+    bench.submit("--slots", "3")
+    job = bench.jobs()[0]
+    assert bench.cluster is not None
+    assert bench.cluster.wait_job(job, timeout_s=120) == "FAILED"
+    assert bench.starts() == [1, 1, 1]
+    assert bench.history(1).spent() == "exception"
+    before = bench.results()
+    assert len(before) == 2
+    told = bench.gptopt("status", expect=1)
+    assert "broken on purpose" in told
+    assert "not started again" in bench.gptopt("submit", "sweep.json")
+    (bench.folder / "break-71").unlink()
+    bench.gptopt("retry", "sweep")
+    bench.wait_until_done()
+    bench.wait_until_idle()
+    bench.verify()
+    assert bench.starts() == [1, 2, 1]
+    assert before.items() <= bench.results().items()
+
+
+def test_a_run_killed_with_9_starts_again_by_itself(bench: Bench) -> None:
+    bench.write([70, 71])
+    bench.submit("--slots", "2")
+    os.kill(bench.wait_for_step(), signal.SIGKILL)
+    bench.wait_until_done()
+    bench.wait_until_idle()
+    bench.verify()
+    assert bench.starts() == [2, 1]
+    assert bench.history(0).attempts[0].cause == "killed"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_driver_killed(bench: Bench, number: signal.Signals) -> None:
+    bench.write([70, 71, 72, 73])
+    bench.submit("--slots", "2")
+    bench.wait_for_step(0)
+    os.kill(bench.driver_pid(), number)
+    resubmit(bench)
+    assert len(bench.jobs()) == 2
+
+
+def test_scancel(bench: Bench) -> None:
+    bench.write([70, 71, 72, 73])
+    bench.submit("--slots", "2")
+    bench.wait_for_step(0)
+    bench.call("scancel", bench.jobs()[0])
+    resubmit(bench)
+
+
+def test_the_time_limit_warns_checkpoints_requeues_and_resumes(bench: Bench) -> None:
+    bench.write([70, 71], steps=6000)
+    # Slurm warns up to a minute early, so the limit must leave time for it.
+    bench.submit("--slots", "2", "--time-min", "1", "--sbatch=--signal=B:USR2@25")
+    bench.wait_until_done(timeout_s=240)
+    bench.wait_until_idle()
+    bench.verify(steps=6000)
+    assert len(bench.jobs()) == 1
+    assert max(bench.starts()) >= 2
+    causes = {item.cause for index in (0, 1) for item in bench.history(index).attempts[:-1]}
+    assert causes == {"stopped"}, "every run was asked to checkpoint, none was cut off"
+
+
+def test_requeue_in_mid_sweep(bench: Bench) -> None:
+    bench.write([70, 71, 72, 73])
+    bench.submit("--slots", "2")
+    bench.wait("two done", lambda: len(bench.results()) >= 2)
+    before = bench.results()
+    bench.wait_for_step(2 if bench.sweep().runs[2].run_id not in before else 3)
+    bench.call("scontrol", "requeue", bench.jobs()[0])
+    bench.wait_until_done()
+    bench.wait_until_idle()
+    bench.verify()
+    assert before.items() <= bench.results().items()
+    assert bench.starts()[:2] == [1, 1]
+    assert len(bench.jobs()) == 1
+
+
+def test_a_node_dies_and_its_runs_end_on_other_nodes(bench: Bench) -> None:
+    bench.write([70, 71, 72, 73], steps=3000)
+    bench.submit("--slots", "4")
+    bench.wait_for_step(0)
+    node = next(name for name in (bench.history(index).attempts[0].node for index in range(4)) if name != "n1")
+    assert bench.cluster is not None
+    bench.cluster.kill_node(node)
+    bench.wait_until_done(timeout_s=240)
+    bench.wait_until_idle()
+    bench.verify(steps=3000)
+    last = [bench.history(index).attempts[-1].node for index in range(4)]
+    lost = [index for index in range(4) if bench.history(index).attempts[0].node == node]
+    assert lost
+    assert all(last[index] != node for index in lost)
+
+
+def test_two_submits_at_once_end_in_one(bench: Bench) -> None:
+    bench.write([70, 71])
+    command = ["gptopt", "submit", "sweep.json", "--slots", "2"]
+    twice = [
+        subprocess.Popen(command, cwd=bench.folder, env=bench.env, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    told = [process.communicate(timeout=60)[0] for process in twice]
+    assert [process.returncode for process in twice] == [0, 0]
+    assert sorted("submitted job" in text for text in told) == [False, True]
+    bench.wait_until_done()
+    bench.wait_until_idle()
+    bench.verify()
+    assert bench.starts() == [1, 1]
+    assert len(bench.jobs()) == 1
+
+
+def test_the_script_submitted_twice_runs_everything_once(bench: Bench) -> None:
+    bench.write([70, 71])
+    script = str(ROOT / "slurm_scripts" / "submit.sh")
+    jobs = [bench.call("sbatch", "--parsable", "-n", "2", script, "sweep.json").strip() for _ in range(2)]
+    assert bench.cluster is not None
+    bench.wait("sweep directory", lambda: (bench.folder / "sweeps" / "sweep" / "1" / "tasks").exists())
+    bench.wait_until_done()
+    bench.wait_until_idle()
+    bench.verify()
+    assert bench.starts() == [1, 1]
+    assert "COMPLETED" in {bench.cluster.wait_job(job) for job in jobs}
+
+
+def test_a_point_inserted_at_the_top(bench: Bench) -> None:
+    bench.write([70, 71], steps=300)
+    bench.submit("--slots", "2")
+    bench.wait_until_done()
+    bench.wait_until_idle()
+    before = bench.results()
+    bench.write([69, 70, 71], steps=300)
+    bench.submit("--slots", "2")
+    bench.wait_until_done()
+    bench.wait_until_idle()
+    bench.verify(steps=300)
+    assert bench.sweep().root.name == "2"
+    assert bench.starts() == [1, 0, 0]
+    assert before.items() <= bench.results().items()
+
+
+def test_submit_from_inside_a_job_starts_clean(bench: Bench) -> None:
+    bench.write([70], steps=300)
+    inner = f"cd {bench.folder} && gptopt submit sweep.json --slots 1"
+    bench.call("sbatch", "--wait", "-n", "1", "--cpus-per-task", "2", "-o", "outer.out", "--wrap", inner)
+    bench.wait_until_done()
+    bench.wait_until_idle()
+    bench.verify(steps=300)
+    kept = slurm.outside_job({"SLURM_CPU_BIND": "quiet,mask", "SLURM_JOB_ID": "1", "HOME": "/h", "SLURM_CONF": "/c"})
+    assert kept == {"HOME": "/h", "SLURM_CONF": "/c"}
+
+
+def test_forty_runs_with_a_node_killed_and_a_requeue(bench: Bench) -> None:
+    bench.write(list(range(40, 80)), steps=300)
+    bench.submit("--slots", "8")
+    bench.wait("eight done", lambda: len(bench.results()) >= 8, 180)
+    assert bench.cluster is not None
+    bench.cluster.kill_node("n4")
+    bench.wait("requeued after the node failed", lambda: any(n > 1 for n in bench.starts()), 120)
+    bench.wait("sixteen done", lambda: len(bench.results()) >= 16, 180)
+    before = bench.results()
+    threading.Timer(20, bench.cluster.restore_node, ["n4"]).start()
+    bench.call("scontrol", "requeue", bench.jobs()[0])
+    bench.wait_until_done(timeout_s=400)
+    bench.wait_until_idle()
+    bench.verify(steps=300)
+    assert before.items() <= bench.results().items()
+    assert len(bench.results()) == 40
+    assert "40 COMPLETED" in bench.gptopt("status")

@@ -1,0 +1,169 @@
+"""Runs of two processes under torchrun, on CPU: the same numbers as one process, one voice, no hanging."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt_opt.run.claim import read_claim
+from gpt_opt.run.paths import RunPaths, find_run_dirs
+from gpt_opt.run.state import State, read_state
+from tests.conftest import ROOT, Runner, small_overrides
+
+pytestmark = pytest.mark.slow
+
+CLOCK = ("time", "tokens_per_second", "eval/seconds")
+DPO = ["loss.beta=0.1"]
+
+
+def start(overrides: list[str]) -> subprocess.Popen[str]:
+    """Starts a run of two processes."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, str(ROOT / "run_hydra.py"), *overrides]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(overrides: list[str]) -> subprocess.CompletedProcess[str]:
+    """Runs a run of two processes to its end, which must come soon."""
+    process = start(overrides)
+    try:
+        output, errors = process.communicate(timeout=120)
+    finally:
+        process.terminate()
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def only_run(folder: Path) -> RunPaths:
+    (found,) = find_run_dirs(folder / "outputs")
+    return RunPaths(found)
+
+
+def rows(paths: RunPaths) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl without what depends on the clock."""
+    parsed = [json.loads(line) for line in paths.metrics.read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in CLOCK} for row in parsed]
+
+
+def assert_same(found: RunPaths, expected: RunPaths) -> None:
+    """Every metric of every row is the same but for rounding, and so is the number of tokens."""
+    for row, other in zip(rows(found), rows(expected), strict=True):
+        # Rewards begin as differences of nearly equal numbers, so their rounding is relative to what they come from.
+        assert row == pytest.approx(other, rel=1e-4, abs=1e-5)
+    tokens = [json.loads(paths.summary.read_text())["tokens"] for paths in (found, expected)]
+    assert tokens[0] == tokens[1]
+
+
+def ranks(torchrun: int) -> dict[int, int]:
+    """Returns the process id of each rank below a torchrun."""
+    children = Path(f"/proc/{torchrun}/task/{torchrun}/children").read_text().split()
+    found = {}
+    for child in children:
+        for item in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+            if item.startswith(b"RANK="):
+                found[int(item.removeprefix(b"RANK="))] = int(child)
+    return found
+
+
+def wait_for_step(folder: Path, process: subprocess.Popen[str], step: int) -> RunPaths:
+    deadline = time.time() + 120
+    while time.time() < deadline and process.poll() is None:
+        found = find_run_dirs(folder / "outputs") if (folder / "outputs").exists() else []
+        if found and RunPaths(found[0]).state.exists() and read_state(RunPaths(found[0])).step >= step:
+            return RunPaths(found[0])
+        time.sleep(0.02)
+    raise AssertionError(f"step {step} was not reached: {process.communicate()[1]}")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A finished run of two processes: its folder, and what it was started with."""
+    folder = tmp_path_factory.mktemp("two")
+    overrides = [*small_overrides(folder), *DPO]
+    done = run(overrides)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("completed: ") == 1
+    return folder, overrides
+
+
+def test_two_processes_give_the_numbers_of_one(
+    whole: tuple[Path, list[str]], tmp_path: Path, run_hydra: Runner
+) -> None:
+    alone = run_hydra([*small_overrides(tmp_path), *DPO])
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+    two, one = only_run(whole[0]), only_run(tmp_path)
+    assert len([row for row in rows(two) if "loss" in row]) == 6
+    assert_same(two, one)
+    assert {path.name for path in two.checkpoints.rglob("rng_state*")} == {"rng_state_0.pth", "rng_state_1.pth"}
+    claim = read_claim(two)
+    assert claim is not None
+    assert claim.attempt == 1
+    log = two.task_log.read_text().splitlines()
+    assert len(log) == len({line.partition("]")[2] for line in log})  # by one process: no line twice
+
+
+def test_a_complete_run_is_skipped_with_one_line(whole: tuple[Path, list[str]]) -> None:
+    done = run(whole[1])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("already complete: ") == 1
+    assert len(done.stdout.splitlines()) == 1
+
+
+LONG = ["training.training_params.max_steps=150", "training.training_params.save_every=50"]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_to_one_rank_stops_all_and_the_run_resumes(
+    tmp_path: Path, run_hydra: Runner, small: list[str], processes: int
+) -> None:
+    overrides = [*small, *LONG, *DPO]
+    process = start(overrides)
+    paths = wait_for_step(tmp_path, process, 10)
+    os.kill(ranks(process.pid)[1], signal.SIGTERM)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert output.count("interrupted by ") == 1, output + errors
+    state = read_state(paths)
+    assert state.state is State.INTERRUPTED
+    assert (paths.checkpoints / f"checkpoint-{state.step}").is_dir()
+    again = run(overrides) if processes == 2 else run_hydra(overrides)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert f"resuming from checkpoint-{state.step}" in again.stdout
+    assert read_state(paths).state is State.COMPLETED
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    assert run_hydra([*small_overrides(undisturbed), *LONG, *DPO]).returncode == 0
+    assert_same(paths, only_run(undisturbed))
+
+
+def test_a_killed_rank_leaves_an_interrupted_run(tmp_path: Path, small: list[str]) -> None:
+    process = start([*small, *LONG, *DPO])
+    paths = wait_for_step(tmp_path, process, 10)
+    os.kill(ranks(process.pid)[1], signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "ended without a word" in errors
+    assert read_state(paths).state is State.INTERRUPTED
+
+
+def test_what_is_wrong_is_told_once_and_nothing_hangs(tmp_path: Path, small: list[str]) -> None:
+    uneven = run([*small, *DPO, "training.training_params.batch_size=7"])
+    assert uneven.returncode == 1  # torchrun's own; that of rank 0 is in its report
+    assert "exitcode  : 2" in uneven.stderr
+    assert uneven.stderr.count("set batch_size to a multiple of 6") == 1
+    assert not list((tmp_path / "outputs").rglob("state.json"))
+    # What both processes find out in the middle of the work, is said by the first one.
+    failed = run([*small, *DPO, "data.dataset._target_=no.such"])
+    assert failed.returncode == 1
+    assert failed.stderr.count("error: ") == 1
+    state = read_state(only_run(tmp_path))
+    assert state.state is State.FAILED
+    assert state.error is not None
+    assert state.error["type"] == "InstantiationException"
