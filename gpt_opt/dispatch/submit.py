@@ -18,7 +18,7 @@ from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.plan.existing import NEW_DIRECTORY
 from gpt_opt.plan.planner import Plan, Planner
 from gpt_opt.run.files import now, to_json, write_text
-from gpt_opt.sweep.model import Resources
+from gpt_opt.sweep.model import Grid, Resources, Space
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Request:
     """What a user asks for.
 
     Attributes:
-        file: The sweep file.
+        file: The sweep file; None where the points do not come from one.
         extra: Overrides after it.
         backend: Key of `backends.BACKENDS`.
         slots: Runs at a time; None for the backend's own choice.
@@ -35,7 +35,7 @@ class Request:
         sweeps: Folder of sweep directories.
     """
 
-    file: Path
+    file: Path | None
     extra: tuple[str, ...]
     backend: str
     slots: int | None
@@ -62,22 +62,28 @@ class Outcome:
 
 
 def _planned(request: Request) -> tuple[Plan, Resources]:
+    assert request.file is not None, "points without a file go through prepare_points"
     planner = Planner(request.root / "hydra_conf")
     plan = planner.plan(request.file, request.extra, sweeps=request.sweeps)
+    return plan, _resources(planner, plan, request)
+
+
+def _resources(planner: Planner, plan: Plan, request: Request) -> Resources:
+    """Returns what one run of a plan needs; refuses a plan that no slot could work through."""
     if any(run.run_dir == NEW_DIRECTORY for run in plan.runs):
         message = "makes a new directory at every start, but a sweep has to find its runs again"
         raise ConfigError([Problem("paths", message, "leave out paths=local_run_dir")], ", nothing was submitted")
     said = [planner.config(plan.runs[0].overrides).get("resources", {})] if plan.runs else [{}]
     resources = merged(plan.grid.resources, said[0], request.flags)
     check_backend(resources, request.backend, request.slots)
-    return plan, resources
+    return resources
 
 
 def _draft(request: Request, plan: Plan, resources: Resources) -> tuple[Submission, list[SweepRun]]:
     metric = None if plan.grid.metric is None else asdict(plan.grid.metric)
     submission = Submission(
         sweep=plan.grid.name,
-        file=str(request.file),
+        file="" if request.file is None else str(request.file),
         extra=request.extra,
         backend=request.backend,
         slots=request.slots,
@@ -130,7 +136,7 @@ def prepare(request: Request, state_lock: Callable[[Sweep], None] | None = None)
         submission = _with_slots(submission, len(runs))
         sweep = _same_sweep(parent, runs)
         if sweep is None:
-            sweep = create(parent, request.file.read_text(encoding="utf-8"), runs, submission)
+            sweep = create(parent, Path(plan.grid.source).read_text(encoding="utf-8"), runs, submission)
         else:
             former = sweep.submission()
             kept = replace(submission, created=former.created, jobs=former.jobs)
@@ -138,6 +144,43 @@ def prepare(request: Request, state_lock: Callable[[Sweep], None] | None = None)
         if state_lock is not None:
             state_lock(sweep)
     return sweep
+
+
+def prepare_points(request: Request, name: str, points: Sequence[Sequence[str]]) -> tuple[Sweep, tuple[SweepRun, ...]]:
+    """Plans points that are given as override strings, and makes a sweep directory for them; submits nothing.
+
+    Each call makes a new one, so that runs that failed are due again, as they are without a sweep directory. Only a
+    Slurm job that was requeued goes on in its own.
+
+    Args:
+        request: Without a file.
+        name: Of the sweep.
+        points: Override strings of every point.
+
+    Returns:
+        The sweep directory, and the run of each point; points of the same config share one.
+
+    Raises:
+        RequestError: If a point or a resource is wrong; nothing is written then.
+    """
+    planner = Planner(request.root / "hydra_conf")
+    plan = planner.plan_points(Grid(name, Space()), points, sweeps=request.sweeps)
+    submission, runs = _draft(request, plan, _resources(planner, plan, request))
+    parent = (request.sweeps / name).absolute()
+    with locked(parent):
+        sweep = _before_requeue(parent, runs)
+        if sweep is None:
+            params = to_json({"name": name, "points": [list(point) for point in points]})
+            sweep = create(parent, params, runs, _with_slots(submission, len(runs)))
+        adopt(sweep)
+    first = {run.point: sweep.run(run.run_id) for run in plan.runs}
+    return sweep, tuple(first[plan.collapsed.get(index, index)] for index in range(plan.points))
+
+
+def _before_requeue(parent: Path, runs: Sequence[SweepRun]) -> Sweep | None:
+    """Returns the sweep that this Slurm job made of the same runs before it was requeued."""
+    last = _same_sweep(parent, runs) if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" else None
+    return last if last is not None and slurm.job_id() in {job.id for job in last.submission().jobs} else None
 
 
 def submit(request: Request) -> Outcome:

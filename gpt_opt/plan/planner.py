@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,15 +91,32 @@ class Planner:
             ConfigError: If points are wrong; all problems of all points, equal ones once with a count.
         """
         grid = load_grid(file)
+        return self.plan_points(grid, override_lists(grid, extra), slots, sweeps)
+
+    def plan_points(
+        self, grid: Grid, lists: Iterable[Sequence[str]], slots: int = 1, sweeps: Path = Path("sweeps")
+    ) -> Plan:
+        """Plans points that are given as override strings, as `plan` does those of a file.
+
+        Args:
+            grid: What the sweep is called and needs; its own points are not looked at.
+            lists: The override strings of every point.
+            slots: Runs at a time, for the price.
+            sweeps: Folder of submitted sweeps, where earlier plans lie.
+
+        Raises:
+            ConfigError: If points are wrong; all problems of all points, equal ones once with a count.
+        """
         draft = _Draft()
-        for index, result in enumerate(self._composer.compose_many(override_lists(grid, extra))):
+        for index, result in enumerate(self._composer.compose_many(lists)):
             if problems := self._checker.problems(result):
                 draft.findings.add(problems, index)
             elif isinstance(result, Composed):
                 draft.add(index, result)
             draft.points += 1
         if problems := draft.findings.report(draft.points):
-            raise ConfigError(_located(problems, file), ", nothing was started")
+            located = _located(problems, Path(grid.source)) if grid.source else problems
+            raise ConfigError(located, ", nothing was started")
         known = {run.run_id for run in draft.runs}
         gone = {name: folder for name, folder in earlier_runs(sweeps / grid.name) if name not in known}
         cost = price(draft.work, History(draft.roots), grid.resources.gpus_per_run, slots)

@@ -22,7 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments, set_seed
 
 from gpt_opt.config.constraints import accumulation_steps, micro_batch_size
-from gpt_opt.errors import DataError, GptOptError, Problem
+from gpt_opt.errors import DataError, Problem
 from gpt_opt.training.callbacks import Bar, Flow
 from gpt_opt.training.checkpoints import latest_checkpoint, remove_unfinished
 from gpt_opt.training.data import PairData

@@ -1,4 +1,4 @@
-"""What tests of sweeps on the real cluster share: a workplace, waiting, and the invariants that hold after every fault."""
+"""What tests of sweeps on the real cluster share: a workplace, waiting, and what must hold after every fault."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.conftest import ROOT, small_overrides
 STEPS, SAVE_EVERY, LOG_EVERY = 900, 100, 20
 """A run of so many steps takes some five seconds of training: long enough to be hit, short enough to wait for."""
 
-BUILDER = '''"""A data source of the test: breaks, as a user's code would, while a file named break-<max_samples> lies in cwd."""
+BUILDER = '''"""A data source of a user: breaks while a file named break-<max_samples> lies in the working directory."""
 from pathlib import Path
 from gpt_opt.training.data import build_jsonl
 

@@ -1,0 +1,175 @@
+"""The launcher: points to a sweep directory, a driver over it, and what came of every point."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from gpt_opt.dispatch.facts import Shown, SweepStatus
+    from gpt_opt.dispatch.submit import Request
+    from gpt_opt.dispatch.sweepdir import Sweep
+    from gpt_opt.errors import Problem
+
+# Hydra imports this module at every start, of every run: what is of use to a launch alone is imported there.
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The repository."""
+
+_LOOK_S = 1.0
+_OWN_KEYS = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.mode")
+
+
+class DisBatchLauncher(Launcher):
+    """Works through the points of a multirun with disBatch: in the Slurm allocation it is in, or on this machine.
+
+    It blocks until all is done and shows a line whenever the counts of states change. Run directories, and what is
+    skipped or resumed, are those of a multirun without a launcher.
+
+    Args:
+        slots: As `config.DisBatchLauncherConf`, like the others.
+        gpus_per_run: GPUs of one run.
+        runs_per_gpu: Runs that share one GPU.
+        cpus_per_run: CPU cores of one run.
+    """
+
+    def __init__(
+        self, slots: int | None, gpus_per_run: int | None, runs_per_gpu: int | None, cpus_per_run: int | None
+    ) -> None:
+        self._slots = slots
+        self._resources = {"gpus_per_run": gpus_per_run, "runs_per_gpu": runs_per_gpu, "cpus_per_run": cpus_per_run}
+        self._config: DictConfig | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Takes what Hydra hands every launcher; of it the config alone is needed, for runs are processes."""
+        self._config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Runs the points to their ends.
+
+        Returns:
+            What came of every point. Each that failed holds one and the same RunFailed, which names all that did.
+
+        Raises:
+            ConfigError: If the command line asks for what the runs would not get; nothing was started then.
+        """
+        from gpt_opt.dispatch import slurm
+        from gpt_opt.dispatch.drive import drive
+        from gpt_opt.dispatch.status import gather
+        from gpt_opt.dispatch.submit import prepare_points
+        from gpt_opt.errors import ConfigError, RunFailed
+        from gpt_opt.run.paths import path_part
+
+        assert self._config is not None, "Hydra calls setup first"
+        if problems := list(_refused(self._config)):
+            raise ConfigError(problems, ", nothing was started")
+        in_job = slurm.job_id() is not None
+        name = path_part(self._config.get("exp_name") or "multirun")
+        sweep, runs = prepare_points(self._request(in_job), name, job_overrides)
+        error = None
+        try:
+            with _counts_shown(sweep):
+                drive(sweep, None if in_job else sweep.submission().slots)
+        except RunFailed as failure:
+            error = failure
+        status = gather(sweep, ask_slurm=False)
+        if error is not None:
+            error = RunFailed("\n".join([str(error), *_failed_lines(status)]))
+        states = {item.run.run_id: item.state for item in status.runs}
+        return [
+            _job_return(self._config, overrides, states[run.run_id], error)
+            for overrides, run in zip(job_overrides, runs, strict=True)
+        ]
+
+    def _request(self, in_job: bool) -> Request:
+        from gpt_opt.dispatch.submit import Request
+
+        backend, slots = ("disbatch", None) if in_job else ("local", self._slots)
+        return Request(None, (), backend, slots, self._resources, ROOT, Path("sweeps"))
+
+
+def _refused(config: DictConfig) -> Iterator[Problem]:
+    """Yields what a multirun may ask for but the runs of a sweep, each a process of its own, would not do."""
+    from gpt_opt.errors import Problem
+
+    fix = "leave it out, or leave out hydra/launcher=disbatch"
+    for text in config.hydra.overrides.hydra:
+        key = text.lstrip("+~").partition("=")[0]
+        if not any(key == own or key.startswith(f"{own}.") for own in _OWN_KEYS):
+            yield Problem(key, "does not reach the runs of hydra/launcher=disbatch, which are started one by one", fix)
+    sources = {source.path for source in config.hydra.runtime.config_sources if source.schema == "file"}
+    if config.hydra.job.config_name != "config" or sources != {str(ROOT / "hydra_conf")}:
+        message = f"must be the project's own for hydra/launcher=disbatch, but it is {', '.join(sorted(sources))}"
+        yield Problem("config folder", message, "leave out --config-path, --config-dir and --config-name")
+    for key in ("dry_run", "rerun"):
+        if config.get(key):
+            yield Problem(key, "must be false for hydra/launcher=disbatch, which starts what is not done", fix)
+
+
+@contextmanager
+def _counts_shown(sweep: Sweep) -> Iterator[None]:
+    """Shows a line for every change of the counts while the block works; the last one is shown after it."""
+    from gpt_opt.dispatch.status import gather
+
+    over = threading.Event()
+
+    def show() -> None:
+        status: SweepStatus | None = None
+        shown: dict[Shown, int] | None = None
+        ended = False
+        while not ended:
+            ended = over.wait(_LOOK_S if status is not None else 0)
+            status = gather(sweep, ask_slurm=False, before=status)
+            if status.counts != shown:
+                shown = status.counts
+                counts = ", ".join(f"{number} {state}" for state, number in shown.items() if number)
+                log.info("%s: %s", sweep.label, counts)
+
+    watcher = threading.Thread(target=show, name="counts", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _failed_lines(status: SweepStatus) -> Iterator[str]:
+    """Yields a line for every run that is not COMPLETED: what is its own, and why."""
+    from gpt_opt.dispatch.attempts import CAUSES
+    from gpt_opt.dispatch.facts import Shown
+    from gpt_opt.plan.show import columns, parameters
+
+    _, varying = columns([item.run.overrides for item in status.runs])
+    for item in status.runs:
+        if item.state is not Shown.COMPLETED:
+            values = parameters(item.run.overrides)
+            own = " ".join(f"{key}={values[key]}" for key in varying if key in values)
+            why = item.message or (CAUSES[item.cause].says if item.cause is not None else "")
+            said = f"  run {item.run.index}{f' ({own})' if own else ''}: {item.state}"
+            yield f"{said}: {why}" if why else said
+
+
+def _job_return(config: DictConfig, overrides: Sequence[str], state: Shown, error: Exception | None) -> JobReturn:
+    from gpt_opt.dispatch.facts import Shown
+
+    done = state is Shown.COMPLETED
+    return JobReturn(
+        overrides=list(overrides),
+        working_dir=os.getcwd(),
+        task_name=config.hydra.job.name,
+        status=JobStatus.COMPLETED if done else JobStatus.FAILED,
+        _return_value=None if done else error,
+    )
