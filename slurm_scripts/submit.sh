@@ -4,6 +4,7 @@
 #   sbatch -n 8 -p gpu -t 240 slurm_scripts/submit.sh params/beta_sweep.json seed=1
 # Without sbatch it submits itself (options before the sweep file go to sbatch); where there is no Slurm it runs the
 # sweep on this machine. Ends with 0 only if every run is COMPLETED. The lines of environment.sh are sourced first.
+# Whole nodes, a slot a GPU: sbatch -N 2 --ntasks-per-node=8 --gres=gpu:8 --gpus-per-task=0 slurm_scripts/submit.sh ...
 #SBATCH --job-name=gptopt
 #SBATCH --ntasks=4
 #SBATCH --cpus-per-task=1
@@ -52,12 +53,26 @@ while [ $# -gt 0 ] && [[ "$1" != *.json ]]; do
   shift
 done
 if [ $# -eq 0 ]; then
-  echo "usage: sbatch slurm_scripts/submit.sh [sbatch options] SWEEP.json [overrides...]" >&2
+  echo "usage: sbatch [sbatch options] slurm_scripts/submit.sh SWEEP.json [overrides...]" >&2
+  exit 2
+fi
+
+file=$1
+shift
+if [ ! -f "$file" ] && [ -f "$GPTOPT_ROOT/$file" ]; then
+  file=$GPTOPT_ROOT/$file
+fi
+if [ ! -f "$file" ]; then
+  echo "submit.sh: $file must be a sweep file, but is neither in $PWD nor in $GPTOPT_ROOT" >&2
   exit 2
 fi
 
 if [ -z "${SLURM_JOB_ID:-}" ] && command -v sbatch >/dev/null; then
-  exec sbatch "${options[@]}" "$GPTOPT_ROOT/slurm_scripts/submit.sh" "$@"
+  exec sbatch "${options[@]}" "$GPTOPT_ROOT/slurm_scripts/submit.sh" "$file" "$@"
+fi
+if [ -n "${SLURM_JOB_ID:-}" ] && [ ${#options[@]} -gt 0 ]; then
+  echo "submit.sh: this job has its resources already; options of sbatch (${options[*]}) go before submit.sh" >&2
+  exit 2
 fi
 
 set +u # module files and activation scripts read variables that may be unset
@@ -79,10 +94,5 @@ if [ -z "${SLURM_JOB_ID:-}" ]; then
     esac
   done
 fi
-file=$1
-if [ ! -f "$file" ] && [ -f "$GPTOPT_ROOT/$file" ]; then
-  file=$GPTOPT_ROOT/$file
-fi
-shift
 # exec: the warning before the time limit goes to the batch process alone.
 exec gptopt drive "$file" "$@" "${slots[@]}"

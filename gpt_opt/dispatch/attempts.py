@@ -10,7 +10,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -91,10 +90,12 @@ class History:
     Attributes:
         attempts: Oldest first, those before the last `retry` too.
         forgiven: How many of them, from the oldest, the user's `retry` took off the count.
+        unreadable: Lines of the file that are torn or not ours.
     """
 
     attempts: tuple[Attempt, ...] = ()
     forgiven: int = 0
+    unreadable: int = 0
 
     @property
     def last(self) -> Attempt | None:
@@ -181,18 +182,15 @@ class _Draft:
 
 
 def read_history(file: Path) -> History:
-    """Reads the attempts at a run; torn and foreign lines are left out."""
+    """Reads the attempts at a run; torn and foreign lines are left out and counted."""
     try:
         lines: Sequence[str] = file.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return History()
-    draft = _Draft()
-    for line in lines:
+    draft, unreadable = _Draft(), 0
+    for line in filter(None, lines):
         try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            with suppress(KeyError, TypeError, ValueError):
-                draft.add(record)
-    return History(tuple(draft.started.values()), draft.forgiven)
+            draft.add(json.loads(line))
+        except (ValueError, LookupError, TypeError):
+            unreadable += 1
+    return History(tuple(draft.started.values()), draft.forgiven, unreadable)

@@ -20,7 +20,7 @@ from gpt_opt.dispatch.sweepdir import Sweep, SweepRun
 from gpt_opt.errors import RunFailed
 from gpt_opt.plan.existing import Status, status_of
 from gpt_opt.run.claim import STALE_AFTER_S, acquire
-from gpt_opt.run.paths import RunPaths
+from gpt_opt.run.paths import RunFolders, RunPaths
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +50,9 @@ def due(sweep: Sweep) -> Due:
     cancelled = control.read(sweep.control).cancelled
     found: dict[str, list[SweepRun]] = {"runnable": [], "held": [], "done": []}
     left: list[tuple[SweepRun, str]] = []
+    folders = RunFolders()
     for run in sweep.runs:
-        status, _ = status_of(run.paths())
+        status, _ = status_of(run.paths(folders))
         if status is Status.DONE:
             found["done"].append(run)
         elif status is Status.RUNNING:
@@ -167,7 +168,6 @@ def _rounds(sweep: Sweep, slots: int | None, session: str, stop: _Stop) -> None:
             time.sleep(_HELD_POLL_S)  # its owner may be dead without our knowing yet
         else:
             return
-    settle(sweep, session)
 
 
 def _one_round(sweep: Sweep, work: Round, state: Due, session: str, stop: _Stop) -> None:
@@ -210,7 +210,9 @@ def _report(sweep: Sweep, state: Due) -> None:
         return
     causes = Counter(CAUSES[cause].says for _, cause in state.left)
     reasons = "; ".join(f"{number} {says}" for says, number in causes.most_common())
-    hint = f"; gptopt status {sweep.label} says more, gptopt retry {sweep.label} starts failed ones again"
+    hint = f"; gptopt status {sweep.label} says more"
+    hint += f", gptopt retry {sweep.label} starts failed ones again" if state.left else ""
+    hint += ", the same command goes on with the rest" if state.runnable else ""
     raise RunFailed(f"{sweep.label}: {_counts(state)}" + (f" ({reasons})" if reasons else "") + hint)
 
 

@@ -35,6 +35,7 @@ SESSION = "GPTOPT_SESSION"
 """Environment variable of a slot: the session of the driver that made it (see `slurm.session`)."""
 
 _PR_SET_PDEATHSIG = 1
+_NO_SPACE = "No space left on device"
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,7 @@ class Slot:
         cores = cores or len(os.sched_getaffinity(0)) // (self._submission.slots or 1)
         threads = max(1, cores // workers // (self._resources.runs_per_gpu or 1))
         environment.setdefault("OMP_NUM_THREADS", str(threads))
+        environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "600"  # torchrun's own 30 s may cut a checkpoint short
         return environment
 
     # -- watching -------------------------------------------------------------------------------------------------
@@ -218,6 +220,7 @@ class Slot:
 
     def _cause(self, child: _Child) -> tuple[str, str]:
         code, paths = child.process.returncode, child.run.paths()
+        said = _last_line(self._sweep.logs / f"{child.run.index}.err")
         try:
             state = read_state(paths)
             done = is_done(paths)
@@ -230,19 +233,21 @@ class Slot:
         if state.state is State.FAILED and mine:
             return _failure(state, code)
         if code == 2:
-            return "request", _last_line(self._sweep.logs / f"{child.run.index}.err")
+            return "request", said
         claim = read_claim(paths)
         polite = state.state is State.INTERRUPTED and mine and claim is not None and claim.released
         if asked or polite:
             cancelled = child.run.run_id in control.read(self._sweep.control).cancelled
             return ("cancelled" if cancelled else "stopped"), ""
         if state.state is State.RUNNING:
-            return "held", _last_line(self._sweep.logs / f"{child.run.index}.err")
+            return "held", said
         if code < 0 or code >= 128:
             return "killed", f"signal {-code if code < 0 else code - 128}"
+        if _NO_SPACE in said:
+            return "no_space", said
         if state.state is State.INTERRUPTED and mine:
             return "killed", "a process of the run"
-        return "exception", _last_line(self._sweep.logs / f"{child.run.index}.err")
+        return "exception", said
 
 
 def _say(run: SweepRun, text: str) -> None:
@@ -267,7 +272,7 @@ def _failure(state: RunState, code: int) -> tuple[str, str]:
         return "out_of_gpu_memory", text
     if kind == "MemoryError" or "can't allocate memory" in message:
         return "out_of_memory", text
-    if "No space left on device" in error.get("traceback", message):
+    if _NO_SPACE in error.get("traceback", message):
         return "no_space", text
     return ("request" if code == 2 else "exception"), text
 

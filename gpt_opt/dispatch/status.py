@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from gpt_opt.dispatch import control, slurm
@@ -20,27 +18,11 @@ from gpt_opt.dispatch.sweepdir import Submission, Sweep, SweepRun
 from gpt_opt.errors import GptOptError
 from gpt_opt.run.claim import read_claim
 from gpt_opt.run.files import read_json_object
-from gpt_opt.run.identity import ID_LENGTH
-from gpt_opt.run.paths import RunPaths
+from gpt_opt.run.paths import RunFolders, RunPaths
 from gpt_opt.run.state import RunState, State, StateUnreadable, has_result, read_state
 
 STALLED_AFTER_S = 60.0
 """Silence of a running run's owner, in seconds, after which the run is shown as STALLED."""
-
-
-class _Folders:
-    """Finds run directories by their ids as `SweepRun.paths` does, listing each parent once."""
-
-    def __init__(self) -> None:
-        self._listed: dict[str, dict[str, str]] = {}
-
-    def find(self, run: SweepRun) -> RunPaths:
-        parent = os.path.dirname(run.run_dir)
-        if parent not in self._listed:
-            names = sorted(os.listdir(parent), reverse=True) if os.path.isdir(parent) else []
-            self._listed[parent] = {name[-ID_LENGTH:]: name for name in names if name[-ID_LENGTH - 1 :][:1] == "-"}
-        name = self._listed[parent].get(run.run_id)
-        return RunPaths(Path(parent, name) if name is not None else Path(run.run_dir))
 
 
 def _seconds(stamp: str | None) -> float | None:
@@ -77,15 +59,15 @@ class _Reader:
         self._mem_gb = from_record(submission.resources).mem_gb
         self._cancelled = control.read(sweep.control).cancelled
         self._jobs = {index: job.id for job in submission.jobs for index in job.runs or ()}
-        self._folders = _Folders()
+        self._folders = RunFolders()
 
     def history(self, run: SweepRun) -> History:
         file = self._sweep.attempts(run)
-        try:
-            return read_history(file)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            self._notes.append(f"run {run.index}: {file} must hold attempts written by gpt-opt, but: {error!r}")
-            return History()
+        history = read_history(file)
+        if history.unreadable:
+            lines = "1 line" if history.unreadable == 1 else f"{history.unreadable} lines"
+            self._notes.append(f"run {run.index}: {file} has {lines} not written by gpt-opt, or torn")
+        return history
 
     def run(self, run: SweepRun, history: History, ends: Mapping[str, Sequence[slurm.JobState]]) -> RunStatus:
         """Returns the status of one run.
@@ -95,7 +77,7 @@ class _Reader:
             history: Its attempts.
             ends: What Slurm knows of jobs.
         """
-        paths = self._folders.find(run)
+        paths = run.paths(self._folders)
         state, done = self._state(run, paths)
         history = _settled(history, ends)
         shown, due, cause = self._shown(run, state, done, history)

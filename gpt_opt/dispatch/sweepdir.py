@@ -15,7 +15,7 @@ from typing import Any
 
 from gpt_opt.errors import GptOptError
 from gpt_opt.run.files import now, read_json_object, sync_dir, to_json, write_text
-from gpt_opt.run.paths import RunPaths, existing_run_dir
+from gpt_opt.run.paths import RunFolders, RunPaths
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,14 @@ class SweepRun:
     run_dir: str
     overrides: tuple[str, ...]
 
-    def paths(self) -> RunPaths:
-        """Returns the files of the run; the id finds the directory, whatever its readable label."""
-        expected = Path(self.run_dir)
-        return RunPaths(existing_run_dir(expected.parent, self.run_id) or expected)
+    def paths(self, folders: RunFolders | None = None) -> RunPaths:
+        """Returns the files of the run; the id finds the directory, whatever its readable label.
+
+        Args:
+            folders: Shared by those who ask for many runs at one time.
+        """
+        found = (folders or RunFolders()).find(os.path.dirname(self.run_dir), self.run_id)
+        return RunPaths(Path(found or self.run_dir))
 
 
 @dataclass(frozen=True)

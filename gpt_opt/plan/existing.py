@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import Any
 
 from gpt_opt.errors import GptOptError
 from gpt_opt.run.directory import parent_dir, run_label
-from gpt_opt.run.identity import ID_LENGTH
-from gpt_opt.run.paths import RunPaths, run_dir_name
+from gpt_opt.run.paths import RunFolders, RunPaths, run_dir_name
 from gpt_opt.run.state import State, StateUnreadable, has_result, read_state
 
 NEW_DIRECTORY = "(a new directory)"
@@ -53,7 +51,7 @@ class RunFinder:
     """Finds the directories of runs, looking into each folder of runs once."""
 
     def __init__(self) -> None:
-        self._listed: dict[Path, dict[str, str]] = {}
+        self._folders = RunFolders()
         self._parents: dict[tuple[str, ...], Path] = {}
 
     def _parent(self, config: Mapping[str, Any]) -> Path:
@@ -67,20 +65,13 @@ class RunFinder:
             self._parents[names] = parent_dir(config)
         return self._parents[names]
 
-    def _entries(self, parent: Path) -> dict[str, str]:
-        if parent not in self._listed:
-            names = sorted(os.listdir(parent), reverse=True) if parent.is_dir() else []
-            self._listed[parent] = {name[-ID_LENGTH:]: name for name in names if name[-ID_LENGTH - 1 :].startswith("-")}
-        return self._listed[parent]
-
     def find(self, config: Mapping[str, Any], run_id: str, overrides: Sequence[str]) -> tuple[str, bool]:
         """Returns where a run lies, or would lie, and whether it does; `NEW_DIRECTORY` where each start makes one."""
         if "output_dir" not in config["paths"]:
             return NEW_DIRECTORY, False
         parent = self._parent(config)
-        name = self._entries(parent).get(run_id)
-        if name is not None:
-            return f"{parent}/{name}", True
+        if (found := self._folders.find(str(parent), run_id)) is not None:
+            return found, True
         return f"{parent}/{run_dir_name(run_label(config, overrides), run_id)}", False
 
 

@@ -84,7 +84,8 @@ def hydra_errors() -> Iterator[None]:
     """Turns what Hydra raises about a config into our own errors.
 
     Raises:
-        GptOptError: The one that a resolver of ours raised inside Hydra, or a RequestError with Hydra's words.
+        GptOptError: The one that a resolver of ours raised inside Hydra, a RequestError with Hydra's words, or a
+            RunFailed with submitit's.
     """
     try:
         yield
@@ -96,3 +97,8 @@ def hydra_errors() -> Iterator[None]:
             link = link.__cause__ or link.__context__
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise RequestError([Problem("config", "; ".join(lines))]) from error
+    except Exception as error:
+        # What hydra/launcher=submitit_* raises when a job ended without an answer; submitit itself is optional.
+        if type(error).__module__.partition(".")[0] != "submitit":
+            raise
+        raise RunFailed(str(error)) from error

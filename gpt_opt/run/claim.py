@@ -122,7 +122,10 @@ class Claim:
             self._beat.join()
         if self.is_mine():
             record = {**self.owner.to_record(), "slurm": _slurm_start(), "released": now()}
-            write_text(_claim_file(self.paths, self.attempt), to_json(record))
+            try:
+                write_text(_claim_file(self.paths, self.attempt), to_json(record))
+            except OSError as error:
+                log.warning("%s is not given back, which this process's end will do: %s", self.paths.root, error)
 
     def _heartbeat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):

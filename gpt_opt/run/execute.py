@@ -19,7 +19,7 @@ from gpt_opt.run.peers import PeerFailed, PeerLost, error_record, peers
 from gpt_opt.run.provenance import data_file, gpus, slurm_ids, write_provenance
 from gpt_opt.run.ranks import this_rank
 from gpt_opt.run.signals import StopRequest, stop_on_signals
-from gpt_opt.run.state import RunState, State, StateUnreadable, is_done, read_state, write_state
+from gpt_opt.run.state import RunState, State, StateUnreadable, has_result, read_state, write_state
 
 if TYPE_CHECKING:
     from gpt_opt.training.hooks import Result
@@ -53,10 +53,10 @@ def execute(config: Mapping[str, Any], paths: RunPaths, hydra_files: Mapping[str
     if problems := constraint_problems(config) or _batch_problems(config, this_rank().count):
         raise ConfigError(problems)
     _require_same_config(config, paths)
-    if not config["rerun"] and is_done(paths):
+    if not config["rerun"] and _is_done(paths):
         _say_complete(config, paths)
         return
-    with acquire(paths) as claim, stop_on_signals() as stop:
+    with stop_on_signals() as stop, acquire(paths) as claim:  # let go of the claim before a signal is passed on
         attempt = _Attempt(config, paths, claim, stop)
         if config["rerun"] and _to_supersede(paths):
             attempt.supersede()
@@ -66,6 +66,17 @@ def execute(config: Mapping[str, Any], paths: RunPaths, hydra_files: Mapping[str
             return
         attempt.prepare(hydra_files)
         attempt.train()
+
+
+def _is_done(paths: RunPaths) -> bool:
+    """Returns whether the run is complete; a state.json that cannot be read is no answer and is written anew."""
+    if not has_result(paths):
+        return False
+    try:
+        return read_state(paths).state is State.COMPLETED
+    except StateUnreadable as error:
+        log.warning("%s", error)
+        return False
 
 
 def _batch_problems(config: Mapping[str, Any], processes: int) -> list[Problem]:
@@ -184,7 +195,7 @@ class _Attempt:
             raise
         except Exception as error:
             log.error("run failed: %s: %s", type(error).__name__, error, exc_info=not isinstance(error, GptOptError))
-            self.write(state=State.FAILED, error=error_record(error))
+            self._write_failure(error)
             if isinstance(error, RequestError):
                 raise
             raise RunFailed(f"{_relative(self.paths)}: {type(error).__name__}: {error}") from error
@@ -195,6 +206,12 @@ class _Attempt:
             raise Interrupted(name)
         self._commit(result)
         log.info("completed: %s", _relative(self.paths))
+
+    def _write_failure(self, error: Exception) -> None:
+        try:
+            self.write(state=State.FAILED, error=error_record(error))
+        except OSError as problem:  # a full disk, most likely what ended the run in the first place
+            log.error("%s cannot say so: %s", self.paths.state, problem)
 
     def _train(self) -> Result | None:
         from gpt_opt.training.hooks import Folder, Hooks  # torch only from here on: skipping a run stays quick

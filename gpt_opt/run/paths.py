@@ -109,6 +109,22 @@ def existing_run_dir(parent: Path, run_id: str) -> Path | None:
     return next(iter(sorted(parent.glob(f"*-{run_id}"))), None)
 
 
+class RunFolders:
+    """Finds many run directories by their ids, listing each parent once; later changes are not seen."""
+
+    def __init__(self) -> None:
+        self._listed: dict[str, dict[str, str]] = {}
+
+    def find(self, parent: str, run_id: str) -> str | None:
+        """Returns the directory of run `run_id` below `parent`, as `existing_run_dir` does."""
+        if parent not in self._listed:
+            names = sorted(os.listdir(parent), reverse=True) if os.path.isdir(parent) else []
+            ids = ((name.rpartition("-")[2], name) for name in names if "-" in name)
+            self._listed[parent] = dict(ids)
+        name = self._listed[parent].get(run_id)
+        return None if name is None else f"{parent}/{name}"
+
+
 def allocate_run_dir(parent: Path, label: str, run_id: str) -> Path:
     """Returns the one directory of run `run_id` below `parent`, making it when there is none.
 

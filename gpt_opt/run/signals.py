@@ -1,6 +1,7 @@
 """A polite end: SIGTERM or Ctrl-C asks the run to checkpoint and stop, Ctrl-C once more ends it at once.
 
-A repeated SIGTERM is no second request: schedulers send it to every process of a job, and parents pass it on.
+A repeated SIGTERM is no second request: schedulers send it to every process of a job, and parents pass it on. SIGUSR2,
+by which submitit hears of the time limit, asks the same, and is passed on to submitit when the run has checkpointed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from types import FrameType
 
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 class StopRequest:
@@ -38,6 +39,9 @@ class StopRequest:
 def stop_on_signals() -> Iterator[StopRequest]:
     """Listens for `SIGNALS` inside the block and puts the former handlers back after it.
 
+    If it was SIGUSR2 and the process had a handler for it, that is called after the block; submitit's puts the job back
+    into the queue and raises what ends the process.
+
     Outside the main thread, where Python allows no handlers, the block runs without listening.
     """
     request = StopRequest()
@@ -50,3 +54,5 @@ def stop_on_signals() -> Iterator[StopRequest]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+        if request.signal is signal.SIGUSR2 and callable(former[signal.SIGUSR2]):
+            signal.raise_signal(signal.SIGUSR2)

@@ -87,7 +87,7 @@ def read_state(paths: RunPaths) -> RunState:
         return RunState(run_id=paths.root.name.rpartition("-")[2])
     except (OSError, ValueError, TypeError, RecursionError, GptOptError) as error:
         raise StateUnreadable(
-            f"{paths.state} must be a state written by gpt-opt, but: {error}; rerun=true puts it aside and trains anew"
+            f"{paths.state} must be a state written by gpt-opt, but: {error}; the next start of the run writes it anew"
         ) from error
     if state.state is State.RUNNING and (claim is None or claim.is_over()):
         return replace(state, state=State.INTERRUPTED)

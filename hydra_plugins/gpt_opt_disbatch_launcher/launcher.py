@@ -73,14 +73,14 @@ class DisBatchLauncher(Launcher):
         from gpt_opt.run.paths import path_part
 
         assert self._config is not None, "Hydra calls setup first"
-        if problems := list(_refused(self._config)):
+        if problems := [*self._wrong_keys(), *_refused(self._config)]:
             raise ConfigError(problems, ", nothing was started")
         in_job = slurm.job_id() is not None
         name = path_part(self._config.get("exp_name") or "multirun")
         sweep, runs = prepare_points(self._request(in_job), name, job_overrides)
         error = None
         try:
-            with _counts_shown(sweep):
+            with _counts_shown(sweep), _quiet("gpt_opt.dispatch.drive"):
                 drive(sweep, None if in_job else sweep.submission().slots)
         except RunFailed as failure:
             error = failure
@@ -92,6 +92,17 @@ class DisBatchLauncher(Launcher):
             _job_return(self._config, overrides, states[run.run_id], error)
             for overrides, run in zip(job_overrides, runs, strict=True)
         ]
+
+    def _wrong_keys(self) -> Iterator[Problem]:
+        from gpt_opt.errors import Problem
+        from gpt_opt.sweep.model import Resources, settings
+
+        for name, (kind, doc, _) in settings(Resources).items():
+            value = self._resources.get(name)
+            if value is not None and not kind.accepts(value):
+                yield Problem(f"hydra.launcher.{name}", f"({doc}) must be {kind.expects}, but is {value!r}")
+        if self._slots is not None and self._slots < 1:
+            yield Problem("hydra.launcher.slots", f"must be at least 1, but is {self._slots}")
 
     def _request(self, in_job: bool) -> Request:
         from gpt_opt.dispatch.submit import Request
@@ -144,6 +155,18 @@ def _counts_shown(sweep: Sweep) -> Iterator[None]:
     finally:
         over.set()
         watcher.join()
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Keeps a logger from saying less than warnings: the driver's own counts would double ours."""
+    logger = logging.getLogger(name)
+    former = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(former)
 
 
 def _failed_lines(status: SweepStatus) -> Iterator[str]:

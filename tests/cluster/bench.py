@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,16 @@ class Bench:
     def env(self) -> dict[str, str]:
         env = dict(self.cluster.env) if self.cluster is not None else dict(os.environ)
         bin_dir = str(Path(sys.executable).parent)
-        return env | {"PYTHONPATH": str(self.folder), "PATH": f"{bin_dir}:{env['PATH']}", "OMP_NUM_THREADS": "1"}
+        own = {"PYTHONPATH": str(self.folder), "PATH": f"{bin_dir}:{env['PATH']}", "OMP_NUM_THREADS": "1"}
+        return env | own | {"TMPDIR": str(self.tmp)}
+
+    @property
+    def tmp(self) -> Path:
+        """The cluster's own TMPDIR: GPU locks go by node name, and another cluster on this machine has the same."""
+        if self.cluster is None:
+            return Path(tempfile.gettempdir())
+        (folder := self.cluster.home / "tmp").mkdir(exist_ok=True)
+        return folder
 
     def write(self, values: Sequence[int], steps: int = STEPS, **more: Any) -> Path:
         """Writes sweep.json: one run for each value of max_samples."""
@@ -159,7 +169,7 @@ class Bench:
             assert len(list(paths.root.parent.glob(f"*-{run.run_id}"))) == 1
             assert_no_gaps(paths, steps)
             assert not list(paths.root.glob(".*.tmp")), "half-written files"
-        assert_locks_free()
+        assert_locks_free(self.tmp)
         if self.cluster is not None:
             assert not self.cluster.processes()
 
@@ -174,9 +184,9 @@ def assert_no_gaps(paths: RunPaths, steps: int) -> None:
     assert evaluated == [*range(0, steps, 300), steps], paths.metrics
 
 
-def assert_locks_free() -> None:
+def assert_locks_free(tmp: Path) -> None:
     """Asserts that no process holds a GPU lock."""
-    for file in lock_dir().iterdir():
+    for file in tmp.glob(f"{lock_dir().name}/*"):
         with file.open("a") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
 

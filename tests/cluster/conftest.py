@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.cluster.bench import Bench
 from tests.cluster.cluster import Cluster, guarded
 from tests.cluster.layout import missing
 
@@ -28,3 +30,11 @@ def cluster(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
     """Yields a running cluster, which ends with the session however that ends."""
     with guarded(tmp_path_factory.getbasetemp() / "cluster") as running:
         yield running
+
+
+@pytest.fixture
+def bench(cluster: Cluster, tmp_path: Path) -> Iterator[Bench]:
+    """Yields a workplace on the cluster with no job before and after."""
+    cluster.reset()
+    yield Bench(tmp_path, cluster)
+    cluster.reset()

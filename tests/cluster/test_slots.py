@@ -1,0 +1,188 @@
+"""What runs get from a slot on a real Slurm: GPUs of their own, shared ones, several, several nodes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+from gpt_opt.dispatch.attempts import Attempt
+from gpt_opt.dispatch.gpus import lock_dir
+from gpt_opt.run.state import State, read_state
+from tests.cluster.bench import Bench, assert_locks_free
+from tests.cluster.cluster import ROOT
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+
+SCRIPT = str(ROOT / "slurm_scripts" / "submit.sh")
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where a run was, by the record of its slot (`attempt`) and by its own."""
+
+    attempt: Attempt
+    gpus: list[str]
+    procid: str
+
+    def meets(self, other: Placed) -> bool:
+        """Says whether both were at work on one node at the same time."""
+        assert self.attempt.ended is not None
+        assert other.attempt.ended is not None
+        together = self.attempt.started < other.attempt.ended and other.attempt.started < self.attempt.ended
+        return together and self.attempt.node == other.attempt.node
+
+
+def placed(bench: Bench) -> list[Placed]:
+    """Returns where each run was, after checking that all its records say the same."""
+    found = []
+    for run in bench.sweep().runs:
+        (attempt,) = bench.history(run.index).attempts
+        state, provenance = read_state(run.paths()), json.loads(run.paths().provenance.read_text())
+        assert state.gpus == list(attempt.gpus)
+        assert provenance["cuda_visible_devices"] == ",".join(attempt.gpus)
+        ids = provenance["slurm"]
+        assert ids == state.slurm
+        assert ids["slurmd_nodename"] == attempt.node
+        assert attempt.session == f"{ids['slurm_job_id']}.0"
+        assert ids["slurm_job_id"] in bench.jobs()
+        found.append(Placed(attempt, state.gpus, ids["slurm_procid"]))
+    return found
+
+
+def meetings(runs: list[Placed]) -> Iterator[tuple[Placed, Placed]]:
+    """Yields the pairs of runs that were on one node at once."""
+    yield from ((one, other) for one, other in combinations(runs, 2) if one.meets(other))
+
+
+def finish(bench: Bench, steps: int) -> None:
+    bench.wait_until_done()
+    bench.wait_until_idle()
+    bench.verify(steps)
+
+
+@pytest.mark.parametrize(
+    ("slots", "nodes", "runs"),
+    [pytest.param(4, 2, 4, id="even"), pytest.param(3, 2, 5, id="uneven"), pytest.param(5, 3, 5, id="uneven-three")],
+)
+def test_a_gpu_a_task_gives_every_run_its_own(bench: Bench, slots: int, nodes: int, runs: int) -> None:
+    bench.write(range(70, 70 + runs), steps=300)
+    bench.submit("--slots", str(slots), f"--sbatch=--nodes={nodes}")
+    finish(bench, 300)
+    found = placed(bench)
+    assert len({item.attempt.node for item in found}) == nodes
+    pairs = list(meetings(found))
+    assert pairs, "no two runs were on a node at once: this shows nothing"
+    for one, other in pairs:
+        assert len(one.gpus) == 1
+        assert not set(one.gpus) & set(other.gpus)
+        assert one.procid != other.procid
+
+
+def test_a_whole_node_gives_every_run_its_own(bench: Bench) -> None:
+    bench.write([70, 71, 72, 73], steps=300)
+    whole = ["-N", "2", "--gres=gpu:2", "--ntasks-per-node=2", "--gpus-per-task=0"]
+    bench.call("sbatch", *whole, SCRIPT, "sweep.json")
+    bench.wait("sweep directory", lambda: (bench.folder / "sweeps" / "sweep" / "1" / "tasks").exists())
+    finish(bench, 300)
+    found = placed(bench)
+    pairs = list(meetings(found))
+    assert pairs, "no two runs were on a node at once: this shows nothing"
+    for one, other in pairs:
+        assert {*one.gpus, *other.gpus} == {"0", "1"}
+
+
+def test_two_runs_at_a_time_share_a_gpu(bench: Bench) -> None:
+    bench.write([70, 71, 72, 73], steps=300)
+    on_one_node = ["--sbatch=--nodes=1", "--sbatch=--cpus-per-task=1"]
+    bench.submit("--slots", "4", "--runs-per-gpu", "2", *on_one_node)
+    finish(bench, 300)
+    found = placed(bench)
+    met = [(found.index(one), found.index(other)) for one, other in meetings(found)]
+    assert {(0, 1), (2, 3), (0, 2)} <= set(met), "all four must have been at work at once for this to show anything"
+    assert found[0].gpus == found[1].gpus
+    assert found[2].gpus == found[3].gpus
+    assert {*found[0].gpus, *found[2].gpus} == {"0", "1"}
+    assert [len(item.gpus) for item in found] == [1, 1, 1, 1]
+
+
+def test_a_gpu_that_another_process_holds_is_not_used(bench: Bench) -> None:
+    bench.write([70], steps=40)
+    bench.submit("--slots", "1", "--sbatch=--hold")
+    bench.call("scancel", *bench.jobs())
+    locks = bench.tmp / lock_dir().name
+    locks.mkdir(mode=0o700, exist_ok=True)
+    by_hand = ["srun", "-w", "n1", "-n", "1", "--gpus=1", "gptopt", "exec", str(bench.sweep().root), "0"]
+    with ExitStack() as stack:
+        holder = stack.enter_context(
+            subprocess.Popen(["flock", str(locks / "n1-0"), "-c", "read _"], stdin=subprocess.PIPE)
+        )
+        bench.wait("a held lock", lambda: not is_free(locks / "n1-0"))
+        told = bench.call(*by_hand, expect=1)
+        assert holder.stdin is not None
+        holder.stdin.close()
+    assert "held are GPU 0" in told
+    assert "two slots were given the same GPU, or a run outlived its slot" in told
+    (attempt,) = bench.history(0).attempts
+    assert attempt.cause == "gpu_busy"
+    assert not bench.results()
+    bench.call(*by_hand)
+    assert [item.cause for item in bench.history(0).attempts] == ["gpu_busy", "completed"]
+    bench.wait_until_idle()
+    bench.verify(steps=40)
+
+
+def is_free(lock: Path) -> bool:
+    return subprocess.run(["flock", "-n", str(lock), "true"], check=False).returncode == 0
+
+
+def workers_of(pid: int) -> list[int]:
+    """Returns the processes that torchrun, the parent of the worker `pid`, started."""
+    parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+    return [int(item) for item in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
+def test_two_gpus_a_run_survive_a_killed_worker_and_a_cancel(bench: Bench) -> None:
+    bench.write([70])
+    bench.submit("--slots", "1", "--gpus-per-run", "2")
+    first = bench.wait_for_step(0)
+    workers = workers_of(first)
+    assert len(workers) == 2
+    os.kill(next(pid for pid in workers if pid != first), signal.SIGKILL)
+    bench.wait("a second start", lambda: bench.starts() == [2])
+    bench.wait("its own process", lambda: read_state(bench.sweep().runs[0].paths()).pid != first)
+    bench.wait_for_step(0, step=200)
+    bench.gptopt("cancel", "sweep", "0", "--yes")
+    bench.wait_until_idle()
+    paths = bench.sweep().runs[0].paths()
+    stopped = read_state(paths)
+    assert stopped.state is State.INTERRUPTED
+    assert stopped.step >= 200
+    assert (paths.checkpoints / f"checkpoint-{stopped.step}").is_dir()
+    assert_locks_free(bench.tmp)
+    assert "1 CANCELLED" in bench.gptopt("status", "sweep", expect=1)
+    bench.gptopt("retry", "sweep", "--state", "CANCELLED")
+    finish(bench, 900)
+    history = bench.history(0).attempts
+    assert [item.cause for item in history] == ["killed", "cancelled", "completed"]
+    assert [len(item.gpus) for item in history] == [2, 2, 2]
+    assert read_state(paths).gpus == ["0", "1"]
+
+
+def test_a_run_over_two_nodes(bench: Bench) -> None:
+    bench.write([70], steps=300)
+    bench.submit("--backend", "submitit", "--nodes-per-run", "2", "--time-min", "10")
+    finish(bench, 300)
+    (attempt,) = bench.history(0).attempts
+    assert attempt.cause == "completed"
+    logs = {file.name for file in bench.sweep().logs.iterdir()}
+    assert len([name for name in logs if name.startswith("0.n")]) == 2, "the second node keeps a log of its own"
+    assert len(bench.jobs()) == 1

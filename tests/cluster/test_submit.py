@@ -1,0 +1,233 @@
+"""The ways to submit, on a real Slurm: submit.sh, arrays and limits of submitit, dry runs, resources, cancel."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gpt_opt.dispatch import slurm
+from gpt_opt.run.state import State, read_state
+from tests.cluster.bench import Bench
+from tests.cluster.cluster import ROOT
+from tests.cluster.config import MAX_ARRAY_SIZE, TINY_QOS_MAX_SUBMIT
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+
+SCRIPT = ROOT / "slurm_scripts" / "submit.sh"
+SUBMITIT = ("--backend", "submitit", "--time-min", "10")
+
+
+def finish(bench: Bench, steps: int) -> None:
+    bench.wait_until_done()
+    bench.wait_until_idle()
+    bench.verify(steps)
+    assert set(bench.starts()) == {1}
+
+
+def files(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+def submitted(bench: Bench) -> bool:
+    return (bench.folder / "sweeps" / "sweep" / "1" / "tasks").exists()
+
+
+# -- submitit ---------------------------------------------------------------------------------------------------------
+
+
+def test_arrays_are_split_and_cancel_withdraws_what_waits(bench: Bench) -> None:
+    bench.write(range(40, 80), steps=2)
+    told = bench.gptopt("submit", "sweep.json", *SUBMITIT, "--sbatch=--hold")
+    jobs = bench.sweep().submission().jobs
+    assert [job.runs for job in jobs] == [(index,) for index in range(40)]
+    arrays = [job.id.partition("_")[0] for job in jobs]
+    first, last = dict.fromkeys(arrays)
+    assert [arrays.count(first), arrays.count(last)] == [MAX_ARRAY_SIZE, 40 - MAX_ARRAY_SIZE]
+    assert f"submitted job {first}, {last}" in told
+    again = bench.gptopt("submit", "sweep.json", *SUBMITIT, "--sbatch=--hold")
+    assert f"at work already: job {first}, {last}" in again
+    assert bench.sweep().submission().jobs == jobs
+    bench.gptopt("cancel", "sweep", "--yes")
+    bench.wait_until_idle()
+    assert "40 CANCELLED" in bench.gptopt("status", "sweep", expect=1)
+    assert set(bench.starts()) == {0}
+
+
+def test_a_limit_on_submitted_jobs_takes_what_fits_and_the_rest_later(bench: Bench) -> None:
+    bench.write(range(70, 75), steps=40)
+    command = ("submit", "sweep.json", *SUBMITIT, "--qos", "tiny")
+    told = bench.gptopt(*command, expect=1)
+    assert f"Slurm took {TINY_QOS_MAX_SUBMIT} of 5 jobs and then refused" in told
+    assert "the same command submits the rest once there is room" in told
+    assert [job.runs for job in bench.sweep().submission().jobs] == [(0,), (1,), (2,)]
+    bench.wait("three done", lambda: len(bench.results()) == TINY_QOS_MAX_SUBMIT)
+    bench.wait_until_idle()
+    bench.gptopt(*command)
+    assert [job.runs for job in bench.sweep().submission().jobs[3:]] == [(3,), (4,)]
+    finish(bench, 40)
+    assert "nothing to submit" in bench.gptopt(*command)
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_the_time_limit_of_a_submitit_job(bench: Bench, gpus: int) -> None:
+    steps = 9000 // gpus
+    bench.write([70], steps=steps)
+    limit = ["--backend", "submitit", "--time-min", "1", "--sbatch=--signal=USR2@15"]
+    bench.submit(*limit, "--gpus-per-run", str(gpus))
+    bench.wait_until_done(timeout_s=300)
+    bench.wait_until_idle()
+    bench.verify(steps)
+    causes = [item.cause for item in bench.history(0).attempts]
+    assert causes[-1] == "completed"
+    assert set(causes[:-1]) == {"stopped"}, "every attempt was asked to checkpoint, none was cut off"
+    (job,) = bench.jobs()
+    sessions = [item.session for item in bench.history(0).attempts]
+    assert sessions == [f"{job}.{restart}" for restart in range(len(causes))]
+    assert [state.state for state in slurm_states(bench, job)][-1] == "COMPLETED"
+
+
+def slurm_states(bench: Bench, job: str) -> list[slurm.JobState]:
+    """Returns what Slurm of the bench says of a job."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", bench.env["SLURM_CONF"])
+        return slurm.states([job])[job]
+
+
+# -- submit.sh --------------------------------------------------------------------------------------------------------
+
+
+def test_the_script_submits_itself_and_takes_options(bench: Bench) -> None:
+    bench.write([70, 71], steps=40)
+    told = bench.call(str(SCRIPT), "-n", "2", "-t", "10", "--job-name", "mine", "sweep.json", "seed=5")
+    job = told.split()[-1]
+    assert bench.cluster is not None
+    assert "JobName=mine" in (shown := bench.cluster.run("scontrol", "show", "job", job))
+    assert "NumTasks=2" in shown
+    assert "TimeLimit=00:10:00" in shown
+    bench.wait("sweep directory", lambda: submitted(bench))
+    finish(bench, 40)
+    assert all("seed=5" in run.overrides for run in bench.sweep().runs)
+    assert bench.jobs() == [job]
+    assert bench.cluster.wait_job(job) == "COMPLETED"
+
+
+def test_the_script_finds_the_repository_by_what_slurm_knows_of_the_job(bench: Bench) -> None:
+    """From another directory, by a relative path, with nothing in the environment."""
+    bench.write([70], steps=40)
+    script = os.path.relpath(SCRIPT, bench.folder)
+    told = bench.call("sbatch", "-n", "1", "--export=PATH,PYTHONPATH,SLURM_CONF,TMPDIR", script, "sweep.json")
+    bench.wait("sweep directory", lambda: submitted(bench))
+    finish(bench, 40)
+    assert bench.jobs() == [told.split()[-1]]
+
+
+def test_the_script_fails_clearly(bench: Bench) -> None:
+    told = bench.call(str(SCRIPT), "absent.json", expect=2)
+    assert "absent.json" in told
+    assert "usage: " in bench.call(str(SCRIPT), "-n", "2", expect=2)
+    bench.write([70], steps=40)
+    told = bench.call("sbatch", "--wait", "-o", "job.out", str(SCRIPT), "-n", "1", "sweep.json", expect=2)
+    assert "go before submit.sh" in (bench.folder / "job.out").read_text()
+    assert not (bench.folder / "sweeps").exists()
+    (bench.folder / "break-70").touch()
+    bench.call("sbatch", "--wait", "-n", "1", "-o", "failed.out", str(SCRIPT), "sweep.json", expect=1)
+    assert "broken on purpose" in (bench.sweep().logs / "0.err").read_text()
+    assert "raised an exception" in (bench.folder / "failed.out").read_text()
+
+
+def test_the_script_runs_on_this_machine_where_there_is_no_slurm(bench: Bench) -> None:
+    bench.write([70, 71], steps=40)
+    commands = bench.folder / "bin"
+    commands.mkdir()
+    for name in ("bash", "sh", "dirname", "readlink", "env", "uname", "hostname", "git", "cat", "sed", "ssh"):
+        if (found := shutil.which(name)) is not None:
+            (commands / name).symlink_to(found)
+    environment = bench.env | {"PATH": str(commands)}
+    done = subprocess.run(
+        [str(SCRIPT), "-n", "2", "sweep.json"],
+        cwd=bench.folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all 2 runs are COMPLETED" in done.stdout
+    assert set(bench.starts()) == {1}
+    assert bench.sweep().submission().slots == 2
+    assert read_state(bench.sweep().runs[0].paths()).slurm is None
+
+
+# -- gptopt submit ----------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_writes_nothing_and_prints_what_would_be_submitted(bench: Bench) -> None:
+    bench.write([70, 71], steps=40, resources={"cpus_per_run": 1, "mem_gb": 0.5, "time_min": 30})
+    before = files(bench.folder)
+    more = ["resources.mem_gb=0.75", "resources.time_min=20", "--time-min", "10"]
+    shown = bench.gptopt("submit", "sweep.json", *more, "--slots", "2", "--dry-run")
+    assert files(bench.folder) == before
+    assert bench.cluster is not None
+    assert not bench.cluster.run("squeue", "-h").strip()
+    bench.gptopt("submit", "sweep.json", *more, "--slots", "2")
+    sweep, (job,) = bench.sweep(), bench.jobs()
+    assert shown == f"{sweep.submission().script}\n# {sweep.tasks}\n{sweep.tasks.read_text()}"
+    said = bench.cluster.run("scontrol", "show", "job", job)
+    assert "TimeLimit=00:10:00" in said, "a flag beats the group and the file"
+    assert "MinMemoryCPU=768M" in said, "the group beats the file"
+    assert "CPUs/Task=1" in said
+    assert "TresPerTask=gres:gpu:1" in said
+    finish(bench, 40)
+
+
+def test_wait_ends_with_0_only_if_all_is_completed(bench: Bench) -> None:
+    bench.write([70, 71], steps=40)
+    (bench.folder / "break-71").touch()
+    told = bench.gptopt("submit", "sweep.json", "--slots", "2", "--wait", expect=1)
+    assert "1 of 2 runs of sweep/1 are not COMPLETED" in told
+    bench.wait_until_idle()
+    (bench.folder / "break-71").unlink()
+    bench.gptopt("retry", "sweep")
+    bench.gptopt("submit", "sweep.json", "--slots", "2", "--wait")
+    bench.wait_until_idle()
+    bench.verify(steps=40)
+    assert bench.starts() == [1, 2]
+
+
+def test_cancel_checkpoints_what_runs_and_nothing_starts_it_again(bench: Bench) -> None:
+    bench.write([70, 71, 72])
+    bench.submit("--slots", "1")
+    bench.wait_for_step(0)
+    bench.gptopt("cancel", "sweep", expect=1)
+    bench.gptopt("cancel", "sweep", "--yes")
+    bench.wait_until_idle()
+    stopped = read_state(bench.sweep().runs[0].paths())
+    assert stopped.state is State.INTERRUPTED
+    assert (bench.sweep().runs[0].paths().checkpoints / f"checkpoint-{stopped.step}").is_dir()
+    assert bench.starts() == [1, 0, 0]
+    assert "3 CANCELLED" in bench.gptopt("status", "sweep", expect=1)
+    assert "nothing to cancel" in bench.gptopt("cancel", "sweep", "--yes")
+    assert "not started again" in bench.gptopt("submit", "sweep.json", "--slots", "1")
+    assert bench.starts() == [1, 0, 0]
+    bench.gptopt("retry", "sweep", "--state", "CANCELLED")
+    bench.wait_until_done()
+    bench.wait_until_idle()
+    bench.verify()
+    assert bench.starts() == [2, 1, 1]
+
+
+def test_cancel_withdraws_a_job_that_waits(bench: Bench) -> None:
+    bench.write([70, 71], steps=40)
+    bench.submit("--slots", "1", "--sbatch=--hold")
+    (job,) = bench.jobs()
+    bench.gptopt("cancel", "sweep", "1", "--yes")
+    assert slurm_states(bench, job)[-1].state == "PENDING", "the other run still needs it"
+    bench.gptopt("cancel", "sweep", "0", "--yes")
+    bench.wait_until_idle()
+    assert slurm_states(bench, job)[-1].state == "CANCELLED"
+    assert "2 CANCELLED" in bench.gptopt("status", "sweep", expect=1)

@@ -1,0 +1,171 @@
+"""Faults that need no cluster: torn records, a full disk, a process that outsleeps its claim, hostile values."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gpt_opt.dispatch.drive import due
+from gpt_opt.dispatch.sweepdir import create, find
+from gpt_opt.run.claim import STALE_AFTER_S, read_claim
+from gpt_opt.run.paths import RunPaths
+from gpt_opt.run.state import State, StateUnreadable, read_state
+from tests.cluster.bench import Bench
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path, None)
+
+
+def drive(bench: Bench, expect: int = 0, *flags: str) -> str:
+    """Runs the sweep on this machine in the foreground, as submit.sh does where there is no Slurm."""
+    environment = bench.env
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), "/usr/bin", "/bin"])
+    return bench.call("gptopt", "drive", "sweep.json", *flags, "--slots", "2", expect=expect)
+
+
+def test_a_truncated_state_is_never_taken_for_done_and_never_costs_the_result(bench: Bench) -> None:
+    bench.write([70], steps=40)
+    drive(bench)
+    run = bench.sweep().runs[0]
+    paths, before = run.paths(), bench.results()
+    whole = paths.state.read_bytes()
+    for length in range(len(whole)):
+        paths.state.write_bytes(whole[:length])
+        try:
+            assert read_state(paths).state is State.COMPLETED
+            assert json.loads(whole[:length]) == json.loads(whole), "only whitespace may be missing"
+        except StateUnreadable:
+            assert due(bench.sweep()).runnable == (run,)
+    for length in (0, 1, len(whole) // 2, len(whole) - 3):
+        paths.state.write_bytes(whole[:length])
+        drive(bench)
+        assert read_state(paths).state is State.COMPLETED
+    assert bench.results() == before
+    assert "already complete" in (bench.sweep().logs / "0.out").read_text()
+
+
+def test_a_truncated_state_in_mid_run_resumes(bench: Bench) -> None:
+    bench.write([70])
+    driver = subprocess.Popen(
+        ["gptopt", "drive", "sweep.json", "--slots", "1"], cwd=bench.folder, env=bench.env, stdout=subprocess.DEVNULL
+    )
+    bench.wait("a sweep", lambda: (bench.folder / "sweeps" / "sweep" / "1" / "tasks").exists())
+    bench.wait_for_step(0)
+    driver.terminate()
+    assert driver.wait(60) == 1
+    state = bench.sweep().runs[0].paths().state
+    state.write_bytes(state.read_bytes()[:30])
+    drive(bench)
+    bench.verify()
+    assert "resuming from checkpoint-" in (bench.sweep().logs / "0.out").read_text()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MiB at tmp_path/outputs."""
+    folder = tmp_path / "outputs"
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(folder)], capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip("a small tmpfs needs root: the full disk is not tried")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("free_kib", [0, 160])
+def test_a_full_disk_fails_the_run_and_retry_resumes_it(bench: Bench, small_disk: Path, free_kib: int) -> None:
+    bench.write([70])
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"x" * ((3 << 20) - (free_kib << 10) - 4096))
+    drive(bench, expect=1)
+    assert bench.history(0).spent() == "no_space"
+    assert len(bench.history(0).attempts) == 1
+    assert "no space left" in bench.gptopt("status", expect=1)
+    ballast.unlink()
+    bench.gptopt("retry", "sweep")
+    bench.wait_until_done()
+    bench.verify()
+
+
+def test_a_zombie_of_attempt_1_wakes_after_attempt_2_finished(bench: Bench) -> None:
+    bench.write([70])
+    overrides = bench.gptopt("plan", "sweep.json", "--json")
+    run = json.loads(overrides[: overrides.rindex("}") + 1])["items"][0]
+    command = [sys.executable, str(ROOT / "run_hydra.py"), *run["overrides"]]
+    zombie = subprocess.Popen(command, cwd=bench.folder, env=bench.env, stdout=subprocess.DEVNULL)
+    paths = RunPaths(Path(run["run_dir"]))
+    bench_wait = Bench(bench.folder, None)
+
+    def step() -> int:
+        try:
+            return read_state(paths).step
+        except StateUnreadable:
+            return -1
+
+    while step() < 300:
+        assert zombie.poll() is None
+    zombie.send_signal(signal.SIGSTOP)
+    try:
+        claim = read_claim(paths)
+        assert claim is not None
+        long_ago = claim.age_s + STALE_AFTER_S + 10
+        file = paths.claims / "0001.json"
+        os.utime(file, (file.stat().st_mtime - long_ago, file.stat().st_mtime - long_ago))
+        drive(bench_wait)
+        before = {name: getattr(paths, name).read_bytes() for name in ("summary", "state", "metrics")}
+    finally:
+        zombie.send_signal(signal.SIGCONT)
+    assert zombie.wait(60) == 1
+    assert before == {name: getattr(paths, name).read_bytes() for name in ("summary", "state", "metrics")}
+    assert json.loads(paths.summary.read_text())["attempt"] == 2
+    bench.verify()
+
+
+def test_values_reach_the_run_unchanged_and_never_a_shell(bench: Bench) -> None:
+    hostile = ["$(touch X)", "a\nb", "`touch X`", "; touch X #", "#DISBATCH PREFIX touch X", "'\"\\", "ünï\tcode"]
+    bench.write([70], steps=2, zip={"exp_name": hostile, "seed": list(range(len(hostile)))})
+    drive(bench)
+    assert not list(bench.folder.rglob("X"))
+    said = [json.loads(run.paths().config.read_text())["exp_name"] for run in bench.sweep().runs]
+    assert said == hostile
+
+
+def test_no_secret_and_no_environment_is_written(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", canary := "canary-4f1d9a")
+    bench.write([70], steps=2)
+    drive(bench)
+    for file in [*(bench.folder / "sweeps").rglob("*"), *(bench.folder / "outputs").rglob("*")]:
+        if file.is_file():
+            assert canary.encode() not in file.read_bytes(), file
+    sweep = bench.sweep()
+    assert sweep.root.stat().st_mode & 0o777 == 0o700
+    assert sweep.disbatch.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_sweep_directory_appears_whole_or_not_at_all(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.write([70], steps=2)
+    drive(bench)
+    first = bench.sweep()
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", dies)
+    with pytest.raises(KeyboardInterrupt):
+        create(first.root.parent, "{}", first.runs, first.submission())
+    monkeypatch.undo()
+    assert find("sweep", bench.folder / "sweeps").root == first.root
+    create(first.root.parent, "{}", first.runs, first.submission())
+    assert sorted(entry.name for entry in first.root.parent.iterdir()) == [".lock", "1", "2"]
