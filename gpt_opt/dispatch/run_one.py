@@ -35,6 +35,7 @@ SESSION = "GPTOPT_SESSION"
 """Environment variable of a slot: the session of the driver that made it (see `slurm.session`)."""
 
 _PR_SET_PDEATHSIG = 1
+_TAIL_BYTES = 20_000
 _NO_SPACE = "No space left on device"
 
 
@@ -44,6 +45,18 @@ class _Child:
     attempt: Attempt
     process: subprocess.Popen[bytes]
     workers: int
+    log: Path
+    log_start: int
+
+    def said(self) -> list[str]:
+        """Returns the last lines that this attempt wrote to its error log."""
+        try:
+            with self.log.open("rb") as stream:
+                stream.seek(max(self.log_start, self.log.stat().st_size - _TAIL_BYTES))
+                lines = stream.read().decode(errors="replace").splitlines()
+        except OSError:
+            return []
+        return [line.strip() for line in lines if line.strip()]
 
 
 class Slot:
@@ -142,7 +155,9 @@ class Slot:
         command, workers = command_of(run, self._submission, self._environment)
         environment = self._run_environment(held, workers)
         name = f"{run.index}" if self._leads else f"{run.index}.{attempt.node}"
-        logs = [(self._sweep.logs / f"{name}.{end}").open("ab") for end in ("out", "err")]
+        files = [self._sweep.logs / f"{name}.{end}" for end in ("out", "err")]
+        logs = [file.open("ab") for file in files]
+        log_start = logs[1].tell()
         _say(run, f"starts on {attempt.node}" + (f", GPU {','.join(held.devices)}" if held.devices else ""))
         try:
             process = subprocess.Popen(
@@ -159,7 +174,7 @@ class Slot:
         finally:
             for stream in logs:
                 stream.close()
-        return _Child(run, attempt, process, workers)
+        return _Child(run, attempt, process, workers, files[1], log_start)
 
     def _run_environment(self, held: Lease, workers: int) -> dict[str, str]:
         environment = {**self._environment, "PYTHONUNBUFFERED": "1"}
@@ -220,7 +235,8 @@ class Slot:
 
     def _cause(self, child: _Child) -> tuple[str, str]:
         code, paths = child.process.returncode, child.run.paths()
-        said = _last_line(self._sweep.logs / f"{child.run.index}.err")
+        lines = child.said()
+        said = lines[-1][:300] if lines else ""
         try:
             state = read_state(paths)
             done = is_done(paths)
@@ -243,8 +259,8 @@ class Slot:
             return "held", said
         if code < 0 or code >= 128:
             return "killed", f"signal {-code if code < 0 else code - 128}"
-        if _NO_SPACE in said:
-            return "no_space", said
+        if any(_NO_SPACE in line for line in lines):
+            return "no_space", _NO_SPACE.lower()
         if state.state is State.INTERRUPTED and mine:
             return "killed", "a process of the run"
         return "exception", said
@@ -281,14 +297,6 @@ def _has_ended(pid: int) -> bool:
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     return True
-
-
-def _last_line(file: Path) -> str:
-    try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
 
 
 def _stop(child: _Child) -> None:
