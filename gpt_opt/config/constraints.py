@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpt_opt.config.losses import loss_problems
+from gpt_opt.config.sources import data_problems
+from gpt_opt.config.trackers import tracker_problems
 from gpt_opt.errors import Problem
 
 Config = Mapping[str, Any]
@@ -133,25 +136,6 @@ def _moments(config: Config) -> Iterator[Problem]:
             yield Problem(f"{_OPTIMIZER}.{key}", f"must be a finite number of at least 0, but is {params[key]}")
 
 
-def _loss(config: Config) -> Iterator[Problem]:
-    loss = config["loss"]
-    beta, smoothing = loss.get("beta"), loss.get("label_smoothing")
-    if beta is not None and not 0 < beta < float("inf"):
-        yield Problem("loss.beta", f"must be a finite number above 0, but is {beta}", "0.1 is a usual value")
-    if smoothing is not None and not 0 <= smoothing < 0.5:
-        yield Problem("loss.label_smoothing", f"0 <= label_smoothing < 0.5 must hold, but it is {smoothing}")
-    if loss.get("use_ref_model") is False:
-        if not loss["reference_free"]:
-            yield Problem(
-                "loss.use_ref_model",
-                "false needs loss.reference_free=true: the loss compares the policy with a reference",
-            )
-        if loss["ref_model_id"] is not None:
-            yield Problem(
-                "loss.ref_model_id", f"is {loss['ref_model_id']!r}, but loss.use_ref_model=false would ignore it"
-            )
-
-
 def _optimizer(config: Config) -> Iterator[Problem]:
     params = config["optimizer"]["optimizer_params"]
     if not 0 <= params["lr"] < float("inf"):
@@ -172,17 +156,6 @@ def _optimizer(config: Config) -> Iterator[Problem]:
         )
 
 
-def _data(config: Config) -> Iterator[Problem]:
-    dataset = config["data"]["dataset"]
-    path, split, samples = dataset.get("path"), dataset.get("validation_split"), dataset.get("max_samples")
-    if path is not None and not Path(path).is_file():
-        yield Problem("data.dataset.path", f"must be a file, but {str(Path(path).absolute())!r} is none")
-    if split is not None and not 0 < split < 1:
-        yield Problem("data.dataset.validation_split", f"0 < validation_split < 1 must hold, but it is {split}")
-    if samples is not None and samples < 1:
-        yield Problem("data.dataset.max_samples", f"must be at least 1, or null for all, but is {samples}")
-
-
 def _lora(config: Config) -> Iterator[Problem]:
     lora = config["lora"]
     if lora and lora["lora_dropout"] and config["loss"].get("beta") is not None:
@@ -198,12 +171,13 @@ CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _training,
     _model,
     _architecture,
-    _loss,
+    loss_problems,
     _optimizer,
     _moments,
-    _data,
+    data_problems,
     _lora,
     _output,
+    tracker_problems,
 )
 
 

@@ -21,6 +21,15 @@ def flat_keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from flat_keys(value, f"{prefix}{key}.")
 
 
+def flat_values(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the dotted key and the value of everything in nested mappings that is not a mapping itself."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from flat_values(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 def missing_keys(config: DictConfig) -> list[str]:
     """Returns the dotted keys of a composed config that are mandatory and were not given, sorted.
 

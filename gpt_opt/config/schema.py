@@ -13,6 +13,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from gpt_opt.config.schema_data import DATA_SCHEMAS
+
 
 @dataclass
 class Root:
@@ -53,49 +55,24 @@ class PretrainedModel:
     archive: str | None
 
 
-@dataclass
-class PydocDataset:
-    """The embedded preference pairs."""
+class LossType(StrEnum):
+    """Variant of loss=dpo."""
 
-    name: str
-    _target_: str
-    max_samples: int | None
-
-
-@dataclass
-class JsonlDataset:
-    """Preference pairs in a file."""
-
-    name: str
-    _target_: str
-    path: str
-    prompt_column: str
-    chosen_column: str
-    rejected_column: str
-    max_samples: int | None
-    validation_split: float
-
-
-@dataclass
-class PydocData:
-    """data=pydoc."""
-
-    dataset: PydocDataset
-
-
-@dataclass
-class JsonlData:
-    """data=jsonl."""
-
-    dataset: JsonlDataset
+    sigmoid = "sigmoid"
+    robust = "robust"
+    hinge = "hinge"
+    ipo = "ipo"
+    ipo_sum = "ipo_sum"
+    kto_pair = "kto_pair"
 
 
 @dataclass
 class DPOLoss:
-    """loss=dpo."""
+    """loss=dpo, and each of its variants by its own name."""
 
     name: str
     _target_: str
+    loss_type: LossType
     beta: float
     label_smoothing: float
     reference_free: bool
@@ -104,11 +81,44 @@ class DPOLoss:
 
 
 @dataclass
+class KTOLoss:
+    """loss=kto."""
+
+    name: str
+    _target_: str
+    beta: float
+    desirable_weight: float
+    undesirable_weight: float
+    ref_model_id: str | None
+
+
+@dataclass
+class ORPOLoss:
+    """loss=orpo."""
+
+    name: str
+    _target_: str
+    beta: float
+    sft_term: bool
+    use_ref_model: bool
+    ref_model_id: str | None
+
+
+class Reduction(StrEnum):
+    """How the loss of fine-tuning is averaged."""
+
+    token_mean = "token_mean"
+    sequence_sum = "sequence_sum"
+    sequence_mean = "sequence_mean"
+
+
+@dataclass
 class SFTLoss:
     """loss=sft."""
 
     name: str
     _target_: str
+    reduction: Reduction
 
 
 @dataclass
@@ -219,16 +229,38 @@ class LogLevel(StrEnum):
     error = "error"
 
 
+class WandbMode(StrEnum):
+    """Whether wandb uploads."""
+
+    online = "online"
+    offline = "offline"
+    disabled = "disabled"
+
+
+@dataclass
+class WandbParams:
+    """Where wandb puts a run."""
+
+    project: str | None
+    entity: str | None
+    group: str | None
+    mode: WandbMode | None
+    tags: list[str]
+
+
 @dataclass
 class LoggingParams:
-    """Keys of the messages of a run."""
+    """Keys of the messages of a run, and of the trackers it reports to."""
 
     log_level: LogLevel
+    report_to: list[str]
+    logging_dir: str | None
+    wandb: WandbParams
 
 
 @dataclass
 class Logging:
-    """logging=default."""
+    """The group logging."""
 
     logging_params: LoggingParams
 
@@ -268,11 +300,12 @@ class ResourcesOptions:
 
 SCHEMAS: dict[str, type] = {
     "root": Root,
+    **DATA_SCHEMAS,
     "model/from_config": ModelFromConfig,
     "model/pretrained": PretrainedModel,
-    "data/pydoc": PydocData,
-    "data/jsonl": JsonlData,
     "loss/dpo": DPOLoss,
+    "loss/kto": KTOLoss,
+    "loss/orpo": ORPOLoss,
     "loss/sft": SFTLoss,
     "optimizer/adamw": AdamW,
     "optimizer/rmsprop": RMSprop,

@@ -166,6 +166,8 @@ class PointChecker:
     def _explain(self, text: str, error: Exception, groups: Sequence[str]) -> Problem:
         key = self._key(text)
         if options := self._options(key):
+            if "defaults list" in str(error) or "Multiple values for" in str(error):
+                return _wrongly_signed(key, text, next((item for item in groups if self._key(item) == key), None))
             return Problem(key, f"must be one of {', '.join(options)}, but is {text.partition('=')[2]!r}")
         if not _parses(text):
             return Problem(text, f"is not a Hydra override: {_first_lines(error)}", "quote it: \"key='value'\"")
@@ -189,6 +191,15 @@ def _parses(text: str) -> bool:
     except HydraException:
         return False
     return True
+
+
+def _wrongly_signed(key: str, text: str, other: str | None) -> Problem:
+    """Returns the problem of an option that is added to a group that has one, or chosen in a group that has none."""
+    if other is not None:
+        return Problem(key, f"takes one option, but {other!r} and {text!r} were given", "leave one of them out")
+    if text.startswith("+"):
+        return Problem(key, f"has an option already, so none can be added by {text!r}", f"write {text.lstrip('+')}")
+    return Problem(key, f"has no option by default that {text!r} could replace", f"add one: +{text}")
 
 
 def _first_lines(error: BaseException) -> str:

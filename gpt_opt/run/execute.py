@@ -23,8 +23,12 @@ from gpt_opt.run.state import RunState, State, StateUnreadable, has_result, read
 
 if TYPE_CHECKING:
     from gpt_opt.training.hooks import Result
+    from gpt_opt.training.reporting import Tracked
 
 log = logging.getLogger(__name__)
+
+SWEEP = "GPTOPT_SWEEP"
+"""Environment variable of a run of a sweep: the sweep's name, by which trackers group its runs."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -215,20 +219,35 @@ class _Attempt:
 
     def _train(self) -> Result | None:
         from gpt_opt.training.hooks import Folder, Hooks  # torch only from here on: skipping a run stays quick
+        from gpt_opt.training.reporting import Reporters
         from gpt_opt.training.stages import train
 
+        reporters, result = Reporters(self._tracked()), None
         hooks = Hooks(
             progress=lambda step, total: self.write(step=step, total_steps=total),
             stop_requested=lambda: bool(self.stop),
             fence=self.claim.require,
+            report=reporters.log,
         )
-        peers().train(self.config, self.paths)
         try:
+            peers().train(self.config, self.paths)
             with peers().watched(self._end_with):
-                return train(self.config, Folder(self.paths.checkpoints, self.paths.metrics), hooks)
+                result = train(self.config, Folder(self.paths.checkpoints, self.paths.metrics), hooks)
         except Exception as error:
             peers().raise_if_lost(error)
             raise
+        finally:
+            reporters.close(completed=result is not None)
+        return result
+
+    def _tracked(self) -> Tracked:
+        """Returns the run as trackers know it: one run there for each result, `<id>`, `<id>-1` after a rerun, ..."""
+        from gpt_opt.training.reporting import Tracked
+
+        identity, reruns = self.state.run_id, len(list(self.paths.superseded.glob("*")))
+        identity += f"-{reruns}" if reruns else ""
+        label = self.paths.root.name.removesuffix(f"-{self.state.run_id}")
+        return Tracked(identity, f"{label}-{identity}", self.paths.root, os.environ.get(SWEEP), self.config)
 
     def _end_with(self, failed: PeerFailed) -> None:
         """Ends this process, whatever its main thread waits for, because another process of the run failed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,13 @@ class Hooks:
         progress: Called with the steps done and the steps in all at every log line.
         stop_requested: Asked after every step; True makes training checkpoint and return early.
         fence: Called before every lasting write; raises when this process may not write any more.
+        report: Called with the step and the values of every row of metrics.jsonl.
     """
 
     progress: Callable[[int, int], None]
     stop_requested: Callable[[], bool]
     fence: Callable[[], None]
+    report: Callable[[int, Mapping[str, float]], None] = lambda step, values: None
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Result:
         peak_memory_mb: Largest memory of this attempt: of the GPU where there is one, else of the process, MiB.
         device: Name of the device.
         data_fingerprint: SHA-256 of the training and validation data.
+        data: For each split its `rows` and how many of them were cut; under `dropped`, the rows left out by reason.
     """
 
     step: int
@@ -58,6 +61,7 @@ class Result:
     peak_memory_mb: float
     device: str
     data_fingerprint: str
+    data: dict[str, dict[str, int]]
 
     def to_record(self) -> dict[str, Any]:
         """Returns the fields as JSON values; a metric that is no number in JSON (NaN, infinity) becomes null."""

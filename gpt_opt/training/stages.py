@@ -6,7 +6,7 @@ import copy
 import gc
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,6 @@ from typing import Any, cast
 import torch
 import transformers
 from accelerate.utils import broadcast_object_list
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments, set_seed
@@ -25,11 +23,15 @@ from gpt_opt.config.constraints import accumulation_steps, micro_batch_size
 from gpt_opt.errors import DataError, Problem
 from gpt_opt.training.callbacks import Bar, Flow
 from gpt_opt.training.checkpoints import latest_checkpoint, remove_unfinished
-from gpt_opt.training.data import PairData
-from gpt_opt.training.data.batches import Collator, TrainingOrder
-from gpt_opt.training.data.tokenize import Limits, TokenizedPair, tokenize
+from gpt_opt.training.data.batches import Collate, Collator, ExampleCollator, ExampleOrder, TrainingOrder
+from gpt_opt.training.data.examples import mismatched, unpaired
+from gpt_opt.training.data.mixture import build_dataset
+from gpt_opt.training.data.prepare import prepare
+from gpt_opt.training.data.records import ExampleData, PairData
+from gpt_opt.training.data.tokenize import Limits, Tokenized
 from gpt_opt.training.hooks import Folder, Hooks, Result
-from gpt_opt.training.losses import SFT
+from gpt_opt.training.loss_trainers import KTOTrainer, PreferenceTrainer, SFTTrainer
+from gpt_opt.training.losses import KTO, SFT
 from gpt_opt.training.memory import PeakMemory, estimate_mb
 from gpt_opt.training.models.build import (
     Reference,
@@ -41,7 +43,8 @@ from gpt_opt.training.models.build import (
 )
 from gpt_opt.training.optimizers import build_optimizer, lr_factor, phase_steps
 from gpt_opt.training.processes import close
-from gpt_opt.training.trainer import BaseTrainer, PreferenceTrainer, SFTTrainer, Task, fresh_accelerate
+from gpt_opt.training.targets import call_target
+from gpt_opt.training.trainer import BaseTrainer, Task, fresh_accelerate
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +63,10 @@ class Parts:
         reference: What the policy is compared with, or None.
         loss: The loss function.
         data: The texts.
-        train: Tokenized training pairs.
-        validation: Tokenized validation pairs.
+        train: Tokenized training pairs or examples.
+        validation: Likewise for the validation.
+        limits: How long sequences may be.
+        account: How many records there are, were cut, and were left out, as `Prepared` has it.
         steps: Optimizer steps of the whole training.
     """
 
@@ -69,15 +74,34 @@ class Parts:
     policy: PreTrainedModel
     reference: Reference | None
     loss: Any
-    data: PairData
-    train: list[TokenizedPair]
-    validation: list[TokenizedPair]
+    data: PairData | ExampleData
+    train: Sequence[Tokenized]
+    validation: Sequence[Tokenized]
+    limits: Limits
+    account: dict[str, dict[str, int]]
     steps: int
 
     @property
-    def pairs(self) -> bool:
-        """Whether both answers of a pair are used."""
-        return not isinstance(self.loss, SFT)
+    def noun(self) -> str:
+        """What the data consists of."""
+        return "examples" if isinstance(self.data, ExampleData) else "pairs"
+
+    @property
+    def collator(self) -> Collate:
+        """What makes batches for the loss."""
+        if isinstance(self.loss, KTO):
+            return ExampleCollator()
+        return Collator(pairs=not isinstance(self.loss, SFT))
+
+    def items(self, tokenized: Sequence[Tokenized]) -> Sequence[Any]:
+        """Returns what the collator takes."""
+        return mismatched(cast("Any", tokenized), self.limits) if isinstance(self.loss, KTO) else tokenized
+
+    def order(self, batch_size: int, seed: int) -> TrainingOrder:
+        """Returns the items of the whole training in order."""
+        if isinstance(self.loss, KTO):
+            return ExampleOrder(cast("Any", self.train), batch_size, self.steps, seed, self.limits)
+        return TrainingOrder(self.train, batch_size, self.steps, seed)
 
 
 def build(config: Config) -> Parts:
@@ -91,37 +115,50 @@ def build(config: Config) -> Parts:
     tokenizer = build_tokenizer(config["model"])
     policy = build_model(config["model"], tokenizer)
     loss_config = config["loss"]
-    loss = _instantiate({key: value for key, value in loss_config.items() if key not in _NOT_LOSS_ARGUMENTS})
+    loss = call_target({key: value for key, value in loss_config.items() if key not in _NOT_LOSS_ARGUMENTS})
     reference = _reference(config, policy)
     if config["lora"]:
         policy = add_adapters(policy, config["lora"])
     if not isinstance(loss, SFT):
         without_dropout(policy)
-    data = cast("PairData", _instantiate({k: v for k, v in config["data"]["dataset"].items() if k != "name"}))
+    data = _suited(build_dataset(config["data"]["dataset"]), loss)
     params = config["training"]["training_params"]
     limits = Limits(params["max_length"], params["max_prompt_length"], params["truncation"] == "keep_end")
-    train, validation = (tokenize(pairs, cast("Any", tokenizer), limits) for pairs in (data.train, data.validation))
+    prepared = prepare(data, tokenizer, limits)
+    train, validation = prepared.train, prepared.validation
     steps = params["max_steps"] or int(params["num_epochs"] * (len(train) // params["batch_size"]))
     if steps < 1:
-        problem = f"gives {steps} steps of {params['batch_size']} out of {len(train)} pairs, but at least 1 is needed"
+        problem = f"gives {steps} steps of {params['batch_size']} out of {len(train)}, but at least 1 is needed"
         raise DataError([Problem("training.training_params.num_epochs", problem)])
-    return Parts(tokenizer, policy, reference, loss, data, train, validation, steps)
+    return Parts(tokenizer, policy, reference, loss, data, train, validation, limits, prepared.account, steps)
 
 
-def _instantiate(node: Config) -> Any:
-    try:
-        return instantiate(dict(node), _convert_="all")
-    except InstantiationException as error:
-        # What the target raised says more than Hydra's words around it, and its traceback ends in the user's code.
-        raise error.__cause__ or error from None
+def _suited(data: PairData | ExampleData, loss: Any) -> PairData | ExampleData:
+    """Returns the data as the loss takes them: pairs, or for KTO single judged answers.
+
+    Raises:
+        DataError: If the loss needs pairs and the data has none.
+    """
+    if isinstance(loss, KTO):
+        judged = unpaired(data) if isinstance(data, PairData) else data
+        good = sum(example.desirable for example in judged.train)
+        bad = len(judged.train) - good
+        weighted = loss.desirable_weight * good, loss.undesirable_weight * bad
+        log.info("%d desirable and %d undesirable answers, %g to %g with their weights", good, bad, *weighted)
+        return judged
+    if isinstance(data, ExampleData):
+        problem = "must give pairs of a chosen and a rejected answer for this loss, but gives single judged answers"
+        raise DataError([Problem("data.dataset", problem, "take loss=kto, which needs no pairs, or data with pairs")])
+    return data
 
 
 def _reference(config: Config, policy: PreTrainedModel) -> Reference | None:
-    if not config["loss"].get("use_ref_model", False):
+    loss = config["loss"]
+    if not loss.get("use_ref_model", "ref_model_id" in loss):
         return None
     if config["lora"]:
         return Reference(None)
-    name = config["loss"]["ref_model_id"]
+    name = loss.get("ref_model_id")
     model = copy.deepcopy(policy) if name is None else load_pretrained("loss.ref_model_id", name)
     return Reference(cast("PreTrainedModel", without_dropout(model)))
 
@@ -167,9 +204,9 @@ def _trainer(config: Config, parts: Parts, folder: Folder, hooks: Hooks) -> Base
     first = phase_steps(parts.steps, optimizer_params["warm_up_fraction"], params["warmup_steps"])
     schedule, steps = optimizer_params["lr_schedule"], parts.steps
     task = Task(
-        order=TrainingOrder(parts.train, params["batch_size"], parts.steps, config["seed"]),
-        validation=parts.validation,
-        collator=Collator(parts.pairs),
+        order=parts.order(params["batch_size"], config["seed"]),
+        validation=parts.items(parts.validation),
+        collator=parts.collator,
         optimizer=optimizer,
         schedule=LambdaLR(optimizer, lambda step: lr_factor(schedule, step, first, steps)),
         save_total_limit=params["save_total_limit"],
@@ -177,9 +214,11 @@ def _trainer(config: Config, parts: Parts, folder: Folder, hooks: Hooks) -> Base
         hooks=hooks,
         data_fingerprint=parts.data.fingerprint,
     )
-    if parts.pairs:
-        return PreferenceTrainer(parts.policy, arguments, task, parts.loss, parts.reference)
-    return SFTTrainer(parts.policy, arguments, task, parts.loss)
+    if isinstance(parts.loss, SFT):
+        return SFTTrainer(parts.policy, arguments, task, parts.loss)
+    if isinstance(parts.loss, KTO):
+        return KTOTrainer(parts.policy, arguments, task, parts.loss, cast("Reference", parts.reference))
+    return PreferenceTrainer(parts.policy, arguments, task, parts.loss, parts.reference)
 
 
 def train(config: Config, folder: Folder, hooks: Hooks) -> Result | None:
@@ -207,10 +246,11 @@ def train(config: Config, folder: Folder, hooks: Hooks) -> Result | None:
         trainer.add_callback(Flow(hooks, config["training"]["training_params"]["eval_every"], trainer.on_any))
         trainer.add_callback(Bar())
         log.info(
-            "%s parameters, %d training and %d validation pairs (data %s), %d steps",
+            "%s parameters, %d training and %d validation %s (data %s), %d steps",
             f"{sum(item.numel() for item in parts.policy.parameters()):,}",
             len(parts.train),
             len(parts.validation),
+            parts.noun,
             parts.data.fingerprint[:12],
             parts.steps,
         )
@@ -227,6 +267,7 @@ def train(config: Config, folder: Folder, hooks: Hooks) -> Result | None:
                 peak_memory_mb=memory.peak_mb(),
                 device=memory.device,
                 data_fingerprint=parts.data.fingerprint,
+                data=parts.account,
             )
         finally:
             del trainer, parts
@@ -268,19 +309,17 @@ def describe(config: Config) -> str:
     total = sum(item.numel() for item in parts.policy.parameters())
     trained = sum(item.numel() for item in parts.policy.parameters() if item.requires_grad)
     optimizer = build_optimizer(config["optimizer"]["optimizer_params"], parts.policy.parameters())
-    order = TrainingOrder(parts.train, params["batch_size"], parts.steps, config["seed"])
-    collator = Collator(parts.pairs)
-    micro = micro_batch_size(params)
-    widest = max(collator([pair])["input_ids"].shape[1] for pair in parts.train)  # type: ignore[union-attr]
-    answers = 2 if parts.pairs else 1
-    tokens = sum(len(pair.prompt) + len(pair.chosen) for pair in parts.train)
-    tokens += sum(len(pair.prompt) + len(pair.rejected) for pair in parts.train) if parts.pairs else 0
+    order = parts.order(params["batch_size"], config["seed"])
+    rows_of_items = [parts.collator.rows(item) for item in parts.items(parts.train)]
+    lengths = [len(prompt) + len(answer) for item in rows_of_items for prompt, answer in item]
+    tokens, longest = int(sum(lengths) / len(parts.train) * len(order)), max(lengths)
+    sequences = micro_batch_size(params) * len(rows_of_items[0])
     rows = {
         "parameters": f"{total:,} ({trained:,} trained)",
         "optimizer": f"{type(optimizer).__name__}, {config['optimizer']['optimizer_params']['lr_schedule']}",
-        "data": f"{len(parts.train):,} training and {len(parts.validation):,} validation pairs",
+        "data": f"{len(parts.train):,} training and {len(parts.validation):,} validation {parts.noun}",
         "steps": f"{parts.steps:,} of {params['batch_size']} ({len(order) / len(parts.train):.2f} epochs)",
-        "tokens": f"{int(tokens / len(parts.train) * len(order)):,} in all, {widest} in the longest sequence",
-        "peak memory": f"about {estimate_mb(parts, micro * answers, widest):,.0f} MiB (estimated)",
+        "tokens": f"{tokens:,} in all, {longest} in the longest sequence",
+        "peak memory": f"about {estimate_mb(parts, sequences, longest):,.0f} MiB (estimated)",
     }
     return "\n".join(f"{name:<14} {text}" for name, text in rows.items())

@@ -10,7 +10,7 @@ import itertools
 import json
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +26,9 @@ from transformers.trainer_callback import PrinterCallback
 
 from gpt_opt.errors import DataError, Problem
 from gpt_opt.training.checkpoints import PROGRESS_FILE, commit_checkpoint, remove_beyond, sync_tree
-from gpt_opt.training.data.batches import Collator, TrainingOrder
-from gpt_opt.training.data.tokenize import TokenizedPair
+from gpt_opt.training.data.batches import Collate, TrainingOrder
 from gpt_opt.training.hooks import Folder, Hooks
-from gpt_opt.training.losses import DPO, IGNORED, SFT, PairLogps, sequence_kl, token_logps
-from gpt_opt.training.metrics import Means, MetricsFile
-from gpt_opt.training.models.build import Reference
+from gpt_opt.training.metrics import Means, MetricsFile, Reduce
 
 Batch = dict[str, Any]
 
@@ -45,9 +42,9 @@ class Task:
     """What is trained on what, besides model and loss.
 
     Attributes:
-        order: All training sequences in order.
-        validation: Evaluation data.
-        collator: Pads sequences to batches.
+        order: All training items in order.
+        validation: Evaluation data, items of the same kind.
+        collator: Makes batches of items.
         optimizer: Of the policy's parameters.
         schedule: The factor on the learning rate at each step, applied to that optimizer.
         save_total_limit: Newest checkpoints to keep; None keeps all.
@@ -57,8 +54,8 @@ class Task:
     """
 
     order: TrainingOrder
-    validation: Sequence[TokenizedPair]
-    collator: Collator
+    validation: Sequence[Any]
+    collator: Collate
     optimizer: Optimizer
     schedule: LambdaLR
     save_total_limit: int | None
@@ -90,11 +87,18 @@ class BaseTrainer(Trainer):
 
     @abstractmethod
     def batch_loss(self, model: PreTrainedModel, batch: Batch, means: Means, with_kl: bool) -> tuple[Tensor, float]:
-        """Returns the summed loss of a batch and its number of units (pairs or tokens), and adds its metrics."""
+        """Returns the summed loss of a batch and its number of units (tokens, pairs ...), and adds its metrics."""
 
     @abstractmethod
     def units(self, batch: Batch) -> float:
         """Returns the number of units of a batch that its summed loss is divided by."""
+
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Finds what the losses of a step, or of an evaluation, need to know of all its batches on all processes."""
+
+    def take(self, means: Means, reduce: Reduce) -> dict[str, float]:
+        """Returns the means and what follows from them, and starts anew."""
+        return means.take(reduce)
 
     def _logits(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """Returns the logits (R, K, V) of the last K positions."""
@@ -109,6 +113,7 @@ class BaseTrainer(Trainer):
     ) -> tuple[list[Batch], Tensor]:
         """Returns the micro-batches of one optimizer step and their units over all processes."""
         batches = list(itertools.islice(epoch_iterator, num_batches))
+        self.prepare(batches)
         self.tokens += self._step_tokens()
         total = torch.tensor(float(sum(self.units(batch) for batch in batches)), device=device)
         return batches, self._sum(total)
@@ -135,9 +140,8 @@ class BaseTrainer(Trainer):
         first = self.state.global_step * size
         return sum(self._tokens(order[place]) for place in range(first, first + size))
 
-    def _tokens(self, pair: TokenizedPair) -> int:
-        answers = [pair.chosen, pair.rejected] if self.task.collator.pairs else [pair.chosen]
-        return sum(len(pair.prompt) + len(answer) for answer in answers)
+    def _tokens(self, item: Any) -> int:
+        return sum(len(prompt) + len(answer) for prompt, answer in self.task.collator.rows(item))
 
     def on_any(self, flag: bool) -> bool:
         """Returns whether `flag` holds on any process; all of them ask at the same step and get the same answer."""
@@ -156,7 +160,7 @@ class BaseTrainer(Trainer):
             elapsed = time.perf_counter() - self._time_at_log
             speed = (self.tokens - self._tokens_at_log) / max(elapsed, 1e-9)
             self._tokens_at_log, self._time_at_log = self.tokens, time.perf_counter()
-            own = self.means.take(self._sum)
+            own = self.take(self.means, self._sum)
             own.update((name, float(logs[name])) for name in ("grad_norm", "learning_rate") if name in logs)
             logs = {**own, "tokens_per_second": round(speed, 1)}
         elif "eval/loss" not in logs:
@@ -164,17 +168,18 @@ class BaseTrainer(Trainer):
         self.task.hooks.fence()
         if self.is_world_process_zero():
             self.metrics_file.append(self.state.global_step, logs)
+            self.task.hooks.report(self.state.global_step, logs)
         self.last_metrics.update(logs)
         super().log(dict(logs), start_time)
 
     @torch.no_grad()
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measures the validation data; every example once, split over the processes."""
-        pairs = self.task.validation
-        # With fewer pairs than processes some had none, and no names to sum: then each measures all of them.
-        split = len(pairs) >= self.args.world_size
-        places = range(self.args.process_index, len(pairs), self.args.world_size) if split else range(len(pairs))
-        mine = Subset(cast("Any", pairs), places)
+        items = self.task.validation
+        # With fewer items than processes some had none, and no names to sum: then each measures all of them.
+        split = len(items) >= self.args.world_size
+        places = range(self.args.process_index, len(items), self.args.world_size) if split else range(len(items))
+        mine = Subset(cast("Any", items), places)
         # A generator of its own keeps the loader from drawing on the global random state, which a resume must find.
         loader = DataLoader(
             mine,
@@ -185,11 +190,12 @@ class BaseTrainer(Trainer):
         model = cast("PreTrainedModel", self.accelerator.unwrap_model(self.model))
         training, means, started = model.training, Means(), time.perf_counter()
         model.eval()
+        self.prepare(cast("Iterable[Batch]", loader))
         for batch in loader:
             with self.compute_loss_context_manager():
                 self.batch_loss(model, cast("Batch", self._prepare_inputs(batch)), means, with_kl=True)
         model.train(training)
-        result = {f"eval/{name}": value for name, value in means.take(self._sum if split else _own).items()}
+        result = {f"eval/{name}": value for name, value in self.take(means, self._sum if split else _own).items()}
         result["eval/seconds"] = round(time.perf_counter() - started, 3)
         self.log(dict(result))
         self._time_at_log += time.perf_counter() - started
@@ -253,82 +259,6 @@ class BaseTrainer(Trainer):
         if self.is_world_process_zero():
             self.last_metrics = self.metrics_file.keep_until(step)
             self.means.load(progress["means"], self.args.device)
-
-
-class SFTTrainer(BaseTrainer):
-    """Cross-entropy on the chosen answers; a unit is an answer token."""
-
-    def __init__(self, model: PreTrainedModel, arguments: TrainingArguments, task: Task, loss: SFT) -> None:
-        super().__init__(model, arguments, task)
-        self.loss = loss
-
-    def units(self, batch: Batch) -> float:
-        """Returns the number of answer tokens."""
-        return float((batch["labels"] != IGNORED).sum())
-
-    def batch_loss(self, model: PreTrainedModel, batch: Batch, means: Means, with_kl: bool) -> tuple[Tensor, float]:
-        """Returns the summed negative log-likelihood and the number of tokens."""
-        labels = batch["labels"]
-        logps = token_logps(self._logits(model, batch), labels)
-        total, count = self.loss(logps), self.units(batch)
-        means.add_sum("loss", total, count)
-        means.add({"logps/chosen": logps.sum(-1)})
-        return total, count
-
-
-class PreferenceTrainer(BaseTrainer):
-    """A loss over pairs; a unit is a pair. Policy and reference each see both answers in one forward."""
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        arguments: TrainingArguments,
-        task: Task,
-        loss: DPO,
-        reference: Reference | None,
-    ) -> None:
-        super().__init__(model, arguments, task)
-        self.loss, self.reference = loss, reference
-        if reference is not None and reference.model is not None:
-            cast("nn.Module", reference.model).to(self.args.device).eval().requires_grad_(False)
-
-    def units(self, batch: Batch) -> float:
-        """Returns the number of pairs."""
-        return len(batch["input_ids"]) / 2
-
-    def batch_loss(self, model: PreTrainedModel, batch: Batch, means: Means, with_kl: bool) -> tuple[Tensor, float]:
-        """Returns the summed loss and the number of pairs."""
-        labels = batch["labels"]
-        reference_logits = self._reference_logits(batch)
-        reference_logps = token_logps(reference_logits, labels).sum(-1) if reference_logits is not None else None
-        if not with_kl:
-            reference_logits = None
-        logits = self._logits(model, batch)
-        logps = token_logps(logits, labels).sum(-1)
-        chosen, rejected = logps.chunk(2)
-        found = self.loss(
-            PairLogps(chosen, rejected, *(reference_logps.chunk(2) if reference_logps is not None else ()))
-        )
-        means.add(
-            {
-                "loss": found.losses,
-                "rewards/chosen": found.rewards_chosen,
-                "rewards/rejected": found.rewards_rejected,
-                "rewards/accuracies": (found.rewards_chosen > found.rewards_rejected).float(),
-                "rewards/margins": found.rewards_chosen - found.rewards_rejected,
-                "logps/chosen": chosen,
-                "logps/rejected": rejected,
-            }
-        )
-        if reference_logits is not None:
-            means.add({"kl": sequence_kl(logits, reference_logits, labels)})
-        return found.losses.sum(), float(len(chosen))
-
-    def _reference_logits(self, batch: Batch) -> Tensor | None:
-        if self.reference is None:
-            return None
-        with self.reference.of(cast("PreTrainedModel", self.accelerator.unwrap_model(self.model))) as model:
-            return self._logits(model, batch)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -21,16 +22,20 @@ OPTIONS = sorted(
     for file in CONFIG_DIR.rglob("*.yaml")
     if file.parent != CONFIG_DIR and "hydra" not in file.relative_to(CONFIG_DIR).parts
 )
+ADDED = {"logging"}  # groups without an option by default
 MANDATORY = {
     ("model", "hf"): ["model.name_or_path=gpt2"],
     ("data", "jsonl"): [f"data.dataset.path={__file__}"],
+    ("data", "hf"): ["data.dataset.path=trl-lib/kto-mix-14k"],
+    ("data", "mixture"): ["+data@data.dataset.parts.a=pydoc", "+data.dataset.weights={a: 1}"],
     ("paths", "local_run_dir"): ["exp_name=x"],
 }
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_to_a_config_without_problems(group: str, option: str) -> None:
-    overrides = [f"{group}={option}", *MANDATORY.get((group, option), [])]
+    sign = "+" if group in ADDED else ""
+    overrides = [f"{sign}{group}={option}", *MANDATORY.get((group, option), [])]
     if (group, option) != ("loss", "sft"):
         overrides.append("loss.beta=0.1")
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
@@ -57,3 +62,22 @@ def test_the_names_of_the_schedules_are_those_that_exist() -> None:
     from gpt_opt.training.optimizers.schedules import SCHEDULES as FORMULAS
 
     assert tuple(FORMULAS) == SCHEDULES
+
+
+def test_a_mixture_is_written_as_its_file_says(tmp_path: Path) -> None:
+    """The comment of mixture.yaml, composed: the command line and the file give the same."""
+    comment = (CONFIG_DIR / "data" / "mixture.yaml").read_text().split("\ndefaults:")[0]
+    lines = [line.removeprefix("#") for line in comment.splitlines()]
+    start = next(index for index, line in enumerate(lines) if line.strip() == "defaults:")
+    body = "\n".join(line.removeprefix("   ") for line in lines[start:])
+    (tmp_path / "exp").mkdir()
+    (tmp_path / "exp" / "mine.yaml").write_text(f"# @package _global_\n{body}\n")
+    command = shlex.split(next(line for line in lines if "data=mixture" in line))
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        found = [
+            plain_config(compose("config", overrides=[*overrides, "loss.beta=0.1"]))["data"]
+            for overrides in (command, ["+exp=mine", f"hydra.searchpath=[file://{tmp_path}]"])
+        ]
+    assert found[0] == found[1]
+    assert found[0]["dataset"]["weights"] == {"hh": 0.7, "shp": 0.3}
+    assert found[0]["dataset"]["parts"]["hh"]["dataset"]["path"] == "Anthropic/hh-rlhf"

@@ -12,7 +12,17 @@ CASES = {
     "cdpo": ["loss.beta=0.1", "loss.label_smoothing=0.1"],
     "dpo_reference_free": ["loss.beta=0.1", "loss.reference_free=true"],
     "dpo_rmsprop": ["loss.beta=0.1", "optimizer=rmsprop"],
+    "robust": ["loss=robust", "loss.beta=0.1", "loss.label_smoothing=0.1"],
+    "hinge": ["loss=hinge", "loss.beta=0.1"],
+    "ipo": ["loss=ipo", "loss.beta=0.1"],
+    "ipo_sum": ["loss=ipo_sum", "loss.beta=0.1"],
+    "kto": ["loss=kto", "loss.beta=0.1", "loss.undesirable_weight=1.2"],
+    "kto_pair": ["loss=kto_pair", "loss.beta=0.1"],
+    "orpo": ["loss=orpo", "loss.beta=0.1"],
+    "orpo_alone": ["loss=orpo", "loss.beta=0.1", "loss.sft_term=false"],
     "sft": ["loss=sft"],
+    "sft_sequence_sum": ["loss=sft", "loss.reduction=sequence_sum"],
+    "sft_sequence_mean": ["loss=sft", "loss.reduction=sequence_mean"],
 }
 RATE = "optimizer.optimizer_params.lr=5e-4"  # given, so that an edited default moves no stored number
 

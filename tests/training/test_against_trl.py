@@ -17,14 +17,16 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, TrainingArguments
 
 from gpt_opt.errors import DataError
-from gpt_opt.training.data.batches import Collator, TrainingOrder
-from gpt_opt.training.data.records import Pair
-from gpt_opt.training.data.tokenize import Limits, TokenizedPair, tokenize
+from gpt_opt.training.data.batches import Collator, ExampleCollator, ExampleOrder, TrainingOrder
+from gpt_opt.training.data.examples import unpaired
+from gpt_opt.training.data.records import Pair, PairData
+from gpt_opt.training.data.tokenize import Limits, TokenizedExample, TokenizedPair, tokenize
 from gpt_opt.training.hooks import Folder, Hooks
-from gpt_opt.training.losses import DPO, SFT
+from gpt_opt.training.loss_trainers import KTOTrainer, PreferenceTrainer, SFTTrainer
+from gpt_opt.training.losses import DPO, IGNORED, IPO, KTO, ORPO, SFT, Hinge, PairLoss, Robust
 from gpt_opt.training.models.build import Reference
 from gpt_opt.training.models.byte_tokenizer import END_OF_TEXT, VOCAB_SIZE, byte_tokenizer
-from gpt_opt.training.trainer import PreferenceTrainer, SFTTrainer, Task, fresh_accelerate
+from gpt_opt.training.trainer import Task, fresh_accelerate
 
 trl = pytest.importorskip("trl", reason="the peer is a development tool")
 datasets = pytest.importorskip("datasets")
@@ -90,14 +92,18 @@ def arguments(kind: Callable[..., Any], folder: Path, **settings: Any) -> Any:
 
 
 def our_trainer(
-    folder: Path, policy: GPT2LMHeadModel, loss: DPO | SFT, reference: GPT2LMHeadModel | None, **settings: Any
+    folder: Path,
+    policy: GPT2LMHeadModel,
+    loss: PairLoss | KTO | SFT,
+    reference: GPT2LMHeadModel | None,
+    **settings: Any,
 ) -> Any:
-    train = tokenize(PAIRS, byte_tokenizer(), LIMITS)
     optimizer = torch.optim.SGD(policy.parameters(), lr=0.02)
+    judged = isinstance(loss, KTO)
     task = Task(
-        order=InOrder(train),
+        order=ExamplesInOrder() if judged else InOrder(tokenize(PAIRS, byte_tokenizer(), LIMITS)),
         validation=(),
-        collator=Collator(pairs=isinstance(loss, DPO)),
+        collator=ExampleCollator() if judged else Collator(pairs=not isinstance(loss, SFT)),
         optimizer=optimizer,
         schedule=LambdaLR(optimizer, lambda step: 1.0),
         save_total_limit=None,
@@ -108,6 +114,9 @@ def our_trainer(
     own = arguments(TrainingArguments, folder, **settings)
     if isinstance(loss, SFT):
         return SFTTrainer(policy, own, task, loss)
+    if isinstance(loss, KTO):
+        assert reference is not None
+        return KTOTrainer(policy, own, task, loss, Reference(reference))
     return PreferenceTrainer(policy, own, task, loss, None if reference is None else Reference(reference))
 
 
@@ -116,6 +125,20 @@ class InOrder(TrainingOrder):
 
     def __init__(self, pairs: Sequence[TokenizedPair]) -> None:
         super().__init__(pairs, len(pairs), 3, seed=0)
+
+    def _order(self, epoch: int) -> list[int]:
+        return list(range(len(self._pairs)))
+
+
+EXAMPLES = unpaired(PairData(tuple(PAIRS), (), "")).train
+
+
+class ExamplesInOrder(ExampleOrder):
+    """Both answers of each pair as they come, three times over."""
+
+    def __init__(self) -> None:
+        examples: list[TokenizedExample] = tokenize(EXAMPLES, byte_tokenizer(), LIMITS)
+        super().__init__(examples, len(examples), 3, 0, LIMITS)
 
     def _order(self, epoch: int) -> list[int]:
         return list(range(len(self._pairs)))
@@ -144,6 +167,41 @@ def trl_dpo(
         args=arguments(trl.DPOConfig, folder, **{**defaults, **settings}),
         train_dataset=datasets.Dataset.from_list(rows),
         processing_class=tokenizer,
+        optimizers=(optimizer, LambdaLR(optimizer, lambda step: 1.0)),
+    )
+
+
+def trl_kto(folder: Path, policy: GPT2LMHeadModel, reference: GPT2LMHeadModel, **settings: Any) -> Any:
+    rows = [{"prompt": item.prompt, "completion": item.completion, "label": item.desirable} for item in EXAMPLES]
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.02)
+    defaults = {
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "beta": BETA,
+        "max_length": LIMITS.max_length,
+        "per_device_train_batch_size": len(EXAMPLES),
+    }
+    return trl.KTOTrainer(
+        model=policy,
+        ref_model=reference,
+        args=arguments(trl.KTOConfig, folder, **{**defaults, **settings}),
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=byte_tokenizer(),
+        optimizers=(optimizer, LambdaLR(optimizer, lambda step: 1.0)),
+    )
+
+
+def trl_orpo(folder: Path, policy: GPT2LMHeadModel) -> Any:
+    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+    rows = [{"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected} for pair in PAIRS]
+    settings = {"bf16": False, "gradient_checkpointing": False, "beta": BETA, "max_length": LIMITS.max_length}
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.02)
+    return ORPOTrainer(
+        model=policy,
+        args=arguments(ORPOConfig, folder, **settings, remove_unused_columns=False),
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=byte_tokenizer(),
         optimizers=(optimizer, LambdaLR(optimizer, lambda step: 1.0)),
     )
 
@@ -184,6 +242,8 @@ def loss_and_gradients(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     model = trainer.model.train()
     model.zero_grad()
+    if isinstance(trainer, KTOTrainer):
+        trainer.prepare([batch])
     count = None if units is None else torch.tensor(units)
     loss = trainer.compute_loss(model, batch, num_items_in_batch=count)
     loss.backward()
@@ -206,10 +266,20 @@ def trl_loss_and_margin(folder: Path, pairs: Sequence[Pair] = tuple(PAIRS), **se
     return float(loss), peer._metrics["train"]["rewards/margins"][0]
 
 
-def test_dpo_has_the_loss_the_gradients_and_the_metrics_of_trl(tmp_path: Path) -> None:
+VARIANTS = {
+    "sigmoid": DPO(BETA),
+    "hinge": Hinge(BETA),
+    "ipo": IPO(BETA),
+    "robust": Robust(BETA, label_smoothing=SMOOTHING),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_losses_over_pairs_have_the_values_the_gradients_and_the_metrics_of_trl(tmp_path: Path, name: str) -> None:
     policy, reference = tiny_model(1), tiny_model(2)
-    peer = trl_dpo(tmp_path, copy.deepcopy(policy), copy.deepcopy(reference))
-    own = our_trainer(tmp_path, policy, DPO(BETA), reference)
+    smoothing = {"label_smoothing": SMOOTHING} if name == "robust" else {}
+    peer = trl_dpo(tmp_path, copy.deepcopy(policy), copy.deepcopy(reference), loss_type=name, **smoothing)
+    own = our_trainer(tmp_path, policy, VARIANTS[name], reference)
     assert our_tokens(PAIRS) == trl_tokens(peer)
 
     its_loss, its_gradients = loss_and_gradients(peer, whole_batch(peer), None)
@@ -230,6 +300,63 @@ def test_dpo_has_the_loss_the_gradients_and_the_metrics_of_trl(tmp_path: Path) -
         (expected,) = peer._metrics["train"][name]
         assert metrics[name] == pytest.approx(expected, rel=1e-5), name
     assert 0 < metrics["rewards/accuracies"] < 1
+
+
+def test_kto_has_the_loss_the_gradients_and_the_metrics_of_trl(tmp_path: Path) -> None:
+    """One batch is the whole step here, so TRL rotates the answers in the same circle."""
+    policy, reference = tiny_model(1), tiny_model(2)
+    weights = {"desirable_weight": 1.0, "undesirable_weight": 1.3}
+    peer = trl_kto(tmp_path, copy.deepcopy(policy), copy.deepcopy(reference), **weights)
+    own = our_trainer(tmp_path, policy, KTO(BETA, **weights), reference, per_device_train_batch_size=len(EXAMPLES))
+    items = [own.task.order[place] for place in range(len(EXAMPLES))]
+    assert [(item.prompt, item.other) for item in items] == [
+        (row["prompt_ids"], row["KL_completion_ids"]) for row in peer.train_dataset
+    ]
+
+    its_loss, its_gradients = loss_and_gradients(peer, whole_batch(peer), None)
+    loss, gradients = loss_and_gradients(own, whole_batch(own), len(EXAMPLES))
+    torch.testing.assert_close(loss, its_loss, rtol=1e-5, atol=0)
+    assert len(gradients) == 28
+    assert_equal(gradients, its_gradients)
+
+    metrics = own.take(own.means, lambda values: values)
+    sides = [f"{name}/{side}" for name in ("rewards", "logps") for side in ("chosen", "rejected")]
+    for name in (*sides, "rewards/margins"):
+        (expected,) = peer._metrics["train"][name]
+        assert metrics[name] == pytest.approx(expected, rel=1e-5), name
+    assert metrics["kto/kl"] > 1
+    # TRL calls the reference point kl; here that is the divergence on the data, as for all other losses.
+    assert metrics["kto/kl"] == pytest.approx(peer._metrics["train"]["kl"][0], rel=1e-5, abs=1e-6)
+
+
+def test_orpo_has_the_loss_and_the_gradients_of_trl_but_for_its_likelihood_term(tmp_path: Path) -> None:
+    """TRL's term is the mean over all tokens of prompts and chosen answers; ours, the paper's, one over answers."""
+    policy = tiny_model(1)
+    peer = trl_orpo(tmp_path, copy.deepcopy(policy))
+    its_loss, its_gradients = loss_and_gradients(peer, whole_batch(peer), None)
+    own = our_trainer(tmp_path, policy, ORPO(BETA, sft_term=False), None)
+    batch = whole_batch(own)
+    loss, gradients = loss_and_gradients(own, batch, len(PAIRS))
+
+    policy.zero_grad()
+    ids = batch["input_ids"][: len(PAIRS)]
+    labels = torch.full_like(ids, IGNORED)
+    for row, (prompt, chosen, _) in enumerate(our_tokens(PAIRS)):
+        end = len(prompt) + len(chosen)
+        labels[row, :end] = ids[row, :end]
+    likelihood = policy(input_ids=ids, labels=labels).loss
+    likelihood.backward()
+    torch.testing.assert_close(loss + likelihood.detach(), its_loss, rtol=1e-5, atol=0)
+    terms = {name: gradients[name] + item.grad for name, item in policy.named_parameters() if item.grad is not None}
+    assert_equal(terms, its_gradients)
+
+    whole = our_trainer(tmp_path, policy, ORPO(BETA), None)
+    with_paper_term, _ = loss_and_gradients(whole, batch, len(PAIRS))
+    metrics = whole.means.take(lambda values: values)
+    assert float(with_paper_term) > float(loss)
+    assert float(with_paper_term) != pytest.approx(float(its_loss), rel=1e-2)
+    for name in ("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins"):
+        assert metrics[name] == pytest.approx(peer._stored_metrics["train"][name][0], rel=1e-5), name
 
 
 def test_sft_has_the_loss_and_the_gradients_of_trl_with_the_prompt_masked(tmp_path: Path) -> None:

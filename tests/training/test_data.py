@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 from gpt_opt.errors import DataError
 from gpt_opt.training.data import build_jsonl
 from gpt_opt.training.data.batches import Collator, TrainingOrder
-from gpt_opt.training.data.records import Pair, PairData
-from gpt_opt.training.data.tokenize import Limits, TokenizedPair, tokenize, truncate
+from gpt_opt.training.data.prepare import prepare
+from gpt_opt.training.data.records import Example, Pair, PairData
+from gpt_opt.training.data.tokenize import Limits, TokenizedExample, TokenizedPair, tokenize, truncate
 from gpt_opt.training.losses import IGNORED
 from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
 
@@ -114,17 +116,46 @@ def test_truncation_matches_the_vectors(vectors: dict[str, Any]) -> None:
 
 
 def test_answers_end_in_end_of_sequence_and_cuts_are_told(caplog: pytest.LogCaptureFixture) -> None:
-    tokenizer = byte_tokenizer()
-    pairs = [Pair("ab", "c", "de"), Pair("a" * 20, "c" * 20, "d")]
+    pairs = (Pair("ab", "c", "de"), Pair("a" * 20, "c" * 20, "d"), Pair("a" * 20, "c" * 9, "d"))
+    data = PairData(pairs, pairs[:1], "", {"duplicate": 2})
     with caplog.at_level("INFO"):
-        short, long = tokenize(pairs, tokenizer, Limits(24, 8, keep_end=False))
+        prepared = prepare(data, byte_tokenizer(), Limits(24, 8, keep_end=False))
+    short, long, cut = prepared.train
     assert short == TokenizedPair([97, 98], [99, 256], [100, 101, 256])
+    assert isinstance(long, TokenizedPair)
     assert (len(long.prompt), len(long.chosen), long.rejected) == (8, 16, [100, 256])
-    assert "1 prompts were cut to 8 tokens and the answers of 1 pairs to 16" in caplog.text
+    assert (len(cut.prompt), cut.chosen[-1]) == (8, 256)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.message == (
+        "data: of 4 rows; 2 had their prompt cut to 8 tokens; 1 an answer to 16 (end-of-sequence lost); "
+        "left out before: 2 (duplicate)"
+    )
+    assert prepared.account == {
+        "train": {"rows": 3, "prompts_cut": 2, "answers_cut": 1},
+        "validation": {"rows": 1, "prompts_cut": 0, "answers_cut": 0},
+        "dropped": {"duplicate": 2},
+    }
+
+
+def test_nothing_is_said_where_nothing_was_cut(caplog: pytest.LogCaptureFixture) -> None:
+    pairs = (Pair("ab", "c", "de"),)
+    with caplog.at_level("INFO"):
+        prepare(PairData(pairs, pairs, ""), byte_tokenizer(), Limits(24, 8, keep_end=False))
+    assert not caplog.records
+
+
+def test_judged_answers_are_tokenized_like_answers_of_pairs() -> None:
+    counts: Counter[str] = Counter()
+    examples = [Example("ab", "c", True), Example("a" * 20, "c" * 20, False)]
+    short, long = tokenize(examples, byte_tokenizer(), Limits(24, 8, keep_end=True), counts)
+    assert short == TokenizedExample([97, 98], [99, 256], True)
+    assert long == TokenizedExample([97] * 8, [99] * 16, False)
+    assert counts == {"prompts_cut": 1, "answers_cut": 1}
 
 
 def test_a_text_with_the_end_of_sequence_token_is_refused() -> None:
-    with pytest.raises(DataError, match=r"pair with prompt 'a<.endoftext.>': must not contain the end-of-seq"):
+    with pytest.raises(DataError, match=r"row with prompt 'a<.endoftext.>': must not contain the end-of-seq"):
         tokenize([Pair("a", "b", "c"), Pair("a<|endoftext|>", "b", "c")], byte_tokenizer(), Limits(24, 8, False))
 
 
@@ -149,6 +180,25 @@ def test_batches_are_aligned_with_the_logits_that_predict_them() -> None:
                 assert ids[row, position + 1] == label
     shorter = Collator(pairs=True)([TokenizedPair([1, 2, 3], [4], [5]), TokenizedPair([1, 2], [4], [5])])
     assert shorter["logits_to_keep"] == 3
+
+
+def test_padding_matches_the_vector_but_for_the_shift(vectors: dict[str, Any]) -> None:
+    """Ours are aligned with the logits, a place earlier; padding has any id, and no mask: nothing looks at it."""
+    given, expected = vectors["pad_collate"]["inputs"], vectors["pad_collate"]["expected"]
+    pairs = []
+    for ids, labels in zip(given["chosen_input_ids"], given["chosen_labels"], strict=True):
+        border = labels.count(IGNORED)
+        pairs.append(TokenizedPair(ids[:border], ids[border:], []))
+    batch = Collator(pairs=False)(pairs)
+    ids, labels, keep = (batch[name] for name in ("input_ids", "labels", "logits_to_keep"))
+    assert isinstance(ids, torch.Tensor)
+    assert isinstance(labels, torch.Tensor)
+    assert isinstance(keep, int)
+    for row, mask in enumerate(expected["chosen_attention_mask"]):
+        assert ids[row, : sum(mask)].tolist() == expected["chosen_input_ids"][row][: sum(mask)]
+        shifted = [*expected["chosen_labels"][row][1:], IGNORED]
+        assert labels[row].tolist() == shifted[-keep:]
+        assert set(shifted[:-keep]) <= {IGNORED}
 
 
 def test_each_epoch_shows_every_pair_once_in_a_new_order() -> None:

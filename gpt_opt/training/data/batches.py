@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from gpt_opt.errors import DataError, Problem
-from gpt_opt.training.data.tokenize import TokenizedPair
+from gpt_opt.training.data.examples import MismatchedExample, mismatch
+from gpt_opt.training.data.tokenize import Limits, TokenizedExample, TokenizedPair
 from gpt_opt.training.losses.logprob import IGNORED
 
+Row = tuple[list[int], list[int]]
+"""Token ids of a prompt and of an answer."""
 
-class TrainingOrder(Dataset[TokenizedPair]):
+
+class TrainingOrder(Dataset[Any]):
     """Every sequence of the whole training, epoch after epoch, as one list of `steps * batch_size` places.
 
     Each epoch is a new permutation; what does not fill a batch at its end is left out of that epoch. Because place
     i holds the same example whenever it is asked for, resuming at a step is starting at a place.
 
     Args:
-        pairs: The training data.
+        pairs: The training data; pairs, or whatever else the collator knows.
         batch_size: Sequences of one optimizer step over all devices.
         steps: Optimizer steps of the whole training.
         seed: The run's seed.
@@ -30,13 +35,13 @@ class TrainingOrder(Dataset[TokenizedPair]):
         DataError: If there are fewer pairs than one batch needs.
     """
 
-    def __init__(self, pairs: Sequence[TokenizedPair], batch_size: int, steps: int, seed: int) -> None:
+    def __init__(self, pairs: Sequence[Any], batch_size: int, steps: int, seed: int) -> None:
         if len(pairs) < batch_size:
             raise DataError(
                 [
                     Problem(
                         "training.training_params.batch_size",
-                        f"must be at most the number of training pairs, but is {batch_size} with {len(pairs)} pairs",
+                        f"must be at most the training data, but is {batch_size} with {len(pairs)} {_noun(pairs)}",
                     )
                 ]
             )
@@ -48,7 +53,7 @@ class TrainingOrder(Dataset[TokenizedPair]):
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, place: int) -> TokenizedPair:
+    def __getitem__(self, place: int) -> Any:
         epoch, offset = divmod(place, self._per_epoch)
         return self._pairs[self._order(epoch)[offset]]
 
@@ -59,12 +64,52 @@ class TrainingOrder(Dataset[TokenizedPair]):
         return self._permutation[1]
 
 
+class ExampleOrder(TrainingOrder):
+    """The same for judged answers, each with the answer of the place before it in its batch of an optimizer step.
+
+    The first place takes the answer of the last, as KTO has it. The batch is that of the whole step, so that neither
+    micro-batches nor processes change who is mismatched with whom.
+
+    Args:
+        examples: The training data.
+        batch_size: Examples of one optimizer step over all devices.
+        steps: Optimizer steps of the whole training.
+        seed: The run's seed.
+        limits: How long a prompt and the answer of another may be.
+
+    Raises:
+        DataError: If there are fewer examples than one batch needs.
+    """
+
+    def __init__(
+        self, examples: Sequence[TokenizedExample], batch_size: int, steps: int, seed: int, limits: Limits
+    ) -> None:
+        super().__init__(examples, batch_size, steps, seed)
+        self._batch_size, self._limits = batch_size, limits
+
+    def __getitem__(self, place: int) -> MismatchedExample:
+        first = place - place % self._batch_size
+        before = first + (place - first - 1) % self._batch_size
+        return mismatch(super().__getitem__(place), super().__getitem__(before), self._limits)
+
+
+def _noun(items: Sequence[Any]) -> str:
+    return "examples" if items and isinstance(items[0], TokenizedExample) else "pairs"
+
+
+class Collate(Protocol):
+    """Makes a batch of tensors out of items of the data."""
+
+    def rows(self, item: Any) -> list[Row]:
+        """Returns what an item puts into a batch, for every item the same number of sequences."""
+
+    def __call__(self, batch: Sequence[Any]) -> dict[str, Tensor | int]:
+        """Returns what `pad` returns, and what else the loss needs."""
+
+
 @dataclass(frozen=True)
 class Collator:
-    """Pads token lists to one batch, on the right.
-
-    There is no attention mask: with padding on the right and causal attention no token of a text sees padding, and
-    without a mask the fastest attention kernels apply.
+    """Batches of pairs.
 
     Attributes:
         pairs: Whether both answers are wanted (chosen first, then rejected: 2B rows), or the chosen ones alone.
@@ -72,25 +117,52 @@ class Collator:
 
     pairs: bool
 
-    def __call__(self, batch: Sequence[TokenizedPair]) -> dict[str, Tensor | int]:
-        """Returns a batch.
+    def rows(self, item: TokenizedPair) -> list[Row]:
+        """Returns the chosen answer and, where wanted, the rejected one."""
+        chosen, rejected = (item.prompt, item.chosen), (item.prompt, item.rejected)
+        return [chosen, rejected] if self.pairs else [chosen]
 
-        Returns:
-            `input_ids` (R, T) with R = 2B for pairs and B otherwise; `labels` (R, K), aligned with the logits of the
-            last K positions: entry t is the token that position T - K + t predicts, `IGNORED` where that is no answer
-            token; `logits_to_keep`, K, so that no logits are computed for the part that is prompt in every row.
-        """
-        sides = [[(pair.prompt, pair.chosen) for pair in batch]]
-        if self.pairs:
-            sides.append([(pair.prompt, pair.rejected) for pair in batch])
-        rows = [row for side in sides for row in side]
-        width = max(len(prompt) + len(answer) for prompt, answer in rows)
-        # Any id does, nothing ever looks at it; a token of the text keeps transformers from asking for a mask.
-        ids = torch.full((len(rows), width), rows[0][0][0])
-        labels = torch.full((len(rows), width), IGNORED)
-        for row, (prompt, answer) in enumerate(rows):
-            end = len(prompt) + len(answer)
-            ids[row, :end] = torch.tensor(prompt + answer)
-            labels[row, len(prompt) - 1 : end - 1] = torch.tensor(answer)
-        keep = width - min(len(prompt) for prompt, _ in rows) + 1
-        return {"input_ids": ids, "labels": labels[:, -keep:], "logits_to_keep": keep}
+    def __call__(self, batch: Sequence[TokenizedPair]) -> dict[str, Tensor | int]:
+        """Returns what `pad` returns, of 2B rows for pairs and B otherwise."""
+        return pad([self.rows(pair) for pair in batch])
+
+
+@dataclass(frozen=True)
+class ExampleCollator:
+    """Batches of judged answers: B rows with the answers, then B with those of others under the same prompts."""
+
+    def rows(self, item: MismatchedExample) -> list[Row]:
+        """Returns the prompt with its own answer and with that of another."""
+        return [(item.example.prompt, item.example.completion), (item.prompt, item.other)]
+
+    def __call__(self, batch: Sequence[MismatchedExample]) -> dict[str, Tensor | int]:
+        """Returns what `pad` returns, of 2B rows, and `desirable` (B,)."""
+        desirable = torch.tensor([item.example.desirable for item in batch])
+        return {**pad([self.rows(item) for item in batch]), "desirable": desirable}
+
+
+def pad(items: Sequence[Sequence[Row]]) -> dict[str, Tensor | int]:
+    """Pads token lists to one batch, on the right: the first row of every item, then the second of every item.
+
+    There is no attention mask: with padding on the right and causal attention no token of a text sees padding, and
+    without a mask the fastest attention kernels apply.
+
+    Args:
+        items: The rows of each item, for every item the same number.
+
+    Returns:
+        `input_ids` (R, T); `labels` (R, K), aligned with the logits of the last K positions: entry t is the token that
+        position T - K + t predicts, `IGNORED` where that is no answer token; `logits_to_keep`, K, so that no logits are
+        computed for the part that is prompt in every row.
+    """
+    rows = [row for side in zip(*items, strict=True) for row in side]
+    width = max(len(prompt) + len(answer) for prompt, answer in rows)
+    # Any id does, nothing ever looks at it; a token of the text keeps transformers from asking for a mask.
+    ids = torch.full((len(rows), width), rows[0][0][0])
+    labels = torch.full((len(rows), width), IGNORED)
+    for row, (prompt, answer) in enumerate(rows):
+        end = len(prompt) + len(answer)
+        ids[row, :end] = torch.tensor(prompt + answer)
+        labels[row, len(prompt) - 1 : end - 1] = torch.tensor(answer)
+    keep = width - min(len(prompt) for prompt, _ in rows) + 1
+    return {"input_ids": ids, "labels": labels[:, -keep:], "logits_to_keep": keep}

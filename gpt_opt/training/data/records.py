@@ -1,11 +1,11 @@
-"""Preference data as the rest of the training code sees it: pairs, two splits, and a fingerprint of the content."""
+"""Preference data as the rest of the training code sees it: records, two splits, and a fingerprint of the content."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,47 @@ class PairData:
         train: Pairs to learn from.
         validation: Pairs only to measure on.
         fingerprint: What `fingerprint_pairs` says of the two splits.
+        dropped: How many rows of the source were not used, by the reason.
     """
 
     train: tuple[Pair, ...]
     validation: tuple[Pair, ...]
     fingerprint: str
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One judged answer, for losses that need no pairs.
+
+    The texts are joined as they are, `prompt + completion`: a space between the two belongs to the data.
+
+    Attributes:
+        prompt: What the answer continues.
+        completion: The answer.
+        desirable: Whether answers like this one are wanted.
+    """
+
+    prompt: str
+    completion: str
+    desirable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleData:
+    """A data set of judged answers.
+
+    Attributes:
+        train: Examples to learn from.
+        validation: Examples only to measure on.
+        fingerprint: What names the content of the two splits; 64 hexadecimal digits.
+        dropped: How many rows of the source were not used, by the reason.
+    """
+
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    fingerprint: str
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
 
 def fingerprint_pairs(train: Sequence[Pair], validation: Sequence[Pair]) -> str:
@@ -50,10 +86,19 @@ def fingerprint_pairs(train: Sequence[Pair], validation: Sequence[Pair]) -> str:
     Returns:
         64 hexadecimal digits of a SHA-256. Any change of a text, of an order or of a split gives others.
     """
+    return _digest((("train", train), ("validation", validation)))
+
+
+def fingerprint_examples(train: Sequence[Example], validation: Sequence[Example]) -> str:
+    """Name the content of a data set of judged answers, as `fingerprint_pairs` does for pairs."""
+    return _digest((("train", train), ("validation", validation)))
+
+
+def _digest(splits: Iterable[tuple[str, Sequence[Pair] | Sequence[Example]]]) -> str:
     digest = hashlib.sha256()
-    for split, pairs in (("train", train), ("validation", validation)):
-        for pair in pairs:
+    for split, records in splits:
+        for record in records:
             # JSON lines are unambiguous: no text can imitate the border of a field or of a record.
-            row = [split, pair.prompt, pair.chosen, pair.rejected]
+            row = [split, *(getattr(record, name) for name in record.__slots__)]
             digest.update(json.dumps(row).encode("ascii") + b"\n")
     return digest.hexdigest()

@@ -1,16 +1,16 @@
-"""Pairs to token ids: separate tokenisation, end-of-sequence on the answers, truncation by the DPO reference."""
+"""Texts to token ids: separate tokenisation, end-of-sequence on the answers, truncation by the DPO reference."""
 
 from __future__ import annotations
 
-import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast, overload
 
 from gpt_opt.errors import DataError, Problem
-from gpt_opt.training.data.records import Pair
-
-log = logging.getLogger(__name__)
+from gpt_opt.training.data.chat import Chat, render
+from gpt_opt.training.data.collect import require
+from gpt_opt.training.data.records import Example, Pair
 
 
 class Tokenizer(Protocol):
@@ -52,66 +52,154 @@ class TokenizedPair:
     rejected: list[int]
 
 
-def truncate(pair: TokenizedPair, limits: Limits) -> TokenizedPair:
-    """Cuts a pair to the limits as the DPO reference does: first the prompt, then, if still needed, both answers.
+@dataclass(frozen=True, slots=True)
+class TokenizedExample:
+    """Token ids of one judged answer, which ends in end-of-sequence unless it was cut.
 
-    Both decisions depend on the longer answer, so that the two sequences share one prompt.
+    Attributes:
+        prompt: Ids of the prompt.
+        completion: Ids of the answer.
+        desirable: Whether answers like this one are wanted.
     """
-    prompt, longest = pair.prompt, max(len(pair.chosen), len(pair.rejected))
+
+    prompt: list[int]
+    completion: list[int]
+    desirable: bool
+
+
+Tokenized = TokenizedPair | TokenizedExample
+
+_CHUNK = 1000
+
+Ids = tuple[list[int], ...]
+"""Token ids of a prompt and of the answers to it."""
+
+
+def cut(ids: Ids, limits: Limits) -> Ids:
+    """Cuts a prompt and its answers to the limits: first the prompt, then, if still needed, all answers.
+
+    Both decisions depend on the longest answer, so that all sequences share one prompt, as in the DPO reference.
+    """
+    prompt, *answers = ids
+    longest = max(map(len, answers))
     if len(prompt) + longest > limits.max_length:
         size = limits.max_prompt_length
         prompt = prompt[-size:] if limits.keep_end else prompt[:size]
-    if len(prompt) + longest <= limits.max_length:
-        return TokenizedPair(prompt, pair.chosen, pair.rejected)
-    room = limits.max_length - limits.max_prompt_length
-    return TokenizedPair(prompt, pair.chosen[:room], pair.rejected[:room])
+    if len(prompt) + longest > limits.max_length:
+        room = limits.max_length - limits.max_prompt_length
+        answers = [answer[:room] for answer in answers]
+    return (prompt, *answers)
 
 
-def tokenize(pairs: Sequence[Pair], tokenizer: Tokenizer, limits: Limits) -> list[TokenizedPair]:
-    """Tokenizes and truncates pairs, and says in one line how many were cut.
+def truncate(pair: TokenizedPair, limits: Limits) -> TokenizedPair:
+    """Cuts a pair to the limits, as `cut` says."""
+    return TokenizedPair(*cut((pair.prompt, pair.chosen, pair.rejected), limits))
+
+
+@overload
+def tokenize(
+    records: Sequence[Pair], tokenizer: Tokenizer, limits: Limits, counts: Counter[str] | None = None
+) -> list[TokenizedPair]: ...
+
+
+@overload
+def tokenize(
+    records: Sequence[Example], tokenizer: Tokenizer, limits: Limits, counts: Counter[str] | None = None
+) -> list[TokenizedExample]: ...
+
+
+def tokenize(
+    records: Sequence[Pair] | Sequence[Example],
+    tokenizer: Tokenizer,
+    limits: Limits,
+    counts: Counter[str] | None = None,
+) -> list[TokenizedPair] | list[TokenizedExample]:
+    """Tokenizes and truncates pairs or judged answers.
+
+    A prompt that is a `Chat` is rendered with the chat template of the tokenizer where it has one.
+
+    Args:
+        records: Pairs, or examples.
+        tokenizer: Of the model.
+        limits: How long sequences may be.
+        counts: Where to add how many records had their prompt cut ("prompts_cut") and how many an answer
+            ("answers_cut", which then has no end-of-sequence).
 
     Raises:
-        DataError: If the tokenizer has no end-of-sequence token, a text contains it, or a prompt has no tokens.
+        DataError: If the tokenizer has no end-of-sequence token, a text contains it, or a text has no tokens.
     """
+    whole = _encode(records, tokenizer)
+    short = [cut(ids, limits) for ids in whole]
+    if counts is not None:
+        counts["prompts_cut"] += sum(len(a[0]) != len(b[0]) for a, b in zip(whole, short, strict=True))
+        counts["answers_cut"] += sum(
+            any(len(x) != len(y) for x, y in zip(a[1:], b[1:], strict=True)) for a, b in zip(whole, short, strict=True)
+        )
+    return from_ids(records, short)
+
+
+def from_ids(
+    records: Sequence[Pair] | Sequence[Example], ids: Iterable[Ids]
+) -> list[TokenizedPair] | list[TokenizedExample]:
+    """Puts token ids and what else a record holds together again."""
+    if records and isinstance(records[0], Example):
+        judged = zip(cast("Sequence[Example]", records), ids, strict=True)
+        return [TokenizedExample(texts[0], texts[1], record.desirable) for record, texts in judged]
+    return [TokenizedPair(*texts) for texts in ids]
+
+
+def ids_of(item: Tokenized) -> Ids:
+    """Returns the ids of the prompt and of the answers to it."""
+    if isinstance(item, TokenizedPair):
+        return item.prompt, item.chosen, item.rejected
+    return item.prompt, item.completion
+
+
+def texts_of(record: Pair | Example) -> tuple[str, ...]:
+    """Returns the prompt of a record and the answers to it."""
+    if isinstance(record, Pair):
+        return record.prompt, record.chosen, record.rejected
+    return record.prompt, record.completion
+
+
+def _encode(records: Sequence[Pair] | Sequence[Example], tokenizer: Tokenizer) -> list[Ids]:
+    """Returns the whole ids of each record, end-of-sequence on the answers."""
     eos = tokenizer.eos_token_id
     if eos is None:
         raise DataError([Problem("model.tokenizer_name_or_path", "the tokenizer must have an eos_token, but has none")])
-    columns = [_ids(tokenizer, (getattr(pair, name) for pair in pairs)) for name in ("prompt", "chosen", "rejected")]
-    whole = [TokenizedPair(*ids) for ids in zip(*columns, strict=True)]
-    if problems := [p for text, pair in zip(pairs, whole, strict=True) if (p := _unusable(text, pair, eos))]:
-        raise DataError(problems)
-    ended = [TokenizedPair(pair.prompt, [*pair.chosen, eos], [*pair.rejected, eos]) for pair in whole]
-    cut = [truncate(pair, limits) for pair in ended]
-    _report(ended, cut, limits)
-    return cut
+    plain = [texts_of(record) for record in records]
+    rendered = _rendered(plain, tokenizer)
+    columns = [_ids(tokenizer, column) for column in zip(*rendered, strict=True)]
+    whole: list[Ids] = list(zip(*columns, strict=True))
+    require(p for rows in zip(plain, rendered, whole, strict=True) if (p := _unusable(*rows, tokenizer)))
+    return [(prompt, *([*answer, eos] for answer in answers)) for prompt, *answers in whole]
 
 
-def _ids(tokenizer: Tokenizer, texts: Iterable[str]) -> list[list[int]]:
-    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    return ids
+def _rendered(plain: Sequence[tuple[str, ...]], tokenizer: Any) -> list[tuple[str, ...]]:
+    return [_render(texts, tokenizer) if isinstance(texts[0], Chat) else texts for texts in plain]
 
 
-def _unusable(text: Pair, pair: TokenizedPair, eos: int) -> Problem | None:
-    where = f"pair with prompt {text.prompt[:40]!r}"
-    if not (pair.prompt and pair.chosen and pair.rejected):
-        return Problem(where, "prompt, chosen and rejected must each have a token, but one has none")
-    if eos in pair.prompt or eos in pair.chosen or eos in pair.rejected:
+def _render(texts: tuple[str, ...], tokenizer: Any) -> tuple[str, ...]:
+    prompt, *answers = texts
+    if not isinstance(prompt, Chat) or not getattr(tokenizer, "chat_template", None):
+        return texts
+    prompt, answers = render(prompt, answers, tokenizer)
+    return (prompt, *answers)
+
+
+def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Tokenizes a few texts at a time: what a tokenizer gives besides the ids takes many times their memory."""
+    chunks = (texts[start : start + _CHUNK] for start in range(0, len(texts), _CHUNK))
+    return [ids for chunk in chunks for ids in tokenizer(list(chunk), add_special_tokens=False)["input_ids"]]
+
+
+def _unusable(plain: tuple[str, ...], rendered: tuple[str, ...], ids: Ids, tokenizer: Any) -> Problem | None:
+    where = f"row with prompt {plain[0][:40]!r}"
+    if not all(ids):
+        return Problem(where, "its prompt and its answers must each have a token, but one has none")
+    eos = tokenizer.eos_token_id
+    # A template puts the token between the turns itself; what people wrote must not hold it all the same.
+    held = any(tokenizer.eos_token in text for text in plain) if rendered is not plain else any(eos in x for x in ids)
+    if held:
         return Problem(where, f"must not contain the end-of-sequence token (id {eos}), but does")
     return None
-
-
-def _report(whole: Sequence[TokenizedPair], cut: Sequence[TokenizedPair], limits: Limits) -> None:
-    prompts = sum(len(before.prompt) != len(after.prompt) for before, after in zip(whole, cut, strict=True))
-    answers = sum(
-        len(before.chosen) + len(before.rejected) != len(after.chosen) + len(after.rejected)
-        for before, after in zip(whole, cut, strict=True)
-    )
-    if prompts or answers:
-        log.info(
-            "of %d pairs, %d prompts were cut to %d tokens and the answers of %d pairs to %d (end-of-sequence lost)",
-            len(whole),
-            prompts,
-            limits.max_prompt_length,
-            answers,
-            limits.max_length - limits.max_prompt_length,
-        )

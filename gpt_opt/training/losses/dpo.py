@@ -1,43 +1,12 @@
-"""Direct Preference Optimization and its conservative and reference-free forms."""
+"""Direct Preference Optimization and the losses that differ from it only in their function of the margin."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, relu
 
-
-@dataclass(frozen=True)
-class PairLogps:
-    """Log-probabilities of the answers of a batch of pairs, each (B,), summed over the answer's tokens.
-
-    Attributes:
-        chosen: Of the chosen answers under the policy.
-        rejected: Of the rejected answers under the policy.
-        reference_chosen: Of the chosen answers under the reference; None without one.
-        reference_rejected: Of the rejected answers under the reference; None without one.
-    """
-
-    chosen: Tensor
-    rejected: Tensor
-    reference_chosen: Tensor | None = None
-    reference_rejected: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class PreferenceLoss:
-    """What a preference loss says of a batch of pairs.
-
-    Attributes:
-        losses: (B,), to be averaged over the pairs of an optimizer step.
-        rewards_chosen: (B,), detached.
-        rewards_rejected: (B,), detached.
-    """
-
-    losses: Tensor
-    rewards_chosen: Tensor
-    rewards_rejected: Tensor
+from gpt_opt.training.losses.pairs import PairLogps, PreferenceLoss, judged
 
 
 @dataclass(frozen=True)
@@ -50,7 +19,7 @@ class DPO:
 
     Attributes:
         beta: Strength of the pull towards the reference, above 0.
-        label_smoothing: Assumed share of flipped preferences.
+        label_smoothing: Assumed share of flipped preferences, at least 0 and below 0.5.
         reference_free: Leave the reference out.
     """
 
@@ -64,11 +33,58 @@ class DPO:
         Raises:
             ValueError: If the reference's log-probabilities are missing and `reference_free` is false.
         """
-        chosen, rejected = logps.chosen, logps.rejected
-        if not self.reference_free:
-            if logps.reference_chosen is None or logps.reference_rejected is None:
-                raise ValueError("DPO compares the policy with a reference, but got no reference log-probabilities")
-            chosen, rejected = chosen - logps.reference_chosen, rejected - logps.reference_rejected
+        chosen, rejected = ratios = logps.log_ratios(self.reference_free)
         scaled = self.beta * (chosen - rejected)
         losses = -(1 - self.label_smoothing) * logsigmoid(scaled) - self.label_smoothing * logsigmoid(-scaled)
-        return PreferenceLoss(losses, self.beta * chosen.detach(), self.beta * rejected.detach())
+        return judged(losses, self.beta, ratios)
+
+
+@dataclass(frozen=True)
+class Robust:
+    """(-(1 - e) log sigmoid(beta h) + e log sigmoid(-beta h)) / (1 - 2e), an unbiased estimate of DPO's loss.
+
+    For preferences of which a share e = label_smoothing is flipped (Chowdhury et al. 2024, "Provably Robust DPO", arXiv
+    2403.00409). The loss can be negative.
+
+    Attributes:
+        beta: Strength of the pull towards the reference, above 0.
+        label_smoothing: Share of flipped preferences, above 0 and below 0.5.
+        reference_free: Leave the reference out.
+    """
+
+    beta: float
+    label_smoothing: float
+    reference_free: bool = False
+
+    def __call__(self, logps: PairLogps) -> PreferenceLoss:
+        """Returns losses and rewards of a batch.
+
+        Raises:
+            ValueError: If the reference's log-probabilities are missing and `reference_free` is false.
+        """
+        chosen, rejected = ratios = logps.log_ratios(self.reference_free)
+        scaled, share = self.beta * (chosen - rejected), self.label_smoothing
+        losses = (-(1 - share) * logsigmoid(scaled) + share * logsigmoid(-scaled)) / (1 - 2 * share)
+        return judged(losses, self.beta, ratios)
+
+
+@dataclass(frozen=True)
+class Hinge:
+    """max(0, 1 - beta h) (Zhao et al. 2023, "SLiC-HF", arXiv 2305.10425; with a reference: Liu et al. 2309.06657).
+
+    Attributes:
+        beta: Inverse of the margin, in log-probability, from which on a pair is learned; above 0.
+        reference_free: Leave the reference out, as SLiC-HF does.
+    """
+
+    beta: float
+    reference_free: bool = False
+
+    def __call__(self, logps: PairLogps) -> PreferenceLoss:
+        """Returns losses and rewards of a batch.
+
+        Raises:
+            ValueError: If the reference's log-probabilities are missing and `reference_free` is false.
+        """
+        chosen, rejected = ratios = logps.log_ratios(self.reference_free)
+        return judged(relu(1 - self.beta * (chosen - rejected)), self.beta, ratios)

@@ -1,0 +1,77 @@
+"""What must hold between the keys of a loss; pure functions of plain containers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gpt_opt.errors import Problem
+
+Config = Mapping[str, Any]
+
+LOSS_TYPES: dict[str, frozenset[str]] = {
+    "sigmoid": frozenset({"label_smoothing", "reference_free"}),
+    "robust": frozenset({"label_smoothing", "reference_free"}),
+    "hinge": frozenset({"reference_free"}),
+    "ipo": frozenset({"reference_free"}),
+    "ipo_sum": frozenset({"reference_free"}),
+    "kto_pair": frozenset(),
+}
+"""Values of `loss.loss_type`, and which of the settings that not all of them share each one uses."""
+
+
+def loss_problems(config: Config) -> Iterator[Problem]:
+    """Checks the keys of the loss, one by one and against each other."""
+    loss = config["loss"]
+    for key in ("beta", "desirable_weight", "undesirable_weight"):
+        if loss.get(key) is not None and not 0 < loss[key] < float("inf"):
+            hint = "0.1 is a usual value" if key == "beta" else ""
+            yield Problem(f"loss.{key}", f"must be a finite number above 0, but is {loss[key]}", hint)
+    smoothing = loss.get("label_smoothing")
+    if smoothing is not None and not 0 <= smoothing < 0.5:
+        yield Problem("loss.label_smoothing", f"0 <= label_smoothing < 0.5 must hold, but it is {smoothing}")
+    elif "loss_type" in loss:
+        yield from variant_problems(loss)
+    yield from _reference(loss)
+    batch = config["training"]["training_params"]["batch_size"]
+    if "desirable_weight" in loss and batch == 1:
+        problem = "must be at least 2 for kto, which also scores each answer under the prompt of another, but is 1"
+        yield Problem("training.training_params.batch_size", problem)
+
+
+def variant_problems(loss: Mapping[str, Any]) -> Iterator[Problem]:
+    """Checks that `loss_type` exists and uses every setting that was changed.
+
+    Args:
+        loss: `loss_type`, `label_smoothing` and `reference_free`.
+    """
+    kind = loss["loss_type"]
+    if kind not in LOSS_TYPES:
+        yield Problem("loss.loss_type", f"must be one of {', '.join(LOSS_TYPES)}, but is {kind!r}")
+        return
+    for key in ("label_smoothing", "reference_free"):
+        if loss[key] and key not in LOSS_TYPES[kind]:
+            users = ", ".join(name for name, used in LOSS_TYPES.items() if key in used)
+            yield Problem(
+                f"loss.{key}",
+                f"is {loss[key]}, but loss.loss_type={kind} would ignore it",
+                f"leave it at its default, or choose a loss_type that uses it: {users}",
+            )
+    if kind == "robust" and not loss["label_smoothing"]:
+        yield Problem(
+            "loss.label_smoothing",
+            "must be above 0 for loss.loss_type=robust, the assumed share of flipped preferences, but is 0",
+            "set it, 0.1 for example; without it the loss is loss.loss_type=sigmoid",
+        )
+
+
+def _reference(loss: Mapping[str, Any]) -> Iterator[Problem]:
+    if loss.get("use_ref_model") is not False:
+        return
+    if loss.get("reference_free") is False or "desirable_weight" in loss:
+        yield Problem(
+            "loss.use_ref_model",
+            "false needs loss.reference_free=true: the loss compares the policy with a reference",
+        )
+    if loss["ref_model_id"] is not None:
+        yield Problem("loss.ref_model_id", f"is {loss['ref_model_id']!r}, but loss.use_ref_model=false would ignore it")

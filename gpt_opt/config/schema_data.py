@@ -1,0 +1,127 @@
+"""The type of every key of the `data` group; see `gpt_opt.config.schema`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class PydocDataset:
+    """The embedded preference pairs."""
+
+    name: str
+    _target_: str
+    max_samples: int | None
+
+
+@dataclass
+class JsonlDataset:
+    """Preference pairs in a file."""
+
+    name: str
+    _target_: str
+    path: str
+    prompt_column: str
+    chosen_column: str
+    rejected_column: str
+    max_samples: int | None
+    validation_split: float
+
+
+@dataclass
+class PublishedDataset:
+    """Preference pairs that somebody publishes in a layout of their own: hh, se, ultrafeedback."""
+
+    name: str
+    _target_: str
+    path: str
+    subset: str | None
+    split: str
+    max_samples: int | None
+    validation_split: Any  # a share or the name of a split: OmegaConf cannot merge a union that has no default
+
+
+@dataclass
+class ShpDataset(PublishedDataset):
+    """Pairs of comments with scores."""
+
+    min_score_ratio: float
+
+
+@dataclass
+class HfDataset(PublishedDataset):
+    """Any data set of pairs or of single judged answers."""
+
+    prompt_column: str
+    chosen_column: str
+    rejected_column: str
+    completion_column: str
+    label_column: str
+
+
+@dataclass
+class MixtureDataset:
+    """Several data sets in given shares."""
+
+    name: str
+    _target_: str
+    _recursive_: bool
+    parts: dict[str, Any]
+    weights: dict[str, float]
+    seed: int
+
+
+@dataclass
+class PydocData:
+    """data=pydoc."""
+
+    dataset: PydocDataset
+
+
+@dataclass
+class JsonlData:
+    """data=jsonl."""
+
+    dataset: JsonlDataset
+
+
+@dataclass
+class PublishedData:
+    """data=hh, data=se and data=ultrafeedback."""
+
+    dataset: PublishedDataset
+
+
+@dataclass
+class ShpData:
+    """data=shp."""
+
+    dataset: ShpDataset
+
+
+@dataclass
+class HfData:
+    """data=hf."""
+
+    dataset: HfDataset
+
+
+@dataclass
+class MixtureData:
+    """data=mixture."""
+
+    dataset: MixtureDataset
+
+
+DATA_SCHEMAS: dict[str, type] = {
+    "data/pydoc": PydocData,
+    "data/jsonl": JsonlData,
+    "data/hh": PublishedData,
+    "data/shp": ShpData,
+    "data/se": PublishedData,
+    "data/ultrafeedback": PublishedData,
+    "data/hf": HfData,
+    "data/mixture": MixtureData,
+}
+"""Schema of each option, by its path below the group `schema`."""

@@ -1,0 +1,79 @@
+"""What must hold of the `data` group; which paths are files is said here alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from gpt_opt.errors import Problem
+
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+"""Suffixes of the data files that are read row by row; anything else is a folder or a name on the hub."""
+
+TRAIN = "train"
+"""The one split of a file."""
+
+
+def data_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yields what contradicts itself in the `data` group of a resolved config."""
+    yield from _dataset_problems("data.dataset", config["data"]["dataset"])
+
+
+def _dataset_problems(key: str, dataset: Mapping[str, Any]) -> Iterator[Problem]:
+    share, samples = dataset.get("validation_split"), dataset.get("max_samples")
+    if "validation_split" in dataset and not isinstance(share, str) and not _is_share(share):
+        meaning = " (or it names a split)" if "split" in dataset else ""
+        yield Problem(f"{key}.validation_split", f"0 < validation_split < 1 must hold{meaning}, but it is {share}")
+    if samples is not None and samples < 1:
+        yield Problem(f"{key}.max_samples", f"must be at least 1, or null for all, but is {samples}")
+    ratio = dataset.get("min_score_ratio")
+    if ratio is not None and not 1 <= ratio < float("inf"):
+        yield Problem(f"{key}.min_score_ratio", f"must be a finite number of at least 1, but is {ratio}")
+    if "path" in dataset:
+        yield from _path_problems(key, dataset)
+    if "parts" in dataset:
+        yield from _mixture_problems(key, dataset)
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and 0 < value < 1
+
+
+def _path_problems(key: str, dataset: Mapping[str, Any]) -> Iterator[Problem]:
+    path, only_files = Path(dataset["path"]), "split" not in dataset
+    if only_files or path.suffix in DATA_SUFFIXES:
+        if not path.is_file() and (only_files or not path.is_dir()):
+            yield Problem(f"{key}.path", f"must be a file, but {str(path.absolute())!r} is none")
+    elif not path.is_dir() and not _may_be_on_the_hub(dataset["path"]):
+        suffixes = ", ".join(DATA_SUFFIXES)
+        problem = f"must be a folder, a file ({suffixes}) or a name on the hub, but {dataset['path']!r} is none"
+        yield Problem(f"{key}.path", problem)
+    if only_files or path.suffix not in DATA_SUFFIXES or path.is_dir():
+        return
+    for name, valid in (("split", TRAIN), ("subset", None)):
+        if dataset[name] != valid:
+            yield Problem(f"{key}.{name}", f"must be {valid or 'null'} with a file, but is {dataset[name]!r}")
+    if isinstance(dataset["validation_split"], str):
+        problem = f"must be a share, as 0.1, with a file: it has no split {dataset['validation_split']!r}"
+        yield Problem(f"{key}.validation_split", problem)
+
+
+def _may_be_on_the_hub(path: str) -> bool:
+    return not path.startswith((".", "~", "/")) and path.count("/") <= 1 and not Path(path).is_file()
+
+
+def _mixture_problems(key: str, dataset: Mapping[str, Any]) -> Iterator[Problem]:
+    parts, weights = dataset["parts"], dataset["weights"]
+    if not parts or set(parts) != set(weights):
+        yield Problem(
+            f"{key}.weights",
+            f"must name the parts, of which at least one is needed, but the weights are of {', '.join(weights) or '-'} "
+            f"and the parts {', '.join(parts) or '-'}",
+            "add a part with +data@data.dataset.parts.NAME=OPTION and its weight with +data.dataset.weights.NAME=0.5",
+        )
+    for name, weight in weights.items():
+        if not 0 < weight < float("inf"):
+            yield Problem(f"{key}.weights.{name}", f"must be a finite number above 0, but is {weight}")
+    for name, part in parts.items():
+        yield from _dataset_problems(f"{key}.parts.{name}.dataset", part["dataset"])

@@ -1,0 +1,86 @@
+"""Dialogues as prompts: remembered message by message, rendered plainly or by the template of a tokenizer."""
+
+from __future__ import annotations
+
+import os.path
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+NAMES = {"system": "System", "user": "Human", "assistant": "Assistant"}
+"""What the plain rendering calls each role; the names of Anthropic's dialogues (Bai et al. 2204.05862)."""
+
+Message = tuple[str, str]
+"""Role and content."""
+
+
+class TemplateTokenizer(Protocol):
+    """What is asked of a tokenizer that renders dialogues."""
+
+    eos_token: str
+
+    def apply_chat_template(
+        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+    ) -> Any:
+        """Returns the text of a dialogue."""
+
+
+class Chat(str):
+    r"""A dialogue that an assistant is to continue; as a string, its plain rendering.
+
+    Being a text, it goes wherever a prompt goes; only the step that has a tokenizer looks at the messages.
+    The plain rendering of each message is `\n\nHuman: ...`, `\n\nAssistant: ...` or `\n\nSystem: ...`, then comes
+    `\n\nAssistant:`. An answer to it starts with one space, as `answer_text` puts it.
+
+    Args:
+        messages: Roles, keys of `NAMES`, and contents.
+    """
+
+    __slots__ = ("messages",)
+    messages: tuple[Message, ...]
+
+    def __new__(cls, messages: Iterable[Message]) -> Chat:  # noqa: D102
+        kept = tuple(messages)
+        chat = super().__new__(cls, "".join(f"\n\n{NAMES[role]}: {content}" for role, content in kept) + ANSWER)
+        chat.messages = kept
+        return chat
+
+
+ANSWER = f"\n\n{NAMES['assistant']}:"
+"""The end of every plain rendering: the assistant's turn."""
+
+
+def answer_text(content: str) -> str:
+    """Returns the answer to a `Chat` as a plain text that follows the plain rendering."""
+    return f" {content}"
+
+
+def question(text: str) -> str:
+    """Returns the plain rendering of a dialogue of one question, as a plain text."""
+    return f"\n\n{NAMES['user']}: {text}{ANSWER}"
+
+
+def render(chat: Chat, answers: Sequence[str], tokenizer: TemplateTokenizer) -> tuple[str, list[str]]:
+    """Renders a dialogue and the answers to it with the chat template of a tokenizer.
+
+    Args:
+        chat: The dialogue.
+        answers: As `answer_text` returns them.
+        tokenizer: One with a chat template.
+
+    Returns:
+        The prompt, and what follows it for each answer, without the end-of-sequence token that a template may put
+        there. Where a template renders the dialogue differently with an answer to it, the prompt ends where the two
+        begin to differ.
+    """
+    history = [{"role": role, "content": content} for role, content in chat.messages]
+    texts = [tokenizer.apply_chat_template(history, tokenize=False, add_generation_prompt=True)]
+    for answer in answers:
+        turn = {"role": "assistant", "content": answer.removeprefix(" ")}
+        texts.append(tokenizer.apply_chat_template([*history, turn], tokenize=False, add_generation_prompt=False))
+    prompt = os.path.commonprefix(texts)  # noqa: RUF071
+    return prompt, [_without_end(text[len(prompt) :], tokenizer.eos_token) for text in texts[1:]]
+
+
+def _without_end(text: str, eos: str) -> str:
+    ended = text.rstrip()
+    return ended.removesuffix(eos) if ended.endswith(eos) else text

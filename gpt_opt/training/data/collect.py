@@ -1,0 +1,165 @@
+"""From rows to two splits of records: every bad row named, every row that is left out counted."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar, cast
+
+from gpt_opt.errors import DataError, Problem
+from gpt_opt.training.data.records import (
+    Example,
+    ExampleData,
+    Pair,
+    PairData,
+    fingerprint_examples,
+    fingerprint_pairs,
+)
+
+Row = Mapping[str, Any]
+Record = Pair | Example
+Data = PairData | ExampleData
+R = TypeVar("R", Pair, Example)
+
+MAX_PROBLEMS = 50
+"""Bad rows that one error names; the others are counted."""
+
+
+class BadRow(Exception):
+    """A row that cannot be what it must be; the message says why."""
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Something in a row that is left out on purpose.
+
+    Attributes:
+        reason: Why, in a few words.
+    """
+
+    reason: str
+
+
+Rows = Iterable[tuple[str, Row | BadRow]]
+"""Rows with their places (`file:line`); one that could not even be read is its `BadRow`."""
+
+Convert = Callable[[Row], Iterable[Record | Dropped]]
+"""Makes the records of a row; raises `BadRow`."""
+
+
+def collect(rows: Rows, convert: Convert, max_samples: int | None, dropped: Counter[str]) -> list[Record]:
+    """Makes records of rows.
+
+    Args:
+        rows: The rows.
+        convert: What a row becomes.
+        max_samples: Stop at so many records; None takes all.
+        dropped: Where to count what is left out.
+
+    Raises:
+        DataError: If any row is bad: all are named, up to `MAX_PROBLEMS`.
+    """
+    records: list[Record] = []
+    require(_converted(rows, convert, max_samples, dropped, records))
+    return records
+
+
+def _converted(
+    rows: Rows, convert: Convert, most: int | None, dropped: Counter[str], records: list[Record]
+) -> Iterator[Problem]:
+    for where, row in rows:
+        try:
+            if isinstance(row, BadRow):
+                raise row
+            for item in convert(row):
+                if isinstance(item, Dropped):
+                    dropped[item.reason] += 1
+                else:
+                    records.append(item)
+                if most is not None and len(records) >= most:
+                    return
+        except BadRow as error:
+            yield Problem(where, str(error))
+
+
+def require(problems: Iterator[Problem]) -> None:
+    """Raises the problems that an iterator yields, if any.
+
+    Raises:
+        DataError: With the first `MAX_PROBLEMS` of them, and the number of the others.
+    """
+    named = list(islice(problems, MAX_PROBLEMS))
+    if others := sum(1 for _ in problems):
+        named.append(Problem("data.dataset", f"{others:,} more rows are bad; the first {MAX_PROBLEMS} are named above"))
+    if named:
+        raise DataError(named)
+
+
+def share(text: str, salt: str = "") -> float:
+    """Returns a number in [0, 1) that depends on the text, and on the salt, alone."""
+    return int.from_bytes(hashlib.sha256((salt + text).encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
+
+
+def divide(records: Iterable[Record], validation_split: float) -> tuple[list[Record], list[Record]]:
+    """Divides records into training and validation by a hash of the prompt.
+
+    Records with one prompt go to the same side, and more records move no other one.
+    """
+    sides: tuple[list[Record], list[Record]] = ([], [])
+    for record in records:
+        sides[share(record.prompt) < validation_split].append(record)
+    return sides
+
+
+def assemble(
+    train: Sequence[Record], validation: Sequence[Record], dropped: Counter[str], where: str, advice: str
+) -> Data:
+    """Makes a data set of two splits: no record twice, no prompt in both.
+
+    Args:
+        train: Records to learn from.
+        validation: Records to measure on. One whose prompt is trained on is left out.
+        dropped: What was left out before; this adds to it.
+        where: What an empty split is blamed on.
+        advice: What to do about one.
+
+    Raises:
+        DataError: If a split is empty, or pairs and single examples are mixed.
+    """
+    kinds = {type(record) for record in (*train, *validation)}
+    if len(kinds) > 1:
+        problem = "must be pairs alone or judged answers alone, but holds both"
+        raise DataError([Problem("data.dataset", problem, "mix sources of one kind")])
+    prompts = {record.prompt for record in train}
+    unseen = [record for record in validation if record.prompt not in prompts]
+    splits = [tuple(dict.fromkeys(records)) for records in (train, unseen)]
+    _count(dropped, "validation row with a prompt of the training split", len(validation) - len(unseen))
+    _count(dropped, "duplicate", len(train) + len(unseen) - sum(map(len, splits)))
+    if not all(splits):
+        sizes = " and ".join(str(len(records)) for records in splits)
+        why = f"; left out: {left_out(dropped)}" if dropped else ""
+        problem = f"must give rows for training and for validation, but gives {sizes}{why}"
+        raise DataError([Problem(where, problem, advice)])
+    if kinds == {Example}:
+        examples = cast("list[tuple[Example, ...]]", splits)
+        return ExampleData(examples[0], examples[1], fingerprint_examples(*examples), dict(dropped))
+    pairs = cast("list[tuple[Pair, ...]]", splits)
+    return PairData(pairs[0], pairs[1], fingerprint_pairs(*pairs), dict(dropped))
+
+
+def left_out(dropped: Mapping[str, int]) -> str:
+    """Returns what was left out and why, as a text."""
+    return ", ".join(f"{count:,} ({reason})" for reason, count in dropped.items())
+
+
+def more_rows(validation_split: float | str) -> str:
+    """Returns what to do about an empty split."""
+    return f"add rows with other prompts, or change data.dataset.validation_split={validation_split}"
+
+
+def _count(dropped: Counter[str], reason: str, number: int) -> None:
+    if number:
+        dropped[reason] += number

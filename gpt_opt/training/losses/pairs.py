@@ -1,0 +1,72 @@
+"""What a loss over pairs is given and what it says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PairLogps:
+    """Log-probabilities of the answers of a batch of pairs, each (B,), summed over the answer's tokens.
+
+    Attributes:
+        chosen: Of the chosen answers under the policy.
+        rejected: Of the rejected answers under the policy.
+        chosen_tokens: Number of tokens of the chosen answers, at least 1.
+        rejected_tokens: Number of tokens of the rejected answers, at least 1.
+        reference_chosen: Of the chosen answers under the reference; None without one.
+        reference_rejected: Of the rejected answers under the reference; None without one.
+    """
+
+    chosen: Tensor
+    rejected: Tensor
+    chosen_tokens: Tensor
+    rejected_tokens: Tensor
+    reference_chosen: Tensor | None = None
+    reference_rejected: Tensor | None = None
+
+    def log_ratios(self, reference_free: bool = False) -> tuple[Tensor, Tensor]:
+        """Returns log policy - log reference of chosen and rejected answers, each (B,).
+
+        Args:
+            reference_free: Leave the reference out.
+
+        Raises:
+            ValueError: If the reference's log-probabilities are missing and `reference_free` is false.
+        """
+        if reference_free:
+            return self.chosen, self.rejected
+        if self.reference_chosen is None or self.reference_rejected is None:
+            raise ValueError("the loss compares the policy with a reference, but got no reference log-probabilities")
+        return self.chosen - self.reference_chosen, self.rejected - self.reference_rejected
+
+
+@dataclass(frozen=True)
+class PreferenceLoss:
+    """What a preference loss says of a batch of pairs.
+
+    Attributes:
+        losses: (B,), to be averaged over the pairs of an optimizer step.
+        rewards_chosen: (B,), detached.
+        rewards_rejected: (B,), detached.
+    """
+
+    losses: Tensor
+    rewards_chosen: Tensor
+    rewards_rejected: Tensor
+
+
+class PairLoss(Protocol):
+    """A loss over pairs."""
+
+    def __call__(self, logps: PairLogps) -> PreferenceLoss:
+        """Returns losses and rewards of a batch."""
+
+
+def judged(losses: Tensor, beta: float, ratios: tuple[Tensor, Tensor]) -> PreferenceLoss:
+    """Returns losses with the rewards that all losses against a reference share, beta times the log-ratios."""
+    chosen, rejected = ratios
+    return PreferenceLoss(losses, beta * chosen.detach(), beta * rejected.detach())

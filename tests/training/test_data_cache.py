@@ -1,0 +1,155 @@
+"""The cache of token ids: the same result, whole or made anew, shared by processes that start at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from gpt_opt.training.data import cache
+from gpt_opt.training.data.chat import Chat
+from gpt_opt.training.data.records import Example, Pair
+from gpt_opt.training.data.tokenize import Limits, tokenize
+from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
+
+LIMITS = Limits(24, 8, keep_end=False)
+PAIRS = [Pair(f"prompt {n}", "c" * (n % 30 + 1), "r" * (n % 7 + 1)) for n in range(50)]
+EXAMPLES = [Example(pair.prompt, pair.chosen, index % 2 == 0) for index, pair in enumerate(PAIRS)]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path))
+    monkeypatch.setattr(cache, "MIN_CHARACTERS", 1)
+    return tmp_path / "tokens"
+
+
+def once(
+    records: Sequence[Any] = PAIRS, tokenizer: Any = None, limits: Limits = LIMITS
+) -> tuple[list[Any], Counter[str]]:
+    counts: Counter[str] = Counter()
+    return list(cache.tokenize_once(records, tokenizer or byte_tokenizer(), limits, counts)), counts
+
+
+def straight(records: Sequence[Any] = PAIRS) -> tuple[list[Any], Counter[str]]:
+    counts: Counter[str] = Counter()
+    return tokenize(records, byte_tokenizer(), LIMITS, counts), counts
+
+
+@pytest.mark.parametrize("records", [PAIRS, EXAMPLES])
+def test_the_second_time_is_read_and_is_the_same(
+    records: Sequence[Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert once(records) == straight(records)
+    assert len(list(folder.iterdir())) == 1
+    monkeypatch.setattr(cache, "tokenize", None)
+    assert once(records) == straight(records)
+
+
+def test_an_entry_is_for_its_texts_tokenizer_and_limits_alone(folder: Path) -> None:
+    other = byte_tokenizer()
+    other.add_tokens(["prompt"])
+    chats = [Pair(Chat([("user", "x")]), " c", " r")]
+    plain = [Pair(str(chats[0].prompt), " c", " r")]
+    templated = byte_tokenizer()
+    templated.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    variants = [
+        once(),
+        once(PAIRS[1:]),
+        once(PAIRS[::-1]),
+        once(EXAMPLES),
+        once(tokenizer=other),
+        once(limits=replace(LIMITS, keep_end=True)),
+        once(limits=replace(LIMITS, max_length=25)),
+        once(chats),
+        once(plain),
+        once(chats, templated),
+    ]
+    assert len(list(folder.iterdir())) == len(variants)
+    assert once(chats, templated)[0] != once(chats)[0]
+
+
+@pytest.mark.parametrize("damage", ["torn", "empty", "flipped", "foreign", "renamed", "folder"])
+def test_an_entry_that_is_not_whole_is_made_anew(
+    damage: str, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once(PAIRS[1:])
+    (other,) = folder.iterdir()
+    other = other.rename(folder.parent / "other")
+    once()
+    (file,) = folder.iterdir()
+    whole = file.read_bytes()
+    if damage == "torn":
+        file.write_bytes(whole[:-50])
+    elif damage == "empty":
+        file.write_bytes(b"")
+    elif damage == "flipped":
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    elif damage == "foreign":
+        save_file({"x": np.zeros(3)}, file)
+    elif damage == "renamed":
+        other.rename(file)
+    else:
+        file.unlink()
+        file.mkdir()
+    assert once() == straight()
+    assert "made anew" in caplog.text
+    if damage != "folder":
+        monkeypatch.setattr(cache, "tokenize", None)
+        assert once() == straight()
+
+
+def test_what_cannot_be_written_costs_no_run(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.write_text("a file is in the way")
+    assert once() == straight()
+    assert "are not cached" in caplog.text
+    monkeypatch.setenv(cache.VARIABLE, "")
+    assert cache.cache_folder() is None
+    assert once() == straight()
+
+
+def test_small_data_is_not_cached(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = sum(len(text) for pair in PAIRS for text in (pair.prompt, pair.chosen, pair.rejected))
+    monkeypatch.setattr(cache, "MIN_CHARACTERS", size + 1)
+    once()
+    assert not folder.exists()
+    monkeypatch.setattr(cache, "MIN_CHARACTERS", size)
+    once()
+    assert folder.exists()
+
+
+def test_the_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(cache.VARIABLE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache.cache_folder() == tmp_path / "xdg" / "gpt-opt" / "tokens"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache.cache_folder() == tmp_path / ".cache" / "gpt-opt" / "tokens"
+
+
+def _in_a_process(start: Any, results: Any) -> None:
+    cache.MIN_CHARACTERS = 1
+    tokenizer = byte_tokenizer()
+    start.wait()
+    results.put(once(tokenizer=tokenizer) == straight())
+
+
+def test_processes_that_start_at_once_all_get_it(folder: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    start, results = context.Barrier(6), context.Queue()
+    processes = [context.Process(target=_in_a_process, args=(start, results)) for _ in range(6)]
+    for process in processes:
+        process.start()
+    assert [results.get(timeout=60) for _ in processes] == [True] * 6
+    for process in processes:
+        process.join()
+    assert len(list(folder.iterdir())) == 1
