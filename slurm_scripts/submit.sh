@@ -4,7 +4,7 @@
 #   sbatch -n 8 -p gpu -t 240 slurm_scripts/submit.sh params/beta_sweep.json seed=1
 # Without sbatch it submits itself (options before the sweep file go to sbatch); where there is no Slurm it runs the
 # sweep on this machine. Ends with 0 only if every run is COMPLETED. The lines of environment.sh are sourced first.
-# Whole nodes, a slot a GPU: sbatch -N 2 --ntasks-per-node=8 --gres=gpu:8 --gpus-per-task=0 slurm_scripts/submit.sh ...
+# Whole nodes of 8 GPUs: sbatch -N 2 -n 16 --ntasks-per-node=8 --gres=gpu:8 slurm_scripts/submit.sh SWEEP.json
 #SBATCH --job-name=gptopt
 #SBATCH --ntasks=4
 #SBATCH --cpus-per-task=1

@@ -115,7 +115,8 @@ class Submitit:
         """
         waiting = groups([run.index for run in runs], from_record(submission.resources).runs_per_gpu or 1)
         size, total = slurm.max_array_size(), len(waiting)
-        with _scrubbed(slurm.outside_job(os.environ)):
+        options = slurm.options_of(self.script(sweep, submission))
+        with _scrubbed(slurm.outside_job(os.environ, options)):
             while waiting:
                 size = min(size, len(waiting))
                 try:

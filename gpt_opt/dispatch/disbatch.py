@@ -64,6 +64,8 @@ class Round:
         # disBatch logs its whole environment at level INFO.
         command = [program("disBatch"), "--loglevel", "WARNING", "--no-retire", "-p", f"{folder}/d"]
         environment = {**os.environ, SESSION: session}
+        if environment.get("SLURM_GPUS_PER_TASK") == "0":
+            del environment["SLURM_GPUS_PER_TASK"]  # srun would hide the GPUs of the allocation from every slot
         if job_id() is None or slots is not None:
             command += ["--ssh-node", f"localhost:{slots or 1}", "--use-address", "localhost:0"]
         with (folder / "output").open("wb") as output:

@@ -99,7 +99,8 @@ def lock_dir() -> Path:
     folder = Path(tempfile.gettempdir()) / f"gptopt-gpus-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise GptOptError(f"{folder} must be your own directory, but belongs to uid {folder.stat().st_uid}; remove it")
+        owner = "is a link" if folder.is_symlink() else f"belongs to uid {folder.stat().st_uid}"
+        raise GptOptError(f"{folder} must be a directory of your own, but {owner}; remove it")
     return folder
 
 

@@ -47,6 +47,7 @@ class _Child:
     workers: int
     log: Path
     log_start: int
+    oom_kills: int
 
     def said(self) -> list[str]:
         """Returns the last lines that this attempt wrote to its error log."""
@@ -157,7 +158,7 @@ class Slot:
         name = f"{run.index}" if self._leads else f"{run.index}.{attempt.node}"
         files = [self._sweep.logs / f"{name}.{end}" for end in ("out", "err")]
         logs = [file.open("ab") for file in files]
-        log_start = logs[1].tell()
+        log_start, oom_kills = logs[1].tell(), _oom_kills()
         _say(run, f"starts on {attempt.node}" + (f", GPU {','.join(held.devices)}" if held.devices else ""))
         try:
             process = subprocess.Popen(
@@ -174,7 +175,7 @@ class Slot:
         finally:
             for stream in logs:
                 stream.close()
-        return _Child(run, attempt, process, workers, files[1], log_start)
+        return _Child(run, attempt, process, workers, files[1], log_start, oom_kills)
 
     def _run_environment(self, held: Lease, workers: int) -> dict[str, str]:
         environment = {**self._environment, "PYTHONUNBUFFERED": "1"}
@@ -257,6 +258,8 @@ class Slot:
             return ("cancelled" if cancelled else "stopped"), ""
         if state.state is State.RUNNING:
             return "held", said
+        if code in (-signal.SIGKILL, 1) and _oom_kills() > child.oom_kills:
+            return "out_of_memory", "killed by the kernel for want of memory"
         if code < 0 or code >= 128:
             return "killed", f"signal {-code if code < 0 else code - 128}"
         if any(_NO_SPACE in line for line in lines):
@@ -291,6 +294,15 @@ def _failure(state: RunState, code: int) -> tuple[str, str]:
     if _NO_SPACE in error.get("traceback", message):
         return "no_space", text
     return ("request" if code == 2 else "exception"), text
+
+
+def _oom_kills() -> int:
+    """Returns how many processes of this node the kernel has killed for want of memory since it booted."""
+    with suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
 
 
 def _has_ended(pid: int) -> bool:

@@ -29,7 +29,7 @@ def sbatch_text(sweep: Sweep, resources: Resources, slots: int, root: str) -> st
     return "\n".join(
         [
             "#!/bin/bash",
-            *(f"#SBATCH {option}" for option in map(_option, options)),
+            *option_lines(options),
             f"GPTOPT_ROOT={shlex.quote(root)}",
             f". {environment}",
             "# exec: the warning before the time limit goes to this process.",
@@ -56,6 +56,11 @@ def _options(sweep: Sweep, resources: Resources, slots: int) -> list[str]:
     if gpus := resources.gpus_per_run if resources.gpus_per_run is not None else 1:
         options.append(f"--gpus-per-task={gpus}")
     return options
+
+
+def option_lines(options: Sequence[str]) -> list[str]:
+    """Returns sbatch options as lines of a batch script."""
+    return [f"#SBATCH {_option(option)}" for option in options]
 
 
 def _option(option: str) -> str:

@@ -123,14 +123,19 @@ def run(command: Sequence[str], stdin: str | None = None, env: Mapping[str, str]
     return done.stdout
 
 
+def options_of(script: str) -> list[str]:
+    """Returns the `#SBATCH` options of a batch script."""
+    return [line.split(None, 1)[1] for line in script.splitlines() if line.startswith("#SBATCH ")]
+
+
 def sbatch(script: str, cwd: str) -> str:
     """Submits a script and returns the job id.
 
     Raises:
         SlurmError: If Slurm refuses it; the message is Slurm's.
     """
-    options = [line.split(None, 1)[1] for line in script.splitlines() if line.startswith("#SBATCH ")]
-    output = run(["sbatch", "--parsable", f"--chdir={cwd}"], script, outside_job(os.environ, options))
+    environment = outside_job(os.environ, options_of(script))
+    output = run(["sbatch", "--parsable", f"--chdir={cwd}"], script, environment)
     return output.strip().partition(";")[0]
 
 

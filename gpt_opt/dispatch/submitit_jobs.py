@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt_opt.dispatch.resources import from_record
 from gpt_opt.dispatch.run_one import SESSION, Slot
-from gpt_opt.dispatch.scripts import WARN_S
+from gpt_opt.dispatch.scripts import WARN_S, option_lines
 from gpt_opt.dispatch.slurm import session
 from gpt_opt.dispatch.sweepdir import Submission, Sweep
 from gpt_opt.errors import RunFailed
@@ -71,11 +71,6 @@ def _parameters(sweep: Sweep, submission: Submission) -> dict[str, Any]:
     resources = from_record(submission.resources)
     together = resources.runs_per_gpu or 1
     gpus = 1 if resources.gpus_per_run is None else resources.gpus_per_run
-    # What submitit has no parameter for, and the user's own lines, go through as they are.
-    further: dict[str, Any] = {"requeue": True}
-    for option in resources.sbatch:
-        name, equals, value = option.lstrip("-").partition("=")
-        further[name] = value if equals else True
     found: dict[str, Any] = {
         "job_name": f"{sweep.root.parent.name}-{sweep.root.name}",
         "comment": str(sweep.root),
@@ -93,10 +88,11 @@ def _parameters(sweep: Sweep, submission: Submission) -> dict[str, Any]:
         "array_parallelism": max(1, (submission.slots or 1) // together),
         "signal_delay_s": WARN_S,
         "setup": [
+            *option_lines(resources.sbatch),  # before any command, so sbatch reads them, and the last word is theirs
             f"GPTOPT_ROOT={shlex.quote(submission.root)}",
             f". {shlex.quote(submission.root + '/slurm_scripts/environment.sh')}",
         ],
-        "additional_parameters": further,
+        "additional_parameters": {"requeue": True},
     }
     return {name: value for name, value in found.items() if value is not None}
 

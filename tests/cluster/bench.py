@@ -27,13 +27,15 @@ from tests.conftest import ROOT, small_overrides
 STEPS, SAVE_EVERY, LOG_EVERY = 900, 100, 20
 """A run of so many steps takes some five seconds of training: long enough to be hit, short enough to wait for."""
 
-BUILDER = '''"""A data source of a user: breaks while a file named break-<max_samples> lies in the working directory."""
+BUILDER = '''"""A data source of a user: breaks, or eats memory, while a file that says so is there."""
 from pathlib import Path
 from gpt_opt.training.data import build_jsonl
 
 def build(**options):
     if Path(f"break-{options['max_samples']}").exists():
         raise RuntimeError(f"broken on purpose at {options['max_samples']}")
+    if Path(f"eat-{options['max_samples']}").exists():
+        eaten = [b"x" * (1 << 24) for _ in range(1 << 10)]
     return build_jsonl(**options)
 '''
 
@@ -49,7 +51,8 @@ class Bench:
     def env(self) -> dict[str, str]:
         env = dict(self.cluster.env) if self.cluster is not None else dict(os.environ)
         bin_dir = str(Path(sys.executable).parent)
-        own = {"PYTHONPATH": str(self.folder), "PATH": f"{bin_dir}:{env['PATH']}", "OMP_NUM_THREADS": "1"}
+        path = os.pathsep.join([str(self.folder), *filter(None, [env.get("PYTHONPATH")])])
+        own = {"PYTHONPATH": path, "PATH": f"{bin_dir}:{env['PATH']}", "OMP_NUM_THREADS": "1"}
         return env | own | {"TMPDIR": str(self.tmp)}
 
     @property

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -191,11 +190,14 @@ def test_forty_runs_with_a_node_killed_and_a_requeue(bench: Bench) -> None:
     bench.submit("--slots", "8")
     bench.wait("eight done", lambda: len(bench.results()) >= 8, 180)
     assert bench.cluster is not None
-    bench.cluster.kill_node("n4")
+    cluster = bench.cluster
+    cluster.kill_node("n4")
+    # Eight slots need all four nodes, so the job waits for this one; with three it would go on at once.
+    bench.wait("node failure noticed", lambda: "DOWN" in cluster.node_state("n4"), 120)
+    cluster.restore_node("n4")
     bench.wait("requeued after the node failed", lambda: any(n > 1 for n in bench.starts()), 120)
     bench.wait("sixteen done", lambda: len(bench.results()) >= 16, 180)
     before = bench.results()
-    threading.Timer(20, bench.cluster.restore_node, ["n4"]).start()
     bench.call("scontrol", "requeue", bench.jobs()[0])
     bench.wait_until_done(timeout_s=400)
     bench.wait_until_idle()

@@ -41,13 +41,17 @@ def submitted(bench: Bench) -> bool:
 
 def test_arrays_are_split_and_cancel_withdraws_what_waits(bench: Bench) -> None:
     bench.write(range(40, 80), steps=2)
-    told = bench.gptopt("submit", "sweep.json", *SUBMITIT, "--sbatch=--hold")
+    stale = ["env", "SBATCH_TIMELIMIT=3", "SBATCH_PARTITION=absent"]
+    told = bench.call(*stale, "gptopt", "submit", "sweep.json", *SUBMITIT, "--partition=gpu", "--sbatch=--hold")
     jobs = bench.sweep().submission().jobs
     assert [job.runs for job in jobs] == [(index,) for index in range(40)]
     arrays = [job.id.partition("_")[0] for job in jobs]
     first, last = dict.fromkeys(arrays)
     assert [arrays.count(first), arrays.count(last)] == [MAX_ARRAY_SIZE, 40 - MAX_ARRAY_SIZE]
     assert f"submitted job {first}, {last}" in told
+    assert bench.cluster is not None
+    shown = bench.cluster.run("scontrol", "show", "job", first)
+    assert "TimeLimit=00:10:00" in shown, "what was asked for beats SBATCH_*"
     again = bench.gptopt("submit", "sweep.json", *SUBMITIT, "--sbatch=--hold")
     assert f"at work already: job {first}, {last}" in again
     assert bench.sweep().submission().jobs == jobs
@@ -95,6 +99,15 @@ def slurm_states(bench: Bench, job: str) -> list[slurm.JobState]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", bench.env["SLURM_CONF"])
         return slurm.states([job])[job]
+
+
+@pytest.mark.parametrize("backend", ["disbatch", "submitit"])
+def test_blanks_in_a_path_change_nothing(bench: Bench, backend: str) -> None:
+    (folder := bench.folder / "my work").mkdir()
+    inside = Bench(folder, bench.cluster)
+    inside.write([70, 71], steps=40)
+    inside.submit("--backend", backend, "--time-min", "10", "--slots", "2", "--sbatch=--job-name=two words")
+    finish(inside, 40)
 
 
 # -- submit.sh --------------------------------------------------------------------------------------------------------
