@@ -175,7 +175,7 @@ def _one_round(sweep: Sweep, work: Round, state: Due, session: str, stop: _Stop)
     try:
         while not work.wait(1.0):
             if stop.signal is not None:
-                log.info("%s: runs checkpoint, nothing more is started", stop.signal.name)
+                log.warning("%s: runs checkpoint, nothing more is started", stop.signal.name)
                 control.drain(sweep.control, session)
                 _wait_for_runs(sweep, state, work)
                 return

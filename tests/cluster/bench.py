@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +159,19 @@ class Bench:
     def starts(self) -> list[int]:
         """Returns how often each run was started."""
         return [len(self.history(run.index).attempts) for run in self.sweep().runs]
+
+    def account(self) -> str:
+        """Returns final states, starts of the runs that were hit, and how soon the slowest of them went on."""
+        states = Counter(str(read_state(run.paths()).state) for run in self.sweep().runs)
+        hit, gaps = [], [0.0]
+        for run in self.sweep().runs:
+            attempts = self.history(run.index).attempts
+            hit += [len(attempts)] if len(attempts) > 1 else []
+            for before, after in itertools.pairwise(attempts):
+                ended = datetime.fromisoformat(before.ended or before.started)
+                gaps.append((datetime.fromisoformat(after.started) - ended).total_seconds())
+        said = ", ".join(f"{number} {state}" for state, number in states.items())
+        return f"{said}; starts of runs hit {sorted(hit)}; back after at most {max(gaps):.0f} s"
 
     def results(self) -> dict[str, str]:
         """Returns run id -> text of its committed result."""

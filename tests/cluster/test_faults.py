@@ -18,9 +18,11 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.xdist_group("slur
 
 
 @pytest.fixture
-def bench(cluster: Cluster, tmp_path: Path) -> Iterator[Bench]:
+def bench(cluster: Cluster, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
     cluster.reset()
-    yield Bench(tmp_path, cluster)
+    bench = Bench(tmp_path, cluster)
+    yield bench
+    print(f"{request.node.name}: {bench.account()}")  # a row of the README's fault table: pytest -rP shows it
     cluster.reset()
 
 
