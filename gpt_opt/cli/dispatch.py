@@ -30,7 +30,7 @@ def add_verbs(verbs: Any) -> None:
     """Adds the verbs to the subparsers `verbs`."""
     _add_submit(verbs)
     drive = _verb(verbs, "drive", _drive, "work through a sweep in this allocation, or on this machine")
-    drive.add_argument("target", help="a sweep directory, or a sweep file")
+    drive.add_argument("target", help="a sweep file (.json), or a sweep: its name, name/number, or directory")
     drive.add_argument("overrides", nargs="*", help="with a sweep file: Hydra overrides for every point")
     drive.add_argument("--slots", type=int, metavar="N", help="runs at a time where there is no Slurm allocation")
     execute = _verb(verbs, "exec", _exec, "execute runs of a sweep in this slot; the lines of a task file do this")
@@ -153,16 +153,16 @@ def _drive(options: argparse.Namespace) -> None:
     from gpt_opt.dispatch import slurm
     from gpt_opt.dispatch.drive import drive
     from gpt_opt.dispatch.submit import adopt, prepare, sweep_of_this_job
-    from gpt_opt.dispatch.sweepdir import Sweep, locked
+    from gpt_opt.dispatch.sweepdir import find, locked
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
-    target, in_job = Path(options.target), slurm.job_id() is not None
-    if (target / "submission.json").is_file():
-        sweep = Sweep(target.resolve())
-    else:
-        options.file = target
+    in_job = slurm.job_id() is not None
+    if options.target.endswith(".json"):
+        options.file = Path(options.target)
         request = _request(options, "disbatch" if in_job else "local", options.slots)
         sweep = sweep_of_this_job(SWEEPS) or prepare(request)
+    else:
+        sweep = find(options.target, SWEEPS)
     if in_job:
         with locked(sweep.root.parent):
             adopt(sweep)
