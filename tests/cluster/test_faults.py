@@ -26,15 +26,6 @@ def bench(cluster: Cluster, tmp_path: Path, request: pytest.FixtureRequest) -> I
     cluster.reset()
 
 
-def resubmit(bench: Bench) -> None:
-    """Says the user's command once more, when the job of the first time is gone."""
-    bench.wait_until_idle()
-    bench.submit("--slots", "2")
-    bench.wait_until_done()
-    bench.wait_until_idle()
-    bench.verify()
-
-
 def test_a_run_that_raises_fails_once_and_the_user_retries(bench: Bench) -> None:
     bench.write([70, 71, 72])
     (bench.folder / "break-71").touch()
@@ -69,22 +60,23 @@ def test_a_run_killed_with_9_starts_again_by_itself(bench: Bench) -> None:
     assert bench.history(0).attempts[0].cause == "killed"
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_the_driver_killed(bench: Bench, number: signal.Signals) -> None:
-    bench.write([70, 71, 72, 73])
+def test_the_driver_killed_with_9_with_term_and_the_job_cancelled(bench: Bench) -> None:
+    bench.write([70, 71], steps=2400)
+    for fault in ("SIGKILL", "SIGTERM", "scancel"):
+        bench.submit("--slots", "2")
+        bench.wait("both at work", lambda: min(bench.step(0), bench.step(1)) > 0)
+        if fault == "scancel":
+            bench.call("scancel", bench.jobs()[-1])
+        else:
+            os.kill(bench.driver_pid(), signal.Signals[fault])
+        bench.wait_until_idle()
+        assert not bench.results(), "the fault was to come in mid-run"
     bench.submit("--slots", "2")
-    bench.wait_for_step(0)
-    os.kill(bench.driver_pid(), number)
-    resubmit(bench)
-    assert len(bench.jobs()) == 2
-
-
-def test_scancel(bench: Bench) -> None:
-    bench.write([70, 71, 72, 73])
-    bench.submit("--slots", "2")
-    bench.wait_for_step(0)
-    bench.call("scancel", bench.jobs()[0])
-    resubmit(bench)
+    bench.wait_until_done()
+    bench.wait_until_idle()
+    bench.verify(steps=2400)
+    assert bench.starts() == [4, 4]
+    assert len(bench.jobs()) == 4
 
 
 def test_the_time_limit_warns_checkpoints_requeues_and_resumes(bench: Bench) -> None:
