@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from gpt_opt.dispatch import slurm
-from gpt_opt.dispatch.disbatch import program, task_text
+from gpt_opt.dispatch.disbatch import program, require_plain_paths, task_text
 from gpt_opt.dispatch.drive import local_slots
 from gpt_opt.dispatch.gpus import visible
 from gpt_opt.dispatch.resources import from_record
@@ -58,6 +58,7 @@ class DisBatch:
 
     def script(self, sweep: Sweep, submission: Submission) -> str:
         """Returns the batch script."""
+        require_plain_paths(sweep)
         return sbatch_text(sweep, from_record(submission.resources), submission.slots or 1, submission.root)
 
     def start(self, sweep: Sweep, submission: Submission, runs: Sequence[SweepRun], record: Record) -> None:
@@ -75,6 +76,7 @@ class Local:
 
     def script(self, sweep: Sweep, submission: Submission) -> str:
         """Returns the command line."""
+        require_plain_paths(sweep)
         return f"gptopt drive {sweep.root} --slots {submission.slots}\n"
 
     def start(self, sweep: Sweep, submission: Submission, runs: Sequence[SweepRun], record: Record) -> None:

@@ -7,6 +7,7 @@ its resume goes by position. The runs' own files say what happened.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -25,6 +26,7 @@ from gpt_opt.run.files import write_text
 _END_S = 20.0
 _FIFOS = "/tmp/slurm_context_engine_*"  # disBatch's own, by a fixed name
 _FIFO_AGE_S = 60.0
+_PLAIN = re.compile(r"[A-Za-z0-9_./+=,@%:-]+")
 
 
 def program(name: str) -> str:
@@ -37,6 +39,20 @@ def program(name: str) -> str:
     if not file.is_file():
         raise GptOptError(f"{file} must exist, but does not; install the project: pip install -e .")
     return str(file)
+
+
+def require_plain_paths(sweep: Sweep) -> None:
+    """Refuses paths that disBatch would break, or a shell would execute: it writes them into commands without quotes.
+
+    Raises:
+        GptOptError: Names the path.
+    """
+    for path in (os.path.realpath(sweep.disbatch), sys.executable):
+        if _PLAIN.fullmatch(path) is None:
+            raise GptOptError(
+                f"a path that disBatch uses must have letters, digits and _./+=,@%:- only, but one is {path!r}; work "
+                "in another directory, or add --backend submitit"
+            )
 
 
 def task_text(sweep: Sweep, runs: Sequence[SweepRun], together: int) -> str:
@@ -57,6 +73,7 @@ class Round:
     """
 
     def __init__(self, sweep: Sweep, runs: Sequence[SweepRun], together: int, session: str, slots: int | None) -> None:
+        require_plain_paths(sweep)
         write_text(sweep.tasks, task_text(sweep, runs, together))
         sweep.disbatch.mkdir(mode=0o700, exist_ok=True)
         folder = sweep.disbatch / f"{session}-{len(list(sweep.disbatch.iterdir()))}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from gpt_opt.dispatch import control
+from gpt_opt.dispatch import control, slurm
 from gpt_opt.dispatch.attempts import CAUSES, Attempt, note_end, note_start, read_history
 from gpt_opt.dispatch.gpus import DEVICES, GpuBusy, Lease, lease, node_name, slot_environment
 from gpt_opt.dispatch.resources import from_record
@@ -36,6 +37,7 @@ SESSION = "GPTOPT_SESSION"
 
 _PR_SET_PDEATHSIG = 1
 _TAIL_BYTES = 20_000
+_OTHER_NODE_S = 60.0
 _NO_SPACE = "No space left on device"
 
 
@@ -48,6 +50,7 @@ class _Child:
     log: Path
     log_start: int
     oom_kills: int
+    processes: int
 
     def said(self) -> list[str]:
         """Returns the last lines that this attempt wrote to its error log."""
@@ -170,12 +173,13 @@ class Slot:
                 stderr=logs[1],
                 pass_fds=held.fds,  # the GPU stays locked as long as any process of the run lives
                 start_new_session=True,  # a signal to the slot's group reaches the run through the slot alone
-                preexec_fn=_die_with_parent,
+                preexec_fn=_as_child,
             )
         finally:
             for stream in logs:
                 stream.close()
-        return _Child(run, attempt, process, workers, files[1], log_start, oom_kills)
+        processes = workers * (self._resources.nodes_per_run or 1)
+        return _Child(run, attempt, process, workers, files[1], log_start, oom_kills, processes)
 
     def _run_environment(self, held: Lease, workers: int) -> dict[str, str]:
         environment = {**self._environment, "PYTHONUNBUFFERED": "1"}
@@ -239,7 +243,7 @@ class Slot:
         lines = child.said()
         said = lines[-1][:300] if lines else ""
         try:
-            state = read_state(paths)
+            state = self._settled_state(paths)
             done = is_done(paths)
         except StateUnreadable as error:
             return "exception", str(error)
@@ -252,8 +256,9 @@ class Slot:
         if code == 2:
             return "request", said
         claim = read_claim(paths)
-        polite = state.state is State.INTERRUPTED and mine and claim is not None and claim.released
-        if asked or polite:
+        # Of a run of several processes, torchrun stops the others politely when one was killed.
+        polite = child.processes == 1 and mine and claim is not None and claim.released
+        if asked or (polite and state.state is State.INTERRUPTED):
             cancelled = child.run.run_id in control.read(self._sweep.control).cancelled
             return ("cancelled" if cancelled else "stopped"), ""
         if state.state is State.RUNNING:
@@ -267,6 +272,13 @@ class Slot:
         if state.state is State.INTERRUPTED and mine:
             return "killed", "a process of the run"
         return "exception", said
+
+    def _settled_state(self, paths: RunPaths) -> RunState:
+        """Returns the state of a run that ended here; on further nodes, once the first node has told it."""
+        deadline = time.monotonic() + (0 if self._leads else _OTHER_NODE_S)
+        while (state := read_state(paths)).state is State.RUNNING and time.monotonic() < deadline:
+            time.sleep(control.POLL_S)
+        return state
 
 
 def _say(run: SweepRun, text: str) -> None:
@@ -327,6 +339,16 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
+def _as_child() -> None:
+    """Prepares the process of a run: it ends with its slot, and Slurm's warning of the time limit does not end it.
+
+    Slurm signals every process of a step. torchrun has no handler for SIGUSR2 and would be gone before its workers have
+    checkpointed; a run that trains sets its own.
+    """
+    _die_with_parent()
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+
+
 def command_of(run: SweepRun, submission: Submission, environment: Mapping[str, str]) -> tuple[list[str], int]:
     """Returns the command that starts a run, and its number of processes on this node.
 
@@ -353,9 +375,10 @@ def rendezvous(environment: Mapping[str, str]) -> tuple[str, int]:
     """
     if "SLURM_JOB_NODELIST" not in environment:
         raise GptOptError("nodes_per_run above 1 needs a Slurm job over that many nodes: use --backend submitit")
-    command = ["scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"]]
-    head = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
-    return head, 20000 + int(environment["SLURM_JOB_ID"]) % 20000
+    head = slurm.run(["scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"]]).split()[0]
+    # The name of a node need not be known to anyone but Slurm; its address is.
+    address = re.search(r"\bNodeAddr=(\S+)", slurm.run(["scontrol", "show", "node", head]))
+    return address[1] if address else head, 20000 + int(environment["SLURM_JOB_ID"]) % 20000
 
 
 def task_line(program: str, sweep: Sweep, runs: Sequence[SweepRun]) -> str:

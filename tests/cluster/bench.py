@@ -162,6 +162,8 @@ class Bench:
 
     def account(self) -> str:
         """Returns final states, starts of the runs that were hit, and how soon the slowest of them went on."""
+        if not list(self.folder.glob("sweeps/sweep/*")):
+            return "no sweep"
         states = Counter(str(read_state(run.paths()).state) for run in self.sweep().runs)
         hit, gaps = [], [0.0]
         for run in self.sweep().runs:

@@ -5,25 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from gpt_opt.dispatch import slurm
 from tests.cluster.bench import Bench
-from tests.cluster.cluster import ROOT, Cluster
+from tests.cluster.cluster import ROOT
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.xdist_group("slurm")]
-
-
-@pytest.fixture
-def bench(cluster: Cluster, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
-    cluster.reset()
-    bench = Bench(tmp_path, cluster)
-    yield bench
-    print(f"{request.node.name}: {bench.account()}")  # a row of the README's fault table: pytest -rP shows it
-    cluster.reset()
 
 
 def test_a_run_that_raises_fails_once_and_the_user_retries(bench: Bench) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from gpt_opt.dispatch import slurm
 from gpt_opt.run.state import State, read_state
 from tests.cluster.bench import Bench
 from tests.cluster.cluster import ROOT
@@ -92,22 +91,19 @@ def test_the_time_limit_of_a_submitit_job(bench: Bench, gpus: int) -> None:
     (job,) = bench.jobs()
     sessions = [item.session for item in bench.history(0).attempts]
     assert sessions == [f"{job}.{restart}" for restart in range(len(causes))]
-    assert [state.state for state in slurm_states(bench, job)][-1] == "COMPLETED"
+    assert bench.cluster is not None
+    assert bench.cluster.wait_job(job) == "COMPLETED"
 
 
-def slurm_states(bench: Bench, job: str) -> list[slurm.JobState]:
-    """Returns what Slurm of the bench says of a job."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLURM_CONF", bench.env["SLURM_CONF"])
-        return slurm.states([job])[job]
-
-
-@pytest.mark.parametrize("backend", ["disbatch", "submitit"])
-def test_blanks_in_a_path_change_nothing(bench: Bench, backend: str) -> None:
+def test_blanks_in_a_path_suit_submitit_and_are_refused_for_disbatch(bench: Bench) -> None:
     (folder := bench.folder / "my work").mkdir()
     inside = Bench(folder, bench.cluster)
     inside.write([70, 71], steps=40)
-    inside.submit("--backend", backend, "--time-min", "10", "--slots", "2", "--sbatch=--job-name=two words")
+    for more in (["--slots", "1"], ["--backend", "local"], ["--dry-run"]):
+        told = inside.gptopt("submit", "sweep.json", *more, expect=1)
+        assert "a path that disBatch uses must have letters, digits and" in told
+        assert "add --backend submitit" in told
+    inside.submit(*SUBMITIT, "--slots", "2", "--sbatch=--job-name=two words")
     finish(inside, 40)
 
 
@@ -240,8 +236,9 @@ def test_cancel_withdraws_a_job_that_waits(bench: Bench) -> None:
     bench.submit("--slots", "1", "--sbatch=--hold")
     (job,) = bench.jobs()
     bench.gptopt("cancel", "sweep", "1", "--yes")
-    assert slurm_states(bench, job)[-1].state == "PENDING", "the other run still needs it"
+    assert bench.cluster is not None
+    assert bench.cluster.job_states(job) == {job: "PENDING"}, "the other run still needs it"
     bench.gptopt("cancel", "sweep", "0", "--yes")
     bench.wait_until_idle()
-    assert slurm_states(bench, job)[-1].state == "CANCELLED"
+    assert bench.cluster.wait_job(job) == "CANCELLED"
     assert "2 CANCELLED" in bench.gptopt("status", "sweep", expect=1)

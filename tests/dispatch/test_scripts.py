@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gpt_opt.dispatch.disbatch import program, task_text
+from gpt_opt.dispatch.disbatch import program, require_plain_paths, task_text
 from gpt_opt.dispatch.run_one import task_line
 from gpt_opt.dispatch.scripts import check_backend, groups, sbatch_text
 from gpt_opt.dispatch.submitit_jobs import text
@@ -99,6 +99,13 @@ def test_a_task_line_names_the_sweep_and_runs_and_no_value() -> None:
 def test_a_path_that_no_task_file_can_hold_is_refused(path: str) -> None:
     with pytest.raises(GptOptError, match="must be printable ASCII"):
         task_line("/bin/gptopt", Sweep(Path(path)), RUNS)
+
+
+@pytest.mark.parametrize("name", ["my work", "a$(touch X)", "a;b", "it's", "wörk"])
+def test_a_path_that_disbatch_would_break_is_refused(name: str, tmp_path: Path) -> None:
+    require_plain_paths(Sweep(tmp_path / "beta" / "3"))
+    with pytest.raises(GptOptError, match="a path that disBatch uses must have"):
+        require_plain_paths(Sweep(tmp_path / name / "beta" / "3"))
 
 
 def submission(resources: dict[str, Any]) -> Submission:
