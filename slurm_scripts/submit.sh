@@ -67,9 +67,12 @@ if [ ! -f "$file" ]; then
   exit 2
 fi
 
-if [ -z "${SLURM_JOB_ID:-}" ] && command -v sbatch >/dev/null; then
-  exec sbatch "${options[@]}" "$GPTOPT_ROOT/slurm_scripts/submit.sh" "$file" "$@"
-fi
+for argument in "$@"; do
+  if [[ "$argument" == -* ]]; then
+    echo "submit.sh: options of sbatch go before the sweep file, but $argument comes after it" >&2
+    exit 2
+  fi
+done
 if [ -n "${SLURM_JOB_ID:-}" ] && [ ${#options[@]} -gt 0 ]; then
   echo "submit.sh: this job has its resources already; options of sbatch (${options[*]}) go before submit.sh" >&2
   exit 2
@@ -82,6 +85,11 @@ set -u
 if ! command -v gptopt >/dev/null; then
   echo "submit.sh: gptopt is not on the PATH; run make in $GPTOPT_ROOT, or complete slurm_scripts/environment.sh" >&2
   exit 2
+fi
+
+if [ -z "${SLURM_JOB_ID:-}" ] && command -v sbatch >/dev/null; then
+  gptopt plan "$file" "$@" >/dev/null # what is wrong with the sweep is told before a job waits for it
+  exec sbatch "${options[@]}" "$GPTOPT_ROOT/slurm_scripts/submit.sh" "$file" "$@"
 fi
 
 slots=()

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from gpt_opt.dispatch.run_one import SESSION, task_line
+from gpt_opt.dispatch.run_one import DRIVER, SESSION, task_line
 from gpt_opt.dispatch.slurm import job_id
 from gpt_opt.dispatch.sweepdir import Sweep, SweepRun
 from gpt_opt.errors import GptOptError
@@ -69,10 +69,13 @@ class Round:
         runs: What to run.
         together: Runs that share one slot.
         session: See `slurm.session`.
+        driver: Attempt of the driver's claim on the sweep.
         slots: Slots on this machine; None inside a Slurm job, where the allocation decides.
     """
 
-    def __init__(self, sweep: Sweep, runs: Sequence[SweepRun], together: int, session: str, slots: int | None) -> None:
+    def __init__(
+        self, sweep: Sweep, runs: Sequence[SweepRun], together: int, session: str, driver: int, slots: int | None
+    ) -> None:
         require_plain_paths(sweep)
         write_text(sweep.tasks, task_text(sweep, runs, together))
         sweep.disbatch.mkdir(mode=0o700, exist_ok=True)
@@ -80,7 +83,7 @@ class Round:
         folder.mkdir(mode=0o700)
         # disBatch logs its whole environment at level INFO.
         command = [program("disBatch"), "--loglevel", "WARNING", "--no-retire", "-p", f"{folder}/d"]
-        environment = {**os.environ, SESSION: session}
+        environment = {**os.environ, SESSION: session, DRIVER: str(driver)}
         if environment.get("SLURM_GPUS_PER_TASK") == "0":
             del environment["SLURM_GPUS_PER_TASK"]  # srun would hide the GPUs of the allocation from every slot
         if job_id() is None or slots is not None:

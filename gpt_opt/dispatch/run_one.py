@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 SESSION = "GPTOPT_SESSION"
 """Environment variable of a slot: the session of the driver that made it (see `slurm.session`)."""
 
+DRIVER = "GPTOPT_DRIVER"
+"""Environment variable of a slot: attempt of the driver's claim on the sweep; the slot ends with that driver."""
+
 _PR_SET_PDEATHSIG = 1
 _TAIL_BYTES = 20_000
 _OTHER_NODE_S = 60.0
@@ -69,10 +72,9 @@ class Slot:
     Args:
         sweep: The sweep directory.
         environment: Of this process.
-        driven: Whether a driver holds the sweep, with which the slot ends.
     """
 
-    def __init__(self, sweep: Sweep, environment: Mapping[str, str], driven: bool) -> None:
+    def __init__(self, sweep: Sweep, environment: Mapping[str, str]) -> None:
         self._sweep = sweep
         self._submission = sweep.submission()
         self._resources = from_record(self._submission.resources)
@@ -80,7 +82,7 @@ class Slot:
         self._session = environment.get(SESSION)
         self._children: list[_Child] = []
         self._stopping: str | None = None
-        self._driver = read_claim(RunPaths(sweep.root)) if driven else None
+        self._driver = int(environment[DRIVER]) if DRIVER in environment else None
         self._leads = self._environment.get("SLURM_NODEID", "0") == "0" or (self._resources.nodes_per_run or 1) == 1
 
     # -- the user's side ------------------------------------------------------------------------------------------
@@ -209,12 +211,14 @@ class Slot:
             _stop(child)
 
     def _asked_to_stop(self, run: SweepRun) -> bool:
-        if control.read(self._sweep.control).stops(self._session, run.run_id):
-            return True
-        if self._driver is None:
+        try:
+            if control.read(self._sweep.control).stops(self._session, run.run_id):
+                return True
+            driver = None if self._driver is None else read_claim(RunPaths(self._sweep.root))
+        except (OSError, GptOptError) as error:
+            log.warning("whether to stop is not known now, asking again: %s", error)
             return False
-        driver = read_claim(RunPaths(self._sweep.root))
-        return driver is None or driver.attempt != self._driver.attempt or driver.released or driver.owner.is_dead()
+        return driver is not None and (driver.attempt != self._driver or driver.released or driver.owner.is_dead())
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         if self._stopping is None:

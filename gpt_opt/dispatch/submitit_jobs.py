@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt_opt.dispatch.resources import from_record
 from gpt_opt.dispatch.run_one import SESSION, Slot
-from gpt_opt.dispatch.scripts import WARN_S, option_lines
+from gpt_opt.dispatch.scripts import option_lines, warning_s
 from gpt_opt.dispatch.slurm import session
 from gpt_opt.dispatch.sweepdir import Submission, Sweep
 from gpt_opt.errors import RunFailed
@@ -44,7 +44,7 @@ class SlotJob:
             RunFailed: If not all of them are COMPLETED in the end.
         """
         sweep = Sweep(Path(self.sweep))
-        self._slot = Slot(sweep, {**os.environ, SESSION: session()}, driven=False)
+        self._slot = Slot(sweep, {**os.environ, SESSION: session()})
         if not self._slot.execute([sweep.run(name) for name in self.run_ids]):
             raise RunFailed(f"not every run of {', '.join(self.run_ids)} is COMPLETED; see gptopt status {sweep.label}")
 
@@ -57,13 +57,15 @@ class SlotJob:
         return DelayedSubmission(SlotJob(self.sweep, self.run_ids))
 
 
-def executor(sweep: Sweep, submission: Submission) -> SlurmExecutor:
-    """Returns submitit's executor with the parameters of a sweep."""
+def executor(sweep: Sweep, submission: Submission, arrays: int) -> SlurmExecutor:
+    """Returns submitit's executor for one of `arrays` arrays of a sweep, among which its slots are shared out."""
     from submitit import SlurmExecutor
 
     sweep.submitit.mkdir(mode=0o700, exist_ok=True)
     chosen = SlurmExecutor(folder=sweep.submitit, max_num_timeout=_MOST_REQUEUES)
     chosen.update_parameters(**_parameters(sweep, submission))
+    parallel = (submission.slots or 1) // (from_record(submission.resources).runs_per_gpu or 1)
+    chosen.update_parameters(array_parallelism=max(1, parallel // arrays))
     return chosen
 
 
@@ -85,8 +87,7 @@ def _parameters(sweep: Sweep, submission: Submission) -> dict[str, Any]:
         "account": resources.account,
         "constraint": resources.constraint,
         "exclude": resources.exclude,
-        "array_parallelism": max(1, (submission.slots or 1) // together),
-        "signal_delay_s": WARN_S,
+        "signal_delay_s": warning_s(resources),
         "setup": [
             *option_lines(resources.sbatch),  # before any command, so sbatch reads them, and the last word is theirs
             f"GPTOPT_ROOT={shlex.quote(submission.root)}",

@@ -154,7 +154,7 @@ def workers_of(pid: int) -> list[int]:
 
 
 def test_two_gpus_a_run_survive_a_killed_worker_and_a_cancel(bench: Bench) -> None:
-    bench.write([70])
+    bench.write([70], steps=400)
     bench.submit("--slots", "1", "--gpus-per-run", "2")
     first = bench.wait_for_step(0)
     workers = workers_of(first)
@@ -173,7 +173,7 @@ def test_two_gpus_a_run_survive_a_killed_worker_and_a_cancel(bench: Bench) -> No
     assert_locks_free(bench.tmp)
     assert "1 CANCELLED" in bench.gptopt("status", "sweep", expect=1)
     bench.gptopt("retry", "sweep", "--state", "CANCELLED")
-    finish(bench, 900)
+    finish(bench, 400)
     history = bench.history(0).attempts
     # torchrun asks the other worker to stop when one is gone, and that one may checkpoint.
     assert history[0].cause == "killed"

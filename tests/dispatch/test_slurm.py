@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -32,7 +32,7 @@ def says(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
     """Answers of Slurm's commands by name; None for a command that fails."""
     answers: dict[str, str | None] = {"sacct": ACCOUNTED, "squeue": QUEUED}
 
-    def run(command: Sequence[str], stdin: str | None = None, env: Mapping[str, str] | None = None) -> str:
+    def run(command: Sequence[str], timeout_s: float = 60) -> str:
         if (answer := answers[command[0]]) is None:
             raise SlurmError(f"{command[0]} failed: recorded")
         return answer
@@ -45,7 +45,7 @@ def test_the_current_state_comes_last_after_those_of_earlier_starts(says: dict[s
     found = slurm.states(["7_0", "7_1", "7_2", "7_3", "8", "9"])
     assert {job: [state.state for state in starts] for job, starts in found.items()} == {
         "7_0": ["COMPLETED"],
-        "7_1": ["RUNNING", "RUNNING"],
+        "7_1": ["RUNNING"],
         "7_2": ["REQUEUED", "PENDING"],
         "7_3": ["CANCELLED"],
         "8": ["NODE_FAIL", "REQUEUED", "COMPLETED"],
@@ -54,6 +54,11 @@ def test_the_current_state_comes_last_after_those_of_earlier_starts(says: dict[s
     assert found["7_2"][-1] == JobState("7_2", "PENDING", "BeginTime", "")
     assert found["7_1"][-1] == JobState("7_1", "RUNNING", "", "n1")
     assert found["7_3"][-1].node == ""
+
+
+def test_what_accounting_calls_running_but_the_queue_does_not_know_is_not_alive(says: dict[str, str | None]) -> None:
+    says["squeue"] = ""
+    assert slurm.states(["7_1"])["7_1"] == [JobState("7_1", "UNKNOWN", "", "n1")]
 
 
 def test_jobs_of_others_and_unknown_ones_are_left_out(says: dict[str, str | None]) -> None:
@@ -81,7 +86,8 @@ def test_a_slurm_that_does_not_answer_is_an_error(says: dict[str, str | None]) -
     [
         ("PENDING", True, None),
         ("RUNNING", True, None),
-        ("COMPLETING", True, None),
+        ("COMPLETING", False, None),
+        ("UNKNOWN", False, None),
         ("SUSPENDED", True, None),
         ("COMPLETED", False, None),
         ("FAILED", False, None),
