@@ -1,6 +1,8 @@
 # make sweep   sets everything up and runs the beta sweep: a table and a plot at the end
 # make test    sets everything up and runs all tests
 # make check   lint, types, shell scripts, import directions: what `make test` runs first
+# make cluster       starts a real Slurm on this machine (root, Debian): four nodes with two fake GPUs each
+# make cluster-down  ends it
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,22 +12,34 @@ BETAS := 0.05,0.1,0.3
 # Every version is pinned, those of the build tools too.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: sweep test check tiny-checkpoint clean
+CLUSTER := $(CURDIR)/.cluster
+
+.PHONY: sweep test check tiny-checkpoint cluster cluster-down slurm-packages clean
 
 sweep: $(VENV)/.installed
 	$(BIN)/python run_hydra.py -m loss.beta=$(BETAS) paths.output_dir=$(OUTPUTS)
 	$(BIN)/python -m analysis.summarize $(OUTPUTS)
 	$(BIN)/python -m analysis.plot_curves $(OUTPUTS)
 
-# One thread a worker: the tests are many small processes.
-test: check
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
+# One thread a worker: the tests are many small processes. loadgroup: all tests of the cluster in one worker.
+test: check slurm-packages
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(TESTS)
+
+# The Debian packages of Slurm, when root; otherwise a line that says how to get them, and the Slurm tests are skipped.
+slurm-packages:
+	@bash tests/cluster/packages.sh
+
+cluster: $(VENV)/.installed slurm-packages
+	$(BIN)/python -m tests.cluster up $(CLUSTER)
+
+cluster-down:
+	$(BIN)/python -m tests.cluster down $(CLUSTER)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck .ci/run
+	$(BIN)/shellcheck -x .ci/run slurm_scripts/*.sh tests/cluster/*.sh
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
 # The recipe of the weights in gpt_opt/training/models/tiny_gpt2: a few minutes on two cores.

@@ -75,6 +75,9 @@ def exit_code(main: Callable[[], None]) -> int:
     except GptOptError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # a file system that is full, not ours, or not there: its own words say it best
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as stop:
         print(f"stopped: {stop}".removesuffix(": "), file=sys.stderr)
         return 1

@@ -4,7 +4,7 @@
 #   sbatch -n 8 -p gpu -t 240 slurm_scripts/submit.sh params/beta_sweep.json seed=1
 # Without sbatch it submits itself (options before the sweep file go to sbatch); where there is no Slurm it runs the
 # sweep on this machine. Ends with 0 only if every run is COMPLETED. The lines of environment.sh are sourced first.
-# Whole nodes, a slot a GPU: sbatch -N 2 --ntasks-per-node=8 --gres=gpu:8 --gpus-per-task=0 slurm_scripts/submit.sh ...
+# Whole nodes of 8 GPUs: sbatch -N 2 -n 16 --ntasks-per-node=8 --gres=gpu:8 slurm_scripts/submit.sh SWEEP.json
 #SBATCH --job-name=gptopt
 #SBATCH --ntasks=4
 #SBATCH --cpus-per-task=1
@@ -67,9 +67,12 @@ if [ ! -f "$file" ]; then
   exit 2
 fi
 
-if [ -z "${SLURM_JOB_ID:-}" ] && command -v sbatch >/dev/null; then
-  exec sbatch "${options[@]}" "$GPTOPT_ROOT/slurm_scripts/submit.sh" "$file" "$@"
-fi
+for argument in "$@"; do
+  if [[ "$argument" == -* ]]; then
+    echo "submit.sh: options of sbatch go before the sweep file, but $argument comes after it" >&2
+    exit 2
+  fi
+done
 if [ -n "${SLURM_JOB_ID:-}" ] && [ ${#options[@]} -gt 0 ]; then
   echo "submit.sh: this job has its resources already; options of sbatch (${options[*]}) go before submit.sh" >&2
   exit 2
@@ -82,6 +85,11 @@ set -u
 if ! command -v gptopt >/dev/null; then
   echo "submit.sh: gptopt is not on the PATH; run make in $GPTOPT_ROOT, or complete slurm_scripts/environment.sh" >&2
   exit 2
+fi
+
+if [ -z "${SLURM_JOB_ID:-}" ] && command -v sbatch >/dev/null; then
+  gptopt plan "$file" "$@" >/dev/null # what is wrong with the sweep is told before a job waits for it
+  exec sbatch "${options[@]}" "$GPTOPT_ROOT/slurm_scripts/submit.sh" "$file" "$@"
 fi
 
 slots=()

@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 SWEEPS = Path("sweeps")
 """Where sweep directories lie, relative to the working directory."""
 
-_SWEEP = "a sweep: its name, name/number, or directory; by default the last one submitted"
+_SWEEP = "a sweep: its name, name/number, or directory"
 
 
 def add_verbs(verbs: Any) -> None:
     """Adds the verbs to the subparsers `verbs`."""
     _add_submit(verbs)
     drive = _verb(verbs, "drive", _drive, "work through a sweep in this allocation, or on this machine")
-    drive.add_argument("target", help="a sweep directory, or a sweep file")
+    drive.add_argument("target", help="a sweep file (.json), or a sweep: its name, name/number, or directory")
     drive.add_argument("overrides", nargs="*", help="with a sweep file: Hydra overrides for every point")
     drive.add_argument("--slots", type=int, metavar="N", help="runs at a time where there is no Slurm allocation")
     execute = _verb(verbs, "exec", _exec, "execute runs of a sweep in this slot; the lines of a task file do this")
     execute.add_argument("sweep", help="the sweep directory")
     execute.add_argument("runs", nargs="+", metavar="RUN", help="run ids or indices")
     status = _verb(verbs, "status", _status, "say how the runs of a sweep are doing")
-    status.add_argument("sweep", nargs="?", help=_SWEEP)
+    status.add_argument("sweep", nargs="?", help=f"{_SWEEP}; by default the last one submitted")
     status.add_argument("--watch", action="store_true", help="keep it up to date until nothing runs any more")
     status.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     logs = _verb(verbs, "logs", _logs, "print what a run, or the driver, said")
@@ -123,10 +123,11 @@ def _submit(options: argparse.Namespace) -> None:
         return
     outcome = submit(request)
     print(_told(outcome))
-    if options.wait and (outcome.started or outcome.alive):
+    if options.wait:
         from gpt_opt.dispatch.show_status import watch
 
-        watch(outcome.sweep, sys.stdout)
+        if outcome.started or outcome.alive:
+            watch(outcome.sweep, sys.stdout)
         _require_done(outcome.sweep)
 
 
@@ -144,7 +145,9 @@ def _told(outcome: Outcome) -> str:
     if not outcome.started and not outcome.alive:
         lines.append("nothing to submit")
     if state.left:
-        lines.append(f"{len(state.left)} failed or cancelled runs are not started again: gptopt retry {sweep.label}")
+        from gpt_opt.dispatch.drive import retry_hints
+
+        lines += [f"{len(state.left)} failed or cancelled runs are not started again", *retry_hints(sweep, state)]
     lines.append(f"gptopt status {sweep.label}")
     return "\n".join(lines)
 
@@ -153,30 +156,33 @@ def _drive(options: argparse.Namespace) -> None:
     from gpt_opt.dispatch import slurm
     from gpt_opt.dispatch.drive import drive
     from gpt_opt.dispatch.submit import adopt, prepare, sweep_of_this_job
-    from gpt_opt.dispatch.sweepdir import Sweep, locked
+    from gpt_opt.dispatch.sweepdir import find, locked
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
-    target, in_job = Path(options.target), slurm.job_id() is not None
-    if (target / "submission.json").is_file():
-        sweep = Sweep(target.resolve())
-    else:
-        options.file = target
+    if options.slots is not None and options.slots < 1:
+        options.parser.error(f"--slots must be at least 1, but is {options.slots}")
+    in_job = slurm.job_id() is not None
+    if options.target.endswith(".json"):
+        options.file = Path(options.target)
         request = _request(options, "disbatch" if in_job else "local", options.slots)
-        sweep = sweep_of_this_job(SWEEPS) or prepare(request)
+        sweep = sweep_of_this_job(SWEEPS, options.file) or prepare(request)
+    else:
+        sweep = find(options.target, SWEEPS)
     if in_job:
         with locked(sweep.root.parent):
             adopt(sweep)
-    drive(sweep, None if in_job else options.slots or sweep.submission().slots or 1)
+    slots = options.slots if options.slots is not None else sweep.submission().slots
+    drive(sweep, None if in_job else slots)
 
 
 def _exec(options: argparse.Namespace) -> None:
-    from gpt_opt.dispatch.run_one import SESSION, Slot
+    from gpt_opt.dispatch.run_one import Slot
     from gpt_opt.dispatch.sweepdir import find
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     sweep = find(options.sweep, SWEEPS)
     runs = [sweep.run(name) for name in options.runs]
-    if not Slot(sweep, os.environ, driven=SESSION in os.environ).execute(runs):
+    if not Slot(sweep, os.environ).execute(runs):
         raise RunFailed("not every run is COMPLETED")
 
 
@@ -232,7 +238,8 @@ def _cancel(options: argparse.Namespace) -> None:
     if not options.yes and not _agrees(sweep, runs):
         raise GptOptError("nothing was cancelled")
     cancel(sweep, runs)
-    print(f"{len(runs)} runs of {sweep.label} are cancelled; those at work checkpoint first and end within a minute")
+    number = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    print(f"cancelled {number} of {sweep.label}; what is at work checkpoints first and ends within a minute")
 
 
 def _agrees(sweep: Sweep, runs: list[SweepRun]) -> bool:

@@ -10,7 +10,7 @@ from gpt_opt.dispatch.backends import living_jobs
 from gpt_opt.dispatch.drive import due
 from gpt_opt.dispatch.status import gather
 from gpt_opt.dispatch.submit import Outcome, start_jobs
-from gpt_opt.dispatch.sweepdir import Sweep, SweepRun, locked
+from gpt_opt.dispatch.sweepdir import Sweep, SweepRun, locked, numbers
 from gpt_opt.errors import ConfigError, Problem
 
 
@@ -59,8 +59,11 @@ def open_runs(sweep: Sweep, run: SweepRun | None) -> list[SweepRun]:
 
 def cancel(sweep: Sweep, runs: Sequence[SweepRun]) -> None:
     """Stops runs: those at work checkpoint first, the others are not started; jobs left without work are withdrawn."""
-    for run in runs:
-        control.cancel(sweep.control, run.run_id)
+    stopped = {run.run_id for run in runs}
+    for number in numbers(sweep.root.parent):  # an earlier submission may be at work on the same runs
+        sibling = Sweep(sweep.root.parent / str(number))
+        for run_id in stopped & {run.run_id for run in sibling.runs}:
+            control.cancel(sibling.control, run_id)
     open_still = {run.index for run in open_runs(sweep, None)}
     idle = [job for job in living_jobs(sweep) if not open_still & set(job.runs if job.runs is not None else open_still)]
     ids = [job.id for job in idle]

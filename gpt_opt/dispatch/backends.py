@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import time
@@ -10,8 +11,8 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from gpt_opt.dispatch import slurm
-from gpt_opt.dispatch.disbatch import program, task_text
-from gpt_opt.dispatch.drive import local_slots
+from gpt_opt.dispatch.disbatch import program, require_plain_paths, task_text
+from gpt_opt.dispatch.drive import is_driven, local_slots
 from gpt_opt.dispatch.gpus import visible
 from gpt_opt.dispatch.resources import from_record
 from gpt_opt.dispatch.scripts import groups, sbatch_text
@@ -58,6 +59,7 @@ class DisBatch:
 
     def script(self, sweep: Sweep, submission: Submission) -> str:
         """Returns the batch script."""
+        require_plain_paths(sweep)
         return sbatch_text(sweep, from_record(submission.resources), submission.slots or 1, submission.root)
 
     def start(self, sweep: Sweep, submission: Submission, runs: Sequence[SweepRun], record: Record) -> None:
@@ -75,6 +77,7 @@ class Local:
 
     def script(self, sweep: Sweep, submission: Submission) -> str:
         """Returns the command line."""
+        require_plain_paths(sweep)
         return f"gptopt drive {sweep.root} --slots {submission.slots}\n"
 
     def start(self, sweep: Sweep, submission: Submission, runs: Sequence[SweepRun], record: Record) -> None:
@@ -90,10 +93,13 @@ class Local:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        record([Job(f"local-{process.pid}", now())])
         deadline = time.monotonic() + _START_S
-        while process.poll() is None and not _is_driven(sweep) and time.monotonic() < deadline:
+        while process.poll() is None and not is_driven(sweep) and time.monotonic() < deadline:
             time.sleep(0.05)
+        if process.poll() not in (None, 0):
+            lines = (sweep.logs / "driver-local.out").read_text(errors="replace").strip().splitlines()
+            raise GptOptError(f"the driver ended at once: {lines[-1] if lines else 'it said nothing'}")
+        record([Job(f"local-{process.pid}", now())])
 
 
 class Submitit:
@@ -115,11 +121,12 @@ class Submitit:
         """
         waiting = groups([run.index for run in runs], from_record(submission.resources).runs_per_gpu or 1)
         size, total = slurm.max_array_size(), len(waiting)
-        with _scrubbed(slurm.outside_job(os.environ)):
+        options = slurm.options_of(self.script(sweep, submission))
+        with _scrubbed(slurm.outside_job(os.environ, options)):
             while waiting:
                 size = min(size, len(waiting))
                 try:
-                    record(self._array(sweep, submission, waiting[:size]))
+                    record(self._array(sweep, submission, waiting[:size], math.ceil(total / size)))
                 except _Refused as error:
                     if size > 1:
                         size //= 2
@@ -130,10 +137,10 @@ class Submitit:
                     ) from error
                 waiting = waiting[size:]
 
-    def _array(self, sweep: Sweep, submission: Submission, parts: Sequence[tuple[int, ...]]) -> list[Job]:
+    def _array(self, sweep: Sweep, submission: Submission, parts: Sequence[tuple[int, ...]], arrays: int) -> list[Job]:
         from submitit.core.utils import FailedJobError
 
-        chosen = executor(sweep, submission)
+        chosen = executor(sweep, submission, arrays)
         before = set(sweep.submitit.glob("*"))
         tasks = [SlotJob(str(sweep.root), tuple(sweep.runs[index].run_id for index in part)) for part in parts]
         try:
@@ -158,7 +165,10 @@ def living_jobs(sweep: Sweep) -> list[Job]:
         SlurmError: If it may have jobs in Slurm, and Slurm does not answer.
     """
     submission = sweep.submission()
-    jobs = list(submission.jobs[-1:]) if _is_driven(sweep) else []
+    claim = read_claim(RunPaths(sweep.root))
+    jobs = []
+    if claim is not None and claim.slurm is None and not claim.is_over():
+        jobs.append(Job(f"local-{claim.owner.pid}", now()))
     if submission.backend != "local" or any(not job.id.startswith("local") for job in submission.jobs):
         known = slurm.states([job.id for job in submission.jobs])
         jobs += [job for job in submission.jobs if job.id in known and known[job.id][-1].alive and job not in jobs]
@@ -166,11 +176,6 @@ def living_jobs(sweep: Sweep) -> list[Job]:
         found = slurm.jobs_with_comment(str(sweep.root))
         jobs += [Job(name, now()) for name in found if name.partition("_")[0] not in recorded]
     return jobs
-
-
-def _is_driven(sweep: Sweep) -> bool:
-    claim = read_claim(RunPaths(sweep.root))
-    return claim is not None and not claim.is_over()
 
 
 @contextmanager

@@ -38,7 +38,8 @@ class Control:
 def _append(file: Path, record: dict[str, str]) -> None:
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        os.write(descriptor, (json.dumps({**record, "time": now()}) + "\n").encode())
+        # The leading newline ends a line that a full disk or a dead writer left torn.
+        os.write(descriptor, ("\n" + json.dumps({**record, "time": now()}) + "\n").encode())
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -71,6 +72,8 @@ def read(file: Path) -> Control:
         try:
             record = json.loads(line)
         except ValueError:
+            continue
+        if not isinstance(record, dict):
             continue
         if "drain" in record:
             drained.add(record["drain"])

@@ -7,6 +7,7 @@ its resume goes by position. The runs' own files say what happened.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from gpt_opt.dispatch.run_one import SESSION, task_line
+from gpt_opt.dispatch.run_one import DRIVER, SESSION, task_line
 from gpt_opt.dispatch.slurm import job_id
 from gpt_opt.dispatch.sweepdir import Sweep, SweepRun
 from gpt_opt.errors import GptOptError
@@ -25,6 +26,7 @@ from gpt_opt.run.files import write_text
 _END_S = 20.0
 _FIFOS = "/tmp/slurm_context_engine_*"  # disBatch's own, by a fixed name
 _FIFO_AGE_S = 60.0
+_PLAIN = re.compile(r"[A-Za-z0-9_./+=,@%:-]+")
 
 
 def program(name: str) -> str:
@@ -37,6 +39,20 @@ def program(name: str) -> str:
     if not file.is_file():
         raise GptOptError(f"{file} must exist, but does not; install the project: pip install -e .")
     return str(file)
+
+
+def require_plain_paths(sweep: Sweep) -> None:
+    """Refuses paths that disBatch would break, or a shell would execute: it writes them into commands without quotes.
+
+    Raises:
+        GptOptError: Names the path.
+    """
+    for path in (os.path.realpath(sweep.disbatch), sys.executable):
+        if _PLAIN.fullmatch(path) is None:
+            raise GptOptError(
+                f"a path that disBatch uses must have letters, digits and _./+=,@%:- only, but one is {path!r}; work "
+                "in another directory, or add --backend submitit"
+            )
 
 
 def task_text(sweep: Sweep, runs: Sequence[SweepRun], together: int) -> str:
@@ -53,17 +69,23 @@ class Round:
         runs: What to run.
         together: Runs that share one slot.
         session: See `slurm.session`.
+        driver: Attempt of the driver's claim on the sweep.
         slots: Slots on this machine; None inside a Slurm job, where the allocation decides.
     """
 
-    def __init__(self, sweep: Sweep, runs: Sequence[SweepRun], together: int, session: str, slots: int | None) -> None:
+    def __init__(
+        self, sweep: Sweep, runs: Sequence[SweepRun], together: int, session: str, driver: int, slots: int | None
+    ) -> None:
+        require_plain_paths(sweep)
         write_text(sweep.tasks, task_text(sweep, runs, together))
         sweep.disbatch.mkdir(mode=0o700, exist_ok=True)
         folder = sweep.disbatch / f"{session}-{len(list(sweep.disbatch.iterdir()))}"
         folder.mkdir(mode=0o700)
         # disBatch logs its whole environment at level INFO.
         command = [program("disBatch"), "--loglevel", "WARNING", "--no-retire", "-p", f"{folder}/d"]
-        environment = {**os.environ, SESSION: session}
+        environment = {**os.environ, SESSION: session, DRIVER: str(driver)}
+        if environment.get("SLURM_GPUS_PER_TASK") == "0":
+            del environment["SLURM_GPUS_PER_TASK"]  # srun would hide the GPUs of the allocation from every slot
         if job_id() is None or slots is not None:
             command += ["--ssh-node", f"localhost:{slots or 1}", "--use-address", "localhost:0"]
         with (folder / "output").open("wb") as output:

@@ -13,18 +13,20 @@ from dataclasses import dataclass
 from types import FrameType
 
 from gpt_opt.dispatch import control, slurm
-from gpt_opt.dispatch.attempts import CAUSES, note_end, read_history
+from gpt_opt.dispatch.attempts import CAUSES, read_history
 from gpt_opt.dispatch.disbatch import Round, remove_stale_pipes
 from gpt_opt.dispatch.resources import from_record
+from gpt_opt.dispatch.settle import settle
 from gpt_opt.dispatch.sweepdir import Sweep, SweepRun
-from gpt_opt.errors import RunFailed
+from gpt_opt.errors import ClaimLost, RunFailed
 from gpt_opt.plan.existing import Status, status_of
-from gpt_opt.run.claim import STALE_AFTER_S, acquire
+from gpt_opt.run.claim import STALE_AFTER_S, Claim, RunHeld, acquire, read_claim
 from gpt_opt.run.paths import RunFolders, RunPaths
 
 log = logging.getLogger(__name__)
 
 _HELD_POLL_S = 2.0
+_DRAIN_S = 90.0
 
 
 @dataclass(frozen=True)
@@ -64,41 +66,6 @@ def due(sweep: Sweep) -> Due:
         else:
             found["runnable"].append(run)
     return Due(tuple(found["runnable"]), tuple(found["held"]), tuple(left), tuple(found["done"]))
-
-
-def settle(sweep: Sweep, session: str) -> None:
-    """Gives every attempt that was lost with its slot an end, and the cause that Slurm knows.
-
-    Args:
-        sweep: The sweep.
-        session: Of this driver: what it lost in a round that is over, it lost with a slot.
-    """
-    lost = [(run, item) for run in sweep.runs for item in read_history(sweep.attempts(run)).lost()]
-    lost = [(run, item) for run, item in lost if status_of(run.paths())[0] is not Status.RUNNING]
-    jobs = {
-        item.session.rpartition(".")[0] for _, item in lost if item.session and not item.session.startswith("local")
-    }
-    known = _ends(sorted(jobs)) if jobs and slurm.is_installed() else {}
-    for run, item in lost:
-        if status_of(run.paths())[0] is Status.DONE:
-            cause = "completed"
-        elif item.session == session or item.session is None:
-            cause = "slot_lost" if not item.owner.is_dead() or item.session else "killed"
-        else:
-            job, _, restart = item.session.rpartition(".")
-            ends = known.get(job, [])
-            cause = ends[int(restart)] if restart.isdigit() and int(restart) < len(ends) else "slot_lost"
-        note_end(sweep.attempts(run), item.id, cause)
-
-
-def _ends(jobs: list[str]) -> dict[str, list[str]]:
-    """Returns for each job the causes of the ends of its starts, oldest first."""
-    try:
-        states = slurm.states(jobs)
-    except slurm.SlurmError as error:
-        log.warning("Slurm does not say how jobs %s ended: %s", ", ".join(jobs), error)
-        return {}
-    return {job: [state.cause or "slot_lost" for state in starts if not state.alive] for job, starts in states.items()}
 
 
 class _Stop:
@@ -143,17 +110,56 @@ def drive(sweep: Sweep, slots: int | None) -> None:
         RunFailed: If not every run is COMPLETED in the end; the message says how many are what.
     """
     session = slurm.session()
-    with acquire(RunPaths(sweep.root)), _listening() as stop:
-        _rounds(sweep, slots, session, stop)
+    with _claimed(sweep) as claim, _listening() as stop:
+        before = _progress(sweep)
+        _rounds(sweep, slots, session, stop, claim)
         remove_stale_pipes()
         state = due(sweep)
-        if stop.limit_near and state.runnable and (job := slurm.job_id()) is not None:
-            log.info("time limit near: %d runs go on after a requeue", len(state.runnable))
+        if stop.limit_near and (state.runnable or state.held) and (job := slurm.job_id()) is not None:
+            if _progress(sweep) <= before:
+                raise RunFailed(f"{sweep.label}: no run got a step further within the time limit; give it more time")
+            log.info("time limit near: %d runs go on after a requeue", len(state.runnable) + len(state.held))
             slurm.requeue(job)
     _report(sweep, state)
 
 
-def _rounds(sweep: Sweep, slots: int | None, session: str, stop: _Stop) -> None:
+def _progress(sweep: Sweep) -> int:
+    """Returns the steps that a restart would find done."""
+    folders = RunFolders()
+    return sum(status_of(run.paths(folders))[1] for run in sweep.runs)
+
+
+def _claimed(sweep: Sweep) -> Claim:
+    """Claims the sweep; a driver that Slurm knows to be gone is outwaited, until its claim is stale.
+
+    Raises:
+        RunHeld: If a living driver has it.
+    """
+    deadline = time.monotonic() + STALE_AFTER_S + 2 * _HELD_POLL_S
+    while True:
+        try:
+            return acquire(RunPaths(sweep.root))
+        except RunHeld:
+            if is_driven(sweep) or time.monotonic() > deadline:
+                raise
+            time.sleep(_HELD_POLL_S)
+
+
+def is_driven(sweep: Sweep) -> bool:
+    """Returns whether a driver holds the sweep that, as far as Slurm knows, still lives."""
+    claim = read_claim(RunPaths(sweep.root))
+    if claim is None or claim.is_over():
+        return False
+    if claim.slurm is None or not slurm.is_installed():
+        return True
+    try:
+        starts = slurm.states([claim.slurm[0]]).get(claim.slurm[0], [])
+    except slurm.SlurmError:
+        return True
+    return not starts or starts[-1].alive
+
+
+def _rounds(sweep: Sweep, slots: int | None, session: str, stop: _Stop, claim: Claim) -> None:
     together = from_record(sweep.submission().resources).runs_per_gpu or 1
     wait_until = time.monotonic() + STALE_AFTER_S
     remove_stale_pipes()
@@ -162,7 +168,8 @@ def _rounds(sweep: Sweep, slots: int | None, session: str, stop: _Stop) -> None:
         state = due(sweep)
         log.info("%s: %s", sweep.label, _counts(state))
         if state.runnable:
-            _one_round(sweep, Round(sweep, state.runnable, together, session, slots), state, session, stop)
+            work = Round(sweep, state.runnable, together, session, claim.attempt, slots)
+            _one_round(sweep, work, state, session, stop, claim)
             wait_until = time.monotonic() + STALE_AFTER_S
         elif state.held and time.monotonic() < wait_until:
             time.sleep(_HELD_POLL_S)  # its owner may be dead without our knowing yet
@@ -170,12 +177,14 @@ def _rounds(sweep: Sweep, slots: int | None, session: str, stop: _Stop) -> None:
             return
 
 
-def _one_round(sweep: Sweep, work: Round, state: Due, session: str, stop: _Stop) -> None:
+def _one_round(sweep: Sweep, work: Round, state: Due, session: str, stop: _Stop, claim: Claim) -> None:
     before = _starts(sweep, state)
     try:
         while not work.wait(1.0):
+            if not claim.is_mine():
+                raise ClaimLost(f"another driver took {sweep.label} over while this one was silent; this one ends")
             if stop.signal is not None:
-                log.info("%s: runs checkpoint, nothing more is started", stop.signal.name)
+                log.warning("%s: runs checkpoint, nothing more is started", stop.signal.name)
                 control.drain(sweep.control, session)
                 _wait_for_runs(sweep, state, work)
                 return
@@ -192,9 +201,12 @@ def _starts(sweep: Sweep, state: Due) -> int:
 
 
 def _wait_for_runs(sweep: Sweep, state: Due, work: Round) -> None:
-    """Waits until every run that was started has ended; Slurm ends the wait if it takes too long."""
-    while not work.wait(control.POLL_S):
-        if not any(read_history(sweep.attempts(run)).lost() for run in state.runnable):
+    """Waits until no run that was started works any more, at most `_DRAIN_S`."""
+    deadline = time.monotonic() + _DRAIN_S
+    while not work.wait(control.POLL_S) and time.monotonic() < deadline:
+        lost = [(run, item) for run in state.runnable for item in read_history(sweep.attempts(run)).lost()]
+        # A slot that is gone writes no end; what counts then is whether the run itself still lives.
+        if all(item.owner.is_dead() and status_of(run.paths())[0] is not Status.RUNNING for run, item in lost):
             return
 
 
@@ -211,9 +223,17 @@ def _report(sweep: Sweep, state: Due) -> None:
     causes = Counter(CAUSES[cause].says for _, cause in state.left)
     reasons = "; ".join(f"{number} {says}" for says, number in causes.most_common())
     hint = f"; gptopt status {sweep.label} says more"
-    hint += f", gptopt retry {sweep.label} starts failed ones again" if state.left else ""
+    hint += "".join(f", {line}" for line in retry_hints(sweep, state))
     hint += ", the same command goes on with the rest" if state.runnable else ""
     raise RunFailed(f"{sweep.label}: {_counts(state)}" + (f" ({reasons})" if reasons else "") + hint)
+
+
+def retry_hints(sweep: Sweep, state: Due) -> list[str]:
+    """Returns the commands that start again what is left to the user."""
+    cancelled = sum(cause == "cancelled" for _, cause in state.left)
+    hints = [f"gptopt retry {sweep.label} starts failed ones again"] if len(state.left) > cancelled else []
+    again = f"gptopt retry {sweep.label} --state CANCELLED starts cancelled ones again"
+    return [*hints, again] if cancelled else hints
 
 
 def local_slots(gpus: int, gpus_per_run: int | None, cpus_per_run: int | None) -> int:

@@ -8,6 +8,7 @@ its own environment; and whatever an environment says, a run takes a lock by nod
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 import socket
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import IO
 
 from gpt_opt.errors import GptOptError
+
+log = logging.getLogger(__name__)
 
 DEVICES = "CUDA_VISIBLE_DEVICES"
 
@@ -78,6 +81,7 @@ def _nvidia_smi() -> dict[str, str]:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except subprocess.TimeoutExpired:
+        log.warning("nvidia-smi did not answer within 60 s: GPUs are told apart by their index alone")
         return {}
     rows = [line.split(",") for line in done.stdout.splitlines() if done.returncode == 0]
     return {row[0].strip(): row[1].strip() for row in rows if len(row) == 2}
@@ -99,7 +103,8 @@ def lock_dir() -> Path:
     folder = Path(tempfile.gettempdir()) / f"gptopt-gpus-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise GptOptError(f"{folder} must be your own directory, but belongs to uid {folder.stat().st_uid}; remove it")
+        owner = "is a link" if folder.is_symlink() else f"belongs to uid {folder.stat().st_uid}"
+        raise GptOptError(f"{folder} must be a directory of your own, but {owner}; remove it")
     return folder
 
 

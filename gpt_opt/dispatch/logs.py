@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from gpt_opt.dispatch.drive import due, is_driven
+from gpt_opt.dispatch.status import gather
 from gpt_opt.dispatch.sweepdir import Sweep, SweepRun
 from gpt_opt.errors import GptOptError
-from gpt_opt.run.claim import read_claim
-from gpt_opt.run.paths import RunPaths
 from gpt_opt.run.state import State, StateUnreadable, read_state
 
 POLL_S = 0.5
@@ -58,25 +58,21 @@ class _Tail:
         self._out.write(decoder.decode(chunk))
 
 
-def _is_driven(sweep: Sweep) -> bool:
-    claim = read_claim(RunPaths(sweep.root))
-    return claim is not None and not claim.is_over()
-
-
 def _run_files(sweep: Sweep, run: SweepRun) -> list[Path]:
     own = [sweep.logs / f"{run.index}.{end}" for end in ("out", "err")]
     return own if any(file.exists() and file.stat().st_size for file in own) else [run.paths().task_log]
 
 
 def _run_goes_on(sweep: Sweep, run: SweepRun) -> bool:
-    """Returns whether a run works or waits; one that was interrupted waits while a driver holds the sweep."""
+    """Returns whether a run works, or waits for a driver or a job that will start it."""
     try:
         state = read_state(run.paths()).state
     except StateUnreadable:
-        return _is_driven(sweep)
-    if state in (State.INTERRUPTED, State.PREEMPTED):
-        return _is_driven(sweep)
-    return state in (State.RUNNING, State.PENDING)
+        return is_driven(sweep)
+    if state in (State.COMPLETED, State.RUNNING):
+        return state is State.RUNNING
+    waits = run.run_id in {item.run_id for item in due(sweep).runnable}
+    return waits and (is_driven(sweep) or any(job.alive for job in gather(sweep).jobs))
 
 
 def show(sweep: Sweep, run: SweepRun | None, follow: bool, out: TextIO) -> None:
@@ -93,7 +89,7 @@ def show(sweep: Sweep, run: SweepRun | None, follow: bool, out: TextIO) -> None:
     """
     tail = _Tail(out)
     if run is None:
-        _follow(tail, lambda: sorted(sweep.logs.glob("driver-*.out")), lambda: follow and _is_driven(sweep), sweep)
+        _follow(tail, lambda: sorted(sweep.logs.glob("driver-*.out")), lambda: follow and is_driven(sweep), sweep)
     else:
         chosen = run
         _follow(tail, lambda: _run_files(sweep, chosen), lambda: follow and _run_goes_on(sweep, chosen), sweep)

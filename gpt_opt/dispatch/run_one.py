@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from gpt_opt.dispatch import control
+from gpt_opt.dispatch import control, slurm
 from gpt_opt.dispatch.attempts import CAUSES, Attempt, note_end, note_start, read_history
 from gpt_opt.dispatch.gpus import DEVICES, GpuBusy, Lease, lease, node_name, slot_environment
 from gpt_opt.dispatch.resources import from_record
@@ -34,8 +35,12 @@ log = logging.getLogger(__name__)
 SESSION = "GPTOPT_SESSION"
 """Environment variable of a slot: the session of the driver that made it (see `slurm.session`)."""
 
+DRIVER = "GPTOPT_DRIVER"
+"""Environment variable of a slot: attempt of the driver's claim on the sweep; the slot ends with that driver."""
+
 _PR_SET_PDEATHSIG = 1
 _TAIL_BYTES = 20_000
+_OTHER_NODE_S = 60.0
 _NO_SPACE = "No space left on device"
 
 
@@ -47,6 +52,8 @@ class _Child:
     workers: int
     log: Path
     log_start: int
+    oom_kills: int
+    processes: int
 
     def said(self) -> list[str]:
         """Returns the last lines that this attempt wrote to its error log."""
@@ -65,10 +72,9 @@ class Slot:
     Args:
         sweep: The sweep directory.
         environment: Of this process.
-        driven: Whether a driver holds the sweep, with which the slot ends.
     """
 
-    def __init__(self, sweep: Sweep, environment: Mapping[str, str], driven: bool) -> None:
+    def __init__(self, sweep: Sweep, environment: Mapping[str, str]) -> None:
         self._sweep = sweep
         self._submission = sweep.submission()
         self._resources = from_record(self._submission.resources)
@@ -76,7 +82,7 @@ class Slot:
         self._session = environment.get(SESSION)
         self._children: list[_Child] = []
         self._stopping: str | None = None
-        self._driver = read_claim(RunPaths(sweep.root)) if driven else None
+        self._driver = int(environment[DRIVER]) if DRIVER in environment else None
         self._leads = self._environment.get("SLURM_NODEID", "0") == "0" or (self._resources.nodes_per_run or 1) == 1
 
     # -- the user's side ------------------------------------------------------------------------------------------
@@ -157,7 +163,7 @@ class Slot:
         name = f"{run.index}" if self._leads else f"{run.index}.{attempt.node}"
         files = [self._sweep.logs / f"{name}.{end}" for end in ("out", "err")]
         logs = [file.open("ab") for file in files]
-        log_start = logs[1].tell()
+        log_start, oom_kills = logs[1].tell(), _oom_kills()
         _say(run, f"starts on {attempt.node}" + (f", GPU {','.join(held.devices)}" if held.devices else ""))
         try:
             process = subprocess.Popen(
@@ -169,12 +175,13 @@ class Slot:
                 stderr=logs[1],
                 pass_fds=held.fds,  # the GPU stays locked as long as any process of the run lives
                 start_new_session=True,  # a signal to the slot's group reaches the run through the slot alone
-                preexec_fn=_die_with_parent,
+                preexec_fn=_as_child,
             )
         finally:
             for stream in logs:
                 stream.close()
-        return _Child(run, attempt, process, workers, files[1], log_start)
+        processes = workers * (self._resources.nodes_per_run or 1)
+        return _Child(run, attempt, process, workers, files[1], log_start, oom_kills, processes)
 
     def _run_environment(self, held: Lease, workers: int) -> dict[str, str]:
         environment = {**self._environment, "PYTHONUNBUFFERED": "1"}
@@ -204,12 +211,14 @@ class Slot:
             _stop(child)
 
     def _asked_to_stop(self, run: SweepRun) -> bool:
-        if control.read(self._sweep.control).stops(self._session, run.run_id):
-            return True
-        if self._driver is None:
+        try:
+            if control.read(self._sweep.control).stops(self._session, run.run_id):
+                return True
+            driver = None if self._driver is None else read_claim(RunPaths(self._sweep.root))
+        except (OSError, GptOptError) as error:
+            log.warning("whether to stop is not known now, asking again: %s", error)
             return False
-        driver = read_claim(RunPaths(self._sweep.root))
-        return driver is None or driver.attempt != self._driver.attempt or driver.released or driver.owner.is_dead()
+        return driver is not None and (driver.attempt != self._driver or driver.released or driver.owner.is_dead())
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         if self._stopping is None:
@@ -238,7 +247,7 @@ class Slot:
         lines = child.said()
         said = lines[-1][:300] if lines else ""
         try:
-            state = read_state(paths)
+            state = self._settled_state(paths)
             done = is_done(paths)
         except StateUnreadable as error:
             return "exception", str(error)
@@ -251,12 +260,15 @@ class Slot:
         if code == 2:
             return "request", said
         claim = read_claim(paths)
-        polite = state.state is State.INTERRUPTED and mine and claim is not None and claim.released
-        if asked or polite:
+        # Of a run of several processes, torchrun stops the others politely when one was killed.
+        polite = child.processes == 1 and mine and claim is not None and claim.released
+        if asked or (polite and state.state is State.INTERRUPTED):
             cancelled = child.run.run_id in control.read(self._sweep.control).cancelled
             return ("cancelled" if cancelled else "stopped"), ""
         if state.state is State.RUNNING:
             return "held", said
+        if code in (-signal.SIGKILL, 1) and _oom_kills() > child.oom_kills:
+            return "out_of_memory", "killed by the kernel for want of memory"
         if code < 0 or code >= 128:
             return "killed", f"signal {-code if code < 0 else code - 128}"
         if any(_NO_SPACE in line for line in lines):
@@ -264,6 +276,13 @@ class Slot:
         if state.state is State.INTERRUPTED and mine:
             return "killed", "a process of the run"
         return "exception", said
+
+    def _settled_state(self, paths: RunPaths) -> RunState:
+        """Returns the state of a run that ended here; on further nodes, once the first node has told it."""
+        deadline = time.monotonic() + (0 if self._leads else _OTHER_NODE_S)
+        while (state := read_state(paths)).state is State.RUNNING and time.monotonic() < deadline:
+            time.sleep(control.POLL_S)
+        return state
 
 
 def _say(run: SweepRun, text: str) -> None:
@@ -293,6 +312,15 @@ def _failure(state: RunState, code: int) -> tuple[str, str]:
     return ("request" if code == 2 else "exception"), text
 
 
+def _oom_kills() -> int:
+    """Returns how many processes of this node the kernel has killed for want of memory since it booted."""
+    with suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
 def _has_ended(pid: int) -> bool:
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
@@ -313,6 +341,16 @@ def _stop(child: _Child) -> None:
 def _die_with_parent() -> None:
     """Makes the kernel send SIGTERM to this process when its parent ends: a run does not outlive its slot."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+
+
+def _as_child() -> None:
+    """Prepares the process of a run: it ends with its slot, and Slurm's warning of the time limit does not end it.
+
+    Slurm signals every process of a step. torchrun has no handler for SIGUSR2 and would be gone before its workers have
+    checkpointed; a run that trains sets its own.
+    """
+    _die_with_parent()
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 def command_of(run: SweepRun, submission: Submission, environment: Mapping[str, str]) -> tuple[list[str], int]:
@@ -341,9 +379,10 @@ def rendezvous(environment: Mapping[str, str]) -> tuple[str, int]:
     """
     if "SLURM_JOB_NODELIST" not in environment:
         raise GptOptError("nodes_per_run above 1 needs a Slurm job over that many nodes: use --backend submitit")
-    command = ["scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"]]
-    head = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
-    return head, 20000 + int(environment["SLURM_JOB_ID"]) % 20000
+    head = slurm.run(["scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"]]).split()[0]
+    # The name of a node need not be known to anyone but Slurm; its address is.
+    address = re.search(r"\bNodeAddr=(\S+)", slurm.run(["scontrol", "show", "node", head]))
+    return address[1] if address else head, 20000 + int(environment["SLURM_JOB_ID"]) % 20000
 
 
 def task_line(program: str, sweep: Sweep, runs: Sequence[SweepRun]) -> str:

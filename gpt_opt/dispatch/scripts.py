@@ -11,8 +11,12 @@ from gpt_opt.dispatch.sweepdir import Sweep
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.sweep.model import Resources
 
-WARN_S = 120
-"""Seconds before the time limit at which Slurm warns the driver."""
+_WARN_S = 120
+
+
+def warning_s(resources: Resources) -> int:
+    """Returns how many seconds before the time limit Slurm shall warn: two minutes, or a quarter of a short limit."""
+    return _WARN_S if resources.time_min is None else min(_WARN_S, resources.time_min * 15)
 
 
 def sbatch_text(sweep: Sweep, resources: Resources, slots: int, root: str) -> str:
@@ -29,7 +33,7 @@ def sbatch_text(sweep: Sweep, resources: Resources, slots: int, root: str) -> st
     return "\n".join(
         [
             "#!/bin/bash",
-            *(f"#SBATCH {option}" for option in map(_option, options)),
+            *option_lines(options),
             f"GPTOPT_ROOT={shlex.quote(root)}",
             f". {environment}",
             "# exec: the warning before the time limit goes to this process.",
@@ -47,7 +51,7 @@ def _options(sweep: Sweep, resources: Resources, slots: int) -> list[str]:
         f"--output={sweep.logs}/driver-%j.out",
         "--open-mode=append",
         "--requeue",
-        f"--signal=B:USR2@{WARN_S}",
+        f"--signal=B:USR2@{warning_s(resources)}",
         f"--ntasks={math.ceil(slots / (resources.runs_per_gpu or 1))}",
         f"--cpus-per-task={cpus * (resources.runs_per_gpu or 1)}",
     ]
@@ -56,6 +60,11 @@ def _options(sweep: Sweep, resources: Resources, slots: int) -> list[str]:
     if gpus := resources.gpus_per_run if resources.gpus_per_run is not None else 1:
         options.append(f"--gpus-per-task={gpus}")
     return options
+
+
+def option_lines(options: Sequence[str]) -> list[str]:
+    """Returns sbatch options as lines of a batch script."""
+    return [f"#SBATCH {_option(option)}" for option in options]
 
 
 def _option(option: str) -> str:

@@ -166,6 +166,8 @@ def advice(status: SweepStatus) -> list[str]:
     submission, lines = status.submission, []
     if number := sum(item.due for item in status.runs):
         command = ["gptopt", "submit", submission.file, *submission.extra, "--backend", submission.backend]
+        if not submission.file:  # the points came from a command line, not from a file
+            command = ["gptopt", "drive", status.label]
         where = "" if submission.cwd == os.getcwd() else f" (in {submission.cwd})"
         runs = "1 run waits" if number == 1 else f"{number} runs wait"
         lines.append(f"{runs} and no job is alive: {' '.join(map(quoted, command))} continues{where}")

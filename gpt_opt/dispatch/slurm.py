@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpt_opt.errors import GptOptError
 
@@ -23,10 +23,15 @@ _ENDED: Mapping[str, str | None] = {
     "DEADLINE": "time_limit",
     "OUT_OF_MEMORY": "out_of_memory",
     "CANCELLED": "stopped",
+    "COMPLETING": None,
+    "UNKNOWN": None,
 }
 """States in which a job is over, and the cause (see `attempts.CAUSES`) that they give to a run that was cut off."""
 
 _OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "PMI_", "PMIX_", "DISBATCH_")
+
+
+_ANSWER_S = 20.0
 
 
 class SlurmError(GptOptError):
@@ -104,23 +109,37 @@ def outside_job(environment: Mapping[str, str], options: Iterable[str] = ()) -> 
     }
 
 
-def run(command: Sequence[str], stdin: str | None = None, env: Mapping[str, str] | None = None) -> str:
+def run(
+    command: Sequence[str], stdin: str | None = None, env: Mapping[str, str] | None = None, timeout_s: float = 60
+) -> str:
     """Runs a command of Slurm and returns its output.
 
     Raises:
-        SlurmError: If it is missing, fails, or does not answer within a minute.
+        SlurmError: If it is missing, fails, or does not answer within `timeout_s`.
     """
     try:
         done = subprocess.run(
-            command, input=stdin, capture_output=True, text=True, timeout=60, check=False, env=env, errors="replace"
+            command,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            env=env,
+            errors="replace",
         )
     except FileNotFoundError as error:
         raise SlurmError(f"{command[0]} must be on the path, but is not; is Slurm installed here?") from error
     except subprocess.TimeoutExpired as error:
-        raise SlurmError(f"{command[0]} did not answer within 60 s") from error
+        raise SlurmError(f"{command[0]} did not answer within {timeout_s:.0f} s") from error
     if done.returncode != 0:
         raise SlurmError(f"{command[0]} failed: {' '.join(done.stderr.split()) or done.stdout.strip()}")
     return done.stdout
+
+
+def options_of(script: str) -> list[str]:
+    """Returns the `#SBATCH` options of a batch script."""
+    return [line.split(None, 1)[1] for line in script.splitlines() if line.startswith("#SBATCH ")]
 
 
 def sbatch(script: str, cwd: str) -> str:
@@ -129,8 +148,8 @@ def sbatch(script: str, cwd: str) -> str:
     Raises:
         SlurmError: If Slurm refuses it; the message is Slurm's.
     """
-    options = [line.split(None, 1)[1] for line in script.splitlines() if line.startswith("#SBATCH ")]
-    output = run(["sbatch", "--parsable", f"--chdir={cwd}"], script, outside_job(os.environ, options))
+    environment = outside_job(os.environ, options_of(script))
+    output = run(["sbatch", "--parsable", f"--chdir={cwd}"], script, environment)
     return output.strip().partition(";")[0]
 
 
@@ -164,24 +183,28 @@ def states(jobs: Sequence[str]) -> dict[str, list[JobState]]:
     wanted = {job.partition("_")[0] for job in jobs if job[:1].isdigit()}
     if not wanted:
         return {}
+    queued = {row.id: row for row in _queued(wanted)}
     found: dict[str, list[JobState]] = {}
     for row in _accounted(wanted):
-        found.setdefault(row.id, []).append(row)
-    for row in _queued(wanted):
+        # The queue decides what is alive: accounting lags behind, and keeps jobs whose end it missed.
+        if row.alive and row.id in queued:
+            continue
+        found.setdefault(row.id, []).append(replace(row, state="UNKNOWN") if row.alive else row)
+    for row in queued.values():
         found.setdefault(row.id, []).append(row)
     return found
 
 
 def _queued(wanted: set[str]) -> list[JobState]:
     # Asking by --jobs fails as a whole when one of them is unknown already; asking by user does not.
-    rows = _rows(run(["squeue", "--noheader", "--array", "--me", "--format=%i|%T|%r|%N"]))
+    rows = _rows(run(["squeue", "--noheader", "--array", "--me", "--format=%i|%T|%r|%N"], timeout_s=_ANSWER_S))
     return [JobState(i, _first(s), "" if r == "None" else r, n) for i, s, r, n in rows if i.partition("_")[0] in wanted]
 
 
 def _accounted(wanted: set[str]) -> list[JobState]:
     command = ["sacct", "--noheader", "--parsable2", "--duplicates", "--allocations", "--format=JobID,State,NodeList"]
     try:
-        rows = _rows(run([*command, f"--jobs={','.join(sorted(wanted))}"]))
+        rows = _rows(run([*command, f"--jobs={','.join(sorted(wanted))}"], timeout_s=_ANSWER_S))
     except SlurmError:
         return []  # no accounting here: squeue and the run directories have to do
     return [JobState(i, _first(s), "", "" if n == "None assigned" else n) for i, s, n in rows]

@@ -10,10 +10,12 @@ from typing import Any
 
 from gpt_opt.dispatch import control, slurm
 from gpt_opt.dispatch.attempts import Attempt, History, read_history
+from gpt_opt.dispatch.drive import is_driven
 from gpt_opt.dispatch.facts import JobStatus, RunStatus, Shown, SweepStatus
 from gpt_opt.dispatch.failures import Failure, grouped
 from gpt_opt.dispatch.progress import Metric, Progress, read_progress
 from gpt_opt.dispatch.resources import from_record
+from gpt_opt.dispatch.settle import Ends, cause_of_end, job_of
 from gpt_opt.dispatch.sweepdir import Submission, Sweep, SweepRun
 from gpt_opt.errors import GptOptError
 from gpt_opt.run.claim import read_claim
@@ -37,11 +39,6 @@ def _slurm_id(ids: Mapping[str, str] | None) -> str:
         return ""
     array, task = ids.get("slurm_array_job_id"), ids.get("slurm_array_task_id")
     return f"{array}_{task}" if array and task else ids.get("slurm_job_id", "")
-
-
-def _job_of(session: str | None) -> str:
-    """Returns the Slurm job of a session, empty for a local one."""
-    return "" if session is None or session.startswith("local") else session.rpartition(".")[0]
 
 
 class _Reader:
@@ -69,7 +66,7 @@ class _Reader:
             self._notes.append(f"run {run.index}: {file} has {lines} not written by gpt-opt, or torn")
         return history
 
-    def run(self, run: SweepRun, history: History, ends: Mapping[str, Sequence[slurm.JobState]]) -> RunStatus:
+    def run(self, run: SweepRun, history: History, ends: Ends) -> RunStatus:
         """Returns the status of one run.
 
         Args:
@@ -158,7 +155,7 @@ class _Reader:
     def _place(self, run: SweepRun, state: RunState, last: Attempt | None) -> dict[str, Any]:
         """Returns node, GPUs and Slurm id of the newest start, be it in state.json already or not."""
         if last is not None and (state.started is None or state.started < last.started):
-            return {"node": last.node, "gpus": last.gpus, "slurm_job": _job_of(last.session)}
+            return {"node": last.node, "gpus": last.gpus, "slurm_job": job_of(last.session)}
         ids = state.slurm or {}
         place = {"node": ids.get("slurmd_nodename") or state.host or "", "gpus": tuple(state.gpus)}
         return {**place, "slurm_job": _slurm_id(ids) or self._jobs.get(run.index, "")}
@@ -180,29 +177,9 @@ def _message(state: RunState, last: Attempt | None) -> str:
     return ": ".join([str(state.error.get("type", "Exception")), *lines[:1]])
 
 
-def _settled(history: History, ends: Mapping[str, Sequence[slurm.JobState]]) -> History:
+def _settled(history: History, ends: Ends) -> History:
     """Gives attempts that nobody saw end the cause that a driver would note, where their end is certain."""
-    return replace(history, attempts=tuple(_settled_attempt(item, ends) for item in history.attempts))
-
-
-def _settled_attempt(item: Attempt, ends: Mapping[str, Sequence[slurm.JobState]]) -> Attempt:
-    if item.cause is not None:
-        return item
-    restart = (item.session or "").rpartition(".")[2]
-    over = [state for state in ends.get(_job_of(item.session), ()) if not state.alive]
-    if restart.isdigit() and int(restart) < len(over):
-        return replace(item, cause=over[int(restart)].cause or "slot_lost")
-    if item.owner.is_dead():
-        return replace(item, cause="slot_lost" if item.session else "killed")
-    return item
-
-
-def _is_driven(sweep: Sweep) -> bool:
-    try:
-        claim = read_claim(RunPaths(sweep.root))
-    except GptOptError:
-        return False
-    return claim is not None and not claim.is_over()
+    return replace(history, attempts=tuple(replace(i, cause=cause_of_end(i, ends)) for i in history.attempts))
 
 
 def _is_slurm(job: str) -> bool:
@@ -251,14 +228,14 @@ def gather(sweep: Sweep, ask_slurm: bool = True, before: SweepStatus | None = No
     Raises:
         GptOptError: If the sweep directory is not one of ours.
     """
-    submission, driven = sweep.submission(), _is_driven(sweep)
+    submission, driven = sweep.submission(), is_driven(sweep)
     notes: list[str] = []
     goal = submission.metric
     metric = Metric(goal["name"], goal.get("goal", "minimize")) if goal else Metric("loss", None)
     reader = _Reader(sweep, submission, metric, notes)
     kept = {item.run.run_id: item for item in before.runs if item.state is Shown.COMPLETED} if before else {}
     histories = {run.index: reader.history(run) for run in sweep.runs if run.run_id not in kept}
-    lost = {_job_of(item.session) for history in histories.values() for item in history.lost()}
+    lost = {job_of(item.session) for history in histories.values() for item in history.lost()}
     jobs = sorted({job.id for job in submission.jobs if _is_slurm(job.id)} | (lost - {""}))
     known = _ask(jobs, notes) if ask_slurm and jobs else None
     former = {job.id: job for job in before.jobs} if before is not None and not ask_slurm else {}

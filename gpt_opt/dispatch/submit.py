@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,12 +14,15 @@ from gpt_opt.dispatch.backends import BACKENDS, living_jobs, tasks_of
 from gpt_opt.dispatch.drive import Due, due
 from gpt_opt.dispatch.resources import as_record, from_record, merged
 from gpt_opt.dispatch.scripts import check_backend
+from gpt_opt.dispatch.settle import settle
 from gpt_opt.dispatch.sweepdir import Job, Submission, Sweep, SweepRun, create, locked, numbers
-from gpt_opt.errors import ConfigError, Problem
+from gpt_opt.errors import ConfigError, GptOptError, Problem
 from gpt_opt.plan.existing import NEW_DIRECTORY
 from gpt_opt.plan.planner import Plan, Planner
 from gpt_opt.run.files import now, to_json, write_text
 from gpt_opt.sweep.model import Grid, Resources, Space
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -103,11 +107,10 @@ def _with_slots(submission: Submission, runs: int) -> Submission:
 
 
 def _same_sweep(parent: Path, runs: Sequence[SweepRun]) -> Sweep | None:
-    """Returns the last submission if it has exactly these runs, in any order."""
-    if not (found := numbers(parent)):
-        return None
-    last = Sweep(parent / str(found[-1]))
-    return last if {run.run_id for run in last.runs} == {run.run_id for run in runs} else None
+    """Returns the newest submission that has exactly these runs, in any order."""
+    wanted = {run.run_id for run in runs}
+    former = (Sweep(parent / str(number)) for number in reversed(numbers(parent)))
+    return next((sweep for sweep in former if {run.run_id for run in sweep.runs} == wanted), None)
 
 
 def preview(request: Request) -> str:
@@ -138,9 +141,7 @@ def prepare(request: Request, state_lock: Callable[[Sweep], None] | None = None)
         if sweep is None:
             sweep = create(parent, Path(plan.grid.source).read_text(encoding="utf-8"), runs, submission)
         else:
-            former = sweep.submission()
-            kept = replace(submission, created=former.created, jobs=former.jobs)
-            write_text(sweep.submission_file, to_json(asdict(kept)))
+            _renew(sweep, submission)
         if state_lock is not None:
             state_lock(sweep)
     return sweep
@@ -183,6 +184,18 @@ def _before_requeue(parent: Path, runs: Sequence[SweepRun]) -> Sweep | None:
     return last if last is not None and slurm.job_id() in {job.id for job in last.submission().jobs} else None
 
 
+def _renew(sweep: Sweep, submission: Submission) -> None:
+    """Gives a sweep the resources of a new request, unless a job works on it that was given others."""
+    former = sweep.submission()
+    if not living_jobs(sweep):
+        kept = replace(submission, created=former.created, jobs=former.jobs)
+        write_text(sweep.submission_file, to_json(asdict(kept)))
+        return
+    told, asked = (former.resources, former.slots), (submission.resources, submission.slots)
+    if told != asked or former.backend != submission.backend:
+        log.warning("%s: its job goes on with the resources it has; submit again when it has ended", sweep.label)
+
+
 def submit(request: Request) -> Outcome:
     """Submits jobs for everything of a sweep that is not done and not on its way.
 
@@ -197,6 +210,7 @@ def submit(request: Request) -> Outcome:
 
 def start_jobs(sweep: Sweep) -> Outcome:
     """Submits jobs for the runs that are due and that no living job has; the caller holds `locked`."""
+    settle(sweep)
     submission, state = sweep.submission(), due(sweep)
     backend = BACKENDS[submission.backend]
     alive = living_jobs(sweep)
@@ -224,13 +238,17 @@ def adopt(sweep: Sweep) -> None:
         sweep.add_jobs([Job(own, now())])
 
 
-def sweep_of_this_job(sweeps: Path) -> Sweep | None:
-    """Returns the sweep that this Slurm job worked on before it was requeued."""
+def sweep_of_this_job(sweeps: Path, file: Path) -> Sweep | None:
+    """Returns the sweep of `file` that this Slurm job worked on before it was requeued."""
     own = slurm.job_id()
     if own is None or os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
         return None
-    for file in sweeps.glob("*/*/submission.json"):
-        sweep = Sweep(file.parent.absolute())
-        if own in {job.id for job in sweep.submission().jobs}:
+    for record in sorted(sweeps.glob("*/[0-9]*/submission.json"), key=os.path.getmtime, reverse=True):
+        sweep = Sweep(record.parent.absolute())
+        try:
+            submission = sweep.submission()
+        except GptOptError:
+            continue  # not ours, and so not this job's
+        if submission.file == str(file) and own in {job.id for job in submission.jobs}:
             return sweep
     return None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt_opt.dispatch.resources import from_record
 from gpt_opt.dispatch.run_one import SESSION, Slot
-from gpt_opt.dispatch.scripts import WARN_S
+from gpt_opt.dispatch.scripts import option_lines, warning_s
 from gpt_opt.dispatch.slurm import session
 from gpt_opt.dispatch.sweepdir import Submission, Sweep
 from gpt_opt.errors import RunFailed
@@ -44,7 +44,7 @@ class SlotJob:
             RunFailed: If not all of them are COMPLETED in the end.
         """
         sweep = Sweep(Path(self.sweep))
-        self._slot = Slot(sweep, {**os.environ, SESSION: session()}, driven=False)
+        self._slot = Slot(sweep, {**os.environ, SESSION: session()})
         if not self._slot.execute([sweep.run(name) for name in self.run_ids]):
             raise RunFailed(f"not every run of {', '.join(self.run_ids)} is COMPLETED; see gptopt status {sweep.label}")
 
@@ -57,13 +57,15 @@ class SlotJob:
         return DelayedSubmission(SlotJob(self.sweep, self.run_ids))
 
 
-def executor(sweep: Sweep, submission: Submission) -> SlurmExecutor:
-    """Returns submitit's executor with the parameters of a sweep."""
+def executor(sweep: Sweep, submission: Submission, arrays: int) -> SlurmExecutor:
+    """Returns submitit's executor for one of `arrays` arrays of a sweep, among which its slots are shared out."""
     from submitit import SlurmExecutor
 
     sweep.submitit.mkdir(mode=0o700, exist_ok=True)
     chosen = SlurmExecutor(folder=sweep.submitit, max_num_timeout=_MOST_REQUEUES)
     chosen.update_parameters(**_parameters(sweep, submission))
+    parallel = (submission.slots or 1) // (from_record(submission.resources).runs_per_gpu or 1)
+    chosen.update_parameters(array_parallelism=max(1, parallel // arrays))
     return chosen
 
 
@@ -71,11 +73,6 @@ def _parameters(sweep: Sweep, submission: Submission) -> dict[str, Any]:
     resources = from_record(submission.resources)
     together = resources.runs_per_gpu or 1
     gpus = 1 if resources.gpus_per_run is None else resources.gpus_per_run
-    # What submitit has no parameter for, and the user's own lines, go through as they are.
-    further: dict[str, Any] = {"requeue": True}
-    for option in resources.sbatch:
-        name, equals, value = option.lstrip("-").partition("=")
-        further[name] = value if equals else True
     found: dict[str, Any] = {
         "job_name": f"{sweep.root.parent.name}-{sweep.root.name}",
         "comment": str(sweep.root),
@@ -90,13 +87,13 @@ def _parameters(sweep: Sweep, submission: Submission) -> dict[str, Any]:
         "account": resources.account,
         "constraint": resources.constraint,
         "exclude": resources.exclude,
-        "array_parallelism": max(1, (submission.slots or 1) // together),
-        "signal_delay_s": WARN_S,
+        "signal_delay_s": warning_s(resources),
         "setup": [
+            *option_lines(resources.sbatch),  # before any command, so sbatch reads them, and the last word is theirs
             f"GPTOPT_ROOT={shlex.quote(submission.root)}",
             f". {shlex.quote(submission.root + '/slurm_scripts/environment.sh')}",
         ],
-        "additional_parameters": further,
+        "additional_parameters": {"requeue": True},
     }
     return {name: value for name, value in found.items() if value is not None}
 

@@ -105,11 +105,6 @@ class Submission:
         return cls(**{**known, "extra": tuple(known["extra"]), "jobs": jobs})
 
 
-def _job(record: dict[str, Any]) -> Job:
-    runs = record["runs"]
-    return Job(record["id"], record["submitted"], None if runs is None else tuple(runs))
-
-
 class Sweep:
     """One sweep directory.
 
@@ -268,9 +263,9 @@ def find(name: str | None, sweeps: Path) -> Sweep:
     """
     choices = [Path(name)] if name is not None and (Path(name) / "submission.json").is_file() else []
     if name is not None:
-        choices += [sweeps / name, *(sweeps / name / str(number) for number in reversed(numbers(sweeps / name)))]
+        choices += [sweeps / name, *sorted(_submitted(sweeps / name, "*"), key=_touched, reverse=True)]
     else:
-        choices += sorted((file.parent for file in sweeps.glob("*/*/submission.json")), key=_created, reverse=True)
+        choices += sorted(_submitted(sweeps, "*/*"), key=_touched, reverse=True)
     for choice in choices:
         if (choice / "submission.json").is_file():
             return Sweep(choice.resolve())
@@ -279,5 +274,10 @@ def find(name: str | None, sweeps: Path) -> Sweep:
     raise GptOptError(f"{asked}, but {sweeps} holds: {known}; gptopt submit FILE makes one")
 
 
-def _created(root: Path) -> float:
-    return (root / "plan.jsonl").stat().st_mtime
+def _submitted(folder: Path, pattern: str) -> list[Path]:
+    files = folder.glob(f"{pattern}/submission.json")
+    return [file.parent for file in files if not file.parent.name.startswith(".")]
+
+
+def _touched(root: Path) -> float:
+    return (root / "submission.json").stat().st_mtime

@@ -145,6 +145,8 @@ class Claim:
         Raises:
             ClaimLost: If a later attempt owns the run now.
         """
+        if not self.paths.claims.is_dir():
+            raise ClaimLost(f"{self.paths.root} was deleted while it was being worked on; nothing more is written")
         if not self.is_mine():
             raise ClaimLost(
                 f"attempt {self.attempt} of {self.paths.root} was replaced while it was silent; it stops without "

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +30,15 @@ from tests.conftest import ROOT, small_overrides
 STEPS, SAVE_EVERY, LOG_EVERY = 900, 100, 20
 """A run of so many steps takes some five seconds of training: long enough to be hit, short enough to wait for."""
 
-BUILDER = '''"""A data source of a user: breaks while a file named break-<max_samples> lies in the working directory."""
+BUILDER = '''"""A data source of a user: breaks, or eats memory, while a file that says so is there."""
 from pathlib import Path
 from gpt_opt.training.data import build_jsonl
 
 def build(**options):
     if Path(f"break-{options['max_samples']}").exists():
         raise RuntimeError(f"broken on purpose at {options['max_samples']}")
+    if Path(f"eat-{options['max_samples']}").exists():
+        eaten = [b"x" * (1 << 24) for _ in range(1 << 10)]
     return build_jsonl(**options)
 '''
 
@@ -49,7 +54,8 @@ class Bench:
     def env(self) -> dict[str, str]:
         env = dict(self.cluster.env) if self.cluster is not None else dict(os.environ)
         bin_dir = str(Path(sys.executable).parent)
-        own = {"PYTHONPATH": str(self.folder), "PATH": f"{bin_dir}:{env['PATH']}", "OMP_NUM_THREADS": "1"}
+        path = os.pathsep.join([str(self.folder), *filter(None, [env.get("PYTHONPATH")])])
+        own = {"PYTHONPATH": path, "PATH": f"{bin_dir}:{env['PATH']}", "OMP_NUM_THREADS": "1"}
         return env | own | {"TMPDIR": str(self.tmp)}
 
     @property
@@ -153,6 +159,21 @@ class Bench:
     def starts(self) -> list[int]:
         """Returns how often each run was started."""
         return [len(self.history(run.index).attempts) for run in self.sweep().runs]
+
+    def account(self) -> str:
+        """Returns final states, starts of the runs that were hit, and how soon the slowest of them went on."""
+        if not list(self.folder.glob("sweeps/sweep/*")):
+            return "no sweep"
+        states = Counter(str(read_state(run.paths()).state) for run in self.sweep().runs)
+        hit, gaps = [], [0.0]
+        for run in self.sweep().runs:
+            attempts = self.history(run.index).attempts
+            hit += [len(attempts)] if len(attempts) > 1 else []
+            for before, after in itertools.pairwise(attempts):
+                ended = datetime.fromisoformat(before.ended or before.started)
+                gaps.append((datetime.fromisoformat(after.started) - ended).total_seconds())
+        said = ", ".join(f"{number} {state}" for state, number in states.items())
+        return f"{said}; starts of runs hit {sorted(hit)}; back after at most {max(gaps):.0f} s"
 
     def results(self) -> dict[str, str]:
         """Returns run id -> text of its committed result."""

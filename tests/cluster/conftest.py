@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cluster.bench import Bench
 from tests.cluster.cluster import Cluster, guarded
 from tests.cluster.layout import missing
+
+if TYPE_CHECKING:
+    from tests.cluster.bench import Bench
 
 
 @pytest.fixture(scope="session")
@@ -33,8 +36,12 @@ def cluster(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
 
 
 @pytest.fixture
-def bench(cluster: Cluster, tmp_path: Path) -> Iterator[Bench]:
+def bench(cluster: Cluster, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
     """Yields a workplace on the cluster with no job before and after."""
+    from tests.cluster.bench import Bench  # which needs tests/conftest.py, which takes its fixtures from here
+
     cluster.reset()
-    yield Bench(tmp_path, cluster)
+    bench = Bench(tmp_path, cluster)
+    yield bench
+    print(f"{request.node.name}: {bench.account()}")  # a row of the README's fault table: pytest -rP shows it
     cluster.reset()

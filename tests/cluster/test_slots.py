@@ -87,10 +87,13 @@ def test_a_gpu_a_task_gives_every_run_its_own(bench: Bench, slots: int, nodes: i
         assert one.procid != other.procid
 
 
-def test_a_whole_node_gives_every_run_its_own(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    "more", [pytest.param([], id="narrowed-by-slurm"), pytest.param(["--gpus-per-task=0"], id="all-visible")]
+)
+def test_a_whole_node_gives_every_run_its_own(bench: Bench, more: list[str]) -> None:
     bench.write([70, 71, 72, 73], steps=300)
-    whole = ["-N", "2", "--gres=gpu:2", "--ntasks-per-node=2", "--gpus-per-task=0"]
-    bench.call("sbatch", *whole, SCRIPT, "sweep.json")
+    whole = ["-N", "2", "-n", "4", "--gres=gpu:2", "--ntasks-per-node=2"]
+    bench.call("sbatch", *whole, *more, SCRIPT, "sweep.json")
     bench.wait("sweep directory", lambda: (bench.folder / "sweeps" / "sweep" / "1" / "tasks").exists())
     finish(bench, 300)
     found = placed(bench)
@@ -151,7 +154,7 @@ def workers_of(pid: int) -> list[int]:
 
 
 def test_two_gpus_a_run_survive_a_killed_worker_and_a_cancel(bench: Bench) -> None:
-    bench.write([70])
+    bench.write([70], steps=400)
     bench.submit("--slots", "1", "--gpus-per-run", "2")
     first = bench.wait_for_step(0)
     workers = workers_of(first)
@@ -170,9 +173,11 @@ def test_two_gpus_a_run_survive_a_killed_worker_and_a_cancel(bench: Bench) -> No
     assert_locks_free(bench.tmp)
     assert "1 CANCELLED" in bench.gptopt("status", "sweep", expect=1)
     bench.gptopt("retry", "sweep", "--state", "CANCELLED")
-    finish(bench, 900)
+    finish(bench, 400)
     history = bench.history(0).attempts
-    assert [item.cause for item in history] == ["killed", "cancelled", "completed"]
+    # torchrun asks the other worker to stop when one is gone, and that one may checkpoint.
+    assert history[0].cause == "killed"
+    assert [item.cause for item in history[1:]] == ["cancelled", "completed"]
     assert [len(item.gpus) for item in history] == [2, 2, 2]
     assert read_state(paths).gpus == ["0", "1"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -15,13 +16,14 @@ from omegaconf import OmegaConf
 
 from gpt_opt.dispatch.sweepdir import find
 from gpt_opt.run.paths import RunPaths, find_run_dirs
+from gpt_opt.run.signals import stop_on_signals
 from gpt_opt.run.state import State, read_state
 from tests.cluster.cluster import Cluster
 from tests.conftest import ROOT, Runner
 
 DISBATCH = ["-m", "hydra/launcher=disbatch", "hydra.launcher.slots=2", "hydra.launcher.gpus_per_run=0"]
 BETAS = ["loss.beta=0.1,0.2"]
-LONG = [f"training.training_params.{key}=2000" for key in ("max_steps", "save_every", "eval_every")]
+LONG = [f"training.training_params.{key}=400" for key in ("max_steps", "save_every", "eval_every")]
 
 
 def runs_in(folder: Path) -> list[RunPaths]:
@@ -46,6 +48,7 @@ def expect_skipped(folder: Path, small: list[str], run_hydra: Runner) -> None:
     assert started(before) == [1, 1]
 
 
+@pytest.mark.slow
 def test_disbatch_runs_every_point_and_a_second_time_starts_none(
     tmp_path: Path, small: list[str], run_hydra: Runner
 ) -> None:
@@ -63,6 +66,7 @@ def test_disbatch_runs_every_point_and_a_second_time_starts_none(
     assert started(runs_in(tmp_path)) == [1, 1]
 
 
+@pytest.mark.slow
 def test_disbatch_names_the_point_that_fails_and_completes_the_others(
     tmp_path: Path, small: list[str], run_hydra: Runner
 ) -> None:
@@ -79,6 +83,7 @@ def test_disbatch_names_the_point_that_fails_and_completes_the_others(
     assert sorted(started(runs_in(tmp_path))) == [1, 2]
 
 
+@pytest.mark.slow
 def test_disbatch_gives_two_ways_to_say_one_config_one_run(tmp_path: Path, small: list[str], run_hydra: Runner) -> None:
     done = run_hydra([*DISBATCH, *small, "loss.beta=0.1,1e-1"], cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -116,6 +121,7 @@ def test_the_keys_of_disbatch_are_documented() -> None:
     assert all(f"    {key}: " in (DisBatchLauncherConf.__doc__ or "") for key in keys)
 
 
+@pytest.mark.slow
 def test_submitit_local_runs_every_point(tmp_path: Path, small: list[str], run_hydra: Runner) -> None:
     done = run_hydra(["-m", "hydra/launcher=submitit_local", *small, *BETAS], cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -148,12 +154,25 @@ def test_submitit_slurm_checkpoints_before_its_limit_and_goes_on(
         assert process.wait(120) == 0, process.communicate()[1]
     assert states_in(tmp_path) == [State.COMPLETED] * 2
     assert read_state(asked).attempt == 2
+    assert "resuming from checkpoint-" in asked.task_log.read_text(), "save_every asks for none before the end"
     claims = sorted(json.loads(file.read_text())["released"] for file in asked.claims.glob("*.json"))
     assert len(claims) == 2
     steps = [row["step"] for row in rows(asked) if "loss" in row]
-    assert steps == list(range(2, 2001, 2)), "no gap and no repeat"
+    assert steps == list(range(2, 401, 2)), "no gap and no repeat"
     plain = run_hydra(["-m", *small, *BETAS, *LONG], cwd=tmp_path)
     assert plain.stdout.count("already complete: ") == 2
+
+
+def test_the_warning_of_the_time_limit_is_passed_on_when_the_run_has_checkpointed() -> None:
+    order: list[str] = []
+    former = signal.signal(signal.SIGUSR2, lambda number, frame: order.append("submitit"))
+    try:
+        with stop_on_signals() as stop:
+            signal.raise_signal(signal.SIGUSR2)
+            order.append("checkpoint" if stop else "not asked to stop")
+    finally:
+        signal.signal(signal.SIGUSR2, former)
+    assert order == ["checkpoint", "submitit"]
 
 
 def wait_for_a_step(folder: Path, process: subprocess.Popen[str]) -> RunPaths:

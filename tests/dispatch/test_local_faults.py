@@ -99,6 +99,35 @@ def test_a_full_disk_fails_the_run_and_retry_resumes_it(bench: Bench, small_disk
     bench.verify()
 
 
+@pytest.fixture
+def little_memory() -> Iterator[Path]:
+    """A memory cgroup of 1 GiB; its `cgroup.procs` takes the process that shall live in it."""
+    group = Path(f"/sys/fs/cgroup/memory/gptopt-test-{os.getpid()}")
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text(str(1 << 30))
+    except OSError:
+        pytest.skip("a memory cgroup needs root and cgroup v1: the kernel's out-of-memory kill is not tried")
+    yield group / "cgroup.procs"
+    group.rmdir()
+
+
+def test_out_of_memory_is_tried_again_only_with_more_memory(bench: Bench, little_memory: Path) -> None:
+    bench.write([70])
+    (bench.folder / "eat-70").touch()
+    inside = f"echo $$ > {little_memory}; exec gptopt drive sweep.json --slots 1"
+    bench.call("bash", "-c", inside, expect=1)
+    assert bench.history(0).spent() == "out_of_memory"
+    assert len(bench.history(0).attempts) == 1
+    assert "out of memory" in bench.gptopt("status", expect=1)
+    (bench.folder / "eat-70").unlink()
+    drive(bench, expect=1)
+    assert len(bench.history(0).attempts) == 1
+    bench.gptopt("submit", "sweep.json", "--backend", "local", "--mem-gb", "4")
+    bench.wait_until_done()
+    bench.verify()
+
+
 def test_a_zombie_of_attempt_1_wakes_after_attempt_2_finished(bench: Bench) -> None:
     bench.write([70])
     overrides = bench.gptopt("plan", "sweep.json", "--json")

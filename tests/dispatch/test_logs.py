@@ -76,15 +76,16 @@ def test_following_a_run_ends_when_the_run_ends(sweep: Sweep) -> None:
     run, out = sweep.runs[0], io.StringIO()
     file = sweep.logs / "0.out"
     thread = threading.Thread(target=logs.show, args=(sweep, run, True, out))
-    thread.start()  # the run is PENDING: it is waited for
-    with held(write_run(run, State.RUNNING, 1)), file.open("a", buffering=1) as stream:
-        stream.write("step=1\n")
-        until(lambda: "step=1" in out.getvalue())
-        stream.write("step=2\n")
-        until(lambda: "step=2" in out.getvalue())
-        assert thread.is_alive()
-        stream.write("the last line\n")
-        write_run(run, State.COMPLETED, 2)
+    with held(RunPaths(sweep.root)), file.open("a", buffering=1) as stream:
+        thread.start()  # the run is PENDING, and a driver will start it: it is waited for
+        with held(write_run(run, State.RUNNING, 1)):
+            stream.write("step=1\n")
+            until(lambda: "step=1" in out.getvalue())
+            stream.write("step=2\n")
+            until(lambda: "step=2" in out.getvalue())
+            assert thread.is_alive()
+            stream.write("the last line\n")
+            write_run(run, State.COMPLETED, 2)
         thread.join(20)
     assert not thread.is_alive()
     assert out.getvalue() == f"==> {file} <==\nstep=1\nstep=2\nthe last line\n"

@@ -1,0 +1,164 @@
+"""What Slurm prints, as recorded on a real cluster (22.05), read into states; and the environment to submit from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from gpt_opt.dispatch import slurm
+from gpt_opt.dispatch.attempts import CAUSES
+from gpt_opt.dispatch.slurm import JobState, SlurmError, options_of, outside_job
+
+ACCOUNTED = """\
+7_0|COMPLETED|n1
+7_1|RUNNING|n1
+7_2|REQUEUED|n1
+7_3|CANCELLED by 0|None assigned
+8|NODE_FAIL|n[1-2]
+8|REQUEUED|n[1-2]
+8|COMPLETED|n[3-4]
+"""
+QUEUED = """\
+7_2|PENDING|BeginTime|
+7_1|RUNNING|None|n1
+9|PENDING|JobHeldUser|
+11|RUNNING|None|n4
+"""
+
+
+@pytest.fixture
+def says(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
+    """Answers of Slurm's commands by name; None for a command that fails."""
+    answers: dict[str, str | None] = {"sacct": ACCOUNTED, "squeue": QUEUED}
+
+    def run(command: Sequence[str], timeout_s: float = 60) -> str:
+        if (answer := answers[command[0]]) is None:
+            raise SlurmError(f"{command[0]} failed: recorded")
+        return answer
+
+    monkeypatch.setattr(slurm, "run", run)
+    return answers
+
+
+def test_the_current_state_comes_last_after_those_of_earlier_starts(says: dict[str, str | None]) -> None:
+    found = slurm.states(["7_0", "7_1", "7_2", "7_3", "8", "9"])
+    assert {job: [state.state for state in starts] for job, starts in found.items()} == {
+        "7_0": ["COMPLETED"],
+        "7_1": ["RUNNING"],
+        "7_2": ["REQUEUED", "PENDING"],
+        "7_3": ["CANCELLED"],
+        "8": ["NODE_FAIL", "REQUEUED", "COMPLETED"],
+        "9": ["PENDING"],
+    }
+    assert found["7_2"][-1] == JobState("7_2", "PENDING", "BeginTime", "")
+    assert found["7_1"][-1] == JobState("7_1", "RUNNING", "", "n1")
+    assert found["7_3"][-1].node == ""
+
+
+def test_what_accounting_calls_running_but_the_queue_does_not_know_is_not_alive(says: dict[str, str | None]) -> None:
+    says["squeue"] = ""
+    assert slurm.states(["7_1"])["7_1"] == [JobState("7_1", "UNKNOWN", "", "n1")]
+
+
+def test_jobs_of_others_and_unknown_ones_are_left_out(says: dict[str, str | None]) -> None:
+    assert "11" not in slurm.states(["9"])
+    assert slurm.states(["local-77"]) == {}
+
+
+def test_without_accounting_the_queue_has_to_do(says: dict[str, str | None]) -> None:
+    says["sacct"] = None
+    assert {job: starts[-1].state for job, starts in slurm.states(["7_1", "8", "9"]).items()} == {
+        "7_1": "RUNNING",
+        "7_2": "PENDING",
+        "9": "PENDING",
+    }
+
+
+def test_a_slurm_that_does_not_answer_is_an_error(says: dict[str, str | None]) -> None:
+    says["squeue"] = None
+    with pytest.raises(SlurmError, match="squeue failed"):
+        slurm.states(["9"])
+
+
+@pytest.mark.parametrize(
+    ("state", "alive", "cause"),
+    [
+        ("PENDING", True, None),
+        ("RUNNING", True, None),
+        ("COMPLETING", False, None),
+        ("UNKNOWN", False, None),
+        ("SUSPENDED", True, None),
+        ("COMPLETED", False, None),
+        ("FAILED", False, None),
+        ("NODE_FAIL", False, "node_failure"),
+        ("REQUEUED", False, "requeued"),
+        ("TIMEOUT", False, "time_limit"),
+        ("OUT_OF_MEMORY", False, "out_of_memory"),
+        ("PREEMPTED", False, "preempted"),
+        ("CANCELLED", False, "stopped"),
+    ],
+)
+def test_a_state_says_whether_the_job_lives_and_why_it_ended(state: str, alive: bool, cause: str | None) -> None:
+    found = JobState("1", state)
+    assert (found.alive, found.cause) == (alive, cause)
+    assert cause is None or cause in CAUSES
+
+
+def test_jobs_are_found_by_their_whole_comment(says: dict[str, str | None]) -> None:
+    says["squeue"] = "6|/my work/a|b\n7_[2-4%2]|/my work/a\n8|/my work/a \n9|(null)\n"
+    assert slurm.jobs_with_comment("/my work/a|b") == ["6"]
+    assert slurm.jobs_with_comment("/my work/a") == ["7_[2-4%2]", "8"]
+
+
+def test_the_largest_array(says: dict[str, str | None]) -> None:
+    says["scontrol"] = "MaxArraySize            = 31\nMaxBatchRequeue         = 5\n"
+    assert slurm.max_array_size() == 31
+    says["scontrol"] = ""
+    assert slurm.max_array_size() == 1001
+
+
+def test_nothing_of_a_surrounding_job_goes_into_a_new_one() -> None:
+    inside = {
+        "SLURM_JOB_ID": "1",
+        "SLURM_CPU_BIND": "quiet,mask_cpu:0x1",
+        "SLURMD_NODENAME": "n1",
+        "SRUN_DEBUG": "3",
+        "PMI_RANK": "0",
+        "PMIX_RANK": "0",
+        "DISBATCH_TASKID": "4",
+        "CUDA_VISIBLE_DEVICES": "1",
+        "GPU_DEVICE_ORDINAL": "1",
+    }
+    kept = {"HOME": "/h", "PATH": "/bin", "SLURM_CONF": "/c", "HF_HOME": "/cache"}
+    assert outside_job(inside | kept) == kept
+
+
+def test_outside_a_job_the_users_choice_of_gpus_stays() -> None:
+    assert outside_job({"CUDA_VISIBLE_DEVICES": "1"}) == {"CUDA_VISIBLE_DEVICES": "1"}
+
+
+def test_variables_that_would_beat_what_was_asked_for_are_dropped() -> None:
+    said = {"SBATCH_TIMELIMIT": "1", "SBATCH_PARTITION": "old", "SBATCH_CPUS_PER_TASK": "9", "SBATCH_ACCOUNT": "mine"}
+    options = ["--time=240", "--partition=gpu", "--cpus-per-task=4", "--requeue"]
+    assert outside_job(said, options) == {"SBATCH_ACCOUNT": "mine"}
+    script = "#!/bin/bash\n\n#SBATCH --time=240\n#SBATCH --partition=gpu\necho '#SBATCH'\n"
+    assert options_of(script) == ["--time=240", "--partition=gpu"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "session"),
+    [
+        ({"SLURM_JOB_ID": "12"}, "12.0"),
+        ({"SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": "2"}, "12.2"),
+        ({"SLURM_JOB_ID": "15", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}, "12_3.0"),
+    ],
+)
+def test_a_session_is_one_start_of_one_job(
+    environment: dict[str, str], session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert slurm.session() == session
