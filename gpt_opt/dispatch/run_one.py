@@ -25,6 +25,7 @@ from gpt_opt.dispatch.resources import from_record
 from gpt_opt.dispatch.sweepdir import Submission, Sweep, SweepRun
 from gpt_opt.errors import GptOptError
 from gpt_opt.run.claim import read_claim
+from gpt_opt.run.execute import SWEEP
 from gpt_opt.run.files import now
 from gpt_opt.run.owner import this_process
 from gpt_opt.run.paths import RunPaths
@@ -191,6 +192,7 @@ class Slot:
         cores = cores or len(os.sched_getaffinity(0)) // (self._submission.slots or 1)
         threads = max(1, cores // workers // (self._resources.runs_per_gpu or 1))
         environment.setdefault("OMP_NUM_THREADS", str(threads))
+        environment[SWEEP] = self._submission.sweep
         environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "600"  # torchrun's own 30 s may cut a checkpoint short
         return environment
 
