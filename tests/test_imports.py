@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "gpt_opt.run": {"errors", "config", "training"},
     "gpt_opt.plan": {"errors", "config", "sweep", "run"},
     "gpt_opt.dispatch": {"errors", "config", "sweep", "plan", "run"},
-    "gpt_opt.cli": {"errors", "config", "sweep", "plan", "dispatch", "run"},
+    "gpt_opt.api": {"errors", "config", "sweep", "training", "run", "plan"},
+    "gpt_opt.cli": {"errors", "config", "sweep", "plan", "dispatch", "run", "training"},
 }
 HEAVY = ("torch", "transformers", "peft", "accelerate")
 
@@ -71,8 +72,16 @@ def test_torch_is_imported_under_training_alone(module: str) -> None:
     assert not {name for name in imported(modules()[module]) if name.split(".")[0] in HEAVY}
 
 
-@pytest.mark.parametrize("module", ["gpt_opt.run.app", "gpt_opt.plan.check", "analysis", "gpt_opt.config.schema"])
+@pytest.mark.parametrize(
+    "module", ["gpt_opt.run.app", "gpt_opt.plan.check", "analysis", "gpt_opt.config.schema", "gpt_opt.api"]
+)
 def test_nothing_heavy_is_loaded(module: str) -> None:
     code = f"import {module}, sys; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_names_of_the_api_cost_those_who_do_not_use_them_nothing() -> None:
+    code = "import gpt_opt.training, sys; print([name for name in ('hydra', 'gpt_opt.api') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

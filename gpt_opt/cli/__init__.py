@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from gpt_opt.cli import dispatch, plan
+from gpt_opt.cli import dispatch, models, plan
 from gpt_opt.errors import exit_code
 
 
@@ -14,6 +14,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     plan.add_verbs(verbs)
     dispatch.add_verbs(verbs)
+    models.add_verbs(verbs)
     return parser
 
 

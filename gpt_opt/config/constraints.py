@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.config.losses import loss_problems
+from gpt_opt.config.finetuning import finetuning_problems
+from gpt_opt.config.losses import has_reference, loss_problems
+from gpt_opt.config.models import weight_problems
 from gpt_opt.config.sources import data_problems
 from gpt_opt.config.trackers import tracker_problems
 from gpt_opt.errors import Problem
@@ -68,13 +70,18 @@ def _training(config: Config) -> Iterator[Problem]:
             f"{_TRAINING}.max_prompt_length",
             f"0 < max_prompt_length < max_length must hold, but max_prompt_length={prompt} and max_length={longest}",
         )
-    steps, epochs = params["max_steps"], params["num_epochs"]
-    if (steps is None) == (epochs is None):
+    lengths = {key: params[key] for key in ("max_steps", "num_epochs", "n_examples")}
+    if sum(value is not None for value in lengths.values()) != 1:
         yield Problem(
             f"{_TRAINING}.max_steps",
-            f"exactly one of max_steps and num_epochs must be given, but they are {steps} and {epochs}",
-            "set the other one to null",
+            "exactly one of max_steps, num_epochs and n_examples must be given, but they are "
+            + ", ".join(str(value) for value in lengths.values()),
+            "set the others to null",
         )
+    examples, epochs = lengths["n_examples"], lengths["num_epochs"]
+    if examples is not None and examples < params["batch_size"]:
+        problem = f"must be at least batch_size={params['batch_size']}, one optimizer step, but is {examples}"
+        yield Problem(f"{_TRAINING}.n_examples", problem)
     for key, least in _LEAST.items():
         if params[key] is not None and not params[key] >= least:
             yield Problem(f"{_TRAINING}.{key}", f"must be at least {least}, but is {params[key]}")
@@ -113,6 +120,13 @@ def _architecture(config: Config) -> Iterator[Problem]:
     if archive not in (None, "embedded") and not Path(archive).exists():
         problem = f"must be `embedded`, null, or a file or folder of weights, but {archive!r} does not exist"
         yield Problem("model.archive", problem)
+
+
+def _models(config: Config) -> Iterator[Problem]:
+    models, index = config["models"], config["model_index"]
+    if (models is None) != (index is None):
+        problem = f"models and model_index must be given together, but are {models} and {index}"
+        yield Problem("model_index", problem, "take them from +exp=multi_model_dpo")
 
 
 def _output(config: Config) -> Iterator[Problem]:
@@ -161,6 +175,9 @@ def _lora(config: Config) -> Iterator[Problem]:
     if lora and lora["lora_dropout"] and config["loss"].get("beta") is not None:
         problem = f"must be 0 with a preference loss: both models go without dropout; but is {lora['lora_dropout']}"
         yield Problem("lora.lora_dropout", problem)
+    if lora and lora.get("bias", "none") != "none" and has_reference(config["loss"]):
+        problem = f"must be none where the base weights are the reference, which must not change; but is {lora['bias']}"
+        yield Problem("lora.bias", problem)
     if lora and config["loss"].get("ref_model_id") is not None:
         yield Problem(
             "loss.ref_model_id", "with lora the base weights are the reference", "set it to null, or lora=none"
@@ -169,8 +186,11 @@ def _lora(config: Config) -> Iterator[Problem]:
 
 CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _training,
+    finetuning_problems,
     _model,
     _architecture,
+    _models,
+    weight_problems,
     loss_problems,
     _optimizer,
     _moments,

@@ -20,6 +20,11 @@ LOSS_TYPES: dict[str, frozenset[str]] = {
 """Values of `loss.loss_type`, and which of the settings that not all of them share each one uses."""
 
 
+def has_reference(loss: Mapping[str, Any]) -> bool:
+    """Returns whether a loss compares the policy with a reference model."""
+    return bool(loss.get("use_ref_model", "ref_model_id" in loss))
+
+
 def loss_problems(config: Config) -> Iterator[Problem]:
     """Checks the keys of the loss, one by one and against each other."""
     loss = config["loss"]

@@ -30,9 +30,29 @@ class Root:
     resources: Any = MISSING
     paths: Any = MISSING
     seed: int = MISSING
+    models: list[str] | None = MISSING
+    model_index: str | None = MISSING  # text, since OmegaConf lets no number into an interpolation
     exp_name: str | None = MISSING
     dry_run: bool = MISSING
     rerun: bool = MISSING
+
+
+class WeightType(StrEnum):
+    """Type of weights, as torch calls it."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Attention(StrEnum):
+    """What computes attention, as transformers calls it."""
+
+    eager = "eager"
+    sdpa = "sdpa"
+    flex_attention = "flex_attention"
+    flash_attention_2 = "flash_attention_2"
+    flash_attention_3 = "flash_attention_3"
 
 
 @dataclass
@@ -43,6 +63,9 @@ class ModelFromConfig:
     config: dict[str, Any]
     tokenizer_name_or_path: str
     archive: str | None
+    policy_dtype: WeightType | None
+    reference_dtype: WeightType | None
+    attn_implementation: Attention | None
 
 
 @dataclass
@@ -53,6 +76,10 @@ class PretrainedModel:
     name_or_path: str
     tokenizer_name_or_path: str
     archive: str | None
+    trust_remote_code: bool
+    policy_dtype: WeightType | None
+    reference_dtype: WeightType | None
+    attn_implementation: Attention | None
 
 
 class LossType(StrEnum):
@@ -189,10 +216,12 @@ class TrainingParams:
     truncation: Truncation
     max_steps: int | None
     num_epochs: float | None
+    n_examples: int | None
     warmup_steps: int | None
     max_grad_norm: float
     mixed_precision: Precision
     gradient_checkpointing: bool
+    compile: bool
     log_every: int
     eval_every: int
     save_every: int
@@ -200,10 +229,36 @@ class TrainingParams:
 
 
 @dataclass
+class Finetuning:
+    """Where training starts, when it ends early, and which checkpoint is the final one."""
+
+    resume_from_checkpoint: str | None
+    load_best_model_at_end: bool
+    metric_for_best_model: str | None
+    greater_is_better: bool | None
+    early_stopping_patience: int | None
+
+
+@dataclass
 class Training:
     """training=default."""
 
     training_params: TrainingParams
+    finetuning: Finetuning
+
+
+class LoraBias(StrEnum):
+    """Which biases are trained beside the adapters."""
+
+    none = "none"
+    all = "all"
+    lora_only = "lora_only"
+
+
+class TaskType(StrEnum):
+    """Kind of model, as PEFT calls it."""
+
+    CAUSAL_LM = "CAUSAL_LM"
 
 
 @dataclass
@@ -213,9 +268,9 @@ class Lora:
     r: int
     lora_alpha: int
     lora_dropout: float
-    bias: str
+    bias: LoraBias
     target_modules: list[str] | None
-    task_type: str
+    task_type: TaskType
     use_rslora: bool
     use_dora: bool
 

@@ -13,7 +13,7 @@ from typing import Any
 from gpt_opt.run.files import read_json_object
 from gpt_opt.run.paths import RunPaths, find_run_dirs
 
-NOT_SHAPE = frozenset({"max_steps", "num_epochs", "warmup_steps", "max_grad_norm", "save_total_limit"})
+NOT_SHAPE = frozenset({"max_steps", "num_epochs", "n_examples", "warmup_steps", "max_grad_norm", "save_total_limit"})
 """Keys of training_params that do not change how long a step takes."""
 
 

@@ -7,8 +7,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-NOT_IDENTITY = frozenset({"hydra", "paths", "logging", "gpu", "resources", "exp_name", "dry_run", "rerun"})
-"""Top-level keys that cannot change the result of a run: where it writes, what it prints, on what it runs."""
+NOT_IDENTITY = frozenset(
+    {"hydra", "paths", "logging", "gpu", "resources", "exp_name", "models", "model_index", "dry_run", "rerun"}
+)
+"""Top-level keys that cannot change the result of a run: where it writes, what it prints, on what it runs.
+
+`models` and `model_index` choose `model.name_or_path`, which counts.
+"""
 
 ID_LENGTH = 12
 """Hex digits of a run id: 48 bits, a collision in 100,000 runs has a probability of 2 in 100,000."""

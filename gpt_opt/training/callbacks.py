@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -24,10 +23,13 @@ class Flow(TrainerCallback):
         hooks: Whom to tell and ask.
         eval_every: Steps between evaluations.
         on_any: Returns whether something holds on any process of the training, to all of them.
+        check: Raises when the step was no good; called before anything is made of it.
     """
 
-    def __init__(self, hooks: Hooks, eval_every: int, on_any: Callable[[bool], bool]) -> None:
-        self._hooks, self._eval_every, self._on_any = hooks, eval_every, on_any
+    def __init__(
+        self, hooks: Hooks, eval_every: int, on_any: Callable[[bool], bool], check: Callable[[], None]
+    ) -> None:
+        self._hooks, self._eval_every, self._on_any, self._check = hooks, eval_every, on_any, check
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Tells where the run starts."""
@@ -41,6 +43,8 @@ class Flow(TrainerCallback):
         if self._on_any(self._hooks.stop_requested()) and not done:
             control.should_save = True
             control.should_training_stop = True
+        if control.should_log or control.should_evaluate or control.should_save:
+            self._check()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Tells the step that a resume would start from."""
@@ -50,8 +54,6 @@ class Flow(TrainerCallback):
         """Prints one line and passes the progress on."""
         logs = kwargs["logs"]
         log.info("%s", log_line(state.global_step, logs))
-        if state.is_world_process_zero and not math.isfinite(logs.get("loss", logs.get("eval/loss", 0.0))):
-            log.warning("the loss is not finite any more at step %d: the run has diverged", state.global_step)
         self._hooks.progress(state.global_step, state.max_steps)
 
 

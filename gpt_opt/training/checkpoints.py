@@ -11,6 +11,9 @@ PROGRESS_FILE = "progress.json"
 """Sums of the metrics since the last log line, tokens and seconds so far: a resumed run goes on counting from them."""
 
 
+FINAL = "final"
+"""Link to the best checkpoint of a run with load_best_model_at_end that has ended."""
+
 _NEEDED = (PROGRESS_FILE, "trainer_state.json", "optimizer.pt", "scheduler.pt")
 
 log = logging.getLogger(__name__)
@@ -25,10 +28,16 @@ def checkpoints(folder: Path) -> list[Path]:
 def latest_checkpoint(folder: Path) -> Path | None:
     """Returns the checkpoint with the most steps that has all it needs, or None; damaged ones are named and skipped."""
     for path in reversed(checkpoints(folder)):
-        if all((path / name).is_file() for name in _NEEDED) and any(path.glob("*model*.safetensors")):
+        if not (missing := missing_files(path)):
             return path
-        log.warning("%s lacks files and is skipped", path)
+        log.warning("%s lacks %s and is skipped", path, ", ".join(missing))
     return None
+
+
+def missing_files(checkpoint: Path) -> list[str]:
+    """Returns what a checkpoint lacks to resume from."""
+    missing = [name for name in _NEEDED if not (checkpoint / name).is_file()]
+    return missing if any(checkpoint.glob("*model*.safetensors")) else ["weights", *missing]
 
 
 def sync_tree(folder: Path) -> None:
@@ -54,11 +63,32 @@ def commit_checkpoint(saved: Path, folder: Path) -> None:
     shutil.rmtree(saved.parent, ignore_errors=True)
 
 
-def remove_beyond(folder: Path, limit: int | None) -> None:
-    """Deletes all but the newest `limit` checkpoints; None keeps all."""
+def remove_beyond(folder: Path, limit: int | None, best: int | None = None) -> None:
+    """Deletes all but the newest `limit` checkpoints and that of the step `best`; None keeps all."""
     if limit is not None:
         for old in checkpoints(folder)[:-limit]:
-            shutil.rmtree(old, ignore_errors=True)
+            if old != checkpoint_path(folder, best):
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def checkpoint_path(folder: Path, step: int | None) -> Path | None:
+    """Returns where the checkpoint of a step is or would be."""
+    return None if step is None else folder / f"checkpoint-{step}"
+
+
+def link_final(folder: Path, step: int) -> None:
+    """Makes the checkpoint of a step the final one: `folder/final` leads to it."""
+    temporary = folder / f".{FINAL}"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(f"checkpoint-{step}")
+    temporary.replace(folder / FINAL)
+    _sync(folder)
+
+
+def final_checkpoint(folder: Path) -> Path | None:
+    """Returns the checkpoint that a complete run hands over: the one chosen as the best, else the newest."""
+    final = folder / FINAL
+    return folder / final.readlink() if final.is_symlink() else latest_checkpoint(folder)
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -45,7 +45,9 @@ class Result:
 
     Attributes:
         step: Optimizer steps done.
-        metrics: Last value of every train and evaluation metric, by its flat name.
+        final_step: Steps before the final checkpoint; fewer where the best one was kept.
+        metrics: Last value of every train and evaluation metric, by its flat name; of the evaluation, what belongs to
+            the final checkpoint.
         time_s: Seconds of training, evaluations and checkpoints included, over all attempts that count.
         tokens: Tokens that went through the policy in training steps.
         peak_memory_mb: Largest memory of this attempt: of the GPU where there is one, else of the process, MiB.
@@ -55,6 +57,7 @@ class Result:
     """
 
     step: int
+    final_step: int
     metrics: dict[str, float]
     time_s: float
     tokens: int

@@ -17,30 +17,35 @@ import transformers
 from accelerate.utils import broadcast_object_list
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm.contrib.logging import logging_redirect_tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerState, TrainingArguments, set_seed
 
 from gpt_opt.config.constraints import accumulation_steps, micro_batch_size
+from gpt_opt.config.losses import has_reference
 from gpt_opt.errors import DataError, Problem
+from gpt_opt.training.best import best_of
 from gpt_opt.training.callbacks import Bar, Flow
-from gpt_opt.training.checkpoints import latest_checkpoint, remove_unfinished
+from gpt_opt.training.checkpoints import latest_checkpoint, link_final, remove_unfinished
+from gpt_opt.training.continuing import require_continuable
 from gpt_opt.training.data.batches import Collate, Collator, ExampleCollator, ExampleOrder, TrainingOrder
 from gpt_opt.training.data.examples import mismatched, unpaired
 from gpt_opt.training.data.mixture import build_dataset
 from gpt_opt.training.data.prepare import prepare
 from gpt_opt.training.data.records import ExampleData, PairData
 from gpt_opt.training.data.tokenize import Limits, Tokenized
+from gpt_opt.training.failures import memory_advice, memory_failures_named
 from gpt_opt.training.hooks import Folder, Hooks, Result
 from gpt_opt.training.loss_trainers import KTOTrainer, PreferenceTrainer, SFTTrainer
 from gpt_opt.training.losses import KTO, SFT
 from gpt_opt.training.memory import PeakMemory, estimate_mb
 from gpt_opt.training.models.build import (
     Reference,
-    add_adapters,
     build_model,
     build_tokenizer,
+    cast_weights,
     load_pretrained,
     without_dropout,
 )
+from gpt_opt.training.models.lora import add_adapters
 from gpt_opt.training.optimizers import build_optimizer, lr_factor, phase_steps
 from gpt_opt.training.processes import close
 from gpt_opt.training.targets import call_target
@@ -126,11 +131,20 @@ def build(config: Config) -> Parts:
     limits = Limits(params["max_length"], params["max_prompt_length"], params["truncation"] == "keep_end")
     prepared = prepare(data, tokenizer, limits)
     train, validation = prepared.train, prepared.validation
-    steps = params["max_steps"] or int(params["num_epochs"] * (len(train) // params["batch_size"]))
+    steps = _steps(params, len(train))
     if steps < 1:
         problem = f"gives {steps} steps of {params['batch_size']} out of {len(train)}, but at least 1 is needed"
         raise DataError([Problem("training.training_params.num_epochs", problem)])
     return Parts(tokenizer, policy, reference, loss, data, train, validation, limits, prepared.account, steps)
+
+
+def _steps(params: Mapping[str, Any], items: int) -> int:
+    """Returns the optimizer steps that max_steps, num_epochs or n_examples ask for."""
+    if params["max_steps"] is not None:
+        return int(params["max_steps"])
+    if params["n_examples"] is not None:
+        return int(params["n_examples"] // params["batch_size"])
+    return int(params["num_epochs"] * (items // params["batch_size"]))
 
 
 def _suited(data: PairData | ExampleData, loss: Any) -> PairData | ExampleData:
@@ -154,12 +168,15 @@ def _suited(data: PairData | ExampleData, loss: Any) -> PairData | ExampleData:
 
 def _reference(config: Config, policy: PreTrainedModel) -> Reference | None:
     loss = config["loss"]
-    if not loss.get("use_ref_model", "ref_model_id" in loss):
+    if not has_reference(loss):
         return None
     if config["lora"]:
         return Reference(None)
-    name = loss.get("ref_model_id")
-    model = copy.deepcopy(policy) if name is None else load_pretrained("loss.ref_model_id", name)
+    name, dtype = loss.get("ref_model_id"), config["model"]["reference_dtype"]
+    if name is None:
+        model = cast_weights(copy.deepcopy(policy), dtype)
+    else:
+        model = load_pretrained("loss.ref_model_id", name, config["model"], dtype)
     return Reference(cast("PreTrainedModel", without_dropout(model)))
 
 
@@ -176,6 +193,7 @@ def _arguments(config: Config, parts: Parts, folder: Folder, devices: int) -> Tr
         bf16=params["mixed_precision"] == "bf16",
         fp16=params["mixed_precision"] == "fp16",
         activation_checkpointing=params["gradient_checkpointing"],
+        torch_compile=params["compile"],
         logging_steps=params["log_every"],
         save_strategy="steps",
         save_steps=params["save_every"],
@@ -213,6 +231,7 @@ def _trainer(config: Config, parts: Parts, folder: Folder, hooks: Hooks) -> Base
         folder=folder,
         hooks=hooks,
         data_fingerprint=parts.data.fingerprint,
+        best=best_of(config["training"]["finetuning"]),
     )
     if isinstance(parts.loss, SFT):
         return SFTTrainer(parts.policy, arguments, task, parts.loss)
@@ -243,7 +262,8 @@ def train(config: Config, folder: Folder, hooks: Hooks) -> Result | None:
     with fresh_accelerate(), _bar_friendly():
         parts = build(config)
         trainer = _trainer(config, parts, folder, hooks)
-        trainer.add_callback(Flow(hooks, config["training"]["training_params"]["eval_every"], trainer.on_any))
+        params = config["training"]["training_params"]
+        trainer.add_callback(Flow(hooks, params["eval_every"], trainer.on_any, trainer.require_finite_step))
         trainer.add_callback(Bar())
         log.info(
             "%s parameters, %d training and %d validation %s (data %s), %d steps",
@@ -254,13 +274,17 @@ def train(config: Config, folder: Folder, hooks: Hooks) -> Result | None:
             parts.data.fingerprint[:12],
             parts.steps,
         )
-        _run(trainer, _checkpoint(trainer, folder))
+        advice = memory_advice(params, trainer.args.per_device_train_batch_size, bool(config["lora"]))
+        with memory_failures_named(trainer.batch, advice):
+            _run(trainer, _checkpoint(trainer, folder), config["training"]["finetuning"]["resume_from_checkpoint"])
         close()
         try:
-            if trainer.state.global_step < parts.steps:
+            best = trainer.task.best
+            if trainer.state.global_step < parts.steps and not (best and best.over):
                 return None
             return Result(
                 step=trainer.state.global_step,
+                final_step=_choose_final(trainer),
                 metrics=trainer.last_metrics,
                 time_s=round(trainer.time_s(), 3),
                 tokens=trainer.tokens,
@@ -282,7 +306,26 @@ def _checkpoint(trainer: BaseTrainer, folder: Folder) -> Path | None:
     return found[0]
 
 
-def _run(trainer: BaseTrainer, checkpoint: Path | None) -> None:
+def _choose_final(trainer: BaseTrainer) -> int:
+    """Returns the steps before the final checkpoint, and hands over the best one where that was asked for."""
+    best, folder = trainer.task.best, trainer.task.folder.checkpoints
+    if best is None or not best.keeps or best.step is None:
+        return trainer.state.global_step
+    if trainer.is_world_process_zero():
+        trainer.task.hooks.fence()
+        link_final(folder, best.step)
+    trainer.last_metrics.update(best.metrics)
+    log.info("the final checkpoint is that of step %d: %s=%g", best.step, best.metric, best.metrics[best.metric])
+    return best.step
+
+
+def _run(trainer: BaseTrainer, checkpoint: Path | None, start: str | None) -> None:
+    if checkpoint is None and start is not None:
+        checkpoint = Path(start).absolute()
+        steps = trainer.args.max_steps
+        require_continuable(checkpoint, cast("PreTrainedModel", trainer.model), trainer.task.optimizer, steps)
+        if trainer.is_world_process_zero():
+            trainer.metrics_file.keep_until(-1)
     if checkpoint is None:
         if trainer.is_world_process_zero():
             trainer.metrics_file.keep_until(-1)
@@ -291,6 +334,9 @@ def _run(trainer: BaseTrainer, checkpoint: Path | None) -> None:
         return
     log.info("resuming from %s", checkpoint.name)
     trainer.restore_progress(checkpoint)
+    if trainer.task.best is not None and trainer.task.best.over:
+        trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        return
     trainer.train(resume_from_checkpoint=str(checkpoint))
 
 

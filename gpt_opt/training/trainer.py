@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
+import math
 import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,10 +27,15 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from gpt_opt.errors import DataError, Problem
-from gpt_opt.training.checkpoints import PROGRESS_FILE, commit_checkpoint, remove_beyond, sync_tree
+from gpt_opt.training.best import Best
+from gpt_opt.training.checkpoints import PROGRESS_FILE, checkpoint_path, commit_checkpoint, remove_beyond, sync_tree
+from gpt_opt.training.continuing import checkpoint_step
 from gpt_opt.training.data.batches import Collate, TrainingOrder
+from gpt_opt.training.failures import require_finite
 from gpt_opt.training.hooks import Folder, Hooks
 from gpt_opt.training.metrics import Means, MetricsFile, Reduce
+
+log = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
 
@@ -51,6 +58,7 @@ class Task:
         folder: Where to write.
         hooks: Whom to tell and ask.
         data_fingerprint: SHA-256 of training and validation data; a resume with other data is refused.
+        best: Compares the evaluations; None where nothing depends on which is best.
     """
 
     order: TrainingOrder
@@ -62,6 +70,7 @@ class Task:
     folder: Folder
     hooks: Hooks
     data_fingerprint: str
+    best: Best | None
 
 
 class BaseTrainer(Trainer):
@@ -84,6 +93,8 @@ class BaseTrainer(Trainer):
         self._started = time.perf_counter()
         self._tokens_at_log, self._time_at_log = 0, time.perf_counter()
         self._saving_to: Path | None = None
+        self._step_loss: Tensor | None = None
+        self._batch, self._shape = "the start", (0, 0)
 
     @abstractmethod
     def batch_loss(self, model: PreTrainedModel, batch: Batch, means: Means, with_kl: bool) -> tuple[Tensor, float]:
@@ -102,7 +113,7 @@ class BaseTrainer(Trainer):
 
     def _logits(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """Returns the logits (R, K, V) of the last K positions."""
-        keep = batch["logits_to_keep"]
+        keep, self._shape = batch["logits_to_keep"], tuple(batch["input_ids"].shape)
         output = model(input_ids=batch["input_ids"], use_cache=False, logits_to_keep=keep)
         return cast("Tensor", output.logits[:, -keep:])
 
@@ -113,6 +124,8 @@ class BaseTrainer(Trainer):
     ) -> tuple[list[Batch], Tensor]:
         """Returns the micro-batches of one optimizer step and their units over all processes."""
         batches = list(itertools.islice(epoch_iterator, num_batches))
+        self.require_finite_step()  # of the step before; asked here, the device works while the batches are made
+        self._batch = f"step {self.state.global_step + 1}"
         self.prepare(batches)
         self.tokens += self._step_tokens()
         total = torch.tensor(float(sum(self.units(batch) for batch in batches)), device=device)
@@ -132,13 +145,40 @@ class BaseTrainer(Trainer):
         total, _ = self.batch_loss(cast("PreTrainedModel", model), inputs, self.means, with_kl)
         # Data parallelism averages gradients over processes; the sum over all units wants their sum.
         share: Tensor = total * self.args.world_size / num_items_in_batch
+        self._step_loss = share.detach() if self._step_loss is None else self._step_loss + share.detach()
         return share
+
+    def require_finite_step(self) -> None:
+        """Checks the loss of the last step, once; every process of the training finds the same.
+
+        The loop asks when it makes the batch of the next step, and before anything is logged, measured or saved. So
+        each step is checked at the price of one number read from the device, and none that failed is kept.
+
+        Raises:
+            LossNotFinite: If it is no finite number.
+        """
+        if self._step_loss is None:
+            return
+        loss, self._step_loss = self._sum(self._step_loss).item() / self.args.world_size, None
+        if not math.isfinite(loss):
+            step, order = self.state.global_step, self.task.order
+            positions = [order.position(place) for place in self._places(step - 1)]
+            require_finite(loss, "loss", step, order.noun, positions)
+
+    def batch(self) -> str:
+        """Returns which batch is worked on, and its shape."""
+        rows, width = self._shape
+        return f"{self._batch}: a batch of {rows} sequences x {width} tokens" if rows else self._batch
+
+    def _places(self, step: int) -> range:
+        """Returns the places in the order of the step after `step` steps."""
+        size = len(self.task.order) // self.args.max_steps
+        return range(step * size, (step + 1) * size)
 
     def _step_tokens(self) -> int:
         """Returns the tokens of the coming step over all processes, without padding: that depends on who has what."""
-        order, size = self.task.order, len(self.task.order) // self.args.max_steps
-        first = self.state.global_step * size
-        return sum(self._tokens(order[place]) for place in range(first, first + size))
+        order = self.task.order
+        return sum(self._tokens(order[place]) for place in self._places(self.state.global_step))
 
     def _tokens(self, item: Any) -> int:
         return sum(len(prompt) + len(answer) for prompt, answer in self.task.collator.rows(item))
@@ -189,6 +229,7 @@ class BaseTrainer(Trainer):
         )
         model = cast("PreTrainedModel", self.accelerator.unwrap_model(self.model))
         training, means, started = model.training, Means(), time.perf_counter()
+        self._batch = f"the evaluation after step {self.state.global_step}"
         model.eval()
         self.prepare(cast("Iterable[Batch]", loader))
         for batch in loader:
@@ -198,9 +239,25 @@ class BaseTrainer(Trainer):
         result = {f"eval/{name}": value for name, value in self.take(means, self._sum if split else _own).items()}
         result["eval/seconds"] = round(time.perf_counter() - started, 3)
         self.log(dict(result))
+        require_finite(result["eval/loss"], "validation loss", self.state.global_step)
         self._time_at_log += time.perf_counter() - started
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
+        if self.task.best is not None:
+            self._compare(self.task.best, result)
         return result
+
+    def _compare(self, best: Best, result: dict[str, float]) -> None:
+        """Saves when this evaluation is the best of the training, and ends it when there was none for too long."""
+        best.require_metric(result)
+        if (step := self.state.global_step) == 0:
+            return
+        # The first process decides for all: numbers of others may differ in the last digit.
+        improved = self.is_world_process_zero() and best.see(step, result)
+        over = self.on_any(self.is_world_process_zero() and best.over)
+        if self.on_any(improved and best.keeps) or over:
+            self.control.should_save = True
+        if over:
+            self.control.should_training_stop = True
 
     # -- checkpoints --------------------------------------------------------------------------------------------
 
@@ -212,6 +269,8 @@ class BaseTrainer(Trainer):
         self.task.hooks.fence()
         progress = {"means": self.means.state(self._sum), "tokens": self.tokens, "time_s": self.time_s()}
         progress["data_fingerprint"] = self.task.data_fingerprint
+        best = self.task.best
+        progress["best"] = None if best is None else best.state()
         folder = self.task.folder.checkpoints
         staging = folder / f".saving-{self.state.global_step}"
         self._saving_to = staging
@@ -227,7 +286,7 @@ class BaseTrainer(Trainer):
             sync_tree(saved)
             self.task.hooks.fence()
             commit_checkpoint(saved, folder)
-            remove_beyond(folder, self.task.save_total_limit)
+            remove_beyond(folder, self.task.save_total_limit, best.step if best is not None and best.keeps else None)
         self.accelerator.wait_for_everyone()
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -248,7 +307,7 @@ class BaseTrainer(Trainer):
         Raises:
             DataError: If the checkpoint was trained on other data.
         """
-        step = int(checkpoint.name.rpartition("-")[2])
+        step = checkpoint_step(checkpoint)
         progress = json.loads((checkpoint / PROGRESS_FILE).read_text())
         if progress["data_fingerprint"] != self.task.data_fingerprint:
             old, new = progress["data_fingerprint"][:12], self.task.data_fingerprint[:12]
@@ -256,9 +315,18 @@ class BaseTrainer(Trainer):
             raise DataError([Problem("data.dataset", problem, "restore the data, or train from the start: rerun=true")])
         self.tokens = self._tokens_at_log = progress["tokens"]
         self._started -= progress["time_s"]
+        if self.task.best is not None and checkpoint.parent == self.task.folder.checkpoints:
+            self._restore_best(self.task.best, progress["best"])
         if self.is_world_process_zero():
             self.last_metrics = self.metrics_file.keep_until(step)
             self.means.load(progress["means"], self.args.device)
+
+    def _restore_best(self, best: Best, state: dict[str, Any]) -> None:
+        best.load(state)
+        kept = checkpoint_path(self.task.folder.checkpoints, best.step)
+        if best.keeps and kept is not None and not kept.is_dir():
+            log.warning("%s, the best so far, is gone: the best of the evaluations to come is kept instead", kept)
+            best.forget()
 
 
 @contextmanager

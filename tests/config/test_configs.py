@@ -20,11 +20,12 @@ register_resolvers()
 OPTIONS = sorted(
     (str(file.parent.relative_to(CONFIG_DIR)), file.stem)
     for file in CONFIG_DIR.rglob("*.yaml")
-    if file.parent != CONFIG_DIR and "hydra" not in file.relative_to(CONFIG_DIR).parts
+    if file.parent != CONFIG_DIR and not {"hydra", "exp"} & set(file.relative_to(CONFIG_DIR).parts)  # exp: test_exp.py
 )
 ADDED = {"logging"}  # groups without an option by default
 MANDATORY = {
     ("model", "hf"): ["model.name_or_path=gpt2"],
+    ("model", "blank"): ["model.name=mine", "model.name_or_path=gpt2"],
     ("data", "jsonl"): [f"data.dataset.path={__file__}"],
     ("data", "hf"): ["data.dataset.path=trl-lib/kto-mix-14k"],
     ("data", "mixture"): ["+data@data.dataset.parts.a=pydoc", "+data.dataset.weights={a: 1}"],

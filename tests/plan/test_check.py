@@ -81,7 +81,6 @@ def test_what_runs_nothing_is_left_to_hydra(arguments: list[str]) -> None:
 def test_a_sweep_in_the_config_is_checked_too(tmp_path: Path) -> None:
     folder = tmp_path / "hydra_conf"
     shutil.copytree(CONFIG_DIR, folder)
-    (folder / "exp").mkdir()
     text = "# @package _global_\nhydra: {sweeper: {params: {loss.beta: '0.1,-2', seed: 'range(0,2)'}}}\n"
     (folder / "exp" / "betas.yaml").write_text(text)
     points = PointChecker(folder).points(["+exp=betas", "rerun=false"], multirun=True)

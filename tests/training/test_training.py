@@ -205,17 +205,6 @@ def test_a_damaged_checkpoint_is_skipped_for_an_older_one(tmp_path: Path, small:
     assert rows(whole) == rows(broken)
 
 
-def test_a_diverged_run_is_told_and_its_record_is_valid_json(
-    tmp_path: Path, small: list[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level("WARNING"):
-        result = finish([*small, *DPO, "optimizer.optimizer_params.lr=1e30"], folder(tmp_path / "run"))
-    assert "the run has diverged" in caplog.text
-    record = result.to_record()
-    assert record["metrics"]["loss"] is None
-    json.dumps(record, allow_nan=False)
-
-
 def test_a_config_key_that_the_architecture_does_not_know_is_refused(small: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"model\.config\.n_layr: is no key of a gpt2"):
         build(config([*small, *DPO, "+model.config.n_layr=2"]))

@@ -54,8 +54,17 @@ class TrainingOrder(Dataset[Any]):
         return self._length
 
     def __getitem__(self, place: int) -> Any:
+        return self._pairs[self.position(place)]
+
+    def position(self, place: int) -> int:
+        """Returns where in the training data the item of a place is."""
         epoch, offset = divmod(place, self._per_epoch)
-        return self._pairs[self._order(epoch)[offset]]
+        return self._order(epoch)[offset]
+
+    @property
+    def noun(self) -> str:
+        """What the data consists of."""
+        return _noun(self._pairs)
 
     def _order(self, epoch: int) -> list[int]:
         if self._permutation is None or self._permutation[0] != epoch:

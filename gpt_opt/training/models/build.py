@@ -1,11 +1,13 @@
-"""From the `model` and `lora` groups to a tokenizer, a policy and its reference."""
+"""From the `model` group to a tokenizer, a policy and its reference."""
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +26,7 @@ EMBEDDED = Path(__file__).parent / "tiny_gpt2"
 
 
 def build_tokenizer(model: Mapping[str, Any]) -> PreTrainedTokenizerFast:
-    """Builds the tokenizer that `model.tokenizer_name_or_path` names.
+    """Builds the tokenizer that `model.tokenizer_name_or_path` names; it always has a padding token.
 
     Raises:
         ConfigError: If it cannot be loaded.
@@ -33,51 +35,94 @@ def build_tokenizer(model: Mapping[str, Any]) -> PreTrainedTokenizerFast:
     if name == "bytes":
         return byte_tokenizer()
     try:
-        return cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(name))
+        loaded = AutoTokenizer.from_pretrained(name, trust_remote_code=model.get("trust_remote_code", False))
     except (OSError, ValueError) as error:
         raise ConfigError([_not_loaded("model.tokenizer_name_or_path", name, error)]) from error
+    tokenizer = cast("PreTrainedTokenizerFast", loaded)
+    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+        # Batches of ours are padded with any token and need none; what is saved, and generation, do.
+        tokenizer.pad_token = tokenizer.eos_token
+        log.info("the tokenizer %s has no padding token: %s, which ends a text, pads too", name, tokenizer.eos_token)
+    return tokenizer
 
 
 def build_model(model: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """Builds the model of the `model` group, in float32, with its start weights.
+    """Builds the model of the `model` group with its start weights, in `policy_dtype`.
 
     Raises:
         ConfigError: If it cannot be built or loaded, or its vocabulary is smaller than the tokenizer's.
     """
+    dtype = model["policy_dtype"]
     if "name_or_path" in model:
-        built = load_pretrained("model.name_or_path", model["name_or_path"])
+        built = load_pretrained("model.name_or_path", model["name_or_path"], model, dtype)
     else:
-        built = _from_config(model["config"])
+        # Random weights are drawn in float32 and rounded, so that they are those of a float32 model.
+        built = cast_weights(_from_config(model["config"], model["attn_implementation"]), dtype)
     if model["archive"] is not None:
-        _load_archive(built, model["archive"])
+        load_archive(built, model["archive"], dtype)
     if built.config.vocab_size < len(tokenizer):
         problem = f"must be at least the tokenizer's {len(tokenizer)} tokens, but is {built.config.vocab_size}"
         raise ConfigError([Problem("model.config.vocab_size", problem)])
     return built
 
 
-def load_pretrained(key: str, name: str) -> PreTrainedModel:
-    """Loads a causal language model by hub id or folder, in float32.
+def load_pretrained(key: str, name: str, model: Mapping[str, Any], dtype: str | None) -> PreTrainedModel:
+    """Loads a causal language model by hub id or folder.
 
     Args:
         key: The config key that names it, for the error.
         name: Hub id or folder.
+        model: The group `model`: whether to trust code, and which attention to take.
+        dtype: Type of the weights, as torch calls it; None takes the stored one.
 
     Raises:
         ConfigError: If it cannot be loaded.
     """
+    trusted = model.get("trust_remote_code", False)
     try:
-        return cast("PreTrainedModel", AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32))
+        return _with_attention(
+            model["attn_implementation"],
+            partial(AutoModelForCausalLM.from_pretrained, name, dtype=dtype or "auto", trust_remote_code=trusted),
+        )
     except (OSError, ValueError) as error:
         raise ConfigError([_not_loaded(key, name, error)]) from error
 
 
+def _with_attention(wanted: str | None, make: Callable[..., Any]) -> PreTrainedModel:
+    """Makes a model with the attention implementation `wanted`, or with the usual one where that is not available."""
+    if wanted is None:
+        return cast("PreTrainedModel", make())
+    try:
+        return cast("PreTrainedModel", make(attn_implementation=wanted))
+    except (ImportError, ValueError) as error:
+        built = cast("PreTrainedModel", make())
+        taken = built.config._attn_implementation
+        log.warning("attention %s is not available, taking %s: %s", wanted, taken, _first_line(error))
+        return built
+
+
+def cast_weights(model: PreTrainedModel, dtype: str | torch.dtype | None) -> PreTrainedModel:
+    """Converts the weights of a model in place; None leaves them.
+
+    Buffers stay as they are: the frequencies of rotary embeddings must not be rounded (`Module.to` would).
+    """
+    if dtype is not None:
+        for weight in model.parameters():
+            weight.data = weight.data.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+    return model
+
+
 def _not_loaded(key: str, name: str, error: Exception) -> Problem:
-    first_line = str(error).strip().partition("\n")[0]
-    return Problem(key, f"must be a hub id or a folder that transformers can load, but {name!r} is not: {first_line}")
+    needs_trust = "set model.trust_remote_code=true if you trust its code" if "trust_remote_code" in str(error) else ""
+    problem = f"must be a hub id or a folder that transformers can load, but {name!r} is not: {_first_line(error)}"
+    return Problem(key, problem, needs_trust)
 
 
-def _from_config(config: Mapping[str, Any]) -> PreTrainedModel:
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _from_config(config: Mapping[str, Any], attention: str | None) -> PreTrainedModel:
     try:
         architecture = AutoConfig.for_model(**config)
         known = type(architecture)().to_dict()
@@ -85,7 +130,10 @@ def _from_config(config: Mapping[str, Any]) -> PreTrainedModel:
             raise ConfigError(
                 [Problem(f"model.config.{key}", f"is no key of a {config['model_type']}") for key in unknown]
             )
-        return cast("PreTrainedModel", AutoModelForCausalLM.from_config(architecture, dtype=torch.float32))
+        return _with_attention(
+            attention,
+            lambda **how: AutoModelForCausalLM.from_config(copy.deepcopy(architecture), dtype=torch.float32, **how),
+        )
     except (KeyError, ValueError, TypeError) as error:
         raise ConfigError([Problem("model.config", f"describes no causal language model: {error}")]) from error
 
@@ -94,19 +142,44 @@ def _archive_file(archive: str) -> Path:
     path = EMBEDDED if archive == "embedded" else Path(archive)
     names = ("model.safetensors", "pytorch_model.bin")
     found = next((path / name for name in names if (path / name).is_file()), path)
+    if (path / "adapter_model.safetensors").is_file():
+        problem = f"must hold a whole model, but {archive!r} holds adapters alone"
+        raise ConfigError([Problem("model.archive", problem, f"merge them first: gptopt merge {archive}")])
     if not found.is_file():
         problem = f"must be `embedded`, a file of weights, or a folder with {' or '.join(names)}, but is {archive!r}"
         raise ConfigError([Problem("model.archive", problem)])
     return found
 
 
-def _load_archive(model: PreTrainedModel, archive: str) -> None:
-    file = _archive_file(archive)
+def _read_weights(file: Path) -> dict[str, torch.Tensor]:
     try:
-        weights = load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        weights = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a foreign file makes the readers raise
-        first_line = str(error).strip().partition("\n")[0]
-        raise ConfigError([Problem("model.archive", f"{str(file)!r} must hold weights, but: {first_line}")]) from error
+        problem = f"{str(file)!r} must hold weights, but: {_first_line(error)}"
+        raise ConfigError([Problem("model.archive", problem)]) from error
+    if not isinstance(weights, Mapping) or not all(isinstance(item, torch.Tensor) for item in weights.values()):
+        problem = f"{str(file)!r} must hold one mapping of names to tensors, but does not"
+        raise ConfigError([Problem("model.archive", problem, "save model.state_dict() itself")])
+    return dict(weights)
+
+
+def load_archive(model: PreTrainedModel, archive: str, dtype: str | None) -> None:
+    """Loads the weights of `model.archive` into a model that has their shape.
+
+    Args:
+        model: The model.
+        archive: `embedded`, a state dict (.safetensors, or a file of torch.save, read with weights_only), or a folder
+            of a checkpoint.
+        dtype: Type that the weights of the model have; None gives them the one of the archive.
+
+    Raises:
+        ConfigError: If there are no weights, or they do not fit.
+    """
+    weights = _read_weights(_archive_file(archive))
+    if dtype is None:
+        cast_weights(model, next((item.dtype for item in weights.values() if item.is_floating_point()), None))
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
@@ -135,20 +208,6 @@ def without_dropout(model: nn.Module) -> nn.Module:
         if isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0  # type: ignore[assignment]
     return model
-
-
-def add_adapters(model: PreTrainedModel, lora: Mapping[str, Any]) -> PreTrainedModel:
-    """Wraps a model with low-rank adapters; only they are trained.
-
-    Raises:
-        ConfigError: If PEFT refuses the settings.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    try:
-        return cast("PreTrainedModel", get_peft_model(model, LoraConfig(**lora)))
-    except (ValueError, TypeError) as error:
-        raise ConfigError([Problem("lora", f"PEFT refuses these settings: {error}")]) from error
 
 
 @dataclass

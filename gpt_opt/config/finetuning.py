@@ -1,0 +1,58 @@
+"""What must hold between the keys of training.finetuning; pure functions of plain containers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from gpt_opt.errors import Problem
+
+Config = Mapping[str, Any]
+
+DEFAULT_METRIC = "eval/loss"
+GREATER_IS_BETTER = {
+    "eval/loss": False,
+    "eval/kl": False,
+    "eval/rewards/accuracies": True,
+    "eval/rewards/margins": True,
+    "eval/rewards/chosen": True,
+    "eval/logps/chosen": True,
+}
+"""Direction of the metrics that have one, where training.finetuning.greater_is_better is null."""
+
+_KEYS = "training.finetuning"
+
+
+def finetuning_problems(config: Config) -> Iterator[Problem]:
+    """Checks the keys of training.finetuning, one by one and against each other."""
+    keys = config["training"]["finetuning"]
+    yield from _choice(keys)
+    patience = keys["early_stopping_patience"]
+    if patience is not None and patience < 1:
+        yield Problem(f"{_KEYS}.early_stopping_patience", f"must be at least 1 evaluation, but is {patience}")
+    start = keys["resume_from_checkpoint"]
+    if start is not None and not (Path(start) / "trainer_state.json").is_file():
+        yield Problem(
+            f"{_KEYS}.resume_from_checkpoint",
+            f"must be a folder checkpoint-<step> of a run, but {start!r} has no trainer_state.json",
+            "leave it null to resume this run; to start from weights alone, set model.archive or model.name_or_path",
+        )
+
+
+def _choice(keys: Mapping[str, Any]) -> Iterator[Problem]:
+    metric, greater = keys["metric_for_best_model"], keys["greater_is_better"]
+    if not keys["load_best_model_at_end"] and keys["early_stopping_patience"] is None:
+        for key in ("metric_for_best_model", "greater_is_better"):
+            if keys[key] is not None:
+                problem = f"is {keys[key]}, but nothing would look at it"
+                fix = f"set {_KEYS}.load_best_model_at_end=true or early_stopping_patience, or leave it null"
+                yield Problem(f"{_KEYS}.{key}", problem, fix)
+        return
+    if metric is not None and not metric.startswith("eval/"):
+        problem = f"must be a metric of the evaluation as in metrics.jsonl, eval/loss for example, but is {metric!r}"
+        yield Problem(f"{_KEYS}.metric_for_best_model", problem)
+    elif greater is None and (metric or DEFAULT_METRIC) not in GREATER_IS_BETTER:
+        known = ", ".join(GREATER_IS_BETTER)
+        problem = f"must be given for {metric!r}; it is known only for {known}"
+        yield Problem(f"{_KEYS}.greater_is_better", problem, "set it to true or false")

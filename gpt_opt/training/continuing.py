@@ -1,0 +1,87 @@
+"""Whether a training can be continued from a checkpoint of another run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch.optim import Optimizer
+from transformers import PreTrainedModel
+
+from gpt_opt.errors import ConfigError, Problem
+from gpt_opt.training.checkpoints import missing_files
+
+_KEY = "training.finetuning.resume_from_checkpoint"
+_NOT_SETTINGS = ("params", "lr")
+"""Keys of an optimizer's group that no user sets: `lr` is where the schedule is, `initial_lr` what it began with."""
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """Returns the optimizer steps before a checkpoint."""
+    return int(json.loads((checkpoint / "trainer_state.json").read_text())["global_step"])
+
+
+def require_continuable(checkpoint: Path, model: PreTrainedModel, optimizer: Optimizer, steps: int) -> None:
+    """Checks that a checkpoint is of the model and the optimizer of a training, and not beyond its end.
+
+    Args:
+        checkpoint: The folder that training.finetuning.resume_from_checkpoint names.
+        model: What is trained.
+        optimizer: Of its parameters, with a schedule.
+        steps: Optimizer steps of the whole training.
+
+    Raises:
+        ConfigError: If it is not; an optimizer goes on with the settings of the checkpoint, so others are refused.
+    """
+    if missing := missing_files(checkpoint):
+        raise ConfigError([Problem(_KEY, f"must be a whole checkpoint, but {checkpoint} lacks {', '.join(missing)}")])
+    problems = [*_length(checkpoint, steps), *_weights(checkpoint, model), *_settings(checkpoint, optimizer)]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _length(checkpoint: Path, steps: int) -> Iterator[Problem]:
+    if (step := checkpoint_step(checkpoint)) >= steps:
+        problem = f"must leave steps to do, but {checkpoint.name} has done {step} of {steps}"
+        yield Problem(_KEY, problem, "raise training.training_params.max_steps, which counts from the very start")
+
+
+def _weights(checkpoint: Path, model: PreTrainedModel) -> Iterator[Problem]:
+    has_adapters, wants_adapters = (checkpoint / "adapter_model.safetensors").is_file(), hasattr(model, "peft_config")
+    if has_adapters != wants_adapters:
+        kinds = ("a whole model", "adapters")
+        yield Problem(_KEY, f"must hold {kinds[wants_adapters]}, as lora says, but holds {kinds[has_adapters]}")
+        return
+    own = {name: list(value.shape) for name, value in model.state_dict().items()}
+    for file in [] if has_adapters else sorted(checkpoint.glob("model*.safetensors")):
+        with safe_open(file, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 - no mapping, only its keys can be asked for
+                shape = list(weights.get_slice(name).get_shape())
+                if own.get(name) != shape:
+                    problem = (
+                        f"must have weights of the model's shape, but {name} is {shape}, in the model {own.get(name)}"
+                    )
+                    yield Problem(_KEY, problem, "take a checkpoint of the same model")
+                    return
+
+
+def _settings(checkpoint: Path, optimizer: Optimizer) -> Iterator[Problem]:
+    file = checkpoint / "optimizer.pt"
+    saved = torch.load(file, map_location="cpu", mmap=True, weights_only=True)["param_groups"]
+    if len(saved) != len(optimizer.param_groups):
+        yield Problem(_KEY, "must have the optimizer's groups of parameters, but has others", "keep the optimizer")
+        return
+    for own, theirs in zip(optimizer.param_groups, saved, strict=True):
+        for key in (own.keys() | theirs.keys()) - set(_NOT_SETTINGS):
+            if _plain(own.get(key)) != _plain(theirs.get(key)):
+                name = "lr" if key == "initial_lr" else key
+                problem = f"must be that of {checkpoint}, {theirs.get(key)}, with which it goes on; is {own.get(key)}"
+                yield Problem(f"optimizer.optimizer_params.{name}", problem, "to change it, set model.archive instead")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,67 @@
+"""From a checkpoint of adapters to a model of its own: the adapters merged into the base."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import set_seed
+
+from gpt_opt.errors import ConfigError, GptOptError, Problem
+from gpt_opt.training.checkpoints import final_checkpoint, sync_tree
+from gpt_opt.training.models.build import build_model, build_tokenizer, cast_weights
+
+ADAPTERS = "adapter_config.json"
+"""The file that makes a checkpoint one of adapters."""
+
+
+def merge_adapters(config: Mapping[str, Any], checkpoint: Path, into: Path) -> None:
+    """Writes base + adapters as one model with its tokenizer, in Hugging Face format.
+
+    The sum is taken in float32 and stored in `model.policy_dtype`.
+
+    Args:
+        config: The config of the run that the checkpoint is of; it says what the base is.
+        checkpoint: A checkpoint of the run, or a folder `checkpoints` of which the final one is taken.
+        into: The folder to make, complete or not at all; it must not exist, or be empty.
+
+    Raises:
+        ConfigError: If `into` is taken already, or the base cannot be built any more.
+        GptOptError: If there is no checkpoint, or it has no adapters, or they do not fit the base.
+    """
+    transformers.logging.disable_progress_bar()
+    from peft import PeftModel
+
+    newest = final_checkpoint(checkpoint) if checkpoint.name == "checkpoints" else checkpoint
+    if newest is None:
+        raise GptOptError(f"{checkpoint} must hold a checkpoint, but holds none; let the run train first")
+    if not (newest / ADAPTERS).is_file():
+        raise GptOptError(f"{newest} has no adapters to merge (no {ADAPTERS}): it is a whole model already, load it so")
+    if into.exists() and (not into.is_dir() or any(into.iterdir())):
+        problem = f"must be a new folder, but {str(into)!r} exists"
+        raise ConfigError([Problem("--into", problem, "delete it, or name another one: --into FOLDER")])
+    set_seed(config["seed"] % 2**32)  # weights that the run drew at random must be drawn alike
+    tokenizer = build_tokenizer(config["model"])
+    base = build_model(config["model"], tokenizer)
+    stored = base.dtype
+    try:
+        adapted = PeftModel.from_pretrained(cast_weights(base, torch.float32), str(newest))
+    except (RuntimeError, ValueError) as error:
+        message = f"the adapters in {newest} must fit the base that the run's config names, but do not: {error}"
+        raise GptOptError(message) from error
+    merged = cast_weights(adapted.merge_and_unload(), stored)
+    into.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{into.name}-", dir=into.parent))
+    try:
+        merged.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+        staging.chmod(into.parent.stat().st_mode)  # mkdtemp makes it readable for its owner alone
+        sync_tree(staging)
+        staging.rename(into)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

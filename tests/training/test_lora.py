@@ -1,0 +1,184 @@
+"""Adapters: where they go, how many weights they train, what is saved, and merging them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from gpt_opt.cli import main
+from gpt_opt.config.constraints import constraint_problems
+from gpt_opt.errors import ConfigError, GptOptError
+from gpt_opt.training.models.lora import TARGET_MODULES, add_adapters
+from gpt_opt.training.models.merge import merge_adapters
+from gpt_opt.training.stages import build
+from tests.training.test_training import DPO, config, finish, folder
+
+LORA = [*DPO, "lora=lora", "lora.r=4"]
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 300}
+FAMILIES: dict[str, tuple[dict[str, Any], int]] = {
+    "gpt2": ({"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 300}, 4 * (16 + 48)),
+    "gpt_neox": (TINY, 4 * (16 + 48)),
+    "gptj": ({"n_embd": 16, "n_layer": 1, "n_head": 2, "rotary_dim": 4, "vocab_size": 300}, 2 * 4 * (16 + 16)),
+    "llama": (TINY, 2 * 4 * (16 + 16)),
+    "mistral": ({**TINY, "num_key_value_heads": 2}, 2 * 4 * (16 + 16)),
+    "qwen2": ({**TINY, "num_key_value_heads": 1}, 4 * (16 + 16) + 4 * (16 + 8)),
+}
+"""Tiny shapes, and how many weights adapters of rank 4 have on their queries and values."""
+
+
+def trained(model: PreTrainedModel) -> dict[str, int]:
+    return {name: item.numel() for name, item in model.named_parameters() if item.requires_grad}
+
+
+def settings(*overrides: str) -> dict[str, Any]:
+    found: dict[str, Any] = config([*DPO, "lora=lora", "lora.r=4", *overrides])["lora"]
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_by_default_queries_and_values_get_adapters(family: str) -> None:
+    shape, count = FAMILIES[family]
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **shape))
+    adapted = add_adapters(model, settings())
+    assert sum(trained(adapted).values()) == count
+    assert all(any(f".{name}.lora_" in key for name in TARGET_MODULES[family]) for key in trained(adapted))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "count"),
+    [([], 4 * (16 + 48)), (["lora.use_rslora=true"], 4 * (16 + 48)), (["lora.use_dora=true"], 4 * (16 + 48) + 48)],
+    ids=["lora", "rslora", "dora"],
+)
+def test_a_run_trains_as_many_weights_as_its_adapters_have(small: list[str], overrides: list[str], count: int) -> None:
+    """One layer of width 16: c_attn is 16 x 48, and DoRA adds one magnitude for each of its 48 outputs."""
+    policy = build(config([*small, *LORA, *overrides])).policy
+    assert sum(trained(policy).values()) == count
+    scale = 16 / 2 if "lora.use_rslora=true" in overrides else 16 / 4
+    assert policy.base_model.model.transformer.h[0].attn.c_attn.scaling["default"] == scale
+
+
+def test_a_module_that_does_not_exist_is_an_error_that_lists_those_that_do(small: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(config([*small, *LORA, "lora.target_modules=[c_attn,q_proj,v_proj]"]))
+    (problem,) = caught.value.problems
+    assert problem.where == "lora.target_modules"
+    assert "(gpt2), but it has no q_proj, v_proj" in problem.message
+    assert "c_attn, c_fc, c_proj, lm_head" in problem.fix
+
+
+def test_a_family_without_a_default_is_an_error_that_lists_the_modules() -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", **FAMILIES["gpt2"][0]))
+    model.config.model_type = "new"
+    with pytest.raises(ConfigError, match=r"no default for the model family 'new'(.|\n)*c_attn, c_fc, c_proj"):
+        add_adapters(model, settings())
+    adapted = add_adapters(model, settings("lora.target_modules=[attn.c_proj]"))
+    assert sum(trained(adapted).values()) == 4 * (16 + 16)
+
+
+def test_biases_beside_a_reference_are_refused() -> None:
+    (problem,) = constraint_problems(config([*LORA, "lora.bias=all"]))
+    assert "lora.bias: must be none where the base weights are the reference" in str(problem)
+    assert constraint_problems(config(["loss=sft", "lora=lora", "lora.bias=all"])) == []
+
+
+def run_with(small: list[str], overrides: list[str], root: Path) -> dict[str, Any]:
+    """Trains a run in `root`, a run directory with a config.json."""
+    chosen = [*small, *overrides, "optimizer.optimizer_params.lr=0.01"]
+    finish(chosen, folder(root))
+    resolved = config(chosen)
+    (root / "config.json").write_text(json.dumps(resolved))
+    return resolved
+
+
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    ids = torch.arange(60, 92)[None]
+    with torch.no_grad():
+        found: torch.Tensor = model.eval()(input_ids=ids).logits
+    return found
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        LORA,
+        [*LORA, "lora.use_rslora=true"],
+        [*LORA, "lora.use_dora=true"],
+        ["loss=sft", "lora=lora", "lora.bias=all", "seed=3"],
+    ],
+    ids=["lora", "rslora", "dora", "biases"],
+)
+def test_a_merged_model_computes_what_the_adapters_do(
+    tmp_path: Path, small: list[str], capsys: pytest.CaptureFixture[str], overrides: list[str]
+) -> None:
+    root = tmp_path / "run"
+    policy = build(run_with(small, overrides, root)).policy
+    checkpoint = root / "checkpoints" / "checkpoint-12"
+    base = logits(build(config([*small, *DPO, *(item for item in overrides if item.startswith("seed"))])).policy)
+    saved = load_file(checkpoint / "adapter_model.safetensors")
+    set_peft_model_state_dict(policy, saved)
+    assert main(["merge", str(root)]) == 0
+    assert capsys.readouterr().out.strip() == str(root / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(root / "merged")
+    assert torch.allclose(logits(merged), logits(policy), rtol=0, atol=1e-5)
+    assert (logits(merged) - base).abs().max() > 1e-3
+    assert AutoTokenizer.from_pretrained(root / "merged")("ab")["input_ids"] == [97, 98]
+    assert sorted(path.name for path in root.iterdir()) == ["checkpoints", "config.json", "merged", "metrics.jsonl"]
+    assert sum(item.numel() for item in saved.values()) == sum(trained(policy).values())
+
+
+def test_merge_takes_a_checkpoint_and_a_folder_and_replaces_nothing(tmp_path: Path, small: list[str]) -> None:
+    root, into = tmp_path / "run", tmp_path / "new" / "model"
+    run_with(small, LORA, root)
+    checkpoint = root / "checkpoints" / "checkpoint-12"
+    assert main(["merge", str(checkpoint), "--into", str(into)]) == 0
+    assert (into / "model.safetensors").is_file()
+    before = (into / "model.safetensors").stat().st_mtime_ns
+    assert main(["merge", str(root), "--into", str(into)]) == 2
+    assert (into / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_what_cannot_be_merged_is_one_clear_error(
+    tmp_path: Path, small: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "run"
+    run_with(small, DPO, root)
+    for target in (root, root / "checkpoints" / "checkpoint-12"):
+        assert main(["merge", str(target)]) == 1
+        assert "has no adapters to merge" in capsys.readouterr().err
+    assert not (root / "merged").exists()
+    assert main(["merge", str(tmp_path)]) == 2
+    assert "must be a run directory or one of its checkpoints" in capsys.readouterr().err
+    (root / "checkpoints").rename(tmp_path / "elsewhere")
+    assert main(["merge", str(root)]) == 1
+    assert "must hold a checkpoint, but holds none" in capsys.readouterr().err
+
+
+def test_a_merge_that_fails_leaves_nothing(tmp_path: Path, small: list[str]) -> None:
+    root = tmp_path / "run"
+    resolved = run_with(small, LORA, root)
+    checkpoint = root / "checkpoints" / "checkpoint-12"
+    resolved["model"]["config"]["n_embd"] = 32  # no longer the base of these adapters
+    with pytest.raises(GptOptError, match="must fit the base"):
+        merge_adapters(resolved, checkpoint, root / "merged")
+    assert not list(root.glob("*merged*"))
+
+
+def test_a_base_of_16_bits_is_merged_in_float32_and_stored_as_it_was(tmp_path: Path, small: list[str]) -> None:
+    root = tmp_path / "run"
+    resolved = run_with(small, [*LORA, "model.policy_dtype=bfloat16"], root)
+    merge_adapters(resolved, root / "checkpoints", root / "merged")
+    saved = load_file(root / "merged" / "model.safetensors")
+    assert {item.dtype for item in saved.values()} == {torch.bfloat16}
+    base = dict(build(config([*small, *DPO, "model.policy_dtype=bfloat16"])).policy.named_parameters())
+    adapters = load_file(root / "checkpoints" / "checkpoint-12" / "adapter_model.safetensors")
+    inner, outer = (next(item for name, item in adapters.items() if f"lora_{part}" in name) for part in "AB")
+    expected = base["transformer.h.0.attn.c_attn.weight"].float() + 16 / 4 * (outer @ inner).T
+    assert torch.equal(saved["transformer.h.0.attn.c_attn.weight"], expected.to(torch.bfloat16))
+    assert torch.equal(saved["transformer.wpe.weight"], base["transformer.wpe.weight"])

@@ -1,0 +1,241 @@
+"""Models by folder, archive and type of weights, on tiny ones that are built and saved here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.errors import ConfigCompositionException
+from safetensors.torch import save_file
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    dynamic_module_utils,
+)
+
+from gpt_opt.config.constraints import constraint_problems
+from gpt_opt.errors import ConfigError
+from gpt_opt.training.models.build import build_model, build_tokenizer
+from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
+from gpt_opt.training.stages import build
+from tests.training.test_training import DPO, config, finish, folder
+
+SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A tiny Llama stored in bfloat16, whose tokenizer has no padding token."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", vocab_size=258, **SHAPE))
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "llama")
+    bytes_ = byte_tokenizer()
+    bare = PreTrainedTokenizerFast(tokenizer_object=bytes_.backend_tokenizer, eos_token=bytes_.eos_token)
+    bare.save_pretrained(tmp_path / "llama")
+    return tmp_path / "llama"
+
+
+@pytest.fixture
+def hf(small: list[str], saved: Path) -> list[str]:
+    kept = [item for item in small if not item.startswith("model.")]
+    return [*kept, *DPO, "model=hf", f"model.name_or_path={saved}"]
+
+
+def types(model: PreTrainedModel) -> set[torch.dtype]:
+    return {item.dtype for item in model.parameters()}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "policy", "reference"),
+    [
+        ([], torch.float32, torch.float32),
+        (["model.policy_dtype=bfloat16"], torch.bfloat16, torch.bfloat16),
+        (["model.policy_dtype=null"], torch.bfloat16, torch.bfloat16),
+        (["model.reference_dtype=bfloat16"], torch.float32, torch.bfloat16),
+        (["model.policy_dtype=bfloat16", "model.reference_dtype=float32"], torch.bfloat16, torch.float32),
+        (["model.reference_dtype=float16", "loss.ref_model_id=${model.name_or_path}"], torch.float32, torch.float16),
+    ],
+)
+def test_policy_and_reference_have_the_types_asked_for(
+    hf: list[str], overrides: list[str], policy: torch.dtype, reference: torch.dtype
+) -> None:
+    chosen = config([*hf, *overrides])
+    assert constraint_problems(chosen) == []
+    parts = build(chosen)
+    assert parts.reference is not None
+    assert parts.reference.model is not None
+    assert types(parts.policy) == {policy}
+    assert types(parts.reference.model) == {reference}
+    rotary = [item for name, item in parts.reference.model.named_buffers() if "inv_freq" in name]
+    assert {item.dtype for item in rotary} == {torch.float32}, "positions must not be rounded"
+
+
+def test_a_random_model_of_16_bits_is_the_rounded_one_of_32(small: list[str]) -> None:
+    full = dict(build(config([*small, *DPO])).policy.named_parameters())
+    for name, item in build(config([*small, *DPO, "model.policy_dtype=bfloat16"])).policy.named_parameters():
+        assert torch.equal(item, full[name].to(torch.bfloat16))
+
+
+def test_a_model_of_16_bits_trains(tmp_path: Path, hf: list[str]) -> None:
+    steps = ["model.policy_dtype=bfloat16", "training.training_params.max_steps=2"]
+    result = finish([*hf, *steps, "optimizer.optimizer_params.lr=0.01"], folder(tmp_path / "run"))
+    assert result.metrics["eval/kl"] > 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["model.reference_dtype=float16", "lora=lora"], "would be ignored: with lora the base weights"),
+        (["model.reference_dtype=float16", "loss=orpo"], "would be ignored: the loss has no reference"),
+        (["model.policy_dtype=float16"], "model.policy_dtype: must be float32 or bfloat16"),
+        (["model.attn_implementation=flash_attention_2"], "computes in 16 bits, but policy_dtype is float32"),
+    ],
+)
+def test_types_that_would_be_ignored_or_cannot_train_are_refused(overrides: list[str], says: str) -> None:
+    (problem,) = constraint_problems(config([*DPO, *overrides]))
+    assert says in str(problem)
+
+
+def test_types_that_can_be_used_pass() -> None:
+    for overrides in (
+        ["model.policy_dtype=float16", "lora=lora"],
+        ["model.attn_implementation=flash_attention_2", "training.training_params.mixed_precision=bf16"],
+    ):
+        assert constraint_problems(config([*DPO, *overrides])) == []
+
+
+@pytest.mark.parametrize("override", ["model.policy_dtype=int8", "model.attn_implementation=fast"])
+def test_a_type_or_an_attention_that_does_not_exist_does_not_compose(override: str) -> None:
+    with pytest.raises(ConfigCompositionException):
+        config([*DPO, override])
+
+
+def test_a_tokenizer_without_a_padding_token_pads_with_its_end(
+    hf: list[str], saved: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert AutoTokenizer.from_pretrained(saved).pad_token is None
+    with caplog.at_level("INFO"):
+        parts = build(config(hf))
+    assert parts.tokenizer.pad_token == parts.tokenizer.eos_token == "<|endoftext|>"
+    assert caplog.text.count("has no padding token") == 1
+    with caplog.at_level("INFO"):
+        assert build_tokenizer({"tokenizer_name_or_path": "bytes"}).pad_token == "<|pad|>"
+    assert caplog.text.count("has no padding token") == 1
+
+
+def test_ends_of_texts_are_learned_though_they_pad(hf: list[str]) -> None:
+    """A pad token that is the end of a text must not make the ends look like padding: each answer has one label."""
+    parts = build(config(hf))
+    batch: dict[str, Any] = dict(parts.collator(parts.items(parts.train)[:8]))
+    eos = parts.tokenizer.eos_token_id
+    assert (batch["labels"] == eos).sum(1).tolist() == [1] * 16
+
+
+def test_padding_does_not_change_what_a_text_gets(hf: list[str]) -> None:
+    parts = build(config(hf))
+    parts.policy.eval()
+    ids = torch.arange(60, 80)[None]
+    padded = torch.cat([ids, torch.full((1, 9), 256)], dim=1)
+    with torch.no_grad():
+        alone, beside = parts.policy(input_ids=ids).logits, parts.policy(input_ids=padded).logits
+    assert torch.allclose(alone, beside[:, :20], atol=1e-6)
+
+
+def test_the_attention_asked_for_is_taken(hf: list[str], small: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    for base in (hf, [*small, *DPO]):
+        for name in ("eager", "sdpa"):
+            parts = build(config([*base, f"model.attn_implementation={name}"]))
+            assert parts.policy.config._attn_implementation == name
+    assert "is not available" not in caplog.text
+
+
+def test_an_attention_that_is_not_there_is_replaced_with_one_line(
+    hf: list[str], small: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    from transformers.utils import is_flash_attn_2_available
+
+    if is_flash_attn_2_available():
+        pytest.skip("flash attention is there")
+    for base in (hf, [*small, *DPO]):
+        caplog.clear()
+        plain = build(config(base)).policy
+        policy = build(config([*base, "model.attn_implementation=flash_attention_2"])).policy
+        assert policy.config._attn_implementation == "sdpa"
+        assert caplog.text.count("attention flash_attention_2 is not available, taking sdpa") == 1
+        for first, second in zip(plain.parameters(), policy.parameters(), strict=True):
+            assert torch.equal(first, second)
+
+
+def test_code_that_comes_with_a_model_runs_only_when_it_is_trusted(
+    tmp_path: Path, hf: list[str], saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    settings = AutoConfig.from_pretrained(saved).to_dict()
+    settings["auto_map"] = {"AutoConfig": "mine.MyConfig", "AutoModelForCausalLM": "mine.MyModel"}
+    settings["model_type"] = "mine"
+    (saved / "config.json").write_text(json.dumps(settings))
+    (saved / "mine.py").write_text(
+        "from pathlib import Path\n"
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        f"Path({str(saved / 'ran')!r}).touch()\n"
+        "class MyConfig(LlamaConfig):\n    model_type = 'mine'\n"
+        "class MyModel(LlamaForCausalLM):\n    config_class = MyConfig\n"
+    )
+    overrides = [*hf, "model.tokenizer_name_or_path=bytes"]
+    with pytest.raises(ConfigError, match=r"set model\.trust_remote_code=true if you trust its code"):
+        build(config(overrides))
+    assert not (saved / "ran").exists()
+    assert type(build(config([*overrides, "model.trust_remote_code=true"])).policy).__name__ == "MyModel"
+    assert (saved / "ran").exists()
+
+
+def test_a_file_of_weights_is_an_archive(tmp_path: Path, hf: list[str]) -> None:
+    torch.manual_seed(1)
+    weights = {
+        name: torch.randn_like(item, dtype=torch.float32).to(torch.bfloat16)
+        for name, item in build(config(hf)).policy.state_dict().items()
+    }
+    torch.save(weights, tmp_path / "weights.pt")
+    save_file(weights, tmp_path / "weights.safetensors")
+    for name in ("weights.pt", "weights.safetensors"):
+        for dtype, expected in (("float32", torch.float32), ("null", torch.bfloat16)):
+            group = config([*hf, f"model.archive={tmp_path / name}", f"model.policy_dtype={dtype}"])["model"]
+            model = build_model(group, build_tokenizer(group))
+            assert types(model) == {expected}
+            for key, item in model.state_dict().items():
+                assert torch.equal(item, weights[key].to(expected))
+
+
+class Planted:
+    """What unpickling would run."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("planted"),))
+
+
+def test_an_archive_that_is_no_plain_state_dict_is_refused(
+    tmp_path: Path, hf: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"weight": Planted()}, "code.pt")
+    torch.save({"state": {"weight": torch.zeros(2)}, "step": 3}, "nested.pt")
+    torch.save([torch.zeros(2)], "list.pt")
+    for name, says in (("code", "must hold weights"), ("nested", "one mapping of names"), ("list", "one mapping")):
+        with pytest.raises(ConfigError, match=says):
+            build(config([*hf, f"model.archive={tmp_path / name}.pt"]))
+    assert not Path("planted").exists()
+
+
+def test_an_archive_of_adapters_alone_says_to_merge(tmp_path: Path, small: list[str]) -> None:
+    place = folder(tmp_path / "run")
+    finish([*small, *DPO, "lora=lora", "training.training_params.max_steps=4"], place)
+    with pytest.raises(ConfigError, match=r"holds adapters alone\n.*gptopt merge"):
+        build(config([*small, *DPO, f"model.archive={place.checkpoints / 'checkpoint-4'}"]))
