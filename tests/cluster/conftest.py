@@ -1,7 +1,4 @@
-"""One cluster for all tests of a session; with pytest-xdist one for each worker that has tests for it.
-
-Tests that use it are marked `xdist_group("slurm")`: under `--dist loadgroup` they run in one worker, one after another.
-"""
+"""One cluster for all tests of a session; with pytest-xdist one for each worker that has tests for it."""
 
 from __future__ import annotations
 

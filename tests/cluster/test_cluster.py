@@ -17,8 +17,6 @@ from tests.cluster.cluster import ROOT, Cluster, guarded
 from tests.cluster.config import MAX_ARRAY_SIZE, NODES, TINY_QOS_MAX_SUBMIT
 from tests.cluster.layout import ClusterError, missing
 
-pytestmark = pytest.mark.xdist_group("slurm")
-
 
 @pytest.fixture
 def clean(cluster: Cluster) -> Iterator[Cluster]:

@@ -12,7 +12,7 @@ from gpt_opt.dispatch import slurm
 from tests.cluster.bench import Bench
 from tests.cluster.cluster import ROOT
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 
 def test_a_run_that_raises_fails_once_and_the_user_retries(bench: Bench) -> None:

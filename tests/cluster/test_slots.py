@@ -20,7 +20,7 @@ from gpt_opt.run.state import State, read_state
 from tests.cluster.bench import Bench, assert_locks_free
 from tests.cluster.cluster import ROOT
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 SCRIPT = str(ROOT / "slurm_scripts" / "submit.sh")
 

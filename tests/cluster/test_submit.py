@@ -14,7 +14,7 @@ from tests.cluster.bench import Bench
 from tests.cluster.cluster import ROOT
 from tests.cluster.config import MAX_ARRAY_SIZE, TINY_QOS_MAX_SUBMIT
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 SCRIPT = ROOT / "slurm_scripts" / "submit.sh"
 SUBMITIT = ("--backend", "submitit", "--time-min", "10")

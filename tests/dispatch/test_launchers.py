@@ -140,7 +140,6 @@ def test_submitit_local_fails_with_the_word_of_the_run(tmp_path: Path, small: li
 
 @pytest.mark.slow
 @pytest.mark.slurm
-@pytest.mark.xdist_group("slurm")
 def test_submitit_slurm_checkpoints_before_its_limit_and_goes_on(
     cluster: Cluster, tmp_path: Path, small: list[str], run_hydra: Runner
 ) -> None:
