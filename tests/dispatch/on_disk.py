@@ -64,11 +64,11 @@ def write_run(
     paths = run.paths()
     paths.root.mkdir(parents=True, exist_ok=True)
     given = {"attempt": 1, "host": "n1", "started": STARTED, "updated": UPDATED, **fields}
+    if state is State.COMPLETED:  # the summary comes first, as a run commits it
+        write_text(paths.summary, to_json({"run_id": run.run_id, "step": step, "time_s": 120.0, "metrics": {}}))
     write_state(paths, RunState(run.run_id, state, step=step, total_steps=total_steps, **given))
     if rows:
         paths.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    if state is State.COMPLETED:
-        write_text(paths.summary, to_json({"run_id": run.run_id, "step": step, "time_s": 120.0, "metrics": {}}))
     return paths
 
 

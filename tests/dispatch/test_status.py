@@ -343,16 +343,6 @@ def test_a_long_sweep_shows_what_is_not_completed_first(tmp_path: Path) -> None:
     assert len(show_status.as_record(gather(sweep))["items"]) == 230
 
 
-def test_a_run_is_read_in_a_few_milliseconds(tmp_path: Path) -> None:
-    sweep = make_sweep(tmp_path, [[f"seed={seed}"] for seed in range(200)], metric=LOWEST)
-    for run in sweep.runs:
-        write_run(run, State.COMPLETED, 100, rows=curve(*[1.0] * 100))
-        attempt(sweep, run.index, "completed")
-    begin = time.perf_counter()
-    assert gather(sweep).all_done
-    assert (time.perf_counter() - begin) / 200 < 0.005
-
-
 # -- live -------------------------------------------------------------------------------------------------------------
 
 
