@@ -110,6 +110,7 @@ def our_trainer(
         folder=Folder(folder / "checkpoints", folder / "metrics.jsonl"),
         hooks=Hooks(lambda step, total: None, lambda: False, lambda: None),
         data_fingerprint="",
+        best=None,
     )
     own = arguments(TrainingArguments, folder, **settings)
     if isinstance(loss, SFT):
