@@ -15,8 +15,9 @@ from tests.cluster.bench import Bench
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 
-def test_a_driver_that_vanished_with_its_node_is_outwaited(bench: Bench) -> None:
+def test_a_driver_that_vanished_with_its_node_is_outwaited(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its claim is of another machine, so that only Slurm knows that its job is over."""
+    monkeypatch.setenv("SLURM_CONF", bench.env["SLURM_CONF"])  # this process asks Slurm too
     bench.write([70], steps=40)
     bench.submit("--slots", "1", "--sbatch=--hold")
     (job,) = bench.jobs()
