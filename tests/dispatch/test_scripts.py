@@ -16,8 +16,8 @@ from gpt_opt.dispatch.sweepdir import Submission, Sweep, SweepRun
 from gpt_opt.errors import ConfigError, GptOptError
 from gpt_opt.sweep.model import Resources
 
-SWEEP = Sweep(Path("/work/sweeps/beta/3"))
-RUNS = [SweepRun(index, f"{index:012x}", "/work/outputs/x", (f"loss.beta=$(touch {index})",)) for index in range(3)]
+SWEEP = Sweep(Path("/lab/sweeps/beta/3"))
+RUNS = [SweepRun(index, f"{index:012x}", "/lab/outputs/x", (f"loss.beta=$(touch {index})",)) for index in range(3)]
 
 
 def options(script: str) -> list[str]:
@@ -32,8 +32,8 @@ def test_the_batch_script_word_for_word() -> None:
         """\
 #!/bin/bash
 #SBATCH --job-name=beta-3
-#SBATCH --comment=/work/sweeps/beta/3
-#SBATCH --output=/work/sweeps/beta/3/logs/driver-%j.out
+#SBATCH --comment=/lab/sweeps/beta/3
+#SBATCH --output=/lab/sweeps/beta/3/logs/driver-%j.out
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=B:USR2@120
@@ -49,7 +49,7 @@ def test_the_batch_script_word_for_word() -> None:
 GPTOPT_ROOT=/home/me/gpt-opt
 . /home/me/gpt-opt/slurm_scripts/environment.sh
 # exec: the warning before the time limit goes to this process.
-exec gptopt drive /work/sweeps/beta/3
+exec gptopt drive /lab/sweeps/beta/3
 """
     )
 
@@ -109,7 +109,7 @@ def test_a_path_that_disbatch_would_break_is_refused(name: str, tmp_path: Path) 
 
 
 def submission(resources: dict[str, Any]) -> Submission:
-    return Submission("beta", "beta.json", (), "submitit", 4, resources, None, "/work", "/my repo")
+    return Submission("beta", "beta.json", (), "submitit", 4, resources, None, "/lab", "/my repo")
 
 
 def test_the_script_of_submitit(tmp_path: Path) -> None:
