@@ -7,8 +7,6 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
@@ -22,6 +20,7 @@ from gpt_opt.errors import ClaimLost, RunFailed
 from gpt_opt.plan.existing import Status, status_of
 from gpt_opt.run.claim import STALE_AFTER_S, Claim, RunHeld, acquire, read_claim
 from gpt_opt.run.paths import RunFolders, RunPaths
+from gpt_opt.run.signals import handled
 
 log = logging.getLogger(__name__)
 
@@ -83,18 +82,6 @@ class _Stop:
             self.signal = signal.Signals(number)
 
 
-@contextmanager
-def _listening() -> Iterator[_Stop]:
-    stop = _Stop()
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-    former = {number: signal.signal(number, stop.receive) for number in numbers}
-    try:
-        yield stop
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
 def drive(sweep: Sweep, slots: int | None) -> None:
     """Works through a sweep until nothing of it is due.
 
@@ -110,7 +97,8 @@ def drive(sweep: Sweep, slots: int | None) -> None:
         RunFailed: If not every run is COMPLETED in the end; the message says how many are what.
     """
     session = slurm.session()
-    with _claimed(sweep) as claim, _listening() as stop:
+    stop = _Stop()
+    with _claimed(sweep) as claim, handled((signal.SIGTERM, signal.SIGINT, signal.SIGUSR2), stop.receive):
         before = _progress(sweep)
         _rounds(sweep, slots, session, stop, claim)
         remove_stale_pipes()

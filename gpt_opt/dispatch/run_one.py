@@ -29,6 +29,7 @@ from gpt_opt.run.execute import SWEEP
 from gpt_opt.run.files import now
 from gpt_opt.run.owner import this_process
 from gpt_opt.run.paths import RunPaths
+from gpt_opt.run.signals import handled
 from gpt_opt.run.state import RunState, State, StateUnreadable, is_done, read_state
 
 log = logging.getLogger(__name__)
@@ -90,14 +91,9 @@ class Slot:
 
     def execute(self, runs: Sequence[SweepRun]) -> bool:
         """Runs `runs` to their ends and returns whether all of them are COMPLETED."""
-        former = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-        _die_with_parent()
-        waiting = list(runs)
-        try:
-            self._work(waiting)
-        finally:
-            for number, handler in former.items():
-                signal.signal(number, handler)
+        with handled((signal.SIGTERM, signal.SIGINT), self._on_signal):
+            _die_with_parent()
+            self._work(list(runs))
         return all(_is_done(run) for run in runs)
 
     def _work(self, waiting: list[SweepRun]) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,19 @@ class StopRequest:
 
 
 @contextmanager
+def handled(
+    numbers: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], None]
+) -> Iterator[dict[signal.Signals, Any]]:
+    """Calls `handler` for signals inside the block and puts the former handlers, which it yields, back after it."""
+    former = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield former
+    finally:
+        for number, before in former.items():
+            signal.signal(number, before)
+
+
+@contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
     """Listens for `SIGNALS` inside the block and puts the former handlers back after it.
 
@@ -48,11 +62,10 @@ def stop_on_signals() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    former = {number: signal.signal(number, request._receive) for number in SIGNALS}
+    former: dict[signal.Signals, Any] = {}
     try:
-        yield request
+        with handled(SIGNALS, request._receive) as former:
+            yield request
     finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
         if request.signal is signal.SIGUSR2 and callable(former[signal.SIGUSR2]):
             signal.raise_signal(signal.SIGUSR2)
