@@ -8,11 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 NOT_IDENTITY = frozenset(
-    {"hydra", "paths", "logging", "gpu", "resources", "exp_name", "models", "model_index", "dry_run", "rerun"}
+    {
+        *("hydra", "paths", "logging", "gpu", "resources", "deepspeed", "fsdp"),
+        *("exp_name", "models", "model_index", "dry_run", "rerun"),
+    }
 )
 """Top-level keys that cannot change the result of a run: where it writes, what it prints, on what it runs.
 
-`models` and `model_index` choose `model.name_or_path`, which counts.
+`models` and `model_index` choose `model.name_or_path`, which counts. `deepspeed` and `fsdp` divide a training among
+processes: like their number, that changes nothing but the rounding.
 """
 
 ID_LENGTH = 12
