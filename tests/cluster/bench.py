@@ -27,8 +27,8 @@ from gpt_opt.run.state import State, StateUnreadable, read_state
 from tests.cluster.cluster import Cluster
 from tests.conftest import ROOT, small_overrides
 
-STEPS, SAVE_EVERY, LOG_EVERY = 900, 100, 20
-"""A run of so many steps takes some five seconds of training: long enough to be hit, short enough to wait for."""
+STEPS, SAVE_EVERY, LOG_EVERY = 500, 100, 20
+"""A run of so many steps takes some three seconds of training: long enough to be hit, short enough to wait for."""
 
 BUILDER = '''"""A data source of a user: breaks, or eats memory, while a file that says so is there."""
 from pathlib import Path
@@ -40,6 +40,16 @@ def build(**options):
     if Path(f"eat-{options['max_samples']}").exists():
         eaten = [b"x" * (1 << 24) for _ in range(1 << 10)]
     return build_jsonl(**options)
+'''
+
+SLOW = '''"""An optimizer that takes its time without taking a core: what is to be hit is still there on a busy machine."""
+import time
+import torch
+
+class Slow(torch.optim.AdamW):
+    def step(self, closure=None):
+        time.sleep({pause_s})
+        return super().step(closure)
 '''
 
 
@@ -66,9 +76,10 @@ class Bench:
         (folder := self.cluster.home / "tmp").mkdir(exist_ok=True)
         return folder
 
-    def write(self, values: Sequence[int], steps: int = STEPS, **more: Any) -> Path:
-        """Writes sweep.json: one run for each value of max_samples."""
+    def write(self, values: Sequence[int], steps: int = STEPS, pause_s: float = 0.0, **more: Any) -> Path:
+        """Writes sweep.json: one run for each value of max_samples; each of its steps takes `pause_s` longer."""
         (self.folder / "faulty.py").write_text(BUILDER)
+        (self.folder / "slow.py").write_text(SLOW.format(pause_s=pause_s))
         base: dict[str, Any] = {}
         for text in small_overrides(self.folder):
             key, _, value = text.partition("=")
@@ -79,6 +90,8 @@ class Bench:
         params = "training.training_params"
         base |= {f"{params}.max_steps": steps, f"{params}.save_every": SAVE_EVERY, f"{params}.log_every": LOG_EVERY}
         base |= {f"{params}.eval_every": 300, "loss.beta": 0.1, "data.dataset._target_": "faulty.build"}
+        if pause_s:
+            base["optimizer.optimizer_params._target_"] = "slow.Slow"
         base["paths.output_dir"] = "outputs"
         grid = {"data.dataset.max_samples": list(values)}
         file = self.folder / "sweep.json"

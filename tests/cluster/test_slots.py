@@ -154,7 +154,7 @@ def workers_of(pid: int) -> list[int]:
 
 
 def test_two_gpus_a_run_survive_a_killed_worker_and_a_cancel(bench: Bench) -> None:
-    bench.write([70], steps=400)
+    bench.write([70], steps=400, pause_s=0.03)
     bench.submit("--slots", "1", "--gpus-per-run", "2")
     first = bench.wait_for_step(0)
     workers = workers_of(first)

@@ -76,8 +76,8 @@ def test_a_limit_on_submitted_jobs_takes_what_fits_and_the_rest_later(bench: Ben
 
 
 def test_the_time_limit_of_a_submitit_job_of_two_processes(bench: Bench) -> None:
-    steps = 2000
-    bench.write([70], steps=steps)
+    steps = 300
+    bench.write([70], steps=steps, pause_s=0.1)
     # Slurm warns up to half a minute early: 10 to 40 s after the start here, when the run still has work to do.
     limit = ["--backend", "submitit", "--time-min", "1", "--sbatch=--signal=USR2@20"]
     bench.submit(*limit, "--gpus-per-run", "2")
@@ -209,7 +209,7 @@ def test_wait_ends_with_0_only_if_all_is_completed(bench: Bench) -> None:
 
 
 def test_cancel_checkpoints_what_runs_and_nothing_starts_it_again(bench: Bench) -> None:
-    bench.write([70, 71, 72])
+    bench.write([70, 71, 72], steps=300, pause_s=0.04)
     bench.submit("--slots", "1")
     bench.wait_for_step(0)
     bench.gptopt("cancel", "sweep", expect=1)
@@ -226,7 +226,7 @@ def test_cancel_checkpoints_what_runs_and_nothing_starts_it_again(bench: Bench) 
     bench.gptopt("retry", "sweep", "--state", "CANCELLED")
     bench.wait_until_done()
     bench.wait_until_idle()
-    bench.verify()
+    bench.verify(steps=300)
     assert bench.starts() == [2, 1, 1]
 
 

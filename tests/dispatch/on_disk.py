@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -107,3 +108,12 @@ def held(paths: RunPaths) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()
+
+
+def start(code: str, sweep: Sweep, **how: Any) -> subprocess.Popen[Any]:
+    """Starts Python code with the folder of a sweep as its argument.
+
+    Ctrl-C reaches it also where the tests run in the background of a shell, and so ignore it themselves.
+    """
+    command = [sys.executable, "-c", code, str(sweep.root)]
+    return subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **how)

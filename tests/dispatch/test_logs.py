@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from gpt_opt.dispatch.sweepdir import Sweep
 from gpt_opt.errors import GptOptError
 from gpt_opt.run.paths import RunPaths
 from gpt_opt.run.state import State
-from tests.dispatch.on_disk import held, make_sweep, write_run
+from tests.dispatch.on_disk import held, make_sweep, start, write_run
 
 
 @pytest.fixture
@@ -134,10 +133,9 @@ show(sweep, sweep.runs[0], True, sys.stdout)
 
 def test_ctrl_c_ends_following_without_a_traceback(sweep: Sweep) -> None:
     (sweep.logs / "0.out").write_text("hello\n")
-    command = [sys.executable, "-c", FOLLOW, str(sweep.root)]
     with (
         held(write_run(sweep.runs[0], State.RUNNING, 1)),
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
+        start(FOLLOW, sweep, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
     ):
         assert process.stdout is not None
         assert process.stdout.readline().startswith("==> ")

@@ -7,8 +7,6 @@ import json
 import os
 import pty
 import re
-import subprocess
-import sys
 import termios
 import threading
 import time
@@ -27,7 +25,7 @@ from gpt_opt.dispatch.sweepdir import Job, Sweep
 from gpt_opt.run.claim import acquire
 from gpt_opt.run.paths import RunPaths
 from gpt_opt.run.state import State
-from tests.dispatch.on_disk import DEAD, STARTED, attempt, held, make_sweep, write_run
+from tests.dispatch.on_disk import DEAD, STARTED, attempt, held, make_sweep, start, write_run
 
 BETAS = [["data=jsonl", f"loss.beta={beta}"] for beta in (0.05, 0.1, 0.3, 0.5, 1.0, 2.0)]
 LOWEST = {"name": "eval/loss", "goal": "minimize"}
@@ -386,7 +384,7 @@ def test_watch_on_a_terminal_draws_bars_and_ctrl_c_ends_it(tmp_path: Path) -> No
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (20, 90))
     deadline = time.monotonic() + 30
-    with held(paths), subprocess.Popen([sys.executable, "-c", WATCH, str(sweep.root)], stdout=theirs) as process:
+    with held(paths), start(WATCH, sweep, stdout=theirs) as process:
         os.close(theirs)
         text, sent = "", False
         while True:

@@ -9,10 +9,9 @@ from hypothesis import settings
 
 from tests.plan import compose_schema
 
-settings.register_profile("compose-quick", max_examples=15, deadline=None)
+settings.register_profile("compose-quick", max_examples=20, deadline=None)
 settings.register_profile("compose-thorough", max_examples=1000, deadline=None)
-if "HYPOTHESIS_PROFILE" in os.environ:
-    settings.load_profile(os.environ["HYPOTHESIS_PROFILE"])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "compose-quick"))
 
 
 @pytest.fixture(scope="session", autouse=True)

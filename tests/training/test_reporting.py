@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -134,16 +135,27 @@ def wandb_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wandb_records(file: Path) -> list[Any]:
-    """The records of an offline run: a LevelDB log of protocol buffers behind a header of 7 bytes."""
+    """The records of an offline run, which another process writes, once the last one is there."""
+    deadline = time.monotonic() + 60
+    while not any(record.WhichOneof("record_type") == "exit" for record in (records := parsed(file.read_bytes()))):
+        assert time.monotonic() < deadline, f"{file} has no end"
+        time.sleep(0.1)
+    return records
+
+
+def parsed(data: bytes) -> list[Any]:
+    """The whole records of a LevelDB log of protocol buffers behind a header of 7 bytes."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    data, place, whole, found = file.read_bytes(), 7, b"", []
+    place, whole, found = 7, b"", []
     assert data.startswith(b":W&B")
     while place + 7 <= len(data):
         if 32768 - place % 32768 < 7:
             place += 32768 - place % 32768
             continue
         _, length, kind = struct.unpack_from("<IHB", data, place)
+        if place + 7 + length > len(data):
+            break
         whole += data[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (1, 4):  # full, last
