@@ -34,6 +34,7 @@ from gpt_opt.training.data.batches import Collate, TrainingOrder
 from gpt_opt.training.failures import require_finite
 from gpt_opt.training.hooks import Folder, Hooks
 from gpt_opt.training.metrics import Means, MetricsFile, Reduce
+from gpt_opt.training.models.build import Reference
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +75,24 @@ class Task:
 
 
 class BaseTrainer(Trainer):
-    """What all losses share."""
+    """What all losses share.
 
-    def __init__(self, model: PreTrainedModel, arguments: TrainingArguments, task: Task) -> None:
+    Args:
+        model: The policy.
+        arguments: Of the Trainer.
+        task: What it is trained on.
+        loss: What computes the loss; `batch_loss` knows how it is called.
+        reference: What the policy is compared with, where there is one.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        arguments: TrainingArguments,
+        task: Task,
+        loss: Any,
+        reference: Reference | None = None,
+    ) -> None:
         super().__init__(
             model=model,
             args=arguments,
@@ -85,7 +101,9 @@ class BaseTrainer(Trainer):
             optimizers=(task.optimizer, task.schedule),
         )
         self.remove_callback(PrinterCallback)
-        self.task = task
+        self.task, self.loss, self.reference = task, loss, reference
+        if reference is not None and reference.model is not None:
+            cast("nn.Module", reference.model).to(self.args.device).eval().requires_grad_(False)
         self.means = Means()
         self.metrics_file = MetricsFile(task.folder.metrics)
         self.last_metrics: dict[str, float] = {}
