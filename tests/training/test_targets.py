@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, TrainerCallback
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedConfig, PreTrainedModel, TrainerCallback
+from transformers.modeling_outputs import CausalLMOutput
 
 from gpt_opt.config.constraints import constraint_problems
 from gpt_opt.errors import ConfigError
@@ -31,6 +32,28 @@ TWO_STEPS = [f"training.training_params.{item}" for item in ("max_steps=2", "eva
 def narrow(width: int = 16, **others: Any) -> PreTrainedModel:
     shape = GPT2Config(vocab_size=258, n_positions=64, n_embd=width, n_layer=1, n_head=2)
     return GPT2LMHeadModel(shape)
+
+
+class BigramConfig(PreTrainedConfig):
+    model_type = "bigram"
+
+
+class Bigram(PreTrainedModel):
+    """A model of no family, which knows nothing of caches, generation, or the width and depth of itself."""
+
+    config_class = BigramConfig
+
+    def __init__(self, config: BigramConfig) -> None:
+        super().__init__(config)
+        self.table = torch.nn.Embedding(config.vocab_size, config.vocab_size)
+        self.post_init()
+
+    def forward(self, input_ids: torch.Tensor, **others: Any) -> CausalLMOutput:
+        return CausalLMOutput(logits=self.table(input_ids))
+
+
+def bigram(words: int) -> PreTrainedModel:
+    return Bigram(BigramConfig(vocab_size=words))
 
 
 def too_few_words(**others: Any) -> PreTrainedModel:
@@ -111,6 +134,18 @@ def test_a_model_of_ones_own_needs_no_other_key(tmp_path: Path, small: list[str]
     assert train(made, folder(tmp_path / "run"), hooks()) is not None
     adapted = {**made, "lora": config([*small, *DPO, "lora=lora"])["lora"]}
     assert train(adapted, folder(tmp_path / "lora"), hooks()) is not None
+
+
+def test_a_model_of_no_family_trains(tmp_path: Path, small: list[str]) -> None:
+    fast = [*small, *DPO, *TWO_STEPS, "optimizer.optimizer_params.lr=0.1"]
+    made = own_model(fast, _target_=f"{__name__}.bigram", words=258)
+    assert "66,564 trained" in describe(made)
+    result = train(made, folder(tmp_path / "run"), hooks())
+    assert result is not None
+    assert result.metrics["eval/kl"] > 0
+    lora = config([*fast, "lora=lora", "lora.target_modules=[table]"])["lora"]
+    with pytest.raises(ConfigError, match=r"lora: PEFT refuses these settings: .*prepare_inputs_for_generation"):
+        build({**made, "lora": lora})
 
 
 def test_types_and_archive_are_those_of_any_model(tmp_path: Path, small: list[str]) -> None:

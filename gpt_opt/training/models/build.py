@@ -53,6 +53,10 @@ _NOT_MODEL_ARGUMENTS = frozenset({"name", "tokenizer_name_or_path", "archive", "
 def build_model(model: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """Builds the model of the `model` group with its start weights, in `policy_dtype`.
 
+    `_target_` makes it, called with the other keys of the group except name, tokenizer_name_or_path, archive and
+    reference_dtype. The model's forward takes `input_ids`, `use_cache` and `logits_to_keep`, of which it may ignore the
+    last two, and gives an output with `logits`.
+
     Raises:
         ConfigError: If it cannot be built or loaded, or its vocabulary is smaller than the tokenizer's.
     """
