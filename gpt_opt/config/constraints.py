@@ -12,6 +12,7 @@ from gpt_opt.config.finetuning import finetuning_problems
 from gpt_opt.config.losses import has_reference, loss_problems
 from gpt_opt.config.models import weight_problems
 from gpt_opt.config.sources import data_problems
+from gpt_opt.config.targets import target_problems
 from gpt_opt.config.trackers import tracker_problems
 from gpt_opt.errors import Problem
 
@@ -114,7 +115,7 @@ def _model(config: Config) -> Iterator[Problem]:
 
 def _architecture(config: Config) -> Iterator[Problem]:
     model = config["model"]
-    shape, archive = model.get("config") or {}, model["archive"]
+    shape, archive = model.get("config") or {}, model.get("archive")
     width, heads = shape.get("n_embd"), shape.get("n_head")
     if width is not None and heads is not None and (heads < 1 or width % heads):
         yield Problem("model.config.n_head", f"must divide n_embd, but {width} / {heads} leaves a rest")
@@ -200,6 +201,7 @@ CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     engine_problems,
     _output,
     tracker_problems,
+    target_problems,
 )
 
 

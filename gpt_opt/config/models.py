@@ -14,7 +14,8 @@ Config = Mapping[str, Any]
 def weight_problems(config: Config) -> Iterator[Problem]:
     """Checks that the types of the weights can be trained with and that each is used."""
     model, loss, lora = config["model"], config["loss"], config["lora"]
-    policy, reference = model["policy_dtype"], model["reference_dtype"]
+    policy = model.get("policy_dtype")
+    reference = model.get("reference_dtype", policy)
     if reference != policy and (lora or not has_reference(loss)):
         why = "with lora the base weights are the reference" if has_reference(loss) else "the loss has no reference"
         yield Problem(
@@ -27,7 +28,7 @@ def weight_problems(config: Config) -> Iterator[Problem]:
             "for float16 activations: model.policy_dtype=float32 training.training_params.mixed_precision=fp16",
         )
     mixed = config["training"]["training_params"]["mixed_precision"]
-    attention = model["attn_implementation"] or ""
+    attention = model.get("attn_implementation") or ""
     if attention.startswith("flash_attention") and policy == "float32" and mixed == "no":
         yield Problem(
             "model.attn_implementation",

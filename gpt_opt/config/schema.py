@@ -32,6 +32,9 @@ class Root:
     deepspeed: Any = MISSING
     fsdp: Any = MISSING
     paths: Any = MISSING
+    collator: Any = MISSING
+    aligner: Any = MISSING
+    callbacks: list[Any] = MISSING
     seed: int = MISSING
     models: list[str] | None = MISSING
     model_index: str | None = MISSING  # text, since OmegaConf lets no number into an interpolation
@@ -63,6 +66,7 @@ class ModelFromConfig:
     """A model built from an architecture."""
 
     name: str
+    _target_: str
     config: dict[str, Any]
     tokenizer_name_or_path: str
     archive: str | None
@@ -76,6 +80,7 @@ class PretrainedModel:
     """A model of the transformers library."""
 
     name: str
+    _target_: str
     name_or_path: str
     tokenizer_name_or_path: str
     archive: str | None

@@ -176,8 +176,11 @@ class PointChecker:
         return Problem(text, _first_lines(error.__cause__ or error))
 
     def _unknown(self, text: str, key: str, groups: Sequence[str]) -> Problem:
-        plain = OmegaConf.to_container(self._compose(groups))
-        valid = [name for name in flat_keys(cast("dict[str, Any]", plain)) if not name.startswith("hydra.")]
+        plain = cast("dict[str, Any]", OmegaConf.to_container(self._compose(groups)))
+        valid = [name for name in flat_keys(plain) if not name.startswith("hydra.")]
+        node, _, value = text.partition("._target_=")
+        if node in plain and plain[node] is None:
+            return Problem(key, f"cannot be set alone while {node} is null", f"write '{node}={{_target_: {value}}}'")
         group = key.partition(".")[0] + "."
         meant = nearest(key, [name for name in valid if name.startswith(group)] or valid)
         siblings = [name for name in valid if name.rpartition(".")[0] == key.rpartition(".")[0]]

@@ -18,7 +18,7 @@ NOT_SHAPE = frozenset({"max_steps", "num_epochs", "n_examples", "warmup_steps", 
 
 
 def shape(config: Mapping[str, Any]) -> str:
-    """Returns what decides how long a step of a run takes: model, data, loss, optimizer, batches, adapters.
+    """Returns what decides how long a step of a run takes: model, data, loss, optimizer, batches, adapters, own parts.
 
     Seeds, strengths, rates, schedules and the number of steps are left out.
     """
@@ -30,6 +30,7 @@ def shape(config: Mapping[str, Any]) -> str:
         config["optimizer"]["optimizer_params"].get("name"),
         {key: value for key, value in params.items() if key not in NOT_SHAPE},
         config["lora"],
+        [config.get(key) for key in ("collator", "aligner", "callbacks")],
     )
     return json.dumps(kept, sort_keys=True, default=str)
 

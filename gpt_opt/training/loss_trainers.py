@@ -6,13 +6,12 @@ from collections.abc import Iterable
 from typing import cast
 
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainingArguments
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from gpt_opt.training.losses import IGNORED, KTO, SFT, PairLogps, PairLoss, reference_point, sequence_kl, token_logps
 from gpt_opt.training.metrics import Means, Reduce
-from gpt_opt.training.models.build import Reference, cast_weights
-from gpt_opt.training.trainer import BaseTrainer, Batch, Task
+from gpt_opt.training.trainer import BaseTrainer, Batch
 
 
 def _answer_tokens(batch: Batch) -> Tensor:
@@ -23,9 +22,7 @@ def _answer_tokens(batch: Batch) -> Tensor:
 class SFTTrainer(BaseTrainer):
     """Cross-entropy on the chosen answers; a unit is an answer token, or an answer."""
 
-    def __init__(self, model: PreTrainedModel, arguments: TrainingArguments, task: Task, loss: SFT) -> None:
-        super().__init__(model, arguments, task)
-        self.loss = loss
+    loss: SFT
 
     def units(self, batch: Batch) -> float:
         """Returns what the loss divides by: answer tokens or answers."""
@@ -42,20 +39,6 @@ class SFTTrainer(BaseTrainer):
 
 class ReferenceTrainer(BaseTrainer):
     """What the losses share that look at two answers for each item, and mostly at a reference."""
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        arguments: TrainingArguments,
-        task: Task,
-        reference: Reference | None,
-    ) -> None:
-        super().__init__(model, arguments, task)
-        self.reference = reference
-        if reference is not None and reference.model is not None:
-            cast("nn.Module", reference.model).to(self.args.device).eval().requires_grad_(False)
-            if self.is_deepspeed_enabled:  # which has no autocast: it rounds the weights of the policy
-                cast_weights(reference.model, self.args.hf_deepspeed_config.dtype())
 
     def units(self, batch: Batch) -> float:
         """Returns the number of items."""
@@ -74,16 +57,7 @@ class ReferenceTrainer(BaseTrainer):
 class PreferenceTrainer(ReferenceTrainer):
     """A loss over pairs; a unit is a pair. Policy and reference each see both answers in one forward."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        arguments: TrainingArguments,
-        task: Task,
-        loss: PairLoss,
-        reference: Reference | None,
-    ) -> None:
-        super().__init__(model, arguments, task, reference)
-        self.loss = loss
+    loss: PairLoss
 
     def batch_loss(self, model: PreTrainedModel, batch: Batch, means: Means, with_kl: bool) -> tuple[Tensor, float]:
         """Returns the summed loss and the number of pairs."""
@@ -120,17 +94,8 @@ class KTOTrainer(ReferenceTrainer):
     processes change it.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        arguments: TrainingArguments,
-        task: Task,
-        loss: KTO,
-        reference: Reference,
-    ) -> None:
-        super().__init__(model, arguments, task, reference)
-        self.loss = loss
-        self._point = torch.zeros((), device=self.args.device)
+    loss: KTO
+    _point: Tensor  # `prepare` finds it before any loss
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[Batch]) -> None:

@@ -54,7 +54,7 @@ def estimate_mb(parts: Parts, rows: int, width: int) -> float:
 
     Weights of policy and reference, gradients and two optimizer states in float32, the logits with their gradient, and
     34 values of 2 bytes a token, layer and unit of width for activations (Korthikanti et al. 2022, arXiv 2205.05198,
-    eq. 1 without the attention matrix), taken twice for float32.
+    eq. 1 without the attention matrix), taken twice for float32. A config without width or depth leaves the last out.
 
     Args:
         parts: What is trained.
@@ -65,6 +65,7 @@ def estimate_mb(parts: Parts, rows: int, width: int) -> float:
     trained = sum(item.numel() for item in parts.policy.parameters() if item.requires_grad)
     frozen = weights if parts.reference is not None and parts.reference.model is not None else 0
     config = parts.policy.config
-    activations = 2 * 34 * rows * width * config.hidden_size * config.num_hidden_layers
+    units = getattr(config, "hidden_size", 0) * getattr(config, "num_hidden_layers", 0)
+    activations = 2 * 34 * rows * width * units
     logits = 2 * 4 * rows * width * config.vocab_size
     return float(4 * (weights + frozen) + 12 * trained + activations + logits) / _MIB

@@ -6,7 +6,7 @@ import copy
 import gc
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,14 @@ import transformers
 from accelerate.utils import broadcast_object_list
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm.contrib.logging import logging_redirect_tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerState, TrainingArguments, set_seed
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 
 from gpt_opt.config.constraints import accumulation_steps, micro_batch_size
 from gpt_opt.config.losses import has_reference
@@ -43,13 +50,13 @@ from gpt_opt.training.models.build import (
     build_model,
     build_tokenizer,
     cast_weights,
-    load_pretrained,
+    from_pretrained,
     without_dropout,
 )
 from gpt_opt.training.models.lora import add_adapters
 from gpt_opt.training.optimizers import build_optimizer, lr_factor, phase_steps
 from gpt_opt.training.processes import close, processes
-from gpt_opt.training.targets import call_target
+from gpt_opt.training.targets import build_target, call_target, require_kind
 from gpt_opt.training.trainer import BaseTrainer, Task, fresh_accelerate
 
 log = logging.getLogger(__name__)
@@ -74,6 +81,9 @@ class Parts:
         limits: How long sequences may be.
         account: How many records there are, were cut, and were left out, as `Prepared` has it.
         steps: Optimizer steps of the whole training.
+        collator: What makes batches for the loss.
+        aligner: What makes the trainer: called with model, arguments, task, loss and reference.
+        callbacks: The user's own, beside ours.
     """
 
     tokenizer: PreTrainedTokenizerFast
@@ -86,18 +96,14 @@ class Parts:
     limits: Limits
     account: dict[str, dict[str, int]]
     steps: int
+    collator: Collate
+    aligner: Callable[..., BaseTrainer]
+    callbacks: list[TrainerCallback]
 
     @property
     def noun(self) -> str:
         """What the data consists of."""
         return "examples" if isinstance(self.data, ExampleData) else "pairs"
-
-    @property
-    def collator(self) -> Collate:
-        """What makes batches for the loss."""
-        if isinstance(self.loss, KTO):
-            return ExampleCollator()
-        return Collator(pairs=not isinstance(self.loss, SFT))
 
     def items(self, tokenized: Sequence[Tokenized]) -> Sequence[Any]:
         """Returns what the collator takes."""
@@ -122,6 +128,10 @@ def build(config: Config) -> Parts:
     policy = build_model(config["model"], tokenizer)
     loss_config = config["loss"]
     loss = call_target({key: value for key, value in loss_config.items() if key not in _NOT_LOSS_ARGUMENTS})
+    collator, aligner = _collator(config["collator"], loss), _aligner(config["aligner"], loss)
+    callbacks = [
+        build_target(f"callbacks[{place}]", node, TrainerCallback) for place, node in enumerate(config["callbacks"])
+    ]
     reference = _reference(config, policy)
     if config["lora"]:
         policy = add_adapters(policy, config["lora"])
@@ -136,7 +146,35 @@ def build(config: Config) -> Parts:
     if steps < 1:
         problem = f"gives {steps} steps of {params['batch_size']} out of {len(train)}, but at least 1 is needed"
         raise DataError([Problem("training.training_params.num_epochs", problem)])
-    return Parts(tokenizer, policy, reference, loss, data, train, validation, limits, prepared.account, steps)
+    return Parts(
+        tokenizer=tokenizer,
+        policy=policy,
+        reference=reference,
+        loss=loss,
+        data=data,
+        train=train,
+        validation=validation,
+        limits=limits,
+        account=prepared.account,
+        steps=steps,
+        collator=collator,
+        aligner=aligner,
+        callbacks=callbacks,
+    )
+
+
+def _collator(node: Config | None, loss: Any) -> Collate:
+    if node is not None:
+        return cast("Collate", build_target("collator", node, Collate))
+    return ExampleCollator() if isinstance(loss, KTO) else Collator(pairs=not isinstance(loss, SFT))
+
+
+def _aligner(node: Config | None, loss: Any) -> Callable[..., BaseTrainer]:
+    if node is not None:
+        return cast("Callable[..., BaseTrainer]", call_target({**node, "_partial_": True}))
+    if isinstance(loss, SFT):
+        return SFTTrainer
+    return KTOTrainer if isinstance(loss, KTO) else PreferenceTrainer
 
 
 def _steps(params: Mapping[str, Any], items: int) -> int:
@@ -173,11 +211,13 @@ def _reference(config: Config, policy: PreTrainedModel) -> Reference | None:
         return None
     if config["lora"]:
         return Reference(None)
-    name, dtype = loss.get("ref_model_id"), config["model"]["reference_dtype"]
+    name, how = loss.get("ref_model_id"), config["model"]
+    dtype = how.get("reference_dtype", how.get("policy_dtype"))
     if name is None:
         model = cast_weights(copy.deepcopy(policy), dtype)
     else:
-        model = load_pretrained("loss.ref_model_id", name, config["model"], dtype)
+        trusted, attention = how.get("trust_remote_code", False), how.get("attn_implementation")
+        model = from_pretrained(name, trusted, dtype, attention, key="loss.ref_model_id")
     return Reference(cast("PreTrainedModel", without_dropout(model)))
 
 
@@ -233,11 +273,9 @@ def _trainer(config: Config, parts: Parts, folder: Folder, hooks: Hooks) -> Base
         data_fingerprint=parts.data.fingerprint,
         best=best_of(config["training"]["finetuning"]),
     )
-    if isinstance(parts.loss, SFT):
-        return SFTTrainer(parts.policy, arguments, task, parts.loss)
-    if isinstance(parts.loss, KTO):
-        return KTOTrainer(parts.policy, arguments, task, parts.loss, cast("Reference", parts.reference))
-    return PreferenceTrainer(parts.policy, arguments, task, parts.loss, parts.reference)
+    trainer = parts.aligner(parts.policy, arguments, task, parts.loss, parts.reference)
+    require_kind("aligner", config["aligner"] or {}, trainer, BaseTrainer)
+    return trainer
 
 
 def train(config: Config, folder: Folder, hooks: Hooks) -> Result | None:
@@ -266,6 +304,8 @@ def train(config: Config, folder: Folder, hooks: Hooks) -> Result | None:
         checks = trainer.on_any, trainer.require_finite_step, trainer.evaluate
         trainer.add_callback(Flow(hooks, params["eval_every"], *checks))
         trainer.add_callback(Bar())
+        for callback in parts.callbacks:
+            trainer.add_callback(callback)
         log.info(
             "%s parameters, %d training and %d validation %s (data %s), %d steps",
             f"{sum(item.numel() for item in parts.policy.parameters()):,}",

@@ -43,6 +43,7 @@ from gpt_opt.training.engines import allow_cpu, full_optimizer_state, full_weigh
 from gpt_opt.training.failures import require_finite
 from gpt_opt.training.hooks import Folder, Hooks
 from gpt_opt.training.metrics import Means, MetricsFile, Reduce
+from gpt_opt.training.models.build import Reference, cast_weights
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +84,24 @@ class Task:
 
 
 class BaseTrainer(Trainer):
-    """What all losses share."""
+    """What all losses share.
 
-    def __init__(self, model: PreTrainedModel, arguments: TrainingArguments, task: Task) -> None:
+    Args:
+        model: The policy.
+        arguments: Of the Trainer.
+        task: What it is trained on.
+        loss: What computes the loss; `batch_loss` knows how it is called.
+        reference: What the policy is compared with, where there is one.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        arguments: TrainingArguments,
+        task: Task,
+        loss: Any,
+        reference: Reference | None = None,
+    ) -> None:
         super().__init__(
             model=model,
             args=arguments,
@@ -93,7 +109,11 @@ class BaseTrainer(Trainer):
             train_dataset=task.order,
         )
         self.remove_callback(PrinterCallback)
-        self.task = task
+        self.task, self.loss, self.reference = task, loss, reference
+        if reference is not None and reference.model is not None:
+            cast("nn.Module", reference.model).to(self.args.device).eval().requires_grad_(False)
+            if self.is_deepspeed_enabled:  # which has no autocast: it rounds the weights of the policy
+                cast_weights(reference.model, self.args.hf_deepspeed_config.dtype())
         self.means = Means()
         self.metrics_file = MetricsFile(task.folder.metrics)
         self.last_metrics: dict[str, float] = {}

@@ -137,10 +137,10 @@ def wandb_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def wandb_records(file: Path) -> list[Any]:
     """The records of an offline run, which another process writes, once the last one is there."""
     deadline = time.monotonic() + 60
-    while not any(record.WhichOneof("record_type") == "exit" for record in (records := parsed(file.read_bytes()))):
+    while "exit" not in {record.WhichOneof("record_type") for record in parsed(file.read_bytes())}:
         assert time.monotonic() < deadline, f"{file} has no end"
         time.sleep(0.1)
-    return records
+    return parsed(file.read_bytes())
 
 
 def parsed(data: bytes) -> list[Any]:

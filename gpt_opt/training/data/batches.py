@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -106,6 +106,7 @@ def _noun(items: Sequence[Any]) -> str:
     return "examples" if items and isinstance(items[0], TokenizedExample) else "pairs"
 
 
+@runtime_checkable
 class Collate(Protocol):
     """Makes a batch of tensors out of items of the data."""
 
@@ -124,7 +125,7 @@ class Collator:
         pairs: Whether both answers are wanted (chosen first, then rejected: 2B rows), or the chosen ones alone.
     """
 
-    pairs: bool
+    pairs: bool = True
 
     def rows(self, item: TokenizedPair) -> list[Row]:
         """Returns the chosen answer and, where wanted, the rejected one."""

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
+from gpt_opt.training.targets import build_target
 
 log = logging.getLogger(__name__)
 
@@ -46,46 +47,56 @@ def build_tokenizer(model: Mapping[str, Any]) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+_NOT_MODEL_ARGUMENTS = frozenset({"name", "tokenizer_name_or_path", "archive", "reference_dtype"})
+
+
 def build_model(model: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """Builds the model of the `model` group with its start weights, in `policy_dtype`.
+
+    `_target_` makes it, called with the other keys of the group except name, tokenizer_name_or_path, archive and
+    reference_dtype. The model's forward takes `input_ids`, `use_cache` and `logits_to_keep`, of which it may ignore the
+    last two, and gives an output with `logits`.
 
     Raises:
         ConfigError: If it cannot be built or loaded, or its vocabulary is smaller than the tokenizer's.
     """
-    dtype = model["policy_dtype"]
-    if "name_or_path" in model:
-        built = load_pretrained("model.name_or_path", model["name_or_path"], model, dtype)
-    else:
-        # Random weights are drawn in float32 and rounded, so that they are those of a float32 model.
-        built = cast_weights(_from_config(model["config"], model["attn_implementation"]), dtype)
-    if model["archive"] is not None:
-        load_archive(built, model["archive"], dtype)
-    if built.config.vocab_size < len(tokenizer):
-        problem = f"must be at least the tokenizer's {len(tokenizer)} tokens, but is {built.config.vocab_size}"
+    dtype, archive = model.get("policy_dtype"), model.get("archive")
+    arguments = {key: value for key, value in model.items() if key not in _NOT_MODEL_ARGUMENTS}
+    built = cast_weights(build_target("model", arguments, PreTrainedModel), dtype)
+    if archive is not None:
+        load_archive(built, archive, dtype)
+    vocabulary = getattr(built.config, "vocab_size", None)
+    if vocabulary is None or vocabulary < len(tokenizer):
+        problem = f"must be at least the tokenizer's {len(tokenizer)} tokens, but is {vocabulary}"
         raise ConfigError([Problem("model.config.vocab_size", problem)])
     return built
 
 
-def load_pretrained(key: str, name: str, model: Mapping[str, Any], dtype: str | None) -> PreTrainedModel:
+def from_pretrained(
+    name_or_path: str,
+    trust_remote_code: bool = False,
+    policy_dtype: str | None = None,
+    attn_implementation: str | None = None,
+    *,
+    key: str = "model.name_or_path",
+) -> PreTrainedModel:
     """Loads a causal language model by hub id or folder.
 
     Args:
-        key: The config key that names it, for the error.
-        name: Hub id or folder.
-        model: The group `model`: whether to trust code, and which attention to take.
-        dtype: Type of the weights, as torch calls it; None takes the stored one.
+        name_or_path: Hub id or folder.
+        trust_remote_code: Whether to run code that comes with the model.
+        policy_dtype: Type of the weights, as torch calls it; None takes the stored one.
+        attn_implementation: What computes attention; None is the choice of transformers.
+        key: The config key that names the model, for the error.
 
     Raises:
         ConfigError: If it cannot be loaded.
     """
-    trusted = model.get("trust_remote_code", False)
+    how = {"dtype": policy_dtype or "auto", "trust_remote_code": trust_remote_code}
     try:
-        return _with_attention(
-            model["attn_implementation"],
-            partial(AutoModelForCausalLM.from_pretrained, name, dtype=dtype or "auto", trust_remote_code=trusted),
-        )
+        return _with_attention(attn_implementation, partial(AutoModelForCausalLM.from_pretrained, name_or_path, **how))
     except (OSError, ValueError) as error:
-        raise ConfigError([_not_loaded(key, name, error)]) from error
+        raise ConfigError([_not_loaded(key, name_or_path, error)]) from error
 
 
 def _with_attention(wanted: str | None, make: Callable[..., Any]) -> PreTrainedModel:
@@ -122,7 +133,20 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _from_config(config: Mapping[str, Any], attention: str | None) -> PreTrainedModel:
+def from_config(
+    config: Mapping[str, Any], policy_dtype: str | None = None, attn_implementation: str | None = None
+) -> PreTrainedModel:
+    """Makes a causal language model with random weights.
+
+    Args:
+        config: `model_type` and keys of its config class in transformers.
+        policy_dtype: Type of the weights: they are drawn in float32 and rounded, so that they are those of a float32
+            model.
+        attn_implementation: What computes attention; None is the choice of transformers.
+
+    Raises:
+        ConfigError: If there is no such model.
+    """
     try:
         architecture = AutoConfig.for_model(**config)
         known = type(architecture)().to_dict()
@@ -130,12 +154,13 @@ def _from_config(config: Mapping[str, Any], attention: str | None) -> PreTrained
             raise ConfigError(
                 [Problem(f"model.config.{key}", f"is no key of a {config['model_type']}") for key in unknown]
             )
-        return _with_attention(
-            attention,
+        made = _with_attention(
+            attn_implementation,
             lambda **how: AutoModelForCausalLM.from_config(copy.deepcopy(architecture), dtype=torch.float32, **how),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise ConfigError([Problem("model.config", f"describes no causal language model: {error}")]) from error
+    return cast_weights(made, policy_dtype)
 
 
 def _archive_file(archive: str) -> Path:

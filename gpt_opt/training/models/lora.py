@@ -65,7 +65,7 @@ def add_adapters(model: PreTrainedModel, lora: Mapping[str, Any]) -> PreTrainedM
             # PEFT asks transformers by a name that it has given up.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             return cast("PreTrainedModel", get_peft_model(model, settings))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:  # the last of a model that cannot generate
         raise ConfigError([Problem("lora", f"PEFT refuses these settings: {error}")]) from error
 
 
