@@ -42,7 +42,7 @@ def build(**options):
     return build_jsonl(**options)
 '''
 
-SLOW = '''"""An optimizer that takes its time without taking a core: on a busy machine too there is time to hit a run."""
+SLOW = '''"""An optimizer that takes its time without taking a core, so that there is time to hit a run."""
 import time
 import torch
 
