@@ -48,6 +48,7 @@ from gpt_opt.training.models.build import (
 from gpt_opt.training.models.lora import add_adapters
 from gpt_opt.training.optimizers import build_optimizer, lr_factor, phase_steps
 from gpt_opt.training.processes import close
+from gpt_opt.training.sampling import Sampler
 from gpt_opt.training.targets import call_target
 from gpt_opt.training.trainer import BaseTrainer, Task, fresh_accelerate
 
@@ -232,12 +233,18 @@ def _trainer(config: Config, parts: Parts, folder: Folder, hooks: Hooks) -> Base
         hooks=hooks,
         data_fingerprint=parts.data.fingerprint,
         best=best_of(config["training"]["finetuning"]),
+        sampler=_sampler(config, parts, arguments.per_device_eval_batch_size),
     )
     if isinstance(parts.loss, SFT):
         return SFTTrainer(parts.policy, arguments, task, parts.loss)
     if isinstance(parts.loss, KTO):
         return KTOTrainer(parts.policy, arguments, task, parts.loss, cast("Reference", parts.reference))
     return PreferenceTrainer(parts.policy, arguments, task, parts.loss, parts.reference)
+
+
+def _sampler(config: Config, parts: Parts, batch_size: int) -> Sampler | None:
+    settings = config["training"]["sampling"]
+    return Sampler(settings, parts, batch_size, config["seed"] % 2**32) if settings["sample_during_eval"] else None
 
 
 def train(config: Config, folder: Folder, hooks: Hooks) -> Result | None:
@@ -325,10 +332,10 @@ def _run(trainer: BaseTrainer, checkpoint: Path | None, start: str | None) -> No
         steps = trainer.args.max_steps
         require_continuable(checkpoint, cast("PreTrainedModel", trainer.model), trainer.task.optimizer, steps)
         if trainer.is_world_process_zero():
-            trainer.metrics_file.keep_until(-1)
+            trainer.keep_until(-1)
     if checkpoint is None:
         if trainer.is_world_process_zero():
-            trainer.metrics_file.keep_until(-1)
+            trainer.keep_until(-1)
         trainer.evaluate()
         trainer.train()
         return

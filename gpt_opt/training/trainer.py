@@ -33,7 +33,9 @@ from gpt_opt.training.continuing import checkpoint_step
 from gpt_opt.training.data.batches import Collate, TrainingOrder
 from gpt_opt.training.failures import require_finite
 from gpt_opt.training.hooks import Folder, Hooks
-from gpt_opt.training.metrics import Means, MetricsFile, Reduce
+from gpt_opt.training.metrics import Means, MetricsFile, Reduce, StepFile
+from gpt_opt.training.models.build import Reference
+from gpt_opt.training.sampling import Sampler
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ class Task:
         hooks: Whom to tell and ask.
         data_fingerprint: SHA-256 of training and validation data; a resume with other data is refused.
         best: Compares the evaluations; None where nothing depends on which is best.
+        sampler: Lets the models write at every evaluation; None where that is not asked for.
     """
 
     order: TrainingOrder
@@ -71,10 +74,14 @@ class Task:
     hooks: Hooks
     data_fingerprint: str
     best: Best | None
+    sampler: Sampler | None
 
 
 class BaseTrainer(Trainer):
     """What all losses share."""
+
+    reference: Reference | None = None
+    """What the policy is compared with, where the loss has one."""
 
     def __init__(self, model: PreTrainedModel, arguments: TrainingArguments, task: Task) -> None:
         super().__init__(
@@ -88,6 +95,7 @@ class BaseTrainer(Trainer):
         self.task = task
         self.means = Means()
         self.metrics_file = MetricsFile(task.folder.metrics)
+        self.samples_file = StepFile(task.folder.samples)
         self.last_metrics: dict[str, float] = {}
         self.tokens = 0
         self._started = time.perf_counter()
@@ -240,11 +248,25 @@ class BaseTrainer(Trainer):
         result["eval/seconds"] = round(time.perf_counter() - started, 3)
         self.log(dict(result))
         require_finite(result["eval/loss"], "validation loss", self.state.global_step)
+        if self.task.sampler is not None:
+            self._sample(self.task.sampler, model)
         self._time_at_log += time.perf_counter() - started
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
         if self.task.best is not None:
             self._compare(self.task.best, result)
         return result
+
+    def _sample(self, sampler: Sampler, model: PreTrainedModel) -> None:
+        """Adds to samples.jsonl what the models write now; all processes take part, as sharded models need it."""
+        self._batch, self._shape = f"the samples after step {self.state.global_step}", (0, 0)
+        training = model.training
+        model.eval()
+        with self.compute_loss_context_manager():
+            rows = sampler.rows(model, self.reference, self.args.device)
+        model.train(training)
+        self.task.hooks.fence()
+        if self.is_world_process_zero():
+            self.samples_file.write(self.state.global_step, rows)
 
     def _compare(self, best: Best, result: dict[str, float]) -> None:
         """Saves when this evaluation is the best of the training, and ends it when there was none for too long."""
@@ -283,6 +305,7 @@ class BaseTrainer(Trainer):
             saved = next(staging.glob("checkpoint-*"))
             (saved / PROGRESS_FILE).write_text(json.dumps(progress))
             self.metrics_file.sync()
+            self.samples_file.sync()
             sync_tree(saved)
             self.task.hooks.fence()
             commit_checkpoint(saved, folder)
@@ -301,6 +324,11 @@ class BaseTrainer(Trainer):
         """Returns the seconds since this trainer was made, and of the attempts before it up to their checkpoints."""
         return time.perf_counter() - self._started
 
+    def keep_until(self, step: int) -> dict[str, float]:
+        """Drops what was written after `step`, and returns the last value of each metric that stays."""
+        self.samples_file.keep_until(step)
+        return self.metrics_file.keep_until(step)
+
     def restore_progress(self, checkpoint: Path) -> None:
         """Continues metrics.jsonl, the means of the current log window, and the counts from a checkpoint.
 
@@ -318,7 +346,7 @@ class BaseTrainer(Trainer):
         if self.task.best is not None and checkpoint.parent == self.task.folder.checkpoints:
             self._restore_best(self.task.best, progress["best"])
         if self.is_world_process_zero():
-            self.last_metrics = self.metrics_file.keep_until(step)
+            self.last_metrics = self.keep_until(step)
             self.means.load(progress["means"], self.args.device)
 
     def _restore_best(self, best: Best, state: dict[str, Any]) -> None:

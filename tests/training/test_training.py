@@ -47,7 +47,7 @@ def hooks(stop_at: int | None = None, on_step: Callable[[int], None] | None = No
 
 def folder(path: Path) -> Folder:
     path.mkdir()
-    return Folder(path / "checkpoints", path / "metrics.jsonl")
+    return Folder(path / "checkpoints", path / "metrics.jsonl", path / "samples.jsonl")
 
 
 def rows(place: Folder) -> list[dict[str, Any]]:
