@@ -366,13 +366,13 @@ def describe(config: Config) -> str:
     rows_of_items = [parts.collator.rows(item) for item in parts.items(parts.train)]
     lengths = [len(prompt) + len(answer) for item in rows_of_items for prompt, answer in item]
     tokens, longest = int(sum(lengths) / len(parts.train) * len(order)), max(lengths)
-    sequences = micro_batch_size(params) * len(rows_of_items[0])
+    sequences, mixed = micro_batch_size(params) * len(rows_of_items[0]), params["mixed_precision"] != "no"
     rows = {
         "parameters": f"{total:,} ({trained:,} trained)",
         "optimizer": f"{type(optimizer).__name__}, {config['optimizer']['optimizer_params']['lr_schedule']}",
         "data": f"{len(parts.train):,} training and {len(parts.validation):,} validation {parts.noun}",
         "steps": f"{parts.steps:,} of {params['batch_size']} ({len(order) / len(parts.train):.2f} epochs)",
         "tokens": f"{tokens:,} in all, {longest} in the longest sequence",
-        "peak memory": f"about {estimate_mb(parts, sequences, longest):,.0f} MiB (estimated)",
+        "peak memory": f"about {estimate_mb(parts, sequences, longest, mixed):,.0f} MiB (estimated)",
     }
     return "\n".join(f"{name:<14} {text}" for name, text in rows.items())

@@ -28,7 +28,14 @@ from transformers.trainer_callback import PrinterCallback
 
 from gpt_opt.errors import DataError, Problem
 from gpt_opt.training.best import Best
-from gpt_opt.training.checkpoints import PROGRESS_FILE, checkpoint_path, commit_checkpoint, remove_beyond, sync_tree
+from gpt_opt.training.checkpoints import (
+    PROGRESS_FILE,
+    checkpoint_path,
+    commit_checkpoint,
+    remove_beyond,
+    sync_tree,
+    usual_modes,
+)
 from gpt_opt.training.continuing import checkpoint_step
 from gpt_opt.training.data.batches import Collate, TrainingOrder
 from gpt_opt.training.failures import require_finite
@@ -306,6 +313,7 @@ class BaseTrainer(Trainer):
             (saved / PROGRESS_FILE).write_text(json.dumps(progress))
             self.metrics_file.sync()
             self.samples_file.sync()
+            usual_modes(saved)
             sync_tree(saved)
             self.task.hooks.fence()
             commit_checkpoint(saved, folder)
