@@ -27,6 +27,8 @@ NOT_IDENTITY = frozenset(
 `models` and `model_index` choose `model.name_or_path`, which counts.
 """
 
+_HOLDERS = frozenset(name.rpartition(".")[0] for name in NOT_IDENTITY)
+
 ID_LENGTH = 12
 """Hex digits of a run id: 48 bits, a collision in 100,000 runs has a probability of 2 in 100,000."""
 
@@ -44,7 +46,7 @@ def identifying(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
         above: Where that part is, `training.` for example.
     """
     return {
-        key: identifying(value, f"{above}{key}.") if isinstance(value, Mapping) else value
+        key: identifying(value, f"{above}{key}.") if f"{above}{key}" in _HOLDERS else value
         for key, value in config.items()
         if f"{above}{key}" not in NOT_IDENTITY
     }
