@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpt_opt.config.engines import engine_problems
 from gpt_opt.config.finetuning import finetuning_problems
 from gpt_opt.config.losses import has_reference, loss_problems
 from gpt_opt.config.models import weight_problems
@@ -198,6 +199,7 @@ CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _moments,
     data_problems,
     _lora,
+    engine_problems,
     _output,
     tracker_problems,
 )

@@ -13,6 +13,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from gpt_opt.config.engines import ENGINE_SCHEMAS, register_variants
 from gpt_opt.config.schema_data import DATA_SCHEMAS
 
 
@@ -28,6 +29,8 @@ class Root:
     lora: Any = MISSING
     logging: Any = MISSING
     resources: Any = MISSING
+    deepspeed: Any = MISSING
+    fsdp: Any = MISSING
     paths: Any = MISSING
     seed: int = MISSING
     models: list[str] | None = MISSING
@@ -377,6 +380,7 @@ SCHEMAS: dict[str, type] = {
     "optimizer/rmsprop": RMSprop,
     "training/default": Training,
     "lora/lora": Lora,
+    **ENGINE_SCHEMAS,
     "logging/default": Logging,
     "resources/default": ResourcesOptions,
     "paths/default": OutputPaths,
@@ -391,3 +395,4 @@ def register() -> None:
     for path, node in SCHEMAS.items():
         group, _, name = f"schema/{path}".rpartition("/")
         store.store(group=group, name=name, node=node)
+    register_variants()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from gpt_opt.run.identity import identity_json, run_id
 from gpt_opt.run.paths import RunPaths
 from gpt_opt.run.peers import PeerFailed, PeerLost, error_record, peers
 from gpt_opt.run.provenance import data_file, gpus, slurm_ids, write_provenance
-from gpt_opt.run.ranks import this_rank
+from gpt_opt.run.ranks import this_rank, under_torchrun
 from gpt_opt.run.signals import StopRequest, stop_on_signals
 from gpt_opt.run.state import RunState, State, StateUnreadable, has_result, read_state, write_state
 
@@ -54,7 +54,7 @@ def execute(config: Mapping[str, Any], paths: RunPaths, hydra_files: Mapping[str
         RunFailed: If training raised; state.json and task.log hold the traceback.
         Interrupted: If a signal asked the run to stop.
     """
-    if problems := constraint_problems(config) or _batch_problems(config, this_rank().count):
+    if problems := constraint_problems(config) or list(_process_problems(config)):
         raise ConfigError(problems)
     _require_same_config(config, paths)
     if not config["rerun"] and _is_done(paths):
@@ -83,9 +83,15 @@ def _is_done(paths: RunPaths) -> bool:
         return False
 
 
-def _batch_problems(config: Mapping[str, Any], processes: int) -> list[Problem]:
-    """Returns why the batches cannot be split over several processes."""
-    return list(batch_problems(config["training"]["training_params"], processes)) if processes > 1 else []
+def _process_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yields why the training cannot be split over the processes that there are."""
+    if (count := this_rank().count) > 1:
+        yield from batch_problems(config["training"]["training_params"], count)
+    for engine in ("deepspeed", "fsdp"):
+        if config[engine] and not under_torchrun():
+            problem = "divides a training among the processes of torchrun, but this one was started without it"
+            fix = "torchrun --nproc-per-node N run_hydra.py ..., or resources.gpus_per_run of 2 or more in a sweep"
+            yield Problem(engine, problem, fix)
 
 
 def _say_complete(config: Mapping[str, Any], paths: RunPaths) -> None:

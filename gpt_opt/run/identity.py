@@ -9,22 +9,14 @@ from typing import Any
 
 NOT_IDENTITY = frozenset(
     {
-        "hydra",
-        "paths",
-        "logging",
-        "gpu",
-        "resources",
-        "exp_name",
-        "models",
-        "model_index",
-        "dry_run",
-        "rerun",
-        "training.sampling",
+        *("hydra", "paths", "logging", "gpu", "resources", "deepspeed", "fsdp"),
+        *("exp_name", "models", "model_index", "dry_run", "rerun", "training.sampling"),
     }
 )
 """Keys that, with all below them, cannot change the result of a run: where it writes, what it shows, on what it runs.
 
-`models` and `model_index` choose `model.name_or_path`, which counts.
+`models` and `model_index` choose `model.name_or_path`, which counts. `deepspeed` and `fsdp` divide a training among
+processes: like their number, that changes nothing but the rounding.
 """
 
 _HOLDERS = frozenset(name.rpartition(".")[0] for name in NOT_IDENTITY)

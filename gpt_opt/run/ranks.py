@@ -21,6 +21,11 @@ class Rank:
 
 def this_rank() -> Rank:
     """Returns the place of the calling process; the only one where nothing says otherwise."""
-    if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+    if not under_torchrun():
         return Rank(0, 1)
     return Rank(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+
+
+def under_torchrun() -> bool:
+    """Returns whether torchrun, or something that sets the same variables, started this process."""
+    return {"RANK", "WORLD_SIZE"} <= os.environ.keys()

@@ -15,7 +15,13 @@ PROGRESS_FILE = "progress.json"
 FINAL = "final"
 """Link to the best checkpoint of a run with load_best_model_at_end that has ended."""
 
-_NEEDED = (PROGRESS_FILE, "trainer_state.json", "optimizer.pt", "scheduler.pt")
+OPTIMIZER_FILE = "optimizer.pt"
+"""States of the optimizer, but for those that DeepSpeed divides among the processes: they are in `global_step*/`."""
+
+SCHEDULER_FILE = "scheduler.pt"
+"""Where the schedule is."""
+
+_NEEDED = (PROGRESS_FILE, "trainer_state.json", SCHEDULER_FILE)
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +43,8 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 def missing_files(checkpoint: Path) -> list[str]:
     """Returns what a checkpoint lacks to resume from."""
-    missing = [name for name in _NEEDED if not (checkpoint / name).is_file()]
+    needed = _NEEDED if is_of_deepspeed(checkpoint) else (OPTIMIZER_FILE, *_NEEDED)
+    missing = [name for name in needed if not (checkpoint / name).is_file()]
     return missing if any(checkpoint.glob("*model*.safetensors")) else ["weights", *missing]
 
 
@@ -50,6 +57,11 @@ def usual_modes(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
             path.chmod(mode)
+
+
+def is_of_deepspeed(checkpoint: Path) -> bool:
+    """Returns whether DeepSpeed wrote the states of the optimizer."""
+    return any(checkpoint.glob("global_step*"))
 
 
 def sync_tree(folder: Path) -> None:

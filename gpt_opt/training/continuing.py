@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from gpt_opt.errors import ConfigError, Problem
-from gpt_opt.training.checkpoints import missing_files
+from gpt_opt.training.checkpoints import OPTIMIZER_FILE, is_of_deepspeed, missing_files
 
 _KEY = "training.finetuning.resume_from_checkpoint"
 _NOT_SETTINGS = ("params", "lr")
@@ -23,6 +23,22 @@ _NOT_SETTINGS = ("params", "lr")
 def checkpoint_step(checkpoint: Path) -> int:
     """Returns the optimizer steps before a checkpoint."""
     return int(json.loads((checkpoint / "trainer_state.json").read_text())["global_step"])
+
+
+def require_engine(checkpoint: Path, deepspeed: bool) -> None:
+    """Checks that a checkpoint can be read: DeepSpeed and everything else do not read each other's optimizer states.
+
+    Args:
+        checkpoint: Where to resume.
+        deepspeed: Whether DeepSpeed trains now.
+
+    Raises:
+        ConfigError: If it cannot.
+    """
+    if is_of_deepspeed(checkpoint) != deepspeed:
+        ways = ("without DeepSpeed", "with DeepSpeed")
+        problem = f"must be as for {checkpoint}, which was saved {ways[not deepspeed]}; now it is {ways[deepspeed]}"
+        raise ConfigError([Problem("deepspeed", problem, "go on as it began, or train anew: rerun=true")])
 
 
 def require_continuable(checkpoint: Path, model: PreTrainedModel, optimizer: Optimizer, steps: int) -> None:
@@ -70,7 +86,9 @@ def _weights(checkpoint: Path, model: PreTrainedModel) -> Iterator[Problem]:
 
 
 def _settings(checkpoint: Path, optimizer: Optimizer) -> Iterator[Problem]:
-    file = checkpoint / "optimizer.pt"
+    file = checkpoint / OPTIMIZER_FILE
+    if not file.is_file():  # of DeepSpeed, which checks its own files
+        return
     saved = torch.load(file, map_location="cpu", mmap=True, weights_only=True)["param_groups"]
     if len(saved) != len(optimizer.param_groups):
         yield Problem(_KEY, "must have the optimizer's groups of parameters, but has others", "keep the optimizer")

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from gpt_opt.training.losses import IGNORED, KTO, SFT, PairLogps, PairLoss, reference_point, sequence_kl, token_logps
 from gpt_opt.training.metrics import Means, Reduce
-from gpt_opt.training.models.build import Reference
+from gpt_opt.training.models.build import Reference, cast_weights
 from gpt_opt.training.trainer import BaseTrainer, Batch, Task
 
 
@@ -54,6 +54,8 @@ class ReferenceTrainer(BaseTrainer):
         self.reference = reference
         if reference is not None and reference.model is not None:
             cast("nn.Module", reference.model).to(self.args.device).eval().requires_grad_(False)
+            if self.is_deepspeed_enabled:  # which has no autocast: it rounds the weights of the policy
+                cast_weights(reference.model, self.args.hf_deepspeed_config.dtype())
 
     def units(self, batch: Batch) -> float:
         """Returns the number of items."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from datetime import timedelta
@@ -39,6 +40,11 @@ class Channel:
         while (text := self.read(name)) is None:
             time.sleep(_POLL_S)
         return text
+
+
+def processes() -> int:
+    """Returns how many processes train together, as torchrun says in the environment."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def lost_a_process(error: BaseException) -> bool:

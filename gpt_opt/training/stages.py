@@ -32,6 +32,7 @@ from gpt_opt.training.data.mixture import build_dataset
 from gpt_opt.training.data.prepare import prepare
 from gpt_opt.training.data.records import ExampleData, PairData
 from gpt_opt.training.data.tokenize import Limits, Tokenized
+from gpt_opt.training.engines import engine_arguments
 from gpt_opt.training.failures import memory_advice, memory_failures_named
 from gpt_opt.training.hooks import Folder, Hooks, Result
 from gpt_opt.training.loss_trainers import KTOTrainer, PreferenceTrainer, SFTTrainer
@@ -47,7 +48,7 @@ from gpt_opt.training.models.build import (
 )
 from gpt_opt.training.models.lora import add_adapters
 from gpt_opt.training.optimizers import build_optimizer, lr_factor, phase_steps
-from gpt_opt.training.processes import close
+from gpt_opt.training.processes import close, processes
 from gpt_opt.training.sampling import Sampler
 from gpt_opt.training.targets import call_target
 from gpt_opt.training.trainer import BaseTrainer, Task, fresh_accelerate
@@ -184,41 +185,40 @@ def _reference(config: Config, policy: PreTrainedModel) -> Reference | None:
 def _arguments(config: Config, parts: Parts, folder: Folder, devices: int) -> TrainingArguments:
     params = config["training"]["training_params"]
     micro = micro_batch_size(params, devices)
-    return TrainingArguments(
-        output_dir=str(folder.checkpoints),
-        per_device_train_batch_size=micro,
-        per_device_eval_batch_size=micro,
-        gradient_accumulation_steps=accumulation_steps(params, devices),
-        max_steps=parts.steps,
-        max_grad_norm=params["max_grad_norm"],
-        bf16=params["mixed_precision"] == "bf16",
-        fp16=params["mixed_precision"] == "fp16",
-        activation_checkpointing=params["gradient_checkpointing"],
-        torch_compile=params["compile"],
-        logging_steps=params["log_every"],
-        save_strategy="steps",
-        save_steps=params["save_every"],
-        eval_strategy="no",  # gpt_opt.training.callbacks.Flow decides when to evaluate
-        train_sampling_strategy="sequential",  # the order is in the data set itself
-        seed=config["seed"] % 2**32,
-        remove_unused_columns=False,
-        use_cpu=not torch.accelerator.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
-        logging_nan_inf_filter=False,
-        report_to=[],
-        disable_tqdm=True,
-    )
+    settings: dict[str, Any] = {
+        "output_dir": str(folder.checkpoints),
+        "per_device_train_batch_size": micro,
+        "per_device_eval_batch_size": micro,
+        "gradient_accumulation_steps": accumulation_steps(params, devices),
+        "max_steps": parts.steps,
+        "max_grad_norm": params["max_grad_norm"],
+        "bf16": params["mixed_precision"] == "bf16",
+        "fp16": params["mixed_precision"] == "fp16",
+        "activation_checkpointing": params["gradient_checkpointing"],
+        "torch_compile": params["compile"],
+        "logging_steps": params["log_every"],
+        "save_strategy": "steps",
+        "save_steps": params["save_every"],
+        "eval_strategy": "no",  # gpt_opt.training.callbacks.Flow decides when to evaluate
+        "train_sampling_strategy": "sequential",  # the order is in the data set itself
+        "seed": config["seed"] % 2**32,
+        "remove_unused_columns": False,
+        "use_cpu": not torch.accelerator.is_available(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "logging_nan_inf_filter": False,
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+    return TrainingArguments(**{**settings, **engine_arguments(config, devices)})
 
 
 def _trainer(config: Config, parts: Parts, folder: Folder, hooks: Hooks) -> BaseTrainer:
     params, optimizer_params = config["training"]["training_params"], config["optimizer"]["optimizer_params"]
-    arguments = _arguments(config, parts, folder, devices=1)
+    arguments = _arguments(config, parts, folder, processes())
     if arguments.world_size == 1 and arguments.n_gpu > 1:
         # transformers would split batches with DataParallel and so multiply them by the number of GPUs.
         log.info("using 1 of the %d GPUs that this process sees; torchrun uses them all", arguments.n_gpu)
         arguments._n_gpu = 1
-    if arguments.world_size > 1:
-        arguments = _arguments(config, parts, folder, arguments.world_size)
     optimizer = build_optimizer(optimizer_params, parts.policy.parameters())
     first = phase_steps(parts.steps, optimizer_params["warm_up_fraction"], params["warmup_steps"])
     schedule, steps = optimizer_params["lr_schedule"], parts.steps
@@ -270,7 +270,8 @@ def train(config: Config, folder: Folder, hooks: Hooks) -> Result | None:
         parts = build(config)
         trainer = _trainer(config, parts, folder, hooks)
         params = config["training"]["training_params"]
-        trainer.add_callback(Flow(hooks, params["eval_every"], trainer.on_any, trainer.require_finite_step))
+        checks = trainer.on_any, trainer.require_finite_step, trainer.evaluate
+        trainer.add_callback(Flow(hooks, params["eval_every"], *checks))
         trainer.add_callback(Bar())
         log.info(
             "%s parameters, %d training and %d validation %s (data %s), %d steps",
@@ -336,7 +337,6 @@ def _run(trainer: BaseTrainer, checkpoint: Path | None, start: str | None) -> No
     if checkpoint is None:
         if trainer.is_world_process_zero():
             trainer.keep_until(-1)
-        trainer.evaluate()
         trainer.train()
         return
     log.info("resuming from %s", checkpoint.name)

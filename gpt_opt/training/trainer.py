@@ -22,22 +22,25 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from gpt_opt.errors import DataError, Problem
 from gpt_opt.training.best import Best
 from gpt_opt.training.checkpoints import (
+    OPTIMIZER_FILE,
     PROGRESS_FILE,
+    SCHEDULER_FILE,
     checkpoint_path,
     commit_checkpoint,
     remove_beyond,
     sync_tree,
     usual_modes,
 )
-from gpt_opt.training.continuing import checkpoint_step
+from gpt_opt.training.continuing import checkpoint_step, require_engine
 from gpt_opt.training.data.batches import Collate, TrainingOrder
+from gpt_opt.training.engines import allow_cpu, full_optimizer_state, full_weights, load_optimizer_state, load_weights
 from gpt_opt.training.failures import require_finite
 from gpt_opt.training.hooks import Folder, Hooks
 from gpt_opt.training.metrics import Means, MetricsFile, Reduce, StepFile
@@ -96,7 +99,6 @@ class BaseTrainer(Trainer):
             args=arguments,
             data_collator=cast("Any", task.collator),
             train_dataset=task.order,
-            optimizers=(task.optimizer, task.schedule),
         )
         self.remove_callback(PrinterCallback)
         self.task = task
@@ -131,6 +133,25 @@ class BaseTrainer(Trainer):
         keep, self._shape = batch["logits_to_keep"], tuple(batch["input_ids"].shape)
         output = model(input_ids=batch["input_ids"], use_cache=False, logits_to_keep=keep)
         return cast("Tensor", output.logits[:, -keep:])
+
+    # -- the engine ---------------------------------------------------------------------------------------------
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Makes the accelerator, which may divide the model among the processes."""
+        super().create_accelerator_and_postprocess()
+        if self.args.fsdp:
+            allow_cpu(self.accelerator, self.args.fsdp_plugin_args)
+            self.is_fsdp_enabled = True
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        """Takes the optimizer of the task."""
+        self.optimizer = self.task.optimizer
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
+        """Takes the schedule of the task."""
+        self.lr_scheduler = self.task.schedule
+        return self.task.schedule
 
     # -- training step ------------------------------------------------------------------------------------------
 
@@ -233,12 +254,11 @@ class BaseTrainer(Trainer):
         items = self.task.validation
         # With fewer items than processes some had none, and no names to sum: then each measures all of them.
         split = len(items) >= self.args.world_size
-        places = range(self.args.process_index, len(items), self.args.world_size) if split else range(len(items))
-        mine = Subset(cast("Any", items), places)
+        rank, count = (self.args.process_index, self.args.world_size) if split else (0, 1)
         # A generator of its own keeps the loader from drawing on the global random state, which a resume must find.
         loader = DataLoader(
-            mine,
-            batch_size=self.args.per_device_eval_batch_size,
+            cast("Any", items),
+            batch_sampler=even_batches(len(items), self.args.per_device_eval_batch_size, rank, count),
             collate_fn=self.task.collator,
             generator=torch.Generator(),
         )
@@ -320,6 +340,36 @@ class BaseTrainer(Trainer):
             remove_beyond(folder, self.task.save_total_limit, best.step if best is not None and best.keeps else None)
         self.accelerator.wait_for_everyone()
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the model, in the one form that every training has."""
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        weights = full_weights(cast("nn.Module", self.model))
+        if self.args.should_save:
+            self._save(output_dir, state_dict=weights)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Writes the files of an undivided training also where the states are divided by FSDP."""
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = full_optimizer_state(cast("nn.Module", self.model), self.task.optimizer)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir, OPTIMIZER_FILE))
+            torch.save(self.task.schedule.state_dict(), Path(output_dir, SCHEDULER_FILE))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.is_fsdp_enabled or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        load_optimizer_state(cast("nn.Module", self.model), self.task.optimizer, Path(checkpoint, OPTIMIZER_FILE))
+        self.task.schedule.load_state_dict(torch.load(Path(checkpoint, SCHEDULER_FILE), weights_only=True))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if not self.is_fsdp_enabled:  # of which `restore_progress` has loaded the weights before they were divided
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Restores the random state of this process, or draws anew when another number of processes saved it."""
         name = f"rng_state_{self.args.process_index}.pth" if self.args.world_size > 1 else "rng_state.pth"
@@ -342,13 +392,17 @@ class BaseTrainer(Trainer):
 
         Raises:
             DataError: If the checkpoint was trained on other data.
+            ConfigError: If DeepSpeed saved it and does not train now, or the other way round.
         """
+        require_engine(checkpoint, self.is_deepspeed_enabled)
         step = checkpoint_step(checkpoint)
         progress = json.loads((checkpoint / PROGRESS_FILE).read_text())
         if progress["data_fingerprint"] != self.task.data_fingerprint:
             old, new = progress["data_fingerprint"][:12], self.task.data_fingerprint[:12]
             problem = f"must be the data that {checkpoint.name} was trained on, {old}, but is now {new}"
             raise DataError([Problem("data.dataset", problem, "restore the data, or train from the start: rerun=true")])
+        if self.is_fsdp_enabled:
+            load_weights(cast("PreTrainedModel", self.model), checkpoint)
         self.tokens = self._tokens_at_log = progress["tokens"]
         self._started -= progress["time_s"]
         if self.task.best is not None and checkpoint.parent == self.task.folder.checkpoints:
@@ -363,6 +417,30 @@ class BaseTrainer(Trainer):
         if best.keeps and kept is not None and not kept.is_dir():
             log.warning("%s, the best so far, is gone: the best of the evaluations to come is kept instead", kept)
             best.forget()
+
+
+def even_batches(items: int, size: int, rank: int, count: int) -> list[list[int]]:
+    """Divides items among processes, and those of each among batches.
+
+    Where weights are divided the processes gather them together in every forward. So all have the same number of
+    batches, none of them empty: for that a batch of several processes has up to 2 items where `size` is 1.
+
+    Args:
+        items: Number of items, at least `count`.
+        size: Items of a batch.
+        rank: The process that asks.
+        count: Number of processes.
+
+    Returns:
+        The places of the items of each batch.
+    """
+    mine = range(rank, items, count)
+    if count == 1:
+        return [list(mine[start : start + size]) for start in range(0, items, size)]
+    most = math.ceil(items / count)
+    batches = math.ceil(most / max(size, 2))
+    bounds = [len(mine) * index // batches for index in range(batches + 1)]
+    return [list(mine[start:end]) for start, end in itertools.pairwise(bounds)]
 
 
 @contextmanager

@@ -20,8 +20,9 @@ register_resolvers()
 OPTIONS = sorted(
     (str(file.parent.relative_to(CONFIG_DIR)), file.stem)
     for file in CONFIG_DIR.rglob("*.yaml")
-    if file.parent != CONFIG_DIR and not {"hydra", "exp"} & set(file.relative_to(CONFIG_DIR).parts)  # exp: test_exp.py
+    if file.parent != CONFIG_DIR and not {"hydra", "exp", "deepspeed"} & set(file.relative_to(CONFIG_DIR).parts)
 )
+"""Not those of exp and deepspeed, which have tests of their own: test_exp.py, tests/run/test_engines.py."""
 ADDED = {"logging"}  # groups without an option by default
 MANDATORY = {
     ("model", "hf"): ["model.name_or_path=gpt2"],

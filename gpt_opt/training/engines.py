@@ -1,0 +1,131 @@
+"""Training whose weights or optimizer states are divided among the processes: FSDP of torch, ZeRO of DeepSpeed.
+
+What both are told follows from the training keys. A checkpoint of FSDP has the files of one without it, so a run may
+change between them; DeepSpeed keeps its optimizer states in files of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from safetensors.torch import load_file
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import Optimizer
+from transformers import PreTrainedModel
+
+from gpt_opt.config.constraints import accumulation_steps, micro_batch_size
+
+_FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def engine_arguments(config: Mapping[str, Any], devices: int) -> dict[str, Any]:
+    """Returns what TrainingArguments is told of the engine: `deepspeed`, or `fsdp` and `fsdp_config`, or nothing.
+
+    Args:
+        config: The resolved config.
+        devices: Processes of the training.
+    """
+    params = config["training"]["training_params"]
+    if config["deepspeed"]:
+        return {"deepspeed": deepspeed_settings(config["deepspeed"], params, devices)}
+    if config["fsdp"]:
+        return {"fsdp": True, "fsdp_config": {**config["fsdp"], "version": 2}}
+    return {}
+
+
+def deepspeed_settings(deepspeed: Mapping[str, Any], params: Mapping[str, Any], devices: int) -> dict[str, Any]:
+    """Returns the JSON that DeepSpeed receives, in its words (deepspeed.ai/docs/config-json).
+
+    Optimizer and schedule are not in it: they are those of every other run, handed over as objects.
+
+    Args:
+        deepspeed: The group `deepspeed`.
+        params: `training.training_params`.
+        devices: Processes of the training.
+    """
+    zero = {key: value for key, value in deepspeed["zero_optimization"].items() if value is not None}
+    if zero["stage"] == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True  # else a checkpoint would have no weights
+    return {
+        "train_batch_size": params["batch_size"],
+        "train_micro_batch_size_per_gpu": micro_batch_size(params, devices),
+        "gradient_accumulation_steps": accumulation_steps(params, devices),
+        "gradient_clipping": params["max_grad_norm"],
+        "bf16": {"enabled": params["mixed_precision"] == "bf16"},
+        "fp16": {"enabled": params["mixed_precision"] == "fp16"},
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+def allow_cpu(accelerator: Any, plugin: Mapping[str, Any]) -> None:
+    """Makes accelerate divide a model among processes on CPUs too: it does so on GPUs alone, torch on both.
+
+    Args:
+        accelerator: A fresh accelerate.Accelerator of several processes.
+        plugin: What TrainingArguments made of `fsdp_config`.
+    """
+    if accelerator.distributed_type == DistributedType.MULTI_CPU:
+        accelerator.state.distributed_type = DistributedType.FSDP
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(**plugin)
+
+
+def full_weights(model: nn.Module) -> dict[str, Any]:
+    """Gathers divided weights, tied ones once; all processes call it, the first gets the result, the others nothing."""
+    tied = getattr(model, "all_tied_weights_keys", ())
+    return {name: value for name, value in get_model_state_dict(model, options=_FULL).items() if name not in tied}
+
+
+def full_optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    """Gathers the states of an optimizer over divided weights; all processes call it, the first gets the result.
+
+    Returns:
+        What `optimizer.state_dict()` would be if nothing were divided; empty in the other processes.
+    """
+    gathered = cast("dict[str, Any]", get_optimizer_state_dict(model, optimizer, options=_FULL))
+    place = {name: index for index, name in enumerate(_trained(model))}
+    return {
+        "state": {place[name]: values for name, values in gathered.get("state", {}).items()},
+        "param_groups": [
+            {**group, "params": [place[name] for name in group["params"]]} for group in gathered.get("param_groups", [])
+        ],
+    }
+
+
+def load_optimizer_state(model: nn.Module, optimizer: Optimizer, file: Path) -> None:
+    """Gives each process its part of the states in a file: of `full_optimizer_state`, or of an undivided optimizer."""
+    saved = torch.load(file, map_location="cpu", weights_only=True)
+    names = list(_trained(model))
+    named = {
+        "state": {names[index]: values for index, values in saved["state"].items()},
+        "param_groups": [
+            {**group, "params": [names[index] for index in group["params"]]} for group in saved["param_groups"]
+        ],
+    }
+    set_optimizer_state_dict(model, optimizer, cast("Any", named), options=_FULL)
+
+
+def load_weights(model: PreTrainedModel, checkpoint: Path) -> None:
+    """Loads the weights, or the adapters, of a checkpoint into a model that is not divided yet."""
+    if hasattr(model, "peft_config"):
+        model.load_adapter(str(checkpoint), cast("Any", model).active_adapter, is_trainable=True)
+        return
+    for file in sorted(checkpoint.glob("model*.safetensors")):
+        model.load_state_dict(load_file(file), strict=False)  # tied weights are saved once
+    model.tie_weights()
+
+
+def _trained(model: nn.Module) -> Iterator[str]:
+    """Yields the names of the trained weights in the order in which the optimizer has them."""
+    return (name for name, weight in model.named_parameters() if weight.requires_grad)
