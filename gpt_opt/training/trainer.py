@@ -288,7 +288,7 @@ class BaseTrainer(Trainer):
         self._batch, self._shape = f"the samples after step {self.state.global_step}", (0, 0)
         training = model.training
         model.eval()
-        with self.compute_loss_context_manager():
+        with self.accelerator.autocast():  # the reference alone would write in full precision
             rows = sampler.rows(model, self.reference, self.args.device)
         model.train(training)
         self.task.hooks.fence()

@@ -167,8 +167,10 @@ def test_the_model_writes_from_its_cache(
         return parts
 
     monkeypatch.setattr(stages, "build", watched)
-    finish([*small, *DPO, *ON, extra], folder(tmp_path / "run"))
+    place = folder(tmp_path / "run")
+    finish([*small, *DPO, *ON, extra], place)
     assert widths.count(1) > len(widths) / 2
+    assert all(row["policy"] == row["reference"] for row in samples(place)[:3])
 
 
 def sampler(overrides: list[str]) -> tuple[stages.Parts, Sampler]:
