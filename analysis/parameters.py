@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from gpt_opt.run.identity import NOT_IDENTITY
+from gpt_opt.run.identity import is_identity
 
 MAIN_PARAMETER = "loss.beta"
 """Shown when nothing varies."""
@@ -16,7 +16,7 @@ MAIN_PARAMETER = "loss.beta"
 def parameter_columns(runs: pd.DataFrame) -> list[str]:
     """Returns the columns of a `load_runs` frame that hold config values which can change a result."""
     dotted = (name for name in runs.columns if "." in name and "/" not in name)
-    known = {"seed", *(name for name in dotted if name.split(".")[0] not in NOT_IDENTITY)}
+    known = {"seed", *filter(is_identity, dotted)}
     return [name for name in runs.columns if name in known]
 
 

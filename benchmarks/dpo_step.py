@@ -162,9 +162,8 @@ def ours(config: Config, folder: Path) -> Trainer:
     hooks = Hooks(progress=lambda step, total: None, stop_requested=lambda: False, fence=lambda: None)
     (folder / "checkpoints").mkdir()
     # The assembly of the product itself, not a copy: what it sets is what is measured.
-    return stages._trainer(
-        config, stages.build(config), Folder(folder / "checkpoints", folder / "metrics.jsonl"), hooks
-    )
+    place = Folder(folder / "checkpoints", folder / "metrics.jsonl", folder / "samples.jsonl")
+    return stages._trainer(config, stages.build(config), place, hooks)
 
 
 def trl(config: Config, folder: Path) -> Trainer:

@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.version import setbase
 from omegaconf import DictConfig
 
-from gpt_opt.config.schema import Finetuning, register
+from gpt_opt.config.schema import Finetuning, Sampling, register
 from gpt_opt.errors import ConfigError, Problem, RunFailed
 from gpt_opt.plan.check import PointChecker
 from gpt_opt.plan.compose import Composed
@@ -75,6 +75,11 @@ class TrainingConfig:
         metric_for_best_model: Metric that says which evaluation is best.
         greater_is_better: Direction of that metric.
         early_stopping_patience: Evaluations in a row without a better one after which training ends.
+        sample_during_eval: Let the models continue validation prompts at every evaluation; this and all below are of
+            `training.sampling`.
+        n_samples: How many prompts.
+        max_new_tokens: Longest continuation, tokens.
+        temperature: 0 takes the likeliest token, more draws.
     """
 
     output_dir: str | Path | None = None
@@ -103,6 +108,10 @@ class TrainingConfig:
     metric_for_best_model: str | None = None
     greater_is_better: bool | None = None
     early_stopping_patience: int | None = None
+    sample_during_eval: bool | None = None
+    n_samples: int | None = None
+    max_new_tokens: int | None = None
+    temperature: float | None = None
 
 
 @dataclass(frozen=True)
@@ -169,6 +178,7 @@ _ELSEWHERE = {
     "seed": "seed",
     "lr": "optimizer.optimizer_params.lr",
     **{field.name: f"training.finetuning.{field.name}" for field in fields(Finetuning)},
+    **{field.name: f"training.sampling.{field.name}" for field in fields(Sampling)},
 }
 """Config keys of the fields of TrainingConfig that are not of training.training_params."""
 

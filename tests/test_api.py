@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gpt_opt import api
-from gpt_opt.config.schema import DPOLoss, Finetuning, TrainingParams
+from gpt_opt.config.schema import DPOLoss, Finetuning, Sampling, TrainingParams
 from gpt_opt.config.schema_data import HfDataset, JsonlDataset, ShpDataset
 from gpt_opt.errors import ConfigError
 from gpt_opt.run.paths import RunPaths, find_run_dirs
@@ -27,7 +27,8 @@ def names(kind: type) -> set[str]:
 
 
 def test_fields_are_config_keys() -> None:
-    assert names(TrainingConfig) - {"output_dir", "seed", "lr"} == names(TrainingParams) | names(Finetuning)
+    groups = names(TrainingParams) | names(Finetuning) | names(Sampling)
+    assert names(TrainingConfig) - {"output_dir", "seed", "lr"} == groups
     assert names(DPOConfig) - {"max_length", "max_prompt_length"} == names(DPOLoss) - {"name", "_target_"}
     assert names(PreferenceDatasetConfig) <= names(HfDataset) | names(ShpDataset) | names(JsonlDataset)
 

@@ -155,8 +155,9 @@ def test_a_sweep_goes_on_after_a_failed_point_and_a_second_time_skips_what_is_co
 
 def test_a_finished_run_has_all_of_its_files(tmp_path: Path, small: list[str], run_hydra: Runner) -> None:
     os.environ["SECRET_CANARY"] = "canary-93f1"
+    overrides = [*small, "loss.beta=0.1", "training.sampling.sample_during_eval=true"]
     try:
-        done = run_hydra([*small, "loss.beta=0.1"])
+        done = run_hydra(overrides)
     finally:
         del os.environ["SECRET_CANARY"]
     assert done.returncode == 0, done.stdout + done.stderr
@@ -176,12 +177,13 @@ def test_a_finished_run_has_all_of_its_files(tmp_path: Path, small: list[str], r
     assert b"canary-93f1" not in everything
     assert not list(paths.root.rglob("*.tmp"))
 
-    rerun = run_hydra([*small, "loss.beta=0.1", "rerun=true"])
+    rerun = run_hydra([*overrides, "rerun=true"])
     assert rerun.returncode == 0, rerun.stdout + rerun.stderr
     assert read_state(paths).attempt == 2
     (kept,) = paths.superseded.iterdir()
     old, new = json.loads((kept / "summary.json").read_text()), json.loads(paths.summary.read_text())
     assert (old["attempt"], new["attempt"]) == (1, 2)
+    assert (kept / "samples.jsonl").read_bytes() == paths.samples.read_bytes() != b""
     assert old["metrics"]["eval/loss"] == new["metrics"]["eval/loss"]
 
 

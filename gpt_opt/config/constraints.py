@@ -11,6 +11,7 @@ from gpt_opt.config.engines import engine_problems
 from gpt_opt.config.finetuning import finetuning_problems
 from gpt_opt.config.losses import has_reference, loss_problems
 from gpt_opt.config.models import weight_problems
+from gpt_opt.config.sampling import sampling_problems
 from gpt_opt.config.sources import data_problems
 from gpt_opt.config.targets import target_problems
 from gpt_opt.config.trackers import tracker_problems
@@ -189,6 +190,7 @@ def _lora(config: Config) -> Iterator[Problem]:
 CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _training,
     finetuning_problems,
+    sampling_problems,
     _model,
     _architecture,
     _models,

@@ -248,11 +248,22 @@ class Finetuning:
 
 
 @dataclass
+class Sampling:
+    """What the models write at every evaluation."""
+
+    sample_during_eval: bool
+    n_samples: int | None
+    max_new_tokens: int | None
+    temperature: float
+
+
+@dataclass
 class Training:
     """training=default."""
 
     training_params: TrainingParams
     finetuning: Finetuning
+    sampling: Sampling
 
 
 class LoraBias(StrEnum):

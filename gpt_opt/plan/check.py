@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -73,7 +73,7 @@ class PointChecker:
         if result.missing:
             choices = self._chosen(result.overrides)
             return [missing_problem(key, self._dir, choices) for key in result.missing]
-        return constraint_problems(result.config)
+        return [*_lost_trackers(result.overrides), *constraint_problems(result.config)]
 
     def points(self, overrides: Sequence[str], multirun: bool) -> list[list[str]]:
         """Returns the override list of every point that `overrides` ask for, as Hydra's basic sweeper makes them."""
@@ -186,6 +186,15 @@ class PointChecker:
         siblings = [name for name in valid if name.rpartition(".")[0] == key.rpartition(".")[0]]
         fix = f"did you mean {meant}?" if meant else f"valid here: {', '.join(siblings or valid)}"
         return Problem(key, f"is not a key of this config (in {text!r})", fix)
+
+
+def _lost_trackers(overrides: Iterable[str]) -> Iterator[Problem]:
+    """Refuses several options of logging: each sets the whole list report_to, so that only the last would count."""
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if key.lstrip("+") == "logging" and value.startswith("[") and "," in value:
+            fix = f"write logging.logging_params.report_to={value} in its place"
+            yield Problem("logging", f"takes one option, but {text!r} gives several", fix)
 
 
 def _parses(text: str) -> bool:

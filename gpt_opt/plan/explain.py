@@ -9,7 +9,7 @@ from typing import Any
 
 from gpt_opt.plan.existing import Status, status_of
 from gpt_opt.run.files import read_json_object
-from gpt_opt.run.identity import NOT_IDENTITY
+from gpt_opt.run.identity import identifying
 from gpt_opt.run.paths import RunPaths, find_run_dirs
 
 _ABSENT = "(absent)"
@@ -32,7 +32,7 @@ class Nearest:
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
-    stack = [("", {key: value for key, value in config.items() if key not in NOT_IDENTITY})]
+    stack = [("", identifying(config))]
     while stack:
         prefix, node = stack.pop()
         for key, value in node.items():

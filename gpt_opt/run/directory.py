@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gpt_opt.config.explain import missing_keys
 from gpt_opt.errors import ConfigError, Problem
-from gpt_opt.run.identity import NOT_IDENTITY, run_id
+from gpt_opt.run.identity import is_identity, run_id
 from gpt_opt.run.paths import allocate_run_dir, existing_run_dir, path_part, run_dir_name
 
 DRY_RUN_PREFIX = "gpt-opt-dry-run-"
@@ -68,7 +68,7 @@ def _label_part(text: str) -> tuple[str, str]:
     """Returns the key of an override and what a label says of it, nothing where it cannot change the result."""
     override = OverridesParser.create().parse_override(text)
     key = override.key_or_group
-    if key.partition(".")[0] in NOT_IDENTITY:
+    if not is_identity(key):
         return key, ""
     value = "" if override.is_delete() else "=" + override.get_value_element_as_str().strip("'\"")
     return key, key.rpartition(".")[2] + value

@@ -180,7 +180,7 @@ class _Attempt:
         kept = self.paths.superseded / f"before-attempt-{self.claim.attempt:04d}"
         kept.mkdir(parents=True)
         paths = self.paths
-        for item in (paths.checkpoints, paths.metrics, paths.provenance, paths.state, paths.summary):
+        for item in (paths.checkpoints, paths.metrics, paths.samples, paths.provenance, paths.state, paths.summary):
             if item.exists():
                 item.replace(kept / item.name)
 
@@ -238,7 +238,9 @@ class _Attempt:
         try:
             peers().train(self.config, self.paths)
             with peers().watched(self._end_with):
-                result = train(self.config, Folder(self.paths.checkpoints, self.paths.metrics), hooks)
+                paths = self.paths
+                folder = Folder(paths.checkpoints, paths.metrics, paths.samples)
+                result = train(self.config, folder, hooks)
         except Exception as error:
             peers().raise_if_lost(error)
             raise

@@ -10,17 +10,38 @@ from typing import Any
 NOT_IDENTITY = frozenset(
     {
         *("hydra", "paths", "logging", "gpu", "resources", "deepspeed", "fsdp"),
-        *("exp_name", "models", "model_index", "dry_run", "rerun"),
+        *("exp_name", "models", "model_index", "dry_run", "rerun", "training.sampling"),
     }
 )
-"""Top-level keys that cannot change the result of a run: where it writes, what it prints, on what it runs.
+"""Keys that, with all below them, cannot change the result of a run: where it writes, what it shows, on what it runs.
 
 `models` and `model_index` choose `model.name_or_path`, which counts. `deepspeed` and `fsdp` divide a training among
 processes: like their number, that changes nothing but the rounding.
 """
 
+_HOLDERS = frozenset(name.rpartition(".")[0] for name in NOT_IDENTITY)
+
 ID_LENGTH = 12
 """Hex digits of a run id: 48 bits, a collision in 100,000 runs has a probability of 2 in 100,000."""
+
+
+def is_identity(key: str) -> bool:
+    """Returns whether a dotted key, or a group, is part of what identifies a run."""
+    return not any(f"{key}.".startswith(f"{name}.") for name in NOT_IDENTITY)
+
+
+def identifying(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Returns what identifies a run: a resolved config as plain containers without `NOT_IDENTITY`.
+
+    Args:
+        config: The config, or a part of it.
+        above: Where that part is, `training.` for example.
+    """
+    return {
+        key: identifying(value, f"{above}{key}.") if f"{above}{key}" in _HOLDERS else value
+        for key, value in config.items()
+        if f"{above}{key}" not in NOT_IDENTITY
+    }
 
 
 def identity_json(config: Mapping[str, Any]) -> str:
@@ -29,8 +50,7 @@ def identity_json(config: Mapping[str, Any]) -> str:
     Args:
         config: The resolved config as plain containers.
     """
-    kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
-    return json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return json.dumps(identifying(config), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def run_id(config: Mapping[str, Any]) -> str:

@@ -43,6 +43,11 @@ class RunPaths:
         return self.root / "metrics.jsonl"
 
     @property
+    def samples(self) -> Path:
+        """What the models wrote at the evaluations, one JSON object a line; only where that was asked for."""
+        return self.root / "samples.jsonl"
+
+    @property
     def summary(self) -> Path:
         """Written once, last: its presence with state COMPLETED is what done means."""
         return self.root / "summary.json"

@@ -194,7 +194,7 @@ def _train(config: Mapping[str, Any], paths: RunPaths) -> None:
 
     with stop_on_signals() as stop:
         hooks = Hooks(progress=lambda step, total: None, stop_requested=lambda: bool(stop), fence=lambda: None)
-        train(config, Folder(paths.checkpoints, paths.metrics), hooks)
+        train(config, Folder(paths.checkpoints, paths.metrics, paths.samples), hooks)
     for number in SIGNALS:
         # Rank 0 alone says how the run ended: a signal that comes late must not make this process look failed.
         signal.signal(number, signal.SIG_IGN)

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from stat import S_IMODE
 
 PROGRESS_FILE = "progress.json"
 """Sums of the metrics since the last log line, tokens and seconds so far: a resumed run goes on counting from them."""
@@ -45,6 +46,17 @@ def missing_files(checkpoint: Path) -> list[str]:
     needed = _NEEDED if is_of_deepspeed(checkpoint) else (OPTIMIZER_FILE, *_NEEDED)
     missing = [name for name in needed if not (checkpoint / name).is_file()]
     return missing if any(checkpoint.glob("*model*.safetensors")) else ["weights", *missing]
+
+
+def usual_modes(folder: Path) -> None:
+    """Gives every file of a folder the mode of any new file: safetensors lets nobody but the owner read its own."""
+    probe = folder / ".mode"
+    probe.touch()
+    mode = S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def is_of_deepspeed(checkpoint: Path) -> bool:

@@ -16,10 +16,12 @@ class Folder:
     Attributes:
         checkpoints: Folder of `checkpoint-<step>` folders in Hugging Face format.
         metrics: File of one JSON object a line.
+        samples: Likewise, made only where samples are asked for.
     """
 
     checkpoints: Path
     metrics: Path
+    samples: Path
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 if TYPE_CHECKING:
     from gpt_opt.training.stages import Parts
@@ -49,23 +51,31 @@ def _resident_peak_kib() -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
 
 
-def estimate_mb(parts: Parts, rows: int, width: int) -> float:
+def _size(weights: Iterable[nn.Parameter]) -> int:
+    return sum(item.numel() * item.element_size() for item in weights)
+
+
+def estimate_mb(parts: Parts, rows: int, width: int, mixed_precision: bool) -> float:
     """Estimates the peak memory of training in MiB.
 
-    Weights of policy and reference, gradients and two optimizer states in float32, the logits with their gradient, and
-    34 values of 2 bytes a token, layer and unit of width for activations (Korthikanti et al. 2022, arXiv 2205.05198,
-    eq. 1 without the attention matrix), taken twice for float32. A config without width or depth leaves the last out.
+    Weights of policy and reference; gradients and two optimizer states, each as large as the weights that are trained;
+    the logits with their gradient in float32; for activations 34 bytes a token, layer and unit of width (Korthikanti et
+    al. 2022, arXiv 2205.05198, eq. 1 without the attention matrix), twice that where they have 4 bytes, not 2. A config
+    without width or depth leaves the last out.
 
     Args:
         parts: What is trained.
         rows: Sequences in one forward.
         width: Tokens in the longest sequence.
+        mixed_precision: Whether activations have 16 bits whatever the weights have.
     """
-    weights = sum(item.numel() for item in parts.policy.parameters())
-    trained = sum(item.numel() for item in parts.policy.parameters() if item.requires_grad)
-    frozen = weights if parts.reference is not None and parts.reference.model is not None else 0
+    weights = _size(parts.policy.parameters())
+    trained = _size(item for item in parts.policy.parameters() if item.requires_grad)
+    reference = parts.reference.model if parts.reference is not None else None
+    frozen = _size(reference.parameters()) if reference is not None else 0
     config = parts.policy.config
+    value = 2 if mixed_precision else parts.policy.dtype.itemsize
     units = getattr(config, "hidden_size", 0) * getattr(config, "num_hidden_layers", 0)
-    activations = 2 * 34 * rows * width * units
+    activations = 34 * value // 2 * rows * width * units
     logits = 2 * 4 * rows * width * config.vocab_size
-    return float(4 * (weights + frozen) + 12 * trained + activations + logits) / _MIB
+    return float(weights + frozen + 3 * trained + activations + logits) / _MIB

@@ -6,8 +6,9 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,18 +58,17 @@ class Means:
         return means
 
 
-class MetricsFile:
-    """metrics.jsonl: one JSON object a line, appended; a resume drops what came after its checkpoint."""
+class StepFile:
+    """A file of one JSON object a line, each with its step; a resume drops what came after its checkpoint."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def append(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes one row; a value that is no number in JSON (NaN, infinity) becomes null."""
-        row = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        line = json.dumps({"step": step, "time": round(time.time(), 3), **row}) + "\n"
+    def write(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Appends rows of a step."""
+        text = "".join(json.dumps({"step": step, **row}) + "\n" for row in rows)
         with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(line)
+            stream.write(text)
 
     def sync(self) -> None:
         """Makes every row so far survive a power failure."""
@@ -76,12 +76,12 @@ class MetricsFile:
             with self._path.open("a", encoding="utf-8") as stream:
                 os.fsync(stream.fileno())
 
-    def keep_until(self, step: int) -> dict[str, float]:
-        """Drops every row after `step`, and a torn last line; returns the last value of each metric that stays."""
+    def keep_until(self, step: int) -> dict[str, Any]:
+        """Drops every row after `step`, and a torn last line; returns the last value of each name that stays."""
         if not self._path.exists():
             return {}
         kept: list[str] = []
-        last: dict[str, float] = {}
+        last: dict[str, Any] = {}
         for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
@@ -94,6 +94,15 @@ class MetricsFile:
         temporary.write_text("".join(kept), encoding="utf-8")
         temporary.replace(self._path)
         return {name: value for name, value in last.items() if name not in ("step", "time")}
+
+
+class MetricsFile(StepFile):
+    """metrics.jsonl."""
+
+    def append(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes one row; a value that is no number in JSON (NaN, infinity) becomes null."""
+        row = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self.write(step, [{"time": round(time.time(), 3), **row}])
 
 
 _SHOWN = {

@@ -56,6 +56,7 @@ from gpt_opt.training.models.build import (
 from gpt_opt.training.models.lora import add_adapters
 from gpt_opt.training.optimizers import build_optimizer, lr_factor, phase_steps
 from gpt_opt.training.processes import close, processes
+from gpt_opt.training.sampling import Sampler
 from gpt_opt.training.targets import build_target, call_target, require_kind
 from gpt_opt.training.trainer import BaseTrainer, Task, fresh_accelerate
 
@@ -272,10 +273,16 @@ def _trainer(config: Config, parts: Parts, folder: Folder, hooks: Hooks) -> Base
         hooks=hooks,
         data_fingerprint=parts.data.fingerprint,
         best=best_of(config["training"]["finetuning"]),
+        sampler=_sampler(config, parts, arguments.per_device_eval_batch_size),
     )
     trainer = parts.aligner(parts.policy, arguments, task, parts.loss, parts.reference)
     require_kind("aligner", config["aligner"] or {}, trainer, BaseTrainer)
     return trainer
+
+
+def _sampler(config: Config, parts: Parts, batch_size: int) -> Sampler | None:
+    settings = config["training"]["sampling"]
+    return Sampler(settings, parts, batch_size, config["seed"] % 2**32) if settings["sample_during_eval"] else None
 
 
 def train(config: Config, folder: Folder, hooks: Hooks) -> Result | None:
@@ -366,10 +373,10 @@ def _run(trainer: BaseTrainer, checkpoint: Path | None, start: str | None) -> No
         steps = trainer.args.max_steps
         require_continuable(checkpoint, cast("PreTrainedModel", trainer.model), trainer.task.optimizer, steps)
         if trainer.is_world_process_zero():
-            trainer.metrics_file.keep_until(-1)
+            trainer.keep_until(-1)
     if checkpoint is None:
         if trainer.is_world_process_zero():
-            trainer.metrics_file.keep_until(-1)
+            trainer.keep_until(-1)
         trainer.train()
         return
     log.info("resuming from %s", checkpoint.name)
@@ -399,13 +406,13 @@ def describe(config: Config) -> str:
     rows_of_items = [parts.collator.rows(item) for item in parts.items(parts.train)]
     lengths = [len(prompt) + len(answer) for item in rows_of_items for prompt, answer in item]
     tokens, longest = int(sum(lengths) / len(parts.train) * len(order)), max(lengths)
-    sequences = micro_batch_size(params) * len(rows_of_items[0])
+    sequences, mixed = micro_batch_size(params) * len(rows_of_items[0]), params["mixed_precision"] != "no"
     rows = {
         "parameters": f"{total:,} ({trained:,} trained)",
         "optimizer": f"{type(optimizer).__name__}, {config['optimizer']['optimizer_params']['lr_schedule']}",
         "data": f"{len(parts.train):,} training and {len(parts.validation):,} validation {parts.noun}",
         "steps": f"{parts.steps:,} of {params['batch_size']} ({len(order) / len(parts.train):.2f} epochs)",
         "tokens": f"{tokens:,} in all, {longest} in the longest sequence",
-        "peak memory": f"about {estimate_mb(parts, sequences, longest):,.0f} MiB (estimated)",
+        "peak memory": f"about {estimate_mb(parts, sequences, longest, mixed):,.0f} MiB (estimated)",
     }
     return "\n".join(f"{name:<14} {text}" for name, text in rows.items())

@@ -36,14 +36,16 @@ from gpt_opt.training.checkpoints import (
     commit_checkpoint,
     remove_beyond,
     sync_tree,
+    usual_modes,
 )
 from gpt_opt.training.continuing import checkpoint_step, require_engine
 from gpt_opt.training.data.batches import Collate, TrainingOrder
 from gpt_opt.training.engines import allow_cpu, full_optimizer_state, full_weights, load_optimizer_state, load_weights
 from gpt_opt.training.failures import require_finite
 from gpt_opt.training.hooks import Folder, Hooks
-from gpt_opt.training.metrics import Means, MetricsFile, Reduce
+from gpt_opt.training.metrics import Means, MetricsFile, Reduce, StepFile
 from gpt_opt.training.models.build import Reference, cast_weights
+from gpt_opt.training.sampling import Sampler
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +71,7 @@ class Task:
         hooks: Whom to tell and ask.
         data_fingerprint: SHA-256 of training and validation data; a resume with other data is refused.
         best: Compares the evaluations; None where nothing depends on which is best.
+        sampler: Lets the models write at every evaluation; None where that is not asked for.
     """
 
     order: TrainingOrder
@@ -81,6 +84,7 @@ class Task:
     hooks: Hooks
     data_fingerprint: str
     best: Best | None
+    sampler: Sampler | None
 
 
 class BaseTrainer(Trainer):
@@ -116,6 +120,7 @@ class BaseTrainer(Trainer):
                 cast_weights(reference.model, self.args.hf_deepspeed_config.dtype())
         self.means = Means()
         self.metrics_file = MetricsFile(task.folder.metrics)
+        self.samples_file = StepFile(task.folder.samples)
         self.last_metrics: dict[str, float] = {}
         self.tokens = 0
         self._started = time.perf_counter()
@@ -286,11 +291,25 @@ class BaseTrainer(Trainer):
         result["eval/seconds"] = round(time.perf_counter() - started, 3)
         self.log(dict(result))
         require_finite(result["eval/loss"], "validation loss", self.state.global_step)
+        if self.task.sampler is not None:
+            self._sample(self.task.sampler, model)
         self._time_at_log += time.perf_counter() - started
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
         if self.task.best is not None:
             self._compare(self.task.best, result)
         return result
+
+    def _sample(self, sampler: Sampler, model: PreTrainedModel) -> None:
+        """Adds to samples.jsonl what the models write now; all processes take part, as sharded models need it."""
+        self._batch, self._shape = f"the samples after step {self.state.global_step}", (0, 0)
+        training = model.training
+        model.eval()
+        with self.accelerator.autocast():  # the reference alone would write in full precision
+            rows = sampler.rows(model, self.reference, self.args.device)
+        model.train(training)
+        self.task.hooks.fence()
+        if self.is_world_process_zero():
+            self.samples_file.write(self.state.global_step, rows)
 
     def _compare(self, best: Best, result: dict[str, float]) -> None:
         """Saves when this evaluation is the best of the training, and ends it when there was none for too long."""
@@ -329,6 +348,8 @@ class BaseTrainer(Trainer):
             saved = next(staging.glob("checkpoint-*"))
             (saved / PROGRESS_FILE).write_text(json.dumps(progress))
             self.metrics_file.sync()
+            self.samples_file.sync()
+            usual_modes(saved)
             sync_tree(saved)
             self.task.hooks.fence()
             commit_checkpoint(saved, folder)
@@ -377,6 +398,11 @@ class BaseTrainer(Trainer):
         """Returns the seconds since this trainer was made, and of the attempts before it up to their checkpoints."""
         return time.perf_counter() - self._started
 
+    def keep_until(self, step: int) -> dict[str, float]:
+        """Drops what was written after `step`, and returns the last value of each metric that stays."""
+        self.samples_file.keep_until(step)
+        return self.metrics_file.keep_until(step)
+
     def restore_progress(self, checkpoint: Path) -> None:
         """Continues metrics.jsonl, the means of the current log window, and the counts from a checkpoint.
 
@@ -398,7 +424,7 @@ class BaseTrainer(Trainer):
         if self.task.best is not None and checkpoint.parent == self.task.folder.checkpoints:
             self._restore_best(self.task.best, progress["best"])
         if self.is_world_process_zero():
-            self.last_metrics = self.metrics_file.keep_until(step)
+            self.last_metrics = self.keep_until(step)
             self.means.load(progress["means"], self.args.device)
 
     def _restore_best(self, best: Best, state: dict[str, Any]) -> None:

@@ -68,6 +68,14 @@ def test_a_sweep_without_m_says_what_to_do() -> None:
     assert "--multirun" in report(["loss.beta=0.1,0.2"])
 
 
+def test_several_trackers_as_options_are_refused_with_how_to_say_it() -> None:
+    for listed in (["+logging=[wandb,tensorboard]"], ["-m", "+logging=[tensorboard, mlflow]", "seed=0,1"]):
+        text = report([*listed, "loss.beta=0.1"])
+        assert "- logging: takes one option, but '+logging=[" in text
+        assert "write logging.logging_params.report_to=[" in text
+    check_command_line(CONFIG_DIR, ["loss.beta=0.1", "logging.logging_params.report_to=[tensorboard]"])
+
+
 @pytest.mark.parametrize("arguments", [["loss.beta=0.1"], ["-m", "loss.beta=0.1,0.2", "seed=range(0,3)"], ["loss=sft"]])
 def test_good_requests_pass(arguments: list[str]) -> None:
     check_command_line(CONFIG_DIR, arguments)

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 
 CLOCK = ("time", "tokens_per_second", "eval/seconds")
 DPO = ["loss.beta=0.1"]
+SAMPLES = ["training.sampling.sample_during_eval=true"]
 
 
 def start(overrides: list[str]) -> subprocess.Popen[str]:
@@ -86,7 +87,7 @@ def wait_for_step(folder: Path, process: subprocess.Popen[str], step: int) -> Ru
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A finished run of two processes: its folder, and what it was started with."""
     folder = tmp_path_factory.mktemp("two")
-    overrides = [*small_overrides(folder), *DPO]
+    overrides = [*small_overrides(folder), *DPO, *SAMPLES]
     done = run(overrides)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("completed: ") == 1
@@ -96,11 +97,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 def test_two_processes_give_the_numbers_of_one(
     whole: tuple[Path, list[str]], tmp_path: Path, run_hydra: Runner
 ) -> None:
-    alone = run_hydra([*small_overrides(tmp_path), *DPO])
+    alone = run_hydra([*small_overrides(tmp_path), *DPO, *SAMPLES])
     assert alone.returncode == 0, alone.stdout + alone.stderr
     two, one = only_run(whole[0]), only_run(tmp_path)
     assert len([row for row in rows(two) if "loss" in row]) == 6
     assert_same(two, one)
+    texts = [[json.loads(line) for line in paths.samples.read_text().splitlines()] for paths in (two, one)]
+    assert [row["step"] for row in texts[0]] == [step for step in (0, 4, 8, 12) for _ in range(4)]
+    assert texts[0][:4] == texts[1][:4]  # later weights differ by rounding
     assert {path.name for path in two.checkpoints.rglob("rng_state*")} == {"rng_state_0.pth", "rng_state_1.pth"}
     claim = read_claim(two)
     assert claim is not None

@@ -22,7 +22,7 @@ from gpt_opt.training.checkpoints import latest_checkpoint
 from gpt_opt.training.engines import deepspeed_settings
 from gpt_opt.training.trainer import even_batches
 from tests.conftest import Runner, small_overrides
-from tests.run.test_distributed import DPO, LONG, assert_same, only_run, run, start, wait_for_step
+from tests.run.test_distributed import DPO, LONG, SAMPLES, assert_same, only_run, run, start, wait_for_step
 from tests.training.test_training import config
 
 needs_deepspeed = pytest.mark.skipif(
@@ -76,12 +76,15 @@ def test_fsdp_gives_the_numbers_and_files_of_one_process_through_an_interruption
 @pytest.mark.slow
 def test_fsdp_with_adapters_saves_the_adapters_alone(tmp_path: Path, small: list[str], run_hydra: Runner) -> None:
     adapters = [*DPO, "lora=lora", "training.training_params.gradient_checkpointing=true"]
-    divided = run([*small, *adapters, "fsdp=full_shard"])
+    divided = run([*small, *adapters, *SAMPLES, "fsdp=full_shard"])
     assert divided.returncode == 0, divided.stdout + divided.stderr
     whole = tmp_path / "whole"
     whole.mkdir()
-    assert run_hydra([*small_overrides(whole), *adapters]).returncode == 0
+    assert run_hydra([*small_overrides(whole), *adapters, *SAMPLES]).returncode == 0
     assert_same(only_run(tmp_path), only_run(whole))
+    texts = [only_run(item).samples.read_text().splitlines() for item in (tmp_path, whole)]
+    assert texts[0][:4] == texts[1][:4]  # before training; later weights differ by rounding
+    assert len(texts[0]) == len(texts[1]) == 16
     own, other = (load_file(last(only_run(item)) / "adapter_model.safetensors") for item in (tmp_path, whole))
     assert own.keys() == other.keys()
     assert all(torch.allclose(own[name], other[name], atol=1e-5) for name in own)

@@ -107,10 +107,11 @@ def our_trainer(
         optimizer=optimizer,
         schedule=LambdaLR(optimizer, lambda step: 1.0),
         save_total_limit=None,
-        folder=Folder(folder / "checkpoints", folder / "metrics.jsonl"),
+        folder=Folder(folder / "checkpoints", folder / "metrics.jsonl", folder / "samples.jsonl"),
         hooks=Hooks(lambda step, total: None, lambda: False, lambda: None),
         data_fingerprint="",
         best=None,
+        sampler=None,
     )
     own = arguments(TrainingArguments, folder, **settings)
     if isinstance(loss, SFT):

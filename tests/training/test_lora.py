@@ -130,6 +130,7 @@ def test_a_merged_model_computes_what_the_adapters_do(
     assert (logits(merged) - base).abs().max() > 1e-3
     assert AutoTokenizer.from_pretrained(root / "merged")("ab")["input_ids"] == [97, 98]
     assert sorted(path.name for path in root.iterdir()) == ["checkpoints", "config.json", "merged", "metrics.jsonl"]
+    assert len({path.stat().st_mode for path in (root / "merged").iterdir()}) == 1  # no file for the owner alone
     assert sum(item.numel() for item in saved.values()) == sum(trained(policy).values())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from gpt_opt.errors import ConfigError, DataError
 from gpt_opt.run.directory import plain_config, register_resolvers
 from gpt_opt.training.checkpoints import checkpoints, latest_checkpoint
 from gpt_opt.training.hooks import Folder, Hooks, Result
+from gpt_opt.training.memory import estimate_mb
 from gpt_opt.training.stages import build, describe, train
 from tests.conftest import CONFIG_DIR
 
@@ -47,7 +49,7 @@ def hooks(stop_at: int | None = None, on_step: Callable[[int], None] | None = No
 
 def folder(path: Path) -> Folder:
     path.mkdir()
-    return Folder(path / "checkpoints", path / "metrics.jsonl")
+    return Folder(path / "checkpoints", path / "metrics.jsonl", path / "samples.jsonl")
 
 
 def rows(place: Folder) -> list[dict[str, Any]]:
@@ -252,6 +254,32 @@ def test_a_dry_run_tells_sizes(small: list[str]) -> None:
     text = describe(config([*small, *DPO]))
     for word in ("parameters", "steps          12 of 8", "tokens", "peak memory", "AdamW"):
         assert word in text
+
+
+def test_memory_is_estimated_in_the_types_that_are_used(small: list[str]) -> None:
+    def estimate(*overrides: str) -> tuple[int, float]:
+        parts = build(config([*small, *DPO, *overrides]))
+        return sum(item.numel() for item in parts.policy.parameters()), estimate_mb(parts, 0, 0, mixed_precision=False)
+
+    for dtype, size in [("float32", 4), ("bfloat16", 2)]:
+        count, found = estimate(f"model.policy_dtype={dtype}")
+        assert found == pytest.approx(5 * size * count / 2**20)  # policy, reference, gradients, two states
+    count, found = estimate("model.reference_dtype=bfloat16")
+    assert found == pytest.approx((4 * 4 + 2) * count / 2**20)
+    parts = build(config([*small, *DPO]))
+    whole, half = (estimate_mb(parts, 8, 64, mixed) - estimate_mb(parts, 0, 0, mixed) for mixed in (False, True))
+    activations = 34 * 8 * 64 * 16 / 2**20  # width 16, one layer
+    assert whole - half == pytest.approx(activations)
+
+
+def test_a_checkpoint_is_as_readable_as_any_file(tmp_path: Path, small: list[str]) -> None:
+    place, before = folder(tmp_path / "run"), os.umask(0o027)
+    try:
+        finish([*small, *DPO, "training.training_params.max_steps=2"], place)
+    finally:
+        os.umask(before)
+    (last,) = place.checkpoints.iterdir()
+    assert {path.stat().st_mode & 0o777 for path in last.iterdir()} == {0o640}
 
 
 def test_weights_that_do_not_fit_are_an_error(tmp_path: Path, small: list[str]) -> None:

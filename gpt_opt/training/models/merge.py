@@ -13,7 +13,7 @@ import transformers
 from transformers import set_seed
 
 from gpt_opt.errors import ConfigError, GptOptError, Problem
-from gpt_opt.training.checkpoints import final_checkpoint, sync_tree
+from gpt_opt.training.checkpoints import final_checkpoint, sync_tree, usual_modes
 from gpt_opt.training.models.build import build_model, build_tokenizer, cast_weights
 
 ADAPTERS = "adapter_config.json"
@@ -61,6 +61,7 @@ def merge_adapters(config: Mapping[str, Any], checkpoint: Path, into: Path) -> N
         merged.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
         staging.chmod(into.parent.stat().st_mode)  # mkdtemp makes it readable for its owner alone
+        usual_modes(staging)
         sync_tree(staging)
         staging.rename(into)
     finally:
