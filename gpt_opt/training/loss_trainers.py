@@ -47,8 +47,9 @@ class ReferenceTrainer(BaseTrainer):
     def _reference_logits(self, batch: Batch) -> Tensor | None:
         if self.reference is None:
             return None
-        with self.reference.of(self._unwrapped()) as model:
-            return self._logits(model, batch)
+        # The policy's forward does both by itself: 16-bit activations where asked for, and logits in float32.
+        with self.reference.of(self._unwrapped()) as model, self.accelerator.autocast():
+            return self._logits(model, batch).float()
 
     def _unwrapped(self) -> PreTrainedModel:
         return cast("PreTrainedModel", self.accelerator.unwrap_model(self.model))
@@ -103,9 +104,8 @@ class KTOTrainer(ReferenceTrainer):
         total = torch.zeros(2, device=self.args.device)
         for batch in batches:
             half = _half(cast("Batch", self._prepare_inputs(batch)), 1)
-            with self.compute_loss_context_manager():
-                policy = token_logps(self._logits(self._unwrapped(), half), half["labels"]).sum(-1)
-                reference = token_logps(self._known_logits(half), half["labels"]).sum(-1)
+            policy = token_logps(self._logits(self._unwrapped(), half), half["labels"]).sum(-1)
+            reference = token_logps(self._known_logits(half), half["labels"]).sum(-1)
             total += torch.stack([(policy - reference).sum(), torch.tensor(float(len(policy)), device=total.device)])
         ratio, count = self._sum(total)
         self._point = reference_point(ratio / count)

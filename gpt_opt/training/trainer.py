@@ -284,8 +284,7 @@ class BaseTrainer(Trainer):
         model.eval()
         self.prepare(cast("Iterable[Batch]", loader))
         for batch in loader:
-            with self.compute_loss_context_manager():
-                self.batch_loss(model, cast("Batch", self._prepare_inputs(batch)), means, with_kl=True)
+            self.batch_loss(model, cast("Batch", self._prepare_inputs(batch)), means, with_kl=True)
         model.train(training)
         result = {f"eval/{name}": value for name, value in self.take(means, self._sum if split else _own).items()}
         result["eval/seconds"] = round(time.perf_counter() - started, 3)

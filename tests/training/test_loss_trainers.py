@@ -49,6 +49,17 @@ def test_the_losses_start_where_policy_and_reference_are_one(tmp_path: Path, sma
         assert start["eval/kl"] == 0
 
 
+@pytest.mark.parametrize("extra", [[], ["lora=lora"], ["model.policy_dtype=bfloat16"]], ids=["whole", "lora", "bf16"])
+def test_the_reference_computes_with_the_precision_of_the_policy(
+    tmp_path: Path, small: list[str], extra: list[str]
+) -> None:
+    mixed = "training.training_params.mixed_precision=bf16"
+    place = folder(tmp_path / "run")
+    assert train(config([*small, "loss.beta=0.1", mixed, *extra]), place, hooks(stop_at=1)) is None
+    assert rows(place)[0]["eval/kl"] == 0
+    assert rows(place)[0]["eval/rewards/margins"] == 0
+
+
 @pytest.mark.parametrize("micro", [1, 2])
 @pytest.mark.parametrize(
     "loss",
