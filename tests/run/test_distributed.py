@@ -171,3 +171,23 @@ def test_what_is_wrong_is_told_once_and_nothing_hangs(tmp_path: Path, small: lis
     assert state.state is State.FAILED
     assert state.error is not None
     assert "no.such" in state.error["traceback"]
+
+
+def test_two_processes_agree_when_to_stop_and_which_checkpoint_is_the_best(
+    tmp_path: Path, run_hydra: Runner, small: list[str]
+) -> None:
+    """By its distance from the reference the first evaluation in training is the best, and the next two are not."""
+    keys = "training.finetuning"
+    early = [f"{keys}.metric_for_best_model=eval/kl", f"{keys}.load_best_model_at_end=true"]
+    early += [f"{keys}.early_stopping_patience=2", "training.training_params.max_steps=40", *DPO]
+    done = run([*small, *early])
+    assert done.returncode == 0, done.stdout + done.stderr
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    assert run_hydra([*small_overrides(alone), *early]).returncode == 0
+    two, one = only_run(tmp_path), only_run(alone)
+    assert_same(two, one)
+    for paths in (two, one):
+        summary = json.loads(paths.summary.read_text())
+        assert (summary["step"], summary["final_step"]) == (12, 4)
+        assert {path.name for path in paths.checkpoints.iterdir()} == {"checkpoint-4", "checkpoint-12", "final"}
