@@ -20,8 +20,9 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from torch.optim import Optimizer
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
 
 from gpt_opt.config.constraints import accumulation_steps, micro_batch_size
 
@@ -79,6 +80,33 @@ def allow_cpu(accelerator: Any, plugin: Mapping[str, Any]) -> None:
     if accelerator.distributed_type == DistributedType.MULTI_CPU:
         accelerator.state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(**plugin)
+
+
+def divide_reference(model: PreTrainedModel, arguments: TrainingArguments) -> PreTrainedModel:
+    """Divides a frozen model among the processes where FSDP or ZeRO 3 divides the weights of the trained one.
+
+    Args:
+        model: The model, on its device, in evaluation mode.
+        arguments: Of the training.
+
+    Returns:
+        What to call instead; the model itself where it stays whole.
+    """
+    if arguments.fsdp:
+        offload = CPUOffloadPolicy() if cast("Any", arguments.fsdp_config)["cpu_offload"] else OffloadPolicy()
+        blocks = [module for module in model.modules() if type(module).__name__ in (model._no_split_modules or ())]
+        for module in (*blocks, model):
+            fully_shard(module, offload_policy=offload)
+    settings = cast("dict[str, Any] | None", arguments.deepspeed)
+    if settings is not None and settings["zero_optimization"]["stage"] == 3:
+        import deepspeed
+
+        zero = {key: value for key, value in settings["zero_optimization"].items() if key != "offload_optimizer"}
+        kept = {key: settings[key] for key in ("train_micro_batch_size_per_gpu", "bf16", "fp16")}
+        settings = {**kept, "zero_optimization": zero}
+        engine, *_ = deepspeed.initialize(model=model, config=settings)
+        return cast("PreTrainedModel", engine.module)
+    return model
 
 
 def full_weights(model: nn.Module) -> dict[str, Any]:

@@ -40,7 +40,14 @@ from gpt_opt.training.checkpoints import (
 )
 from gpt_opt.training.continuing import checkpoint_step, require_engine
 from gpt_opt.training.data.batches import Collate, TrainingOrder
-from gpt_opt.training.engines import allow_cpu, full_optimizer_state, full_weights, load_optimizer_state, load_weights
+from gpt_opt.training.engines import (
+    allow_cpu,
+    divide_reference,
+    full_optimizer_state,
+    full_weights,
+    load_optimizer_state,
+    load_weights,
+)
 from gpt_opt.training.failures import require_finite
 from gpt_opt.training.hooks import Folder, Hooks
 from gpt_opt.training.metrics import Means, MetricsFile, Reduce, StepFile
@@ -118,6 +125,7 @@ class BaseTrainer(Trainer):
             cast("nn.Module", reference.model).to(self.args.device).eval().requires_grad_(False)
             if self.is_deepspeed_enabled:  # which has no autocast: it rounds the weights of the policy
                 cast_weights(reference.model, self.args.hf_deepspeed_config.dtype())
+            reference.model = divide_reference(reference.model, arguments)
         self.means = Means()
         self.metrics_file = MetricsFile(task.folder.metrics)
         self.samples_file = StepFile(task.folder.samples)
