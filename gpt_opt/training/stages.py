@@ -225,31 +225,31 @@ def _reference(config: Config, policy: PreTrainedModel) -> Reference | None:
 def _arguments(config: Config, parts: Parts, folder: Folder, devices: int) -> TrainingArguments:
     params = config["training"]["training_params"]
     micro = micro_batch_size(params, devices)
-    settings: dict[str, Any] = {
-        "output_dir": str(folder.checkpoints),
-        "per_device_train_batch_size": micro,
-        "per_device_eval_batch_size": micro,
-        "gradient_accumulation_steps": accumulation_steps(params, devices),
-        "max_steps": parts.steps,
-        "max_grad_norm": params["max_grad_norm"],
-        "bf16": params["mixed_precision"] == "bf16",
-        "fp16": params["mixed_precision"] == "fp16",
-        "activation_checkpointing": params["gradient_checkpointing"],
-        "torch_compile": params["compile"],
-        "logging_steps": params["log_every"],
-        "save_strategy": "steps",
-        "save_steps": params["save_every"],
-        "eval_strategy": "no",  # gpt_opt.training.callbacks.Flow decides when to evaluate
-        "train_sampling_strategy": "sequential",  # the order is in the data set itself
-        "seed": config["seed"] % 2**32,
-        "remove_unused_columns": False,
-        "use_cpu": not torch.accelerator.is_available(),
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "logging_nan_inf_filter": False,
-        "report_to": [],
-        "disable_tqdm": True,
-    }
-    return TrainingArguments(**{**settings, **engine_arguments(config, devices)})
+    return TrainingArguments(
+        output_dir=str(folder.checkpoints),
+        per_device_train_batch_size=micro,
+        per_device_eval_batch_size=micro,
+        gradient_accumulation_steps=accumulation_steps(params, devices),
+        max_steps=parts.steps,
+        max_grad_norm=params["max_grad_norm"],
+        bf16=params["mixed_precision"] == "bf16",
+        fp16=params["mixed_precision"] == "fp16",
+        activation_checkpointing=params["gradient_checkpointing"],
+        torch_compile=params["compile"],
+        logging_steps=params["log_every"],
+        save_strategy="steps",
+        save_steps=params["save_every"],
+        eval_strategy="no",  # gpt_opt.training.callbacks.Flow decides when to evaluate
+        train_sampling_strategy="sequential",  # the order is in the data set itself
+        seed=config["seed"] % 2**32,
+        remove_unused_columns=False,
+        use_cpu=not torch.accelerator.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        logging_nan_inf_filter=False,
+        report_to=[],
+        disable_tqdm=True,
+        **engine_arguments(config, devices),
+    )
 
 
 def _trainer(config: Config, parts: Parts, folder: Folder, hooks: Hooks) -> BaseTrainer:
