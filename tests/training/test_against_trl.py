@@ -131,11 +131,13 @@ class InOrder(TrainingOrder):
         return list(range(len(self._pairs)))
 
 
-EXAMPLES = unpaired(PairData(tuple(PAIRS), (), "")).train
+BOTH = unpaired(PairData(tuple(PAIRS), (), "")).train
+# One of each prompt: TRL would give answers to their own prompts.
+EXAMPLES = [BOTH[2 * index + (index % 3 == 0)] for index in range(len(PAIRS))]
 
 
 class ExamplesInOrder(ExampleOrder):
-    """Both answers of each pair as they come, three times over."""
+    """The judged answers as they come, three times over."""
 
     def __init__(self) -> None:
         examples: list[TokenizedExample] = tokenize(EXAMPLES, byte_tokenizer(), LIMITS)

@@ -54,6 +54,38 @@ def test_a_whole_split_is_rotated_at_once() -> None:
     ]
 
 
+def test_no_answer_goes_to_its_own_prompt_and_each_goes_once() -> None:
+    """Pairs, rows sorted by prompt, prompts anywhere; one that a long answer has cut is still the same prompt."""
+    long = list(range(50, 59))
+    for prompts in (
+        [[1], [1], [2], [2], [3], [3]],
+        [[1], [1], [1], [2], [3], [3], [4]],
+        [[1], [2], [1], [3], [1], [4]],
+        [[1], [2], [3], [4], [1]],
+        [long, long[:6], [2], [3]],
+    ):
+        own = [TokenizedExample(prompt, [100 + index], True) for index, prompt in enumerate(prompts)]
+        found = mismatched(own, LIMITS)
+        assert [item.example for item in found] == own
+        assert sorted(item.other for item in found) == [item.completion for item in own]
+        owner = {example.completion[0]: example.prompt[:6] for example in own}
+        assert all(owner[item.other[0]] != item.example.prompt[:6] for item in found)
+
+
+def test_a_batch_of_a_step_keeps_pairs_apart_too() -> None:
+    own = [TokenizedExample([index // 2], [100 + index], True) for index in range(4)]
+    order = ExampleOrder(own, 4, 3, 0, LIMITS)
+    assert all((order[place].other[0] - 100) // 2 != order[place].prompt[0] for place in range(12))
+
+
+def test_with_one_prompt_alone_the_answers_of_it_are_taken() -> None:
+    own = [TokenizedExample([1], [100 + index], True) for index in range(3)]
+    found = mismatched(own, LIMITS)
+    assert [item.other for item in found] == [[101], [102], [100]]
+    assert [item.other for item in mismatched(own[:1], LIMITS)] == [[100]]
+    assert mismatched([], LIMITS) == []
+
+
 def test_a_batch_holds_own_answers_then_those_of_others() -> None:
     batch = ExampleCollator()(mismatched(examples(3), LIMITS))
     ids, labels, desirable = batch["input_ids"], batch["labels"], batch["desirable"]

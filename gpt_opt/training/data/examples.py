@@ -43,5 +43,17 @@ def mismatch(example: TokenizedExample, other: TokenizedExample, limits: Limits)
 
 
 def mismatched(examples: Sequence[TokenizedExample], limits: Limits) -> list[MismatchedExample]:
-    """Returns each example with the answer of the one before it, the first with that of the last."""
-    return [mismatch(example, examples[index - 1], limits) for index, example in enumerate(examples)]
+    """Returns each example with the answer of another one; every answer is that of another one once.
+
+    Examples of one prompt are taken together, in the order in which prompts first come, and answers move on by as many
+    places as the commonest prompt has examples: by one, as KTO has it, where no prompt comes twice. So nobody gets an
+    answer to the own prompt, unless more than half of the examples have one prompt.
+    """
+    places: dict[tuple[int, ...], list[int]] = {}
+    for place, example in enumerate(examples):
+        # What is left of a prompt depends on its answer; what it is cut to does not.
+        places.setdefault(tuple(limits.cut_prompt(example.prompt)), []).append(place)
+    order = [place for same in places.values() for place in same]
+    step = min(max(map(len, places.values()), default=1), max(len(order) - 1, 1))
+    other = {place: order[index - step] for index, place in enumerate(order)}
+    return [mismatch(example, examples[other[place]], limits) for place, example in enumerate(examples)]

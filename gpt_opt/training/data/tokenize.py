@@ -36,6 +36,10 @@ class Limits:
     max_prompt_length: int
     keep_end: bool
 
+    def cut_prompt(self, prompt: list[int]) -> list[int]:
+        """Returns what is left of a prompt that has to be cut."""
+        return prompt[-self.max_prompt_length :] if self.keep_end else prompt[: self.max_prompt_length]
+
 
 @dataclass(frozen=True, slots=True)
 class TokenizedPair:
@@ -83,8 +87,7 @@ def cut(ids: Ids, limits: Limits) -> Ids:
     prompt, *answers = ids
     longest = max(map(len, answers))
     if len(prompt) + longest > limits.max_length:
-        size = limits.max_prompt_length
-        prompt = prompt[-size:] if limits.keep_end else prompt[:size]
+        prompt = limits.cut_prompt(prompt)
     if len(prompt) + longest > limits.max_length:
         room = limits.max_length - limits.max_prompt_length
         answers = [answer[:room] for answer in answers]
