@@ -27,7 +27,7 @@ from gpt_opt.training.callbacks import Bar, Flow
 from gpt_opt.training.checkpoints import latest_checkpoint, link_final, remove_unfinished
 from gpt_opt.training.continuing import require_continuable
 from gpt_opt.training.data.batches import Collate, Collator, ExampleCollator, ExampleOrder, TrainingOrder
-from gpt_opt.training.data.examples import mismatched, unpaired
+from gpt_opt.training.data.examples import mismatched, targets, unpaired
 from gpt_opt.training.data.mixture import build_dataset
 from gpt_opt.training.data.prepare import prepare
 from gpt_opt.training.data.records import ExampleData, PairData
@@ -97,7 +97,7 @@ class Parts:
         """What makes batches for the loss."""
         if isinstance(self.loss, KTO):
             return ExampleCollator()
-        return Collator(pairs=not isinstance(self.loss, SFT))
+        return Collator()
 
     def items(self, tokenized: Sequence[Tokenized]) -> Sequence[Any]:
         """Returns what the collator takes."""
@@ -149,7 +149,7 @@ def _steps(params: Mapping[str, Any], items: int) -> int:
 
 
 def _suited(data: PairData | ExampleData, loss: Any) -> PairData | ExampleData:
-    """Returns the data as the loss takes them: pairs, or for KTO single judged answers.
+    """Returns the data as the loss takes them: pairs, for KTO single judged answers, for SFT one answer a prompt.
 
     Raises:
         DataError: If the loss needs pairs and the data has none.
@@ -164,7 +164,7 @@ def _suited(data: PairData | ExampleData, loss: Any) -> PairData | ExampleData:
     if isinstance(data, ExampleData):
         problem = "must give pairs of a chosen and a rejected answer for this loss, but gives single judged answers"
         raise DataError([Problem("data.dataset", problem, "take loss=kto, which needs no pairs, or data with pairs")])
-    return data
+    return targets(data) if isinstance(loss, SFT) else data
 
 
 def _reference(config: Config, policy: PreTrainedModel) -> Reference | None:

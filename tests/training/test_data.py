@@ -161,7 +161,7 @@ def test_a_text_with_the_end_of_sequence_token_is_refused() -> None:
 
 def test_batches_are_aligned_with_the_logits_that_predict_them() -> None:
     pairs = [TokenizedPair([1, 2, 3], [4, 5], [6]), TokenizedPair([7], [8], [9, 10])]
-    batch = Collator(pairs=True)(pairs)
+    batch = Collator()(pairs)
     ids, labels, keep = batch["input_ids"], batch["labels"], batch["logits_to_keep"]
     assert isinstance(ids, torch.Tensor)
     assert isinstance(labels, torch.Tensor)
@@ -178,18 +178,18 @@ def test_batches_are_aligned_with_the_logits_that_predict_them() -> None:
         for position, label in enumerate(full[row]):
             if label != IGNORED:
                 assert ids[row, position + 1] == label
-    shorter = Collator(pairs=True)([TokenizedPair([1, 2, 3], [4], [5]), TokenizedPair([1, 2], [4], [5])])
+    shorter = Collator()([TokenizedPair([1, 2, 3], [4], [5]), TokenizedPair([1, 2], [4], [5])])
     assert shorter["logits_to_keep"] == 3
 
 
 def test_padding_matches_the_vector_but_for_the_shift(vectors: dict[str, Any]) -> None:
     """Ours are aligned with the logits, a place earlier; padding has any id, and no mask: nothing looks at it."""
     given, expected = vectors["pad_collate"]["inputs"], vectors["pad_collate"]["expected"]
-    pairs = []
+    examples = []
     for ids, labels in zip(given["chosen_input_ids"], given["chosen_labels"], strict=True):
         border = labels.count(IGNORED)
-        pairs.append(TokenizedPair(ids[:border], ids[border:], []))
-    batch = Collator(pairs=False)(pairs)
+        examples.append(TokenizedExample(ids[:border], ids[border:], True))
+    batch = Collator()(examples)
     ids, labels, keep = (batch[name] for name in ("input_ids", "labels", "logits_to_keep"))
     assert isinstance(ids, torch.Tensor)
     assert isinstance(labels, torch.Tensor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from gpt_opt.training.data.batches import ExampleCollator, ExampleOrder, TrainingOrder
-from gpt_opt.training.data.examples import mismatch, mismatched, unpaired
+from gpt_opt.training.data.examples import OTHER_ANSWER, mismatch, mismatched, targets, unpaired
 from gpt_opt.training.data.records import Example, Pair, PairData
 from gpt_opt.training.data.tokenize import Limits, TokenizedExample
 from gpt_opt.training.losses import IGNORED
@@ -22,6 +22,18 @@ def test_a_pair_gives_a_desirable_and_an_undesirable_example() -> None:
     assert data.train == (Example("p", "good", True), Example("p", "bad", False))
     assert data.validation == (Example("q", "x", True), Example("q", "y", False))
     assert (data.fingerprint, data.dropped) == ("name", {"ties": 3})
+
+
+def test_fine_tuning_takes_one_answer_to_each_prompt() -> None:
+    ranked = [Pair("se", "best", "good"), Pair("se", "best", "bad"), Pair("se", "good", "bad")]
+    repeated = [Pair("hh", "first", "x"), Pair("hh", "last", "y")]
+    circle = [Pair("odd", "a", "b"), Pair("odd", "b", "a")]
+    train, validation = (*ranked[:1], *repeated, *ranked[1:], *circle), (Pair("v", "x", "y"), Pair("v", "z", "x"))
+    data = targets(PairData(train, validation, "name", {"duplicate": 3}))
+    assert data.train == (Example("se", "best", True), Example("hh", "last", True), Example("odd", "b", True))
+    assert data.validation == (Example("v", "z", True),)
+    assert (data.fingerprint, data.dropped) == ("name", {"duplicate": 3, OTHER_ANSWER: 5})
+    assert targets(PairData((Pair("p", "a", "b"),), (), "")).dropped == {}
 
 
 def test_answers_move_on_by_one_in_the_batch_of_a_step_whatever_the_epoch() -> None:

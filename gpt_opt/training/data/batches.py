@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from gpt_opt.errors import DataError, Problem
 from gpt_opt.training.data.examples import MismatchedExample, mismatched
-from gpt_opt.training.data.tokenize import Limits, TokenizedExample, TokenizedPair
+from gpt_opt.training.data.tokenize import Limits, Tokenized, TokenizedExample, ids_of
 from gpt_opt.training.losses.logprob import IGNORED
 
 Row = tuple[list[int], list[int]]
@@ -121,22 +121,16 @@ class Collate(Protocol):
 
 @dataclass(frozen=True)
 class Collator:
-    """Batches of pairs.
+    """Batches of pairs, the chosen answers first, or of single answers."""
 
-    Attributes:
-        pairs: Whether both answers are wanted (chosen first, then rejected: 2B rows), or the chosen ones alone.
-    """
+    def rows(self, item: Tokenized) -> list[Row]:
+        """Returns the chosen and the rejected answer of a pair, or the answer."""
+        prompt, *answers = ids_of(item)
+        return [(prompt, answer) for answer in answers]
 
-    pairs: bool
-
-    def rows(self, item: TokenizedPair) -> list[Row]:
-        """Returns the chosen answer and, where wanted, the rejected one."""
-        chosen, rejected = (item.prompt, item.chosen), (item.prompt, item.rejected)
-        return [chosen, rejected] if self.pairs else [chosen]
-
-    def __call__(self, batch: Sequence[TokenizedPair]) -> dict[str, Tensor | int]:
-        """Returns what `pad` returns, of 2B rows for pairs and B otherwise."""
-        return pad([self.rows(pair) for pair in batch])
+    def __call__(self, batch: Sequence[Tokenized]) -> dict[str, Tensor | int]:
+        """Returns what `pad` returns, of 2B rows for pairs and B for single answers."""
+        return pad([self.rows(item) for item in batch])
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""Judged answers: made of pairs where needed, and mismatched with the prompts of others."""
+"""Single answers: made of pairs where needed, and for KTO mismatched with the prompts of others."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,35 @@ def unpaired(data: PairData) -> ExampleData:
         return tuple(found)
 
     return ExampleData(split(data.train), split(data.validation), data.fingerprint, data.dropped)
+
+
+def targets(data: PairData) -> ExampleData:
+    """Returns what fine-tuning learns from pairs: one answer to each prompt.
+
+    Of the chosen answers to a prompt it is the last one that is nowhere rejected, or else the last one. What is left
+    out is counted.
+    """
+    found = [_targets(pairs) for pairs in (data.train, data.validation)]
+    dropped = Counter(data.dropped)
+    if others := len(data.train) + len(data.validation) - sum(map(len, found)):
+        dropped[OTHER_ANSWER] += others
+    return ExampleData(found[0], found[1], data.fingerprint, dict(dropped))
+
+
+OTHER_ANSWER = "pair of a prompt that has its one target"
+
+
+def _targets(pairs: Sequence[Pair]) -> tuple[Example, ...]:
+    rejected = {(pair.prompt, pair.rejected) for pair in pairs}
+    found: dict[str, Example] = {}
+    best: set[str] = set()
+    for pair in pairs:
+        beaten = (pair.prompt, pair.chosen) in rejected
+        if not beaten:
+            best.add(pair.prompt)
+        if not (beaten and pair.prompt in best):
+            found[pair.prompt] = Example(pair.prompt, pair.chosen, True)
+    return tuple(found.values())
 
 
 def mismatch(example: TokenizedExample, other: TokenizedExample, limits: Limits) -> MismatchedExample:
