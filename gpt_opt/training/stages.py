@@ -31,7 +31,7 @@ from gpt_opt.training.data.examples import mismatched, targets, unpaired
 from gpt_opt.training.data.mixture import build_dataset
 from gpt_opt.training.data.prepare import prepare
 from gpt_opt.training.data.records import ExampleData, PairData
-from gpt_opt.training.data.tokenize import Limits, Tokenized
+from gpt_opt.training.data.tokenize import Limits, Tokenized, start_of
 from gpt_opt.training.engines import engine_arguments
 from gpt_opt.training.failures import memory_advice, memory_failures_named
 from gpt_opt.training.hooks import Folder, Hooks, Result
@@ -129,7 +129,8 @@ def build(config: Config) -> Parts:
         without_dropout(policy)
     data = _suited(build_dataset(config["data"]["dataset"]), loss)
     params = config["training"]["training_params"]
-    limits = Limits(params["max_length"], params["max_prompt_length"], params["truncation"] == "keep_end")
+    start = start_of(tokenizer) if params["add_bos"] else ()
+    limits = Limits(params["max_length"], params["max_prompt_length"], params["truncation"] == "keep_end", start)
     prepared = prepare(data, tokenizer, limits)
     train, validation = prepared.train, prepared.validation
     steps = _steps(params, len(train))

@@ -9,15 +9,20 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from gpt_opt.errors import DataError
 from gpt_opt.training.data import build_jsonl
 from gpt_opt.training.data.batches import Collator, TrainingOrder
+from gpt_opt.training.data.chat import Chat
 from gpt_opt.training.data.prepare import prepare
 from gpt_opt.training.data.records import Example, Pair, PairData
-from gpt_opt.training.data.tokenize import Limits, TokenizedExample, TokenizedPair, tokenize, truncate
+from gpt_opt.training.data.tokenize import Limits, TokenizedExample, TokenizedPair, ids_of, start_of, tokenize, truncate
 from gpt_opt.training.losses import IGNORED
-from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
+from gpt_opt.training.models.byte_tokenizer import END_OF_TEXT, byte_tokenizer
+from gpt_opt.training.stages import build
+from tests.training.test_training import config
 
 
 def load(path: Path, **changes: Any) -> PairData:
@@ -143,6 +148,46 @@ def test_nothing_is_said_where_nothing_was_cut(caplog: pytest.LogCaptureFixture)
     with caplog.at_level("INFO"):
         prepare(PairData(pairs, pairs, ""), byte_tokenizer(), Limits(24, 8, keep_end=False))
     assert not caplog.records
+
+
+def with_bos(template: str = "<s> $A") -> PreTrainedTokenizerFast:
+    """The byte tokenizer, with <s> (id 258) or what else the template says around a text."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    special = [("<s>", 258), (END_OF_TEXT, 256)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=special)
+    return tokenizer
+
+
+def test_the_start_is_what_the_tokenizer_puts_before_a_text() -> None:
+    assert start_of(byte_tokenizer()) == ()
+    assert start_of(with_bos()) == (258,)
+    assert start_of(with_bos(f"<s> $A {END_OF_TEXT}")) == (258,)
+    assert start_of(with_bos(f"$A {END_OF_TEXT}")) == ()
+    assert start_of(with_bos(f"{END_OF_TEXT} $A")) == (256,)
+
+
+@pytest.mark.parametrize("keep_end", [True, False])
+def test_a_prompt_starts_with_it_once_however_it_is_cut(keep_end: bool) -> None:
+    tokenizer = with_bos()
+    limits = Limits(12, 4, keep_end, start_of(tokenizer))
+    pairs = [Pair("abcdefghi", "x", "y"), Pair("abcdefghij", "x", "y"), Pair("<s>ab", "x", "y")]
+    fits, longer, started = tokenize(pairs, tokenizer, limits)
+    assert fits.prompt == [258, *b"abcdefghi"]
+    assert longer.prompt == [258, *(b"hij" if keep_end else b"abc")]
+    assert started.prompt == [258, *b"ab"]
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    (chat,) = tokenize([Pair(Chat([("user", "ab")]), " x", " y")], tokenizer, limits)
+    assert chat.prompt == [258, *b"ab"]
+
+
+def test_the_start_is_an_option(small: list[str], tmp_path: Path) -> None:
+    with_bos().save_pretrained(tmp_path / "bos")
+    made = [*small, "loss.beta=0.1", f"model.tokenizer_name_or_path={tmp_path / 'bos'}", "model.config.vocab_size=259"]
+    first, without = build(config(made)), build(config([*made, "training.training_params.add_bos=false"]))
+    plain = build(config([*small, "loss.beta=0.1"]))
+    assert without.train == plain.train
+    assert [ids_of(item)[0] for item in first.train] == [[258, *ids_of(item)[0]] for item in plain.train]
 
 
 def test_judged_answers_are_tokenized_like_answers_of_pairs() -> None:

@@ -68,6 +68,7 @@ def test_an_entry_is_for_its_texts_tokenizer_and_limits_alone(folder: Path) -> N
         once(tokenizer=other),
         once(limits=replace(LIMITS, keep_end=True)),
         once(limits=replace(LIMITS, max_length=25)),
+        once(limits=replace(LIMITS, start=(97,))),
         once(chats),
         once(plain),
         once(chats, templated),

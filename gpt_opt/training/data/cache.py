@@ -14,6 +14,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import astuple
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ VARIABLE = "GPTOPT_CACHE"
 MIN_CHARACTERS = 4_000_000
 """Less text than this is not worth an entry: one core tokenizes it in about 1.5 s (and reads it back in 0.2 s)."""
 
-_FORMAT = 1
+_FORMAT = 2
 """Changes whenever the same texts would give other ids, or the layout of an entry changes."""
 
 
@@ -80,7 +81,7 @@ def tokenize_once(
 
 def _key(records: Sequence[Pair] | Sequence[Example], tokenizer: Any, limits: Limits) -> str:
     digest = hashlib.sha256()
-    settings = [_FORMAT, tokenizer.eos_token_id, limits.max_length, limits.max_prompt_length, limits.keep_end]
+    settings = [_FORMAT, tokenizer.eos_token_id, *astuple(limits)]
     chats = [tokenizer.chat_template, tokenizer.special_tokens_map]
     for part in (settings, chats, tokenizer.backend_tokenizer.to_str()):
         digest.update(json.dumps(part, default=str).encode() + b"\n")

@@ -30,15 +30,19 @@ class Limits:
         max_length: Tokens of prompt and answer together, end-of-sequence included.
         max_prompt_length: Tokens that a prompt is cut to when the two are longer than that.
         keep_end: Which end of such a prompt is kept.
+        start: Ids that every prompt starts with, also when it is cut.
     """
 
     max_length: int
     max_prompt_length: int
     keep_end: bool
+    start: tuple[int, ...] = ()
 
     def cut_prompt(self, prompt: list[int]) -> list[int]:
         """Returns what is left of a prompt that has to be cut."""
-        return prompt[-self.max_prompt_length :] if self.keep_end else prompt[: self.max_prompt_length]
+        excess = max(len(prompt) - self.max_prompt_length, 0)
+        first = len(self.start) if self.keep_end else self.max_prompt_length
+        return prompt[:first] + prompt[first + excess :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,16 @@ _CHUNK = 1000
 
 Ids = tuple[list[int], ...]
 """Token ids of a prompt and of the answers to it."""
+
+
+def start_of(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Returns what a tokenizer puts before every text: the BOS of Llama, Mistral or Gemma, nothing of GPT-2 or Qwen.
+
+    What it puts after a text does not count: answers get their end-of-sequence here.
+    """
+    with_special, text = (tokenizer(["a"], add_special_tokens=special)["input_ids"][0] for special in (True, False))
+    places = range(len(with_special) - len(text) + 1)
+    return tuple(with_special[: next((n for n in places if with_special[n : n + len(text)] == text), 0)])
 
 
 def cut(ids: Ids, limits: Limits) -> Ids:
@@ -131,7 +145,7 @@ def tokenize(
     Raises:
         DataError: If the tokenizer has no end-of-sequence token, a text contains it, or a text has no tokens.
     """
-    whole = _encode(records, tokenizer)
+    whole = _encode(records, tokenizer, limits.start)
     short = [cut(ids, limits) for ids in whole]
     if counts is not None:
         counts["prompts_cut"] += sum(len(a[0]) != len(b[0]) for a, b in zip(whole, short, strict=True))
@@ -165,8 +179,8 @@ def texts_of(record: Pair | Example) -> tuple[str, ...]:
     return record.prompt, record.completion
 
 
-def _encode(records: Sequence[Pair] | Sequence[Example], tokenizer: Tokenizer) -> list[Ids]:
-    """Returns the whole ids of each record, end-of-sequence on the answers."""
+def _encode(records: Sequence[Pair] | Sequence[Example], tokenizer: Tokenizer, start: tuple[int, ...]) -> list[Ids]:
+    """Returns the whole ids of each record, `start` before the prompt and end-of-sequence on the answers."""
     eos = tokenizer.eos_token_id
     if eos is None:
         raise DataError([Problem("model.tokenizer_name_or_path", "the tokenizer must have an eos_token, but has none")])
@@ -175,7 +189,12 @@ def _encode(records: Sequence[Pair] | Sequence[Example], tokenizer: Tokenizer) -
     columns = [_ids(tokenizer, column) for column in zip(*rendered, strict=True)]
     whole: list[Ids] = list(zip(*columns, strict=True))
     require(p for rows in zip(plain, rendered, whole, strict=True) if (p := _unusable(*rows, tokenizer)))
-    return [(prompt, *([*answer, eos] for answer in answers)) for prompt, *answers in whole]
+    return [(_started(prompt, start), *([*answer, eos] for answer in answers)) for prompt, *answers in whole]
+
+
+def _started(prompt: list[int], start: tuple[int, ...]) -> list[int]:
+    """Returns the prompt with what every prompt starts with; the template of a tokenizer may have put it there."""
+    return prompt if tuple(prompt[: len(start)]) == start else [*start, *prompt]
 
 
 def _rendered(plain: Sequence[tuple[str, ...]], tokenizer: Any) -> list[tuple[str, ...]]:
