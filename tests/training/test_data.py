@@ -13,10 +13,11 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from gpt_opt.errors import DataError
-from gpt_opt.training.data import build_jsonl
+from gpt_opt.training.data import build_hh, build_jsonl
 from gpt_opt.training.data.batches import Collator, TrainingOrder
 from gpt_opt.training.data.chat import Chat
-from gpt_opt.training.data.prepare import prepare
+from gpt_opt.training.data.examples import targets, unpaired
+from gpt_opt.training.data.prepare import HOLDS_END, prepare
 from gpt_opt.training.data.records import Example, Pair, PairData
 from gpt_opt.training.data.tokenize import Limits, TokenizedExample, TokenizedPair, ids_of, start_of, tokenize, truncate
 from gpt_opt.training.losses import IGNORED
@@ -202,6 +203,23 @@ def test_judged_answers_are_tokenized_like_answers_of_pairs() -> None:
 def test_a_text_with_the_end_of_sequence_token_is_refused() -> None:
     with pytest.raises(DataError, match=r"row with prompt 'a<.endoftext.>': must not contain the end-of-seq"):
         tokenize([Pair("a", "b", "c"), Pair("a<|endoftext|>", "b", "c")], byte_tokenizer(), Limits(24, 8, False))
+
+
+def test_the_place_of_a_refused_row_is_named_and_published_rows_are_left_out(tmp_path: Path) -> None:
+    rows = [*good_rows(30), {"prompt": "p", "chosen": f"a{END_OF_TEXT}", "rejected": "b"}]
+    own = load(write(tmp_path / "a.jsonl", rows))
+    with pytest.raises(DataError, match=r"a\.jsonl:31: must not contain the end-of-sequence"):
+        prepare(own, byte_tokenizer(), Limits(24, 8, keep_end=False))
+    dialogues = [{side: f"\n\nHuman: {n}\n\nAssistant: {side}" for side in ("chosen", "rejected")} for n in range(30)]
+    dialogues[3]["rejected"] += END_OF_TEXT
+    settings: dict[str, Any] = {"subset": None, "split": "train", "max_samples": None, "validation_split": 0.25}
+    data = build_hh(str(write(tmp_path / "hh.jsonl", dialogues)), **settings)
+    for given, left in ((data, 1), (unpaired(data), 1), (targets(data), 0)):
+        prepared = prepare(given, byte_tokenizer(), Limits(80, 40, keep_end=False))
+        rows_left = prepared.account["train"]["rows"] + prepared.account["validation"]["rows"]
+        assert rows_left == len(prepared.train) + len(prepared.validation)
+        assert rows_left == len(given.train) + len(given.validation) - left
+        assert prepared.account["dropped"].get(HOLDS_END, 0) == left
 
 
 def test_batches_are_aligned_with_the_logits_that_predict_them() -> None:

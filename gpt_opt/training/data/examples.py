@@ -31,7 +31,10 @@ def unpaired(data: PairData) -> ExampleData:
     def split(pairs: Iterable[Pair]) -> tuple[Example, ...]:
         found: list[Example] = []
         for pair in pairs:
-            found += Example(pair.prompt, pair.chosen, True), Example(pair.prompt, pair.rejected, False)
+            found += (
+                Example(pair.prompt, pair.chosen, True, pair.place),
+                Example(pair.prompt, pair.rejected, False, pair.place),
+            )
         return tuple(found)
 
     return ExampleData(split(data.train), split(data.validation), data.fingerprint, data.dropped)
@@ -62,7 +65,7 @@ def _targets(pairs: Sequence[Pair]) -> tuple[Example, ...]:
         if not beaten:
             best.add(pair.prompt)
         if not (beaten and pair.prompt in best):
-            found[pair.prompt] = Example(pair.prompt, pair.chosen, True)
+            found[pair.prompt] = Example(pair.prompt, pair.chosen, True, pair.place)
     return tuple(found.values())
 
 

@@ -184,11 +184,11 @@ def _encode(records: Sequence[Pair] | Sequence[Example], tokenizer: Tokenizer, s
     eos = tokenizer.eos_token_id
     if eos is None:
         raise DataError([Problem("model.tokenizer_name_or_path", "the tokenizer must have an eos_token, but has none")])
-    plain = [texts_of(record) for record in records]
-    rendered = _rendered(plain, tokenizer)
+    rendered = _rendered([texts_of(record) for record in records], tokenizer)
     columns = [_ids(tokenizer, column) for column in zip(*rendered, strict=True)]
     whole: list[Ids] = list(zip(*columns, strict=True))
-    require(p for rows in zip(plain, rendered, whole, strict=True) if (p := _unusable(*rows, tokenizer)))
+    checked = zip(records, rendered, whole, strict=True)
+    require(bad for record, texts, ids in checked if (bad := _unusable(record, texts, ids, tokenizer)))
     return [(_started(prompt, start), *([*answer, eos] for answer in answers)) for prompt, *answers in whole]
 
 
@@ -215,13 +215,17 @@ def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     return [ids for chunk in chunks for ids in tokenizer(list(chunk), add_special_tokens=False)["input_ids"]]
 
 
-def _unusable(plain: tuple[str, ...], rendered: tuple[str, ...], ids: Ids, tokenizer: Any) -> Problem | None:
-    where = f"row with prompt {plain[0][:40]!r}"
+def _where(record: Pair | Example) -> str:
+    return record.place or f"row with prompt {record.prompt[:40]!r}"
+
+
+def _unusable(record: Pair | Example, rendered: tuple[str, ...], ids: Ids, tokenizer: Any) -> Problem | None:
+    where, plain = _where(record), texts_of(record)
     if not all(ids):
         return Problem(where, "its prompt and its answers must each have a token, but one has none")
     eos = tokenizer.eos_token_id
     # A template puts the token between the turns itself; what people wrote must not hold it all the same.
-    held = any(tokenizer.eos_token in text for text in plain) if rendered is not plain else any(eos in x for x in ids)
+    held = any(tokenizer.eos_token in text for text in plain) if rendered != plain else any(eos in x for x in ids)
     if held:
         return Problem(where, f"must not contain the end-of-sequence token (id {eos}), but does")
     return None
