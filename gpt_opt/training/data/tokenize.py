@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast, overload
 
+from jinja2 import TemplateError
+
 from gpt_opt.errors import DataError, Problem
 from gpt_opt.training.data.chat import Chat, render
 from gpt_opt.training.data.collect import require
@@ -179,12 +181,12 @@ def texts_of(record: Pair | Example) -> tuple[str, ...]:
     return record.prompt, record.completion
 
 
-def _encode(records: Sequence[Pair] | Sequence[Example], tokenizer: Tokenizer, start: tuple[int, ...]) -> list[Ids]:
+def _encode(records: Sequence[Pair | Example], tokenizer: Tokenizer, start: tuple[int, ...]) -> list[Ids]:
     """Returns the whole ids of each record, `start` before the prompt and end-of-sequence on the answers."""
     eos = tokenizer.eos_token_id
     if eos is None:
         raise DataError([Problem("model.tokenizer_name_or_path", "the tokenizer must have an eos_token, but has none")])
-    rendered = _rendered([texts_of(record) for record in records], tokenizer)
+    rendered = _rendered(records, tokenizer)
     columns = [_ids(tokenizer, column) for column in zip(*rendered, strict=True)]
     whole: list[Ids] = list(zip(*columns, strict=True))
     checked = zip(records, rendered, whole, strict=True)
@@ -197,16 +199,22 @@ def _started(prompt: list[int], start: tuple[int, ...]) -> list[int]:
     return prompt if tuple(prompt[: len(start)]) == start else [*start, *prompt]
 
 
-def _rendered(plain: Sequence[tuple[str, ...]], tokenizer: Any) -> list[tuple[str, ...]]:
-    return [_render(texts, tokenizer) if isinstance(texts[0], Chat) else texts for texts in plain]
-
-
-def _render(texts: tuple[str, ...], tokenizer: Any) -> tuple[str, ...]:
-    prompt, *answers = texts
-    if not isinstance(prompt, Chat) or not getattr(tokenizer, "chat_template", None):
-        return texts
-    prompt, answers = render(prompt, answers, tokenizer)
-    return (prompt, *answers)
+def _rendered(records: Sequence[Pair | Example], tokenizer: Any) -> list[tuple[str, ...]]:
+    """Returns the texts of each record, a `Chat` rendered where the tokenizer has a template."""
+    templated = getattr(tokenizer, "chat_template", None)
+    problems: list[Problem] = []
+    texts: list[tuple[str, ...]] = []
+    for record in records:
+        prompt, *answers = texts_of(record)
+        if templated and isinstance(prompt, Chat):
+            try:
+                prompt, answers = render(prompt, answers, tokenizer)
+            except TemplateError as error:
+                advice = "change the roles of its messages, or take a tokenizer whose template has them"
+                problems.append(Problem(_where(record), f"the chat template refuses it: {error}", advice))
+        texts.append((prompt, *answers))
+    require(iter(problems))
+    return texts
 
 
 def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
