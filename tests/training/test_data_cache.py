@@ -60,12 +60,15 @@ def test_an_entry_is_for_its_texts_tokenizer_and_limits_alone(folder: Path) -> N
     plain = [Pair(str(chats[0].prompt), " c", " r")]
     templated = byte_tokenizer()
     templated.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    splitting = byte_tokenizer()
+    splitting.split_special_tokens = True
     variants = [
         once(),
         once(PAIRS[1:]),
         once(PAIRS[::-1]),
         once(EXAMPLES),
         once(tokenizer=other),
+        once(tokenizer=splitting),
         once(limits=replace(LIMITS, keep_end=True)),
         once(limits=replace(LIMITS, max_length=25)),
         once(limits=replace(LIMITS, start=(97,))),

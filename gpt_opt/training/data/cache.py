@@ -81,7 +81,7 @@ def tokenize_once(
 
 def _key(records: Sequence[Pair] | Sequence[Example], tokenizer: Any, limits: Limits) -> str:
     digest = hashlib.sha256()
-    settings = [_FORMAT, tokenizer.eos_token_id, *astuple(limits)]
+    settings = [_FORMAT, tokenizer.eos_token_id, tokenizer.split_special_tokens, *astuple(limits)]
     chats = [tokenizer.chat_template, tokenizer.special_tokens_map]
     for part in (settings, chats, tokenizer.backend_tokenizer.to_str()):
         digest.update(json.dumps(part, default=str).encode() + b"\n")
