@@ -140,6 +140,16 @@ def test_the_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
     assert cache.cache_folder() == tmp_path / ".cache" / "gpt-opt" / "tokens"
 
 
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """As in a container that runs under a number which no user has."""
+    for name in (cache.VARIABLE, "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 987_654_321)
+    assert cache.cache_folder() is None
+    assert "GPTOPT_CACHE=FOLDER" in caplog.text
+    assert once() == straight()
+
+
 def _in_a_process(start: Any, results: Any) -> None:
     cache.MIN_CHARACTERS = 1
     tokenizer = byte_tokenizer()

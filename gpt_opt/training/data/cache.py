@@ -40,12 +40,19 @@ _FORMAT = 2
 
 
 def cache_folder() -> Path | None:
-    """Returns the folder of the cache: $GPTOPT_CACHE, or gpt-opt in $XDG_CACHE_HOME or ~/.cache; None when off."""
+    """Returns the folder of the cache: $GPTOPT_CACHE, or gpt-opt in $XDG_CACHE_HOME or ~/.cache.
+
+    None when the cache is off, or is to be in the home directory of a user who has none.
+    """
     chosen = os.environ.get(VARIABLE)
-    if chosen is not None:
-        return Path(chosen).expanduser() / "tokens" if chosen else None
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "gpt-opt" / "tokens"
+    if chosen == "":
+        return None
+    base = chosen or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "gpt-opt")
+    try:
+        return Path(base).expanduser() / "tokens"
+    except RuntimeError as error:
+        log.warning("tokens are not cached: %s; %s=FOLDER says where to", error, VARIABLE)
+        return None
 
 
 def tokenize_once(
