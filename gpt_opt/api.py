@@ -57,6 +57,7 @@ class TrainingConfig:
         max_length: Longest prompt + answer, tokens.
         max_prompt_length: What a prompt is cut to when prompt + answer are too long, tokens.
         truncation: Which end of a prompt that is too long to keep, "keep_start" or "keep_end".
+        add_bos: Start a prompt with what the tokenizer puts before a text, if anything.
         max_steps: Optimizer steps.
         num_epochs: Passes over the data; takes the place of the default of max_steps.
         n_examples: Sequences, or pairs, to train on; likewise.
@@ -91,6 +92,7 @@ class TrainingConfig:
     max_length: int | None = None
     max_prompt_length: int | None = None
     truncation: str | None = None
+    add_bos: bool | None = None
     max_steps: int | None = None
     num_epochs: float | None = None
     n_examples: int | None = None

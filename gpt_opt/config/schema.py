@@ -222,6 +222,7 @@ class TrainingParams:
     max_length: int
     max_prompt_length: int
     truncation: Truncation
+    add_bos: bool
     max_steps: int | None
     num_epochs: float | None
     n_examples: int | None

@@ -34,11 +34,11 @@ from gpt_opt.training.callbacks import Bar, Flow
 from gpt_opt.training.checkpoints import latest_checkpoint, link_final, remove_unfinished
 from gpt_opt.training.continuing import require_continuable
 from gpt_opt.training.data.batches import Collate, Collator, ExampleCollator, ExampleOrder, TrainingOrder
-from gpt_opt.training.data.examples import mismatched, unpaired
+from gpt_opt.training.data.examples import mismatched, targets, unpaired
 from gpt_opt.training.data.mixture import build_dataset
 from gpt_opt.training.data.prepare import prepare
 from gpt_opt.training.data.records import ExampleData, PairData
-from gpt_opt.training.data.tokenize import Limits, Tokenized
+from gpt_opt.training.data.tokenize import Limits, Tokenized, start_of
 from gpt_opt.training.engines import engine_arguments
 from gpt_opt.training.failures import memory_advice, memory_failures_named
 from gpt_opt.training.hooks import Folder, Hooks, Result
@@ -140,7 +140,8 @@ def build(config: Config) -> Parts:
         without_dropout(policy)
     data = _suited(build_dataset(config["data"]["dataset"]), loss)
     params = config["training"]["training_params"]
-    limits = Limits(params["max_length"], params["max_prompt_length"], params["truncation"] == "keep_end")
+    start = start_of(tokenizer) if params["add_bos"] else ()
+    limits = Limits(params["max_length"], params["max_prompt_length"], params["truncation"] == "keep_end", start)
     prepared = prepare(data, tokenizer, limits)
     train, validation = prepared.train, prepared.validation
     steps = _steps(params, len(train))
@@ -167,7 +168,7 @@ def build(config: Config) -> Parts:
 def _collator(node: Config | None, loss: Any) -> Collate:
     if node is not None:
         return cast("Collate", build_target("collator", node, Collate))
-    return ExampleCollator() if isinstance(loss, KTO) else Collator(pairs=not isinstance(loss, SFT))
+    return ExampleCollator() if isinstance(loss, KTO) else Collator()
 
 
 def _aligner(node: Config | None, loss: Any) -> Callable[..., BaseTrainer]:
@@ -188,7 +189,7 @@ def _steps(params: Mapping[str, Any], items: int) -> int:
 
 
 def _suited(data: PairData | ExampleData, loss: Any) -> PairData | ExampleData:
-    """Returns the data as the loss takes them: pairs, or for KTO single judged answers.
+    """Returns the data as the loss takes them: pairs, for KTO single judged answers, for SFT one answer a prompt.
 
     Raises:
         DataError: If the loss needs pairs and the data has none.
@@ -203,7 +204,7 @@ def _suited(data: PairData | ExampleData, loss: Any) -> PairData | ExampleData:
     if isinstance(data, ExampleData):
         problem = "must give pairs of a chosen and a rejected answer for this loss, but gives single judged answers"
         raise DataError([Problem("data.dataset", problem, "take loss=kto, which needs no pairs, or data with pairs")])
-    return data
+    return targets(data) if isinstance(loss, SFT) else data
 
 
 def _reference(config: Config, policy: PreTrainedModel) -> Reference | None:

@@ -18,7 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, T
 
 from gpt_opt.errors import DataError
 from gpt_opt.training.data.batches import Collator, ExampleCollator, ExampleOrder, TrainingOrder
-from gpt_opt.training.data.examples import unpaired
+from gpt_opt.training.data.examples import targets, unpaired
 from gpt_opt.training.data.records import Pair, PairData
 from gpt_opt.training.data.tokenize import Limits, TokenizedExample, TokenizedPair, tokenize
 from gpt_opt.training.hooks import Folder, Hooks
@@ -100,10 +100,11 @@ def our_trainer(
 ) -> Any:
     optimizer = torch.optim.SGD(policy.parameters(), lr=0.02)
     judged = isinstance(loss, KTO)
+    records = targets(PairData(tuple(PAIRS), (), "")).train if isinstance(loss, SFT) else PAIRS
     task = Task(
-        order=ExamplesInOrder() if judged else InOrder(tokenize(PAIRS, byte_tokenizer(), LIMITS)),
+        order=ExamplesInOrder() if judged else InOrder(tokenize(records, byte_tokenizer(), LIMITS)),
         validation=(),
-        collator=ExampleCollator() if judged else Collator(pairs=not isinstance(loss, SFT)),
+        collator=ExampleCollator() if judged else Collator(),
         optimizer=optimizer,
         schedule=LambdaLR(optimizer, lambda step: 1.0),
         save_total_limit=None,
@@ -132,11 +133,13 @@ class InOrder(TrainingOrder):
         return list(range(len(self._pairs)))
 
 
-EXAMPLES = unpaired(PairData(tuple(PAIRS), (), "")).train
+BOTH = unpaired(PairData(tuple(PAIRS), (), "")).train
+# One of each prompt: TRL would give answers to their own prompts.
+EXAMPLES = [BOTH[2 * index + (index % 3 == 0)] for index in range(len(PAIRS))]
 
 
 class ExamplesInOrder(ExampleOrder):
-    """Both answers of each pair as they come, three times over."""
+    """The judged answers as they come, three times over."""
 
     def __init__(self) -> None:
         examples: list[TokenizedExample] = tokenize(EXAMPLES, byte_tokenizer(), LIMITS)
@@ -435,7 +438,7 @@ def test_difference_reference_free_exists_and_is_a_uniform_reference(tmp_path: P
     peer = trl_dpo(tmp_path, tiny_model(1), uniform, pairs)
     expected, _ = loss_and_gradients(peer, whole_batch(peer), None)
     own = our_trainer(tmp_path, tiny_model(1), DPO(BETA, reference_free=True), None)
-    batch = Collator(pairs=True)(tokenize(pairs, byte_tokenizer(), LIMITS))
+    batch = Collator()(tokenize(pairs, byte_tokenizer(), LIMITS))
     loss, _ = loss_and_gradients(own, batch, len(pairs))
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
 

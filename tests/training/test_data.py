@@ -9,15 +9,21 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from gpt_opt.errors import DataError
-from gpt_opt.training.data import build_jsonl
+from gpt_opt.training.data import build_hh, build_jsonl
 from gpt_opt.training.data.batches import Collator, TrainingOrder
-from gpt_opt.training.data.prepare import prepare
+from gpt_opt.training.data.chat import Chat
+from gpt_opt.training.data.examples import targets, unpaired
+from gpt_opt.training.data.prepare import HOLDS_END, prepare
 from gpt_opt.training.data.records import Example, Pair, PairData
-from gpt_opt.training.data.tokenize import Limits, TokenizedExample, TokenizedPair, tokenize, truncate
+from gpt_opt.training.data.tokenize import Limits, TokenizedExample, TokenizedPair, ids_of, start_of, tokenize, truncate
 from gpt_opt.training.losses import IGNORED
-from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
+from gpt_opt.training.models.byte_tokenizer import END_OF_TEXT, byte_tokenizer
+from gpt_opt.training.stages import build
+from tests.training.test_training import config
 
 
 def load(path: Path, **changes: Any) -> PairData:
@@ -145,6 +151,46 @@ def test_nothing_is_said_where_nothing_was_cut(caplog: pytest.LogCaptureFixture)
     assert not caplog.records
 
 
+def with_bos(template: str = "<s> $A") -> PreTrainedTokenizerFast:
+    """The byte tokenizer, with <s> (id 258) or what else the template says around a text."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    special = [("<s>", 258), (END_OF_TEXT, 256)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=special)
+    return tokenizer
+
+
+def test_the_start_is_what_the_tokenizer_puts_before_a_text() -> None:
+    assert start_of(byte_tokenizer()) == ()
+    assert start_of(with_bos()) == (258,)
+    assert start_of(with_bos(f"<s> $A {END_OF_TEXT}")) == (258,)
+    assert start_of(with_bos(f"$A {END_OF_TEXT}")) == ()
+    assert start_of(with_bos(f"{END_OF_TEXT} $A")) == (256,)
+
+
+@pytest.mark.parametrize("keep_end", [True, False])
+def test_a_prompt_starts_with_it_once_however_it_is_cut(keep_end: bool) -> None:
+    tokenizer = with_bos()
+    limits = Limits(12, 4, keep_end, start_of(tokenizer))
+    pairs = [Pair("abcdefghi", "x", "y"), Pair("abcdefghij", "x", "y"), Pair("<s>ab", "x", "y")]
+    fits, longer, started = tokenize(pairs, tokenizer, limits)
+    assert fits.prompt == [258, *b"abcdefghi"]
+    assert longer.prompt == [258, *(b"hij" if keep_end else b"abc")]
+    assert started.prompt == [258, *b"ab"]
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    (chat,) = tokenize([Pair(Chat([("user", "ab")]), " x", " y")], tokenizer, limits)
+    assert chat.prompt == [258, *b"ab"]
+
+
+def test_the_start_is_an_option(small: list[str], tmp_path: Path) -> None:
+    with_bos().save_pretrained(tmp_path / "bos")
+    made = [*small, "loss.beta=0.1", f"model.tokenizer_name_or_path={tmp_path / 'bos'}", "model.config.vocab_size=259"]
+    first, without = build(config(made)), build(config([*made, "training.training_params.add_bos=false"]))
+    plain = build(config([*small, "loss.beta=0.1"]))
+    assert without.train == plain.train
+    assert [ids_of(item)[0] for item in first.train] == [[258, *ids_of(item)[0]] for item in plain.train]
+
+
 def test_judged_answers_are_tokenized_like_answers_of_pairs() -> None:
     counts: Counter[str] = Counter()
     examples = [Example("ab", "c", True), Example("a" * 20, "c" * 20, False)]
@@ -159,9 +205,26 @@ def test_a_text_with_the_end_of_sequence_token_is_refused() -> None:
         tokenize([Pair("a", "b", "c"), Pair("a<|endoftext|>", "b", "c")], byte_tokenizer(), Limits(24, 8, False))
 
 
+def test_the_place_of_a_refused_row_is_named_and_published_rows_are_left_out(tmp_path: Path) -> None:
+    rows = [*good_rows(30), {"prompt": "p", "chosen": f"a{END_OF_TEXT}", "rejected": "b"}]
+    own = load(write(tmp_path / "a.jsonl", rows))
+    with pytest.raises(DataError, match=r"a\.jsonl:31: must not contain the end-of-sequence"):
+        prepare(own, byte_tokenizer(), Limits(24, 8, keep_end=False))
+    dialogues = [{side: f"\n\nHuman: {n}\n\nAssistant: {side}" for side in ("chosen", "rejected")} for n in range(30)]
+    dialogues[3]["rejected"] += END_OF_TEXT
+    settings: dict[str, Any] = {"subset": None, "split": "train", "max_samples": None, "validation_split": 0.25}
+    data = build_hh(str(write(tmp_path / "hh.jsonl", dialogues)), **settings)
+    for given, left in ((data, 1), (unpaired(data), 1), (targets(data), 0)):
+        prepared = prepare(given, byte_tokenizer(), Limits(80, 40, keep_end=False))
+        rows_left = prepared.account["train"]["rows"] + prepared.account["validation"]["rows"]
+        assert rows_left == len(prepared.train) + len(prepared.validation)
+        assert rows_left == len(given.train) + len(given.validation) - left
+        assert prepared.account["dropped"].get(HOLDS_END, 0) == left
+
+
 def test_batches_are_aligned_with_the_logits_that_predict_them() -> None:
     pairs = [TokenizedPair([1, 2, 3], [4, 5], [6]), TokenizedPair([7], [8], [9, 10])]
-    batch = Collator(pairs=True)(pairs)
+    batch = Collator()(pairs)
     ids, labels, keep = batch["input_ids"], batch["labels"], batch["logits_to_keep"]
     assert isinstance(ids, torch.Tensor)
     assert isinstance(labels, torch.Tensor)
@@ -178,18 +241,18 @@ def test_batches_are_aligned_with_the_logits_that_predict_them() -> None:
         for position, label in enumerate(full[row]):
             if label != IGNORED:
                 assert ids[row, position + 1] == label
-    shorter = Collator(pairs=True)([TokenizedPair([1, 2, 3], [4], [5]), TokenizedPair([1, 2], [4], [5])])
+    shorter = Collator()([TokenizedPair([1, 2, 3], [4], [5]), TokenizedPair([1, 2], [4], [5])])
     assert shorter["logits_to_keep"] == 3
 
 
 def test_padding_matches_the_vector_but_for_the_shift(vectors: dict[str, Any]) -> None:
     """Ours are aligned with the logits, a place earlier; padding has any id, and no mask: nothing looks at it."""
     given, expected = vectors["pad_collate"]["inputs"], vectors["pad_collate"]["expected"]
-    pairs = []
+    examples = []
     for ids, labels in zip(given["chosen_input_ids"], given["chosen_labels"], strict=True):
         border = labels.count(IGNORED)
-        pairs.append(TokenizedPair(ids[:border], ids[border:], []))
-    batch = Collator(pairs=False)(pairs)
+        examples.append(TokenizedExample(ids[:border], ids[border:], True))
+    batch = Collator()(examples)
     ids, labels, keep = (batch[name] for name in ("input_ids", "labels", "logits_to_keep"))
     assert isinstance(ids, torch.Tensor)
     assert isinstance(labels, torch.Tensor)

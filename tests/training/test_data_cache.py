@@ -60,14 +60,18 @@ def test_an_entry_is_for_its_texts_tokenizer_and_limits_alone(folder: Path) -> N
     plain = [Pair(str(chats[0].prompt), " c", " r")]
     templated = byte_tokenizer()
     templated.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    splitting = byte_tokenizer()
+    splitting.split_special_tokens = True
     variants = [
         once(),
         once(PAIRS[1:]),
         once(PAIRS[::-1]),
         once(EXAMPLES),
         once(tokenizer=other),
+        once(tokenizer=splitting),
         once(limits=replace(LIMITS, keep_end=True)),
         once(limits=replace(LIMITS, max_length=25)),
+        once(limits=replace(LIMITS, start=(97,))),
         once(chats),
         once(plain),
         once(chats, templated),
@@ -134,6 +138,16 @@ def test_the_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache.cache_folder() == tmp_path / ".cache" / "gpt-opt" / "tokens"
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """As in a container that runs under a number which no user has."""
+    for name in (cache.VARIABLE, "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 987_654_321)
+    assert cache.cache_folder() is None
+    assert "GPTOPT_CACHE=FOLDER" in caplog.text
+    assert once() == straight()
 
 
 def _in_a_process(start: Any, results: Any) -> None:

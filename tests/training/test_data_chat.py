@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -64,6 +65,16 @@ def test_what_a_template_puts_after_an_answer_stays() -> None:
 
 def test_a_plain_prompt_is_left_alone_by_a_template() -> None:
     assert decoded(templated(PROMPTED), Pair("p", "c", "r")) == ("p", "c", "r")
+
+
+def test_every_dialogue_that_a_template_refuses_is_named() -> None:
+    strict = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    pairs = [replace(PAIR, place="a.jsonl:1"), Pair(Chat([("user", "U")]), " a", " b"), PAIR]
+    with pytest.raises(DataError) as caught:
+        tokenize(pairs, templated(strict + PROMPTED), LIMITS)
+    first, second = caught.value.problems
+    assert (first.where, second.where) == ("a.jsonl:1", f"row with prompt {str(CHAT)[:40]!r}")
+    assert "the chat template refuses it: System role not supported" in str(first)
 
 
 def test_people_cannot_write_the_end_of_sequence() -> None:

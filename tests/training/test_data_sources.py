@@ -351,6 +351,14 @@ def test_a_name_of_the_hub_offline_is_one_clear_error() -> None:
         assert part in text
 
 
+def test_a_data_set_with_a_loading_script_is_one_clear_error(tmp_path: Path) -> None:
+    folder = tmp_path / "scripted"
+    folder.mkdir()
+    (folder / "scripted.py").write_text("import datasets\n")
+    with pytest.raises(DataError, match="Dataset scripts are no longer supported"):
+        hf(folder)
+
+
 def test_max_samples_is_of_each_split(tmp_path: Path) -> None:
     for split, first in (("train", 0), ("test", 100)):
         found = [{"prompt": f"{n}", "chosen": "a", "rejected": "b"} for n in range(first, first + 10)]

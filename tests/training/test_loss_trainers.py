@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from gpt_opt.errors import DataError
-from gpt_opt.training.data.records import Example, ExampleData
+from gpt_opt.training.data.examples import OTHER_ANSWER
+from gpt_opt.training.data.records import Example, ExampleData, Pair, PairData
+from gpt_opt.training.data.tokenize import ids_of
 from gpt_opt.training.losses import KTO
+from gpt_opt.training.models.byte_tokenizer import END_OF_TEXT
 from gpt_opt.training.stages import build, describe, train
 from tests.conftest import Runner, small_overrides
 from tests.run.test_distributed import assert_same, only_run, run
@@ -149,6 +152,23 @@ def test_kto_on_pairs_sees_twice_as_many_examples(small: list[str]) -> None:
     assert isinstance(parts.loss, KTO)
     assert (len(parts.train), len(parts.validation)) == (2 * len(pairs.train), 2 * len(pairs.validation))
     assert parts.data.fingerprint == pairs.data.fingerprint
+
+
+def paired() -> PairData:
+    """Pairs of which some have one prompt, and a rejected answer that is too long and cannot be used."""
+    rejected = "x" * 500 + END_OF_TEXT
+    found = [Pair(f"{index}", f"{index + 1}", rejected) for index in range(40)]
+    return PairData((*found[:32], Pair("0", "one", "1")), tuple(found[32:]), "0" * 64)
+
+
+def test_fine_tuning_looks_at_no_rejected_answer(small: list[str]) -> None:
+    made = config([*small, "loss=sft"])
+    made["data"]["dataset"] = {"name": "paired", "_target_": f"{__name__}.paired"}
+    parts = build(made)
+    ids = [[*f"{index + 1}".encode(), 256] for index in range(1, 32)]
+    assert [ids_of(item)[1] for item in parts.train] == [[*b"one", 256], *ids]
+    assert parts.account["train"] == {"rows": 32, "prompts_cut": 0, "answers_cut": 0}
+    assert parts.account["dropped"] == {OTHER_ANSWER: 1}
 
 
 @pytest.mark.slow

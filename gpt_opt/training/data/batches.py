@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from gpt_opt.errors import DataError, Problem
-from gpt_opt.training.data.examples import MismatchedExample, mismatch
-from gpt_opt.training.data.tokenize import Limits, TokenizedExample, TokenizedPair
+from gpt_opt.training.data.examples import MismatchedExample, mismatched
+from gpt_opt.training.data.tokenize import Limits, Tokenized, TokenizedExample, ids_of
 from gpt_opt.training.losses.logprob import IGNORED
 
 Row = tuple[list[int], list[int]]
@@ -74,10 +74,10 @@ class TrainingOrder(Dataset[Any]):
 
 
 class ExampleOrder(TrainingOrder):
-    """The same for judged answers, each with the answer of the place before it in its batch of an optimizer step.
+    """The same for judged answers, each with the answer of another one of its batch, as `mismatched` chooses it.
 
-    The first place takes the answer of the last, as KTO has it. The batch is that of the whole step, so that neither
-    micro-batches nor processes change who is mismatched with whom.
+    The batch is that of the whole optimizer step, so that neither micro-batches nor processes change who is mismatched
+    with whom.
 
     Args:
         examples: The training data.
@@ -95,11 +95,14 @@ class ExampleOrder(TrainingOrder):
     ) -> None:
         super().__init__(examples, batch_size, steps, seed)
         self._batch_size, self._limits = batch_size, limits
+        self._batch: tuple[int, list[MismatchedExample]] | None = None
 
     def __getitem__(self, place: int) -> MismatchedExample:
         first = place - place % self._batch_size
-        before = first + (place - first - 1) % self._batch_size
-        return mismatch(super().__getitem__(place), super().__getitem__(before), self._limits)
+        if self._batch is None or self._batch[0] != first:
+            batch = [self._pairs[self.position(index)] for index in range(first, first + self._batch_size)]
+            self._batch = (first, mismatched(batch, self._limits))
+        return self._batch[1][place - first]
 
 
 def _noun(items: Sequence[Any]) -> str:
@@ -119,22 +122,16 @@ class Collate(Protocol):
 
 @dataclass(frozen=True)
 class Collator:
-    """Batches of pairs.
+    """Batches of pairs, the chosen answers first, or of single answers."""
 
-    Attributes:
-        pairs: Whether both answers are wanted (chosen first, then rejected: 2B rows), or the chosen ones alone.
-    """
+    def rows(self, item: Tokenized) -> list[Row]:
+        """Returns the chosen and the rejected answer of a pair, or the answer."""
+        prompt, *answers = ids_of(item)
+        return [(prompt, answer) for answer in answers]
 
-    pairs: bool = True
-
-    def rows(self, item: TokenizedPair) -> list[Row]:
-        """Returns the chosen answer and, where wanted, the rejected one."""
-        chosen, rejected = (item.prompt, item.chosen), (item.prompt, item.rejected)
-        return [chosen, rejected] if self.pairs else [chosen]
-
-    def __call__(self, batch: Sequence[TokenizedPair]) -> dict[str, Tensor | int]:
-        """Returns what `pad` returns, of 2B rows for pairs and B otherwise."""
-        return pad([self.rows(pair) for pair in batch])
+    def __call__(self, batch: Sequence[Tokenized]) -> dict[str, Tensor | int]:
+        """Returns what `pad` returns, of 2B rows for pairs and B for single answers."""
+        return pad([self.rows(item) for item in batch])
 
 
 @dataclass(frozen=True)

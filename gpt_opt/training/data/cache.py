@@ -14,6 +14,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import astuple
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -34,17 +35,24 @@ VARIABLE = "GPTOPT_CACHE"
 MIN_CHARACTERS = 4_000_000
 """Less text than this is not worth an entry: one core tokenizes it in about 1.5 s (and reads it back in 0.2 s)."""
 
-_FORMAT = 1
+_FORMAT = 2
 """Changes whenever the same texts would give other ids, or the layout of an entry changes."""
 
 
 def cache_folder() -> Path | None:
-    """Returns the folder of the cache: $GPTOPT_CACHE, or gpt-opt in $XDG_CACHE_HOME or ~/.cache; None when off."""
+    """Returns the folder of the cache: $GPTOPT_CACHE, or gpt-opt in $XDG_CACHE_HOME or ~/.cache.
+
+    None when the cache is off, or is to be in the home directory of a user who has none.
+    """
     chosen = os.environ.get(VARIABLE)
-    if chosen is not None:
-        return Path(chosen).expanduser() / "tokens" if chosen else None
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "gpt-opt" / "tokens"
+    if chosen == "":
+        return None
+    base = chosen or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "gpt-opt")
+    try:
+        return Path(base).expanduser() / "tokens"
+    except RuntimeError as error:
+        log.warning("tokens are not cached: %s; %s=FOLDER says where to", error, VARIABLE)
+        return None
 
 
 def tokenize_once(
@@ -80,7 +88,7 @@ def tokenize_once(
 
 def _key(records: Sequence[Pair] | Sequence[Example], tokenizer: Any, limits: Limits) -> str:
     digest = hashlib.sha256()
-    settings = [_FORMAT, tokenizer.eos_token_id, limits.max_length, limits.max_prompt_length, limits.keep_end]
+    settings = [_FORMAT, tokenizer.eos_token_id, tokenizer.split_special_tokens, *astuple(limits)]
     chats = [tokenizer.chat_template, tokenizer.special_tokens_map]
     for part in (settings, chats, tokenizer.backend_tokenizer.to_str()):
         digest.update(json.dumps(part, default=str).encode() + b"\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar, cast
 
@@ -50,7 +50,9 @@ Convert = Callable[[Row], Iterable[Record | Dropped]]
 """Makes the records of a row; raises `BadRow`."""
 
 
-def collect(rows: Rows, convert: Convert, max_samples: int | None, dropped: Counter[str]) -> list[Record]:
+def collect(
+    rows: Rows, convert: Convert, max_samples: int | None, dropped: Counter[str], published: bool = False
+) -> list[Record]:
     """Makes records of rows.
 
     Args:
@@ -58,17 +60,23 @@ def collect(rows: Rows, convert: Convert, max_samples: int | None, dropped: Coun
         convert: What a row becomes.
         max_samples: Stop at so many records; None takes all.
         dropped: Where to count what is left out.
+        published: Whether nobody can correct the rows: their records have no place.
 
     Raises:
         DataError: If any row is bad: all are named, up to `MAX_PROBLEMS`.
     """
     records: list[Record] = []
-    require(_converted(rows, convert, max_samples, dropped, records))
+    require(_converted(rows, convert, max_samples, dropped, published, records))
     return records
 
 
 def _converted(
-    rows: Rows, convert: Convert, most: int | None, dropped: Counter[str], records: list[Record]
+    rows: Rows,
+    convert: Convert,
+    most: int | None,
+    dropped: Counter[str],
+    published: bool,
+    records: list[Record],
 ) -> Iterator[Problem]:
     for where, row in rows:
         try:
@@ -78,7 +86,7 @@ def _converted(
                 if isinstance(item, Dropped):
                     dropped[item.reason] += 1
                 else:
-                    records.append(item)
+                    records.append(replace(item, place=None if published else where))
                 if most is not None and len(records) >= most:
                     return
         except BadRow as error:

@@ -1,7 +1,8 @@
-"""Judged answers: made of pairs where needed, and mismatched with the prompts of others."""
+"""Single answers: made of pairs where needed, and for KTO mismatched with the prompts of others."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -30,10 +31,42 @@ def unpaired(data: PairData) -> ExampleData:
     def split(pairs: Iterable[Pair]) -> tuple[Example, ...]:
         found: list[Example] = []
         for pair in pairs:
-            found += Example(pair.prompt, pair.chosen, True), Example(pair.prompt, pair.rejected, False)
+            found += (
+                Example(pair.prompt, pair.chosen, True, pair.place),
+                Example(pair.prompt, pair.rejected, False, pair.place),
+            )
         return tuple(found)
 
     return ExampleData(split(data.train), split(data.validation), data.fingerprint, data.dropped)
+
+
+def targets(data: PairData) -> ExampleData:
+    """Returns what fine-tuning learns from pairs: one answer to each prompt.
+
+    Of the chosen answers to a prompt it is the last one that is nowhere rejected, or else the last one. What is left
+    out is counted.
+    """
+    found = [_targets(pairs) for pairs in (data.train, data.validation)]
+    dropped = Counter(data.dropped)
+    if others := len(data.train) + len(data.validation) - sum(map(len, found)):
+        dropped[OTHER_ANSWER] += others
+    return ExampleData(found[0], found[1], data.fingerprint, dict(dropped))
+
+
+OTHER_ANSWER = "pair of a prompt that has its one target"
+
+
+def _targets(pairs: Sequence[Pair]) -> tuple[Example, ...]:
+    rejected = {(pair.prompt, pair.rejected) for pair in pairs}
+    found: dict[str, Example] = {}
+    best: set[str] = set()
+    for pair in pairs:
+        beaten = (pair.prompt, pair.chosen) in rejected
+        if not beaten:
+            best.add(pair.prompt)
+        if not (beaten and pair.prompt in best):
+            found[pair.prompt] = Example(pair.prompt, pair.chosen, True, pair.place)
+    return tuple(found.values())
 
 
 def mismatch(example: TokenizedExample, other: TokenizedExample, limits: Limits) -> MismatchedExample:
@@ -43,5 +76,17 @@ def mismatch(example: TokenizedExample, other: TokenizedExample, limits: Limits)
 
 
 def mismatched(examples: Sequence[TokenizedExample], limits: Limits) -> list[MismatchedExample]:
-    """Returns each example with the answer of the one before it, the first with that of the last."""
-    return [mismatch(example, examples[index - 1], limits) for index, example in enumerate(examples)]
+    """Returns each example with the answer of another one; every answer is that of another one once.
+
+    Examples of one prompt are taken together, in the order in which prompts first come, and answers move on by as many
+    places as the commonest prompt has examples: by one, as KTO has it, where no prompt comes twice. So nobody gets an
+    answer to the own prompt, unless more than half of the examples have one prompt.
+    """
+    places: dict[tuple[int, ...], list[int]] = {}
+    for place, example in enumerate(examples):
+        # What is left of a prompt depends on its answer; what it is cut to does not.
+        places.setdefault(tuple(limits.cut_prompt(example.prompt)), []).append(place)
+    order = [place for same in places.values() for place in same]
+    step = min(max(map(len, places.values()), default=1), max(len(order) - 1, 1))
+    other = {place: order[index - step] for index, place in enumerate(order)}
+    return [mismatch(example, examples[other[place]], limits) for place, example in enumerate(examples)]

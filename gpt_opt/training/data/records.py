@@ -18,11 +18,14 @@ class Pair:
         prompt: What both answers continue.
         chosen: The preferred answer.
         rejected: The other answer; never equal to `chosen`.
+        place: Where people can correct its row, file and line, or "" where that is not known; None where nobody can, as
+            in published data: then a row that cannot be used is left out and counted.
     """
 
     prompt: str
     chosen: str
     rejected: str
+    place: str | None = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,13 @@ class Example:
         prompt: What the answer continues.
         completion: The answer.
         desirable: Whether answers like this one are wanted.
+        place: As that of a `Pair`.
     """
 
     prompt: str
     completion: str
     desirable: bool
+    place: str | None = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,6 @@ def _digest(splits: Iterable[tuple[str, Sequence[Pair] | Sequence[Example]]]) ->
     for split, records in splits:
         for record in records:
             # JSON lines are unambiguous: no text can imitate the border of a field or of a record.
-            row = [split, *(getattr(record, name) for name in record.__slots__)]
+            row = [split, *(getattr(record, name) for name in record.__slots__ if name != "place")]
             digest.update(json.dumps(row).encode("ascii") + b"\n")
     return digest.hexdigest()

@@ -137,7 +137,7 @@ def _table(path: str, subset: str | None, split: str, subset_is_folder: bool) ->
         else:
             where = {"data_dir": subset} if subset_is_folder else {"name": subset}
             table = datasets.load_dataset(path, split=split, **where)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError([_not_loaded(path, subset, split, error)]) from error
     return _numbered(f"{path}[{split!r}]", table)
 

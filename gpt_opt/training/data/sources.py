@@ -3,7 +3,7 @@
 Every builder takes `path`, `subset` and `split` as `gpt_opt.training.data.rows.read_rows` does, `max_samples` (only
 the first so many records of a split, before anything is held out; None takes all), and `validation_split`: the share
 of the prompts that is held out, in (0, 1), or the name of a split. Each raises `DataError` for data that cannot be
-read and for bad rows, which are all named.
+read and for bad rows, which are all named. What the tokenizer cannot take of published data is left out later.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def build_hf(
         validation_split: See the module.
     """
     columns = Columns(prompt_column, chosen_column, rejected_column, completion_column, label_column)
-    return _build(path, subset, split, partial(record_of, columns=columns), max_samples, validation_split)
+    convert = partial(record_of, columns=columns)
+    return _build(path, subset, split, convert, max_samples, validation_split, published=False)
 
 
 def build_hh(path: str, subset: str | None, split: str, max_samples: int | None, validation_split: float | str) -> Data:
@@ -114,11 +115,12 @@ def _build(
     max_samples: int | None,
     validation_split: float | str,
     subset_is_folder: bool = False,
+    published: bool = True,
 ) -> Data:
     dropped: Counter[str] = Counter()
 
     def records(name: str) -> list[Record]:
-        return collect(read_rows(path, subset, name, subset_is_folder), convert, max_samples, dropped)
+        return collect(read_rows(path, subset, name, subset_is_folder), convert, max_samples, dropped, published)
 
     if isinstance(validation_split, str):
         train, validation = records(split), records(validation_split)

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast, overload
 
+from jinja2 import TemplateError
+
 from gpt_opt.errors import DataError, Problem
 from gpt_opt.training.data.chat import Chat, render
 from gpt_opt.training.data.collect import require
@@ -30,11 +32,19 @@ class Limits:
         max_length: Tokens of prompt and answer together, end-of-sequence included.
         max_prompt_length: Tokens that a prompt is cut to when the two are longer than that.
         keep_end: Which end of such a prompt is kept.
+        start: Ids that every prompt starts with, also when it is cut.
     """
 
     max_length: int
     max_prompt_length: int
     keep_end: bool
+    start: tuple[int, ...] = ()
+
+    def cut_prompt(self, prompt: list[int]) -> list[int]:
+        """Returns what is left of a prompt that has to be cut."""
+        excess = max(len(prompt) - self.max_prompt_length, 0)
+        first = len(self.start) if self.keep_end else self.max_prompt_length
+        return prompt[:first] + prompt[first + excess :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,16 @@ Ids = tuple[list[int], ...]
 """Token ids of a prompt and of the answers to it."""
 
 
+def start_of(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Returns what a tokenizer puts before every text: the BOS of Llama, Mistral or Gemma, nothing of GPT-2 or Qwen.
+
+    What it puts after a text does not count: answers get their end-of-sequence here.
+    """
+    with_special, text = (tokenizer(["a"], add_special_tokens=special)["input_ids"][0] for special in (True, False))
+    places = range(len(with_special) - len(text) + 1)
+    return tuple(with_special[: next((n for n in places if with_special[n : n + len(text)] == text), 0)])
+
+
 def cut(ids: Ids, limits: Limits) -> Ids:
     """Cuts a prompt and its answers to the limits: first the prompt, then, if still needed, all answers.
 
@@ -83,8 +103,7 @@ def cut(ids: Ids, limits: Limits) -> Ids:
     prompt, *answers = ids
     longest = max(map(len, answers))
     if len(prompt) + longest > limits.max_length:
-        size = limits.max_prompt_length
-        prompt = prompt[-size:] if limits.keep_end else prompt[:size]
+        prompt = limits.cut_prompt(prompt)
     if len(prompt) + longest > limits.max_length:
         room = limits.max_length - limits.max_prompt_length
         answers = [answer[:room] for answer in answers]
@@ -128,7 +147,7 @@ def tokenize(
     Raises:
         DataError: If the tokenizer has no end-of-sequence token, a text contains it, or a text has no tokens.
     """
-    whole = _encode(records, tokenizer)
+    whole = _encode(records, tokenizer, limits.start)
     short = [cut(ids, limits) for ids in whole]
     if counts is not None:
         counts["prompts_cut"] += sum(len(a[0]) != len(b[0]) for a, b in zip(whole, short, strict=True))
@@ -162,29 +181,40 @@ def texts_of(record: Pair | Example) -> tuple[str, ...]:
     return record.prompt, record.completion
 
 
-def _encode(records: Sequence[Pair] | Sequence[Example], tokenizer: Tokenizer) -> list[Ids]:
-    """Returns the whole ids of each record, end-of-sequence on the answers."""
+def _encode(records: Sequence[Pair | Example], tokenizer: Tokenizer, start: tuple[int, ...]) -> list[Ids]:
+    """Returns the whole ids of each record, `start` before the prompt and end-of-sequence on the answers."""
     eos = tokenizer.eos_token_id
     if eos is None:
         raise DataError([Problem("model.tokenizer_name_or_path", "the tokenizer must have an eos_token, but has none")])
-    plain = [texts_of(record) for record in records]
-    rendered = _rendered(plain, tokenizer)
+    rendered = _rendered(records, tokenizer)
     columns = [_ids(tokenizer, column) for column in zip(*rendered, strict=True)]
     whole: list[Ids] = list(zip(*columns, strict=True))
-    require(p for rows in zip(plain, rendered, whole, strict=True) if (p := _unusable(*rows, tokenizer)))
-    return [(prompt, *([*answer, eos] for answer in answers)) for prompt, *answers in whole]
+    checked = zip(records, rendered, whole, strict=True)
+    require(bad for record, texts, ids in checked if (bad := _unusable(record, texts, ids, tokenizer)))
+    return [(_started(prompt, start), *([*answer, eos] for answer in answers)) for prompt, *answers in whole]
 
 
-def _rendered(plain: Sequence[tuple[str, ...]], tokenizer: Any) -> list[tuple[str, ...]]:
-    return [_render(texts, tokenizer) if isinstance(texts[0], Chat) else texts for texts in plain]
+def _started(prompt: list[int], start: tuple[int, ...]) -> list[int]:
+    """Returns the prompt with what every prompt starts with; the template of a tokenizer may have put it there."""
+    return prompt if tuple(prompt[: len(start)]) == start else [*start, *prompt]
 
 
-def _render(texts: tuple[str, ...], tokenizer: Any) -> tuple[str, ...]:
-    prompt, *answers = texts
-    if not isinstance(prompt, Chat) or not getattr(tokenizer, "chat_template", None):
-        return texts
-    prompt, answers = render(prompt, answers, tokenizer)
-    return (prompt, *answers)
+def _rendered(records: Sequence[Pair | Example], tokenizer: Any) -> list[tuple[str, ...]]:
+    """Returns the texts of each record, a `Chat` rendered where the tokenizer has a template."""
+    templated = getattr(tokenizer, "chat_template", None)
+    problems: list[Problem] = []
+    texts: list[tuple[str, ...]] = []
+    for record in records:
+        prompt, *answers = texts_of(record)
+        if templated and isinstance(prompt, Chat):
+            try:
+                prompt, answers = render(prompt, answers, tokenizer)
+            except TemplateError as error:
+                advice = "change the roles of its messages, or take a tokenizer whose template has them"
+                problems.append(Problem(_where(record), f"the chat template refuses it: {error}", advice))
+        texts.append((prompt, *answers))
+    require(iter(problems))
+    return texts
 
 
 def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
@@ -193,13 +223,17 @@ def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     return [ids for chunk in chunks for ids in tokenizer(list(chunk), add_special_tokens=False)["input_ids"]]
 
 
-def _unusable(plain: tuple[str, ...], rendered: tuple[str, ...], ids: Ids, tokenizer: Any) -> Problem | None:
-    where = f"row with prompt {plain[0][:40]!r}"
+def _where(record: Pair | Example) -> str:
+    return record.place or f"row with prompt {record.prompt[:40]!r}"
+
+
+def _unusable(record: Pair | Example, rendered: tuple[str, ...], ids: Ids, tokenizer: Any) -> Problem | None:
+    where, plain = _where(record), texts_of(record)
     if not all(ids):
         return Problem(where, "its prompt and its answers must each have a token, but one has none")
     eos = tokenizer.eos_token_id
     # A template puts the token between the turns itself; what people wrote must not hold it all the same.
-    held = any(tokenizer.eos_token in text for text in plain) if rendered is not plain else any(eos in x for x in ids)
+    held = any(tokenizer.eos_token in text for text in plain) if rendered != plain else any(eos in x for x in ids)
     if held:
         return Problem(where, f"must not contain the end-of-sequence token (id {eos}), but does")
     return None
