@@ -305,9 +305,6 @@ def _root_logger_kept() -> Iterator[None]:
 def _model(name_or_path: str | Path | None, tokenizer: str | None) -> Settings:
     settings: Settings = {}
     if name_or_path is not None:
-        if (Path(name_or_path) / "adapter_config.json").is_file():
-            problem = f"must be a whole model, but {str(name_or_path)!r} holds adapters alone"
-            raise ConfigError([Problem("model.name_or_path", problem, "merge them first: gptopt merge RUN")])
         settings = {"model": "hf", "model.name_or_path": name_or_path}
         maker = RunPaths(Path(name_or_path).parent.parent)
         if maker.config.is_file() and maker.checkpoints == Path(name_or_path).parent:

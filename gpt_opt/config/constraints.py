@@ -10,7 +10,7 @@ from typing import Any
 from gpt_opt.config.engines import engine_problems
 from gpt_opt.config.finetuning import finetuning_problems
 from gpt_opt.config.losses import has_reference, loss_problems
-from gpt_opt.config.models import weight_problems
+from gpt_opt.config.models import adapter_problems, weight_problems
 from gpt_opt.config.sources import data_problems
 from gpt_opt.config.trackers import tracker_problems
 from gpt_opt.errors import Problem
@@ -192,6 +192,7 @@ CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _architecture,
     _models,
     weight_problems,
+    adapter_problems,
     loss_problems,
     _optimizer,
     _moments,

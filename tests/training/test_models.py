@@ -239,3 +239,20 @@ def test_an_archive_of_adapters_alone_says_to_merge(tmp_path: Path, small: list[
     finish([*small, *DPO, "lora=lora", "training.training_params.max_steps=4"], place)
     with pytest.raises(ConfigError, match=r"holds adapters alone\n.*gptopt merge"):
         build(config([*small, *DPO, f"model.archive={place.checkpoints / 'checkpoint-4'}"]))
+
+
+@pytest.mark.parametrize(
+    ("key", "lora"),
+    [("model.name_or_path", ["lora=lora"]), ("model.name_or_path", []), ("loss.ref_model_id", [])],
+)
+def test_a_model_of_adapters_alone_says_to_merge(tmp_path: Path, hf: list[str], key: str, lora: list[str]) -> None:
+    """transformers would load such a folder, and PEFT would then put new adapters in the place of those trained."""
+    adapters = folder(tmp_path / "run")
+    finish([*hf, "lora=lora", "training.training_params.max_steps=4"], adapters)
+    trained = adapters.checkpoints / "checkpoint-4"
+    chosen = config([*hf, "model.tokenizer_name_or_path=bytes", *lora, f"{key}={trained}"])
+    (problem,) = constraint_problems(chosen)
+    assert problem.where == key
+    assert f"holds adapters alone\n      merge them first: gptopt merge {trained}" in str(problem)
+    with pytest.raises(ConfigError, match="holds adapters alone"):  # as of a hub id, which no check can look into
+        build(chosen)

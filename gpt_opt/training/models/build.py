@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
+from gpt_opt.config.models import adapters_alone
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
 
@@ -76,16 +77,19 @@ def load_pretrained(key: str, name: str, model: Mapping[str, Any], dtype: str | 
         dtype: Type of the weights, as torch calls it; None takes the stored one.
 
     Raises:
-        ConfigError: If it cannot be loaded.
+        ConfigError: If it cannot be loaded, or is adapters of a model.
     """
     trusted = model.get("trust_remote_code", False)
     try:
-        return _with_attention(
+        loaded = _with_attention(
             model["attn_implementation"],
             partial(AutoModelForCausalLM.from_pretrained, name, dtype=dtype or "auto", trust_remote_code=trusted),
         )
     except (OSError, ValueError) as error:
         raise ConfigError([_not_loaded(key, name, error)]) from error
+    if getattr(loaded, "_hf_peft_config_loaded", False):  # transformers has put adapters into their base
+        raise ConfigError([adapters_alone(key, name)])
+    return loaded
 
 
 def _with_attention(wanted: str | None, make: Callable[..., Any]) -> PreTrainedModel:
@@ -143,8 +147,7 @@ def _archive_file(archive: str) -> Path:
     names = ("model.safetensors", "pytorch_model.bin")
     found = next((path / name for name in names if (path / name).is_file()), path)
     if (path / "adapter_model.safetensors").is_file():
-        problem = f"must hold a whole model, but {archive!r} holds adapters alone"
-        raise ConfigError([Problem("model.archive", problem, f"merge them first: gptopt merge {archive}")])
+        raise ConfigError([adapters_alone("model.archive", archive)])
     if not found.is_file():
         problem = f"must be `embedded`, a file of weights, or a folder with {' or '.join(names)}, but is {archive!r}"
         raise ConfigError([Problem("model.archive", problem)])
