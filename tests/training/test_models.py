@@ -22,7 +22,7 @@ from transformers import (
 
 from gpt_opt.config.constraints import constraint_problems
 from gpt_opt.errors import ConfigError
-from gpt_opt.training.models.build import build_model, build_tokenizer
+from gpt_opt.training.models.build import build_model, build_tokenizer, without_dropout
 from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
 from gpt_opt.training.stages import build
 from tests.training.test_training import DPO, config, finish, folder
@@ -256,3 +256,37 @@ def test_a_model_of_adapters_alone_says_to_merge(tmp_path: Path, hf: list[str], 
     assert f"holds adapters alone\n      merge them first: gptopt merge {trained}" in str(problem)
     with pytest.raises(ConfigError, match="holds adapters alone"):  # as of a hub id, which no check can look into
         build(chosen)
+
+
+HALF = {"hidden_dropout": 0.5, "attention_dropout": 0.5}
+PDROP = {"n_embd": 16, "n_layer": 1, "n_head": 2, "embd_pdrop": 0.5, "attn_pdrop": 0.5, "resid_pdrop": 0.5}
+DROPOUTS: dict[str, dict[str, Any]] = {
+    "biogpt": {**SHAPE, "hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.5, "layerdrop": 0.5},
+    "bloom": {"hidden_size": 16, "n_layer": 1, "n_head": 2, **HALF},
+    "falcon": {**SHAPE, **HALF},
+    "gpt2": PDROP,
+    "gpt_bigcode": PDROP,
+    "gpt_neo": {
+        **{"hidden_size": 16, "num_layers": 1, "num_heads": 2, "attention_types": [[["global"], 1]]},
+        **{"resid_dropout": 0.5, "embed_dropout": 0.5, "attention_dropout": 0.5},
+    },
+    "gpt_neox": {**SHAPE, **HALF},
+    "gptj": {**PDROP, "rotary_dim": 4},
+    "llama": {**SHAPE, "attention_dropout": 0.5},
+    "opt": {**SHAPE, "word_embed_proj_dim": 16, "dropout": 0.5, "attention_dropout": 0.5, "layerdrop": 0.5},
+    "phi": {**SHAPE, "resid_pdrop": 0.5, "embd_pdrop": 0.5, "attention_dropout": 0.5},
+    "starcoder2": {**SHAPE, "residual_dropout": 0.5, "embedding_dropout": 0.5, "attention_dropout": 0.5},
+}
+
+
+@pytest.mark.parametrize("family", DROPOUTS)
+def test_without_dropout_training_is_deterministic_in_every_family(family: str) -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, vocab_size=258, **DROPOUTS[family]))
+    ids = torch.arange(60, 80)[None]
+    with torch.no_grad():
+        dropped = model.train()(input_ids=ids).logits
+        without_dropout(model)
+        first, second, evaluated = (model.train(train)(input_ids=ids).logits for train in (True, True, False))
+    assert not torch.equal(dropped, evaluated)
+    assert torch.equal(first, second)
+    assert torch.equal(first, evaluated)

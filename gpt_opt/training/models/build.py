@@ -208,8 +208,11 @@ def without_dropout(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0  # type: ignore[assignment]
+        # Some families keep the probability as a number of the module, Falcon reads it from the config.
+        for holder in (module, getattr(module, "config", module)):
+            for name, value in vars(holder).items():
+                if "drop" in name and isinstance(value, float):
+                    setattr(holder, name, 0.0)
     return model
 
 
