@@ -44,6 +44,7 @@ from gpt_opt.training.models.build import (
     build_tokenizer,
     cast_weights,
     load_pretrained,
+    require_tokens,
     without_dropout,
 )
 from gpt_opt.training.models.lora import add_adapters
@@ -122,7 +123,7 @@ def build(config: Config) -> Parts:
     policy = build_model(config["model"], tokenizer)
     loss_config = config["loss"]
     loss = call_target({key: value for key, value in loss_config.items() if key not in _NOT_LOSS_ARGUMENTS})
-    reference = _reference(config, policy)
+    reference = _reference(config, policy, tokenizer)
     if config["lora"]:
         policy = add_adapters(policy, config["lora"])
     if not isinstance(loss, SFT):
@@ -167,7 +168,7 @@ def _suited(data: PairData | ExampleData, loss: Any) -> PairData | ExampleData:
     return data
 
 
-def _reference(config: Config, policy: PreTrainedModel) -> Reference | None:
+def _reference(config: Config, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Reference | None:
     loss = config["loss"]
     if not has_reference(loss):
         return None
@@ -178,6 +179,7 @@ def _reference(config: Config, policy: PreTrainedModel) -> Reference | None:
         model = cast_weights(copy.deepcopy(policy), dtype)
     else:
         model = load_pretrained("loss.ref_model_id", name, config["model"], dtype)
+        require_tokens("loss.ref_model_id", name, model, tokenizer)
     return Reference(cast("PreTrainedModel", without_dropout(model)))
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hydra.errors import ConfigCompositionException
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, models
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -290,3 +291,37 @@ def test_without_dropout_training_is_deterministic_in_every_family(family: str) 
     assert not torch.equal(dropped, evaluated)
     assert torch.equal(first, second)
     assert torch.equal(first, evaluated)
+
+
+def saved_reference(path: Path, tokens: int, tokenizer: PreTrainedTokenizerFast | None) -> Path:
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", vocab_size=tokens, **SHAPE)).save_pretrained(path)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(path)
+    return path
+
+
+def test_a_reference_with_more_rows_than_tokens_serves(tmp_path: Path, hf: list[str]) -> None:
+    """As pythia-6.9b does beside pythia-2.8b: one tokenizer, two widths."""
+    wide = saved_reference(tmp_path / "wide", 320, byte_tokenizer())
+    steps = ["training.training_params.max_steps=2", f"loss.ref_model_id={wide}"]
+    assert finish([*hf, *steps], folder(tmp_path / "run")).metrics["eval/kl"] > 0
+
+
+def test_a_reference_of_another_tokenizer_is_refused(tmp_path: Path, hf: list[str]) -> None:
+    other = byte_tokenizer()
+    vocabulary = {token: 257 - place for token, place in other.get_vocab().items() if place < 256}
+    swapped = Tokenizer(models.BPE(vocab=vocabulary | {"<|more|>": 0, "<|end|>": 1}, merges=[]))
+    cases = {
+        "short": (
+            saved_reference(tmp_path / "short", 200, None),
+            "must know the tokenizer's 258 tokens, but .* has 200",
+        ),
+        "other": (
+            saved_reference(tmp_path / "other", 258, PreTrainedTokenizerFast(tokenizer_object=swapped)),
+            r"must have the tokenizer of the policy, but the one of '.*other' has other ids for '.*' and \d+ more",
+        ),
+    }
+    for reference, says in cases.values():
+        with pytest.raises(ConfigError, match=rf"loss\.ref_model_id: {says}"):
+            build(config([*hf, f"loss.ref_model_id={reference}"]))
+    build(config([*hf, f"loss.ref_model_id={saved_reference(tmp_path / 'bare', 258, None)}"]))

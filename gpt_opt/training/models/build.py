@@ -67,6 +67,29 @@ def build_model(model: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast) ->
     return built
 
 
+def require_tokens(key: str, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Refuses a model `name` that takes the token ids of another tokenizer for other tokens, or has too few.
+
+    Raises:
+        ConfigError: If it does.
+    """
+    if model.config.vocab_size < len(tokenizer):
+        problem = f"must know the tokenizer's {len(tokenizer)} tokens, but {name!r} has {model.config.vocab_size}"
+        raise ConfigError([Problem(key, problem)])
+    try:
+        own = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (ImportError, OSError, ValueError):
+        return
+    if own.get_vocab() == own.get_added_vocab():  # what transformers makes up where there is no tokenizer
+        return
+    theirs = {place: token for token, place in own.get_vocab().items()}
+    differing = [token for token, place in tokenizer.get_vocab().items() if theirs.get(place, token) != token]
+    if differing:
+        problem = f"must have the tokenizer of the policy, but the one of {name!r} has other ids for {differing[0]!r}"
+        problem += f" and {len(differing) - 1} more tokens" if differing[1:] else ""
+        raise ConfigError([Problem(key, problem)])
+
+
 def load_pretrained(key: str, name: str, model: Mapping[str, Any], dtype: str | None) -> PreTrainedModel:
     """Loads a causal language model by hub id or folder.
 
