@@ -44,6 +44,7 @@ from gpt_opt.training.models.build import (
     build_tokenizer,
     cast_weights,
     load_pretrained,
+    require_positions,
     require_tokens,
     without_dropout,
 )
@@ -123,13 +124,14 @@ def build(config: Config) -> Parts:
     policy = build_model(config["model"], tokenizer)
     loss_config = config["loss"]
     loss = call_target({key: value for key, value in loss_config.items() if key not in _NOT_LOSS_ARGUMENTS})
+    params = config["training"]["training_params"]
+    require_positions(policy, params["max_length"], "model")
     reference = _reference(config, policy, tokenizer)
     if config["lora"]:
         policy = add_adapters(policy, config["lora"])
     if not isinstance(loss, SFT):
         without_dropout(policy)
     data = _suited(build_dataset(config["data"]["dataset"]), loss)
-    params = config["training"]["training_params"]
     limits = Limits(params["max_length"], params["max_prompt_length"], params["truncation"] == "keep_end")
     prepared = prepare(data, tokenizer, limits)
     train, validation = prepared.train, prepared.validation
@@ -180,6 +182,7 @@ def _reference(config: Config, policy: PreTrainedModel, tokenizer: PreTrainedTok
     else:
         model = load_pretrained("loss.ref_model_id", name, config["model"], dtype)
         require_tokens("loss.ref_model_id", name, model, tokenizer)
+        require_positions(model, config["training"]["training_params"]["max_length"], "reference model")
     return Reference(cast("PreTrainedModel", without_dropout(model)))
 
 

@@ -325,3 +325,34 @@ def test_a_reference_of_another_tokenizer_is_refused(tmp_path: Path, hf: list[st
         with pytest.raises(ConfigError, match=rf"loss\.ref_model_id: {says}"):
             build(config([*hf, f"loss.ref_model_id={reference}"]))
     build(config([*hf, f"loss.ref_model_id={saved_reference(tmp_path / 'bare', 258, None)}"]))
+
+
+POSITIONS: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 48},
+    "gptj": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 48, "rotary_dim": 4},
+    "opt": {**SHAPE, "word_embed_proj_dim": 16, "max_position_embeddings": 48},
+    "llama": {**SHAPE, "max_position_embeddings": 48},
+    "falcon": {**SHAPE, "alibi": True, "max_position_embeddings": 48},
+}
+
+
+@pytest.mark.parametrize("key", ["model.name_or_path", "loss.ref_model_id"])
+@pytest.mark.parametrize("family", POSITIONS)
+def test_sequences_beyond_the_positions_of_a_model_are_refused_where_it_has_a_table_of_them(
+    tmp_path: Path, hf: list[str], caplog: pytest.LogCaptureFixture, family: str, key: str
+) -> None:
+    made = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, vocab_size=258, **POSITIONS[family]))
+    made.save_pretrained(tmp_path / "short")
+    chosen = [*hf, "model.tokenizer_name_or_path=bytes", f"{key}={tmp_path / 'short'}"]
+    what = "model" if key == "model.name_or_path" else "reference model"
+    if family in ("llama", "falcon"):
+        build(config(chosen))
+        assert f"max_length=64 is more than the 48 positions that the {what} was made for" in caplog.text
+        assert caplog.text.count("48 positions") == 1
+    else:
+        says = rf"max_length: must fit the {what}, which knows 48 positions, but is 64\n.*set it to 48 or less"
+        with pytest.raises(ConfigError, match=says):
+            build(config(chosen))
+    caplog.clear()
+    build(config([*chosen, "training.training_params.max_length=48"]))
+    assert "positions" not in caplog.text

@@ -115,6 +115,27 @@ def load_pretrained(key: str, name: str, model: Mapping[str, Any], dtype: str | 
     return loaded
 
 
+def require_positions(model: PreTrainedModel, max_length: int, what: str) -> None:
+    """Refuses sequences longer than a model's table of positions, and warns of those that it was not made for.
+
+    Args:
+        model: The model.
+        max_length: Longest sequence, tokens.
+        what: What the model is called in the message.
+
+    Raises:
+        ConfigError: If some positions are not in the table.
+    """
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is None or max_length <= positions:
+        return
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    if any(("wpe" in name or "pos" in name) and item.ndim == 2 and len(item) >= positions for name, item in tensors):
+        problem = f"must fit the {what}, which knows {positions} positions, but is {max_length}"
+        raise ConfigError([Problem("training.training_params.max_length", problem, f"set it to {positions} or less")])
+    log.warning("max_length=%d is more than the %d positions that the %s was made for", max_length, positions, what)
+
+
 def _with_attention(wanted: str | None, make: Callable[..., Any]) -> PreTrainedModel:
     """Makes a model with the attention implementation `wanted`, or with the usual one where that is not available."""
     if wanted is None:
