@@ -176,7 +176,7 @@ def _lora(config: Config) -> Iterator[Problem]:
     if lora and lora["lora_dropout"] and config["loss"].get("beta") is not None:
         problem = f"must be 0 with a preference loss: both models go without dropout; but is {lora['lora_dropout']}"
         yield Problem("lora.lora_dropout", problem)
-    if lora and lora.get("bias", "none") != "none" and has_reference(config["loss"]):
+    if lora and lora.get("bias", "none") != "none" and has_reference(config):
         problem = f"must be none where the base weights are the reference, which must not change; but is {lora['bias']}"
         yield Problem("lora.bias", problem)
     if lora and config["loss"].get("ref_model_id") is not None:

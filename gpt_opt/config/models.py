@@ -16,8 +16,8 @@ def weight_problems(config: Config) -> Iterator[Problem]:
     """Checks that the types of the weights can be trained with and that each is used."""
     model, loss, lora = config["model"], config["loss"], config["lora"]
     policy, reference = model["policy_dtype"], model["reference_dtype"]
-    if reference != policy and (lora or not has_reference(loss)):
-        why = "with lora the base weights are the reference" if has_reference(loss) else "the loss has no reference"
+    if reference != policy and (lora or not has_reference(config)):
+        why = "with lora the base weights are the reference" if has_reference(config) else "the loss has no reference"
         yield Problem(
             "model.reference_dtype", f"is {reference}, but would be ignored: {why}", "leave it at its default"
         )

@@ -172,7 +172,7 @@ def _suited(data: PairData | ExampleData, loss: Any) -> PairData | ExampleData:
 
 def _reference(config: Config, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Reference | None:
     loss = config["loss"]
-    if not has_reference(loss):
+    if not has_reference(config):
         return None
     if config["lora"]:
         return Reference(None)

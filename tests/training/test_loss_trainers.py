@@ -87,6 +87,15 @@ def test_kto_with_adapters_has_the_base_as_reference(tmp_path: Path, small: list
     assert result.metrics["eval/kl"] > 0
 
 
+def test_with_adapters_no_reference_model_means_the_base_without_them(tmp_path: Path, small: list[str]) -> None:
+    chosen = [*small, "loss.beta=0.1", "lora=lora", "optimizer.optimizer_params.lr=0.01"]
+    kept, switched = folder(tmp_path / "kept"), folder(tmp_path / "switched")
+    finish(chosen, kept)
+    result = finish([*chosen, "loss.use_ref_model=false"], switched)
+    assert result.metrics["eval/kl"] > 0
+    assert rows(kept) == rows(switched)
+
+
 def test_orpo_keeps_a_reference_only_to_measure_the_divergence_from_it(tmp_path: Path, small: list[str]) -> None:
     loss = [*small, "loss=orpo", "loss.beta=0.1"]
     alone, measured = folder(tmp_path / "alone"), folder(tmp_path / "measured")
