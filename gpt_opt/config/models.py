@@ -14,7 +14,7 @@ Config = Mapping[str, Any]
 
 def weight_problems(config: Config) -> Iterator[Problem]:
     """Checks that the types of the weights can be trained with and that each is used."""
-    model, loss, lora = config["model"], config["loss"], config["lora"]
+    model, lora = config["model"], config["lora"]
     policy, reference = model["policy_dtype"], model["reference_dtype"]
     if reference != policy and (lora or not has_reference(config)):
         why = "with lora the base weights are the reference" if has_reference(config) else "the loss has no reference"

@@ -84,11 +84,12 @@ class PreferenceTrainer(ReferenceTrainer):
     ) -> None:
         super().__init__(model, arguments, task, reference)
         self.loss = loss
+        self._compares = not getattr(loss, "reference_free", False)
 
     def batch_loss(self, model: PreTrainedModel, batch: Batch, means: Means, with_kl: bool) -> tuple[Tensor, float]:
         """Returns the summed loss and the number of pairs."""
         labels = batch["labels"]
-        reference_logits = self._reference_logits(batch)
+        reference_logits = self._reference_logits(batch) if self._compares or with_kl else None
         reference_logps = token_logps(reference_logits, labels).sum(-1) if reference_logits is not None else None
         if not with_kl:
             reference_logits = None
