@@ -259,6 +259,11 @@ def run_dpo(
     Raises:
         GptOptError: As `run_training`.
     """
+    if sft_checkpoint is None:
+        problem = "must be what run_sft returned, a hub id or a folder, but is None"
+        raise ConfigError(
+            [Problem("sft_checkpoint", problem, "for the default model: run_training(['loss.beta=0.1'])")]
+        )
     settings = {"loss": "dpo", **_model(sft_checkpoint, tokenizer_name)}
     parts = _training(train_config), _loss(dpo_config), _data(preference_config)
     return run_training(_overrides(settings, *parts, more=overrides))
@@ -315,13 +320,21 @@ def _model(name_or_path: str | Path | None, tokenizer: str | None) -> Settings:
     return settings
 
 
-def _given(config: Any) -> Settings:
+def _given(config: Any, kind: type) -> Settings:
+    """Returns the fields that are given.
+
+    Raises:
+        ConfigError: If `config` is of another type.
+    """
+    if config is not None and not isinstance(config, kind):
+        problem = f"must be a {kind.__name__} or None, but is a {type(config).__name__}"
+        raise ConfigError([Problem(kind.__name__, problem, f"write {kind.__name__}(KEY=VALUE, ...)")])
     found = {field.name: getattr(config, field.name) for field in fields(config)} if config is not None else {}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def _training(config: TrainingConfig | None) -> Settings:
-    given = _given(config)
+    given = _given(config, TrainingConfig)
     settings = {_ELSEWHERE.get(name, f"{_TRAINING}.{name}"): value for name, value in given.items()}
     if given.keys() & {"num_epochs", "n_examples"} and "max_steps" not in given:
         settings[f"{_TRAINING}.max_steps"] = None
@@ -329,11 +342,15 @@ def _training(config: TrainingConfig | None) -> Settings:
 
 
 def _loss(config: DPOConfig | None) -> Settings:
-    return {f"{_TRAINING if name in _LENGTHS else 'loss'}.{name}": value for name, value in _given(config).items()}
+    given = _given(config, DPOConfig)
+    return {f"{_TRAINING if name in _LENGTHS else 'loss'}.{name}": value for name, value in given.items()}
 
 
 def _data(config: PreferenceDatasetConfig | None) -> Settings:
-    given = _given(config)
+    given = _given(config, PreferenceDatasetConfig)
+    if config is not None and "name" not in given:
+        problem = "must be an option of the group data, but is None"
+        raise ConfigError([Problem("PreferenceDatasetConfig.name", problem, "the embedded pairs are name='pydoc'")])
     option = {"data": given.pop("name")} if given else {}
     return {**option, **{f"data.dataset.{name}": value for name, value in given.items()}}
 
@@ -347,7 +364,14 @@ def _overrides(*parts: Settings, more: Sequence[str]) -> list[str]:
     settings: Settings = {}
     for part in parts:
         for key, value in part.items():
-            if settings.setdefault(key, value) != value:
+            if key in settings and settings[key] != value:
                 raise ConfigError([Problem(key, f"is given twice, as {settings[key]} and as {value}")])
-    texts = {key: os.fspath(value) if isinstance(value, Path) else value for key, value in settings.items()}
-    return [*(to_override(key, value) for key, value in texts.items()), *more]
+            settings[key] = value
+    return [*(to_override(key, _plain(value)) for key, value in settings.items()), *more]
+
+
+def _plain(value: Any) -> Any:
+    """Returns a path as text, and a number of numpy or torch as one of Python."""
+    if isinstance(value, Path):
+        return os.fspath(value)
+    return value.item() if hasattr(value, "item") else value
