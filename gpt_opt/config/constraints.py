@@ -10,7 +10,7 @@ from typing import Any
 from gpt_opt.config.engines import engine_problems
 from gpt_opt.config.finetuning import finetuning_problems
 from gpt_opt.config.losses import has_reference, loss_problems
-from gpt_opt.config.models import adapter_problems, weight_problems
+from gpt_opt.config.models import ALL_LINEAR, adapter_problems, weight_problems
 from gpt_opt.config.sources import data_problems
 from gpt_opt.config.trackers import tracker_problems
 from gpt_opt.errors import Problem
@@ -173,6 +173,11 @@ def _optimizer(config: Config) -> Iterator[Problem]:
 
 def _lora(config: Config) -> Iterator[Problem]:
     lora = config["lora"]
+    targets = lora.get("target_modules") if lora else None
+    named = isinstance(targets, list) and all(isinstance(name, str) for name in targets)
+    if not (named or targets in (None, ALL_LINEAR)):
+        problem = f"must be null, {ALL_LINEAR} or a list of names, but is {targets!r}"
+        yield Problem("lora.target_modules", problem, "write lora.target_modules=[q_proj,v_proj]")
     if lora and lora["lora_dropout"] and config["loss"].get("beta") is not None:
         problem = f"must be 0 with a preference loss: both models go without dropout; but is {lora['lora_dropout']}"
         yield Problem("lora.lora_dropout", problem)

@@ -11,6 +11,9 @@ from gpt_opt.errors import Problem
 
 Config = Mapping[str, Any]
 
+ALL_LINEAR = "all-linear"
+"""Value of `lora.target_modules` for every linear module but the output, in PEFT's words."""
+
 
 def weight_problems(config: Config) -> Iterator[Problem]:
     """Checks that the types of the weights can be trained with and that each is used."""

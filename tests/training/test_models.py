@@ -356,3 +356,10 @@ def test_sequences_beyond_the_positions_of_a_model_are_refused_where_it_has_a_ta
     caplog.clear()
     build(config([*chosen, "training.training_params.max_length=48"]))
     assert "positions" not in caplog.text
+
+
+def test_a_tokenizer_that_is_too_large_is_named_by_the_key_that_there_is(tmp_path: Path, hf: list[str]) -> None:
+    short = saved_reference(tmp_path / "short", 200, None)
+    says = r"model\.tokenizer_name_or_path: must fit the model, which knows 200 tokens, but 'bytes' has 258"
+    with pytest.raises(ConfigError, match=says):
+        build(config([*hf, "model.tokenizer_name_or_path=bytes", f"model.name_or_path={short}"]))

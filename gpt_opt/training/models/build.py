@@ -62,6 +62,10 @@ def build_model(model: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast) ->
     if model["archive"] is not None:
         load_archive(built, model["archive"], dtype)
     if built.config.vocab_size < len(tokenizer):
+        if "name_or_path" in model:
+            name, most = model["tokenizer_name_or_path"], built.config.vocab_size
+            problem = f"must fit the model, which knows {most} tokens, but {name!r} has {len(tokenizer)}"
+            raise ConfigError([Problem("model.tokenizer_name_or_path", problem)])
         problem = f"must be at least the tokenizer's {len(tokenizer)} tokens, but is {built.config.vocab_size}"
         raise ConfigError([Problem("model.config.vocab_size", problem)])
     return built
