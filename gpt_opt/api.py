@@ -235,7 +235,7 @@ def run_sft(
 
 
 def run_dpo(
-    sft_checkpoint: str | Path,
+    sft_checkpoint: str | Path | None,
     train_config: TrainingConfig | None = None,
     dpo_config: DPOConfig | None = None,
     preference_config: PreferenceDatasetConfig | None = None,
@@ -245,7 +245,7 @@ def run_dpo(
     """Trains a model on preferences, with its start weights as the reference.
 
     Args:
-        sft_checkpoint: What `run_sft` returned, or any hub id or folder of a causal language model.
+        sft_checkpoint: What `run_sft` returned, or any hub id or folder of a causal language model; None is refused.
         train_config: How to train.
         dpo_config: The loss, whose beta is mandatory.
         preference_config: The data; None takes the embedded pairs.
@@ -320,7 +320,7 @@ def _model(name_or_path: str | Path | None, tokenizer: str | None) -> Settings:
     return settings
 
 
-def _given(config: Any, kind: type) -> Settings:
+def _given(config: Any, kind: type[Any]) -> Settings:
     """Returns the fields that are given.
 
     Raises:
@@ -329,7 +329,7 @@ def _given(config: Any, kind: type) -> Settings:
     if config is not None and not isinstance(config, kind):
         problem = f"must be a {kind.__name__} or None, but is a {type(config).__name__}"
         raise ConfigError([Problem(kind.__name__, problem, f"write {kind.__name__}(KEY=VALUE, ...)")])
-    found = {field.name: getattr(config, field.name) for field in fields(config)} if config is not None else {}
+    found = {field.name: getattr(config, field.name) for field in fields(kind)} if config is not None else {}
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -97,7 +97,7 @@ def test_one_key_with_two_values_is_refused() -> None:
 
 def test_what_is_no_model_no_data_and_no_config_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"sft_checkpoint: must be what run_sft returned.* but is None"):
-        run_dpo(None, dpo_config=DPOConfig(beta=0.1))  # type: ignore[arg-type]
+        run_dpo(None, dpo_config=DPOConfig(beta=0.1))
     with pytest.raises(ConfigError, match=r"PreferenceDatasetConfig\.name: must be an option of the group data"):
         run_sft(preference_config=PreferenceDatasetConfig(name=None))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="must be a TrainingConfig or None, but is a dict"):
