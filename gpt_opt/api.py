@@ -127,7 +127,7 @@ class DPOConfig:
         loss_type: "sigmoid", "robust", "hinge", "ipo", "ipo_sum" or "kto_pair".
         label_smoothing: Assumed share of flipped preferences, 0 <= x < 0.5; sigmoid and robust only.
         reference_free: Leave the reference out of loss and rewards.
-        use_ref_model: Keep the start weights as the reference.
+        use_ref_model: Keep the start weights as the reference; false with adapters: their base is it anyway.
         ref_model_id: Another reference, hub id or folder.
         max_length: Longest prompt + answer, tokens; as in `TrainingConfig`, give it in one of the two.
         max_prompt_length: What a prompt is cut to when prompt + answer are too long, tokens; likewise.
@@ -247,7 +247,7 @@ def run_sft(
 
 
 def run_dpo(
-    sft_checkpoint: str | Path,
+    sft_checkpoint: str | Path | None,
     train_config: TrainingConfig | None = None,
     dpo_config: DPOConfig | None = None,
     preference_config: PreferenceDatasetConfig | None = None,
@@ -257,7 +257,7 @@ def run_dpo(
     """Trains a model on preferences, with its start weights as the reference.
 
     Args:
-        sft_checkpoint: What `run_sft` returned, or any hub id or folder of a causal language model.
+        sft_checkpoint: What `run_sft` returned, or any hub id or folder of a causal language model; None is refused.
         train_config: How to train.
         dpo_config: The loss, whose beta is mandatory.
         preference_config: The data; None takes the embedded pairs.
@@ -271,6 +271,11 @@ def run_dpo(
     Raises:
         GptOptError: As `run_training`.
     """
+    if sft_checkpoint is None:
+        problem = "must be what run_sft returned, a hub id or a folder, but is None"
+        raise ConfigError(
+            [Problem("sft_checkpoint", problem, "for the default model: run_training(['loss.beta=0.1'])")]
+        )
     settings = {"loss": "dpo", **_model(sft_checkpoint, tokenizer_name)}
     parts = _training(train_config), _loss(dpo_config), _data(preference_config)
     return run_training(_overrides(settings, *parts, more=overrides))
@@ -317,9 +322,6 @@ def _root_logger_kept() -> Iterator[None]:
 def _model(name_or_path: str | Path | None, tokenizer: str | None) -> Settings:
     settings: Settings = {}
     if name_or_path is not None:
-        if (Path(name_or_path) / "adapter_config.json").is_file():
-            problem = f"must be a whole model, but {str(name_or_path)!r} holds adapters alone"
-            raise ConfigError([Problem("model.name_or_path", problem, "merge them first: gptopt merge RUN")])
         settings = {"model": "hf", "model.name_or_path": name_or_path}
         maker = RunPaths(Path(name_or_path).parent.parent)
         if maker.config.is_file() and maker.checkpoints == Path(name_or_path).parent:
@@ -330,13 +332,21 @@ def _model(name_or_path: str | Path | None, tokenizer: str | None) -> Settings:
     return settings
 
 
-def _given(config: Any) -> Settings:
-    found = {field.name: getattr(config, field.name) for field in fields(config)} if config is not None else {}
+def _given(config: Any, kind: type[Any]) -> Settings:
+    """Returns the fields that are given.
+
+    Raises:
+        ConfigError: If `config` is of another type.
+    """
+    if config is not None and not isinstance(config, kind):
+        problem = f"must be a {kind.__name__} or None, but is a {type(config).__name__}"
+        raise ConfigError([Problem(kind.__name__, problem, f"write {kind.__name__}(KEY=VALUE, ...)")])
+    found = {field.name: getattr(config, field.name) for field in fields(kind)} if config is not None else {}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def _training(config: TrainingConfig | None) -> Settings:
-    given = _given(config)
+    given = _given(config, TrainingConfig)
     settings = {_ELSEWHERE.get(name, f"{_TRAINING}.{name}"): value for name, value in given.items()}
     if given.keys() & {"num_epochs", "n_examples"} and "max_steps" not in given:
         settings[f"{_TRAINING}.max_steps"] = None
@@ -344,11 +354,15 @@ def _training(config: TrainingConfig | None) -> Settings:
 
 
 def _loss(config: DPOConfig | None) -> Settings:
-    return {f"{_TRAINING if name in _LENGTHS else 'loss'}.{name}": value for name, value in _given(config).items()}
+    given = _given(config, DPOConfig)
+    return {f"{_TRAINING if name in _LENGTHS else 'loss'}.{name}": value for name, value in given.items()}
 
 
 def _data(config: PreferenceDatasetConfig | None) -> Settings:
-    given = _given(config)
+    given = _given(config, PreferenceDatasetConfig)
+    if config is not None and "name" not in given:
+        problem = "must be an option of the group data, but is None"
+        raise ConfigError([Problem("PreferenceDatasetConfig.name", problem, "the embedded pairs are name='pydoc'")])
     option = {"data": given.pop("name")} if given else {}
     return {**option, **{f"data.dataset.{name}": value for name, value in given.items()}}
 
@@ -362,7 +376,14 @@ def _overrides(*parts: Settings, more: Sequence[str]) -> list[str]:
     settings: Settings = {}
     for part in parts:
         for key, value in part.items():
-            if settings.setdefault(key, value) != value:
+            if key in settings and settings[key] != value:
                 raise ConfigError([Problem(key, f"is given twice, as {settings[key]} and as {value}")])
-    texts = {key: os.fspath(value) if isinstance(value, Path) else value for key, value in settings.items()}
-    return [*(to_override(key, value) for key, value in texts.items()), *more]
+            settings[key] = value
+    return [*(to_override(key, _plain(value)) for key, value in settings.items()), *more]
+
+
+def _plain(value: Any) -> Any:
+    """Returns a path as text, and a number of numpy or torch as one of Python."""
+    if isinstance(value, Path):
+        return os.fspath(value)
+    return value.item() if hasattr(value, "item") else value

@@ -8,12 +8,13 @@ import time
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gpt_opt import api
 from gpt_opt.config.schema import DPOLoss, Finetuning, Sampling, TrainingParams
 from gpt_opt.config.schema_data import HfDataset, JsonlDataset, ShpDataset
-from gpt_opt.errors import ConfigError
+from gpt_opt.errors import ConfigError, SweepError
 from gpt_opt.run.paths import RunPaths, find_run_dirs
 from gpt_opt.run.state import State, read_state
 from gpt_opt.training import DPOConfig, PreferenceDatasetConfig, TrainingConfig, run_dpo, run_sft, run_training
@@ -93,6 +94,22 @@ def test_epochs_take_the_place_of_the_default_number_of_steps() -> None:
 def test_one_key_with_two_values_is_refused() -> None:
     with pytest.raises(ConfigError, match="max_length: is given twice, as 64 and as 32"):
         run_dpo("gpt2", TrainingConfig(max_length=64), DPOConfig(beta=0.1, max_length=32))
+
+
+def test_what_is_no_model_no_data_and_no_config_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"sft_checkpoint: must be what run_sft returned.* but is None"):
+        run_dpo(None, dpo_config=DPOConfig(beta=0.1))
+    with pytest.raises(ConfigError, match=r"PreferenceDatasetConfig\.name: must be an option of the group data"):
+        run_sft(preference_config=PreferenceDatasetConfig(name=None))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="must be a TrainingConfig or None, but is a dict"):
+        run_sft(train_config={"lr": 1e-3})  # type: ignore[arg-type]
+    with pytest.raises(SweepError, match=r"optimizer_params\.lr: a number must be finite, but got nan"):
+        run_sft(train_config=TrainingConfig(lr=float("nan")))
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    settings = {**api._loss(DPOConfig(beta=np.float64(0.1))), **api._training(TrainingConfig(seed=np.int64(3)))}
+    assert api._overrides(settings, more=[]) == ["loss.beta=0.1", "seed=3"]
 
 
 def test_adapters_alone_are_no_start(tmp_path: Path) -> None:

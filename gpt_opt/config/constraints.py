@@ -10,7 +10,7 @@ from typing import Any
 from gpt_opt.config.engines import engine_problems
 from gpt_opt.config.finetuning import finetuning_problems
 from gpt_opt.config.losses import has_reference, loss_problems
-from gpt_opt.config.models import weight_problems
+from gpt_opt.config.models import ALL_LINEAR, adapter_problems, weight_problems
 from gpt_opt.config.sampling import sampling_problems
 from gpt_opt.config.sources import data_problems
 from gpt_opt.config.targets import target_problems
@@ -175,10 +175,15 @@ def _optimizer(config: Config) -> Iterator[Problem]:
 
 def _lora(config: Config) -> Iterator[Problem]:
     lora = config["lora"]
+    targets = lora.get("target_modules") if lora else None
+    named = isinstance(targets, list) and all(isinstance(name, str) for name in targets)
+    if not (named or targets in (None, ALL_LINEAR)):
+        problem = f"must be null, {ALL_LINEAR} or a list of names, but is {targets!r}"
+        yield Problem("lora.target_modules", problem, "write lora.target_modules=[q_proj,v_proj]")
     if lora and lora["lora_dropout"] and config["loss"].get("beta") is not None:
         problem = f"must be 0 with a preference loss: both models go without dropout; but is {lora['lora_dropout']}"
         yield Problem("lora.lora_dropout", problem)
-    if lora and lora.get("bias", "none") != "none" and has_reference(config["loss"]):
+    if lora and lora.get("bias", "none") != "none" and has_reference(config):
         problem = f"must be none where the base weights are the reference, which must not change; but is {lora['bias']}"
         yield Problem("lora.bias", problem)
     if lora and config["loss"].get("ref_model_id") is not None:
@@ -195,6 +200,7 @@ CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _architecture,
     _models,
     weight_problems,
+    adapter_problems,
     loss_problems,
     _optimizer,
     _moments,

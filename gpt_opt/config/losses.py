@@ -20,9 +20,14 @@ LOSS_TYPES: dict[str, frozenset[str]] = {
 """Values of `loss.loss_type`, and which of the settings that not all of them share each one uses."""
 
 
-def has_reference(loss: Mapping[str, Any]) -> bool:
-    """Returns whether a loss compares the policy with a reference model."""
-    return bool(loss.get("use_ref_model", "ref_model_id" in loss))
+def has_reference(config: Config) -> bool:
+    """Returns whether a training compares the policy with a reference model.
+
+    With adapters the base is there anyway: `loss.use_ref_model=false` then only says that no other model is kept.
+    """
+    loss = config["loss"]
+    kept = loss.get("use_ref_model", "ref_model_id" in loss)
+    return bool(kept or (config["lora"] and loss.get("reference_free") is False))
 
 
 def loss_problems(config: Config) -> Iterator[Problem]:
@@ -37,7 +42,7 @@ def loss_problems(config: Config) -> Iterator[Problem]:
         yield Problem("loss.label_smoothing", f"0 <= label_smoothing < 0.5 must hold, but it is {smoothing}")
     elif "loss_type" in loss:
         yield from variant_problems(loss)
-    yield from _reference(loss)
+    yield from _reference(config)
     batch = config["training"]["training_params"]["batch_size"]
     if "desirable_weight" in loss and batch == 1:
         problem = "must be at least 2 for kto, which also scores each answer under the prompt of another, but is 1"
@@ -70,13 +75,13 @@ def variant_problems(loss: Mapping[str, Any]) -> Iterator[Problem]:
         )
 
 
-def _reference(loss: Mapping[str, Any]) -> Iterator[Problem]:
+def _reference(config: Config) -> Iterator[Problem]:
+    loss = config["loss"]
     if loss.get("use_ref_model") is not False:
         return
-    if loss.get("reference_free") is False or "desirable_weight" in loss:
-        yield Problem(
-            "loss.use_ref_model",
-            "false needs loss.reference_free=true: the loss compares the policy with a reference",
-        )
+    compares = loss.get("reference_free") is False or "desirable_weight" in loss
+    if compares and not has_reference(config):
+        problem = "false needs loss.reference_free=true, or adapters: the loss compares the policy with a reference"
+        yield Problem("loss.use_ref_model", problem, "with lora=lora the base is the reference, and no model is kept")
     if loss["ref_model_id"] is not None:
         yield Problem("loss.ref_model_id", f"is {loss['ref_model_id']!r}, but loss.use_ref_model=false would ignore it")

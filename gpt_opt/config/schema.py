@@ -289,7 +289,7 @@ class Lora:
     lora_alpha: int
     lora_dropout: float
     bias: LoraBias
-    target_modules: list[str] | None
+    target_modules: Any  # list[str], all-linear or None, which OmegaConf cannot say
     task_type: TaskType
     use_rslora: bool
     use_dora: bool

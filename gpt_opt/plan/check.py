@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -18,9 +19,10 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from gpt_opt.config.constraints import constraint_problems
 from gpt_opt.config.explain import flat_keys, missing_keys, missing_problem, nearest
-from gpt_opt.errors import ConfigError, Problem
+from gpt_opt.errors import ConfigError, Problem, SweepError
 from gpt_opt.plan.compose import Composed, ComposeFailure, Composer
 from gpt_opt.run.directory import without_hydra
+from gpt_opt.sweep.overrides import to_override
 
 
 class Findings:
@@ -170,7 +172,7 @@ class PointChecker:
                 return _wrongly_signed(key, text, next((item for item in groups if self._key(item) == key), None))
             return Problem(key, f"must be one of {', '.join(options)}, but is {text.partition('=')[2]!r}")
         if not _parses(text):
-            return Problem(text, f"is not a Hydra override: {_first_lines(error)}", "quote it: \"key='value'\"")
+            return Problem(text, f"is not a Hydra override: {_first_lines(error)}", _quoted(text))
         if isinstance(error.__cause__, ConfigKeyError) or "Could not override" in str(error):
             return self._unknown(text, key, groups)
         return Problem(text, _first_lines(error.__cause__ or error))
@@ -195,6 +197,16 @@ def _lost_trackers(overrides: Iterable[str]) -> Iterator[Problem]:
         if key.lstrip("+") == "logging" and value.startswith("[") and "," in value:
             fix = f"write logging.logging_params.report_to={value} in its place"
             yield Problem("logging", f"takes one option, but {text!r} gives several", fix)
+
+
+def _quoted(text: str) -> str:
+    """Returns how a shell is told an override whose value Hydra is to take as it stands."""
+    key, _, value = text.partition("=")
+    try:
+        meant = to_override(key, value)
+    except SweepError:
+        return "quote the value: \"key='value'\""
+    return "quote it: " + (shlex.quote(meant) if set(value) & set("'\"$`\\!") else f'"{meant}"')
 
 
 def _parses(text: str) -> bool:

@@ -23,7 +23,7 @@ from gpt_opt.run.state import RunState, State, StateUnreadable, has_result, read
 
 if TYPE_CHECKING:
     from gpt_opt.training.hooks import Result
-    from gpt_opt.training.reporting import Tracked
+    from gpt_opt.training.reporting import Reporters, Tracked
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +151,7 @@ class _Attempt:
 
     def __init__(self, config: Mapping[str, Any], paths: RunPaths, claim: Claim, stop: StopRequest) -> None:
         self.config, self.paths, self.claim, self.stop = config, paths, claim, stop
+        self.reporters: Reporters | None = None
         self.state = RunState(
             run_id=run_id(config),
             state=State.RUNNING,
@@ -194,7 +195,14 @@ class _Attempt:
         write_provenance(self.paths, self.config, self.claim.attempt)
 
     def train(self) -> None:
-        """Trains, and records how it ended."""
+        """Trains, and records how it ended; only then are trackers waited for."""
+        try:
+            self._train_and_record()
+        finally:
+            if self.reporters is not None:
+                self.reporters.close(completed=self.state.state is State.COMPLETED)
+
+    def _train_and_record(self) -> None:
         log.info("run %s: %s", self.state.run_id, _relative(self.paths))
         try:
             result = self._train()
@@ -228,25 +236,21 @@ class _Attempt:
         from gpt_opt.training.reporting import Reporters
         from gpt_opt.training.stages import train
 
-        reporters, result = Reporters(self._tracked()), None
+        self.reporters = Reporters(self._tracked())
         hooks = Hooks(
             progress=lambda step, total: self.write(step=step, total_steps=total),
             stop_requested=lambda: bool(self.stop),
             fence=self.claim.require,
-            report=reporters.log,
+            report=self.reporters.log,
         )
         try:
             peers().train(self.config, self.paths)
             with peers().watched(self._end_with):
                 paths = self.paths
-                folder = Folder(paths.checkpoints, paths.metrics, paths.samples)
-                result = train(self.config, folder, hooks)
+                return train(self.config, Folder(paths.checkpoints, paths.metrics, paths.samples), hooks)
         except Exception as error:
             peers().raise_if_lost(error)
             raise
-        finally:
-            reporters.close(completed=result is not None)
-        return result
 
     def _tracked(self) -> Tracked:
         """Returns the run as trackers know it: one run there for each result, `<id>`, `<id>-1` after a rerun, ..."""

@@ -63,7 +63,8 @@ class PreferenceTrainer(ReferenceTrainer):
     def batch_loss(self, model: PreTrainedModel, batch: Batch, means: Means, with_kl: bool) -> tuple[Tensor, float]:
         """Returns the summed loss and the number of pairs."""
         labels = batch["labels"]
-        reference_logits = self._reference_logits(batch)
+        compares = with_kl or not getattr(self.loss, "reference_free", False)
+        reference_logits = self._reference_logits(batch) if compares else None
         reference_logps = token_logps(reference_logits, labels).sum(-1) if reference_logits is not None else None
         if not with_kl:
             reference_logits = None

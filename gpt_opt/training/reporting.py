@@ -23,6 +23,15 @@ log = logging.getLogger(__name__)
 PROJECT = "gpt-opt"
 """Project, or experiment, of runs for which neither config nor environment name one."""
 
+_START_S = 20
+"""Longest wait for wandb's server at the start: a run and its GPU wait with it."""
+
+_REQUEST_S = 10
+"""Longest wait for an answer of mlflow's server, where the environment says nothing else."""
+
+_RETRIES = 2
+"""Retries of a request to it, likewise; with the waits between them a dead server costs half a minute."""
+
 _FINISH_S = 20
 """Longest wait for uploads at the end, below the 30 s that schedulers leave between SIGTERM and SIGKILL."""
 
@@ -119,7 +128,12 @@ class _Wandb:
                 config=dict(flat_values(run.config)),
                 reinit="create_new",
                 settings=wandb.Settings(
-                    console="off", disable_code=True, disable_git=True, silent=True, finish_timeout=_FINISH_S
+                    console="off",
+                    disable_code=True,
+                    disable_git=True,
+                    silent=True,
+                    init_timeout=_START_S,
+                    finish_timeout=_FINISH_S,
                 ),
             )
         except wandb.errors.UsageError as error:
@@ -139,9 +153,8 @@ class _Mlflow:
     """An mlflow run, found again by a tag."""
 
     def __init__(self, run: Tracked) -> None:
-        if "MLFLOW_TRACKING_URI" not in os.environ:
-            problem = "report_to=mlflow needs the address of a server in the environment"
-            raise ConfigError([Problem(_WHERE, problem, "export MLFLOW_TRACKING_URI=http://HOST:PORT")])
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(_REQUEST_S))
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(_RETRIES))
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
 

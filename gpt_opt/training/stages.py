@@ -51,6 +51,8 @@ from gpt_opt.training.models.build import (
     build_tokenizer,
     cast_weights,
     from_pretrained,
+    require_positions,
+    require_tokens,
     without_dropout,
 )
 from gpt_opt.training.models.lora import add_adapters
@@ -133,13 +135,14 @@ def build(config: Config) -> Parts:
     callbacks = [
         build_target(f"callbacks[{place}]", node, TrainerCallback) for place, node in enumerate(config["callbacks"])
     ]
-    reference = _reference(config, policy)
+    params = config["training"]["training_params"]
+    require_positions(policy, params["max_length"], "model")
+    reference = _reference(config, policy, tokenizer)
     if config["lora"]:
         policy = add_adapters(policy, config["lora"])
     if not isinstance(loss, SFT):
         without_dropout(policy)
     data = _suited(build_dataset(config["data"]["dataset"]), loss)
-    params = config["training"]["training_params"]
     start = start_of(tokenizer) if params["add_bos"] else ()
     limits = Limits(params["max_length"], params["max_prompt_length"], params["truncation"] == "keep_end", start)
     prepared = prepare(data, tokenizer, limits)
@@ -207,9 +210,9 @@ def _suited(data: PairData | ExampleData, loss: Any) -> PairData | ExampleData:
     return targets(data) if isinstance(loss, SFT) else data
 
 
-def _reference(config: Config, policy: PreTrainedModel) -> Reference | None:
+def _reference(config: Config, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Reference | None:
     loss = config["loss"]
-    if not has_reference(loss):
+    if not has_reference(config):
         return None
     if config["lora"]:
         return Reference(None)
@@ -220,6 +223,8 @@ def _reference(config: Config, policy: PreTrainedModel) -> Reference | None:
     else:
         trusted, attention = how.get("trust_remote_code", False), how.get("attn_implementation")
         model = from_pretrained(name, trusted, dtype, attention, key="loss.ref_model_id")
+        require_tokens("loss.ref_model_id", name, model, tokenizer)
+        require_positions(model, config["training"]["training_params"]["max_length"], "reference model")
     return Reference(cast("PreTrainedModel", without_dropout(model)))
 
 

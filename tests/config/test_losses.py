@@ -53,6 +53,7 @@ def test_a_variant_by_its_name_is_the_same_run_as_by_its_type(name: str) -> None
         (["loss=kto", "loss.undesirable_weight=-1"], "loss.undesirable_weight: must be a finite number above 0"),
         (["loss=kto", "training.training_params.batch_size=1"], "must be at least 2 for kto"),
         (["loss=orpo", "lora=lora", "lora.lora_dropout=0.1"], "must be 0 with a preference loss"),
+        (["lora=lora", "loss.use_ref_model=false", "lora.bias=all"], "lora.bias: must be none where the base"),
         (["loss=kto", "lora=lora", "loss.ref_model_id=x"], "with lora the base weights are the reference"),
     ],
 )
@@ -86,6 +87,8 @@ def test_a_key_or_a_value_that_a_loss_does_not_know_does_not_compose(overrides: 
         ["loss=orpo", "loss.use_ref_model=true", "loss.ref_model_id=x"],
         ["loss=orpo", "loss.sft_term=false"],
         ["loss=kto", "loss.desirable_weight=1.33"],
+        ["lora=lora", "loss.use_ref_model=false"],
+        ["lora=lora", "loss.use_ref_model=false", "loss.reference_free=true", "lora.bias=all"],
     ],
 )
 def test_what_makes_sense_passes(overrides: list[str]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from gpt_opt.config.schema import register
 from gpt_opt.errors import ConfigError
@@ -51,6 +53,16 @@ def test_every_wrong_override_is_named_with_what_is_valid() -> None:
     assert "seed=a" in text
     assert "did you mean model.config.n_embd?" in text
     assert "exp_name=[: is not a Hydra override" in text
+
+
+@pytest.mark.parametrize("value", ["outputs/loss=sft-1/checkpoint-80", "a b=c", "it's=$HOME/x", 'a\\"b=`c`'])
+def test_what_hydra_cannot_read_is_said_as_it_can(value: str) -> None:
+    """The hint is for a shell, and what comes out of one is the value that was typed."""
+    hint = report(["loss.beta=0.1", f"exp_name={value}"]).rpartition("quote it: ")[2]
+    (argument,) = shlex.split(hint)
+    assert OverridesParser.create().parse_override(argument).value() == value
+    if value.startswith("outputs"):
+        assert hint == "\"exp_name='outputs/loss=sft-1/checkpoint-80'\""
 
 
 def test_a_key_that_the_option_would_ignore_does_not_exist() -> None:

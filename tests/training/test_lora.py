@@ -82,6 +82,23 @@ def test_a_family_without_a_default_is_an_error_that_lists_the_modules() -> None
     assert sum(trained(adapted).values()) == 4 * (16 + 16)
 
 
+@pytest.mark.parametrize(
+    ("family", "count"), [("gpt2", 16 + 48 + 16 + 16 + 2 * (16 + 64)), ("llama", 4 * (16 + 16) + 3 * (16 + 32))]
+)
+def test_all_linear_modules_but_the_output_get_adapters(family: str, count: int) -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **FAMILIES[family][0]))
+    adapted = add_adapters(model, settings("lora.target_modules=all-linear"))
+    assert sum(trained(adapted).values()) == 4 * count
+
+
+def test_one_module_is_a_list_too() -> None:
+    assert constraint_problems(config([*LORA, "lora.target_modules=all-linear"])) == []
+    assert constraint_problems(config([*LORA, "lora.target_modules=[c_attn]"])) == []
+    for wrong in ("c_attn", "3", "[3]"):
+        (problem,) = constraint_problems(config([*LORA, f"lora.target_modules={wrong}"]))
+        assert "lora.target_modules: must be null, all-linear or a list of names, but is" in str(problem)
+
+
 def test_biases_beside_a_reference_are_refused() -> None:
     (problem,) = constraint_problems(config([*LORA, "lora.bias=all"]))
     assert "lora.bias: must be none where the base weights are the reference" in str(problem)

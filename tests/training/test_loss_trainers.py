@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from gpt_opt.training.data.examples import OTHER_ANSWER
 from gpt_opt.training.data.records import Example, ExampleData, Pair, PairData
 from gpt_opt.training.data.tokenize import ids_of
 from gpt_opt.training.losses import KTO
+from gpt_opt.training.models.build import Reference
 from gpt_opt.training.models.byte_tokenizer import END_OF_TEXT
 from gpt_opt.training.stages import build, describe, train
 from tests.conftest import Runner, small_overrides
@@ -101,6 +103,15 @@ def test_kto_with_adapters_has_the_base_as_reference(tmp_path: Path, small: list
     assert result.metrics["eval/kl"] > 0
 
 
+def test_with_adapters_no_reference_model_means_the_base_without_them(tmp_path: Path, small: list[str]) -> None:
+    chosen = [*small, "loss.beta=0.1", "lora=lora", "optimizer.optimizer_params.lr=0.01"]
+    kept, switched = folder(tmp_path / "kept"), folder(tmp_path / "switched")
+    finish(chosen, kept)
+    result = finish([*chosen, "loss.use_ref_model=false"], switched)
+    assert result.metrics["eval/kl"] > 0
+    assert rows(kept) == rows(switched)
+
+
 def test_orpo_keeps_a_reference_only_to_measure_the_divergence_from_it(tmp_path: Path, small: list[str]) -> None:
     loss = [*small, "loss=orpo", "loss.beta=0.1"]
     alone, measured = folder(tmp_path / "alone"), folder(tmp_path / "measured")
@@ -109,6 +120,19 @@ def test_orpo_keeps_a_reference_only_to_measure_the_divergence_from_it(tmp_path:
     assert build(config(loss)).reference is None
     assert result.metrics["eval/kl"] > 0
     assert equal(final_weights(alone), final_weights(measured))
+
+
+@pytest.mark.parametrize("loss", [["loss=orpo", "loss.use_ref_model=true"], ["loss.reference_free=true"]])
+def test_a_reference_that_only_measures_runs_only_where_its_divergence_is_logged(
+    tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch, loss: list[str]
+) -> None:
+    """In 12 steps every second is logged, and there are evaluations before, in and after them, every 4 steps."""
+    seen = []
+    lend = Reference.of
+    monkeypatch.setattr(Reference, "of", lambda *given: seen.append(given) or lend(*given))
+    finish([*small, *loss, "loss.beta=0.1"], folder(tmp_path / "run"))
+    validation = len(build(config([*small, *loss, "loss.beta=0.1"])).validation)
+    assert len(seen) == 6 + 4 * math.ceil(validation / 8)
 
 
 def judged(label: str = "both") -> ExampleData:

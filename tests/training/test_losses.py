@@ -329,3 +329,15 @@ def test_sequence_kl_is_the_divergence_summed_over_answer_tokens() -> None:
     expected = (torch.distributions.kl_divergence(p, q) * (labels != IGNORED)).sum(-1)
     torch.testing.assert_close(sequence_kl(policy, reference, labels), expected)
     assert sequence_kl(policy, policy, labels).abs().max() == 0
+
+
+@pytest.mark.parametrize("more", [7, -2])
+def test_sequence_kl_of_padded_vocabularies_is_over_the_tokens_that_both_have(more: int) -> None:
+    torch.manual_seed(0)
+    policy, reference = torch.randn(1, 2, 5, dtype=torch.float64), torch.randn(1, 2, 5 + more, dtype=torch.float64)
+    labels = torch.zeros(1, 2, dtype=torch.int64)
+    p, q, common = policy.softmax(-1), reference.softmax(-1), min(5, 5 + more)
+    terms = p[..., :common] * (p[..., :common] / q[..., :common]).log()
+    torch.testing.assert_close(sequence_kl(policy, reference, labels), terms.sum((-1, -2)))
+    padded = torch.cat([policy, torch.full((1, 2, 3), -1e9, dtype=torch.float64)], dim=-1)
+    torch.testing.assert_close(sequence_kl(policy, padded, labels), torch.zeros(1, dtype=torch.float64))

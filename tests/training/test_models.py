@@ -11,6 +11,7 @@ import pytest
 import torch
 from hydra.errors import ConfigCompositionException
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, models
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -22,7 +23,7 @@ from transformers import (
 
 from gpt_opt.config.constraints import constraint_problems
 from gpt_opt.errors import ConfigError
-from gpt_opt.training.models.build import build_model, build_tokenizer
+from gpt_opt.training.models.build import build_model, build_tokenizer, without_dropout
 from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
 from gpt_opt.training.stages import build
 from tests.training.test_training import DPO, config, finish, folder
@@ -239,3 +240,126 @@ def test_an_archive_of_adapters_alone_says_to_merge(tmp_path: Path, small: list[
     finish([*small, *DPO, "lora=lora", "training.training_params.max_steps=4"], place)
     with pytest.raises(ConfigError, match=r"holds adapters alone\n.*gptopt merge"):
         build(config([*small, *DPO, f"model.archive={place.checkpoints / 'checkpoint-4'}"]))
+
+
+@pytest.mark.parametrize(
+    ("key", "lora"),
+    [("model.name_or_path", ["lora=lora"]), ("model.name_or_path", []), ("loss.ref_model_id", [])],
+)
+def test_a_model_of_adapters_alone_says_to_merge(tmp_path: Path, hf: list[str], key: str, lora: list[str]) -> None:
+    """transformers would load such a folder, and PEFT would then put new adapters in the place of those trained."""
+    adapters = folder(tmp_path / "run")
+    finish([*hf, "lora=lora", "training.training_params.max_steps=4"], adapters)
+    trained = adapters.checkpoints / "checkpoint-4"
+    chosen = config([*hf, "model.tokenizer_name_or_path=bytes", *lora, f"{key}={trained}"])
+    (problem,) = constraint_problems(chosen)
+    assert problem.where == key
+    assert f"holds adapters alone\n      merge them first: gptopt merge {trained}" in str(problem)
+    with pytest.raises(ConfigError, match="holds adapters alone"):  # as of a hub id, which no check can look into
+        build(chosen)
+
+
+HALF = {"hidden_dropout": 0.5, "attention_dropout": 0.5}
+PDROP = {"n_embd": 16, "n_layer": 1, "n_head": 2, "embd_pdrop": 0.5, "attn_pdrop": 0.5, "resid_pdrop": 0.5}
+DROPOUTS: dict[str, dict[str, Any]] = {
+    "biogpt": {**SHAPE, "hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.5, "layerdrop": 0.5},
+    "bloom": {"hidden_size": 16, "n_layer": 1, "n_head": 2, **HALF},
+    "falcon": {**SHAPE, **HALF},
+    "gpt2": PDROP,
+    "gpt_bigcode": PDROP,
+    "gpt_neo": {
+        **{"hidden_size": 16, "num_layers": 1, "num_heads": 2, "attention_types": [[["global"], 1]]},
+        **{"resid_dropout": 0.5, "embed_dropout": 0.5, "attention_dropout": 0.5},
+    },
+    "gpt_neox": {**SHAPE, **HALF},
+    "gptj": {**PDROP, "rotary_dim": 4},
+    "llama": {**SHAPE, "attention_dropout": 0.5},
+    "opt": {**SHAPE, "word_embed_proj_dim": 16, "dropout": 0.5, "attention_dropout": 0.5, "layerdrop": 0.5},
+    "phi": {**SHAPE, "resid_pdrop": 0.5, "embd_pdrop": 0.5, "attention_dropout": 0.5},
+    "starcoder2": {**SHAPE, "residual_dropout": 0.5, "embedding_dropout": 0.5, "attention_dropout": 0.5},
+}
+
+
+@pytest.mark.parametrize("family", DROPOUTS)
+def test_without_dropout_training_is_deterministic_in_every_family(family: str) -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, vocab_size=258, **DROPOUTS[family]))
+    ids = torch.arange(60, 80)[None]
+    with torch.no_grad():
+        dropped = model.train()(input_ids=ids).logits
+        without_dropout(model)
+        first, second, evaluated = (model.train(train)(input_ids=ids).logits for train in (True, True, False))
+    assert not torch.equal(dropped, evaluated)
+    assert torch.equal(first, second)
+    assert torch.equal(first, evaluated)
+
+
+def saved_reference(path: Path, tokens: int, tokenizer: PreTrainedTokenizerFast | None) -> Path:
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", vocab_size=tokens, **SHAPE)).save_pretrained(path)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(path)
+    return path
+
+
+def test_a_reference_with_more_rows_than_tokens_serves(tmp_path: Path, hf: list[str]) -> None:
+    """As pythia-6.9b does beside pythia-2.8b: one tokenizer, two widths."""
+    wide = saved_reference(tmp_path / "wide", 320, byte_tokenizer())
+    steps = ["training.training_params.max_steps=2", f"loss.ref_model_id={wide}"]
+    assert finish([*hf, *steps], folder(tmp_path / "run")).metrics["eval/kl"] > 0
+
+
+def test_a_reference_of_another_tokenizer_is_refused(tmp_path: Path, hf: list[str]) -> None:
+    other = byte_tokenizer()
+    vocabulary = {token: 257 - place for token, place in other.get_vocab().items() if place < 256}
+    swapped = Tokenizer(models.BPE(vocab=vocabulary | {"<|more|>": 0, "<|end|>": 1}, merges=[]))
+    cases = {
+        "short": (
+            saved_reference(tmp_path / "short", 200, None),
+            "must know the tokenizer's 258 tokens, but .* has 200",
+        ),
+        "other": (
+            saved_reference(tmp_path / "other", 258, PreTrainedTokenizerFast(tokenizer_object=swapped)),
+            r"must have the tokenizer of the policy, but the one of '.*other' has other ids for '.*' and \d+ more",
+        ),
+    }
+    for reference, says in cases.values():
+        with pytest.raises(ConfigError, match=rf"loss\.ref_model_id: {says}"):
+            build(config([*hf, f"loss.ref_model_id={reference}"]))
+    build(config([*hf, f"loss.ref_model_id={saved_reference(tmp_path / 'bare', 258, None)}"]))
+
+
+POSITIONS: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 48},
+    "gptj": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 48, "rotary_dim": 4},
+    "opt": {**SHAPE, "word_embed_proj_dim": 16, "max_position_embeddings": 48},
+    "llama": {**SHAPE, "max_position_embeddings": 48},
+    "falcon": {**SHAPE, "alibi": True, "max_position_embeddings": 48},
+}
+
+
+@pytest.mark.parametrize("key", ["model.name_or_path", "loss.ref_model_id"])
+@pytest.mark.parametrize("family", POSITIONS)
+def test_sequences_beyond_the_positions_of_a_model_are_refused_where_it_has_a_table_of_them(
+    tmp_path: Path, hf: list[str], caplog: pytest.LogCaptureFixture, family: str, key: str
+) -> None:
+    made = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, vocab_size=258, **POSITIONS[family]))
+    made.save_pretrained(tmp_path / "short")
+    chosen = [*hf, "model.tokenizer_name_or_path=bytes", f"{key}={tmp_path / 'short'}"]
+    what = "model" if key == "model.name_or_path" else "reference model"
+    if family in ("llama", "falcon"):
+        build(config(chosen))
+        assert f"max_length=64 is more than the 48 positions that the {what} was made for" in caplog.text
+        assert caplog.text.count("48 positions") == 1
+    else:
+        says = rf"max_length: must fit the {what}, which knows 48 positions, but is 64\n.*set it to 48 or less"
+        with pytest.raises(ConfigError, match=says):
+            build(config(chosen))
+    caplog.clear()
+    build(config([*chosen, "training.training_params.max_length=48"]))
+    assert "positions" not in caplog.text
+
+
+def test_a_tokenizer_that_is_too_large_is_named_by_the_key_that_there_is(tmp_path: Path, hf: list[str]) -> None:
+    short = saved_reference(tmp_path / "short", 200, None)
+    says = r"model\.tokenizer_name_or_path: must fit the model, which knows 200 tokens, but 'bytes' has 258"
+    with pytest.raises(ConfigError, match=says):
+        build(config([*hf, "model.tokenizer_name_or_path=bytes", f"model.name_or_path={short}"]))

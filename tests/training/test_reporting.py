@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from gpt_opt.config.constraints import constraint_problems
-from gpt_opt.errors import ConfigError
+from gpt_opt.run.execute import execute
 from gpt_opt.run.paths import RunPaths, find_run_dirs
+from gpt_opt.run.state import State, read_state
+from gpt_opt.training import reporting
 from gpt_opt.training.hooks import Folder, Hooks
 from gpt_opt.training.reporting import Reporters, Tracked
 from gpt_opt.training.stages import train
@@ -297,13 +299,17 @@ def test_another_run_is_another_mlflow_run(tmp_path: Path, small: list[str], mlf
     assert sorted(run.info.run_name for run in runs) == ["a", "b"]
 
 
-def test_mlflow_without_an_address_is_an_error(
-    tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch
+def test_a_dead_mlflow_server_is_given_up_soon(
+    tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    plain = config([*small, "loss.beta=0.1", "+logging=mlflow"])
-    with pytest.raises(ConfigError, match="export MLFLOW_TRACKING_URI"):
-        Reporters(Tracked("id", "name", tmp_path, None, plain))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    for name in ("TIMEOUT", "MAX_RETRIES"):  # set, and so put back at the end
+        monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", "")
+        monkeypatch.delenv(f"MLFLOW_HTTP_REQUEST_{name}")
+    started = time.perf_counter()
+    Reporters(Tracked("id", "name", tmp_path, None, config([*small, "loss.beta=0.1", "+logging=mlflow"])))
+    assert time.perf_counter() - started < 40
+    assert caplog.text.count("mlflow cannot be reported to any more") == 1
 
 
 # -- what is asked for ------------------------------------------------------------------------------------------------
@@ -338,6 +344,56 @@ def test_an_unknown_tracker_and_keys_of_one_that_is_not_asked_are_refused(small:
     text = problems(["logging.logging_params.wandb.project=x", "logging.logging_params.logging_dir=x"], small)
     assert "wandb.project: is for wandb alone, but report_to=[]" in text
     assert "logging_dir: is for tensorboard alone, but report_to=[]" in text
+
+
+@pytest.fixture
+def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without any login."""
+    for name in [name for name in os.environ if name.startswith(("WANDB_", "MLFLOW_", "NETRC"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_wandb_online_needs_a_key_and_mlflow_an_address(
+    small: list[str], nobody: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs = "report_to=wandb needs a key, but there is none"
+    assert needs in problems(["+logging=wandb"], small)
+    assert problems(WANDB, small) == ""
+    (nobody / ".netrc").write_text("machine example.org login user password x\n")
+    assert needs in problems(["+logging=wandb"], small)
+    (nobody / ".netrc").write_text(f"machine api.wandb.ai login user password {SECRET}\n")
+    assert problems(["+logging=wandb"], small) == ""
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    assert needs in problems(["+logging=wandb"], small)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert problems(["+logging=wandb"], small) == ""
+    assert needs in problems(["+logging=wandb", "logging.logging_params.wandb.mode=online"], small)
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    assert problems(["+logging=wandb", "logging.logging_params.wandb.mode=online"], small) == ""
+    assert "export MLFLOW_TRACKING_URI" in problems(["+logging=mlflow"], small)
+
+
+def test_trackers_are_closed_after_the_result_is_committed(
+    tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tracker may take its time, and the run be killed meanwhile."""
+    plain = config([*small, "loss.beta=0.1", "+logging=tensorboard", "training.training_params.max_steps=2"])
+    paths, closed = RunPaths(tmp_path / "run"), []
+
+    class Slow:
+        def __init__(self, run: Tracked) -> None: ...
+
+        def log(self, step: int, values: Mapping[str, float]) -> None: ...
+
+        def close(self, completed: bool) -> None:
+            closed.append((completed, paths.summary.exists(), read_state(paths).state))
+
+    monkeypatch.setitem(reporting._BUILDERS, "tensorboard", Slow)
+    paths.root.mkdir()
+    execute(plain, paths, {})
+    assert closed == [(True, True, State.COMPLETED)]
 
 
 Call = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
@@ -392,17 +448,12 @@ def test_a_run_reports_under_its_id_and_a_rerun_under_another(
     assert {run.run_group for run in runs.values()} == {"beta_sweep"}
 
 
-@pytest.mark.usefixtures("wandb_home")
-def test_wandb_without_a_login_is_an_error_before_training(
-    tmp_path: Path, small: list[str], call: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("WANDB_API_KEY")
-    monkeypatch.setenv("HOME", str(tmp_path))
+@pytest.mark.usefixtures("nobody")
+def test_wandb_without_a_login_is_an_error_before_anything_starts(tmp_path: Path, small: list[str], call: Call) -> None:
     done = call([*small, "loss.beta=0.1", "+logging=wandb"])
     assert done.returncode == 2
-    assert "wandb must be usable as configured, but says" in done.stderr
-    (root,) = find_run_dirs(tmp_path / "outputs")
-    assert not RunPaths(root).metrics.exists()
+    assert "report_to=wandb needs a key" in done.stderr
+    assert not find_run_dirs(tmp_path / "outputs")
 
 
 def test_the_sign_of_the_option_is_explained(small: list[str], run_hydra: Runner) -> None:

@@ -69,11 +69,13 @@ def token_logps(logits: Tensor, labels: Tensor) -> Tensor:
 def sequence_kl(policy_logits: Tensor, reference_logits: Tensor, labels: Tensor) -> Tensor:
     """Returns KL(policy || reference) of the next-token distributions, summed over the labelled positions.
 
-    Exact over the vocabulary at each position; the contexts are those of the data, not samples of the policy.
+    Exact over the vocabulary at each position; the contexts are those of the data, not samples of the policy. Where the
+    widths differ, as families pad their vocabulary to different ones, each model is normalised over its own, and the
+    sum goes over the tokens that both have.
 
     Args:
         policy_logits: (B, T, V).
-        reference_logits: (B, T, V).
+        reference_logits: (B, T, W).
         labels: (B, T); positions with `IGNORED` do not count.
 
     Returns:
@@ -83,10 +85,11 @@ def sequence_kl(policy_logits: Tensor, reference_logits: Tensor, labels: Tensor)
     policy = policy_logits.reshape(-1, policy_logits.shape[-1])
     reference = reference_logits.reshape(-1, reference_logits.shape[-1])
     rows, working = _chunk_rows(policy), _working_type(policy)
+    common = min(policy.shape[-1], reference.shape[-1])
     result = torch.zeros(known.shape, dtype=working, device=policy.device)
     for start in range(0, len(known), rows):
         part = slice(start, start + rows)
-        mine = torch.log_softmax(policy[part].to(working), dim=-1)
-        theirs = torch.log_softmax(reference[part].to(working), dim=-1)
+        mine = torch.log_softmax(policy[part].to(working), dim=-1)[:, :common]
+        theirs = torch.log_softmax(reference[part].to(working), dim=-1)[:, :common]
         result[part] = (mine.exp() * (mine - theirs)).sum(-1)
     return (result * known).view(labels.shape).sum(-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,10 +35,12 @@ class ORPO:
     Attributes:
         beta: Weight of the odds ratio, lambda in the paper; above 0.
         sft_term: Whether the first term, the likelihood of the chosen answer, is in the loss, as the paper has it.
+        reference_free: The reference plays no part, as in a DPO with this setting.
     """
 
     beta: float
     sft_term: bool = True
+    reference_free: ClassVar[bool] = True
 
     def __call__(self, logps: PairLogps) -> PreferenceLoss:
         """Returns losses and rewards of a batch; the reference plays no part."""

@@ -60,7 +60,7 @@ class PreferenceLoss:
 
 
 class PairLoss(Protocol):
-    """A loss over pairs."""
+    """A loss over pairs; one with a true attribute `reference_free` may be given no reference though there is one."""
 
     def __call__(self, logps: PairLogps) -> PreferenceLoss:
         """Returns losses and rewards of a batch."""

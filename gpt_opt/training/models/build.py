@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
+from gpt_opt.config.models import adapters_alone
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
 from gpt_opt.training.targets import build_target
@@ -67,9 +68,36 @@ def build_model(model: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast) ->
         load_archive(built, archive, dtype)
     vocabulary = getattr(built.config, "vocab_size", None)
     if vocabulary is None or vocabulary < len(tokenizer):
+        if "config" not in model:
+            name = model["tokenizer_name_or_path"]
+            problem = f"must fit the model, which knows {vocabulary} tokens, but {name!r} has {len(tokenizer)}"
+            raise ConfigError([Problem("model.tokenizer_name_or_path", problem)])
         problem = f"must be at least the tokenizer's {len(tokenizer)} tokens, but is {vocabulary}"
         raise ConfigError([Problem("model.config.vocab_size", problem)])
     return built
+
+
+def require_tokens(key: str, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Refuses a model `name` that takes the token ids of another tokenizer for other tokens, or has too few.
+
+    Raises:
+        ConfigError: If it does.
+    """
+    if model.config.vocab_size < len(tokenizer):
+        problem = f"must know the tokenizer's {len(tokenizer)} tokens, but {name!r} has {model.config.vocab_size}"
+        raise ConfigError([Problem(key, problem)])
+    try:
+        own = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (ImportError, OSError, ValueError):
+        return
+    if own.get_vocab() == own.get_added_vocab():  # what transformers makes up where there is no tokenizer
+        return
+    theirs = {place: token for token, place in own.get_vocab().items()}
+    differing = [token for token, place in tokenizer.get_vocab().items() if theirs.get(place, token) != token]
+    if differing:
+        problem = f"must have the tokenizer of the policy, but the one of {name!r} has other ids for {differing[0]!r}"
+        problem += f" and {len(differing) - 1} more tokens" if differing[1:] else ""
+        raise ConfigError([Problem(key, problem)])
 
 
 def from_pretrained(
@@ -90,13 +118,39 @@ def from_pretrained(
         key: The config key that names the model, for the error.
 
     Raises:
-        ConfigError: If it cannot be loaded.
+        ConfigError: If it cannot be loaded, or is adapters of a model.
     """
     how = {"dtype": policy_dtype or "auto", "trust_remote_code": trust_remote_code}
     try:
-        return _with_attention(attn_implementation, partial(AutoModelForCausalLM.from_pretrained, name_or_path, **how))
+        loaded = _with_attention(
+            attn_implementation, partial(AutoModelForCausalLM.from_pretrained, name_or_path, **how)
+        )
     except (OSError, ValueError) as error:
         raise ConfigError([_not_loaded(key, name_or_path, error)]) from error
+    if getattr(loaded, "_hf_peft_config_loaded", False):  # transformers has put adapters into their base
+        raise ConfigError([adapters_alone(key, name_or_path)])
+    return loaded
+
+
+def require_positions(model: PreTrainedModel, max_length: int, what: str) -> None:
+    """Refuses sequences longer than a model's table of positions, and warns of those that it was not made for.
+
+    Args:
+        model: The model.
+        max_length: Longest sequence, tokens.
+        what: What the model is called in the message.
+
+    Raises:
+        ConfigError: If some positions are not in the table.
+    """
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is None or max_length <= positions:
+        return
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    if any(("wpe" in name or "pos" in name) and item.ndim == 2 and len(item) >= positions for name, item in tensors):
+        problem = f"must fit the {what}, which knows {positions} positions, but is {max_length}"
+        raise ConfigError([Problem("training.training_params.max_length", problem, f"set it to {positions} or less")])
+    log.warning("max_length=%d is more than the %d positions that the %s was made for", max_length, positions, what)
 
 
 def _with_attention(wanted: str | None, make: Callable[..., Any]) -> PreTrainedModel:
@@ -168,8 +222,7 @@ def _archive_file(archive: str) -> Path:
     names = ("model.safetensors", "pytorch_model.bin")
     found = next((path / name for name in names if (path / name).is_file()), path)
     if (path / "adapter_model.safetensors").is_file():
-        problem = f"must hold a whole model, but {archive!r} holds adapters alone"
-        raise ConfigError([Problem("model.archive", problem, f"merge them first: gptopt merge {archive}")])
+        raise ConfigError([adapters_alone("model.archive", archive)])
     if not found.is_file():
         problem = f"must be `embedded`, a file of weights, or a folder with {' or '.join(names)}, but is {archive!r}"
         raise ConfigError([Problem("model.archive", problem)])
@@ -230,8 +283,11 @@ def without_dropout(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0  # type: ignore[assignment]
+        # Some families keep the probability as a number of the module, Falcon reads it from the config.
+        for holder in (module, getattr(module, "config", module)):
+            for name, value in vars(holder).items():
+                if "drop" in name and isinstance(value, float):
+                    setattr(holder, name, 0.0)
     return model
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from gpt_opt.config.models import ALL_LINEAR
 from gpt_opt.errors import ConfigError, Problem
 
 _QUERY_AND_VALUE = ("q_proj", "v_proj")
@@ -72,6 +73,8 @@ def add_adapters(model: PreTrainedModel, lora: Mapping[str, Any]) -> PreTrainedM
 def _targets(model: PreTrainedModel, wanted: Sequence[str] | None) -> list[str]:
     """Returns the names of the modules to adapt, each of which exists."""
     family = model.config.model_type
+    if wanted == ALL_LINEAR:
+        return _linear(model, without=model.get_output_embeddings())
     if wanted is None:
         if family not in TARGET_MODULES:
             problem = f"null has no default for the model family {family!r}"
@@ -90,8 +93,10 @@ def _is_one(name: str, targets: Sequence[str]) -> bool:
     return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
+def _linear(model: PreTrainedModel, without: nn.Module | None = None) -> list[str]:
+    named = [(name, module) for name, module in model.named_modules() if module is not without]
+    return sorted({name.rpartition(".")[2] for name, module in named if isinstance(module, (nn.Linear, Conv1D))})
+
+
 def _choice(model: PreTrainedModel) -> str:
-    linear = {
-        name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))
-    }
-    return f"its linear modules are {', '.join(sorted(linear))}; null takes the default of the model family"
+    return f"its linear modules are {', '.join(_linear(model))}; null takes the default of the model family"
