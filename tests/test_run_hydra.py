@@ -78,8 +78,10 @@ def test_a_run_killed_with_9_and_started_again_ends_like_an_undisturbed_one(
     process.communicate()
     assert read_state(paths).state is State.INTERRUPTED
     assert not paths.summary.exists()
+    (paths.root / ".state.json.host.1.tmp").write_text("{")  # as a kill in the middle of a write leaves it
     done = run_hydra(arguments)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert not list(paths.root.glob(".*.tmp"))
     assert "resuming from checkpoint-" in done.stdout
     assert read_state(paths).state is State.COMPLETED
     assert same(result(paths), undisturbed)

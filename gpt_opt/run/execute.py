@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gpt_opt.config.constraints import batch_problems, constraint_problems
 from gpt_opt.errors import ClaimLost, ConfigError, GptOptError, Problem, RequestError, RunFailed
 from gpt_opt.run.claim import Claim, acquire
-from gpt_opt.run.files import create_text, now, read_json_object, to_json, write_text
+from gpt_opt.run.files import create_text, now, read_json_object, remove_temporaries, to_json, write_text
 from gpt_opt.run.identity import identity_json, run_id
 from gpt_opt.run.paths import RunPaths
 from gpt_opt.run.peers import PeerFailed, PeerLost, error_record, peers
@@ -186,8 +186,10 @@ class _Attempt:
                 item.replace(kept / item.name)
 
     def prepare(self, hydra_files: Mapping[str, str]) -> None:
-        """Writes what describes the run before it starts."""
+        """Writes what describes the run before it starts, and clears away what a process killed in mid-write left."""
         self.paths.hydra.mkdir(exist_ok=True)
+        for folder in (self.paths.root, self.paths.hydra):
+            remove_temporaries(folder)
         for name, text in hydra_files.items():
             write_text(self.paths.hydra / name, text)
         write_text(self.paths.config, to_json(self.config))

@@ -69,12 +69,12 @@ def test_the_driver_killed_with_9_with_term_and_the_job_cancelled(bench: Bench) 
 
 
 def test_the_time_limit_warns_checkpoints_requeues_and_resumes(bench: Bench) -> None:
-    bench.write([70, 71], steps=400, pause_s=0.1)
-    # Slurm warns up to a minute early, so the limit must leave time for it.
-    bench.submit("--slots", "2", "--time-min", "1", "--sbatch=--signal=B:USR2@25")
-    bench.wait_until_done(timeout_s=400)
+    bench.write([70, 71], steps=600, pause_s=0.1)
+    # Slurm warns up to half a minute early: 30 to 60 s after the start here, when the runs still have work to do.
+    bench.submit("--slots", "2", "--time-min", "2", "--sbatch=--signal=B:USR2@60")
+    bench.wait_until_done(timeout_s=500)
     bench.wait_until_idle()
-    bench.verify(steps=400)
+    bench.verify(steps=600)
     assert len(bench.jobs()) == 1
     assert max(bench.starts()) >= 2
     causes = {item.cause for index in (0, 1) for item in bench.history(index).attempts[:-1]}

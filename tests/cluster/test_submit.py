@@ -76,10 +76,10 @@ def test_a_limit_on_submitted_jobs_takes_what_fits_and_the_rest_later(bench: Ben
 
 
 def test_the_time_limit_of_a_submitit_job_of_two_processes(bench: Bench) -> None:
-    steps = 300
+    steps = 500
     bench.write([70], steps=steps, pause_s=0.1)
-    # Slurm warns up to half a minute early: 10 to 40 s after the start here, when the run still has work to do.
-    limit = ["--backend", "submitit", "--time-min", "1", "--sbatch=--signal=USR2@20"]
+    # Slurm warns up to half a minute early: 30 to 60 s after the start here, when the run still has work to do.
+    limit = ["--backend", "submitit", "--time-min", "2", "--sbatch=--signal=USR2@60"]
     bench.submit(*limit, "--gpus-per-run", "2")
     bench.wait_until_done(timeout_s=420)
     bench.wait_until_idle()
