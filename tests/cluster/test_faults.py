@@ -39,7 +39,7 @@ def test_a_run_that_raises_fails_once_and_the_user_retries(bench: Bench) -> None
 
 
 def test_a_run_killed_with_9_starts_again_by_itself(bench: Bench) -> None:
-    bench.write([70, 71])
+    bench.write([70, 71], pause_s=0.01)
     bench.submit("--slots", "2")
     os.kill(bench.wait_for_step(), signal.SIGKILL)
     bench.wait_until_done()
@@ -82,7 +82,7 @@ def test_the_time_limit_warns_checkpoints_requeues_and_resumes(bench: Bench) -> 
 
 
 def test_requeue_in_mid_sweep(bench: Bench) -> None:
-    bench.write([70, 71, 72, 73])
+    bench.write([70, 71, 72, 73], pause_s=0.01)
     bench.submit("--slots", "2")
     bench.wait("two done", lambda: len(bench.results()) >= 2)
     before = bench.results()

@@ -35,7 +35,11 @@ MANDATORY = {
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_composes_to_a_config_without_problems(group: str, option: str) -> None:
+def test_every_option_composes_to_a_config_without_problems(
+    group: str, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:/tracks")
     sign = "+" if group in ADDED else ""
     overrides = [f"{sign}{group}={option}", *MANDATORY.get((group, option), [])]
     if (group, option) != ("loss", "sft"):

@@ -55,7 +55,7 @@ def test_a_truncated_state_is_never_taken_for_done_and_never_costs_the_result(be
 
 
 def test_a_truncated_state_in_mid_run_resumes(bench: Bench) -> None:
-    bench.write([70])
+    bench.write([70], pause_s=0.01)
     driver = subprocess.Popen(
         ["gptopt", "drive", "sweep.json", "--slots", "1"], cwd=bench.folder, env=bench.env, stdout=subprocess.DEVNULL
     )
@@ -129,7 +129,7 @@ def test_out_of_memory_is_tried_again_only_with_more_memory(bench: Bench, little
 
 
 def test_a_zombie_of_attempt_1_wakes_after_attempt_2_finished(bench: Bench) -> None:
-    bench.write([70])
+    bench.write([70], pause_s=0.01)
     overrides = bench.gptopt("plan", "sweep.json", "--json")
     run = json.loads(overrides[: overrides.rindex("}") + 1])["items"][0]
     command = [sys.executable, str(ROOT / "run_hydra.py"), *run["overrides"]]
