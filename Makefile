@@ -21,9 +21,9 @@ sweep: $(VENV)/.installed
 	$(BIN)/python -m analysis.summarize $(OUTPUTS)
 	$(BIN)/python -m analysis.plot_curves $(OUTPUTS)
 
-# One thread a worker: the tests are many small processes. Each of the two has a cluster of its own.
+# One thread a worker: the tests are many small processes, and wait for Slurm. Each worker has a cluster of its own.
 test: check slurm-packages
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist worksteal $(TESTS)
 
 # The Debian packages of Slurm, when root; otherwise a line that says how to get them, and the Slurm tests are skipped.
 slurm-packages:

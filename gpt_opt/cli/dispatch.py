@@ -136,7 +136,7 @@ def _told(outcome: Outcome) -> str:
     numbers = {"done": state.done, "to run": state.runnable, "at work": state.held, "left to you": state.left}
     counts = ", ".join(f"{len(runs)} {name}" for name, runs in numbers.items() if runs)
     lines = [f"sweep {sweep.label}: {len(sweep.runs)} runs ({counts})"]
-    ids = sorted({job.id.partition("_")[0] for job in outcome.started})
+    ids = list(dict.fromkeys(job.id.partition("_")[0] for job in outcome.started))
     if outcome.started:
         lines.append(f"submitted job {', '.join(ids)}" if not ids[0].startswith("local") else f"started {ids[0]}")
     if outcome.alive:

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 
 def test_a_run_that_raises_fails_once_and_the_user_retries(bench: Bench) -> None:
-    bench.write([70, 71, 72])
+    bench.write([70, 71, 72], steps=40)
     (bench.folder / "break-71").touch()
     bench.submit("--slots", "3")
     job = bench.jobs()[0]
@@ -33,7 +33,7 @@ def test_a_run_that_raises_fails_once_and_the_user_retries(bench: Bench) -> None
     bench.gptopt("retry", "sweep")
     bench.wait_until_done()
     bench.wait_until_idle()
-    bench.verify()
+    bench.verify(steps=40)
     assert bench.starts() == [1, 2, 1]
     assert before.items() <= bench.results().items()
 
@@ -113,7 +113,7 @@ def test_a_node_dies_and_its_runs_end_on_other_nodes(bench: Bench) -> None:
 
 
 def test_two_submits_at_once_end_in_one(bench: Bench) -> None:
-    bench.write([70, 71])
+    bench.write([70, 71], steps=100)
     command = ["gptopt", "submit", "sweep.json", "--slots", "2"]
     twice = [
         subprocess.Popen(command, cwd=bench.folder, env=bench.env, stdout=subprocess.PIPE, text=True) for _ in range(2)
@@ -123,57 +123,57 @@ def test_two_submits_at_once_end_in_one(bench: Bench) -> None:
     assert sorted("submitted job" in text for text in told) == [False, True]
     bench.wait_until_done()
     bench.wait_until_idle()
-    bench.verify()
+    bench.verify(steps=100)
     assert bench.starts() == [1, 1]
     assert len(bench.jobs()) == 1
 
 
 def test_the_script_submitted_twice_runs_everything_once(bench: Bench) -> None:
-    bench.write([70, 71])
+    bench.write([70, 71], steps=100)
     script = str(ROOT / "slurm_scripts" / "submit.sh")
     jobs = [bench.call("sbatch", "--parsable", "-n", "2", script, "sweep.json").strip() for _ in range(2)]
     assert bench.cluster is not None
     bench.wait("sweep directory", lambda: (bench.folder / "sweeps" / "sweep" / "1" / "tasks").exists())
     bench.wait_until_done()
     bench.wait_until_idle()
-    bench.verify()
+    bench.verify(steps=100)
     assert bench.starts() == [1, 1]
     assert "COMPLETED" in {bench.cluster.wait_job(job) for job in jobs}
 
 
 def test_a_point_inserted_at_the_top(bench: Bench) -> None:
-    bench.write([70, 71], steps=300)
+    bench.write([70, 71], steps=40)
     bench.submit("--slots", "2")
     bench.wait_until_done()
     bench.wait_until_idle()
     before = bench.results()
-    bench.write([69, 70, 71], steps=300)
+    bench.write([69, 70, 71], steps=40)
     bench.submit("--slots", "2")
     bench.wait_until_done()
     bench.wait_until_idle()
-    bench.verify(steps=300)
+    bench.verify(steps=40)
     assert bench.sweep().root.name == "2"
     assert bench.starts() == [1, 0, 0]
     assert before.items() <= bench.results().items()
 
 
 def test_submit_from_inside_a_job_starts_clean(bench: Bench) -> None:
-    bench.write([70], steps=300)
+    bench.write([70], steps=40)
     inner = f"cd {bench.folder} && gptopt submit sweep.json --slots 1"
     bench.call("sbatch", "--wait", "-n", "1", "--cpus-per-task", "2", "-o", "outer.out", "--wrap", inner)
     bench.wait_until_done()
     bench.wait_until_idle()
-    bench.verify(steps=300)
+    bench.verify(steps=40)
     kept = slurm.outside_job({"SLURM_CPU_BIND": "quiet,mask", "SLURM_JOB_ID": "1", "HOME": "/h", "SLURM_CONF": "/c"})
     assert kept == {"HOME": "/h", "SLURM_CONF": "/c"}
 
 
-RUNS = int(os.environ.get("GPTOPT_TEST_RUNS", "20"))
+RUNS = int(os.environ.get("GPTOPT_TEST_RUNS", "16"))
 """Of the long sweep below; 40 take about four minutes."""
 
 
 def test_many_runs_with_a_node_killed_and_a_requeue(bench: Bench) -> None:
-    bench.write(range(40, 40 + RUNS), steps=300)
+    bench.write(range(40, 40 + RUNS), steps=100)
     bench.submit("--slots", "8")
     bench.wait("some done", lambda: len(bench.results()) >= RUNS // 5, 180)
     assert bench.cluster is not None
@@ -188,7 +188,7 @@ def test_many_runs_with_a_node_killed_and_a_requeue(bench: Bench) -> None:
     bench.call("scontrol", "requeue", bench.jobs()[0])
     bench.wait_until_done(timeout_s=400)
     bench.wait_until_idle()
-    bench.verify(steps=300)
+    bench.verify(steps=100)
     assert before.items() <= bench.results().items()
     assert len(bench.results()) == RUNS
     assert f"{RUNS} COMPLETED" in bench.gptopt("status")

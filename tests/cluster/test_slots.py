@@ -71,12 +71,12 @@ def finish(bench: Bench, steps: int) -> None:
 
 @pytest.mark.parametrize(
     ("slots", "nodes", "runs"),
-    [pytest.param(4, 2, 4, id="even"), pytest.param(3, 2, 5, id="uneven"), pytest.param(5, 3, 5, id="uneven-three")],
+    [pytest.param(4, 2, 4, id="even"), pytest.param(3, 2, 4, id="uneven"), pytest.param(5, 3, 5, id="uneven-three")],
 )
 def test_a_gpu_a_task_gives_every_run_its_own(bench: Bench, slots: int, nodes: int, runs: int) -> None:
-    bench.write(range(70, 70 + runs), steps=300)
+    bench.write(range(70, 70 + runs), steps=60)
     bench.submit("--slots", str(slots), f"--sbatch=--nodes={nodes}")
-    finish(bench, 300)
+    finish(bench, 60)
     found = placed(bench)
     assert len({item.attempt.node for item in found}) == nodes
     pairs = list(meetings(found))
@@ -91,11 +91,11 @@ def test_a_gpu_a_task_gives_every_run_its_own(bench: Bench, slots: int, nodes: i
     "more", [pytest.param([], id="narrowed-by-slurm"), pytest.param(["--gpus-per-task=0"], id="all-visible")]
 )
 def test_a_whole_node_gives_every_run_its_own(bench: Bench, more: list[str]) -> None:
-    bench.write([70, 71, 72, 73], steps=300)
+    bench.write([70, 71, 72, 73], steps=60)
     whole = ["-N", "2", "-n", "4", "--gres=gpu:2", "--ntasks-per-node=2"]
     bench.call("sbatch", *whole, *more, SCRIPT, "sweep.json")
     bench.wait("sweep directory", lambda: (bench.folder / "sweeps" / "sweep" / "1" / "tasks").exists())
-    finish(bench, 300)
+    finish(bench, 60)
     found = placed(bench)
     pairs = list(meetings(found))
     assert pairs, "no two runs were on a node at once: this shows nothing"
@@ -104,10 +104,10 @@ def test_a_whole_node_gives_every_run_its_own(bench: Bench, more: list[str]) -> 
 
 
 def test_two_runs_at_a_time_share_a_gpu(bench: Bench) -> None:
-    bench.write([70, 71, 72, 73], steps=300)
+    bench.write([70, 71, 72, 73], steps=60)
     on_one_node = ["--sbatch=--nodes=1", "--sbatch=--cpus-per-task=1"]
     bench.submit("--slots", "4", "--runs-per-gpu", "2", *on_one_node)
-    finish(bench, 300)
+    finish(bench, 60)
     found = placed(bench)
     met = [(found.index(one), found.index(other)) for one, other in meetings(found)]
     assert {(0, 1), (2, 3), (0, 2)} <= set(met), "all four must have been at work at once for this to show anything"
@@ -183,9 +183,9 @@ def test_two_gpus_a_run_survive_a_killed_worker_and_a_cancel(bench: Bench) -> No
 
 
 def test_a_run_over_two_nodes(bench: Bench) -> None:
-    bench.write([70], steps=300)
+    bench.write([70], steps=60)
     bench.submit("--backend", "submitit", "--nodes-per-run", "2", "--time-min", "10")
-    finish(bench, 300)
+    finish(bench, 60)
     (attempt,) = bench.history(0).attempts
     assert attempt.cause == "completed"
     logs = {file.name for file in bench.sweep().logs.iterdir()}

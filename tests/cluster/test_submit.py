@@ -209,7 +209,7 @@ def test_wait_ends_with_0_only_if_all_is_completed(bench: Bench) -> None:
 
 
 def test_cancel_checkpoints_what_runs_and_nothing_starts_it_again(bench: Bench) -> None:
-    bench.write([70, 71, 72], steps=300, pause_s=0.04)
+    bench.write([70, 71], steps=200, pause_s=0.06)
     bench.submit("--slots", "1")
     bench.wait_for_step(0)
     bench.gptopt("cancel", "sweep", expect=1)
@@ -218,16 +218,16 @@ def test_cancel_checkpoints_what_runs_and_nothing_starts_it_again(bench: Bench) 
     stopped = read_state(bench.sweep().runs[0].paths())
     assert stopped.state is State.INTERRUPTED
     assert (bench.sweep().runs[0].paths().checkpoints / f"checkpoint-{stopped.step}").is_dir()
-    assert bench.starts() == [1, 0, 0]
-    assert "3 CANCELLED" in bench.gptopt("status", "sweep", expect=1)
+    assert bench.starts() == [1, 0]
+    assert "2 CANCELLED" in bench.gptopt("status", "sweep", expect=1)
     assert "nothing to cancel" in bench.gptopt("cancel", "sweep", "--yes")
     assert "not started again" in bench.gptopt("submit", "sweep.json", "--slots", "1")
-    assert bench.starts() == [1, 0, 0]
+    assert bench.starts() == [1, 0]
     bench.gptopt("retry", "sweep", "--state", "CANCELLED")
     bench.wait_until_done()
     bench.wait_until_idle()
-    bench.verify(steps=300)
-    assert bench.starts() == [2, 1, 1]
+    bench.verify(steps=200)
+    assert bench.starts() == [2, 1]
 
 
 def test_cancel_withdraws_a_job_that_waits(bench: Bench) -> None:
