@@ -24,7 +24,6 @@ class Flow(TrainerCallback):
         eval_every: Steps between evaluations.
         on_any: Returns whether something holds on any process of the training, to all of them.
         check: Raises when the step was no good; called before anything is made of it.
-        evaluate: Measures the model, called before the first step.
     """
 
     def __init__(
@@ -33,16 +32,12 @@ class Flow(TrainerCallback):
         eval_every: int,
         on_any: Callable[[bool], bool],
         check: Callable[[], None],
-        evaluate: Callable[[], object],
     ) -> None:
-        self._hooks, self._eval_every, self._on_any = hooks, eval_every, on_any
-        self._check, self._evaluate = check, evaluate
+        self._hooks, self._eval_every, self._on_any, self._check = hooks, eval_every, on_any, check
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Tells where the run starts, and measures what it starts from."""
+        """Tells where the run starts."""
         self._hooks.progress(state.global_step, state.max_steps)
-        if state.global_step == 0:  # only here, and no earlier, is the model where and how it is trained
-            self._evaluate()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Decides what follows this step."""

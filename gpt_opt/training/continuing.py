@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from gpt_opt.errors import ConfigError, Problem
-from gpt_opt.training.checkpoints import OPTIMIZER_FILE, is_of_deepspeed, missing_files
+from gpt_opt.training.checkpoints import PROGRESS_FILE, missing_files
+from gpt_opt.training.models.build import saved_weights
 
 _KEY = "training.finetuning.resume_from_checkpoint"
 _NOT_SETTINGS = ("params", "lr")
@@ -25,20 +24,26 @@ def checkpoint_step(checkpoint: Path) -> int:
     return int(json.loads((checkpoint / "trainer_state.json").read_text())["global_step"])
 
 
-def require_engine(checkpoint: Path, deepspeed: bool) -> None:
-    """Checks that a checkpoint can be read: DeepSpeed and everything else do not read each other's optimizer states.
+def require_engine(checkpoint: Path, engine: str | None) -> None:
+    """Checks that the optimizer states of a checkpoint can be read: those of DeepSpeed serve one division alone.
 
     Args:
         checkpoint: Where to resume.
-        deepspeed: Whether DeepSpeed trains now.
+        engine: How DeepSpeed divides the training now, or None.
 
     Raises:
-        ConfigError: If it cannot.
+        ConfigError: If they cannot.
     """
-    if is_of_deepspeed(checkpoint) != deepspeed:
-        ways = ("without DeepSpeed", "with DeepSpeed")
-        problem = f"must be as for {checkpoint}, which was saved {ways[not deepspeed]}; now it is {ways[deepspeed]}"
+    saved = json.loads((checkpoint / PROGRESS_FILE).read_text()).get("engine")
+    if saved != engine:
+        ways = [way or "without DeepSpeed" for way in (saved, engine)]
+        problem = f"must be as for {checkpoint}, which was saved {ways[0]}; now it is {ways[1]}"
         raise ConfigError([Problem("deepspeed", problem, "go on as it began, or train anew: rerun=true")])
+
+
+def settings_of(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Returns the settings of each group of parameters as JSON values."""
+    return [{key: _plain(value) for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
 
 
 def require_continuable(checkpoint: Path, model: PreTrainedModel, optimizer: Optimizer, steps: int) -> None:
@@ -73,23 +78,15 @@ def _weights(checkpoint: Path, model: PreTrainedModel) -> Iterator[Problem]:
         yield Problem(_KEY, f"must hold {kinds[wants_adapters]}, as lora says, but holds {kinds[has_adapters]}")
         return
     own = {name: list(value.shape) for name, value in model.state_dict().items()}
-    for file in [] if has_adapters else sorted(checkpoint.glob("model*.safetensors")):
-        with safe_open(file, framework="pt") as weights:
-            for name in weights.keys():  # noqa: SIM118 - no mapping, only its keys can be asked for
-                shape = list(weights.get_slice(name).get_shape())
-                if own.get(name) != shape:
-                    problem = (
-                        f"must have weights of the model's shape, but {name} is {shape}, in the model {own.get(name)}"
-                    )
-                    yield Problem(_KEY, problem, "take a checkpoint of the same model")
-                    return
+    for name, value in ({} if has_adapters else saved_weights(model, checkpoint)).items():
+        if own.get(name) != (shape := list(value.shape)):
+            problem = f"must have weights of the model's shape, but {name} is {shape}, in the model {own.get(name)}"
+            yield Problem(_KEY, problem, "take a checkpoint of the same model")
+            return
 
 
 def _settings(checkpoint: Path, optimizer: Optimizer) -> Iterator[Problem]:
-    file = checkpoint / OPTIMIZER_FILE
-    if not file.is_file():  # of DeepSpeed, which checks its own files
-        return
-    saved = torch.load(file, map_location="cpu", mmap=True, weights_only=True)["param_groups"]
+    saved = json.loads((checkpoint / PROGRESS_FILE).read_text())["optimizer"]
     if len(saved) != len(optimizer.param_groups):
         yield Problem(_KEY, "must have the optimizer's groups of parameters, but has others", "keep the optimizer")
         return

@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import torch
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -20,11 +19,13 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, TrainingArguments
 
 from gpt_opt.config.constraints import accumulation_steps, micro_batch_size
+from gpt_opt.errors import ConfigError, Problem
+from gpt_opt.training.models.build import saved_weights
 
 _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -40,8 +41,14 @@ def engine_arguments(config: Mapping[str, Any], devices: int) -> dict[str, Any]:
     if config["deepspeed"]:
         return {"deepspeed": deepspeed_settings(config["deepspeed"], params, devices)}
     if config["fsdp"]:
-        return {"fsdp": True, "fsdp_config": {**config["fsdp"], "version": 2}}
+        # Gradients that lie in the machine's memory are summed there.
+        backend = {"ddp_backend": "cuda:nccl,cpu:gloo"} if _on_both(config["fsdp"]) else {}
+        return {"fsdp": True, "fsdp_config": {**config["fsdp"], "version": 2}, **backend}
     return {}
+
+
+def _on_both(fsdp: Mapping[str, Any]) -> bool:
+    return bool(fsdp["cpu_offload"]) and torch.cuda.is_available()
 
 
 def deepspeed_settings(deepspeed: Mapping[str, Any], params: Mapping[str, Any], devices: int) -> dict[str, Any]:
@@ -70,8 +77,8 @@ def deepspeed_settings(deepspeed: Mapping[str, Any], params: Mapping[str, Any], 
     }
 
 
-def allow_cpu(accelerator: Any, plugin: Mapping[str, Any]) -> None:
-    """Makes accelerate divide a model among processes on CPUs too: it does so on GPUs alone, torch on both.
+def prepare_fsdp(accelerator: Any, plugin: Mapping[str, Any]) -> None:
+    """Makes accelerate divide a model on CPUs too, as torch can, and sum gradients in float32 whatever computes them.
 
     Args:
         accelerator: A fresh accelerate.Accelerator of several processes.
@@ -80,14 +87,19 @@ def allow_cpu(accelerator: Any, plugin: Mapping[str, Any]) -> None:
     if accelerator.distributed_type == DistributedType.MULTI_CPU:
         accelerator.state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(**plugin)
+    if accelerator.mixed_precision != "no":
+        computed = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float16
+        policy = MixedPrecisionPolicy(computed, reduce_dtype=torch.float32, output_dtype=torch.float32)
+        accelerator.state.fsdp_plugin.mixed_precision_policy = policy
 
 
-def divide_reference(model: PreTrainedModel, arguments: TrainingArguments) -> PreTrainedModel:
+def divide_reference(model: PreTrainedModel, arguments: TrainingArguments, accelerator: Any) -> PreTrainedModel:
     """Divides a frozen model among the processes where FSDP or ZeRO 3 divides the weights of the trained one.
 
     Args:
         model: The model, on its device, in evaluation mode.
         arguments: Of the training.
+        accelerator: Of the training; the reference computes with the precision of the policy.
 
     Returns:
         What to call instead; the model itself where it stays whole.
@@ -95,8 +107,9 @@ def divide_reference(model: PreTrainedModel, arguments: TrainingArguments) -> Pr
     if arguments.fsdp:
         offload = CPUOffloadPolicy() if cast("Any", arguments.fsdp_config)["cpu_offload"] else OffloadPolicy()
         blocks = [module for module in model.modules() if type(module).__name__ in (model._no_split_modules or ())]
+        precision = accelerator.state.fsdp_plugin.mixed_precision_policy or MixedPrecisionPolicy()
         for module in (*blocks, model):
-            fully_shard(module, offload_policy=offload)
+            fully_shard(module, offload_policy=offload, mp_policy=precision)
     settings = cast("dict[str, Any] | None", arguments.deepspeed)
     if settings is not None and settings["zero_optimization"]["stage"] == 3:
         import deepspeed
@@ -134,6 +147,10 @@ def full_optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, An
 def load_optimizer_state(model: nn.Module, optimizer: Optimizer, file: Path) -> None:
     """Gives each process its part of the states in a file: of `full_optimizer_state`, or of an undivided optimizer."""
     saved = torch.load(file, map_location="cpu", weights_only=True)
+    if not saved["state"]:  # as of plain SGD, for which torch has nothing to divide
+        for own, theirs in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+            own.update({key: value for key, value in theirs.items() if key != "params"})
+        return
     names = list(_trained(model))
     named = {
         "state": {names[index]: values for index, values in saved["state"].items()},
@@ -145,13 +162,19 @@ def load_optimizer_state(model: nn.Module, optimizer: Optimizer, file: Path) -> 
 
 
 def load_weights(model: PreTrainedModel, checkpoint: Path) -> None:
-    """Loads the weights, or the adapters, of a checkpoint into a model that is not divided yet."""
+    """Loads the weights, or the adapters, of a checkpoint into a model that is not divided yet.
+
+    Raises:
+        ConfigError: If they are not those of the model.
+    """
     if hasattr(model, "peft_config"):
         model.load_adapter(str(checkpoint), cast("Any", model).active_adapter, is_trainable=True)
         return
-    for file in sorted(checkpoint.glob("model*.safetensors")):
-        model.load_state_dict(load_file(file), strict=False)  # tied weights are saved once
+    missing, unexpected = model.load_state_dict(saved_weights(model, checkpoint), strict=False)
     model.tie_weights()
+    if wrong := [*(name for name in missing if name not in model.all_tied_weights_keys), *unexpected]:
+        problem = f"must hold the weights of the model, but {checkpoint} has others: {', '.join(wrong[:5])}"
+        raise ConfigError([Problem("checkpoints", problem, "train anew: rerun=true")])
 
 
 def _trained(model: nn.Module) -> Iterator[str]:

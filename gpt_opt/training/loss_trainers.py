@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import cast
 
 import torch
@@ -47,8 +48,9 @@ class ReferenceTrainer(BaseTrainer):
     def _reference_logits(self, batch: Batch) -> Tensor | None:
         if self.reference is None:
             return None
-        # The policy's forward does both by itself: 16-bit activations where asked for, and logits in float32.
-        with self.reference.of(self._unwrapped()) as model, self.accelerator.autocast():
+        # Forwards of the policy, and of all that FSDP divides, have their precision with them; so has every output.
+        precision = nullcontext() if self.is_fsdp_enabled else self.accelerator.autocast()
+        with self.reference.of(self._unwrapped()) as model, precision:
             return self._logits(model, batch).float()
 
     def _unwrapped(self) -> PreTrainedModel:

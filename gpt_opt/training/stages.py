@@ -265,6 +265,9 @@ def _trainer(config: Config, parts: Parts, folder: Folder, hooks: Hooks) -> Base
         # transformers would split batches with DataParallel and so multiply them by the number of GPUs.
         log.info("using 1 of the %d GPUs that this process sees; torchrun uses them all", arguments.n_gpu)
         arguments._n_gpu = 1
+    if config["fsdp"] and params["mixed_precision"] != "no":
+        for weight in parts.policy.parameters():  # as FSDP is about to: a resume must find the type that was saved
+            weight.data = weight.data.float() if weight.requires_grad else weight.data
     optimizer = build_optimizer(optimizer_params, parts.policy.parameters())
     first = phase_steps(parts.steps, optimizer_params["warm_up_fraction"], params["warmup_steps"])
     schedule, steps = optimizer_params["lr_schedule"], parts.steps
@@ -314,8 +317,7 @@ def train(config: Config, folder: Folder, hooks: Hooks) -> Result | None:
         parts = build(config)
         trainer = _trainer(config, parts, folder, hooks)
         params = config["training"]["training_params"]
-        checks = trainer.on_any, trainer.require_finite_step, trainer.evaluate
-        trainer.add_callback(Flow(hooks, params["eval_every"], *checks))
+        trainer.add_callback(Flow(hooks, params["eval_every"], trainer.on_any, trainer.require_finite_step))
         trainer.add_callback(Bar())
         for callback in parts.callbacks:
             trainer.add_callback(callback)
@@ -383,6 +385,7 @@ def _run(trainer: BaseTrainer, checkpoint: Path | None, start: str | None) -> No
     if checkpoint is None:
         if trainer.is_world_process_zero():
             trainer.keep_until(-1)
+        trainer.args.eval_on_start = True
         trainer.train()
         return
     log.info("resuming from %s", checkpoint.name)

@@ -38,15 +38,15 @@ from gpt_opt.training.checkpoints import (
     sync_tree,
     usual_modes,
 )
-from gpt_opt.training.continuing import checkpoint_step, require_engine
+from gpt_opt.training.continuing import checkpoint_step, require_engine, settings_of
 from gpt_opt.training.data.batches import Collate, TrainingOrder
 from gpt_opt.training.engines import (
-    allow_cpu,
     divide_reference,
     full_optimizer_state,
     full_weights,
     load_optimizer_state,
     load_weights,
+    prepare_fsdp,
 )
 from gpt_opt.training.failures import require_finite
 from gpt_opt.training.hooks import Folder, Hooks
@@ -125,7 +125,7 @@ class BaseTrainer(Trainer):
             cast("nn.Module", reference.model).to(self.args.device).eval().requires_grad_(False)
             if self.is_deepspeed_enabled:  # which has no autocast: it rounds the weights of the policy
                 cast_weights(reference.model, self.args.hf_deepspeed_config.dtype())
-            reference.model = divide_reference(reference.model, arguments)
+            reference.model = divide_reference(reference.model, arguments, self.accelerator)
         self.means = Means()
         self.metrics_file = MetricsFile(task.folder.metrics)
         self.samples_file = StepFile(task.folder.samples)
@@ -164,8 +164,15 @@ class BaseTrainer(Trainer):
         """Makes the accelerator, which may divide the model among the processes."""
         super().create_accelerator_and_postprocess()
         if self.args.fsdp:
-            allow_cpu(self.accelerator, self.args.fsdp_plugin_args)
+            prepare_fsdp(self.accelerator, self.args.fsdp_plugin_args)
             self.is_fsdp_enabled = True
+
+    def _engine(self) -> str | None:
+        """Returns how DeepSpeed divides the training, which a checkpoint of it must keep; None without DeepSpeed."""
+        if not self.is_deepspeed_enabled:
+            return None
+        stage = cast("dict[str, Any]", self.args.deepspeed)["zero_optimization"]["stage"]
+        return f"with ZeRO {stage} on {self.args.world_size} processes"
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         """Takes the optimizer of the task."""
@@ -341,6 +348,7 @@ class BaseTrainer(Trainer):
         self.task.hooks.fence()
         progress = {"means": self.means.state(self._sum), "tokens": self.tokens, "time_s": self.time_s()}
         progress["data_fingerprint"] = self.task.data_fingerprint
+        progress["engine"], progress["optimizer"] = self._engine(), settings_of(self.task.optimizer)
         best = self.task.best
         progress["best"] = None if best is None else best.state()
         folder = self.task.folder.checkpoints
@@ -391,7 +399,7 @@ class BaseTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if not self.is_fsdp_enabled:  # of which `restore_progress` has loaded the weights before they were divided
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            load_weights(cast("PreTrainedModel", self.model), Path(resume_from_checkpoint))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Restores the random state of this process, or draws anew when another number of processes saved it."""
@@ -415,9 +423,9 @@ class BaseTrainer(Trainer):
 
         Raises:
             DataError: If the checkpoint was trained on other data.
-            ConfigError: If DeepSpeed saved it and does not train now, or the other way round.
+            ConfigError: If DeepSpeed divided the training otherwise, or not at all.
         """
-        require_engine(checkpoint, self.is_deepspeed_enabled)
+        require_engine(checkpoint, self._engine())
         step = checkpoint_step(checkpoint)
         progress = json.loads((checkpoint / PROGRESS_FILE).read_text())
         if progress["data_fingerprint"] != self.task.data_fingerprint:

@@ -91,6 +91,37 @@ def test_fsdp_with_adapters_saves_the_adapters_alone(tmp_path: Path, small: list
 
 
 @pytest.mark.slow
+def test_fsdp_in_16_bits_computes_policy_and_reference_alike(tmp_path: Path, small: list[str]) -> None:
+    overrides = [*small, *DPO, "training.training_params.mixed_precision=bf16", "model.policy_dtype=bfloat16"]
+    done = run([*overrides, "fsdp=full_shard"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    start = rows(only_run(tmp_path))[0]
+    assert (start["eval/kl"], start["eval/rewards/margins"]) == (0, 0)
+    weights = load_file(last(only_run(tmp_path)) / "model.safetensors")
+    assert {item.dtype for item in weights.values()} == {torch.float32}
+
+
+@pytest.mark.slow
+def test_fsdp_goes_on_with_an_optimizer_without_states(
+    tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "plain.py").write_text(
+        "from torch.optim import SGD\ndef build(parameters, lr, **others): return SGD(parameters, lr)\n"
+    )
+    overrides = [*small, *LONG, *DPO, "optimizer.optimizer_params._target_=plain.build", "fsdp=full_shard"]
+    process = start(overrides)
+    paths = wait_for_step(tmp_path, process, 10)
+    os.kill(process.pid, signal.SIGTERM)
+    process.communicate(timeout=60)
+    done = run(overrides)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rates = {row["step"]: row["learning_rate"] for row in rows(paths) if "learning_rate" in row}
+    assert sorted(rates) == list(range(2, 151, 2))
+    assert all(rates[step] > rates[step + 2] for step in range(16, 148, 2)), "the schedule goes on where it was"
+
+
+@pytest.mark.slow
 @needs_deepspeed
 @pytest.mark.parametrize("stage", ["zero1", "zero2", "zero3"])
 def test_deepspeed_gives_the_numbers_of_one_process_through_an_interruption(
@@ -107,7 +138,7 @@ def test_deepspeed_gives_the_numbers_of_one_process_through_an_interruption(
     assert read_state(paths).state is State.INTERRUPTED, output + errors
     undivided = run_hydra([*small, *LONG, *DPO])
     assert undivided.returncode == 2
-    assert "saved with DeepSpeed" in undivided.stderr
+    assert f"saved with ZeRO {stage[-1]} on 2 processes" in undivided.stderr
     done = run(overrides)
     assert done.returncode == 0, done.stdout + done.stderr
     assert_same(paths, alone)

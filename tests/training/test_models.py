@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from hydra.errors import ConfigCompositionException
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 from transformers import (
     AutoConfig,
@@ -25,8 +25,8 @@ from gpt_opt.config.constraints import constraint_problems
 from gpt_opt.errors import ConfigError
 from gpt_opt.training.models.build import build_model, build_tokenizer, without_dropout
 from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
-from gpt_opt.training.stages import build
-from tests.training.test_training import DPO, config, finish, folder
+from gpt_opt.training.stages import build, train
+from tests.training.test_training import DPO, config, equal, final_weights, finish, folder, hooks, rows
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
@@ -363,3 +363,30 @@ def test_a_tokenizer_that_is_too_large_is_named_by_the_key_that_there_is(tmp_pat
     says = r"model\.tokenizer_name_or_path: must fit the model, which knows 200 tokens, but 'bytes' has 258"
     with pytest.raises(ConfigError, match=says):
         build(config([*hf, "model.tokenizer_name_or_path=bytes", f"model.name_or_path={short}"]))
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "mixtral"])
+def test_a_family_that_is_saved_under_other_names_resumes_and_is_an_archive(
+    tmp_path: Path, small: list[str], family: str
+) -> None:
+    shape = {"vocab_size": 258, "hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 64}
+    heads = {"num_hidden_layers": 1, "num_attention_heads": 2}
+    more = {"num_key_value_heads": 2, "num_local_experts": 2} if family == "mixtral" else {}
+    torch.manual_seed(0)
+    made = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **shape, **heads, **more))
+    made.save_pretrained(tmp_path / "start")
+    given = [item for item in small if not item.startswith("model.")]
+    given += ["model=hf", f"model.name_or_path={tmp_path / 'start'}", "model.tokenizer_name_or_path=bytes", *DPO]
+    given += ["optimizer.optimizer_params.lr=1e-2"]
+    whole, broken, other = (folder(tmp_path / name) for name in ("whole", "broken", "other"))
+    finish(given, whole)
+    assert train(config(given), broken, hooks(stop_at=6)) is None
+    cut = broken.checkpoints / "checkpoint-6"
+    finish([*given, f"training.finetuning.resume_from_checkpoint={cut}"], other)
+    finish(given, broken)
+    assert rows(broken) == rows(whole)
+    assert equal(final_weights(broken), final_weights(whole))
+    assert equal(final_weights(other), final_weights(whole))
+    policy = build(config([*given, f"model.archive={whole.checkpoints / 'checkpoint-12'}"])).policy
+    policy.save_pretrained(tmp_path / "again")
+    assert equal(load_file(tmp_path / "again" / "model.safetensors"), final_weights(whole))

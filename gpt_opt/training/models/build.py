@@ -243,6 +243,27 @@ def _read_weights(file: Path) -> dict[str, torch.Tensor]:
     return dict(weights)
 
 
+def saved_weights(model: PreTrainedModel, folder: Path) -> dict[str, torch.Tensor]:
+    """Returns the weights of a checkpoint by the names that they have in the model.
+
+    transformers saves some families, GPT-NeoX and Mixtral among them, under the names of their first release, and does
+    not give those back to `load_state_dict`; it does so where it makes a model.
+    """
+    weights: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("model*.safetensors")):
+        weights |= load_file(file)
+    if weights.keys() <= model.state_dict().keys():
+        return weights
+    how = {"config": copy.deepcopy(model.config), "dtype": "auto", "output_loading_info": True}
+    try:
+        made, told = cast("Any", type(model)).from_pretrained(folder, **how)
+    except (OSError, ValueError, RuntimeError, KeyError):
+        return weights  # whoever asks says what does not fit
+    if told["unexpected_keys"]:
+        return weights
+    return {name: value for name, value in made.state_dict().items() if name not in told["missing_keys"]}
+
+
 def load_archive(model: PreTrainedModel, archive: str, dtype: str | None) -> None:
     """Loads the weights of `model.archive` into a model that has their shape.
 
@@ -255,7 +276,10 @@ def load_archive(model: PreTrainedModel, archive: str, dtype: str | None) -> Non
     Raises:
         ConfigError: If there are no weights, or they do not fit.
     """
-    weights = _read_weights(_archive_file(archive))
+    file = _archive_file(archive)
+    weights = _read_weights(file)
+    if file != Path(archive) and not weights.keys() <= model.state_dict().keys():
+        weights = saved_weights(model, file.parent)
     if dtype is None:
         cast_weights(model, next((item.dtype for item in weights.values() if item.is_floating_point()), None))
     try:
