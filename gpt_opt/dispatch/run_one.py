@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -311,12 +311,27 @@ def _failure(state: RunState, code: int) -> tuple[str, str]:
 
 
 def _oom_kills() -> int:
-    """Returns how many processes of this node the kernel has killed for want of memory since it booted."""
-    with suppress(OSError):
-        for line in Path("/proc/vmstat").read_text().splitlines():
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
+    """Returns how many processes like this one the kernel has killed for want of memory.
+
+    They are those of its memory cgroup, which a job has of its own on most clusters; else all of this node.
+    """
+    for file in (*_memory_events(), Path("/proc/vmstat")):
+        with suppress(OSError):
+            for line in file.read_text().splitlines():
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
     return 0
+
+
+def _memory_events() -> Iterator[Path]:
+    """Yields the files in which cgroups, of version 1 or 2, count kills."""
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if "memory" in controllers.split(","):
+                yield Path(f"/sys/fs/cgroup/memory{path}/memory.oom_control")
+            elif not controllers:
+                yield Path(f"/sys/fs/cgroup{path}/memory.events")
 
 
 def _has_ended(pid: int) -> bool:

@@ -89,7 +89,7 @@ def prepare_fsdp(accelerator: Any, plugin: Mapping[str, Any]) -> None:
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(**plugin)
     if accelerator.mixed_precision != "no":
         computed = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float16
-        policy = MixedPrecisionPolicy(computed, reduce_dtype=torch.float32, output_dtype=torch.float32)
+        policy = MixedPrecisionPolicy(computed, reduce_dtype=torch.float32)
         accelerator.state.fsdp_plugin.mixed_precision_policy = policy
 
 

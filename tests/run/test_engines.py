@@ -22,7 +22,7 @@ from gpt_opt.training.checkpoints import latest_checkpoint
 from gpt_opt.training.engines import deepspeed_settings
 from gpt_opt.training.trainer import even_batches
 from tests.conftest import Runner, small_overrides
-from tests.run.test_distributed import DPO, LONG, SAMPLES, assert_same, only_run, run, start, wait_for_step
+from tests.run.test_distributed import DPO, LONG, SAMPLES, assert_same, only_run, rows, run, start, wait_for_step
 from tests.training.test_training import config
 
 needs_deepspeed = pytest.mark.skipif(
