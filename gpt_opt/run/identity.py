@@ -19,7 +19,11 @@ NOT_IDENTITY = frozenset(
 processes: like their number, that changes nothing but the rounding.
 """
 
-_HOLDERS = frozenset(name.rpartition(".")[0] for name in NOT_IDENTITY)
+ABSENT_MEANS: Mapping[str, Any] = {}
+"""Keys that came after the first ids were given, each with the value that means "as before".
+
+A key at that value does not enter the hash, so that ids survive the upgrade that brings the key.
+"""
 
 ID_LENGTH = 12
 """Hex digits of a run id: 48 bits, a collision in 100,000 runs has a probability of 2 in 100,000."""
@@ -31,17 +35,24 @@ def is_identity(key: str) -> bool:
 
 
 def identifying(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Returns what identifies a run: a resolved config as plain containers without `NOT_IDENTITY`.
+    """Returns what identifies a run: a resolved config as plain containers.
+
+    It is without `NOT_IDENTITY`, and without the keys of `ABSENT_MEANS` that mean what their absence means.
 
     Args:
         config: The config, or a part of it.
         above: Where that part is, `training.` for example.
     """
-    return {
-        key: identifying(value, f"{above}{key}.") if f"{above}{key}" in _HOLDERS else value
-        for key, value in config.items()
-        if f"{above}{key}" not in NOT_IDENTITY
-    }
+    kept = {}
+    for key, value in config.items():
+        name = above + key
+        if name not in NOT_IDENTITY and not (name in ABSENT_MEANS and _same(value, ABSENT_MEANS[name])):
+            kept[key] = identifying(value, f"{name}.") if isinstance(value, dict) else value
+    return kept
+
+
+def _same(value: Any, other: Any) -> bool:
+    return type(value) is type(other) and bool(value == other)
 
 
 def identity_json(config: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from gpt_opt.config.schema import register
+from gpt_opt.run import identity
 from gpt_opt.run.directory import get_local_run_dir, label, plain_config, register_resolvers
 from gpt_opt.run.identity import is_identity, run_id
 from gpt_opt.run.paths import allocate_run_dir, find_run_dirs, path_part
@@ -71,6 +72,30 @@ def test_every_other_key_is_in_the_id() -> None:
 def test_the_id_is_pinned() -> None:
     # Editing a default, or what enters the id, changes this on purpose: finished runs are then trained again.
     assert run_id({"loss": {"beta": 0.1}, "seed": 0, "paths": {"output_dir": "a"}}) == "057dd3e1d914"
+
+
+GOLDEN = {
+    (): "5843db2acffc",
+    ("loss=sft",): "9807bd1647e4",
+    ("loss=kto", "loss.beta=0.1"): "668792a5a209",
+    ("loss.beta=0.3", "lora=lora", "optimizer=rmsprop"): "d21e99e79691",
+    ("data=hh", "model=pythia28"): "67140e3b8f26",
+}
+
+
+@pytest.mark.parametrize("overrides", GOLDEN, ids=",".join)
+def test_ids_survive_upgrades(overrides: tuple[str, ...]) -> None:
+    # A new key moves every id, unless ABSENT_MEANS says at which value it changes nothing.
+    given = overrides if overrides == ("loss=sft",) else ("loss.beta=0.1", *overrides)
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        assert run_id(plain_config(compose("config", overrides=list(given)))) == GOLDEN[overrides]
+
+
+def test_a_key_that_came_later_moves_no_id_while_it_means_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "ABSENT_MEANS", {"loss.new": False})
+    before = run_id({"loss": {"beta": 0.1}})
+    assert run_id({"loss": {"beta": 0.1, "new": False}}) == before
+    assert len({before, *(run_id({"loss": {"beta": 0.1, "new": value}}) for value in (True, 0, None))}) == 4
 
 
 def test_a_label_says_what_was_asked_for() -> None:
