@@ -18,7 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from gpt_opt.config.constraints import constraint_problems
-from gpt_opt.config.explain import flat_keys, missing_keys, missing_problem, nearest
+from gpt_opt.config.explain import flat_keys, missing_keys, missing_problem
+from gpt_opt.config.suggest import suggestion
 from gpt_opt.errors import ConfigError, Problem, SweepError
 from gpt_opt.plan.compose import Composed, ComposeFailure, Composer
 from gpt_opt.run.directory import without_hydra
@@ -183,11 +184,9 @@ class PointChecker:
         node, _, value = text.partition("._target_=")
         if node in plain and plain[node] is None:
             return Problem(key, f"cannot be set alone while {node} is null", f"write '{node}={{_target_: {value}}}'")
-        group = key.partition(".")[0] + "."
-        meant = nearest(key, [name for name in valid if name.startswith(group)] or valid)
-        siblings = [name for name in valid if name.rpartition(".")[0] == key.rpartition(".")[0]]
-        fix = f"did you mean {meant}?" if meant else f"valid here: {', '.join(siblings or valid)}"
-        return Problem(key, f"is not a key of this config (in {text!r})", fix)
+        return Problem(
+            key, f"is not a key of this config (in {text!r})", suggestion(key, valid, text.partition("=")[2])
+        )
 
 
 def _lost_trackers(overrides: Iterable[str]) -> Iterator[Problem]:
