@@ -26,8 +26,8 @@ def main() -> None:
     """Checks every point of the command line, then lets Hydra run them."""
     register()
     register_resolvers()
-    require_one_run(sys.argv[1:])
     check_command_line(CONFIG_DIR, sys.argv[1:])
+    require_one_run(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a report of its own and exits with 1
     with hydra_errors():
         hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")(task)()

@@ -19,7 +19,7 @@ NOT_IDENTITY = frozenset(
 processes: like their number, that changes nothing but the rounding.
 """
 
-ABSENT_MEANS: Mapping[str, Any] = {}
+ABSENT_MEANS: Mapping[str, Any] = {"user": {}}
 """Keys that came after the first ids were given, each with the value that means "as before".
 
 A key at that value does not enter the hash, so that ids survive the upgrade that brings the key.
