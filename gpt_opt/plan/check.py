@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import split_key
-from omegaconf.errors import ConfigKeyError, InterpolationResolutionError
+from omegaconf.errors import ConfigKeyError, InterpolationResolutionError, InterpolationToMissingValueError
 
 from gpt_opt.config.constraints import constraint_problems
 from gpt_opt.config.explain import flat_keys, missing_keys, missing_problem
@@ -29,7 +29,7 @@ from gpt_opt.errors import ConfigError, Problem, SweepError
 from gpt_opt.plan.added_keys import AddedKeys
 from gpt_opt.plan.compose import Composed, ComposeFailure, Composer
 from gpt_opt.plan.compose_hydra import search_path
-from gpt_opt.plan.yaml_errors import YamlErrors, first_lines, interpolation_words
+from gpt_opt.plan.yaml_errors import YamlErrors, first_lines, full_key, interpolation_words
 from gpt_opt.run.directory import without_hydra
 from gpt_opt.sweep.overrides import to_override
 
@@ -107,7 +107,7 @@ class PointChecker:
             return problem
         names = self._names(overrides)
         where = self._yaml.files.at(split_key(problem.where), names)
-        own = [file for name in names if name.startswith(f"{problem.where}/") and (file := self._yaml.files.get(name))]
+        own = [file for file in self._yaml.files.behind(names) if file.name.startswith(f"{problem.where}/")]
         if where is None and own:
             where = f"{shown(own[0].path)} {problem.where}"
         return replace(problem, where=where) if where else problem
@@ -159,7 +159,9 @@ class PointChecker:
             elif self._is_group(text):
                 groups.append(text)
         if not blamed:
-            return self._missing(overrides) or [self._unresolved(overrides, error)]
+            missing = self._missing(overrides)
+            follows = isinstance(error, InterpolationToMissingValueError) or "Missing mandatory value" in str(error)
+            return missing if missing and follows else [self._unresolved(overrides, error), *missing]
         files = [text for text in blamed if self._exists(text)]
         if files:
             return list(dict.fromkeys(problem for text in files for problem in blamed[text]))
@@ -258,7 +260,8 @@ class PointChecker:
         if not _parses(text):
             return [Problem(text, f"is not a Hydra override: {first_lines(error)}", _quoted(text))]
         if isinstance(error.__cause__, ConfigKeyError) or "Could not override" in str(error):
-            return [self._unknown(text, key, groups)]
+            inside = full_key(error.__cause__ or error)  # loss={betta: 1}
+            return [self._unknown(text, inside if inside.startswith(f"{key}.") else key, groups)]
         if "Could not append" in str(error):
             return [Problem(key, "has a value already, so none can be added", f"write {text.lstrip('+')}")]
         if text.startswith("~"):
@@ -366,6 +369,24 @@ def check_command_line(config_dir: Path, arguments: Sequence[str]) -> None:
         problems = [Problem(" ".join(asked.overrides), "must give at least one point, but gives none")]
     if problems:
         raise ConfigError(problems, ", nothing was started")
+
+
+def composition_problems(config_dir: Path, arguments: Sequence[str]) -> list[Problem]:
+    """Returns why Hydra cannot compose what a command line asks for that `check_command_line` leaves to it.
+
+    Args:
+        config_dir: The folder hydra_conf.
+        arguments: The command line after the program's name.
+    """
+    asked = get_args_parser().parse_args(list(arguments))
+    further = Path(asked.config_dir) if asked.config_dir else None
+    folder = config_dir if asked.config_path is None else Path(asked.config_path)
+    checker, findings = PointChecker(folder, asked.config_name or "config", further), Findings()
+    points = checker.points(asked.overrides, asked.multirun)
+    for index, result in enumerate(checker.composer.compose_many(points)):
+        if isinstance(result, ComposeFailure):
+            findings.add(checker.problems(result), index)
+    return findings.report(len(points))
 
 
 def _unknown_flags(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
