@@ -328,6 +328,8 @@ def test_an_interrupted_run_with_other_weights_is_refused_and_trains_anew_when_t
     assert refused.returncode == 2
     assert "model.archive: must be what checkpoint-12 was trained with, " in refused.stderr
     assert "restore it, or train from the start: rerun=true" in refused.stderr
+    assert main(["plan", str(sweep), *arguments]) == 0
+    assert f"1 started: {weights} has changed since" in capsys.readouterr().out  # failed now, with step 0
     write_state(paths, replace(read_state(paths), state=State.INTERRUPTED))
     again = run_hydra([*arguments, "rerun=true"])
     assert again.returncode == 0, again.stdout + again.stderr

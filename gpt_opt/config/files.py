@@ -29,21 +29,23 @@ _NO_FILES = {"model.archive": EMBEDDED, "model.tokenizer_name_or_path": BYTES}
 _LIKE_PATHS = ("/", "./", "../", "~")
 
 
-def file_values(config: Config, patterns: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Yields the dotted key and the value of every key of `patterns` that a config gives, but for words of ours."""
-    for pattern in patterns:
-        for key, value in _values(config, pattern.split("."), ""):
-            if isinstance(value, str) and value not in ("???", _NO_FILES.get(key)):
-                yield key, value
+def file_values(config: Config, keys: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Yields the dotted key and the value of every one of `keys` that a config gives, but for words of ours."""
+    for key in keys:
+        before, _, after = key.partition(".*.")
+        found = _at(config, before)
+        if after and isinstance(found, dict):
+            yield from file_values(config, tuple(f"{before}.{name}.{after}" for name in found))
+        elif isinstance(found, str) and found not in ("", "???", _NO_FILES.get(key)):
+            yield key, found
 
 
-def _values(node: Any, parts: list[str], above: str) -> Iterator[tuple[str, Any]]:
-    if not parts:
-        yield above[:-1], node
-    elif isinstance(node, Mapping):
-        for name in [parts[0]] if parts[0] != "*" else list(node):
-            if name in node:
-                yield from _values(node[name], parts[1:], f"{above}{name}.")
+def _at(node: Any, key: str) -> Any:
+    for part in key.split("."):
+        if not isinstance(node, dict):  # of plain containers; asking for a Mapping takes far longer
+            return None
+        node = node.get(part)
+    return node
 
 
 Memo = dict[tuple[str, str], str]

@@ -159,11 +159,12 @@ def _write(entry: Path, digest: str) -> None:
 
 
 def _targets(node: Any) -> Iterator[str]:
-    if isinstance(node, Mapping):
+    if isinstance(node, dict):
         for key, value in node.items():
-            if key == "_target_" and isinstance(value, str) and not value.startswith("gpt_opt."):
-                yield value
-            elif isinstance(value, Mapping | list):
+            if isinstance(value, str):
+                if key == "_target_" and not value.startswith("gpt_opt."):
+                    yield value
+            elif isinstance(value, dict | list):
                 yield from _targets(value)
     elif isinstance(node, list):
         for item in node:

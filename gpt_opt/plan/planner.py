@@ -166,7 +166,8 @@ class _Draft:
         folder, exists = self._finder.find(config, name, composed.overrides)
         paths = RunPaths(Path(folder))
         status, step = status_of(paths) if exists else (Status.NEW, 0)
-        changed = changed_since(recorded_inputs(paths), inputs_of(config, self._inputs)) if step else ""
+        begun = status is not Status.NEW
+        changed = changed_since(recorded_inputs(paths), inputs_of(config, self._inputs)) if begun else ""
         self.runs.append(Run(len(self.runs), point, name, folder, composed.overrides, status, step, changed))
         if status in (Status.NEW, Status.RESUME, Status.FAILED):
             steps = config["training"]["training_params"]["max_steps"]

@@ -75,6 +75,7 @@ def test_every_spelling_of_a_file_is_its_real_path(home: Path, key: str, name: s
         ("model.tokenizer_name_or_path", "bytes"),
         ("model.archive", "embedded"),
         ("model.archive", "???"),
+        ("training.finetuning.resume_from_checkpoint", ""),
         ("loss.ref_model_id", "gpt2"),
         ("data.dataset.path", "Anthropic/hh-rlhf"),
         ("data.dataset.path", "a\0b.jsonl"),
