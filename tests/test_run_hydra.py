@@ -280,7 +280,11 @@ def test_a_rerun_that_was_cut_short_trains_from_the_start(tmp_path: Path, small:
 
 
 def test_inputs_that_changed_since_are_told_by_a_start_and_by_a_plan(
-    tmp_path: Path, small: list[str], run_hydra: Runner, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    small: list[str],
+    run_hydra: Runner,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     arguments = [*small, "loss.beta=0.1"]
     assert run_hydra(arguments).returncode == 0
@@ -301,6 +305,10 @@ def test_inputs_that_changed_since_are_told_by_a_start_and_by_a_plan(
             output = capsys.readouterr().out
             assert shown in output
             assert words + (": rerun=true trains again" if shown != "{" else '"') in output
+        caplog.clear()
+        assert main(["submit", str(sweep), *small, "--backend", "local", "--dry-run"]) == 0
+        assert f"1 done: {words}: rerun=true trains again" in caplog.text
+        capsys.readouterr()
 
 
 def test_an_interrupted_run_with_other_weights_is_refused_and_trains_anew_when_told_to(

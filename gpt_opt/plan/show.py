@@ -112,7 +112,7 @@ def as_text(plan: Plan) -> str:
         pairs = [f"{point} = {first}" for point, first in list(plan.collapsed.items())[:5]]
         more = ", ..." if len(plan.collapsed) > 5 else ""
         lines.append(f"{len(plan.collapsed)} points have the config of an earlier point ({', '.join(pairs)}{more})")
-    lines += _changes(plan.runs)
+    lines += changes(plan.runs)
     if plan.gone:
         lines.append(f"{len(plan.gone)} runs of earlier submissions are no longer in the grid:")
         lines += [f"  {folder}" for folder in list(plan.gone.values())[:5]]
@@ -120,7 +120,7 @@ def as_text(plan: Plan) -> str:
     return "\n".join([*lines, _price(plan.price, work)])
 
 
-def _changes(runs: Sequence[Run]) -> list[str]:
+def changes(runs: Sequence[Run]) -> list[str]:
     """Returns a line for each set of inputs that have changed since runs were made with them."""
     found = Counter((run.status is Status.DONE, run.changed) for run in runs if run.changed)
     return [

@@ -33,8 +33,10 @@ from gpt_opt.training.checkpoints import (
     OPTIMIZER_FILE,
     PROGRESS_FILE,
     SCHEDULER_FILE,
+    WEIGHTS,
     checkpoint_path,
     commit_checkpoint,
+    damaged_files,
     record_sizes,
     remove_beyond,
     sync_tree,
@@ -453,8 +455,10 @@ class BaseTrainer(Trainer):
     def _restore_best(self, best: Best, state: dict[str, Any]) -> None:
         best.load(state)
         kept = checkpoint_path(self.task.folder.checkpoints, best.step)
-        if best.keeps and kept is not None and not kept.is_dir():
-            log.warning("%s, the best so far, is gone: the best of the evaluations to come is kept instead", kept)
+        if best.keeps and kept is not None and (not kept.is_dir() or any(damaged_files(kept, *WEIGHTS))):
+            log.warning(
+                "%s, the best so far, is gone or damaged: the best of the evaluations to come is kept instead", kept
+            )
             best.forget()
 
 
