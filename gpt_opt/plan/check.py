@@ -23,6 +23,7 @@ from omegaconf.errors import ConfigKeyError, InterpolationResolutionError, Inter
 
 from gpt_opt.config.constraints import constraint_problems
 from gpt_opt.config.explain import flat_keys, missing_keys, missing_problem
+from gpt_opt.config.files import Memo, with_real_paths
 from gpt_opt.config.suggest import suggestion
 from gpt_opt.config.yaml_files import shown
 from gpt_opt.errors import ConfigError, Problem, SweepError
@@ -84,6 +85,16 @@ class PointChecker:
     def flag_problem(self, flag: str, value: str | None) -> Problem:
         """Returns the problem of a flag that run_hydra.py does not have: settings are written without dashes."""
         return Problem(flag, "is no flag: settings are written KEY=VALUE", suggestion(flag, self._valid([]), value))
+
+    def compose_many(self, points: Iterable[Sequence[str]]) -> Iterator[Composed | ComposeFailure]:
+        """Composes points as `composer` does, with the real paths of the files that they name."""
+        memo: Memo = {}
+        for result in self.composer.compose_many(points):
+            if isinstance(result, ComposeFailure):
+                yield result
+                continue
+            config = with_real_paths(result.config, memo)
+            yield result if config is result.config else replace(result, config=config)
 
     def problems(self, result: Composed | ComposeFailure) -> list[Problem]:
         """Returns the problems of one point."""
@@ -173,7 +184,7 @@ class PointChecker:
         ]
 
     def _rest(self, overrides: tuple[str, ...]) -> list[Problem]:
-        result = next(self.composer.compose_many([overrides]))
+        result = next(self.compose_many([overrides]))
         return self.problems(result) if isinstance(result, Composed) else []
 
     def _missing(self, overrides: tuple[str, ...]) -> list[Problem]:
@@ -362,7 +373,7 @@ def check_command_line(config_dir: Path, arguments: Sequence[str]) -> None:
     further = Path(asked.config_dir) if asked.config_dir else None
     checker, findings = PointChecker(config_dir, further=further), Findings()
     points = checker.points(asked.overrides, asked.multirun)
-    for index, result in enumerate(checker.composer.compose_many(points)):
+    for index, result in enumerate(checker.compose_many(points)):
         findings.add(checker.problems(result), index)
     problems = findings.report(len(points))
     if not points:

@@ -41,9 +41,9 @@ EXPERIMENTS = [
     ("loss: {beta: '${foo:1}'}", "2 loss.beta: names a resolver that does not exist: ${foo:}", "${oc.env:NAME}"),
     ("loss:\n  beta: ${seed", "3: '${seed' is no interpolation", "write ${a.key}"),
     (
-        "exp_name: ${oc.env:NOWHERE_SET}",
-        "2 exp_name: needs the environment variable NOWHERE_SET",
-        "export NOWHERE_SET=",
+        "exp_name: ${oc.env:NOT_SET}\nloss: {beta: 1}",
+        "2 exp_name: needs the environment variable NOT_SET",
+        "export NOT",
     ),
     ("exp_name: ${exp_name}\nloss: {beta: 1}", "2 exp_name: Recursive interpolation", ""),
     ("loss:\n\tbeta: 0.1", "3: is indented with a tab", "indent with blanks"),
