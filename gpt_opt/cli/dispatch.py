@@ -35,7 +35,7 @@ def add_verbs(verbs: Any) -> None:
     drive.add_argument("--slots", type=int, metavar="N", help="runs at a time where there is no Slurm allocation")
     execute = _verb(verbs, "exec", _exec, "execute runs of a sweep in this slot; the lines of a task file do this")
     execute.add_argument("sweep", help="the sweep directory")
-    execute.add_argument("runs", nargs="+", metavar="RUN", help="run ids or indices")
+    execute.add_argument("runs", nargs="*", metavar="RUN", help="run ids or indices; none: only check this node")
     status = _verb(verbs, "status", _status, "say how the runs of a sweep are doing")
     status.add_argument("sweep", nargs="?", help=f"{_SWEEP}; by default the last one submitted")
     status.add_argument("--watch", action="store_true", help="keep it up to date until nothing runs any more")
@@ -176,13 +176,17 @@ def _drive(options: argparse.Namespace) -> None:
 
 
 def _exec(options: argparse.Namespace) -> None:
+    from gpt_opt.dispatch.check_in import check_in
     from gpt_opt.dispatch.run_one import Slot
     from gpt_opt.dispatch.sweepdir import find
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     sweep = find(options.sweep, SWEEPS)
     runs = [sweep.run(name) for name in options.runs]
-    if not Slot(sweep, os.environ).execute(runs):
+    check_in(sweep)
+    if not runs:
+        print("ready")
+    elif not Slot(sweep, os.environ).execute(runs):
         raise RunFailed("not every run is COMPLETED")
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 from gpt_opt.dispatch import slurm
-from gpt_opt.dispatch.disbatch import program, require_plain_paths, task_text
+from gpt_opt.dispatch.disbatch import task_text
 from gpt_opt.dispatch.drive import is_driven, local_slots
 from gpt_opt.dispatch.gpus import visible
+from gpt_opt.dispatch.plain import make_links, plain, program
 from gpt_opt.dispatch.resources import from_record
 from gpt_opt.dispatch.scripts import groups, sbatch_text
 from gpt_opt.dispatch.submitit_jobs import SlotJob, executor, text
@@ -59,11 +62,12 @@ class DisBatch:
 
     def script(self, sweep: Sweep, submission: Submission) -> str:
         """Returns the batch script."""
-        require_plain_paths(sweep)
-        return sbatch_text(sweep, from_record(submission.resources), submission.slots or 1, submission.root)
+        programs, slots = str(Path(program("gptopt")).parent), submission.slots or 1
+        return sbatch_text(sweep, from_record(submission.resources), slots, submission.root, programs)
 
     def start(self, sweep: Sweep, submission: Submission, runs: Sequence[SweepRun], record: Record) -> None:
         """Submits the one job."""
+        make_links(sweep)
         record([Job(slurm.sbatch(self.script(sweep, submission), submission.cwd), now())])
 
 
@@ -77,11 +81,11 @@ class Local:
 
     def script(self, sweep: Sweep, submission: Submission) -> str:
         """Returns the command line."""
-        require_plain_paths(sweep)
-        return f"gptopt drive {sweep.root} --slots {submission.slots}\n"
+        return f"gptopt drive {shlex.quote(str(sweep.root))} --slots {submission.slots}\n"
 
     def start(self, sweep: Sweep, submission: Submission, runs: Sequence[SweepRun], record: Record) -> None:
         """Starts the driver and waits until it has claimed the sweep."""
+        make_links(sweep)
         command = [program("gptopt"), "drive", str(sweep.root), "--slots", str(submission.slots)]
         with (sweep.logs / "driver-local.out").open("ab") as output:
             process = subprocess.Popen(
@@ -119,6 +123,7 @@ class Submitit:
         Raises:
             GptOptError: If Slurm takes no more; what it took is recorded, and a later call submits the rest.
         """
+        make_links(sweep)
         waiting = groups([run.index for run in runs], from_record(submission.resources).runs_per_gpu or 1)
         size, total = slurm.max_array_size(), len(waiting)
         options = slurm.options_of(self.script(sweep, submission))
@@ -173,7 +178,7 @@ def living_jobs(sweep: Sweep) -> list[Job]:
         known = slurm.states([job.id for job in submission.jobs])
         jobs += [job for job in submission.jobs if job.id in known and known[job.id][-1].alive and job not in jobs]
         recorded = {job.id.partition("_")[0] for job in submission.jobs}
-        found = slurm.jobs_with_comment(str(sweep.root))
+        found = slurm.jobs_with_comment(str(plain(sweep).root))
         jobs += [Job(name, now()) for name in found if name.partition("_")[0] not in recorded]
     return jobs
 

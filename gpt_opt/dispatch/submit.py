@@ -12,6 +12,7 @@ from typing import Any
 from gpt_opt.dispatch import slurm
 from gpt_opt.dispatch.backends import BACKENDS, living_jobs, tasks_of
 from gpt_opt.dispatch.drive import Due, due
+from gpt_opt.dispatch.plain import require_links
 from gpt_opt.dispatch.resources import as_record, from_record, merged
 from gpt_opt.dispatch.scripts import check_backend
 from gpt_opt.dispatch.settle import settle
@@ -80,6 +81,7 @@ def _resources(planner: Planner, plan: Plan, request: Request) -> Resources:
     said = [planner.config(plan.runs[0].overrides).get("resources", {})] if plan.runs else [{}]
     resources = merged(plan.grid.resources, said[0], request.flags)
     check_backend(resources, request.backend, request.slots)
+    require_links(request.sweeps / plan.grid.name)
     return resources
 
 
