@@ -5,12 +5,14 @@ disBatch waits for ever when the step that should start its part on a node fails
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from gpt_opt.dispatch.gpus import node_name
 from gpt_opt.dispatch.sweepdir import Sweep
 from gpt_opt.errors import GptOptError
 from gpt_opt.run.owner import lives
@@ -74,8 +76,10 @@ class CheckIns:
         """
         launchers, now = set(_arguments_of_children(self._context())), time.monotonic()
         late = now - self._began > CHECK_IN_S
-        found = {}
-        for log in sorted(self._folder.glob(f"d_*{_WRAP}")):
+        logs, found = sorted(self._folder.glob(f"d_*{_WRAP}")), {}
+        if not logs and (over or late):
+            found[node_name(os.environ)] = _words(self._folder / "output") or "disBatch ended before it came to nodes"
+        for log in logs:
             node = log.name.removesuffix(_WRAP).split("_", 2)[2]
             if self._is_ready(node) or (node in launchers and not late):
                 self._missing_since.pop(node, None)

@@ -67,6 +67,9 @@ class Round:
         environment = {**os.environ, "SLURM_EXPORT_ENV": "ALL", SESSION: session, DRIVER: str(driver)}
         if environment.get("SLURM_GPUS_PER_TASK") == "0":
             del environment["SLURM_GPUS_PER_TASK"]  # srun would hide the GPUs of the allocation from every slot
+        if len(memory := [name for name in environment if name.startswith("SLURM_MEM_PER_")]) > 1:
+            for name in memory:  # one is of an allocation around the job, and srun takes no two: it has the job's then
+                del environment[name]
         if not in_job:
             command += ["--ssh-node", f"localhost:{slots or 1}", "--use-address", "localhost:0"]
         self._check_ins = CheckIns(folder, text.count("\n"))

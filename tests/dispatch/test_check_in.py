@@ -44,10 +44,13 @@ def test_a_slot_that_is_silent_is_waited_for_so_long(tmp_path: Path, monkeypatch
     assert "nothing was heard of it within 3 s" in refused(one_run(tmp_path, tmp_path))
 
 
-def test_a_python_that_does_not_start_is_told_in_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("part", ["--engine", "--context"])
+def test_what_does_not_start_is_told_in_its_own_words(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (alien := tmp_path / "alien").write_bytes(b"\x7fELF of another machine")
     alien.chmod(0o700)
-    start = f"import os, sys\n'--engine' in sys.orig_argv and os.execl('/bin/bash', 'bash', '-c', '{alien}')"
+    start = f"import os, sys\n'{part}' in sys.orig_argv and os.execl('/bin/bash', 'bash', '-c', '{alien}')"
     (tmp_path / "sitecustomize.py").write_text(start)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert f"{alien}: cannot execute binary file: Exec format error" in refused(one_run(tmp_path, tmp_path))
