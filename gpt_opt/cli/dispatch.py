@@ -162,7 +162,7 @@ def _drive(options: argparse.Namespace) -> None:
     if options.slots is not None and options.slots < 1:
         options.parser.error(f"--slots must be at least 1, but is {options.slots}")
     in_job = slurm.job_id() is not None
-    if options.target.endswith(".json"):
+    if options.target.endswith(".json") or Path(options.target).is_file():
         options.file = Path(options.target)
         request = _request(options, "disbatch" if in_job else "local", options.slots)
         sweep = sweep_of_this_job(SWEEPS, options.file) or prepare(request)

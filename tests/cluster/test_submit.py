@@ -137,7 +137,7 @@ def test_the_script_finds_the_repository_by_what_slurm_knows_of_the_job(bench: B
 def test_the_script_fails_clearly(bench: Bench) -> None:
     told = bench.call(str(SCRIPT), "absent.json", expect=2)
     assert "absent.json" in told
-    assert "usage: " in bench.call(str(SCRIPT), "-n", "2", expect=2)
+    assert "but nothing does; the form is" in bench.call(str(SCRIPT), "-n", "2", expect=2)
     bench.write([70], steps=40)
     told = bench.call("sbatch", "--wait", "-o", "job.out", str(SCRIPT), "-n", "1", "sweep.json", expect=2)
     assert "go before submit.sh" in (bench.folder / "job.out").read_text()
