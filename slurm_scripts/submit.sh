@@ -107,7 +107,8 @@ if ! command -v gptopt >/dev/null; then
 fi
 
 if [ -z "${SLURM_JOB_ID:-}" ] && command -v sbatch >/dev/null; then
-  gptopt plan "$file" "$@" >/dev/null # what is wrong with the sweep is told before a job waits for it
+  # What is wrong with the sweep, or with Slurm, is told before a job waits for it.
+  gptopt submit "$file" "$@" --backend disbatch --dry-run >/dev/null
   exec sbatch "${options[@]}" "$GPTOPT_ROOT/slurm_scripts/submit.sh" "$file" "$@"
 fi
 

@@ -118,6 +118,10 @@ def _submit(options: argparse.Namespace) -> None:
         message = f"is {backend}, which needs Slurm, but sbatch is not on the path"
         raise ConfigError([Problem("--backend", message, "use --backend local, or see gptopt doctor")])
     request = _request(options, backend, options.slots)
+    if backend != "local" and (reason := slurm.problem()) is not None:
+        message = f"is {backend}, but Slurm, which is installed, does not work here: {reason}"
+        fix = f"mend that, or run the sweep on this machine: gptopt submit {options.file} --backend local"
+        raise ConfigError([Problem("--backend", message, fix)], ", nothing was submitted")
     if options.dry_run:
         print(preview(request), end="")
         return

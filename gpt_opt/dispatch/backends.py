@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import shlex
@@ -26,6 +27,8 @@ from gpt_opt.run.claim import read_claim
 from gpt_opt.run.files import now
 from gpt_opt.run.paths import RunPaths
 from gpt_opt.sweep.model import Resources
+
+log = logging.getLogger(__name__)
 
 MOST_SLOTS = 8
 """Slots asked for where the user does not say how many."""
@@ -161,10 +164,15 @@ class _Refused(GptOptError):
     """Slurm did not take an array."""
 
 
-def living_jobs(sweep: Sweep) -> list[Job]:
+def living_jobs(sweep: Sweep, backend: str | None = None) -> list[Job]:
     """Returns the jobs of a sweep that wait or work, whatever backend made them.
 
     Those whose record was lost between sbatch and the disk are found by their comment.
+
+    Args:
+        sweep: The sweep directory.
+        backend: What it shall run on now, if not what submission.json says. A local driver need not wait for a Slurm
+            that does not answer: should a job of before be at work all the same, its runs are held by it.
 
     Raises:
         SlurmError: If it may have jobs in Slurm, and Slurm does not answer.
@@ -174,12 +182,18 @@ def living_jobs(sweep: Sweep) -> list[Job]:
     jobs = []
     if claim is not None and claim.slurm is None and not claim.is_over():
         jobs.append(Job(f"local-{claim.owner.pid}", now()))
-    if submission.backend != "local" or any(not job.id.startswith("local") for job in submission.jobs):
+    if submission.backend == "local" and all(job.id.startswith("local") for job in submission.jobs):
+        return jobs
+    try:
         known = slurm.states([job.id for job in submission.jobs])
         jobs += [job for job in submission.jobs if job.id in known and known[job.id][-1].alive and job not in jobs]
         recorded = {job.id.partition("_")[0] for job in submission.jobs}
         found = slurm.jobs_with_comment(str(plain(sweep).root))
         jobs += [Job(name, now()) for name in found if name.partition("_")[0] not in recorded]
+    except slurm.SlurmError as error:
+        if (backend or submission.backend) != "local":
+            raise
+        log.warning("%s: what its Slurm jobs do is not known: %s", sweep.label, error)
     return jobs
 
 

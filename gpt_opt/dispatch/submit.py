@@ -189,7 +189,7 @@ def _before_requeue(parent: Path, runs: Sequence[SweepRun]) -> Sweep | None:
 def _renew(sweep: Sweep, submission: Submission) -> None:
     """Gives a sweep the resources of a new request, unless a job works on it that was given others."""
     former = sweep.submission()
-    if not living_jobs(sweep):
+    if not living_jobs(sweep, submission.backend):
         kept = replace(submission, created=former.created, jobs=former.jobs)
         write_text(sweep.submission_file, to_json(asdict(kept)))
         return
