@@ -79,3 +79,15 @@ def test_nodes_that_give_no_slot_are_named_and_no_run_is_counted_for_them(bench:
     told = bench.gptopt("status", "sweep", expect=None)
     assert "3 PENDING" in told
     assert "node n1 gave no slot: srun: error: Unable to create step for job: refused on purpose" in told
+
+
+def test_a_step_that_is_killed_is_not_waited_for(bench: Bench) -> None:
+    """disBatch would wait for ever: it does not look at how its parts ended."""
+    bench.write([70], pause_s=0.02)
+    bench.submit("--slots", "1")
+    bench.wait_for_step(0)
+    bench.call("scancel", "--signal=KILL", f"{bench.jobs()[0]}.0")
+    bench.wait_until_done()
+    bench.wait_until_idle()
+    bench.verify()
+    assert [item.cause for item in bench.history(0).attempts] == ["slot_lost", "completed"]
