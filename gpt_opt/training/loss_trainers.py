@@ -79,8 +79,8 @@ class PreferenceTrainer(ReferenceTrainer):
                 "loss": found.losses,
                 "rewards/chosen": found.rewards_chosen,
                 "rewards/rejected": found.rewards_rejected,
-                "rewards/accuracies": (found.rewards_chosen > found.rewards_rejected).float(),
-                "rewards/margins": found.rewards_chosen - found.rewards_rejected,
+                "rewards/accuracies": found.correct.float(),
+                "rewards/margins": found.margins,
                 "logps/chosen": chosen,
                 "logps/rejected": rejected,
             }

@@ -169,7 +169,8 @@ def test_adapters_may_have_another_reference(tmp_path: Path, small: list[str]) -
     finish([*small, *DPO, "training.training_params.max_steps=2"], place)
     other = place.checkpoints / "checkpoint-2"
     found = build(config([*small, *LORA, f"loss.ref_model_id={other}"])).reference
-    assert found is not None and found.model is not None
+    assert found is not None
+    assert found.model is not None
     assert torch.equal(found.model.get_input_embeddings().weight, load_file(other / "model.safetensors")[EMBEDDING])
 
 
