@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -156,7 +156,7 @@ def build(config: Config) -> Parts:
         policy=policy,
         reference=reference,
         loss=loss,
-        data=data,
+        data=replace(data, fingerprint=prepared.fingerprint),
         train=train,
         validation=validation,
         limits=limits,

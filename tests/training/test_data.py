@@ -148,6 +148,7 @@ def kept(splits: tuple[list[Any], list[Any]], limits: Limits) -> tuple[list[str]
     """The prompts and completions that are left of each split, and what was left out."""
     kind = PairData if isinstance(splits[0][0], Pair) else ExampleData
     prepared = prepare(kind(tuple(splits[0]), tuple(splits[1]), ""), byte_tokenizer(), limits)
+    assert (prepared.fingerprint == "") == (not prepared.account["dropped"])
     rows = [
         ["|".join(bytes(ids).decode() for ids in ids_of(item)) for item in part]
         for part in (prepared.train, prepared.validation)

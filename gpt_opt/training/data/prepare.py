@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, cast
 
 from gpt_opt.errors import Problem
@@ -30,11 +31,13 @@ class Prepared:
         account: What summary.json says of the data: for each split `rows`; `prompts_cut` and `answers_cut` (with an
             answer that lost its end-of-sequence), which count those that were left out for it as well; and under
             `dropped` the rows left out, by the reason.
+        fingerprint: What names the rows that are used: that of the data, unless truncation left some out.
     """
 
     train: Sequence[Tokenized]
     validation: Sequence[Tokenized]
     account: dict[str, dict[str, int]]
+    fingerprint: str
 
 
 def prepare(data: Data, tokenizer: Any, limits: Limits) -> Prepared:
@@ -49,7 +52,7 @@ def prepare(data: Data, tokenizer: Any, limits: Limits) -> Prepared:
     splits: list[Sequence[Tokenized]] = []
     account: dict[str, dict[str, int]] = {}
     dropped, truncated = Counter(data.dropped), Counter[str]()
-    indistinct = Indistinct(tokenizer, limits)
+    indistinct, omitted = Indistinct(tokenizer, limits), list[list[int]]()
     for name, given in (("train", data.train), ("validation", data.validation)):
         records = cast("Sequence[Pair] | Sequence[Example]", [item for item in given if _usable(item, tokenizer)])
         if left := len(given) - len(records):
@@ -58,12 +61,14 @@ def prepare(data: Data, tokenizer: Any, limits: Limits) -> Prepared:
         items = tokenize_once(records, tokenizer, limits, counts)
         reasons = indistinct.reasons(records, items)
         truncated.update(reasons.values())
+        omitted.append(sorted(reasons))
         splits.append([item for index, item in enumerate(items) if index not in reasons] if reasons else items)
         account[name] = {"rows": len(splits[-1]), **counts}
     require(_too_short(data, account, truncated, limits))
     account["dropped"] = dict(dropped + truncated)
     _tell(account, truncated, limits)
-    return Prepared(splits[0], splits[1], account)
+    fingerprint = sha256(f"{data.fingerprint}{omitted}".encode()).hexdigest() if truncated else data.fingerprint
+    return Prepared(splits[0], splits[1], account, fingerprint)
 
 
 def _usable(record: Pair | Example, tokenizer: Any) -> bool:
