@@ -109,6 +109,9 @@ def as_text(plan: Plan) -> str:
         pairs = [f"{point} = {first}" for point, first in list(plan.collapsed.items())[:5]]
         more = ", ..." if len(plan.collapsed) > 5 else ""
         lines.append(f"{len(plan.collapsed)} points have the config of an earlier point ({', '.join(pairs)}{more})")
+    if plan.uncounted:
+        keys = ", ".join(plan.uncounted)
+        lines.append(f"points that differ in {keys} alone are one run, since that changes no result: the first counts")
     if plan.gone:
         lines.append(f"{len(plan.gone)} runs of earlier submissions are no longer in the grid:")
         lines += [f"  {folder}" for folder in list(plan.gone.values())[:5]]

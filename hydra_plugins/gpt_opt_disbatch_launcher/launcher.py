@@ -124,9 +124,6 @@ def _refused(config: DictConfig) -> Iterator[Problem]:
     if config.hydra.job.config_name != "config" or sources != {str(ROOT / "hydra_conf")}:
         message = f"must be the project's own for hydra/launcher=disbatch, but it is {', '.join(sorted(sources))}"
         yield Problem("config folder", message, "leave out --config-path, --config-dir and --config-name")
-    for key in ("dry_run", "rerun"):
-        if config.get(key):
-            yield Problem(key, "must be false for hydra/launcher=disbatch, which starts what is not done", fix)
 
 
 @contextmanager

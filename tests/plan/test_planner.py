@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -124,6 +125,74 @@ def test_points_with_one_config_are_one_run(desk: Desk) -> None:
     assert len(plan.runs) == 2
     assert plan.collapsed == {1: 0, 2: 0, 3: 0, 5: 4}
     assert "4 points have the config of an earlier point (1 = 0, 2 = 0, 3 = 0, 5 = 4)" in show.as_text(plan)
+
+
+def refusal(desk: Desk, content: Any, *extra: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        desk.plan(content, *extra)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"loss.beta": [0.1, 0.2], "resources.gpus_per_run": [1, 2]},
+        {"base": {"loss.beta": 0.1}, "zip": {"seed": [0, 1, 2], "resources.gpus_per_run": [1, 2, 2]}},
+        {"union": [{"base": {"loss.beta": 0.1}}, {"base": {"loss.beta": 0.1, "resources.gpus_per_run": 2}}]},
+        {"grid": {"loss.beta": [0.1], "seed": [0, 1], "resources": ["default", "two"]}},
+        {"base": {"loss.beta": 0.1}, "random": {"samples": 9, "params": {"resources.gpus_per_run": {"int": [1, 2]}}}},
+    ],
+    ids=["grid", "zip", "union", "group", "random"],
+)
+def test_points_that_need_different_resources_are_refused(content: Any, tmp_path: Path) -> None:
+    """One allocation serves a sweep, so that the first point's resources were used for all."""
+    folder = tmp_path / "hydra_conf"
+    shutil.copytree(CONFIG_DIR, folder)
+    option = folder / "resources" / "default.yaml"
+    option.with_name("two.yaml").write_text(option.read_text().replace("gpus_per_run: null", "gpus_per_run: 2"))
+    desk = Desk(tmp_path, Planner(folder))
+    text = refusal(desk, content)
+    assert text.startswith("1 problem")
+    assert "resources.gpus_per_run: must be the same for every point" in text
+    assert " and 2 for " in text
+    plan = desk.planner.plan(sweep_file(tmp_path, content), sweeps=tmp_path, flags={"gpus_per_run": 4})
+    assert plan.resources.gpus_per_run == 4  # a flag holds for every point
+
+
+def test_the_same_resources_said_at_two_places_are_no_difference(desk: Desk) -> None:
+    content = {
+        "base": {"loss.beta": 0.1},
+        "resources": {"gpus_per_run": 2},
+        "union": [{"seed": [0, 1]}, {"base": {"resources.gpus_per_run": 2, "seed": 2}}],  # the group says null
+    }
+    assert desk.plan(content).resources.gpus_per_run == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"fsdp": "full_shard"}, "fsdp: shards a training over processes, so gpus_per_run must be at least 2"),
+        ({"training.training_params.micro_batch_size": 16, "resources.gpus_per_run": 2}, "16 / (16 x 2) = 0.5"),
+        ({"resources.mem_gb": -1.0}, "resources.mem_gb: (memory of one run, in GB) must be a number above 0"),
+        ({"rerun": True}, "rerun: must be false in a sweep"),
+        ({"dry_run": True}, "dry_run: must be false in a sweep"),
+        ({"hydra.mode": "MULTIRUN"}, "hydra.mode: must not be in a sweep"),
+        ({"hydra/launcher": "submitit_local"}, "hydra/launcher: must not be in a sweep"),
+    ],
+)
+def test_what_would_fail_in_every_run_or_be_ignored_does_not_pass_the_plan(
+    desk: Desk, content: Any, message: str
+) -> None:
+    text = refusal(desk, {"base": {"loss.beta": 0.1, **content}, "grid": {"seed": [0, 1]}})
+    assert text.startswith("1 problem")
+    assert message in text
+
+
+def test_points_that_differ_only_in_what_changes_no_result_are_told(desk: Desk) -> None:
+    plan = desk.plan({"loss.beta": [0.1, 1e-1], "logging.logging_params.log_level": ["info", "debug"]})
+    assert len(plan.runs) == 1
+    assert plan.uncounted == ("logging.logging_params.log_level",)
+    assert "differ in logging.logging_params.log_level alone are one run" in show.as_text(plan)
 
 
 def test_order_and_logging_change_no_id_and_an_edited_default_changes_all(
