@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,12 +19,15 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from gpt_opt.config.constraints import constraint_problems
 from gpt_opt.config.explain import flat_keys, missing_keys, missing_problem, nearest
+from gpt_opt.config.lookup import NotFound, look_up, targets
 from gpt_opt.errors import ConfigError, Problem, SweepError
 from gpt_opt.plan.compose import Composed, ComposeFailure, Composer
 from gpt_opt.plan.multirun import INSTALL_OPTUNA, CommandLine
 from gpt_opt.run.directory import without_hydra
 from gpt_opt.run.ranks import this_rank
 from gpt_opt.sweep.overrides import to_override
+
+log = logging.getLogger(__name__)
 
 
 class Findings:
@@ -59,6 +63,7 @@ class PointChecker:
 
     Attributes:
         composer: What the points are composed with, so that each base is composed once.
+        elsewhere: Objects whose module is not on the path of this process, by their `_target_`.
     """
 
     def __init__(self, config_dir: Path, config_name: str = "config") -> None:
@@ -68,6 +73,8 @@ class PointChecker:
         self._known_options: dict[str, list[str]] = {}
         self._blamed: dict[tuple[str, ...], list[Problem]] = {}
         self._choices: dict[tuple[str, ...], dict[str, str]] = {}
+        self._looked_up: dict[str, NotFound | None] = {}
+        self.elsewhere: dict[str, Problem] = {}
 
     def problems(self, result: Composed | ComposeFailure, all_given: bool = True) -> list[Problem]:
         """Returns the problems of one point.
@@ -81,7 +88,25 @@ class PointChecker:
         if result.missing:
             choices = self._chosen(result.overrides) if all_given else {}
             return [missing_problem(key, self._dir, choices) for key in result.missing if all_given]
-        return [*_lost_trackers(result.overrides), *constraint_problems(result.config)]
+        own = [*_lost_trackers(result.overrides), *constraint_problems(result.config)]
+        return [*own, *self._target_problems(result.config)]
+
+    def _target_problems(self, config: Mapping[str, Any]) -> Iterator[Problem]:
+        """Yields the targets that cannot be found; those that may be where the runs start go to `elsewhere`."""
+        for key, target in targets(config):
+            if target not in self._looked_up:
+                self._looked_up[target] = look_up(target, self._dir.resolve().parent)
+            if (missing := self._looked_up[target]) is not None:
+                problem = Problem(key, missing.message, missing.fix)
+                if missing.elsewhere:
+                    self.elsewhere.setdefault(target, problem)
+                else:
+                    yield problem
+
+    def warn_of_elsewhere(self) -> None:
+        """Says which modules were not found on this machine."""
+        for problem in self.elsewhere.values():
+            log.warning("warning: %s: %s; a run looks for it where it starts", problem.where, problem.message)
 
     def command_line(self, overrides: Sequence[str]) -> CommandLine:
         """Returns the overrides of a command line as Hydra reads them."""
@@ -265,6 +290,10 @@ def check_command_line(config_dir: Path, arguments: Sequence[str]) -> None:
         findings.add(checker.problems(result, all_given), index)
         config = result.config if isinstance(result, Composed) and not result.missing else config
     problems += findings.report(len(points))
+    if multirun and not line.starts_runs_here:
+        checker.warn_of_elsewhere()
+    else:
+        problems += checker.elsewhere.values()
     if multirun and config is not None and not problems:
         problems += line.study_problems(config)
     if problems:

@@ -60,6 +60,11 @@ class CommandLine:
         return str(self.hydra.sweeper._target_) if self.hydra is not None else ""
 
     @property
+    def starts_runs_here(self) -> bool:
+        """Whether the runs of a multirun are this process itself: its launcher is Hydra's basic one."""
+        return self.hydra is None or str(self.hydra.launcher._target_).endswith(".BasicLauncher")
+
+    @property
     def is_enumerated(self) -> bool:
         """Whether the points are known before the first run: they are those of Hydra's basic sweeper."""
         return self.sweeper in ("", f"{BasicSweeper.__module__}.{BasicSweeper.__name__}")

@@ -140,6 +140,7 @@ class Planner:
         if problems := [*draft.findings.report(draft.points), *needs.problems()]:
             located = _located(problems, Path(grid.source)) if grid.source else problems
             raise ConfigError(located, ", nothing was started")
+        self._checker.warn_of_elsewhere()
         known = {run.run_id for run in draft.runs}
         gone = {name: folder for name, folder in earlier_runs(sweeps / grid.name) if name not in known}
         cost = price(draft.work, History(draft.roots), needs.common, slots)

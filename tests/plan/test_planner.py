@@ -395,3 +395,19 @@ def test_the_ordinary_grid_takes_the_fast_path(tmp_path: Path) -> None:
     assert len(plan.runs) == 2000
     assert planner._composer.fast == 2000
     assert load_grid(tmp_path / "sweep.json").name == "sweep"
+
+
+def test_targets_are_looked_up_while_planning(
+    desk: Desk, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = {"base": {"loss.beta": 0.1, "collator": {"_target_": "elsewhere_17.Short"}}, "grid": {"seed": [0, 1]}}
+    assert len(desk.plan(content).runs) == 2
+    (warning,) = caplog.messages
+    assert warning.startswith("warning: collator._target_: the module 'elsewhere_17' of 'elsewhere_17.Short' is not on")
+    monkeypatch.syspath_prepend(str(desk.folder))
+    (desk.folder / "here_17.py").write_text("class Shorter: ...\n")
+    content["base"]["collator"] = {"_target_": "here_17.Short"}
+    text = refusal(desk, content)
+    assert text.startswith("1 problem")
+    assert "collator._target_: the module here_17 has no 'Short'" in text
+    assert "did you mean here_17.Shorter?" in text
