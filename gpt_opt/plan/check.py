@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +24,7 @@ from gpt_opt.plan.compose import Composed, ComposeFailure, Composer
 from gpt_opt.plan.multirun import INSTALL_OPTUNA, CommandLine
 from gpt_opt.run.directory import without_hydra
 from gpt_opt.run.ranks import this_rank
-from gpt_opt.sweep.overrides import to_override
+from gpt_opt.sweep.overrides import shell_word, to_override
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +82,9 @@ class PointChecker:
             result: The point.
             all_given: Whether it has every key that its run will be given; otherwise a missing one is no problem.
         """
+        if foreign := [text for text in result.overrides if not _is_unicode(text)]:
+            others = next(self.composer.compose_many([[text for text in result.overrides if text not in foreign]]))
+            return [*map(_not_unicode, foreign), *self.problems(others, all_given)]
         if isinstance(result, ComposeFailure):
             return self._blame_all(result.overrides, result.error)
         if result.missing:
@@ -175,7 +177,8 @@ class PointChecker:
                 if isinstance(next(self.composer.compose_many([[*groups, text]])), ComposeFailure):
                     self._compose([*groups, text])
                 self._blamed[key] = []
-            except (HydraException, OmegaConfBaseException, AssertionError) as error:  # `+x.y=1` where x is null
+            except (HydraException, OmegaConfBaseException, AssertionError, OSError) as error:
+                # AssertionError: `+x.y=1` where x is null. OSError: a key too long for a file name, as options have.
                 self._blamed[key] = [self._explain(text, error, groups)]
         return self._blamed[key]
 
@@ -187,7 +190,10 @@ class PointChecker:
 
     def _options(self, group: str) -> list[str]:
         if group not in self._known_options:
-            self._known_options[group] = self._loader.get_group_options(group, ObjectType.CONFIG)
+            try:
+                self._known_options[group] = self._loader.get_group_options(group, ObjectType.CONFIG)
+            except OSError:  # too long for a folder's name
+                self._known_options[group] = []
         return self._known_options[group]
 
     def _explain(self, text: str, error: Exception, groups: Sequence[str]) -> Problem:
@@ -199,7 +205,11 @@ class PointChecker:
             return Problem(key, f"must be one of {', '.join(options)}, but is {text.partition('=')[2]!r}", fix)
         if not _parses(text):
             return Problem(text, f"is not a Hydra override: {_first_lines(error)}", _quoted(text))
-        if isinstance(error.__cause__, ConfigKeyError) or "Could not override" in str(error):
+        if (
+            isinstance(error, OSError)
+            or isinstance(error.__cause__, ConfigKeyError)
+            or "Could not override" in str(error)
+        ):
             return self._unknown(text, key, groups)
         return Problem(text, _first_lines(error.__cause__ or error))
 
@@ -232,7 +242,22 @@ def _quoted(text: str) -> str:
         meant = to_override(key, value)
     except SweepError:
         return "quote the value: \"key='value'\""
-    return "quote it: " + (shlex.quote(meant) if set(value) & set("'\"$`\\!") else f'"{meant}"')
+    word = shell_word(meant)
+    return "quote it: " + (word if set(value) & set("'\"$`\\!") or word.startswith("$") else f'"{meant}"')
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes that are no UTF-8 come from the command line as lone surrogates
+        return False
+    return True
+
+
+def _not_unicode(text: str) -> Problem:
+    key, sign, value = text.partition("=")
+    problem = f"must be text in UTF-8, but has other bytes{f': {value}' if sign else ''}"
+    return Problem(key, problem, "for a file or folder: rename it, or make a link to it with another name")
 
 
 def _parses(text: str) -> bool:

@@ -27,6 +27,7 @@ from gpt_opt.run.files import to_json
 from gpt_opt.run.paths import RunPaths
 from gpt_opt.run.state import RunState, State, write_state
 from gpt_opt.sweep import load_grid
+from gpt_opt.sweep.overrides import shell_word
 from tests.conftest import CONFIG_DIR, ROOT, Runner
 
 register()
@@ -318,7 +319,7 @@ def test_override_lines_survive_a_shell(desk: Desk, tmp_path: Path) -> None:
     done = subprocess.run(["bash", "-c", script], capture_output=True, cwd=tmp_path, check=True)
     assert tuple(done.stdout.decode().split("\0")[:-1]) == plan.runs[0].overrides
     assert not (tmp_path / "X").exists()
-    assert shlex.split(show.quoted("plain=1")) == ["plain=1"]
+    assert shlex.split(shell_word("plain=1")) == ["plain=1"]
 
 
 def test_the_command_speaks_text_json_and_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
