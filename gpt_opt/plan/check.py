@@ -28,6 +28,8 @@ from gpt_opt.sweep.overrides import shell_word, to_override
 
 log = logging.getLogger(__name__)
 
+UNKNOWN_KEY = "is not a key of this config"
+
 
 class Findings:
     """Problems of many points: equal ones are one line with their number and the first point that has them."""
@@ -72,6 +74,7 @@ class PointChecker:
         self._known_options: dict[str, list[str]] = {}
         self._blamed: dict[tuple[str, ...], list[Problem]] = {}
         self._choices: dict[tuple[str, ...], dict[str, str]] = {}
+        self._unknown_keys: dict[tuple[str, ...], list[Problem]] = {}
         self._looked_up: dict[str, NotFound | None] = {}
         self.elsewhere: dict[str, Problem] = {}
 
@@ -170,7 +173,9 @@ class PointChecker:
         return [missing_problem(key, self._dir, choices) for key in missing_keys(without_hydra(config))]
 
     def _blame_one(self, text: str, groups: tuple[str, ...]) -> list[Problem]:
-        key = (text, *groups)
+        key, alike = (text, *groups), (text.partition("=")[0], *groups)
+        if alike in self._unknown_keys:  # whatever its value
+            return self._unknown_keys[alike]
         if key not in self._blamed:
             try:
                 # A point that fails only while it is resolved, for want of a mandatory value, is no fault of the text.
@@ -180,6 +185,8 @@ class PointChecker:
             except (HydraException, OmegaConfBaseException, AssertionError, OSError) as error:
                 # AssertionError: `+x.y=1` where x is null. OSError: a key too long for a file name, as options have.
                 self._blamed[key] = [self._explain(text, error, groups)]
+                if self._blamed[key][0].message.startswith(UNKNOWN_KEY):
+                    self._unknown_keys[alike] = self._blamed[key]
         return self._blamed[key]
 
     def _key(self, text: str) -> str:
@@ -223,7 +230,7 @@ class PointChecker:
         meant = nearest(key, [name for name in valid if name.startswith(group)] or valid)
         siblings = [name for name in valid if name.rpartition(".")[0] == key.rpartition(".")[0]]
         fix = f"did you mean {meant}?" if meant else f"valid here: {', '.join(siblings or valid)}"
-        return Problem(key, f"is not a key of this config (in {text!r})", fix)
+        return Problem(key, UNKNOWN_KEY, fix)
 
 
 def _lost_trackers(overrides: Iterable[str]) -> Iterator[Problem]:

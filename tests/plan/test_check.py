@@ -76,6 +76,12 @@ def test_every_point_of_a_sweep_is_checked_and_equal_problems_are_counted() -> N
     assert "loss.beta: must be a finite number above 0, but is -1.0 (3 of 6 points, the first is point 3)" in text
 
 
+def test_an_unknown_key_is_told_once_whatever_its_values() -> None:
+    text = report(["-m", "loss.beta=0.1", "loss.betta=1,2,3", "seeed=a,b"])
+    assert text.startswith("2 problems")
+    assert text.count("is not a key of this config") == 2
+
+
 def test_a_sweep_without_m_says_what_to_do() -> None:
     assert "--multirun" in report(["loss.beta=0.1,0.2"])
 

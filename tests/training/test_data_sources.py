@@ -13,10 +13,10 @@ import datasets
 import pytest
 
 from gpt_opt.config.sources import DATA_SUFFIXES, data_problems
-from gpt_opt.errors import DataError
+from gpt_opt.errors import DataError, Problem
 from gpt_opt.training.data import Example, ExampleData, Pair, PairData, rows, sources
 from gpt_opt.training.data.chat import Chat
-from gpt_opt.training.data.collect import MAX_PROBLEMS, Dropped
+from gpt_opt.training.data.collect import MAX_PROBLEMS, Dropped, require
 from gpt_opt.training.data.html import plain_text
 from gpt_opt.training.data.mixture import build_mixture
 
