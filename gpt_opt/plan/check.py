@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from gpt_opt.config.constraints import constraint_problems
 from gpt_opt.config.explain import flat_keys, missing_keys, missing_problem, nearest
+from gpt_opt.config.files import Memo, with_real_paths
 from gpt_opt.config.lookup import NotFound, look_up, targets
 from gpt_opt.errors import ConfigError, Problem, SweepError
 from gpt_opt.plan.compose import Composed, ComposeFailure, Composer
@@ -77,6 +79,16 @@ class PointChecker:
         self._unknown_keys: dict[tuple[str, ...], list[Problem]] = {}
         self._looked_up: dict[str, NotFound | None] = {}
         self.elsewhere: dict[str, Problem] = {}
+
+    def compose_many(self, points: Iterable[Sequence[str]]) -> Iterator[Composed | ComposeFailure]:
+        """Composes points as `composer` does, with the real paths of the files that they name."""
+        memo: Memo = {}
+        for result in self.composer.compose_many(points):
+            if isinstance(result, ComposeFailure):
+                yield result
+                continue
+            config = with_real_paths(result.config, memo)
+            yield result if config is result.config else replace(result, config=config)
 
     def problems(self, result: Composed | ComposeFailure, all_given: bool = True) -> list[Problem]:
         """Returns the problems of one point.
@@ -160,7 +172,7 @@ class PointChecker:
         ]
 
     def _rest(self, overrides: tuple[str, ...]) -> list[Problem]:
-        result = next(self.composer.compose_many([overrides]))
+        result = next(self.compose_many([overrides]))
         return self.problems(result) if isinstance(result, Composed) else []
 
     def _missing(self, overrides: tuple[str, ...]) -> list[Problem]:
@@ -318,7 +330,7 @@ def check_command_line(config_dir: Path, arguments: Sequence[str]) -> None:
         unusable = line.problems()
         problems, all_given = [*problems, *unusable], line.knows_sampled_keys and not unusable
     config = None
-    for index, result in enumerate(checker.composer.compose_many(points)):
+    for index, result in enumerate(checker.compose_many(points)):
         findings.add(checker.problems(result, all_given), index)
         config = result.config if isinstance(result, Composed) and not result.missing else config
     problems += findings.report(len(points))

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from gpt_opt.config.files import with_real_paths
+from gpt_opt.config.inputs import Memo, changed_since, inputs_of
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.plan.check import Findings, PointChecker
 from gpt_opt.plan.compose import Composed
@@ -16,6 +18,7 @@ from gpt_opt.plan.price import History, Price, price, shape
 from gpt_opt.plan.resources import SweepResources, process_problems
 from gpt_opt.run.identity import is_identity, run_id
 from gpt_opt.run.paths import RunPaths
+from gpt_opt.run.provenance import recorded_inputs
 from gpt_opt.sweep import Grid, load_grid, points, target, to_override
 from gpt_opt.sweep.jsonfile import read_json
 from gpt_opt.sweep.model import Resources
@@ -33,6 +36,7 @@ class Run:
         overrides: Hydra override strings that give its config.
         status: What starting it would mean.
         step: Optimizer steps done.
+        changed: Which files and modules have changed since, in words; "" where none has.
     """
 
     index: int
@@ -42,6 +46,7 @@ class Run:
     overrides: tuple[str, ...]
     status: Status
     step: int
+    changed: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,6 @@ class Planner:
 
     def __init__(self, config_dir: Path) -> None:
         self._checker = PointChecker(config_dir)
-        self._composer = self._checker.composer
 
     def plan(
         self,
@@ -129,7 +133,7 @@ class Planner:
             ConfigError: If points are wrong; all problems of all points, equal ones once with a count.
         """
         draft, needs = _Draft(), SweepResources(grid.resources, flags)
-        for index, result in enumerate(self._composer.compose_many(lists)):
+        for index, result in enumerate(self._checker.compose_many(lists)):
             problems = self._checker.problems(result)
             if not problems and isinstance(result, Composed):
                 problems = [*_sweep_problems(result, bool(grid.source)), *_needs_problems(needs, index, result.config)]
@@ -149,7 +153,7 @@ class Planner:
 
     def config(self, overrides: Sequence[str]) -> dict[str, Any]:
         """Returns the resolved config of one point of a plan."""
-        return self._composer.compose(overrides).config
+        return with_real_paths(self._checker.composer.compose(overrides).config)
 
 
 def _needs_problems(needs: SweepResources, point: int, config: Mapping[str, Any]) -> list[Problem]:
@@ -199,6 +203,7 @@ class _Draft:
         self.roots: set[Path] = set()
         self._first: dict[str, tuple[int, frozenset[str]]] = {}
         self._finder = RunFinder()
+        self._inputs: Memo = {}
 
     def add(self, point: int, composed: Composed) -> None:
         """Adds a point without problems."""
@@ -210,8 +215,11 @@ class _Draft:
             self.uncounted.update(key for key in keys if not is_identity(key))
             return
         folder, exists = self._finder.find(config, name, composed.overrides)
-        status, step = status_of(RunPaths(Path(folder))) if exists else (Status.NEW, 0)
-        self.runs.append(Run(len(self.runs), point, name, folder, composed.overrides, status, step))
+        paths = RunPaths(Path(folder))
+        status, step = status_of(paths) if exists else (Status.NEW, 0)
+        begun = status is not Status.NEW
+        changed = changed_since(recorded_inputs(paths), inputs_of(config, self._inputs)) if begun else ""
+        self.runs.append(Run(len(self.runs), point, name, folder, composed.overrides, status, step, changed))
         if status in (Status.NEW, Status.RESUME, Status.FAILED):
             steps = config["training"]["training_params"]["max_steps"]
             self.work.append((shape(config), steps if steps is None else max(0, steps - step)))
