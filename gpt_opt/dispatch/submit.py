@@ -12,6 +12,7 @@ from typing import Any
 from gpt_opt.dispatch import slurm
 from gpt_opt.dispatch.backends import BACKENDS, living_jobs, tasks_of
 from gpt_opt.dispatch.drive import Due, due
+from gpt_opt.dispatch.plain import require_links
 from gpt_opt.dispatch.resources import as_record, from_record
 from gpt_opt.dispatch.scripts import check_backend
 from gpt_opt.dispatch.settle import settle
@@ -82,6 +83,7 @@ def _require_slots(plan: Plan, request: Request) -> None:
         message = "makes a new directory at every start, but a sweep has to find its runs again"
         raise ConfigError([Problem("paths", message, "leave out paths=local_run_dir")], ", nothing was submitted")
     check_backend(plan.resources, request.backend, request.slots)
+    require_links(request.sweeps / plan.grid.name)
 
 
 def _draft(request: Request, plan: Plan) -> tuple[Submission, list[SweepRun]]:
@@ -189,7 +191,7 @@ def _before_requeue(parent: Path, runs: Sequence[SweepRun]) -> Sweep | None:
 def _renew(sweep: Sweep, submission: Submission) -> None:
     """Gives a sweep the resources of a new request, unless a job works on it that was given others."""
     former = sweep.submission()
-    if not living_jobs(sweep):
+    if not living_jobs(sweep, submission.backend):
         kept = replace(submission, created=former.created, jobs=former.jobs)
         write_text(sweep.submission_file, to_json(asdict(kept)))
         return

@@ -10,7 +10,7 @@ from typing import Any
 
 from gpt_opt.config.files import with_real_paths
 from gpt_opt.config.inputs import Memo, changed_since, inputs_of
-from gpt_opt.errors import ConfigError, Problem
+from gpt_opt.errors import ConfigError, Problem, SweepError
 from gpt_opt.plan.check import Findings, PointChecker
 from gpt_opt.plan.compose import Composed
 from gpt_opt.plan.existing import RunFinder, Status, earlier_runs, status_of
@@ -110,6 +110,7 @@ class Planner:
             SweepError: If the file is wrong.
             ConfigError: If points are wrong; all problems of all points, equal ones once with a count.
         """
+        _require_sweep_first(file, extra)
         grid = load_grid(file)
         return self.plan_points(grid, override_lists(grid, extra), slots, sweeps, flags)
 
@@ -255,3 +256,22 @@ def override_lists(grid: Grid, extra: Sequence[str] = ()) -> Iterator[list[str]]
             overrides.append(text)
         overrides.extend(extra)
         yield overrides
+
+
+_NO_SWEEPS = (".sh", ".bash", ".sbatch", ".slurm", ".py", ".yaml", ".yml")
+
+
+def _require_sweep_first(file: Path, extra: Sequence[str]) -> None:
+    """Refuses another file in the place of the sweep file or of an override, as `SCRIPT.sh SWEEP.json` has it.
+
+    Raises:
+        SweepError: Shows the form.
+    """
+    words = {word: Path(word).suffix for word in (str(file), *extra) if "=" not in word or word == str(file)}
+    fix = f"the form is: {next((word for word, end in words.items() if end == '.json'), 'SWEEP.json')} [overrides]"
+    if file.suffix in _NO_SWEEPS:
+        raise SweepError([Problem(str(file), "must be a sweep file (.json), but is another", fix)])
+    strays = [word for word in extra if words.get(word) in (*_NO_SWEEPS, ".json")]
+    if strays:
+        message = "after the sweep file come overrides (key=value), but this is a file"
+        raise SweepError([Problem(word, message, fix) for word in strays])
