@@ -10,7 +10,7 @@ from typing import Any
 from gpt_opt.config.engines import engine_problems
 from gpt_opt.config.finetuning import finetuning_problems
 from gpt_opt.config.losses import has_reference, loss_problems
-from gpt_opt.config.models import ALL_LINEAR, adapter_problems, weight_problems
+from gpt_opt.config.models import ALL_LINEAR, adapter_problems, listed_problems, weight_problems
 from gpt_opt.config.sampling import sampling_problems
 from gpt_opt.config.sources import data_problems
 from gpt_opt.config.targets import target_problems
@@ -73,6 +73,10 @@ def _training(config: Config) -> Iterator[Problem]:
             f"{_TRAINING}.max_prompt_length",
             f"0 < max_prompt_length < max_length must hold, but max_prompt_length={prompt} and max_length={longest}",
         )
+    completion = params["max_completion_length"]
+    if completion is not None and completion >= longest:
+        problem = f"must be below max_length={longest}, or it truncates nothing, but is {completion}"
+        yield Problem(f"{_TRAINING}.max_completion_length", problem, "leave it null")
     lengths = {key: params[key] for key in ("max_steps", "num_epochs", "n_examples")}
     if sum(value is not None for value in lengths.values()) != 1:
         yield Problem(
@@ -93,6 +97,8 @@ def _training(config: Config) -> Iterator[Problem]:
 
 
 _LEAST = {
+    "eval_batch_size": 1,
+    "max_completion_length": 1,
     "max_steps": 1,
     "warmup_steps": 0,
     "max_grad_norm": 0,
@@ -125,11 +131,15 @@ def _architecture(config: Config) -> Iterator[Problem]:
         yield Problem("model.archive", problem)
 
 
-def _models(config: Config) -> Iterator[Problem]:
-    models, index = config["models"], config["model_index"]
-    if (models is None) != (index is None):
-        problem = f"models and model_index must be given together, but are {models} and {index}"
-        yield Problem("model_index", problem, "take them from +exp=multi_model_dpo")
+def _gpu(config: Config) -> Iterator[Problem]:
+    ids, ddp = config["gpu"]["device_ids"], config["gpu"]["use_ddp"]
+    if ids is None:
+        return
+    if not ids or min(ids) < 0 or len(set(ids)) < len(ids):
+        yield Problem("gpu.device_ids", f"must be null or different indices from 0, as [0,1], but is {ids}")
+    elif len(ids) > 1 and not ddp:
+        problem = f"must be one GPU where gpu.use_ddp=false, which makes one process, but is {ids}"
+        yield Problem("gpu.device_ids", problem, "set gpu.use_ddp=true for a process on each of them")
 
 
 def _output(config: Config) -> Iterator[Problem]:
@@ -198,7 +208,8 @@ CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     sampling_problems,
     _model,
     _architecture,
-    _models,
+    _gpu,
+    listed_problems,
     weight_problems,
     adapter_problems,
     loss_problems,

@@ -15,6 +15,72 @@ ALL_LINEAR = "all-linear"
 """Value of `lora.target_modules` for every linear module but the output, in PEFT's words."""
 
 
+LISTED = ("name", "name_or_path", "huggingface_id", "trust_remote_code")
+"""Keys of an entry of `models`; huggingface_id is another name of name_or_path."""
+
+
+def listed_model(models: Any, index: Any, key: str) -> Any:
+    """Returns what entry `index` of `models` says of the key `key` of the group model.
+
+    An entry is a hub id or folder, or a mapping with `LISTED` keys. Where it is neither, or there is none, the answer
+    is a text that names its place; `listed_problems` says what is wrong.
+    """
+    entry = models[index] if isinstance(models, list) and _is_index(index, models) else None
+    if isinstance(entry, str):
+        entry = {"name_or_path": entry}
+    if not isinstance(entry, Mapping):
+        entry = {}
+    if key == "trust_remote_code":
+        return entry.get(key) or False
+    name = entry.get("name_or_path") or entry.get("huggingface_id") or f"models[{index}]"
+    return (entry.get("name") or name) if key == "name" else name
+
+
+def _is_index(index: Any, models: list[Any]) -> bool:
+    return isinstance(index, int) and 0 <= index < len(models)
+
+
+def listed_problems(config: Config) -> Iterator[Problem]:
+    """Checks that `models` lists models, and that `model_index` chooses the one that is trained."""
+    models, index = config["models"], config["model_index"]
+    if (models is None) != (index is None):
+        problem = f"models and model_index must be given together, but are {models} and {index}"
+        yield Problem("model_index", problem, "take them from +exp=multi_model_dpo")
+    if models is None or index is None:
+        return
+    for place, entry in enumerate(models):
+        yield from _entry_problems(f"models[{place}]", entry)
+    if not _is_index(index, models):
+        valid = f"0 to {len(models) - 1}" if models else "none, since it is empty"
+        yield Problem("model_index", f"must be an index of models, {valid}, but is {index}")
+        return
+    wanted, taken = listed_model(models, index, "name_or_path"), config["model"].get("name_or_path")
+    if taken != wanted:
+        problem = f"is {index} and models[{index}] is {wanted}, but the model of this config is {taken or 'another'}"
+        fix = "take +exp=multi_model_dpo, in which they choose the model, or leave models and model_index out"
+        yield Problem("model_index", problem, fix)
+
+
+def _entry_problems(where: str, entry: Any) -> Iterator[Problem]:
+    if isinstance(entry, str):
+        return
+    fix = "write {name: my-model, name_or_path: HUB_ID_OR_FOLDER, trust_remote_code: false}"
+    if not isinstance(entry, Mapping):
+        yield Problem(where, f"must be a hub id, a folder or a mapping, but is {entry!r}", fix)
+        return
+    if unknown := [key for key in entry if key not in LISTED]:
+        yield Problem(where, f"has the keys {', '.join(LISTED)}, but not {', '.join(unknown)}", fix)
+    paths = [entry[key] for key in ("name_or_path", "huggingface_id") if entry.get(key) is not None]
+    if len(paths) != 1 or not isinstance(paths[0], str):
+        yield Problem(where, f"must have one text name_or_path (or huggingface_id), but has {paths or 'none'}", fix)
+    for key, kind in {"name": str, "trust_remote_code": bool}.items():
+        if not isinstance(entry.get(key, kind()), kind):
+            yield Problem(where, f"{key} must be a {_KINDS[kind]}, but is {entry[key]!r}", fix)
+
+
+_KINDS = {str: "text", bool: "true or false"}
+
+
 def weight_problems(config: Config) -> Iterator[Problem]:
     """Checks that the types of the weights can be trained with and that each is used."""
     model, lora = config["model"], config["lora"]

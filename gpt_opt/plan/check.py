@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from gpt_opt.config.constraints import constraint_problems
 from gpt_opt.config.explain import flat_keys, missing_keys, missing_problem, nearest
+from gpt_opt.config.models import listed_model
 from gpt_opt.errors import ConfigError, Problem, SweepError
 from gpt_opt.plan.compose import Composed, ComposeFailure, Composer
 from gpt_opt.run.directory import without_hydra
@@ -75,7 +76,8 @@ class PointChecker:
         if result.missing:
             choices = self._chosen(result.overrides)
             return [missing_problem(key, self._dir, choices) for key in result.missing]
-        return [*_lost_trackers(result.overrides), *constraint_problems(result.config)]
+        lost = [*_lost_trackers(result.overrides), *_lost_model(result.overrides, result.config)]
+        return [*lost, *constraint_problems(result.config)]
 
     def points(self, overrides: Sequence[str], multirun: bool) -> list[list[str]]:
         """Returns the override list of every point that `overrides` ask for, as Hydra's basic sweeper makes them."""
@@ -199,6 +201,18 @@ def _lost_trackers(overrides: Iterable[str]) -> Iterator[Problem]:
             yield Problem("logging", f"takes one option, but {text!r} gives several", fix)
 
 
+def _lost_model(overrides: Iterable[str], config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Refuses an option of the group model beside `models`: the experiment's list would choose the weights anyway."""
+    models, index = config["models"], config["model_index"]
+    for text in overrides if models is not None and index is not None else ():
+        key, _, value = text.partition("=")
+        if key == "model" and value != "hf":
+            chosen = listed_model(models, index, "name_or_path")
+            problem = f"is chosen by models[{index}]={chosen} of the experiment, so {text!r} would be ignored"
+            fix = f"choose by model_index, or by models=[...]; or leave the experiment out: +exp=hh_dpo {text}"
+            yield Problem("model", problem, fix)
+
+
 def _quoted(text: str) -> str:
     """Returns how a shell is told an override whose value Hydra is to take as it stands."""
     key, _, value = text.partition("=")
@@ -233,7 +247,7 @@ def _first_lines(error: BaseException) -> str:
     return "; ".join(kept)
 
 
-def check_command_line(config_dir: Path, arguments: Sequence[str]) -> None:
+def check_command_line(config_dir: Path, arguments: Sequence[str]) -> list[Composed]:
     """Checks every point that a command line of run_hydra.py asks for.
 
     Command lines that run nothing (`--cfg`, `--help`), that bring their own config folder, or whose sweep another
@@ -243,6 +257,9 @@ def check_command_line(config_dir: Path, arguments: Sequence[str]) -> None:
         config_dir: The folder hydra_conf.
         arguments: The command line after the program's name.
 
+    Returns:
+        The points, in order; none where they are left to Hydra.
+
     Raises:
         ConfigError: If any point is wrong; names all problems of all points.
     """
@@ -250,13 +267,17 @@ def check_command_line(config_dir: Path, arguments: Sequence[str]) -> None:
     foreign = asked.config_path or asked.config_dir or asked.config_name
     foreign = foreign or any(text.startswith("hydra/sweeper=") for text in asked.overrides)
     if asked.help or asked.hydra_help or asked.info or asked.cfg or asked.shell_completion or foreign:
-        return
+        return []
     checker, findings = PointChecker(config_dir), Findings()
     points = checker.points(asked.overrides, asked.multirun)
+    composed: list[Composed] = []
     for index, result in enumerate(checker.composer.compose_many(points)):
         findings.add(checker.problems(result), index)
+        if isinstance(result, Composed):
+            composed.append(result)
     problems = findings.report(len(points))
     if not points:
         problems = [Problem(" ".join(asked.overrides), "must give at least one point, but gives none")]
     if problems:
         raise ConfigError(problems, ", nothing was started")
+    return composed

@@ -12,6 +12,7 @@ from gpt_opt.plan.check import Findings, PointChecker
 from gpt_opt.plan.compose import Composed
 from gpt_opt.plan.existing import RunFinder, Status, earlier_runs, status_of
 from gpt_opt.plan.price import History, Price, price, shape
+from gpt_opt.run.devices import sweep_device_problems
 from gpt_opt.run.identity import run_id
 from gpt_opt.run.paths import RunPaths
 from gpt_opt.sweep import Grid, load_grid, points, target, to_override
@@ -109,7 +110,10 @@ class Planner:
         """
         draft = _Draft()
         for index, result in enumerate(self._composer.compose_many(lists)):
-            if problems := self._checker.problems(result):
+            problems = self._checker.problems(result)
+            if isinstance(result, Composed):
+                problems += sweep_device_problems(result.config)
+            if problems:
                 draft.findings.add(problems, index)
             elif isinstance(result, Composed):
                 draft.add(index, result)

@@ -66,14 +66,19 @@ def _dry_run(config: dict[str, object], overrides: list[str], folder: Path) -> N
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def is_multirun(arguments: Sequence[str]) -> bool:
+    """Returns whether a command line of run_hydra.py asks for a sweep."""
+    asked = get_args_parser().parse_args(list(arguments))
+    return bool(asked.multirun) or "hydra.mode=MULTIRUN" in asked.overrides
+
+
 def require_one_run(arguments: Sequence[str]) -> None:
     """Refuses a sweep under torchrun, whose processes train one run together.
 
     Raises:
         ConfigError: If there are several processes and `arguments` ask for a multirun.
     """
-    asked = get_args_parser().parse_args(list(arguments))
-    if this_rank().count > 1 and (asked.multirun or "hydra.mode=MULTIRUN" in asked.overrides):
+    if this_rank().count > 1 and is_multirun(arguments):
         problem = f"must not be given to torchrun, whose {this_rank().count} processes train one run together"
         fix = "start each run with a torchrun of its own, as `gptopt submit` does with resources.gpus_per_run"
         raise ConfigError([Problem("--multirun", problem, fix)])

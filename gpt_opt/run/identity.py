@@ -19,7 +19,10 @@ NOT_IDENTITY = frozenset(
 processes: like their number, that changes nothing but the rounding.
 """
 
-ABSENT_MEANS: Mapping[str, Any] = {}
+ABSENT_MEANS: Mapping[str, Any] = {
+    "training.training_params.eval_batch_size": None,  # counts: kto_pair measures against the rest of a batch
+    "training.training_params.max_completion_length": None,
+}
 """Keys that came after the first ids were given, each with the value that means "as before".
 
 A key at that value does not enter the hash, so that ids survive the upgrade that brings the key.

@@ -140,7 +140,11 @@ def test_a_run_is_the_same_alone_and_as_the_third_of_a_process(tmp_path: Path, s
 def test_accumulation_changes_nothing_but_rounding(tmp_path: Path, small: list[str], loss: list[str]) -> None:
     whole, parts = folder(tmp_path / "whole"), folder(tmp_path / "parts")
     finish([*small, *loss], whole)
-    finish([*small, *loss, "training.training_params.micro_batch_size=2"], parts)
+    sizes = ["training.training_params.micro_batch_size=2", "training.training_params.eval_batch_size=3"]
+    finish([*small, *loss, *sizes], parts)
+    evaluations = [[row["eval/loss"] for row in rows(place) if "eval/loss" in row] for place in (whole, parts)]
+    assert evaluations[0] == pytest.approx(evaluations[1], rel=1e-4)
+    assert evaluations[0] != evaluations[1]  # rounding: the batches were others
     losses = [[row["loss"] for row in rows(place) if "loss" in row] for place in (whole, parts)]
     assert len(losses[0]) == 6
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
