@@ -249,6 +249,8 @@ class _Attempt:
             fence=self.claim.require,
             report=self.reporters.log,
         )
+        if self.stop:
+            return None  # before the other processes are told to train: they may be gone by the same signal
         try:
             peers().train(self.config, self.paths)
             with peers().watched(self._end_with):
