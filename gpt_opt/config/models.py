@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def listed_problems(config: Config) -> Iterator[Problem]:
         yield Problem("model_index", f"must be an index of models, {valid}, but is {index}")
         return
     wanted, taken = listed_model(models, index, "name_or_path"), config["model"].get("name_or_path")
-    if taken != wanted:
+    if taken not in (wanted, os.path.realpath(os.path.expanduser(wanted))):  # a folder has its real path by now
         problem = f"is {index} and models[{index}] is {wanted}, but the model of this config is {taken or 'another'}"
         fix = "take +exp=multi_model_dpo, in which they choose the model, or leave models and model_index out"
         yield Problem("model_index", problem, fix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,19 +10,22 @@ from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra._internal.utils import get_args_parser
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, InterpolationResolutionError
 
 from gpt_opt.config.constraints import constraint_problems
-from gpt_opt.config.explain import flat_keys, missing_keys, missing_problem, nearest
+from gpt_opt.config.explain import flat_keys, missing_keys, missing_problem
 from gpt_opt.config.models import listed_model
+from gpt_opt.config.suggest import suggestion
 from gpt_opt.errors import ConfigError, Problem, SweepError
 from gpt_opt.plan.compose import Composed, ComposeFailure, Composer
+from gpt_opt.plan.compose_hydra import search_path
+from gpt_opt.plan.yaml_errors import YamlErrors, first_lines, interpolation_words
 from gpt_opt.run.directory import without_hydra
 from gpt_opt.sweep.overrides import to_override
 
@@ -56,15 +60,18 @@ class PointChecker:
     Args:
         config_dir: The folder hydra_conf.
         config_name: Name of the root config in it.
+        further: Folder of more config groups, as `--config-dir` gives one.
 
     Attributes:
         composer: What the points are composed with, so that each base is composed once.
     """
 
-    def __init__(self, config_dir: Path, config_name: str = "config") -> None:
+    def __init__(self, config_dir: Path, config_name: str = "config", further: Path | None = None) -> None:
         self._dir, self._name = config_dir, config_name
-        self._loader = ConfigLoaderImpl(create_config_search_path(str(config_dir.resolve())))
-        self.composer = Composer(config_dir, config_name)
+        path = search_path(config_dir, further)
+        self._loader = ConfigLoaderImpl(path)
+        self._yaml = YamlErrors(path, config_name)
+        self.composer = Composer(config_dir, config_name, further=further)
         self._known_options: dict[str, list[str]] = {}
         self._blamed: dict[tuple[str, ...], list[Problem]] = {}
         self._choices: dict[tuple[str, ...], dict[str, str]] = {}
@@ -94,8 +101,8 @@ class PointChecker:
         """Returns what `hydra.sweeper.params` of the config adds to a multirun, as overrides."""
         try:
             config = self._loader.load_configuration(self._name, list(overrides), run_mode=RunMode.MULTIRUN)
-        except (HydraException, OmegaConfBaseException):
-            return []  # the points themselves will say what is wrong
+        except Exception:  # whatever Hydra raises for a file: the points themselves will say what is wrong
+            return []
         params = config.hydra.sweeper.get("params") or {}
         return [f"{key}={value}" for key, value in params.items()]
 
@@ -113,8 +120,11 @@ class PointChecker:
     def _blame_all(self, overrides: tuple[str, ...], error: Exception) -> list[Problem]:
         """Tries the overrides one by one, on top of the group choices that can be composed, to blame the right ones.
 
-        What is wrong with the rest of the point is told too.
+        What is wrong with the rest of the point is told too, unless it is a file that is wrong: what follows from it
+        cannot be known.
         """
+        if found := self._root_problems():
+            return found
         blamed: dict[str, list[Problem]] = {}
         groups: list[str] = []
         for text in sorted(overrides, key=lambda item: not self._is_group(item)):
@@ -123,7 +133,10 @@ class PointChecker:
             elif self._is_group(text):
                 groups.append(text)
         if not blamed:
-            return self._missing(overrides) or [Problem(" ".join(overrides), _first_lines(error))]
+            return self._missing(overrides) or [self._unresolved(overrides, error)]
+        files = [text for text in blamed if self._exists(text)]
+        if files:
+            return list(dict.fromkeys(problem for text in files for problem in blamed[text]))
         wrong = {self._key(text) for text in blamed}
         rest = self._rest(tuple(text for text in overrides if text not in blamed))
         return [
@@ -139,7 +152,7 @@ class PointChecker:
         """Returns the missing keys of a point that composes but cannot be resolved because of them."""
         try:
             config = self._compose(overrides)
-        except (HydraException, OmegaConfBaseException):
+        except Exception:  # whatever Hydra raises is told as the error of the point
             return []
         choices = self._chosen(overrides)
         return [missing_problem(key, self._dir, choices) for key in missing_keys(without_hydra(config))]
@@ -152,9 +165,40 @@ class PointChecker:
                 if isinstance(next(self.composer.compose_many([[*groups, text]])), ComposeFailure):
                     self._compose([*groups, text])
                 self._blamed[key] = []
-            except (HydraException, OmegaConfBaseException) as error:
-                self._blamed[key] = [self._explain(text, error, groups)]
+            except Exception as error:  # whatever Hydra raises for this text, and YAML for a file that it names
+                self._blamed[key] = self._explain(text, error, groups)
         return self._blamed[key]
+
+    def _root_problems(self) -> list[Problem]:
+        """Returns what is wrong with the files that every point is composed from."""
+        if "" not in self._known_options:
+            self._known_options[""] = []
+            self._blamed[()] = self._yaml.root_problems()
+        return self._blamed[()]
+
+    def _exists(self, text: str) -> bool:
+        """Returns whether an override chooses an option that there is."""
+        return text.partition("=")[2] in self._options(self._key(text))
+
+    def _names(self, overrides: Iterable[str]) -> list[str]:
+        """Returns the options that overrides choose, as defaults lists name them."""
+        return [f"{self._key(text)}/{text.partition('=')[2]}" for text in overrides if self._exists(text)]
+
+    def _unresolved(self, overrides: tuple[str, ...], error: Exception) -> Problem:
+        """Returns the problem of a point of which no single override is to blame."""
+        choices = self._chosen(overrides)
+        names = [*self._names(overrides), *(f"{group}/{option}" for group, option in choices.items())]
+        where = self._yaml.interpolation(names, error, self._valid(overrides))
+        return where or Problem(" ".join(overrides), first_lines(error))
+
+    def _valid(self, overrides: Sequence[str]) -> list[str]:
+        """Returns the keys of the config with these overrides, without Hydra's own; none where there is no config."""
+        try:
+            config = self._compose(overrides)
+        except Exception:  # told elsewhere
+            return []
+        plain = cast("dict[str, Any]", OmegaConf.to_container(config))
+        return [name for name in flat_keys(plain) if not name.startswith("hydra.")]
 
     def _key(self, text: str) -> str:
         return text.partition("=")[0].lstrip("+~").partition("@")[0]
@@ -167,17 +211,28 @@ class PointChecker:
             self._known_options[group] = self._loader.get_group_options(group, ObjectType.CONFIG)
         return self._known_options[group]
 
-    def _explain(self, text: str, error: Exception, groups: Sequence[str]) -> Problem:
-        key = self._key(text)
+    def _explain(self, text: str, error: Exception, groups: Sequence[str]) -> list[Problem]:
+        key, value = self._key(text), text.partition("=")[2]
+        if self._exists(text):
+            other = next((item for item in groups if self._key(item) == key), None)
+            if (other and f"Multiple values for {key}" in str(error)) or f"override '{key}'" in str(error):
+                return [_wrongly_signed(key, text, other)]
+            if located := self._yaml.interpolation(self._names([text]), error, self._valid([*groups, text])):
+                return [located]
+            return self._yaml.problems(f"{key}/{value}", [*groups, text], error)
         if options := self._options(key):
-            if "defaults list" in str(error) or "Multiple values for" in str(error):
-                return _wrongly_signed(key, text, next((item for item in groups if self._key(item) == key), None))
-            return Problem(key, f"must be one of {', '.join(options)}, but is {text.partition('=')[2]!r}")
+            return [
+                Problem(key, f"must be one of {', '.join(options)}, but is {value!r}", _option(key, value, options))
+            ]
         if not _parses(text):
-            return Problem(text, f"is not a Hydra override: {_first_lines(error)}", _quoted(text))
+            return [Problem(text, f"is not a Hydra override: {first_lines(error)}", _quoted(text))]
         if isinstance(error.__cause__, ConfigKeyError) or "Could not override" in str(error):
-            return self._unknown(text, key, groups)
-        return Problem(text, _first_lines(error.__cause__ or error))
+            return [self._unknown(text, key, groups)]
+        if "does not exist" in str(error) and text.startswith("~"):
+            return [self._unknown(text, key, groups)]
+        if isinstance(error, InterpolationResolutionError):
+            return [Problem(text, *interpolation_words(error, self._valid(groups)))]
+        return [Problem(text, first_lines(error.__cause__ or error))]
 
     def _unknown(self, text: str, key: str, groups: Sequence[str]) -> Problem:
         plain = cast("dict[str, Any]", OmegaConf.to_container(self._compose(groups)))
@@ -185,11 +240,19 @@ class PointChecker:
         node, _, value = text.partition("._target_=")
         if node in plain and plain[node] is None:
             return Problem(key, f"cannot be set alone while {node} is null", f"write '{node}={{_target_: {value}}}'")
-        group = key.partition(".")[0] + "."
-        meant = nearest(key, [name for name in valid if name.startswith(group)] or valid)
-        siblings = [name for name in valid if name.rpartition(".")[0] == key.rpartition(".")[0]]
-        fix = f"did you mean {meant}?" if meant else f"valid here: {', '.join(siblings or valid)}"
+        fix = suggestion(key, valid, text.partition("=")[2])
         return Problem(key, f"is not a key of this config (in {text!r})", fix)
+
+
+def _option(group: str, value: str, options: Sequence[str]) -> str:
+    """Returns what was meant by an option that a group does not have; for models and data perhaps a name on the hub."""
+    if "/" in value and group in _BY_NAME:
+        return f"write {_BY_NAME[group]}{value}"
+    near = difflib.get_close_matches(value.lower(), options, n=1)
+    return f"did you mean {group}={near[0]}?" if near else ""
+
+
+_BY_NAME = {"model": "model=hf model.name_or_path=", "data": "data=hf data.dataset.path="}
 
 
 def _lost_trackers(overrides: Iterable[str]) -> Iterator[Problem]:
@@ -238,13 +301,6 @@ def _wrongly_signed(key: str, text: str, other: str | None) -> Problem:
     if text.startswith("+"):
         return Problem(key, f"has an option already, so none can be added by {text!r}", f"write {text.lstrip('+')}")
     return Problem(key, f"has no option by default that {text!r} could replace", f"add one: +{text}")
-
-
-def _first_lines(error: BaseException) -> str:
-    """Returns the message without OmegaConf's closing lines about the object."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    kept = [line for line in lines if line and not line.startswith(("full_key:", "object_type=", "See https://"))]
-    return "; ".join(kept)
 
 
 def check_command_line(config_dir: Path, arguments: Sequence[str]) -> list[Composed]:
