@@ -10,7 +10,7 @@ from typing import Any
 from gpt_opt.config.engines import engine_problems
 from gpt_opt.config.finetuning import finetuning_problems
 from gpt_opt.config.losses import has_reference, loss_problems
-from gpt_opt.config.models import ALL_LINEAR, adapter_problems, listed_problems, weight_problems
+from gpt_opt.config.models import ALL_LINEAR, adapter_problems, listed_problems, source_problems, weight_problems
 from gpt_opt.config.sampling import sampling_problems
 from gpt_opt.config.sources import data_problems
 from gpt_opt.config.targets import target_problems
@@ -120,15 +120,20 @@ def _model(config: Config) -> Iterator[Problem]:
         )
 
 
+EMBEDDED_SHAPE = {"vocab_size": 258, "n_positions": 256, "n_embd": 128, "n_layer": 4}
+"""Keys of the architecture that the shipped weights, gpt_opt/training/models/tiny_gpt2, fix."""
+
+
 def _architecture(config: Config) -> Iterator[Problem]:
     model = config["model"]
-    shape, archive = model.get("config") or {}, model.get("archive")
+    shape, embedded = model.get("config") or {}, model.get("archive") == "embedded"
     width, heads = shape.get("n_embd"), shape.get("n_head")
     if width is not None and heads is not None and (heads < 1 or width % heads):
         yield Problem("model.config.n_head", f"must divide n_embd, but {width} / {heads} leaves a rest")
-    if archive not in (None, "embedded") and not Path(archive).exists():
-        problem = f"must be `embedded`, null, or a file or folder of weights, but {archive!r} does not exist"
-        yield Problem("model.archive", problem)
+    for key, value in EMBEDDED_SHAPE.items() if embedded else ():
+        if shape.get(key, value) != value:
+            problem = f"must be {value} with model.archive=embedded, the weights that are shipped, but is {shape[key]}"
+            yield Problem(f"model.config.{key}", problem, "set model.archive=null to start from random weights")
 
 
 def _gpu(config: Config) -> Iterator[Problem]:
@@ -210,6 +215,7 @@ CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _architecture,
     _gpu,
     listed_problems,
+    source_problems,
     weight_problems,
     adapter_problems,
     loss_problems,

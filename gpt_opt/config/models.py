@@ -16,6 +16,69 @@ ALL_LINEAR = "all-linear"
 """Value of `lora.target_modules` for every linear module but the output, in PEFT's words."""
 
 
+WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+"""Suffixes of files of weights."""
+
+WEIGHT_FILES = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+)
+"""Names of the weights in a folder of a model; an index names several files."""
+
+
+def is_on_disk(name: str) -> bool:
+    """Returns whether a name can only be that of a file or folder, not one on the hub."""
+    likely = name.startswith(("/", ".", "~")) or name.count("/") > 1 or Path(name).suffix in WEIGHT_SUFFIXES
+    return likely or Path(name).exists()
+
+
+def source_problems(config: Config) -> Iterator[Problem]:
+    """Checks that folders of models and files of weights are there, and are what their keys take."""
+    model, loss = config["model"], config["loss"]
+    for key, name, needed in (
+        ("model.name_or_path", model.get("name_or_path"), "config.json"),
+        ("model.tokenizer_name_or_path", model.get("tokenizer_name_or_path"), ""),
+        ("loss.ref_model_id", loss.get("ref_model_id"), "config.json"),
+    ):
+        path = Path(name or "").expanduser()
+        if not isinstance(name, str) or name == "bytes" or not is_on_disk(name):
+            continue
+        if path.is_file():
+            fix = "a file of weights is model.archive, over a model of its shape" if key == "model.name_or_path" else ""
+            yield Problem(key, f"must be a hub id or a folder, but {name!r} is a file", fix)
+        elif not path.is_dir():
+            yield Problem(key, f"must be a hub id or a folder, but {name!r} does not exist")
+        elif (path / "adapter_config.json").is_file():
+            continue  # adapter_problems says what that is
+        elif needed and (not (path / needed).is_file() or (path / "state.json").is_file()):
+            problem = f"must be a folder written by save_pretrained, but {name!r} has no {needed} of a model"
+            yield Problem(key, problem, _inside(path))
+    yield from _archive_problems(model)
+
+
+def _archive_problems(model: Mapping[str, Any]) -> Iterator[Problem]:
+    archive = model.get("archive")
+    if archive is None or archive == "embedded":
+        return
+    path = Path(archive).expanduser()
+    if not path.exists():
+        problem = f"must be `embedded`, null, or a file or folder of weights, but {archive!r} does not exist"
+        yield Problem("model.archive", problem)
+    elif path.is_dir() and not any((path / name).is_file() for name in (*WEIGHT_FILES, "adapter_config.json")):
+        problem = (
+            f"must be a file of weights or a folder with {' or '.join(WEIGHT_FILES[:2])}, but {archive!r} has none"
+        )
+        yield Problem("model.archive", problem, _inside(path))
+
+
+def _inside(folder: Path) -> str:
+    """Returns what to take of a folder that is a run directory."""
+    inside = sorted(folder.glob("checkpoints/checkpoint-*"))
+    return f"take a checkpoint of this run: {inside[-1]}" if inside else ""
+
+
 LISTED = ("name", "name_or_path", "huggingface_id", "trust_remote_code")
 """Keys of an entry of `models`; huggingface_id is another name of name_or_path."""
 
