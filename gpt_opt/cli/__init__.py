@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from gpt_opt.cli import dispatch, models, plan
+from gpt_opt.cli import dispatch, import_config, models, plan
 from gpt_opt.errors import exit_code
 
 
@@ -15,6 +15,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_verbs(verbs)
     dispatch.add_verbs(verbs)
     models.add_verbs(verbs)
+    import_config.add_verbs(verbs)
     return parser
 
 

@@ -19,7 +19,7 @@ from gpt_opt.errors import Problem
 
 Config = Mapping[str, Any]
 
-SCHEDULES = ("constant", "warm-up-constant", "warm-up-cosine", "constant-linear")
+SCHEDULES = ("constant", "warm-up-constant", "warm-up-cosine", "warm-up-linear", "constant-linear")
 """Learning rate schedules; `gpt_opt.training.optimizers.schedules` has their formulas."""
 
 _TRAINING = "training.training_params"
