@@ -27,8 +27,8 @@ def main() -> None:
     """Checks every point of the command line, then lets Hydra run them."""
     register()
     register_resolvers()
-    require_one_run(sys.argv[1:])
     points = check_command_line(CONFIG_DIR, sys.argv[1:])
+    require_one_run(sys.argv[1:])
     require_weights([(point.config, point.overrides) for point in points])
     start_processes([point.config for point in points], sys.argv, is_multirun(sys.argv[1:]))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a report of its own and exits with 1

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpt_opt.config.complete import completeness_problems
 from gpt_opt.config.engines import engine_problems
 from gpt_opt.config.finetuning import finetuning_problems
 from gpt_opt.config.losses import has_reference, loss_problems
@@ -208,6 +209,7 @@ def _lora(config: Config) -> Iterator[Problem]:
 
 
 CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
+    completeness_problems,
     _training,
     finetuning_problems,
     sampling_problems,

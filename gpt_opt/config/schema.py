@@ -11,9 +11,10 @@ from enum import StrEnum
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from gpt_opt.config.engines import ENGINE_SCHEMAS, register_variants
+from gpt_opt.config.hydra_defaults import override_hydra_anywhere
 from gpt_opt.config.schema_data import DATA_SCHEMAS
 
 
@@ -48,6 +49,7 @@ class Root:
     models: list[Any] | None = MISSING  # of texts and mappings, which OmegaConf cannot say
     model_index: int | None = MISSING
     exp_name: str | None = MISSING
+    user: dict[str, Any] = MISSING
     dry_run: bool = MISSING
     rerun: bool = MISSING
 
@@ -408,8 +410,11 @@ SCHEMAS: dict[str, type] = {
 
 def register() -> None:
     """Makes the schemas known to Hydra as the config group `schema`; doing it twice changes nothing."""
+    override_hydra_anywhere()
     store = ConfigStore.instance()
-    for path, node in SCHEMAS.items():
+    root = OmegaConf.structured(Root)
+    root._get_node("user")._set_flag("struct", False)  # takes any key without a plus
+    for path, node in {**SCHEMAS, "root": root}.items():
         group, _, name = f"schema/{path}".rpartition("/")
         store.store(group=group, name=name, node=node)
     register_variants()

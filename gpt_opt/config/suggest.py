@@ -130,6 +130,7 @@ OPTIONS: Mapping[str, str] = {
     **{f"model.config.{name}": "model=tiny-gpt2" for name in ("n_embd", "n_layer", "n_head", "n_positions")},
     **{f"{_DATASET}.{name}": "data=hf" for name in ("path", "subset", "split", "validation_split")},
     **{f"{_DATASET}.{name}_column": "data=hf" for name in ("prompt", "chosen", "rejected", "completion", "label")},
+    **{f"{_DATASET}.{name}": "data=mixture" for name in ("parts", "weights")},
     **{f"loss.{name}": "loss=dpo" for name in ("beta", "loss_type", "label_smoothing", "reference_free")},
     **{f"loss.{name}": "loss=kto" for name in ("desirable_weight", "undesirable_weight")},
     "loss.reduction": "loss=sft",

@@ -142,7 +142,7 @@ class ConfigFile:
             options: The options of a group.
             primary: Groups that the root config has an option of.
         """
-        node, found = self.parsed
+        found = self.parsed[1]
         yield from found
         if found:
             return

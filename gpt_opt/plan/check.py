@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,13 +18,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf._utils import split_key
 from omegaconf.errors import ConfigKeyError, InterpolationResolutionError
 
 from gpt_opt.config.constraints import constraint_problems
 from gpt_opt.config.explain import flat_keys, missing_keys, missing_problem
 from gpt_opt.config.models import listed_model
 from gpt_opt.config.suggest import suggestion
+from gpt_opt.config.yaml_files import shown
 from gpt_opt.errors import ConfigError, Problem, SweepError
+from gpt_opt.plan.added_keys import AddedKeys
 from gpt_opt.plan.compose import Composed, ComposeFailure, Composer
 from gpt_opt.plan.compose_hydra import search_path
 from gpt_opt.plan.yaml_errors import YamlErrors, first_lines, interpolation_words
@@ -72,19 +77,42 @@ class PointChecker:
         self._loader = ConfigLoaderImpl(path)
         self._yaml = YamlErrors(path, config_name)
         self.composer = Composer(config_dir, config_name, further=further)
+        self._added = AddedKeys(self._compose, self._is_group)
         self._known_options: dict[str, list[str]] = {}
         self._blamed: dict[tuple[str, ...], list[Problem]] = {}
         self._choices: dict[tuple[str, ...], dict[str, str]] = {}
+
+    def flag_problem(self, flag: str, value: str | None) -> Problem:
+        """Returns the problem of a flag that run_hydra.py does not have: settings are written without dashes."""
+        return Problem(flag, "is no flag: settings are written KEY=VALUE", suggestion(flag, self._valid([]), value))
 
     def problems(self, result: Composed | ComposeFailure) -> list[Problem]:
         """Returns the problems of one point."""
         if isinstance(result, ComposeFailure):
             return self._blame_all(result.overrides, result.error)
+        added = list(self._added.problems(result))
         if result.missing:
             choices = self._chosen(result.overrides)
-            return [missing_problem(key, self._dir, choices) for key in result.missing]
+            return [*added, *(missing_problem(key, self._dir, choices) for key in result.missing)]
+        found = constraint_problems(result.config)
+        told = {problem.where for problem in added}
+        found = [
+            item for item in found if not any(key == item.where or key.startswith(f"{item.where}.") for key in told)
+        ]
+        located = [self._located(problem, result.overrides) for problem in found]
         lost = [*_lost_trackers(result.overrides), *_lost_model(result.overrides, result.config)]
-        return [*lost, *constraint_problems(result.config)]
+        return [*added, *lost, *located]
+
+    def _located(self, problem: Problem, overrides: Sequence[str]) -> Problem:
+        """Returns a problem with the file and line of a chosen option that gives the key, where no override does."""
+        if any(self._key(text) == problem.where for text in overrides if not self._is_group(text)):
+            return problem
+        names = self._names(overrides)
+        where = self._yaml.files.at(split_key(problem.where), names)
+        own = [file for name in names if name.startswith(f"{problem.where}/") and (file := self._yaml.files.get(name))]
+        if where is None and own:
+            where = f"{shown(own[0].path)} {problem.where}"
+        return replace(problem, where=where) if where else problem
 
     def points(self, overrides: Sequence[str], multirun: bool) -> list[list[str]]:
         """Returns the override list of every point that `overrides` ask for, as Hydra's basic sweeper makes them."""
@@ -189,6 +217,9 @@ class PointChecker:
         choices = self._chosen(overrides)
         names = [*self._names(overrides), *(f"{group}/{option}" for group, option in choices.items())]
         where = self._yaml.interpolation(names, error, self._valid(overrides))
+        if where is None and isinstance(error, InterpolationResolutionError):
+            text = next((text for text in overrides if "${" in text), " ".join(overrides))
+            return Problem(text, *interpolation_words(error, self._valid(overrides)))
         return where or Problem(" ".join(overrides), first_lines(error))
 
     def _valid(self, overrides: Sequence[str]) -> list[str]:
@@ -224,12 +255,18 @@ class PointChecker:
             return [
                 Problem(key, f"must be one of {', '.join(options)}, but is {value!r}", _option(key, value, options))
             ]
+        if re.fullmatch(r"\S+\.(json|ya?ml)", text):
+            return [_file(text)]
         if not _parses(text):
             return [Problem(text, f"is not a Hydra override: {first_lines(error)}", _quoted(text))]
         if isinstance(error.__cause__, ConfigKeyError) or "Could not override" in str(error):
             return [self._unknown(text, key, groups)]
-        if "does not exist" in str(error) and text.startswith("~"):
-            return [self._unknown(text, key, groups)]
+        if "Could not append" in str(error):
+            return [Problem(key, "has a value already, so none can be added", f"write {text.lstrip('+')}")]
+        if text.startswith("~"):
+            if key not in self._valid(groups):
+                return [self._unknown(text, key, groups)]
+            return [Problem(key, "is needed, so it cannot be deleted", "give it another value, or leave it as it is")]
         if isinstance(error, InterpolationResolutionError):
             return [Problem(text, *interpolation_words(error, self._valid(groups)))]
         return [Problem(text, first_lines(error.__cause__ or error))]
@@ -241,7 +278,16 @@ class PointChecker:
         if node in plain and plain[node] is None:
             return Problem(key, f"cannot be set alone while {node} is null", f"write '{node}={{_target_: {value}}}'")
         fix = suggestion(key, valid, text.partition("=")[2])
-        return Problem(key, f"is not a key of this config (in {text!r})", fix)
+        return Problem(key, "is not a key of this config", fix)
+
+
+def _file(text: str) -> Problem:
+    """Returns the problem of a file where an override is expected."""
+    if text.endswith(".json"):
+        fix = f"a sweep file is for `gptopt plan {text}` and `gptopt submit {text}`"
+    else:
+        fix = f"put it into hydra_conf/exp/ and write +exp={Path(text).stem}"
+    return Problem(text, "is a file, but settings are written KEY=VALUE", fix)
 
 
 def _option(group: str, value: str, options: Sequence[str]) -> str:
@@ -306,8 +352,8 @@ def _wrongly_signed(key: str, text: str, other: str | None) -> Problem:
 def check_command_line(config_dir: Path, arguments: Sequence[str]) -> list[Composed]:
     """Checks every point that a command line of run_hydra.py asks for.
 
-    Command lines that run nothing (`--cfg`, `--help`), that bring their own config folder, or whose sweep another
-    sweeper than Hydra's basic one will enumerate, are left to Hydra; each run checks its own config again.
+    Command lines that run nothing (`--cfg`, `--help`), that name another root config, or whose sweep another sweeper
+    than Hydra's basic one will enumerate, are left to Hydra; each run checks its own config again.
 
     Args:
         config_dir: The folder hydra_conf.
@@ -319,12 +365,16 @@ def check_command_line(config_dir: Path, arguments: Sequence[str]) -> list[Compo
     Raises:
         ConfigError: If any point is wrong; names all problems of all points.
     """
+    if flags := list(_unknown_flags(arguments)):
+        checker = PointChecker(config_dir)
+        raise ConfigError([checker.flag_problem(flag, value) for flag, value in flags], ", nothing was started")
     asked = get_args_parser().parse_args(list(arguments))
-    foreign = asked.config_path or asked.config_dir or asked.config_name
+    foreign = asked.config_path or asked.config_name
     foreign = foreign or any(text.startswith("hydra/sweeper=") for text in asked.overrides)
     if asked.help or asked.hydra_help or asked.info or asked.cfg or asked.shell_completion or foreign:
         return []
-    checker, findings = PointChecker(config_dir), Findings()
+    further = Path(asked.config_dir) if asked.config_dir else None
+    checker, findings = PointChecker(config_dir, further=further), Findings()
     points = checker.points(asked.overrides, asked.multirun)
     composed: list[Composed] = []
     for index, result in enumerate(checker.composer.compose_many(points)):
@@ -337,3 +387,21 @@ def check_command_line(config_dir: Path, arguments: Sequence[str]) -> list[Compo
     if problems:
         raise ConfigError(problems, ", nothing was started")
     return composed
+
+
+def _unknown_flags(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Yields the flags that Hydra's command line does not have, with the value after each."""
+    known = get_args_parser()._option_string_actions
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if not re.match("--?[A-Za-z]", argument):
+            continue
+        flag, sign, value = argument.partition("=")
+        meant = [name for name in known if name.startswith(flag)] if flag.startswith("--") else []
+        action = known.get(flag) or (known[meant[0]] if len(meant) == 1 else None)
+        follows = bool(rest) and not rest[0].startswith("-") and "=" not in rest[0]
+        if action is None:
+            yield flag, value if sign else rest.pop(0) if follows else None
+        elif action.nargs is None and not sign and rest:
+            rest.pop(0)

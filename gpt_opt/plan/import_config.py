@@ -91,7 +91,8 @@ def _problems(text: str, imported: Imported, config_dir: Path) -> list[Problem]:
         overrides = [to_override("hydra.searchpath", [f"file://{folder}"]), f"+exp={_TRIAL}"]
         result = next(checker.composer.compose_many([overrides]))
         if isinstance(result, Composed):
-            return checker.problems(result)
+            found = checker.problems(result)
+            return [Problem(item.where.rpartition(" ")[2], item.message, item.fix) for item in found]  # no file of ours
     overrides = [to_override(group, option) for group, option in imported.options.items()]
     overrides += [to_override(key, value) for key, value in imported.settings.items()]
     again = next(checker.composer.compose_many([overrides]))

@@ -43,9 +43,10 @@ class YamlErrors:
 
     def __init__(self, search_path: ConfigSearchPath, root: str) -> None:
         self._root, self._dropped = root, defaultdict[str, list[tuple[str, ...]]](list)
-        self._loader = ConfigLoaderImpl(search_path)
-        self._repository: Any = self._loader.repository
-        self._read, self._repository.load_config = self._repository.load_config, self._read_without
+        self._loader: Any = ConfigLoaderImpl(search_path)
+        self._repository = cast("Any", self._loader.repository)
+        self._read: Any = self._repository.load_config
+        self._repository.load_config = self._read_without
         folders = [item.path.removeprefix("file://") for item in search_path.get_path() if item.path]
         self.files = ConfigFiles([Path(item) for item in folders if "://" not in item], self._options, root)
 
@@ -131,7 +132,8 @@ class YamlErrors:
         return found
 
     def _load(self, overrides: Sequence[str]) -> DictConfig:
-        return self._loader.load_configuration(self._root, list(overrides), run_mode=RunMode.RUN, from_shell=False)
+        overrides = list(overrides)
+        return cast("DictConfig", self._loader.load_configuration(self._root, overrides, RunMode.RUN, from_shell=False))
 
     def _locate(self, error: Exception) -> tuple[ConfigFile, tuple[str, ...]] | None:
         """Returns the file and the path in it of the key that a merge failed at."""

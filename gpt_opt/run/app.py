@@ -45,12 +45,38 @@ def task(config: DictConfig) -> None:
         "overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
         "hydra.yaml": OmegaConf.to_yaml(HydraConfig.instance().cfg),
     }
+    paths = RunPaths(folder)
     try:
-        execute(plain, RunPaths(folder), files)
+        with _task_log(paths, hydra.job.name):
+            execute(plain, paths, files)
     except RequestError as error:
         if hydra.mode is not RunMode.MULTIRUN:
             raise
         raise RunFailed(str(error)) from error  # other points may have run: not a request that started nothing
+
+
+@contextmanager
+def _task_log(paths: RunPaths, job: str) -> Iterator[None]:
+    """Writes what the run says to its task.log, whatever hydra/job_logging is."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        # hydra-colorlog and Hydra's default log to <job>.log, in the current directory even: task.log holds the same.
+        if isinstance(handler, logging.FileHandler) and (log_file := Path(handler.baseFilename)).name == f"{job}.log":
+            root.removeHandler(handler)
+            handler.close()
+            if log_file.is_file() and not log_file.stat().st_size:
+                log_file.unlink()
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.partition(".")[0] == "gpt_opt" and isinstance(logger, logging.Logger):
+            logger.disabled = False  # as hydra/job_logging=disabled leaves them
+    file = logging.FileHandler(paths.task_log, encoding="utf-8", delay=True)
+    file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
+    root.addHandler(file)
+    try:
+        yield
+    finally:
+        root.removeHandler(file)
+        file.close()
 
 
 def _dry_run(config: dict[str, object], overrides: list[str], folder: Path) -> None:

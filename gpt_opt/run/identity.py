@@ -20,6 +20,7 @@ processes: like their number, that changes nothing but the rounding.
 """
 
 ABSENT_MEANS: Mapping[str, Any] = {
+    "user": {},
     "training.training_params.eval_batch_size": None,  # counts: kto_pair measures against the rest of a batch
     "training.training_params.max_completion_length": None,
 }
