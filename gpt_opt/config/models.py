@@ -45,6 +45,8 @@ def source_problems(config: Config) -> Iterator[Problem]:
         path = Path(name or "").expanduser()
         if not isinstance(name, str) or name == "bytes" or not is_on_disk(name):
             continue
+        if key == "model.tokenizer_name_or_path" and name == model.get("name_or_path"):
+            continue  # said of the model
         if path.is_file():
             fix = "a file of weights is model.archive, over a model of its shape" if key == "model.name_or_path" else ""
             yield Problem(key, f"must be a hub id or a folder, but {name!r} is a file", fix)

@@ -76,7 +76,7 @@ def sweep_device_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
         if config["gpu"][key] != default:
             problem = f"must be {'null' if default is None else 'false'} in a sweep, whose slots give each run its GPUs"
             fix = "leave it out; resources.gpus_per_run=N is how many a run gets, of several it uses all"
-            yield Problem(f"gpu.{key}", f"{problem}, but is {config['gpu'][key]}", fix)
+            yield Problem(f"gpu.{key}", problem, fix)
 
 
 def _invisible(ids: Sequence[int]) -> Iterator[Problem]:

@@ -126,7 +126,7 @@ def test_models_may_be_mappings_and_a_list_needs_no_other_length(tmp_path: Path)
 )
 def test_a_list_of_models_and_its_index_agree_with_the_model(overrides: list[str], said: list[str]) -> None:
     found = problems(*overrides)
-    assert [text.startswith(start) for text, start in zip(found, said, strict=True)] == [True] * len(said), found
+    assert [start in text for text, start in zip(found, said, strict=True)] == [True] * len(said), found
 
 
 def test_an_index_without_models_is_refused() -> None:

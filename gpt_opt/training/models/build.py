@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -256,6 +257,9 @@ def _read_weights(file: Path) -> dict[str, torch.Tensor]:
         )
     except ConfigError:
         raise
+    except pickle.UnpicklingError as error:  # whose words advise to run whatever code is in the file
+        problem = f"{str(file)!r} must hold weights, but is no file of torch.save with tensors and plain values alone"
+        raise ConfigError([Problem("model.archive", problem, "save model.state_dict() itself")]) from error
     except Exception as error:  # whatever a foreign file makes the readers raise
         problem = f"{str(file)!r} must hold weights, but: {_first_line(error)}"
         raise ConfigError([Problem("model.archive", problem)]) from error
