@@ -189,7 +189,7 @@ def _follow(rank: Rank) -> None:
             # Rank 0 alone says how the run ended: a signal that comes late must not make this process look failed.
             signal.signal(number, signal.SIG_IGN)
         return
-    if lost_a_process(error):
+    if stop or lost_a_process(error):
         sys.exit(1)  # whichever process ended first has said why, or torchrun will
     record = error_record(error)
     channel.leave(f"error/{rank.index}", json.dumps(record))
