@@ -402,7 +402,7 @@ def _check(overrides: Sequence[str]) -> None:
         ConfigError: With all problems.
     """
     checker = PointChecker(CONFIG_DIR)
-    result = next(checker.composer.compose_many([overrides]))
+    result = next(checker.compose_many([overrides]))
     problems = checker.problems(result)
     if isinstance(result, Composed) and not problems:
         require_weights([(result.config, result.overrides)])

@@ -7,6 +7,9 @@ from dataclasses import is_dataclass
 from functools import cache
 from typing import Any, get_type_hints
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
 from gpt_opt.config.engines import FSDP
 from gpt_opt.config.schema import AdamWParams, Logging, Lora, ResourcesOptions, RMSpropParams, Training
 from gpt_opt.config.suggest import suggestion
@@ -36,7 +39,7 @@ def completeness_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     """Yields, a group each, the keys that its option lacks, and those that nothing reads."""
     for group, (option, cls) in _WHOLE.items():
         node = config[group]
-        if not node and group in _MAY_BE_NONE:
+        if (not node and group in _MAY_BE_NONE) or _is_whole(node, cls):
             continue
         lacking, unknown = _compare(node, cls, f"{group}.")
         if lacking:
@@ -46,24 +49,35 @@ def completeness_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     for key, (option, names) in _LEAST.items():
         group, _, below = key.partition(".")
         node = config[group].get(below) if below and isinstance(config[group], Mapping) else config[group]
-        lacking = sorted(names - set(node if isinstance(node, Mapping) else ()))
-        if lacking:
+        if not isinstance(node, Mapping) or not names <= node.keys():
+            lacking = sorted(names - (node.keys() if isinstance(node, Mapping) else set()))
             yield _lacking(group, [f"{key}.{name}" for name in lacking], option)
 
 
+def type_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yields the first value of the wrong type in each group: in options that inherit nothing Hydra does not look."""
+    for group, (_, cls) in _WHOLE.items():
+        try:
+            OmegaConf.merge(OmegaConf.structured(cls), config[group] or {})
+        except OmegaConfBaseException as error:
+            yield Problem(f"{group}.{error.full_key}", str(error).splitlines()[0])
+
+
 def _lacking(group: str, keys: list[str], option: str) -> Problem:
-    fix = f"begin the option's file with `defaults: [{option}, _self_]`, which brings their defaults"
-    if option != "default":
-        fix += f"; in another file say {group}: {option} in the defaults list"
-    return Problem(group, f"lacks {', '.join(keys)}", fix)
+    nodes: dict[str, list[str]] = {}
+    for key in keys:
+        nodes.setdefault(key.rpartition(".")[0], []).append(key.rpartition(".")[2])
+    listed = "; ".join(f"{node}: {', '.join(names)}" for node, names in nodes.items())
+    fix = f"begin a file of this group with `defaults: [{option}, _self_]`: it brings them"
+    if group in _MAY_BE_NONE:
+        fix += f"; in another file choose `override /{group}: {option}`, on the command line {group}={option}"
+    return Problem(group, f"lacks keys of {listed}", fix)
 
 
 def _compare(node: Any, cls: type, above: str) -> tuple[list[str], list[str]]:
     """Returns the keys that a node lacks, and those that its type does not have."""
     hints = _hints(cls)
     given = node if isinstance(node, Mapping) else {}
-    if given.keys() == hints.keys() and not any(is_dataclass(kind) for kind in hints.values()):
-        return [], []
     lacking: list[str] = []
     unknown = [above + str(key) for key in given if key not in hints]
     for name, kind in hints.items():
@@ -74,6 +88,29 @@ def _compare(node: Any, cls: type, above: str) -> tuple[list[str], list[str]]:
             lacking += further[0]
             unknown += further[1]
     return lacking, unknown
+
+
+def _is_whole(node: Any, cls: type) -> bool:
+    """Returns quickly, as for every point of a sweep, whether a node has the keys of its type and no others."""
+    for path, names in _shape(cls):
+        part = node
+        for step in path:
+            part = part.get(step) if isinstance(part, dict) else None
+        if not isinstance(part, dict) or part.keys() != names:
+            return False
+    return True
+
+
+@cache
+def _shape(cls: type) -> tuple[tuple[tuple[str, ...], frozenset[str]], ...]:
+    """Returns the names that each dictionary of a type holds, by the path to it."""
+    below = [
+        ((name, *path), names)
+        for name, kind in _hints(cls).items()
+        if isinstance(kind, type) and is_dataclass(kind)
+        for path, names in _shape(kind)
+    ]
+    return (((), frozenset(_hints(cls))), *below)
 
 
 @cache

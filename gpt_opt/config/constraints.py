@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.config.complete import completeness_problems
+from gpt_opt.config.complete import completeness_problems, type_problems
 from gpt_opt.config.engines import engine_problems
 from gpt_opt.config.finetuning import finetuning_problems
 from gpt_opt.config.losses import has_reference, loss_problems
@@ -209,7 +209,6 @@ def _lora(config: Config) -> Iterator[Problem]:
 
 
 CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
-    completeness_problems,
     _training,
     finetuning_problems,
     sampling_problems,
@@ -239,10 +238,16 @@ def constraint_problems(config: Config) -> list[Problem]:
         config: The config as plain containers. Parts of a user's own making, without the keys that a check reads,
             pass that check.
     """
-    found: list[Problem] = []
+    found = list(completeness_problems(config))
+    if found:
+        return found
     for check in CHECKS:
         try:
             found.extend(check(config))
         except KeyError:
             continue
+        except TypeError:
+            if mistyped := list(type_problems(config)):
+                return mistyped
+            raise
     return found

@@ -192,7 +192,7 @@ def suggestion(wrong: str, valid: Collection[str], value: str | None = None) -> 
     if near := _near(wrong, names):
         return f"write {near}={_translated(near, value)}" if flag else f"did you mean {near}?"
     siblings = sorted(name for name in names if name.rpartition(".")[0] == wrong.rpartition(".")[0])
-    if "." not in wrong and _has_dots(names):
+    if _has_dots(names) and ("." not in wrong or not siblings):
         return "`python run_hydra.py --cfg job` shows all keys; one of your own goes below user, as user.NAME=VALUE"
     return f"valid here: {', '.join(siblings or sorted(names))}"
 

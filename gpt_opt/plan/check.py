@@ -19,10 +19,11 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import split_key
-from omegaconf.errors import ConfigKeyError, InterpolationResolutionError
+from omegaconf.errors import ConfigKeyError, InterpolationResolutionError, InterpolationToMissingValueError
 
 from gpt_opt.config.constraints import constraint_problems
 from gpt_opt.config.explain import flat_keys, missing_keys, missing_problem
+from gpt_opt.config.files import Memo, with_real_paths
 from gpt_opt.config.models import listed_model
 from gpt_opt.config.suggest import suggestion
 from gpt_opt.config.yaml_files import shown
@@ -30,7 +31,7 @@ from gpt_opt.errors import ConfigError, Problem, SweepError
 from gpt_opt.plan.added_keys import AddedKeys
 from gpt_opt.plan.compose import Composed, ComposeFailure, Composer
 from gpt_opt.plan.compose_hydra import search_path
-from gpt_opt.plan.yaml_errors import YamlErrors, first_lines, interpolation_words
+from gpt_opt.plan.yaml_errors import YamlErrors, first_lines, full_key, interpolation_words
 from gpt_opt.run.directory import without_hydra
 from gpt_opt.sweep.overrides import to_override
 
@@ -86,6 +87,16 @@ class PointChecker:
         """Returns the problem of a flag that run_hydra.py does not have: settings are written without dashes."""
         return Problem(flag, "is no flag: settings are written KEY=VALUE", suggestion(flag, self._valid([]), value))
 
+    def compose_many(self, points: Iterable[Sequence[str]]) -> Iterator[Composed | ComposeFailure]:
+        """Composes points as `composer` does, with the real paths of the files that they name."""
+        memo: Memo = {}
+        for result in self.composer.compose_many(points):
+            if isinstance(result, ComposeFailure):
+                yield result
+                continue
+            config = with_real_paths(result.config, memo)
+            yield result if config is result.config else replace(result, config=config)
+
     def problems(self, result: Composed | ComposeFailure) -> list[Problem]:
         """Returns the problems of one point."""
         if isinstance(result, ComposeFailure):
@@ -109,7 +120,7 @@ class PointChecker:
             return problem
         names = self._names(overrides)
         where = self._yaml.files.at(split_key(problem.where), names)
-        own = [file for name in names if name.startswith(f"{problem.where}/") and (file := self._yaml.files.get(name))]
+        own = [file for file in self._yaml.files.behind(names) if file.name.startswith(f"{problem.where}/")]
         if where is None and own:
             where = f"{shown(own[0].path)} {problem.where}"
         return replace(problem, where=where) if where else problem
@@ -161,7 +172,9 @@ class PointChecker:
             elif self._is_group(text):
                 groups.append(text)
         if not blamed:
-            return self._missing(overrides) or [self._unresolved(overrides, error)]
+            missing = self._missing(overrides)
+            follows = isinstance(error, InterpolationToMissingValueError) or "Missing mandatory value" in str(error)
+            return missing if missing and follows else [self._unresolved(overrides, error), *missing]
         files = [text for text in blamed if self._exists(text)]
         if files:
             return list(dict.fromkeys(problem for text in files for problem in blamed[text]))
@@ -173,7 +186,7 @@ class PointChecker:
         ]
 
     def _rest(self, overrides: tuple[str, ...]) -> list[Problem]:
-        result = next(self.composer.compose_many([overrides]))
+        result = next(self.compose_many([overrides]))
         return self.problems(result) if isinstance(result, Composed) else []
 
     def _missing(self, overrides: tuple[str, ...]) -> list[Problem]:
@@ -260,7 +273,8 @@ class PointChecker:
         if not _parses(text):
             return [Problem(text, f"is not a Hydra override: {first_lines(error)}", _quoted(text))]
         if isinstance(error.__cause__, ConfigKeyError) or "Could not override" in str(error):
-            return [self._unknown(text, key, groups)]
+            inside = full_key(error.__cause__ or error)  # loss={betta: 1}
+            return [self._unknown(text, inside if inside.startswith(f"{key}.") else key, groups)]
         if "Could not append" in str(error):
             return [Problem(key, "has a value already, so none can be added", f"write {text.lstrip('+')}")]
         if text.startswith("~"):
@@ -377,7 +391,7 @@ def check_command_line(config_dir: Path, arguments: Sequence[str]) -> list[Compo
     checker, findings = PointChecker(config_dir, further=further), Findings()
     points = checker.points(asked.overrides, asked.multirun)
     composed: list[Composed] = []
-    for index, result in enumerate(checker.composer.compose_many(points)):
+    for index, result in enumerate(checker.compose_many(points)):
         findings.add(checker.problems(result), index)
         if isinstance(result, Composed):
             composed.append(result)
@@ -387,6 +401,24 @@ def check_command_line(config_dir: Path, arguments: Sequence[str]) -> list[Compo
     if problems:
         raise ConfigError(problems, ", nothing was started")
     return composed
+
+
+def composition_problems(config_dir: Path, arguments: Sequence[str]) -> list[Problem]:
+    """Returns why Hydra cannot compose what a command line asks for that `check_command_line` leaves to it.
+
+    Args:
+        config_dir: The folder hydra_conf.
+        arguments: The command line after the program's name.
+    """
+    asked = get_args_parser().parse_args(list(arguments))
+    further = Path(asked.config_dir) if asked.config_dir else None
+    folder = config_dir if asked.config_path is None else Path(asked.config_path)
+    checker, findings = PointChecker(folder, asked.config_name or "config", further), Findings()
+    points = checker.points(asked.overrides, asked.multirun)
+    for index, result in enumerate(checker.composer.compose_many(points)):
+        if isinstance(result, ComposeFailure):
+            findings.add(checker.problems(result), index)
+    return findings.report(len(points))
 
 
 def _unknown_flags(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:

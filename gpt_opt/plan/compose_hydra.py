@@ -13,7 +13,7 @@ from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from hydra.version import VersionBase, setbase
@@ -71,7 +71,7 @@ def search_path(config_dir: Path, further: Path | None = None) -> ConfigSearchPa
     """Returns where Hydra seeks configs when run_hydra.py calls it, `further` being what `--config-dir` gives."""
     path = create_config_search_path(str(config_dir.resolve()))
     if further is not None:
-        path.append("command-line", f"file://{further.resolve()}")
+        path.prepend("command-line", f"file://{further.resolve()}", SearchPathQuery(provider="schema"))
     return path
 
 

@@ -84,7 +84,7 @@ class YamlErrors:
             self._dropped[file.name].append(path)
             where = file.at(path) or shown(file.path)
             if " not in '" in str(error):
-                unknown.append((where, _full_key(error), _value(file, path)))
+                unknown.append((where, full_key(error), _value(file, path)))
             else:
                 found.append(Problem(where, *_mismatch(error)))
             try:
@@ -117,7 +117,7 @@ class YamlErrors:
             error: What OmegaConf raised.
             valid: The keys that there are.
         """
-        key = _full_key(error)
+        key = full_key(error)
         where = self.files.at(split_key(key), [*names, self._root], "${") if key else None
         return None if where is None else Problem(where, *interpolation_words(error, valid))
 
@@ -137,7 +137,7 @@ class YamlErrors:
 
     def _locate(self, error: Exception) -> tuple[ConfigFile, tuple[str, ...]] | None:
         """Returns the file and the path in it of the key that a merge failed at."""
-        named, key = _IN_FILE.search(str(error)), _full_key(error)
+        named, key = _IN_FILE.search(str(error)), full_key(error)
         file = self.files.get(named[1]) if named else None
         if file is None:
             return None
@@ -190,7 +190,8 @@ def _value(file: ConfigFile, path: tuple[str, ...]) -> str:
     return str(found[1].value) if found and isinstance(found[1], yaml.ScalarNode) else ""
 
 
-def _full_key(error: BaseException) -> str:
+def full_key(error: BaseException) -> str:
+    """Returns the config key that OmegaConf says an error is about, or an empty string."""
     found = _KEY.search(str(error))
     return found[1] if found else ""
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -140,8 +141,11 @@ def require_weights(points: Sequence[tuple[Mapping[str, Any], Sequence[str]]]) -
 
 
 @contextmanager
-def hydra_errors() -> Iterator[None]:
+def hydra_errors(explain: Callable[[], Sequence[Problem]] = tuple) -> Iterator[None]:
     """Turns what Hydra raises about a config into our own errors.
+
+    Args:
+        explain: Returns what is wrong with the config, asked only when something is raised.
 
     Raises:
         GptOptError: The one that a resolver of ours raised inside Hydra, a RequestError with Hydra's words, or a
@@ -149,12 +153,18 @@ def hydra_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (HydraException, OmegaConfBaseException) as error:
+    except GptOptError:
+        raise
+    except (HydraException, OmegaConfBaseException, ValueError, RecursionError, yaml.YAMLError) as error:
         link: BaseException | None = error
         while link is not None:
             if isinstance(link, GptOptError):
                 raise link from None
             link = link.__cause__ or link.__context__
+        if problems := explain():
+            raise RequestError(problems) from None
+        if not isinstance(error, HydraException | OmegaConfBaseException):
+            raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise RequestError([Problem("config", "; ".join(lines))]) from error
     except Exception as error:
