@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from gpt_opt import api
 from gpt_opt.config.schema import DPOLoss, Finetuning, Sampling, TrainingParams
@@ -92,8 +93,7 @@ def test_a_start_is_a_hub_id_a_folder_a_run_or_a_file_of_weights(tmp_path: Path)
     newest = run.checkpoints / "checkpoint-2"
     newest.mkdir(parents=True)
     run.config.write_text(json.dumps({"model": {"name": "short", "tokenizer_name_or_path": "bytes"}}))
-    for name in ("progress.json", "trainer_state.json", "scheduler.pt", "optimizer.pt", "model.safetensors"):
-        (newest / name).write_text("{}")
+    save_file({"a": torch.zeros(1)}, newest / "model.safetensors")
     weights = tmp_path / "weights.pt"
     weights.touch()
     of_run = {"model": "hf", "model.name_or_path": newest, "model.name": "short"}
