@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -24,6 +23,7 @@ from omegaconf.errors import ConfigKeyError, InterpolationResolutionError, Inter
 from gpt_opt.config.constraints import constraint_problems
 from gpt_opt.config.explain import flat_keys, missing_keys, missing_problem
 from gpt_opt.config.files import Memo, with_real_paths
+from gpt_opt.config.lookup import NotFound, look_up, targets
 from gpt_opt.config.models import listed_model
 from gpt_opt.config.suggest import suggestion
 from gpt_opt.config.yaml_files import shown
@@ -31,9 +31,15 @@ from gpt_opt.errors import ConfigError, Problem, SweepError
 from gpt_opt.plan.added_keys import AddedKeys
 from gpt_opt.plan.compose import Composed, ComposeFailure, Composer
 from gpt_opt.plan.compose_hydra import search_path
+from gpt_opt.plan.multirun import INSTALL_OPTUNA, CommandLine
 from gpt_opt.plan.yaml_errors import YamlErrors, first_lines, full_key, interpolation_words
 from gpt_opt.run.directory import without_hydra
-from gpt_opt.sweep.overrides import to_override
+from gpt_opt.run.ranks import this_rank
+from gpt_opt.sweep.overrides import shell_word, to_override
+
+log = logging.getLogger(__name__)
+
+UNKNOWN_KEY = "is not a key of this config"
 
 
 class Findings:
@@ -70,6 +76,7 @@ class PointChecker:
 
     Attributes:
         composer: What the points are composed with, so that each base is composed once.
+        elsewhere: Objects whose module is not on the path of this process, by their `_target_`.
     """
 
     def __init__(self, config_dir: Path, config_name: str = "config", further: Path | None = None) -> None:
@@ -82,6 +89,9 @@ class PointChecker:
         self._known_options: dict[str, list[str]] = {}
         self._blamed: dict[tuple[str, ...], list[Problem]] = {}
         self._choices: dict[tuple[str, ...], dict[str, str]] = {}
+        self._unknown_keys: dict[tuple[str, ...], list[Problem]] = {}
+        self._looked_up: dict[str, NotFound | None] = {}
+        self.elsewhere: dict[str, Problem] = {}
 
     def flag_problem(self, flag: str, value: str | None) -> Problem:
         """Returns the problem of a flag that run_hydra.py does not have: settings are written without dashes."""
@@ -97,18 +107,29 @@ class PointChecker:
             config = with_real_paths(result.config, memo)
             yield result if config is result.config else replace(result, config=config)
 
-    def problems(self, result: Composed | ComposeFailure) -> list[Problem]:
-        """Returns the problems of one point."""
+    def problems(self, result: Composed | ComposeFailure, all_given: bool = True) -> list[Problem]:
+        """Returns the problems of one point.
+
+        Args:
+            result: The point.
+            all_given: Whether it has every key that its run will be given; otherwise a missing one is no problem.
+        """
+        if foreign := [text for text in result.overrides if not _is_unicode(text)]:
+            others = next(self.composer.compose_many([[text for text in result.overrides if text not in foreign]]))
+            return [*map(_not_unicode, foreign), *self.problems(others, all_given)]
         if isinstance(result, ComposeFailure):
             return self._blame_all(result.overrides, result.error)
         added = list(self._added.problems(result))
         if result.missing:
-            choices = self._chosen(result.overrides)
-            return [*added, *(missing_problem(key, self._dir, choices) for key in result.missing)]
-        found = constraint_problems(result.config)
-        told = {problem.where for problem in added}
-        found = [
-            item for item in found if not any(key == item.where or key.startswith(f"{item.where}.") for key in told)
+            choices = self._chosen(result.overrides) if all_given else {}
+            lacking = [missing_problem(key, self._dir, choices) for key in result.missing if all_given]
+            return [*added, *lacking]
+        told = {f"{problem.where}." for problem in added}
+        found = [*constraint_problems(result.config), *self._target_problems(result.config)]
+        located = [
+            self._located(problem, result.overrides)
+            for problem in found
+            if not any(key.startswith(f"{problem.where}.") for key in told)
         ]
         located = [self._located(problem, result.overrides) for problem in found]
         lost = [*_lost_trackers(result.overrides), *_lost_model(result.overrides, result.config)]
@@ -125,25 +146,36 @@ class PointChecker:
             where = f"{shown(own[0].path)} {problem.where}"
         return replace(problem, where=where) if where else problem
 
+    def _target_problems(self, config: Mapping[str, Any]) -> Iterator[Problem]:
+        """Yields the targets that cannot be found; those that may be where the runs start go to `elsewhere`."""
+        for key, target in targets(config):
+            if target not in self._looked_up:
+                self._looked_up[target] = look_up(target, self._dir.resolve().parent)
+            if (missing := self._looked_up[target]) is not None:
+                problem = Problem(key, missing.message, missing.fix)
+                if missing.elsewhere:
+                    self.elsewhere.setdefault(target, problem)
+                else:
+                    yield problem
+
+    def warn_of_elsewhere(self) -> None:
+        """Says which modules were not found on this machine."""
+        for problem in self.elsewhere.values():
+            log.warning("warning: %s: %s; a run looks for it where it starts", problem.where, problem.message)
+
+    def command_line(self, overrides: Sequence[str]) -> CommandLine:
+        """Returns the overrides of a command line as Hydra reads them."""
+        return CommandLine(self._loader, self._name, overrides)
+
     def points(self, overrides: Sequence[str], multirun: bool) -> list[list[str]]:
-        """Returns the override list of every point that `overrides` ask for, as Hydra's basic sweeper makes them."""
+        """Returns the override list of every point that `overrides` ask for; see `CommandLine.points`."""
         if not multirun:
             return [list(overrides)]
+        line = self.command_line(overrides)
         try:
-            texts = [*self._sweeper_params(overrides), *overrides]
-            parsed = OverridesParser.create(config_loader=self._loader).parse_overrides(texts)
-            return BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
+            return line.points()
         except HydraException:
-            return [[text for text in overrides if not _parses(text)]]
-
-    def _sweeper_params(self, overrides: Sequence[str]) -> list[str]:
-        """Returns what `hydra.sweeper.params` of the config adds to a multirun, as overrides."""
-        try:
-            config = self._loader.load_configuration(self._name, list(overrides), run_mode=RunMode.MULTIRUN)
-        except Exception:  # whatever Hydra raises for a file: the points themselves will say what is wrong
-            return []
-        params = config.hydra.sweeper.get("params") or {}
-        return [f"{key}={value}" for key, value in params.items()]
+            return [[text for text in line.texts if not _parses(text)]]
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
         return self._loader.load_configuration(self._name, list(overrides), run_mode=RunMode.RUN, from_shell=False)
@@ -199,7 +231,9 @@ class PointChecker:
         return [missing_problem(key, self._dir, choices) for key in missing_keys(without_hydra(config))]
 
     def _blame_one(self, text: str, groups: tuple[str, ...]) -> list[Problem]:
-        key = (text, *groups)
+        key, alike = (text, *groups), (text.partition("=")[0], *groups)
+        if alike in self._unknown_keys:  # whatever its value
+            return self._unknown_keys[alike]
         if key not in self._blamed:
             try:
                 # A point that fails only while it is resolved, for want of a mandatory value, is no fault of the text.
@@ -208,6 +242,8 @@ class PointChecker:
                 self._blamed[key] = []
             except Exception as error:  # whatever Hydra raises for this text, and YAML for a file that it names
                 self._blamed[key] = self._explain(text, error, groups)
+                if not self._exists(text) and self._blamed[key][0].message.startswith(UNKNOWN_KEY):
+                    self._unknown_keys[alike] = self._blamed[key]
         return self._blamed[key]
 
     def _root_problems(self) -> list[Problem]:
@@ -252,7 +288,10 @@ class PointChecker:
 
     def _options(self, group: str) -> list[str]:
         if group not in self._known_options:
-            self._known_options[group] = self._loader.get_group_options(group, ObjectType.CONFIG)
+            try:
+                self._known_options[group] = self._loader.get_group_options(group, ObjectType.CONFIG)
+            except OSError:  # too long for a folder's name
+                self._known_options[group] = []
         return self._known_options[group]
 
     def _explain(self, text: str, error: Exception, groups: Sequence[str]) -> list[Problem]:
@@ -265,14 +304,15 @@ class PointChecker:
                 return [located]
             return self._yaml.problems(f"{key}/{value}", [*groups, text], error)
         if options := self._options(key):
-            return [
-                Problem(key, f"must be one of {', '.join(options)}, but is {value!r}", _option(key, value, options))
-            ]
+            fix = INSTALL_OPTUNA if text.startswith("hydra/sweeper") and text.endswith("=optuna") else ""
+            problem = f"must be one of {', '.join(options)}, but is {value!r}"
+            return [Problem(key, problem, fix or _option(key, value, options))]
         if re.fullmatch(r"\S+\.(json|ya?ml)", text):
             return [_file(text)]
         if not _parses(text):
             return [Problem(text, f"is not a Hydra override: {first_lines(error)}", _quoted(text))]
-        if isinstance(error.__cause__, ConfigKeyError) or "Could not override" in str(error):
+        unknown = isinstance(error, OSError) or isinstance(error.__cause__, ConfigKeyError)
+        if unknown or "Could not override" in str(error):
             inside = full_key(error.__cause__ or error)  # loss={betta: 1}
             return [self._unknown(text, inside if inside.startswith(f"{key}.") else key, groups)]
         if "Could not append" in str(error):
@@ -287,12 +327,11 @@ class PointChecker:
 
     def _unknown(self, text: str, key: str, groups: Sequence[str]) -> Problem:
         plain = cast("dict[str, Any]", OmegaConf.to_container(self._compose(groups)))
-        valid = [name for name in flat_keys(plain) if not name.startswith("hydra.")]
+        valid = [name for name in flat_keys(plain) if name.startswith("hydra.") == key.startswith("hydra.")]
         node, _, value = text.partition("._target_=")
         if node in plain and plain[node] is None:
             return Problem(key, f"cannot be set alone while {node} is null", f"write '{node}={{_target_: {value}}}'")
-        fix = suggestion(key, valid, text.partition("=")[2])
-        return Problem(key, "is not a key of this config", fix)
+        return Problem(key, UNKNOWN_KEY, suggestion(key, valid, text.partition("=")[2]))
 
 
 def _file(text: str) -> Problem:
@@ -343,7 +382,22 @@ def _quoted(text: str) -> str:
         meant = to_override(key, value)
     except SweepError:
         return "quote the value: \"key='value'\""
-    return "quote it: " + (shlex.quote(meant) if set(value) & set("'\"$`\\!") else f'"{meant}"')
+    word = shell_word(meant)
+    return "quote it: " + (word if set(value) & set("'\"$`\\!") or word.startswith("$") else f'"{meant}"')
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes that are no UTF-8 come from the command line as lone surrogates
+        return False
+    return True
+
+
+def _not_unicode(text: str) -> Problem:
+    key, sign, value = text.partition("=")
+    problem = f"must be text in UTF-8, but has other bytes{f': {value}' if sign else ''}"
+    return Problem(key, problem, "for a file or folder: rename it, or make a link to it with another name")
 
 
 def _parses(text: str) -> bool:
@@ -363,44 +417,53 @@ def _wrongly_signed(key: str, text: str, other: str | None) -> Problem:
     return Problem(key, f"has no option by default that {text!r} could replace", f"add one: +{text}")
 
 
-def check_command_line(config_dir: Path, arguments: Sequence[str]) -> list[Composed]:
+def check_command_line(config_dir: Path, arguments: Sequence[str]) -> tuple[list[Composed], bool]:
     """Checks every point that a command line of run_hydra.py asks for.
 
-    Command lines that run nothing (`--cfg`, `--help`), that name another root config, or whose sweep another sweeper
-    than Hydra's basic one will enumerate, are left to Hydra; each run checks its own config again.
+    Command lines that run nothing (`--cfg`, `--help`) or that name another root config are left to Hydra; each run
+    checks its own config again. Where a sweeper draws the points, the fixed part and the ends of ranges are checked.
 
     Args:
         config_dir: The folder hydra_conf.
         arguments: The command line after the program's name.
 
     Returns:
-        The points, in order; none where they are left to Hydra.
+        The points, in order, and whether they are those of a sweep; no points where they are left to Hydra.
 
     Raises:
-        ConfigError: If any point is wrong; names all problems of all points.
+        ConfigError: If any point is wrong; names all problems of all points. Also for a sweep under torchrun.
     """
     if flags := list(_unknown_flags(arguments)):
         checker = PointChecker(config_dir)
         raise ConfigError([checker.flag_problem(flag, value) for flag, value in flags], ", nothing was started")
     asked = get_args_parser().parse_args(list(arguments))
-    foreign = asked.config_path or asked.config_name
-    foreign = foreign or any(text.startswith("hydra/sweeper=") for text in asked.overrides)
-    if asked.help or asked.hydra_help or asked.info or asked.cfg or asked.shell_completion or foreign:
-        return []
+    if asked.help or asked.hydra_help or asked.info or asked.cfg or asked.shell_completion:
+        return [], False
     further = Path(asked.config_dir) if asked.config_dir else None
     checker, findings = PointChecker(config_dir, further=further), Findings()
-    points = checker.points(asked.overrides, asked.multirun)
+    line = checker.command_line(asked.overrides)
+    multirun = asked.multirun or line.chooses_multirun
+    problems = list(_torchrun_problems(multirun))
+    if not problems and (asked.config_path or asked.config_name):
+        return [], False
+    points, all_given = checker.points(asked.overrides, multirun), True
+    if multirun:
+        unusable = line.problems()
+        problems, all_given = [*problems, *unusable], line.knows_sampled_keys and not unusable
     composed: list[Composed] = []
     for index, result in enumerate(checker.compose_many(points)):
-        findings.add(checker.problems(result), index)
-        if isinstance(result, Composed):
-            composed.append(result)
-    problems = findings.report(len(points))
-    if not points:
-        problems = [Problem(" ".join(asked.overrides), "must give at least one point, but gives none")]
+        findings.add(checker.problems(result, all_given), index)
+        composed += [result] if isinstance(result, Composed) and not result.missing else []
+    problems += findings.report(len(points))
+    if multirun and not line.starts_runs_here:
+        checker.warn_of_elsewhere()
+    else:
+        problems += checker.elsewhere.values()
+    if multirun and composed and not problems:
+        problems += line.study_problems(composed[-1].config)
     if problems:
         raise ConfigError(problems, ", nothing was started")
-    return composed
+    return composed, multirun
 
 
 def composition_problems(config_dir: Path, arguments: Sequence[str]) -> list[Problem]:
@@ -437,3 +500,11 @@ def _unknown_flags(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]
             yield flag, value if sign else rest.pop(0) if follows else None
         elif action.nargs is None and not sign and rest:
             rest.pop(0)
+
+
+def _torchrun_problems(multirun: bool) -> Iterator[Problem]:
+    """Refuses a sweep under torchrun, whose processes train one run together."""
+    if multirun and this_rank().count > 1:
+        problem = f"must not be given to torchrun, whose {this_rank().count} processes train one run together"
+        fix = "start each run with a torchrun of its own, as `gptopt submit` does with resources.gpus_per_run"
+        yield Problem("--multirun", problem, fix)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -21,14 +20,17 @@ from omegaconf.errors import OmegaConfBaseException
 from gpt_opt.errors import ConfigError, GptOptError, Problem, RequestError, RunFailed
 from gpt_opt.run.directory import DRY_RUN_PREFIX, expected_run_dir, plain_config
 from gpt_opt.run.execute import execute
+from gpt_opt.run.objective import objective
 from gpt_opt.run.paths import RunPaths
-from gpt_opt.run.ranks import this_rank
 
 log = logging.getLogger(__name__)
 
 
-def task(config: DictConfig) -> None:
+def task(config: DictConfig) -> float | None:
     """Runs one composed config inside a Hydra job.
+
+    Returns:
+        The metric that the sweeper optimizes; None where it learns nothing from the runs, as Hydra's basic one.
 
     Raises:
         GptOptError: As `gpt_opt.run.execute.execute`.
@@ -40,7 +42,7 @@ def task(config: DictConfig) -> None:
     overrides = list(hydra.overrides.task)
     if plain["dry_run"]:
         _dry_run(plain, overrides, folder)
-        return
+        return None
     files = {
         "config.yaml": OmegaConf.to_yaml(config),
         "overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
@@ -54,6 +56,8 @@ def task(config: DictConfig) -> None:
         if hydra.mode is not RunMode.MULTIRUN:
             raise
         raise RunFailed(str(error)) from error  # other points may have run: not a request that started nothing
+    learns = hydra.mode is RunMode.MULTIRUN and not hydra.sweeper._target_.endswith(".BasicSweeper")
+    return objective(plain, RunPaths(folder)) if learns else None
 
 
 @contextmanager
@@ -70,7 +74,7 @@ def _task_log(paths: RunPaths, job: str) -> Iterator[None]:
     for name, logger in logging.root.manager.loggerDict.items():
         if name.partition(".")[0] == "gpt_opt" and isinstance(logger, logging.Logger):
             logger.disabled = False  # as hydra/job_logging=disabled leaves them
-    file = logging.FileHandler(paths.task_log, encoding="utf-8", delay=True)
+    file = logging.FileHandler(paths.task_log, encoding="utf-8", errors="backslashreplace", delay=True)
     file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
     root.addHandler(file)
     try:
@@ -91,24 +95,6 @@ def _dry_run(config: dict[str, object], overrides: list[str], folder: Path) -> N
         if folder.name.startswith(DRY_RUN_PREFIX) and folder.parent == Path(tempfile.gettempdir()):
             logging.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def is_multirun(arguments: Sequence[str]) -> bool:
-    """Returns whether a command line of run_hydra.py asks for a sweep."""
-    asked = get_args_parser().parse_args(list(arguments))
-    return bool(asked.multirun) or "hydra.mode=MULTIRUN" in asked.overrides
-
-
-def require_one_run(arguments: Sequence[str]) -> None:
-    """Refuses a sweep under torchrun, whose processes train one run together.
-
-    Raises:
-        ConfigError: If there are several processes and `arguments` ask for a multirun.
-    """
-    if this_rank().count > 1 and is_multirun(arguments):
-        problem = f"must not be given to torchrun, whose {this_rank().count} processes train one run together"
-        fix = "start each run with a torchrun of its own, as `gptopt submit` does with resources.gpus_per_run"
-        raise ConfigError([Problem("--multirun", problem, fix)])
 
 
 def require_weights(points: Sequence[tuple[Mapping[str, Any], Sequence[str]]]) -> None:
