@@ -403,7 +403,7 @@ def _check(overrides: Sequence[str]) -> None:
     """
     checker = PointChecker(CONFIG_DIR)
     result = next(checker.compose_many([overrides]))
-    problems = checker.problems(result)
+    problems = [*checker.problems(result), *checker.elsewhere.values()]
     if isinstance(result, Composed) and not problems:
         require_weights([(result.config, result.overrides)])
     if isinstance(result, Composed) and result.config["dry_run"] is True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -34,6 +35,7 @@ from gpt_opt.plan.compose_hydra import search_path
 from gpt_opt.plan.multirun import INSTALL_OPTUNA, CommandLine
 from gpt_opt.plan.yaml_errors import YamlErrors, first_lines, full_key, interpolation_words
 from gpt_opt.run.directory import without_hydra
+from gpt_opt.run.execute import SWEEP
 from gpt_opt.run.ranks import this_rank
 from gpt_opt.sweep.overrides import shell_word, to_override
 
@@ -446,6 +448,7 @@ def check_command_line(config_dir: Path, arguments: Sequence[str]) -> tuple[list
     problems = list(_torchrun_problems(multirun))
     if not problems and (asked.config_path or asked.config_name):
         return [], False
+    _warn_of_resources(line)
     points, all_given = checker.points(asked.overrides, multirun), True
     if multirun:
         unusable = line.problems()
@@ -500,6 +503,13 @@ def _unknown_flags(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]
             yield flag, value if sign else rest.pop(0) if follows else None
         elif action.nargs is None and not sign and rest:
             rest.pop(0)
+
+
+def _warn_of_resources(line: CommandLine) -> None:
+    """Says which resources are not read: runs that Hydra starts take what there is."""
+    said = [text for text in line.overrides if text.lstrip("+").startswith("resources")]
+    if said and not line.reads_resources and SWEEP not in os.environ:
+        log.warning("warning: %s: gptopt submit and hydra/launcher=disbatch alone read resources", " ".join(said))
 
 
 def _torchrun_problems(multirun: bool) -> Iterator[Problem]:
