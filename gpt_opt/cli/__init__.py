@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Sequence
 from typing import NoReturn
 
-from gpt_opt.cli import dispatch, models, plan
+from gpt_opt.cli import dispatch, import_config, models, plan
 from gpt_opt.config.suggest import SYNONYMS, suggestion
 from gpt_opt.errors import exit_code, plain
 
@@ -26,6 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_verbs(verbs)
     dispatch.add_verbs(verbs)
     models.add_verbs(verbs)
+    import_config.add_verbs(verbs)
     return parser
 
 

@@ -19,6 +19,14 @@ from gpt_opt.config.schema_data import DATA_SCHEMAS
 
 
 @dataclass
+class Gpu:
+    """GPUs of a run that is started by hand."""
+
+    device_ids: list[int] | None
+    use_ddp: bool
+
+
+@dataclass
 class Root:
     """Keys outside the groups; the groups are typed by their options."""
 
@@ -37,8 +45,9 @@ class Root:
     aligner: Any = MISSING
     callbacks: list[Any] = MISSING
     seed: int = MISSING
-    models: list[str] | None = MISSING
-    model_index: str | None = MISSING  # text, since OmegaConf lets no number into an interpolation
+    gpu: Gpu = MISSING
+    models: list[Any] | None = MISSING  # of texts and mappings, which OmegaConf cannot say
+    model_index: int | None = MISSING
     exp_name: str | None = MISSING
     user: dict[str, Any] = MISSING
     dry_run: bool = MISSING
@@ -220,9 +229,11 @@ class TrainingParams:
 
     batch_size: int
     micro_batch_size: int | None
+    eval_batch_size: int | None
     gradient_accumulation_steps: int | None
     max_length: int
     max_prompt_length: int
+    max_completion_length: int | None
     truncation: Truncation
     add_bos: bool
     max_steps: int | None

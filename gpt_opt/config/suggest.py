@@ -152,7 +152,7 @@ _VALUES: Mapping[str, Mapping[str, str]] = {
     f"{_OPTIMIZER}.lr_schedule": {
         "cosine": "warm-up-cosine",
         "constant_with_warmup": "warm-up-constant",
-        "linear": "constant-linear",
+        "linear": "warm-up-linear",
     },
     f"{_PARAMS}.mixed_precision": {
         **{name: "fp16" for name in ("float16", "16-mixed", "half")},

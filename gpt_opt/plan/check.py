@@ -25,6 +25,7 @@ from gpt_opt.config.constraints import constraint_problems
 from gpt_opt.config.explain import flat_keys, missing_keys, missing_problem
 from gpt_opt.config.files import Memo, with_real_paths
 from gpt_opt.config.lookup import NotFound, look_up, targets
+from gpt_opt.config.models import listed_model
 from gpt_opt.config.suggest import suggestion
 from gpt_opt.config.yaml_files import shown
 from gpt_opt.errors import ConfigError, Problem, SweepError
@@ -132,7 +133,9 @@ class PointChecker:
             for problem in found
             if not any(key.startswith(f"{problem.where}.") for key in told)
         ]
-        return [*added, *_lost_trackers(result.overrides), *located]
+        located = [self._located(problem, result.overrides) for problem in found]
+        lost = [*_lost_trackers(result.overrides), *_lost_model(result.overrides, result.config)]
+        return [*added, *lost, *located]
 
     def _located(self, problem: Problem, overrides: Sequence[str]) -> Problem:
         """Returns a problem with the file and line of a chosen option that gives the key, where no override does."""
@@ -362,6 +365,18 @@ def _lost_trackers(overrides: Iterable[str]) -> Iterator[Problem]:
             yield Problem("logging", f"takes one option, but {text!r} gives several", fix)
 
 
+def _lost_model(overrides: Iterable[str], config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Refuses an option of the group model beside `models`: the experiment's list would choose the weights anyway."""
+    models, index = config["models"], config["model_index"]
+    for text in overrides if models is not None and index is not None else ():
+        key, _, value = text.partition("=")
+        if key == "model" and value != "hf":
+            chosen = listed_model(models, index, "name_or_path")
+            problem = f"is chosen by models[{index}]={chosen} of the experiment, so {text!r} would be ignored"
+            fix = f"choose by model_index, or by models=[...]; or leave the experiment out: +exp=hh_dpo {text}"
+            yield Problem("model", problem, fix)
+
+
 def _quoted(text: str) -> str:
     """Returns how a shell is told an override whose value Hydra is to take as it stands."""
     key, _, value = text.partition("=")
@@ -404,7 +419,7 @@ def _wrongly_signed(key: str, text: str, other: str | None) -> Problem:
     return Problem(key, f"has no option by default that {text!r} could replace", f"add one: +{text}")
 
 
-def check_command_line(config_dir: Path, arguments: Sequence[str]) -> None:
+def check_command_line(config_dir: Path, arguments: Sequence[str]) -> tuple[list[Composed], bool]:
     """Checks every point that a command line of run_hydra.py asks for.
 
     Command lines that run nothing (`--cfg`, `--help`) or that name another root config are left to Hydra; each run
@@ -414,6 +429,9 @@ def check_command_line(config_dir: Path, arguments: Sequence[str]) -> None:
         config_dir: The folder hydra_conf.
         arguments: The command line after the program's name.
 
+    Returns:
+        The points, in order, and whether they are those of a sweep; no points where they are left to Hydra.
+
     Raises:
         ConfigError: If any point is wrong; names all problems of all points. Also for a sweep under torchrun.
     """
@@ -422,32 +440,33 @@ def check_command_line(config_dir: Path, arguments: Sequence[str]) -> None:
         raise ConfigError([checker.flag_problem(flag, value) for flag, value in flags], ", nothing was started")
     asked = get_args_parser().parse_args(list(arguments))
     if asked.help or asked.hydra_help or asked.info or asked.cfg or asked.shell_completion:
-        return
+        return [], False
     further = Path(asked.config_dir) if asked.config_dir else None
     checker, findings = PointChecker(config_dir, further=further), Findings()
     line = checker.command_line(asked.overrides)
     multirun = asked.multirun or line.chooses_multirun
     problems = list(_torchrun_problems(multirun))
     if not problems and (asked.config_path or asked.config_name):
-        return
+        return [], False
     _warn_of_resources(line)
     points, all_given = checker.points(asked.overrides, multirun), True
     if multirun:
         unusable = line.problems()
         problems, all_given = [*problems, *unusable], line.knows_sampled_keys and not unusable
-    config = None
+    composed: list[Composed] = []
     for index, result in enumerate(checker.compose_many(points)):
         findings.add(checker.problems(result, all_given), index)
-        config = result.config if isinstance(result, Composed) and not result.missing else config
+        composed += [result] if isinstance(result, Composed) and not result.missing else []
     problems += findings.report(len(points))
     if multirun and not line.starts_runs_here:
         checker.warn_of_elsewhere()
     else:
         problems += checker.elsewhere.values()
-    if multirun and config is not None and not problems:
-        problems += line.study_problems(config)
+    if multirun and composed and not problems:
+        problems += line.study_problems(composed[-1].config)
     if problems:
         raise ConfigError(problems, ", nothing was started")
+    return composed, multirun
 
 
 def composition_problems(config_dir: Path, arguments: Sequence[str]) -> list[Problem]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
@@ -16,8 +17,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gpt_opt.errors import GptOptError, Problem, RequestError, RunFailed
-from gpt_opt.run.directory import DRY_RUN_PREFIX, plain_config
+from gpt_opt.errors import ConfigError, GptOptError, Problem, RequestError, RunFailed
+from gpt_opt.run.directory import DRY_RUN_PREFIX, expected_run_dir, plain_config
 from gpt_opt.run.execute import execute
 from gpt_opt.run.objective import objective
 from gpt_opt.run.paths import RunPaths
@@ -84,7 +85,6 @@ def _task_log(paths: RunPaths, job: str) -> Iterator[None]:
 
 
 def _dry_run(config: dict[str, object], overrides: list[str], folder: Path) -> None:
-    from gpt_opt.run.directory import expected_run_dir
     from gpt_opt.training.stages import describe
 
     try:
@@ -95,6 +95,35 @@ def _dry_run(config: dict[str, object], overrides: list[str], folder: Path) -> N
         if folder.name.startswith(DRY_RUN_PREFIX) and folder.parent == Path(tempfile.gettempdir()):
             logging.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_weights(points: Sequence[tuple[Mapping[str, Any], Sequence[str]]]) -> None:
+    """Refuses weights of `model.archive` that do not fit their model, before there is a directory of the run.
+
+    Args:
+        points: Resolved config and overrides of every run that was asked for; of those that have a directory already
+            the weights did fit.
+
+    Raises:
+        ConfigError: If any do not; all of them are named.
+    """
+    problems: dict[Problem, None] = {}
+    models: list[Any] = []
+    for config, overrides in points:
+        model = config["model"]
+        if model.get("archive") in (None, "embedded") or model in models:
+            continue
+        models.append(model)
+        if "output_dir" in config["paths"] and expected_run_dir(config, overrides).exists():
+            continue
+        from gpt_opt.training.models.build import require_archive  # torch, which the run needs anyway
+
+        try:
+            require_archive(model)
+        except ConfigError as error:
+            problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise ConfigError(list(problems), ", nothing was started")
 
 
 @contextmanager
