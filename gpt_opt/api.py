@@ -127,7 +127,7 @@ class DPOConfig:
         loss_type: "sigmoid", "robust", "hinge", "ipo", "ipo_sum" or "kto_pair".
         label_smoothing: Assumed share of flipped preferences, 0 <= x < 0.5; sigmoid and robust only.
         reference_free: Leave the reference out of loss and rewards.
-        use_ref_model: Keep the start weights as the reference; false with adapters: their base is it anyway.
+        use_ref_model: False: the policy's start is the reference; with reference_free there is none.
         ref_model_id: Another reference, hub id or folder.
         max_length: Longest prompt + answer, tokens; as in `TrainingConfig`, give it in one of the two.
         max_prompt_length: What a prompt is cut to when prompt + answer are too long, tokens; likewise.
@@ -289,7 +289,7 @@ def _check(overrides: Sequence[str]) -> None:
     """
     checker = PointChecker(CONFIG_DIR)
     result = next(checker.compose_many([overrides]))
-    problems = checker.problems(result)
+    problems = [*checker.problems(result), *checker.elsewhere.values()]
     if isinstance(result, Composed) and result.config["dry_run"] is True:
         problems.append(Problem("dry_run", "must be false here: a dry run has no checkpoint", "use run_hydra.py"))
     if this_rank().count > 1:
