@@ -54,6 +54,7 @@ def _dataset_problems(key: str, dataset: Mapping[str, Any]) -> Iterator[Problem]
         yield Problem(f"{key}.min_score_ratio", f"must be a finite number of at least 1, but is {ratio}")
     if "path" in dataset:
         yield from _path_problems(key, dataset)
+        yield from _pattern_problems(key, Path(dataset["path"]).absolute())
     if "parts" in dataset:
         yield from _mixture_problems(key, dataset)
 
@@ -83,6 +84,16 @@ def _path_problems(key: str, dataset: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _may_be_on_the_hub(path: str) -> bool:
     return not path.startswith((".", "~", "/")) and path.count("/") <= 1 and not Path(path).is_file()
+
+
+def _pattern_problems(key: str, folder: Path) -> Iterator[Problem]:
+    """Yields a folder of data files in whose path `datasets` would see a pattern: it finds no file, or no split."""
+    saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    if folder.is_dir() and not saved and set("*?[") & set(str(folder)):
+        problem = (
+            f"must be a folder without *, ? and [ in its path, which `datasets` takes for patterns, but is {folder}"
+        )
+        yield Problem(f"{key}.path", problem, "give another name to that folder, or name a file in it")
 
 
 def _mixture_problems(key: str, dataset: Mapping[str, Any]) -> Iterator[Problem]:
