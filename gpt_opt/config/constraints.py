@@ -10,7 +10,7 @@ from typing import Any
 from gpt_opt.config.engines import engine_problems
 from gpt_opt.config.finetuning import finetuning_problems
 from gpt_opt.config.losses import has_reference, loss_problems
-from gpt_opt.config.models import ALL_LINEAR, adapter_problems, weight_problems
+from gpt_opt.config.models import ALL_LINEAR, adapter_problems, pointer_problems, weight_problems
 from gpt_opt.config.sampling import sampling_problems
 from gpt_opt.config.sources import data_problems
 from gpt_opt.config.targets import target_problems
@@ -201,6 +201,7 @@ CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _models,
     weight_problems,
     adapter_problems,
+    pointer_problems,
     loss_problems,
     _optimizer,
     _moments,

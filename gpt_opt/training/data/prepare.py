@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, cast
 
 from gpt_opt.training.data.cache import tokenize_once
 from gpt_opt.training.data.collect import Data, left_out
+from gpt_opt.training.data.demonstrations import is_demonstration, is_text
 from gpt_opt.training.data.records import Example, Pair
-from gpt_opt.training.data.tokenize import Limits, Tokenized, texts_of
+from gpt_opt.training.data.tokenize import Limits, Tokenized, TokenizedExample, texts_of
 
 HOLDS_END = "text with the end-of-sequence token"
 
@@ -26,7 +28,9 @@ class Prepared:
         train: Training records.
         validation: Validation records.
         account: What summary.json says of the data: for each split `rows`, `prompts_cut` and `answers_cut` (records
-            with an answer that lost its end-of-sequence), and under `dropped` the rows left out, by the reason.
+            with an answer that lost its end-of-sequence), and under `dropped` the rows left out, by the reason. Where
+            there are demonstrations, for each split also `sequences`, `learned_completions` (or turns of the
+            assistant), `learned_tokens` and `context_tokens`.
     """
 
     train: Sequence[Tokenized]
@@ -48,8 +52,12 @@ def prepare(data: Data, tokenizer: Any, limits: Limits) -> Prepared:
         if left := len(given) - len(records):
             dropped[HOLDS_END] += left
         counts = Counter(prompts_cut=0, answers_cut=0)
-        splits.append(tokenize_once(records, tokenizer, limits, counts))
+        tokenized = tokenize_once(records, tokenizer, limits, counts)
         account[name] = {"rows": len(records), **counts}
+        if any(map(is_demonstration, records)):
+            tokenized = list(_sequences(records, tokenized, limits.max_length))
+            account[name] |= _learned(tokenized)
+        splits.append(tokenized)
     account["dropped"] = dict(dropped)
     _tell(account, limits)
     return Prepared(splits[0], splits[1], account)
@@ -58,17 +66,52 @@ def prepare(data: Data, tokenizer: Any, limits: Limits) -> Prepared:
 def _usable(record: Pair | Example, tokenizer: Any) -> bool:
     """Says whether a record is to be tokenized: one that people can correct is, so that it is named where it is bad."""
     end = tokenizer.eos_token
+    if is_text(record):
+        return True  # it may hold several documents, or turns
     return record.place is not None or end is None or not any(end in text for text in texts_of(record))
 
 
+def _sequences(records: Sequence[Any], tokenized: Sequence[Any], most: int) -> Iterator[TokenizedExample]:
+    """Yields what goes into a batch: of a long text one sequence after the other, each token learned once."""
+    for record, item in zip(records, tokenized, strict=True):
+        ids, done = [*item.prompt, *item.completion], len(item.prompt)
+        if not is_text(record) or len(ids) <= most:
+            yield item
+            continue
+        first = 0
+        while done < len(ids):
+            end = first + most
+            yield TokenizedExample(ids[first:done], ids[done:end], item.desirable)
+            done, first = end, end - 1  # the last token is what the next sequence goes on from
+
+
+def _learned(items: Sequence[Any]) -> dict[str, int]:
+    tokens = sum(token >= 0 for item in items for token in item.completion)
+    answers = sum(learned for item in items for learned, _ in groupby(item.completion, key=lambda token: token >= 0))
+    return {
+        "sequences": len(items),
+        "learned_completions": answers,
+        "learned_tokens": tokens,
+        "context_tokens": sum(len(item.prompt) + len(item.completion) for item in items) - tokens,
+    }
+
+
 def _tell(account: dict[str, dict[str, int]], limits: Limits) -> None:
-    total = {key: account["train"][key] + account["validation"][key] for key in account["train"]}
+    total = Counter(account["train"]) + Counter(account["validation"])
+    if total["learned_tokens"]:
+        log.info(
+            "data: of %d rows %d sequences; learned: %d tokens of %d completions or turns of the assistant; "
+            "context alone: %d tokens of prompts and other turns",
+            *(total[key] for key in ("rows", "sequences", "learned_tokens", "learned_completions", "context_tokens")),
+        )
     answers = limits.max_length - limits.max_prompt_length
     parts = [f"of {total['rows']:,} rows"]
     if total["prompts_cut"]:
         parts.append(f"{total['prompts_cut']:,} had their prompt cut to {limits.max_prompt_length} tokens")
     if total["answers_cut"]:
-        parts.append(f"{total['answers_cut']:,} an answer to {answers} (end-of-sequence lost)")
+        most = limits.max_length if total["learned_tokens"] else answers
+        what = "were cut" if total["learned_tokens"] else "an answer"
+        parts.append(f"{total['answers_cut']:,} {what} to {most} (end-of-sequence lost)")
     if account["dropped"]:
         parts.append(f"left out before: {left_out(account['dropped'])}")
     if len(parts) > 1:
