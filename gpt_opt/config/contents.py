@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -149,12 +148,19 @@ def instead_of_data(path: Path) -> Found | None:
         about = path.stat() if path.exists() else path.lstat()
     except OSError:
         return None
-    return _instead(str(path), about.st_mtime_ns, about.st_size, about.st_ino)
+    version = str(path), about.st_mtime_ns, about.st_size, about.st_ino
+    if version in _fine:
+        return None
+    if (found := _instead(path)) is None:
+        _fine.add(version)
+    return found
 
 
-@lru_cache(maxsize=256)  # the points of a sweep mostly have one data set
-def _instead(name: str, *_version: int) -> Found | None:
-    path = Path(name)
+_fine: set[tuple[object, ...]] = set()
+"""What was looked at and may be data: the points of a sweep mostly have one data set."""
+
+
+def _instead(path: Path) -> Found | None:
     if path.is_dir():
         files = data_files(path)  # of a clone only some may have been fetched: whoever reads one says what it is
         return pointer_in(path, files) if files and all(map(pointer, files)) else None
@@ -165,7 +171,7 @@ def _instead(name: str, *_version: int) -> Found | None:
             head = stream.read(HEAD)
     except OSError:
         return None  # whoever reads it says so
-    return None if compression(head) else no_data(head, name)
+    return None if compression(head) else no_data(head, str(path))
 
 
 def pointer_in(folder: Path, files: Sequence[Path]) -> Found | None:

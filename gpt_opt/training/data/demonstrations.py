@@ -57,6 +57,14 @@ def pieces(example: Example, tokenizer: Any) -> list[Piece]:
     return list(_rendered(messages, len(prompt.messages), tokenizer))
 
 
+def way(tokenizer: Any) -> str:
+    """Returns how `pieces` finds out what is learned of a dialogue."""
+    template = getattr(tokenizer, "chat_template", None) and tokenizer.get_chat_template()
+    if not template:
+        return "the plain rendering, since the tokenizer has no chat template"
+    return "the chat template's marks" if _MARKS_ANSWERS.search(template) else "the chat template, message by message"
+
+
 def _marked(messages: Sequence[dict[str, str]], first: int, tokenizer: Any) -> list[Piece]:
     out = tokenizer.apply_chat_template(
         messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, add_generation_prompt=False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable
 from itertools import chain, islice
@@ -105,4 +106,5 @@ def _other_option(rows: list[Row], option: str, path: str) -> tuple[str, str] | 
 
 
 def _quoted(path: str) -> str:
-    return shlex.quote(to_override("data.dataset.path", path))
+    plain = re.fullmatch(r"[\w./~-]+", path, re.ASCII)
+    return f"data.dataset.path={path}" if plain else shlex.quote(to_override("data.dataset.path", path))

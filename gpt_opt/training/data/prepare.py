@@ -10,8 +10,9 @@ from itertools import groupby
 from typing import Any, cast
 
 from gpt_opt.training.data.cache import tokenize_once
+from gpt_opt.training.data.chat import Turns
 from gpt_opt.training.data.collect import Data, left_out
-from gpt_opt.training.data.demonstrations import is_demonstration, is_text
+from gpt_opt.training.data.demonstrations import is_demonstration, is_text, way
 from gpt_opt.training.data.records import Example, Pair
 from gpt_opt.training.data.tokenize import Limits, Tokenized, TokenizedExample, texts_of
 
@@ -29,8 +30,8 @@ class Prepared:
         validation: Validation records.
         account: What summary.json says of the data: for each split `rows`, `prompts_cut` and `answers_cut` (records
             with an answer that lost its end-of-sequence), and under `dropped` the rows left out, by the reason. Where
-            there are demonstrations, for each split also `sequences`, `learned_completions` (or turns of the
-            assistant), `learned_tokens` and `context_tokens`.
+            there are demonstrations, for each split also `sequences`, `learned_completions` (turns of the
+            assistant, in dialogues), `learned_tokens` and `context_tokens`.
     """
 
     train: Sequence[Tokenized]
@@ -47,6 +48,7 @@ def prepare(data: Data, tokenizer: Any, limits: Limits) -> Prepared:
         DataError: If a text cannot be used with the tokenizer.
     """
     splits, account, dropped = [], {}, Counter(data.dropped)
+    shown = any(is_demonstration(record) for record in (*data.train, *data.validation))
     for name, given in (("train", data.train), ("validation", data.validation)):
         records = cast("Sequence[Pair] | Sequence[Example]", [item for item in given if _usable(item, tokenizer)])
         if left := len(given) - len(records):
@@ -54,12 +56,16 @@ def prepare(data: Data, tokenizer: Any, limits: Limits) -> Prepared:
         counts = Counter(prompts_cut=0, answers_cut=0)
         tokenized = tokenize_once(records, tokenizer, limits, counts)
         account[name] = {"rows": len(records), **counts}
-        if any(map(is_demonstration, records)):
+        if shown:
+            learned = _learned(records, tokenized)
             tokenized = list(_sequences(records, tokenized, limits.max_length))
-            account[name] |= _learned(tokenized)
+            learned["sequences"] = len(tokenized)
+            account[name] |= learned
         splits.append(tokenized)
     account["dropped"] = dict(dropped)
     _tell(account, limits)
+    if shown:
+        _tell_learned(data, Counter(account["train"]) + Counter(account["validation"]), tokenizer)
     return Prepared(splits[0], splits[1], account)
 
 
@@ -85,33 +91,42 @@ def _sequences(records: Sequence[Any], tokenized: Sequence[Any], most: int) -> I
             done, first = end, end - 1  # the last token is what the next sequence goes on from
 
 
-def _learned(items: Sequence[Any]) -> dict[str, int]:
-    tokens = sum(token >= 0 for item in items for token in item.completion)
-    answers = sum(learned for item in items for learned, _ in groupby(item.completion, key=lambda token: token >= 0))
-    return {
-        "sequences": len(items),
-        "learned_completions": answers,
-        "learned_tokens": tokens,
-        "context_tokens": sum(len(item.prompt) + len(item.completion) for item in items) - tokens,
-    }
+def _learned(records: Sequence[Any], items: Sequence[Any]) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for record, item in zip(records, items, strict=True):
+        if is_text(record):
+            found += Counter(learned_tokens=len(item.completion), context_tokens=len(item.prompt))
+            continue
+        runs = [(learned, len(list(run))) for learned, run in groupby(item.completion, key=lambda token: token >= 0)]
+        found["learned_tokens"] += sum(length for learned, length in runs if learned)
+        found["context_tokens"] += len(item.prompt) + sum(length for learned, length in runs if not learned)
+        found["learned_completions"] += sum(learned for learned, _ in runs)
+    return {key: found[key] for key in ("learned_completions", "learned_tokens", "context_tokens")}
+
+
+def _tell_learned(data: Data, total: Counter[str], tokenizer: Any) -> None:
+    texts = sum(is_text(record) for record in (*data.train, *data.validation))
+    turns = any(isinstance(texts_of(record)[1], Turns) for record in (*data.train, *data.validation))
+    what = [f"all of {texts:,} texts"] if texts else []
+    if total["learned_completions"]:
+        which = f", of dialogues every turn of the assistant (by {way(tokenizer)})" if turns else ""
+        what.append(f"{total['learned_completions']:,} completions{which}")
+    log.info(
+        "data: learned are %s: %s tokens in %s sequences; %s tokens before and between them are context",
+        " and ".join(what),
+        *(f"{total[key]:,}" for key in ("learned_tokens", "sequences", "context_tokens")),
+    )
 
 
 def _tell(account: dict[str, dict[str, int]], limits: Limits) -> None:
-    total = Counter(account["train"]) + Counter(account["validation"])
-    if total["learned_tokens"]:
-        log.info(
-            "data: of %d rows %d sequences; learned: %d tokens of %d completions or turns of the assistant; "
-            "context alone: %d tokens of prompts and other turns",
-            *(total[key] for key in ("rows", "sequences", "learned_tokens", "learned_completions", "context_tokens")),
-        )
+    total = {key: account["train"][key] + account["validation"][key] for key in account["train"]}
     answers = limits.max_length - limits.max_prompt_length
     parts = [f"of {total['rows']:,} rows"]
     if total["prompts_cut"]:
         parts.append(f"{total['prompts_cut']:,} had their prompt cut to {limits.max_prompt_length} tokens")
     if total["answers_cut"]:
-        most = limits.max_length if total["learned_tokens"] else answers
-        what = "were cut" if total["learned_tokens"] else "an answer"
-        parts.append(f"{total['answers_cut']:,} {what} to {most} (end-of-sequence lost)")
+        what = f"an answer to {answers}" if "learned_tokens" not in total else f"their end beyond {limits.max_length}"
+        parts.append(f"{total['answers_cut']:,} {what} (end-of-sequence lost)")
     if account["dropped"]:
         parts.append(f"left out before: {left_out(account['dropped'])}")
     if len(parts) > 1:

@@ -80,7 +80,7 @@ def file_rows(path: Path) -> Rows:
         raw = opened.enter_context(path.open("rb"))
         stream = io.BufferedReader(cast("Any", _decompressed(raw)), buffer_size=1 << 16)
         head = stream.peek(HEAD)[:HEAD]
-        if found := no_data(head, path.name):
+        if found := no_data(head, str(path)):
             raise DataError([Problem(str(path), *found)])
         yield from _READERS[cast("str", form(head, path.name))](path, stream)
 
@@ -226,7 +226,7 @@ def _files_of_split(folder: Path, subset: str | None, split: str, subset_is_fold
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError([_not_loaded(str(folder), subset, split, error)]) from error
     taken = {Path(file) for names in splits.values() for file in names}
-    named = [file.relative_to(folder) for file in data_files(folder)]
+    named = [file.relative_to(folder) for file in data_files(folder) if _may_hold_rows(file, folder)]
     if not subset and (others := [str(name) for name in named if folder.resolve() / name not in taken]):
         shown = ", ".join(others[:5]) + (", ..." if others[5:] else "")
         log.warning("%s: in no split by their names, or of another kind, and so not read: %s", folder, shown)

@@ -102,10 +102,8 @@ def start_of(tokenizer: Tokenizer) -> tuple[int, ...]:
     return tuple(with_special[: next((n for n in places if with_special[n : n + len(text)] == text), 0)])
 
 
-def cut(ids: Ids, limits: Limits, demonstrated: bool = False) -> Ids:
+def cut(ids: Ids, limits: Limits) -> Ids:
     """Cuts a prompt and its answers to the limits: first the prompt, then, if still needed, all answers.
-
-    A demonstrated answer may be as long as its prompt leaves room; others, as if every prompt had `max_prompt_length`.
 
     Both decisions depend on the longest answer, so that all sequences share one prompt, as in the DPO reference.
     """
@@ -114,19 +112,21 @@ def cut(ids: Ids, limits: Limits, demonstrated: bool = False) -> Ids:
     if len(prompt) + longest > limits.max_length:
         prompt = limits.cut_prompt(prompt)
     if len(prompt) + longest > limits.max_length:
-        room = limits.max_length - (len(prompt) if demonstrated else limits.max_prompt_length)
+        room = limits.max_length - limits.max_prompt_length
         answers = [answer[:room] for answer in answers]
     return (prompt, *answers)
 
 
-def _cut(record: Pair | Example, ids: Ids, limits: Limits) -> Ids:
-    if is_text(record):
-        return ids  # it goes on in further rows: see `prepare`
-    prompt, *answers = cut(ids, limits, is_demonstration(record))
-    for answer in answers:
-        while answer and answer[-1] < 0:  # context of an answer that was cut off
-            answer.pop()
-    return (prompt, *answers)
+def cut_demonstration(ids: Ids, limits: Limits) -> Ids:
+    """Cuts a demonstration: the prompt only where the first answer does not fit, then the end of what is too long."""
+    prompt, answer = ids
+    first = next((place for place, token in enumerate(answer) if token < 0), len(answer))
+    if len(prompt) + first > limits.max_length:
+        prompt = limits.cut_prompt(prompt)
+    answer = answer[: limits.max_length - len(prompt)]
+    while answer[-1] < 0:  # context of an answer that was cut off
+        answer.pop()
+    return prompt, answer
 
 
 def truncate(pair: TokenizedPair, limits: Limits) -> TokenizedPair:
@@ -167,7 +167,12 @@ def tokenize(
         DataError: If the tokenizer has no end-of-sequence token, a text contains it, or a text has no tokens.
     """
     whole = _encode(records, tokenizer, limits.start)
-    short = [_cut(record, ids, limits) for record, ids in zip(cast("Sequence[Any]", records), whole, strict=True)]
+    short: list[Ids] = []
+    for record, ids in zip(cast("Sequence[Any]", records), whole, strict=True):
+        if is_text(record):
+            short.append(ids)  # it goes on in further sequences: see `prepare`
+        else:
+            short.append(cut_demonstration(ids, limits) if is_demonstration(record) else cut(ids, limits))
     if counts is not None:
         counts["prompts_cut"] += sum(len(a[0]) != len(b[0]) for a, b in zip(whole, short, strict=True))
         counts["answers_cut"] += sum(
