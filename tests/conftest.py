@@ -6,12 +6,13 @@ import json
 import os
 import random
 import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.helpers.forked import ForkServer
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -69,14 +70,15 @@ Runner = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
-def run_hydra() -> Runner:
-    """Calls run_hydra.py as a user does and returns what came back."""
+def run_hydra() -> Iterator[Runner]:
+    """Calls run_hydra.py as a user does and returns what came back; its process is forked, not started anew."""
+    server = ForkServer()
 
     def run(arguments: Sequence[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "run_hydra.py"), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, check=False)
+        return server.run([str(ROOT / "run_hydra.py"), *arguments], cwd, timeout_s=300)
 
-    return run
+    yield run
+    server.close()
 
 
 from tests.cluster.conftest import cluster, slurm  # noqa: E402, F401
