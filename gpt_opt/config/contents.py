@@ -192,7 +192,8 @@ def pointer_in(folder: Path, files: Sequence[Path]) -> Found | None:
 
 def data_files(folder: Path) -> list[Path]:
     """Returns the files of a folder, and below it, that have the suffix of a data file; of its first some files."""
-    return [file for file in islice(folder.rglob("*"), _MOST_FILES) if has_data_suffix(file.name)]
+    files = islice(folder.rglob("*"), _MOST_FILES)
+    return [file for file in files if has_data_suffix(file.name) or file.suffix == ".arrow"]
 
 
 def model_files(folder: Path) -> list[Path]:

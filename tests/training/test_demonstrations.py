@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from gpt_opt.training.data.columns import Columns, record_of
 from gpt_opt.training.data.demonstrations import is_demonstration
 from gpt_opt.training.data.prepare import prepare
 from gpt_opt.training.data.tokenize import Limits, TokenizedExample, token_ids, tokenize
-from gpt_opt.training.losses import IGNORED
+from gpt_opt.training.losses import IGNORED, SFT, token_logps
 from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
 from gpt_opt.training.stages import build
+from tests.conftest import Runner
 from tests.training.test_data_chat import PROMPTED, templated
 from tests.training.test_training import config
 
@@ -262,3 +264,40 @@ def test_sft_learns_from_wanted_answers_and_demonstrations_of_a_mixture(small: l
     assert not any(isinstance(record, Pair) for record in made.data.train)
     assert len(made.train) == len(made.data.train)
     assert made.account["train"]["learned_completions"] == len(made.train)
+
+
+def talks(file: Path, count: int = 60) -> Path:
+    rows = [{"messages": say([("user", f"{n}"), ("assistant", f"{n + 1}"), *MESSAGES[3:5]])} for n in range(count)]
+    file.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    return file
+
+
+def test_the_loss_is_the_mean_over_the_learned_tokens(small: list[str], tmp_path: Path) -> None:
+    file = talks(tmp_path / "talks.jsonl.gz")
+    parts = build(config([*small, "loss=sft", "data=hf", f"data.dataset.path={file}"]))
+    items: list[Any] = list(parts.train[:5])
+    batch: Any = Collator()(items)
+    kept = {"logits_to_keep": batch["logits_to_keep"]}
+    logps = token_logps(parts.policy(batch["input_ids"], **kept).logits, batch["labels"]).sum(-1)
+    tokens = (batch["labels"] != IGNORED).sum(-1)
+    ours = SFT()(logps, tokens) / SFT().units(tokens)
+    labels = torch.full(batch["input_ids"].shape, IGNORED)
+    for row, item in enumerate(items):
+        for place, token in enumerate(item.completion, start=len(item.prompt)):
+            labels[row, place] = token if token >= 0 else IGNORED
+    theirs = parts.policy(batch["input_ids"], labels=labels).loss
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
+    numbers = [int(record.prompt.split()[1]) for record in parts.data.train[:5]]
+    assert tokens.sum() == sum(len(f" {n + 1}") + len(" B") + 1 for n in numbers)
+
+
+def test_a_run_on_demonstrations_says_what_it_learned(small: list[str], tmp_path: Path, run_hydra: Runner) -> None:
+    file = talks(tmp_path / "talks.jsonl.gz")
+    done = run_hydra([*small, "loss=sft", f"data.dataset.path={file}"])
+    assert done.returncode == 0, done.stderr
+    assert "data: learned are 120 completions, of dialogues every turn of the assistant" in done.stdout + done.stderr
+    (summary,) = (tmp_path / "outputs").rglob("summary.json")
+    report = json.loads(summary.read_text())["data"]
+    assert report["train"]["rows"] + report["validation"]["rows"] == 60
+    assert report["train"]["learned_completions"] == 2 * report["train"]["rows"]
+    assert report["train"]["learned_tokens"] > 3 * report["train"]["rows"]
