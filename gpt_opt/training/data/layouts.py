@@ -8,7 +8,6 @@ from collections.abc import Callable
 from itertools import chain, islice
 
 from gpt_opt.errors import DataError, Problem
-from gpt_opt.sweep.overrides import to_override
 from gpt_opt.training.data.chat import ANSWER
 from gpt_opt.training.data.collect import BadRow, Convert, Row, Rows, UnknownLayout
 from gpt_opt.training.data.columns import Columns, record_of
@@ -107,4 +106,5 @@ def _other_option(rows: list[Row], option: str, path: str) -> tuple[str, str] | 
 
 def _quoted(path: str) -> str:
     plain = re.fullmatch(r"[\w./~-]+", path, re.ASCII)
-    return f"data.dataset.path={path}" if plain else shlex.quote(to_override("data.dataset.path", path))
+    quoted = path.replace("'", "\\'")  # Hydra's quotes within those of the shell
+    return f"data.dataset.path={path}" if plain else shlex.quote(f"data.dataset.path='{quoted}'")
