@@ -37,7 +37,9 @@ KNOWN = "JSON lines, a JSON list, CSV (.csv), parquet or plain text (.txt), each
 """What a data file may be."""
 
 _LIST, _OBJECT = re.compile(rb"\s*\[\s*\{"), re.compile(rb'\s*\{\s*"')
+_HEADER = re.compile(rb'"?[A-Za-z_]\w*"?([,;\t]"?[A-Za-z_]\w*"?)+\r?\n')
 _LFS, _ANNEX = b"version https://git-lfs.github.com/spec/", b"/annex/objects/"
+_OBJECTS = ".git/annex/objects/"
 _POINTER_BYTES = 1024  # git-LFS writes none that is longer
 _MOST_FILES = 1000
 
@@ -64,7 +66,7 @@ def form(head: bytes, name: str) -> str | None:
         return "json"
     if _OBJECT.match(text):
         return "jsonl"
-    named = FORMS.get(_suffix(name))
+    named = FORMS.get(_suffix(name), "csv" if _HEADER.match(text) else None)
     # A list may hold anything, which is then named row by row; lines of JSON are called .json as well.
     return named if named != "json" or text.lstrip().startswith(b"[") else "jsonl"
 
@@ -109,9 +111,8 @@ _UNPACK = "unpack it, and name the file or the folder that comes out"
 def pointer(path: Path) -> Found | None:
     """Returns what to do about a file that only stands for another one: a pointer of git-LFS or git-annex."""
     try:
-        if path.is_symlink() and not path.exists():
-            annexed = ".git/annex/objects/" in os.readlink(path)
-            return _annexed(path) if annexed else None
+        if not path.exists():
+            return _not_fetched(path)
         if not path.is_file() or path.stat().st_size > _POINTER_BYTES:
             return None
         head = path.read_bytes()
@@ -124,6 +125,17 @@ def pointer(path: Path) -> Found | None:
     size = re.search(rb"^size (\d+)", head, re.MULTILINE)
     stands = f" that stands for {int(size[1]):,} bytes" if size else ""
     return f"is a pointer of git-LFS{stands}, not the file itself", _lfs_command(path)
+
+
+def _not_fetched(path: Path) -> Found | None:
+    """Returns what to do about a link to an object of git-annex that is not there, or about where such a link leads."""
+    if path.is_symlink() and _OBJECTS in os.readlink(path):
+        return _annexed(path)
+    root, _, key = str(path.absolute()).partition(f"/{_OBJECTS}")
+    if not key:
+        return None
+    fix = f"git -C {shlex.quote(root)} annex get --key={shlex.quote(path.name)}"
+    return "is a pointer of git-annex, not the file itself", fix
 
 
 def _annexed(path: Path) -> Found:
@@ -147,7 +159,7 @@ def instead_of_data(path: Path) -> Found | None:
     try:
         about = path.stat() if path.exists() else path.lstat()
     except OSError:
-        return None
+        return pointer(path)
     version = str(path), about.st_mtime_ns, about.st_size, about.st_ino
     if version in _fine:
         return None

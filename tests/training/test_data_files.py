@@ -15,6 +15,7 @@ import pyarrow
 import pytest
 
 from gpt_opt.config.contents import instead_of_data
+from gpt_opt.config.files import with_real_paths
 from gpt_opt.config.models import pointer_problems
 from gpt_opt.config.sources import data_problems
 from gpt_opt.errors import DataError
@@ -67,6 +68,7 @@ def jsonl(path: Path | str) -> Any:
         ("lines.csv", lines()),
         ("lines.txt", lines()),
         ("semicolons.csv", table(";")),
+        ("a-table", table(",")),
         ("x.tsv", table("\t")),
         ("bom.jsonl", b"\xef\xbb\xbf" + lines()),
         ("bom.json", b"\xef\xbb\xbf" + json.dumps(ROWS, indent=1).encode()),
@@ -146,6 +148,9 @@ def test_a_pointer_says_the_command_that_fetches_it(tmp_path: Path) -> None:
     link.symlink_to(".git/annex/objects/ab/cd")
     (problem,) = data_problems({"data": {"dataset": {"path": str(link), "max_samples": None}}})
     assert problem.fix == f"git -C '{tmp_path}/a clone' annex get x.jsonl"
+    real = with_real_paths({"data": {"dataset": {"path": str(link), "max_samples": None}}})  # as a run has it
+    (problem,) = data_problems(real)
+    assert problem.fix == f"git -C '{tmp_path}/a clone' annex get --key=cd"
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "tokenizer.json"])
