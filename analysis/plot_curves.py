@@ -10,7 +10,7 @@ from pathlib import Path
 
 from analysis.load import load_metrics, load_runs
 from analysis.plots import plot_curves
-from gpt_opt.errors import GptOptError
+from gpt_opt.errors import GptOptError, say, take_any_text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -31,7 +31,7 @@ def _run(options: argparse.Namespace) -> None:
     except (OSError, ValueError) as error:
         raise GptOptError(f"the figure cannot be saved there, give another -o FILE.png: {error}") from error
     for problem in dict.fromkeys((*runs.attrs["problems"], *metrics.attrs["problems"])):
-        print(f"problem: {problem}", file=sys.stderr)
+        say(f"problem: {problem}")
     print(f"figure: {target}")
 
 
@@ -43,10 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     logging.getLogger("analysis").setLevel(logging.ERROR)  # the problems are printed once, at the end
+    take_any_text()
     try:
         _run(options)
     except GptOptError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
     return 0
 

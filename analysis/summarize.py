@@ -16,7 +16,7 @@ import pandas as pd
 from analysis.load import RUN_COLUMNS, load_runs
 from analysis.parameters import parameter_columns
 from analysis.tables import render_table, summary_table
-from gpt_opt.errors import GptOptError
+from gpt_opt.errors import GptOptError, say, take_any_text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,10 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     logging.getLogger("analysis").setLevel(logging.ERROR)  # what load_runs warns of stands below the table
+    take_any_text()
     try:
         _run(options)
     except GptOptError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
     return 0
 

@@ -16,7 +16,8 @@ from gpt_opt.dispatch.facts import JobStatus, RunStatus, Shown, SweepStatus
 from gpt_opt.dispatch.failures import FailureGroup
 from gpt_opt.dispatch.status import gather
 from gpt_opt.dispatch.sweepdir import Sweep
-from gpt_opt.plan.show import aligned, clip, columns, duration, parameters, quoted, short_names
+from gpt_opt.plan.show import aligned, clip, columns, duration, parameters, short_names
+from gpt_opt.sweep.overrides import shell_word
 
 MOST_ROWS = 200
 """Rows of a table; of a longer sweep the runs that are not COMPLETED come first."""
@@ -170,7 +171,7 @@ def advice(status: SweepStatus) -> list[str]:
             command = ["gptopt", "drive", status.label]
         where = "" if submission.cwd == os.getcwd() else f" (in {submission.cwd})"
         runs = "1 run waits" if number == 1 else f"{number} runs wait"
-        lines.append(f"{runs} and no job is alive: {' '.join(map(quoted, command))} continues{where}")
+        lines.append(f"{runs} and no job is alive: {' '.join(map(shell_word, command))} continues{where}")
     return lines + _retry_lines(status)
 
 

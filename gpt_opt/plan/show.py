@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from gpt_opt.config.inputs import AGAIN
+from gpt_opt.errors import plain
 from gpt_opt.plan.existing import Status
 from gpt_opt.plan.explain import Nearest
 from gpt_opt.plan.planner import Plan, Run
 from gpt_opt.plan.price import Price
+from gpt_opt.sweep.overrides import shell_word
 
 HEAD, TAIL = 12, 3
 """Rows shown of a long plan, from its beginning and its end."""
@@ -26,7 +26,8 @@ def parameters(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def clip(text: str) -> str:
-    """Returns a value as long as a table bears."""
+    """Returns a value as long as a table bears, on one line."""
+    text = plain(text.replace("\n", "\\n"))
     return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
 
 
@@ -112,6 +113,9 @@ def as_text(plan: Plan) -> str:
         pairs = [f"{point} = {first}" for point, first in list(plan.collapsed.items())[:5]]
         more = ", ..." if len(plan.collapsed) > 5 else ""
         lines.append(f"{len(plan.collapsed)} points have the config of an earlier point ({', '.join(pairs)}{more})")
+    if plan.uncounted:
+        keys = ", ".join(plan.uncounted)
+        lines.append(f"points that differ in {keys} alone are one run, since that changes no result: the first counts")
     lines += changes(plan.runs)
     if plan.gone:
         lines.append(f"{len(plan.gone)} runs of earlier submissions are no longer in the grid:")
@@ -153,17 +157,9 @@ def as_record(plan: Plan) -> dict[str, Any]:
     return {**head, "errors": [], "items": items}
 
 
-def quoted(text: str) -> str:
-    r"""Returns a word for a shell, always on one line: control characters are written as $'\\n'."""
-    if re.search(r"[\x00-\x1f\x7f]", text) is None:
-        return shlex.quote(text)
-    plain = text.replace("\\", "\\\\").replace("'", "\\'")
-    return "$'" + re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", plain) + "'"
-
-
 def override_lines(plan: Plan) -> str:
     """Returns one line of override strings a run, quoted for a shell."""
-    return "\n".join(" ".join(map(quoted, run.overrides)) for run in plan.runs)
+    return "\n".join(" ".join(map(shell_word, run.overrides)) for run in plan.runs)
 
 
 def explanation(run: Run, nearest: Nearest | None) -> str:
