@@ -289,7 +289,7 @@ def _check(overrides: Sequence[str]) -> None:
     """
     checker = PointChecker(CONFIG_DIR)
     result = next(checker.compose_many([overrides]))
-    problems = checker.problems(result)
+    problems = [*checker.problems(result), *checker.elsewhere.values()]
     if isinstance(result, Composed) and result.config["dry_run"] is True:
         problems.append(Problem("dry_run", "must be false here: a dry run has no checkpoint", "use run_hydra.py"))
     if this_rank().count > 1:

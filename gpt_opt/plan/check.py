@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from gpt_opt.errors import ConfigError, Problem, SweepError
 from gpt_opt.plan.compose import Composed, ComposeFailure, Composer
 from gpt_opt.plan.multirun import INSTALL_OPTUNA, CommandLine
 from gpt_opt.run.directory import without_hydra
+from gpt_opt.run.execute import SWEEP
 from gpt_opt.run.ranks import this_rank
 from gpt_opt.sweep.overrides import shell_word, to_override
 
@@ -325,6 +327,7 @@ def check_command_line(config_dir: Path, arguments: Sequence[str]) -> None:
     problems = list(_torchrun_problems(multirun))
     if not problems and (asked.config_path or asked.config_dir or asked.config_name):
         return
+    _warn_of_resources(line)
     points, all_given = checker.points(asked.overrides, multirun), True
     if multirun:
         unusable = line.problems()
@@ -342,6 +345,13 @@ def check_command_line(config_dir: Path, arguments: Sequence[str]) -> None:
         problems += line.study_problems(config)
     if problems:
         raise ConfigError(problems, ", nothing was started")
+
+
+def _warn_of_resources(line: CommandLine) -> None:
+    """Says which resources are not read: runs that Hydra starts take what there is."""
+    said = [text for text in line.overrides if text.lstrip("+").startswith("resources")]
+    if said and not line.reads_resources and SWEEP not in os.environ:
+        log.warning("warning: %s: gptopt submit and hydra/launcher=disbatch alone read resources", " ".join(said))
 
 
 def _torchrun_problems(multirun: bool) -> Iterator[Problem]:

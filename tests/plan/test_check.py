@@ -181,3 +181,15 @@ def test_a_study_optimizes_the_metric_in_its_direction() -> None:
     text = report([*OPTUNA, *metric])
     assert "hydra.sweeper.direction: must be maximize, since a run returns eval/rewards/accuracies" in text
     check_command_line(CONFIG_DIR, [*OPTUNA, *metric, "hydra.sweeper.direction=maximize"])
+
+
+def test_resources_that_nobody_reads_are_named(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_command_line(CONFIG_DIR, ["-m", "loss.beta=0.1,0.2", "resources.gpus_per_run=2", "hydra/launcher=disbatch"])
+    monkeypatch.setenv("GPTOPT_SWEEP", "betas")  # a run of a sweep, whose slot has read them
+    check_command_line(CONFIG_DIR, ["loss.beta=0.1", "resources.gpus_per_run=2"])
+    assert not caplog.messages
+    monkeypatch.delenv("GPTOPT_SWEEP")
+    check_command_line(CONFIG_DIR, ["loss.beta=0.1", "resources.gpus_per_run=2"])
+    assert "resources.gpus_per_run=2: gptopt submit and hydra/launcher=disbatch alone read" in caplog.messages[0]
