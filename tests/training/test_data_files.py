@@ -221,10 +221,15 @@ TALKS = [{"messages": say(("user", f"p{n}"), ("assistant", "c"))} for n in range
 @pytest.mark.parametrize(
     ("rows", "options", "whose", "answer"),
     [
-        (HH, ("hf", "jsonl", "shp", "se", "ultrafeedback"), "the layout of Anthropic/hh-rlhf", "data=hh PATH"),
-        (SHP, ("hf", "jsonl", "hh", "se", "ultrafeedback"), "the layout of stanfordnlp/SHP", "data=shp PATH"),
+        (HH, ("hf", "jsonl", "shp", "se", "ultrafeedback"), "the layout of Anthropic/hh-rlhf", "data=hh PATH SHARE"),
+        (SHP, ("hf", "jsonl", "hh", "se", "ultrafeedback"), "the layout of stanfordnlp/SHP", "data=shp PATH SHARE"),
         (SE, ("hf", "jsonl", "hh", "shp"), "the layout of HuggingFaceH4/stack-exchange-preferences", "data=se PATH"),
-        (UF, ("hh", "shp", "se"), "the layout of HuggingFaceH4/ultrafeedback_binarized", "data=ultrafeedback PATH"),
+        (
+            UF,
+            ("hh", "shp", "se"),
+            "the layout of HuggingFaceH4/ultrafeedback_binarized",
+            "data=ultrafeedback PATH data.dataset.split=train SHARE",
+        ),
         (ROWS, ("hh", "shp", "se", "ultrafeedback"), "its rows are pairs by columns", "data=hf PATH"),
         (KTO, ("hh", "ultrafeedback"), "its rows are judged answers by columns", "data=hf PATH loss=kto"),
         (TALKS, ("hh", "se"), "its rows are demonstrations by columns", "data=hf PATH loss=sft"),
@@ -247,7 +252,8 @@ def test_rows_of_another_layout_are_answered_with_the_option_that_reads_them(
         assert problem.where == str(file)
         assert whose in problem.message
         assert f"data={option} does not read" in problem.message
-        assert problem.fix == answer.replace("PATH", f"data.dataset.path={file}")
+        share = "data.dataset.validation_split=0.1"  # a file has no splits
+        assert problem.fix == answer.replace("PATH", f"data.dataset.path={file}").replace("SHARE", share)
 
 
 def test_columns_that_nothing_reads_are_told_once(tmp_path: Path) -> None:

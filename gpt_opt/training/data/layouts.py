@@ -6,7 +6,9 @@ import re
 import shlex
 from collections.abc import Callable
 from itertools import chain, islice
+from pathlib import Path
 
+from gpt_opt.config.sources import TRAIN
 from gpt_opt.errors import DataError, Problem
 from gpt_opt.training.data.chat import ANSWER
 from gpt_opt.training.data.collect import BadRow, Convert, Row, Rows, UnknownLayout
@@ -44,6 +46,11 @@ _PUBLISHED: dict[str, tuple[str, Callable[[Row], bool]]] = {
     "ultrafeedback": ("HuggingFaceH4/ultrafeedback_binarized", _is_ultrafeedback),
 }
 """Options with a layout of their own: whose it is, and whether a row has it."""
+
+
+_SHARE = " data.dataset.validation_split=0.1"
+_SPLITS = {"hh": _SHARE, "shp": _SHARE, "se": "", "ultrafeedback": f" data.dataset.split={TRAIN}{_SHARE}"}
+"""What each of them needs besides where a file, which has no splits, takes the place of the published data."""
 
 
 def require_layout(rows: Rows, convert: Convert, option: str, path: str) -> Rows:
@@ -87,7 +94,7 @@ def _other_option(rows: list[Row], option: str, path: str) -> tuple[str, str] | 
         if name != option and all(map(has_layout, rows)):
             return (
                 f"its rows have the layout of {whose}, which data={option} does not read",
-                f"data={name} {_quoted(path)}",
+                f"data={name} {_quoted(path)}{_SPLITS[name] if Path(path).is_file() else ''}",
             )
     if option in ("hf", "jsonl"):
         return None
