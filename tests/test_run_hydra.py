@@ -135,7 +135,12 @@ def test_a_sweep_goes_on_after_a_failed_point_and_a_second_time_skips_what_is_co
     tmp_path: Path, small: list[str], run_hydra: Runner
 ) -> None:
     # A learning rate of 1e38 overflows; a target that takes no such keys fails on being built.
-    arguments = ["-m", *small, "loss.beta=0.1,0.2", "data.dataset._target_=gpt_opt.training.data.build_jsonl,json.loads"]
+    arguments = [
+        "-m",
+        *small,
+        "loss.beta=0.1,0.2",
+        "data.dataset._target_=gpt_opt.training.data.build_jsonl,json.loads",
+    ]
     done = run_hydra(arguments)
     assert done.returncode == 1, done.stdout + done.stderr
     runs = [RunPaths(path) for path in find_run_dirs(tmp_path / "outputs")]
