@@ -15,6 +15,28 @@ TRAIN = "train"
 """The one split of a file."""
 
 
+PUBLISHED = {
+    "Anthropic/hh-rlhf": "hh",
+    "stanfordnlp/SHP": "shp",
+    "HuggingFaceH4/ultrafeedback_binarized": "ultrafeedback",
+}
+"""Names on the hub whose rows have a layout of their own, with the option of the group data that reads it."""
+
+
+def data_option(name: str, config_dir: Path) -> dict[str, str]:
+    """Returns the settings of the data that `name` stands for: an option, or a name on the hub, a folder or a file.
+
+    Args:
+        name: The name.
+        config_dir: The folder hydra_conf.
+    """
+    if name in PUBLISHED:
+        return {"data": PUBLISHED[name]}
+    if (config_dir / "data" / f"{name}.yaml").is_file():
+        return {"data": name}
+    return {"data": "hf", "data.dataset.path": name}
+
+
 def data_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     """Yields what contradicts itself in the `data` group of a resolved config."""
     yield from _dataset_problems("data.dataset", config["data"]["dataset"])
@@ -32,6 +54,7 @@ def _dataset_problems(key: str, dataset: Mapping[str, Any]) -> Iterator[Problem]
         yield Problem(f"{key}.min_score_ratio", f"must be a finite number of at least 1, but is {ratio}")
     if "path" in dataset:
         yield from _path_problems(key, dataset)
+        yield from _pattern_problems(key, Path(dataset["path"]).absolute())
     if "parts" in dataset:
         yield from _mixture_problems(key, dataset)
 
@@ -61,6 +84,16 @@ def _path_problems(key: str, dataset: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _may_be_on_the_hub(path: str) -> bool:
     return not path.startswith((".", "~", "/")) and path.count("/") <= 1 and not Path(path).is_file()
+
+
+def _pattern_problems(key: str, folder: Path) -> Iterator[Problem]:
+    """Yields a folder of data files in whose path `datasets` would see a pattern: it finds no file, or no split."""
+    saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    if folder.is_dir() and not saved and set("*?[") & set(str(folder)):
+        problem = (
+            f"must be a folder without *, ? and [ in its path, which `datasets` takes for patterns, but is {folder}"
+        )
+        yield Problem(f"{key}.path", problem, "give another name to that folder, or name a file in it")
 
 
 def _mixture_problems(key: str, dataset: Mapping[str, Any]) -> Iterator[Problem]:

@@ -16,6 +16,7 @@ from gpt_opt.plan.compose import Composed
 from gpt_opt.plan.existing import RunFinder, Status, earlier_runs, status_of
 from gpt_opt.plan.price import History, Price, price, shape
 from gpt_opt.plan.resources import SweepResources, process_problems
+from gpt_opt.run.devices import sweep_device_problems
 from gpt_opt.run.identity import is_identity, run_id
 from gpt_opt.run.paths import RunPaths
 from gpt_opt.run.provenance import recorded_inputs
@@ -184,6 +185,7 @@ _OF_HYDRA = ("hydra.mode", "hydra.run", "hydra.sweep", "hydra/sweeper", "hydra.l
 
 def _sweep_problems(point: Composed, from_file: bool) -> Iterator[Problem]:
     """Yields what a config may say but a run of a sweep would not do, or not as it was meant."""
+    yield from sweep_device_problems(point.config)
     for key in ("dry_run", "rerun"):
         if point.config.get(key):
             problem = "must be false in a sweep, which starts every run that is not done, once"
