@@ -16,7 +16,7 @@ import pandas as pd
 from analysis.load import RUN_COLUMNS, load_runs
 from analysis.parameters import parameter_columns
 from analysis.tables import render_table, summary_table
-from gpt_opt.errors import GptOptError
+from gpt_opt.errors import GptOptError, exit_code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,6 +70,7 @@ def _save(table: pd.DataFrame, target: Path) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    logging.getLogger("analysis").setLevel(logging.ERROR)  # what load_runs warns of stands below the table
     runs = load_runs(options.path)
     table = summary_table(runs)
     target = options.csv if options.csv is not None or options.json else options.path[0] / "summary.csv"
@@ -90,14 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 2 when a path cannot be read or the table cannot be saved.
     """
-    options = _parser().parse_args(arguments)
-    logging.getLogger("analysis").setLevel(logging.ERROR)  # what load_runs warns of stands below the table
-    try:
-        _run(options)
-    except GptOptError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: _run(_parser().parse_args(arguments)), failed=2)
 
 
 if __name__ == "__main__":

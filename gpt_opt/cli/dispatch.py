@@ -157,7 +157,9 @@ def _drive(options: argparse.Namespace) -> None:
     from gpt_opt.dispatch.drive import drive
     from gpt_opt.dispatch.submit import adopt, prepare, sweep_of_this_job
     from gpt_opt.dispatch.sweepdir import find, locked
+    from gpt_opt.run.outputs import work_without_readers
 
+    work_without_readers()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     if options.slots is not None and options.slots < 1:
         options.parser.error(f"--slots must be at least 1, but is {options.slots}")
@@ -178,7 +180,9 @@ def _drive(options: argparse.Namespace) -> None:
 def _exec(options: argparse.Namespace) -> None:
     from gpt_opt.dispatch.run_one import Slot
     from gpt_opt.dispatch.sweepdir import find
+    from gpt_opt.run.outputs import work_without_readers
 
+    work_without_readers()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     sweep = find(options.sweep, SWEEPS)
     runs = [sweep.run(name) for name in options.runs]

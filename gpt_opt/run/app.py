@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gpt_opt.errors import ConfigError, GptOptError, Problem, RequestError, RunFailed
 from gpt_opt.run.directory import DRY_RUN_PREFIX, plain_config
 from gpt_opt.run.execute import execute
+from gpt_opt.run.outputs import work_without_readers
 from gpt_opt.run.paths import RunPaths
 from gpt_opt.run.ranks import this_rank
 
@@ -31,6 +32,7 @@ def task(config: DictConfig) -> None:
     Raises:
         GptOptError: As `gpt_opt.run.execute.execute`.
     """
+    work_without_readers()
     hydra = HydraConfig.get()
     plain = plain_config(config)
     logging.getLogger().setLevel(plain["logging"]["logging_params"]["log_level"].upper())

@@ -73,6 +73,11 @@ class RunPaths:
         return self.root / "task.log"
 
     @property
+    def reserve(self) -> Path:
+        """Room on the disk for the last words of a run at work; a temporary file like others."""
+        return self.root / ".reserve.tmp"
+
+    @property
     def superseded(self) -> Path:
         """Records of results that `rerun=true` replaced, one folder an attempt."""
         return self.root / "superseded"

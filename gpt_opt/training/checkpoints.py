@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_IMODE
+
+from gpt_opt.errors import disk_full
 
 PROGRESS_FILE = "progress.json"
 """Sums of the metrics since the last log line, tokens and seconds so far: a resumed run goes on counting from them."""
@@ -22,6 +27,8 @@ SCHEDULER_FILE = "scheduler.pt"
 """Where the schedule is."""
 
 _NEEDED = (PROGRESS_FILE, "trainer_state.json", SCHEDULER_FILE)
+
+_PROBE_BYTES = 1 << 20
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +83,38 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def whole_or_removed(folder: Path) -> Iterator[None]:
+    """Removes what the block has saved in `folder` when it fails, and names a full disk, for which torch has no words.
+
+    Raises:
+        OSError: If the disk is full; other errors as the block.
+    """
+    try:
+        yield
+    except BaseException as error:
+        full = disk_full(error) is not None or _is_full(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # on a full disk it takes the room that a last word needs
+        if full and not isinstance(error, OSError):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
+        raise
+
+
+def _is_full(folder: Path) -> bool:
+    """Returns whether there is no room in `folder`, its user's quota included."""
+    probe = folder / ".probe"
+    try:
+        with probe.open("wb") as stream:
+            stream.write(os.urandom(_PROBE_BYTES))
+            os.fsync(stream.fileno())
+    except OSError as error:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+    return False
 
 
 def commit_checkpoint(saved: Path, folder: Path) -> None:
