@@ -17,6 +17,7 @@ from analysis.load import RUN_COLUMNS, load_runs
 from analysis.parameters import parameter_columns
 from analysis.tables import render_table, summary_table
 from gpt_opt.errors import GptOptError, exit_code
+from gpt_opt.table import terminal_width
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,7 +54,7 @@ def _text(runs: pd.DataFrame, table: pd.DataFrame, places: str) -> str:
     """Returns the table with everything that is wrong listed below it."""
     if runs.empty:
         return f"no runs below {places}"
-    parts = [render_table(table)]
+    parts = [render_table(table, terminal_width(sys.stdout))]
     failed = runs[runs["error"].notna()]
     if len(failed):
         parts += [f"\nruns with errors: {len(failed)}", *("  " + failed["path"] + ": " + failed["error"])]

@@ -93,7 +93,11 @@ def find_run_dirs(root: Path) -> list[Path]:
     return sorted(found)
 
 
-def path_part(text: str, limit: int = 80) -> str:
+LABEL_LIMIT = 80
+"""Characters of the readable part of a run directory's name."""
+
+
+def path_part(text: str, limit: int = LABEL_LIMIT) -> str:
     """Returns `text` as one plain path component: letters, digits and `. _ = , + -`, at most `limit` characters.
 
     A slash, as in `EleutherAI/pythia-2.8b`, becomes `--`; anything else that is special becomes `_`.
