@@ -288,7 +288,7 @@ def _check(overrides: Sequence[str]) -> None:
         ConfigError: With all problems.
     """
     checker = PointChecker(CONFIG_DIR)
-    result = next(checker.composer.compose_many([overrides]))
+    result = next(checker.compose_many([overrides]))
     problems = checker.problems(result)
     if isinstance(result, Composed) and result.config["dry_run"] is True:
         problems.append(Problem("dry_run", "must be false here: a dry run has no checkpoint", "use run_hydra.py"))

@@ -8,14 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gpt_opt.cli import main
 from gpt_opt.run.claim import read_claim
 from gpt_opt.run.paths import RunPaths, find_run_dirs
-from gpt_opt.run.state import State, read_state
+from gpt_opt.run.state import State, read_state, write_state
 from tests.conftest import ROOT, Runner
 
 CLOCK = ("tokens_per_second", "eval/seconds")
@@ -277,13 +279,90 @@ def test_a_rerun_that_was_cut_short_trains_from_the_start(tmp_path: Path, small:
     assert result(paths) == expected
 
 
-def test_a_data_file_that_changed_since_is_told(tmp_path: Path, small: list[str], run_hydra: Runner) -> None:
-    assert run_hydra([*small, "loss.beta=0.1"]).returncode == 0
-    file = tmp_path / "pairs.jsonl"
+def test_inputs_that_changed_since_are_told_by_a_start_and_by_a_plan(
+    tmp_path: Path,
+    small: list[str],
+    run_hydra: Runner,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    arguments = [*small, "loss.beta=0.1"]
+    assert run_hydra(arguments).returncode == 0
+    paths, file = only_run(tmp_path), tmp_path / "pairs.jsonl"
+    sweep = tmp_path / "sweep.json"
+    sweep.write_text('{"loss.beta": 0.1}')
     file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
-    done = run_hydra([*small, "loss.beta=0.1"])
-    assert done.returncode == 0
-    assert f"but {file} has changed since" in done.stdout
+    provenance = json.loads(paths.provenance.read_text())
+    words, digest = f"{file} has changed since", provenance["inputs"]["data.dataset.path"]["sha256"]
+    before = {name: item for name, item in provenance.items() if name != "inputs"} | {"data_sha256": digest}
+    for record in (provenance, before):  # as it is, and as a version before recorded it
+        paths.provenance.write_text(json.dumps(record))
+        done = run_hydra(arguments)
+        assert done.returncode == 0
+        assert done.stdout.strip().endswith(f", but {words}: rerun=true trains again")
+        for options, shown in [([], "done, inputs changed"), (["--explain", "0"], " is done: "), (["--json"], "{")]:
+            assert main(["plan", str(sweep), *small, *options]) == 0
+            output = capsys.readouterr().out
+            assert shown in output
+            assert words + (": rerun=true trains again" if shown != "{" else '"') in output
+        caplog.clear()
+        assert main(["submit", str(sweep), *small, "--backend", "local", "--dry-run"]) == 0
+        assert f"1 done: {words}: rerun=true trains again" in caplog.text
+        capsys.readouterr()
+
+
+def test_an_interrupted_run_with_other_weights_is_refused_and_trains_anew_when_told_to(
+    tmp_path: Path, small: list[str], run_hydra: Runner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_hydra([*small, "loss=sft", "training.training_params.max_steps=1"]).returncode == 0
+    weights = tmp_path / "weights.safetensors"
+    start = only_run(tmp_path).checkpoints / "checkpoint-1" / "model.safetensors"
+    weights.write_bytes(start.read_bytes())
+    arguments = [*small, "loss.beta=0.1", f"model.archive={weights}", f"paths.output_dir={tmp_path}/outputs/own"]
+    assert run_hydra(arguments).returncode == 0
+    (root,) = find_run_dirs(tmp_path / "outputs" / "own")
+    paths = RunPaths(root)
+    expected = result(paths)
+    paths.summary.unlink()
+    write_state(paths, replace(read_state(paths), state=State.INTERRUPTED))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    sweep = tmp_path / "sweep.json"
+    sweep.write_text('{"base": {}}')
+    assert main(["plan", str(sweep), *arguments]) == 0
+    assert f"1 started: {weights} has changed since: only with weights and data as they were" in capsys.readouterr().out
+    refused = run_hydra(arguments)
+    assert refused.returncode == 2
+    assert "model.archive: must be what checkpoint-12 was trained with, " in refused.stderr
+    assert "restore it, or train from the start: rerun=true" in refused.stderr
+    assert main(["plan", str(sweep), *arguments]) == 0
+    assert f"1 started: {weights} has changed since" in capsys.readouterr().out  # failed now, with step 0
+    write_state(paths, replace(read_state(paths), state=State.INTERRUPTED))
+    again = run_hydra([*arguments, "rerun=true"])
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "step=2 " in again.stdout
+    assert result(paths)["metrics"] != expected["metrics"]
+
+
+def test_a_run_whose_only_checkpoint_is_damaged_is_an_error_until_it_is_told_to_train_anew(
+    tmp_path: Path, small: list[str], run_hydra: Runner
+) -> None:
+    arguments = [*small, "loss.beta=0.1"]
+    assert run_hydra(arguments).returncode == 0
+    paths = only_run(tmp_path)
+    expected = result(paths)
+    paths.summary.unlink()
+    write_state(paths, replace(read_state(paths), state=State.INTERRUPTED))
+    file = paths.checkpoints / "checkpoint-12" / "optimizer.pt"
+    file.write_bytes(file.read_bytes()[:-1])
+    refused = run_hydra(arguments)
+    assert refused.returncode == 2
+    assert f"{file.parent}: must be a whole checkpoint, but optimizer.pt has " in refused.stderr
+    write_state(paths, replace(read_state(paths), state=State.INTERRUPTED))
+    again = run_hydra([*arguments, "rerun=true"])
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert result(paths) == expected
 
 
 def test_what_hydra_refuses_is_one_clear_error(tmp_path: Path, run_hydra: Runner) -> None:

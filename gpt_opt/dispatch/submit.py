@@ -19,6 +19,7 @@ from gpt_opt.dispatch.sweepdir import Job, Submission, Sweep, SweepRun, create, 
 from gpt_opt.errors import ConfigError, GptOptError, Problem
 from gpt_opt.plan.existing import NEW_DIRECTORY
 from gpt_opt.plan.planner import Plan, Planner
+from gpt_opt.plan.show import changes
 from gpt_opt.run.files import now, to_json, write_text
 from gpt_opt.sweep.model import Grid, Resources, Space
 
@@ -69,6 +70,8 @@ def _planned(request: Request) -> tuple[Plan, Resources]:
     assert request.file is not None, "points without a file go through prepare_points"
     planner = Planner(request.root / "hydra_conf")
     plan = planner.plan(request.file, request.extra, sweeps=request.sweeps)
+    for line in changes(plan.runs):
+        log.warning("%s", line)
     return plan, _resources(planner, plan, request)
 
 

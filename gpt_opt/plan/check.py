@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from gpt_opt.config.constraints import constraint_problems
 from gpt_opt.config.explain import flat_keys, missing_keys, missing_problem, nearest
+from gpt_opt.config.files import Memo, with_real_paths
 from gpt_opt.errors import ConfigError, Problem, SweepError
 from gpt_opt.plan.compose import Composed, ComposeFailure, Composer
 from gpt_opt.run.directory import without_hydra
@@ -67,6 +69,16 @@ class PointChecker:
         self._known_options: dict[str, list[str]] = {}
         self._blamed: dict[tuple[str, ...], list[Problem]] = {}
         self._choices: dict[tuple[str, ...], dict[str, str]] = {}
+
+    def compose_many(self, points: Iterable[Sequence[str]]) -> Iterator[Composed | ComposeFailure]:
+        """Composes points as `composer` does, with the real paths of the files that they name."""
+        memo: Memo = {}
+        for result in self.composer.compose_many(points):
+            if isinstance(result, ComposeFailure):
+                yield result
+                continue
+            config = with_real_paths(result.config, memo)
+            yield result if config is result.config else replace(result, config=config)
 
     def problems(self, result: Composed | ComposeFailure) -> list[Problem]:
         """Returns the problems of one point."""
@@ -130,7 +142,7 @@ class PointChecker:
         ]
 
     def _rest(self, overrides: tuple[str, ...]) -> list[Problem]:
-        result = next(self.composer.compose_many([overrides]))
+        result = next(self.compose_many([overrides]))
         return self.problems(result) if isinstance(result, Composed) else []
 
     def _missing(self, overrides: tuple[str, ...]) -> list[Problem]:
@@ -253,7 +265,7 @@ def check_command_line(config_dir: Path, arguments: Sequence[str]) -> None:
         return
     checker, findings = PointChecker(config_dir), Findings()
     points = checker.points(asked.overrides, asked.multirun)
-    for index, result in enumerate(checker.composer.compose_many(points)):
+    for index, result in enumerate(checker.compose_many(points)):
         findings.add(checker.problems(result), index)
     problems = findings.report(len(points))
     if not points:

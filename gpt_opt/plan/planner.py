@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpt_opt.config.files import with_real_paths
+from gpt_opt.config.inputs import Memo, changed_since, inputs_of
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.plan.check import Findings, PointChecker
 from gpt_opt.plan.compose import Composed
@@ -14,6 +16,7 @@ from gpt_opt.plan.existing import RunFinder, Status, earlier_runs, status_of
 from gpt_opt.plan.price import History, Price, price, shape
 from gpt_opt.run.identity import run_id
 from gpt_opt.run.paths import RunPaths
+from gpt_opt.run.provenance import recorded_inputs
 from gpt_opt.sweep import Grid, load_grid, points, target, to_override
 from gpt_opt.sweep.jsonfile import read_json
 
@@ -30,6 +33,7 @@ class Run:
         overrides: Hydra override strings that give its config.
         status: What starting it would mean.
         step: Optimizer steps done.
+        changed: Which files and modules have changed since, in words; "" where none has.
     """
 
     index: int
@@ -39,6 +43,7 @@ class Run:
     overrides: tuple[str, ...]
     status: Status
     step: int
+    changed: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,6 @@ class Planner:
 
     def __init__(self, config_dir: Path) -> None:
         self._checker = PointChecker(config_dir)
-        self._composer = self._checker.composer
 
     def plan(self, file: Path, extra: Sequence[str] = (), slots: int = 1, sweeps: Path = Path("sweeps")) -> Plan:
         """Plans a sweep file; writes nothing.
@@ -108,7 +112,7 @@ class Planner:
             ConfigError: If points are wrong; all problems of all points, equal ones once with a count.
         """
         draft = _Draft()
-        for index, result in enumerate(self._composer.compose_many(lists)):
+        for index, result in enumerate(self._checker.compose_many(lists)):
             if problems := self._checker.problems(result):
                 draft.findings.add(problems, index)
             elif isinstance(result, Composed):
@@ -124,7 +128,7 @@ class Planner:
 
     def config(self, overrides: Sequence[str]) -> dict[str, Any]:
         """Returns the resolved config of one point of a plan."""
-        return self._composer.compose(overrides).config
+        return with_real_paths(self._checker.composer.compose(overrides).config)
 
 
 def _located(problems: Sequence[Problem], file: Path) -> list[Problem]:
@@ -150,6 +154,7 @@ class _Draft:
         self.roots: set[Path] = set()
         self._first: dict[str, int] = {}
         self._finder = RunFinder()
+        self._inputs: Memo = {}
 
     def add(self, point: int, composed: Composed) -> None:
         """Adds a point without problems."""
@@ -159,8 +164,11 @@ class _Draft:
             self.collapsed[point] = first
             return
         folder, exists = self._finder.find(config, name, composed.overrides)
-        status, step = status_of(RunPaths(Path(folder))) if exists else (Status.NEW, 0)
-        self.runs.append(Run(len(self.runs), point, name, folder, composed.overrides, status, step))
+        paths = RunPaths(Path(folder))
+        status, step = status_of(paths) if exists else (Status.NEW, 0)
+        begun = status is not Status.NEW
+        changed = changed_since(recorded_inputs(paths), inputs_of(config, self._inputs)) if begun else ""
+        self.runs.append(Run(len(self.runs), point, name, folder, composed.overrides, status, step, changed))
         if status in (Status.NEW, Status.RESUME, Status.FAILED):
             steps = config["training"]["training_params"]["max_steps"]
             self.work.append((shape(config), steps if steps is None else max(0, steps - step)))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from gpt_opt.config.inputs import AGAIN
 from gpt_opt.plan.existing import Status
 from gpt_opt.plan.explain import Nearest
 from gpt_opt.plan.planner import Plan, Run
@@ -56,6 +58,7 @@ def _table(runs: Sequence[Run], varying: Sequence[str], width: int | None) -> li
     shown = list(runs) if len(runs) <= HEAD + TAIL + 1 else [*runs[:HEAD], *runs[-TAIL:]]
     resumed = (Status.RESUME, Status.RUNNING)
     states = [f"{run.status} at step {run.step}" if run.status in resumed else str(run.status) for run in shown]
+    states = [state + ", inputs changed" * bool(run.changed) for state, run in zip(states, shown, strict=True)]
     table = [
         Column("index", [str(run.index) for run in shown]),
         *parameter_columns([run.overrides for run in shown], varying),
@@ -116,11 +119,24 @@ def as_text(plan: Plan, width: int | None = None) -> str:
         pairs = [f"{point} = {first}" for point, first in list(plan.collapsed.items())[:5]]
         more = ", ..." if len(plan.collapsed) > 5 else ""
         lines.append(f"{len(plan.collapsed)} points have the config of an earlier point ({', '.join(pairs)}{more})")
+    lines += changes(plan.runs)
     if plan.gone:
         lines.append(f"{len(plan.gone)} runs of earlier submissions are no longer in the grid:")
         lines += [f"  {folder}" for folder in list(plan.gone.values())[:5]]
     work = sum(run.status not in (Status.DONE, Status.RUNNING) for run in plan.runs)
     return "\n".join([*lines, _price(plan.price, work)])
+
+
+def changes(runs: Sequence[Run]) -> list[str]:
+    """Returns a line for each set of inputs that have changed since runs were made with them."""
+    found = Counter((run.status is Status.DONE, run.changed) for run in runs if run.changed)
+    return [
+        f"{count} {'done' if done else 'started'}: {_change(done, words)}" for (done, words), count in found.items()
+    ]
+
+
+def _change(done: bool, words: str) -> str:
+    return f"{words}: {AGAIN}" if done else f"{words}: only with weights and data as they were it goes on, {AGAIN}"
 
 
 def as_record(plan: Plan) -> dict[str, Any]:
@@ -132,6 +148,7 @@ def as_record(plan: Plan) -> dict[str, Any]:
             "run_dir": run.run_dir,
             "overrides": list(run.overrides),
             "status": str(run.status),
+            "changed": run.changed,
         }
         for run in plan.runs
     ]
@@ -159,6 +176,7 @@ def override_lines(plan: Plan) -> str:
 def explanation(run: Run, nearest: Nearest | None) -> str:
     """Returns why a run is, or is not, done already."""
     head = f"run {run.index} ({run.run_id}) is {run.status}: {run.run_dir}"
+    head += f"\n{_change(run.status is Status.DONE, run.changed)}" if run.changed else ""
     if run.status is not Status.NEW or nearest is None:
         return head if nearest is not None else f"{head}\nthere is no other run to compare it with"
     lines = [head, f"the nearest existing run is {nearest.status}: {nearest.run_dir}", "it differs in:"]

@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from gpt_opt.config.explain import missing_keys
+from gpt_opt.config.files import with_real_paths
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.run.identity import is_identity, run_id
 from gpt_opt.run.paths import LABEL_LIMIT, allocate_run_dir, existing_run_dir, path_part, run_dir_name
@@ -32,7 +33,7 @@ def without_hydra(config: DictConfig) -> DictConfig:
 
 
 def plain_config(config: DictConfig) -> dict[str, Any]:
-    """Returns the resolved config as plain containers, without Hydra's own node.
+    """Returns the resolved config as plain containers, with real paths of files and without Hydra's own node.
 
     Raises:
         ConfigError: If mandatory values are missing; all of them are named.
@@ -40,7 +41,7 @@ def plain_config(config: DictConfig) -> dict[str, Any]:
     own = without_hydra(config)
     if missing := missing_keys(own):
         raise ConfigError([Problem(key, "is mandatory and has no default", f"add {key}=VALUE") for key in missing])
-    return cast("dict[str, Any]", OmegaConf.to_container(own, resolve=True, enum_to_str=True))
+    return with_real_paths(cast("dict[str, Any]", OmegaConf.to_container(own, resolve=True, enum_to_str=True)))
 
 
 def parent_dir(config: Mapping[str, Any]) -> Path:

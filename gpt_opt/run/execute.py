@@ -12,16 +12,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gpt_opt.config.constraints import batch_problems, constraint_problems
+from gpt_opt.config.inputs import AGAIN, WEIGHT_KEYS, changed_inputs, changed_since, inputs_of
 from gpt_opt.errors import ClaimLost, ConfigError, GptOptError, Problem, RequestError, RunFailed, disk_full
 from gpt_opt.run.claim import Claim, acquire
 from gpt_opt.run.files import create_text, now, read_json_object, remove_temporaries, to_json, write_text
 from gpt_opt.run.identity import identity_json, run_id
 from gpt_opt.run.paths import RunPaths
 from gpt_opt.run.peers import PeerFailed, PeerLost, error_record, message_of, peers
-from gpt_opt.run.provenance import data_file, gpus, slurm_ids, write_provenance
+from gpt_opt.run.provenance import gpus, recorded_inputs, slurm_ids, write_provenance
 from gpt_opt.run.ranks import this_rank, under_torchrun
 from gpt_opt.run.signals import StopRequest, stop_on_signals
 from gpt_opt.run.state import RunState, State, StateUnreadable, has_result, read_state, write_state
+from gpt_opt.training.checkpoints import latest_checkpoint
 
 if TYPE_CHECKING:
     from gpt_opt.training.hooks import Result
@@ -72,7 +74,7 @@ def execute(config: Mapping[str, Any], paths: RunPaths, hydra_files: Mapping[str
     with stop_on_signals() as stop, acquire(paths) as claim:  # let go of the claim before a signal is passed on
         attempt = _Attempt(config, paths, claim, stop)
         with attempt.recorded():
-            if config["rerun"] and _to_supersede(paths):
+            if config["rerun"] and (_to_supersede(paths) or attempt.cannot_resume()):
                 attempt.supersede()
             elif paths.summary.exists():
                 attempt.finish()
@@ -105,14 +107,9 @@ def _process_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _say_complete(config: Mapping[str, Any], paths: RunPaths) -> None:
-    """Says in one line that there is nothing to do, and whether the data file has changed since."""
-    file, digest = data_file(config)
-    try:
-        before = read_json_object(paths.provenance).get("data_sha256")
-    except (OSError, ValueError):
-        before = None
-    changed = f", but {file} has changed since: rerun=true trains on it" if before and before != digest else ""
-    log.info("already complete: %s%s", _relative(paths), changed)
+    """Says in one line that there is nothing to do, and which inputs have changed since."""
+    changed = changed_since(recorded_inputs(paths), inputs_of(config))
+    log.info("already complete: %s%s", _relative(paths), f", but {changed}: {AGAIN}" if changed else "")
 
 
 def _to_supersede(paths: RunPaths) -> bool:
@@ -162,6 +159,7 @@ class _Attempt:
     def __init__(self, config: Mapping[str, Any], paths: RunPaths, claim: Claim, stop: StopRequest) -> None:
         self.config, self.paths, self.claim, self.stop = config, paths, claim, stop
         self.reporters: Reporters | None = None
+        self.inputs = inputs_of(config)  # before anything of them is loaded
         self.state = RunState(
             run_id=run_id(config),
             state=State.RUNNING,
@@ -182,6 +180,14 @@ class _Attempt:
         self.claim.require()
         self.state = replace(self.state, updated=now(), **changes)
         write_state(self.paths, self.state)
+
+    def cannot_resume(self) -> bool:
+        """Returns whether the run has checkpoints, but none that it can go on from, or other weights than they had."""
+        try:
+            latest_checkpoint(self.paths.checkpoints)
+        except RequestError:
+            return True
+        return bool(set(changed_inputs(recorded_inputs(self.paths), self.inputs)) & set(WEIGHT_KEYS))
 
     def supersede(self) -> None:
         """Puts everything of the old result aside for `rerun=true`, the summary last.
@@ -205,7 +211,7 @@ class _Attempt:
             write_text(self.paths.hydra / name, text)
         write_text(self.paths.config, to_json(self.config))
         self.write()
-        write_provenance(self.paths, self.config, self.claim.attempt)
+        write_provenance(self.paths, self.config, self.inputs, self.claim.attempt)
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
@@ -279,7 +285,8 @@ class _Attempt:
             peers().train(self.config, self.paths)
             with peers().watched(self._end_with):
                 paths = self.paths
-                return train(self.config, Folder(paths.checkpoints, paths.metrics, paths.samples), hooks)
+                folder = Folder(paths.checkpoints, paths.metrics, paths.samples)
+                return train(self.config, folder, hooks, self.inputs)
         except Exception as error:
             peers().raise_if_lost(error)
             raise

@@ -15,6 +15,9 @@ NOT_IDENTITY = frozenset(
 )
 """Keys that, with all below them, cannot change the result of a run: where it writes, what it shows, on what it runs.
 
+Of the other keys `gpt_opt.config.files` lists those that name files, which enter the id by their real paths: one file
+is one run, and a folder that moves makes new ones. The content is compared apart, `gpt_opt.config.inputs`.
+
 `models` and `model_index` choose `model.name_or_path`, which counts. `deepspeed` and `fsdp` divide a training among
 processes: like their number, that changes nothing but the rounding.
 """

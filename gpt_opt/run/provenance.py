@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import socket
@@ -11,10 +10,12 @@ import sys
 from collections.abc import Mapping
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from gpt_opt.run.files import now, to_json, write_text
+from gpt_opt.config.inputs import Inputs
+from gpt_opt.run.files import now, read_json_object, to_json, write_text
 from gpt_opt.run.paths import RunPaths
+from gpt_opt.training.checkpoints import PROGRESS_FILE, checkpoints
 
 _SLURM_IDS = (
     "SLURM_JOB_ID",
@@ -51,21 +52,27 @@ def gpus() -> list[str]:
     return [item for item in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if item]
 
 
-def data_file(config: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """Returns the data file of a config and the SHA-256 of its bytes; None for data that is not a file."""
-    file = config["data"].get("dataset", {}).get("path")
-    if file is None or not Path(file).is_file():
-        return file, None
-    with Path(file).open("rb") as stream:
-        return file, hashlib.file_digest(stream, "sha256").hexdigest()
+def recorded_inputs(paths: RunPaths) -> Inputs:
+    """Returns the inputs that a result, or the newest checkpoint of a run without one, was made with; {} if unknown."""
+    try:
+        if not paths.summary.exists():
+            newest = checkpoints(paths.checkpoints)[-1:]
+            return read_json_object(newest[0] / PROGRESS_FILE).get("inputs", {}) if newest else {}
+        record = read_json_object(paths.provenance)
+    except (OSError, ValueError):
+        return {}
+    if digest := record.get("data_sha256"):  # as runs recorded it before they recorded all inputs
+        return {"data.dataset.path": {"sha256": digest}}
+    return cast("Inputs", record.get("inputs", {}))
 
 
-def write_provenance(paths: RunPaths, config: Mapping[str, Any], attempt: int) -> None:
+def write_provenance(paths: RunPaths, config: Mapping[str, Any], inputs: Inputs, attempt: int) -> None:
     """Records what this attempt runs with; uncommitted changes of the code go to a diff file beside it.
 
     Args:
         paths: The run.
         config: The resolved config.
+        inputs: Its files and modules, with their fingerprints.
         attempt: Number of the attempt.
     """
     commit, diff, changes = _git("rev-parse", "HEAD"), _git("diff", "HEAD"), _git("status", "--porcelain")
@@ -79,7 +86,7 @@ def write_provenance(paths: RunPaths, config: Mapping[str, Any], attempt: int) -
         "git_diff": paths.git_diff.name if diff else None,
         "command": sys.argv,
         "seed": config["seed"],
-        "data_sha256": data_file(config)[1],
+        "inputs": inputs,
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),

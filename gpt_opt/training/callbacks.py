@@ -36,7 +36,8 @@ class Flow(TrainerCallback):
         self._hooks, self._eval_every, self._on_any, self._check = hooks, eval_every, on_any, check
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Tells where the run starts."""
+        """Tells where the run starts; a checkpoint of another run must not say when to log and to save."""
+        state.compute_steps(args, state.max_steps)
         self._hooks.progress(state.global_step, state.max_steps)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from gpt_opt.errors import ConfigError, Problem
-from gpt_opt.training.checkpoints import PROGRESS_FILE, missing_files
+from gpt_opt.config.inputs import WEIGHT_KEYS, Inputs, changed_inputs, changed_since
+from gpt_opt.errors import ConfigError, DataError, Problem
+from gpt_opt.training.checkpoints import PROGRESS_FILE, damage
 from gpt_opt.training.models.build import saved_weights
+
+log = logging.getLogger(__name__)
 
 _KEY = "training.finetuning.resume_from_checkpoint"
 _NOT_SETTINGS = ("params", "lr")
@@ -46,23 +50,67 @@ def settings_of(optimizer: Optimizer) -> list[dict[str, Any]]:
     return [{key: _plain(value) for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
 
 
-def require_continuable(checkpoint: Path, model: PreTrainedModel, optimizer: Optimizer, steps: int) -> None:
+def require_inputs(checkpoint: Path, before: Inputs, now: Inputs) -> None:
+    """Checks that a training goes on from the weights that it began with; other code of the user's is told.
+
+    Args:
+        checkpoint: Where to resume.
+        before: The inputs that the checkpoint was trained with; empty for those of a version that recorded none.
+        now: The inputs now.
+
+    Raises:
+        DataError: If weights or a tokenizer are other ones: start and reference of the training come from them.
+    """
+    changed = changed_inputs(before, now)
+    fix = "restore it, or train from the start: rerun=true"
+    problems = [
+        Problem(
+            name,
+            f"must be what {checkpoint.name} was trained with, {before[name]['sha256'][:12]}, "
+            f"but {now[name]['path']} is now {now[name]['sha256'][:12]}",
+            fix,
+        )
+        for name in changed
+        if name in WEIGHT_KEYS
+    ]
+    if problems:
+        raise DataError(problems)
+    code = {name: item for name, item in now.items() if item["path"].endswith(".py")}
+    if words := changed_since(before, code):
+        log.warning("%s: the training goes on with it as it is now", words)
+
+
+def require_continuable(
+    checkpoint: Path, model: PreTrainedModel, optimizer: Optimizer, order: Mapping[str, Any], data: str, steps: int
+) -> None:
     """Checks that a checkpoint is of the model and the optimizer of a training, and not beyond its end.
 
     Args:
         checkpoint: The folder that training.finetuning.resume_from_checkpoint names.
         model: What is trained.
         optimizer: Of its parameters, with a schedule.
+        order: What decides which rows each step takes, as `TrainingOrder.settings` has it.
+        data: Fingerprint of the data; who loads the checkpoint refuses others.
         steps: Optimizer steps of the whole training.
 
     Raises:
         ConfigError: If it is not; an optimizer goes on with the settings of the checkpoint, so others are refused.
     """
-    if missing := missing_files(checkpoint):
-        raise ConfigError([Problem(_KEY, f"must be a whole checkpoint, but {checkpoint} lacks {', '.join(missing)}")])
+    if wrong := damage(checkpoint):
+        raise ConfigError([Problem(_KEY, f"must be a whole checkpoint, but of {checkpoint}: {wrong}")])
     problems = [*_length(checkpoint, steps), *_weights(checkpoint, model), *_settings(checkpoint, optimizer)]
-    if problems:
+    if problems := [*problems, *_order(checkpoint, order, data)]:
         raise ConfigError(problems)
+
+
+def _order(checkpoint: Path, order: Mapping[str, Any], data: str) -> Iterator[Problem]:
+    """Checks that the steps to come take the rows that come next, none twice and none left out."""
+    progress = json.loads((checkpoint / PROGRESS_FILE).read_text())
+    saved = progress.get("order", {}) if progress["data_fingerprint"] == data else {}
+    for key, value in saved.items():
+        if order.get(key) != value:
+            problem = f"must be that of {checkpoint}, {value}, whose order of rows goes on; is {order.get(key)}"
+            yield Problem(key, problem, "to change it, start from the weights alone: set model.archive instead")
 
 
 def _length(checkpoint: Path, steps: int) -> Iterator[Problem]:

@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from gpt_opt.config.constraints import accumulation_steps, micro_batch_size
+from gpt_opt.config.inputs import Inputs
 from gpt_opt.config.losses import has_reference
 from gpt_opt.errors import DataError, Problem
 from gpt_opt.training.best import best_of
@@ -258,7 +259,7 @@ def _arguments(config: Config, parts: Parts, folder: Folder, devices: int) -> Tr
     )
 
 
-def _trainer(config: Config, parts: Parts, folder: Folder, hooks: Hooks) -> BaseTrainer:
+def _trainer(config: Config, parts: Parts, folder: Folder, hooks: Hooks, inputs: Inputs | None = None) -> BaseTrainer:
     params, optimizer_params = config["training"]["training_params"], config["optimizer"]["optimizer_params"]
     arguments = _arguments(config, parts, folder, processes())
     if arguments.world_size == 1 and arguments.n_gpu > 1:
@@ -281,6 +282,7 @@ def _trainer(config: Config, parts: Parts, folder: Folder, hooks: Hooks) -> Base
         folder=folder,
         hooks=hooks,
         data_fingerprint=parts.data.fingerprint,
+        inputs=inputs or {},
         best=best_of(config["training"]["finetuning"]),
         sampler=_sampler(config, parts, arguments.per_device_eval_batch_size),
     )
@@ -294,13 +296,14 @@ def _sampler(config: Config, parts: Parts, batch_size: int) -> Sampler | None:
     return Sampler(settings, parts, batch_size, config["seed"] % 2**32) if settings["sample_during_eval"] else None
 
 
-def train(config: Config, folder: Folder, hooks: Hooks) -> Result | None:
+def train(config: Config, folder: Folder, hooks: Hooks, inputs: Inputs | None = None) -> Result | None:
     """Trains to the end, from the last checkpoint where there is one.
 
     Args:
         config: The resolved config as plain containers.
         folder: Where to write checkpoints and metrics.
         hooks: Whom to tell and ask.
+        inputs: Files and modules of the run with their fingerprints, for the first process to compare and record.
 
     Returns:
         The result, or None when `hooks.stop_requested` ended it early, with a checkpoint.
@@ -315,7 +318,7 @@ def train(config: Config, folder: Folder, hooks: Hooks) -> Result | None:
     memory = PeakMemory()
     with fresh_accelerate(), _bar_friendly():
         parts = build(config)
-        trainer = _trainer(config, parts, folder, hooks)
+        trainer = _trainer(config, parts, folder, hooks, inputs)
         params = config["training"]["training_params"]
         trainer.add_callback(Flow(hooks, params["eval_every"], trainer.on_any, trainer.require_finite_step))
         trainer.add_callback(Bar())
@@ -378,8 +381,9 @@ def _choose_final(trainer: BaseTrainer) -> int:
 def _run(trainer: BaseTrainer, checkpoint: Path | None, start: str | None) -> None:
     if checkpoint is None and start is not None:
         checkpoint = Path(start).absolute()
-        steps = trainer.args.max_steps
-        require_continuable(checkpoint, cast("PreTrainedModel", trainer.model), trainer.task.optimizer, steps)
+        model, task = cast("PreTrainedModel", trainer.model), trainer.task
+        order, steps = task.order.settings(), trainer.args.max_steps
+        require_continuable(checkpoint, model, task.optimizer, order, task.data_fingerprint, steps)
         if trainer.is_world_process_zero():
             trainer.keep_until(-1)
     if checkpoint is None:

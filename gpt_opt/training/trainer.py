@@ -26,20 +26,24 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
+from gpt_opt.config.inputs import Inputs
 from gpt_opt.errors import DataError, Problem
 from gpt_opt.training.best import Best
 from gpt_opt.training.checkpoints import (
     OPTIMIZER_FILE,
     PROGRESS_FILE,
     SCHEDULER_FILE,
+    WEIGHTS,
     checkpoint_path,
     commit_checkpoint,
+    damaged_files,
+    record_sizes,
     remove_beyond,
     sync_tree,
     usual_modes,
     whole_or_removed,
 )
-from gpt_opt.training.continuing import checkpoint_step, require_engine, settings_of
+from gpt_opt.training.continuing import checkpoint_step, require_engine, require_inputs, settings_of
 from gpt_opt.training.data.batches import Collate, TrainingOrder
 from gpt_opt.training.engines import (
     divide_reference,
@@ -78,6 +82,7 @@ class Task:
         folder: Where to write.
         hooks: Whom to tell and ask.
         data_fingerprint: SHA-256 of training and validation data; a resume with other data is refused.
+        inputs: Files and modules of the run with their fingerprints; a resume with other weights is refused.
         best: Compares the evaluations; None where nothing depends on which is best.
         sampler: Lets the models write at every evaluation; None where that is not asked for.
     """
@@ -91,6 +96,7 @@ class Task:
     folder: Folder
     hooks: Hooks
     data_fingerprint: str
+    inputs: Inputs
     best: Best | None
     sampler: Sampler | None
 
@@ -348,7 +354,8 @@ class BaseTrainer(Trainer):
         """Saves beside the checkpoints, then renames: a folder named checkpoint-<step> is always whole."""
         self.task.hooks.fence()
         progress = {"means": self.means.state(self._sum), "tokens": self.tokens, "time_s": self.time_s()}
-        progress["data_fingerprint"] = self.task.data_fingerprint
+        progress["data_fingerprint"], progress["inputs"] = self.task.data_fingerprint, self.task.inputs
+        progress["order"] = self.task.order.settings()
         progress["engine"], progress["optimizer"] = self._engine(), settings_of(self.task.optimizer)
         best = self.task.best
         progress["best"] = None if best is None else best.state()
@@ -367,11 +374,13 @@ class BaseTrainer(Trainer):
                 (saved / PROGRESS_FILE).write_text(json.dumps(progress))
                 self.metrics_file.sync()
                 self.samples_file.sync()
+                record_sizes(saved)
                 usual_modes(saved)
                 sync_tree(saved)
             self.task.hooks.fence()
             commit_checkpoint(saved, folder)
-            remove_beyond(folder, self.task.save_total_limit, best.step if best is not None and best.keeps else None)
+            kept = best.step if best is not None and best.keeps else None
+            remove_beyond(folder, self.state.global_step, self.task.save_total_limit, kept)
         self.accelerator.wait_for_everyone()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -435,6 +444,7 @@ class BaseTrainer(Trainer):
             old, new = progress["data_fingerprint"][:12], self.task.data_fingerprint[:12]
             problem = f"must be the data that {checkpoint.name} was trained on, {old}, but is now {new}"
             raise DataError([Problem("data.dataset", problem, "restore the data, or train from the start: rerun=true")])
+        require_inputs(checkpoint, progress.get("inputs", {}), self.task.inputs)
         if self.is_fsdp_enabled:
             load_weights(cast("PreTrainedModel", self.model), checkpoint)
         self.tokens = self._tokens_at_log = progress["tokens"]
@@ -448,8 +458,10 @@ class BaseTrainer(Trainer):
     def _restore_best(self, best: Best, state: dict[str, Any]) -> None:
         best.load(state)
         kept = checkpoint_path(self.task.folder.checkpoints, best.step)
-        if best.keeps and kept is not None and not kept.is_dir():
-            log.warning("%s, the best so far, is gone: the best of the evaluations to come is kept instead", kept)
+        if best.keeps and kept is not None and (not kept.is_dir() or any(damaged_files(kept, *WEIGHTS))):
+            log.warning(
+                "%s, the best so far, is gone or damaged: the best of the evaluations to come is kept instead", kept
+            )
             best.forget()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -124,6 +125,32 @@ def test_points_with_one_config_are_one_run(desk: Desk) -> None:
     assert len(plan.runs) == 2
     assert plan.collapsed == {1: 0, 2: 0, 3: 0, 5: 4}
     assert "4 points have the config of an earlier point (1 = 0, 2 = 0, 3 = 0, 5 = 4)" in show.as_text(plan)
+
+
+def test_two_spellings_of_a_file_are_one_run(
+    tmp_path: Path, small: list[str], run_hydra: Runner, planner: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one sweep, from the command line after it, and wherever the command is typed."""
+    (tmp_path / "link.jsonl").symlink_to("pairs.jsonl")
+    (tmp_path / "below").mkdir()
+    rest = [item for item in small if not item.startswith("data.dataset.path")]
+    names = [f"{tmp_path}/pairs.jsonl", "pairs.jsonl", "./pairs.jsonl", "below/../pairs.jsonl", "link.jsonl"]
+    grid = {"base": {"loss.beta": 0.1}, "grid": {"data.dataset.path": names}}
+    file = sweep_file(tmp_path, grid)
+    monkeypatch.chdir(tmp_path)
+    plan = planner.plan(file, rest, sweeps=tmp_path)
+    assert plan.collapsed == {1: 0, 2: 0, 3: 0, 4: 0}
+    done = run_hydra([*rest, "loss.beta=0.1", "data.dataset.path=../link.jsonl"], cwd=tmp_path / "below")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = planner.plan(file, rest, sweeps=tmp_path).runs
+    assert run.status is Status.DONE
+    config = json.loads((Path(run.run_dir) / "config.json").read_text())
+    assert config["data"]["dataset"]["path"] == os.path.realpath(tmp_path / "pairs.jsonl")
+    found = nearest_run(planner.config(run.overrides))
+    assert found is not None
+    assert found.differs == {}
+    model = planner.config(["loss.beta=0.1", "model=hf", "model.name_or_path=below"])
+    assert parent_dir(model) == parent_dir(planner.config(["loss.beta=0.1", "model=hf", "model.name_or_path=./below"]))
 
 
 def test_order_and_logging_change_no_id_and_an_edited_default_changes_all(
@@ -272,7 +299,7 @@ def test_the_command_speaks_text_json_and_lines(tmp_path: Path, capsys: pytest.C
         "errors",
         "items",
     } <= set(record)
-    assert set(record["items"][0]) == {"index", "run_id", "run_dir", "overrides", "status"}
+    assert set(record["items"][0]) == {"index", "run_id", "run_dir", "overrides", "status", "changed"}
     assert main(["plan", file, output, "--overrides"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
     assert main(["plan", file, output, "--explain", "1"]) == 0
@@ -324,5 +351,5 @@ def test_the_ordinary_grid_takes_the_fast_path(tmp_path: Path) -> None:
     }
     plan = planner.plan(sweep_file(tmp_path, grid), [f"paths.output_dir={tmp_path}"], sweeps=tmp_path)
     assert len(plan.runs) == 2000
-    assert planner._composer.fast == 2000
+    assert planner._checker.composer.fast == 2000
     assert load_grid(tmp_path / "sweep.json").name == "sweep"

@@ -16,7 +16,7 @@ CODE = """
 from pathlib import Path
 from gpt_opt.run.paths import RunPaths
 from gpt_opt.run.provenance import write_provenance
-write_provenance(RunPaths(Path("run")), {"seed": 3, "data": {"dataset": {"path": "data.jsonl"}}}, 1)
+write_provenance(RunPaths(Path("run")), {"seed": 3}, {"data.dataset.path": {"path": "x", "sha256": "0"}}, 1)
 """
 
 
@@ -24,9 +24,8 @@ write_provenance(RunPaths(Path("run")), {"seed": 3, "data": {"dataset": {"path":
 def repository(tmp_path: Path) -> Path:
     """A repository of its own with the project's code in it."""
     shutil.copytree(ROOT / "gpt_opt", tmp_path / "gpt_opt", ignore=shutil.ignore_patterns("__pycache__", "tiny_gpt2"))
-    (tmp_path / ".gitignore").write_text("__pycache__\nrun\ndata.jsonl\n")
+    (tmp_path / ".gitignore").write_text("__pycache__\nrun\n")
     (tmp_path / "run").mkdir()
-    (tmp_path / "data.jsonl").write_text("{}")
     identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
     for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "x"]):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
@@ -44,7 +43,7 @@ def test_clean_code_has_a_commit_and_no_diff(repository: Path) -> None:
     assert len(str(found["git_commit"])) == 40
     assert found["git_dirty"] is False
     assert found["seed"] == 3
-    assert len(str(found["data_sha256"])) == 64
+    assert found["inputs"] == {"data.dataset.path": {"path": "x", "sha256": "0"}}
 
 
 def test_a_change_anywhere_in_the_code_is_kept_as_a_diff(repository: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from gpt_opt.config.cache import VARIABLE, cache_folder
 from gpt_opt.training.data import cache
 from gpt_opt.training.data.chat import Chat
 from gpt_opt.training.data.records import Example, Pair
@@ -26,7 +27,7 @@ EXAMPLES = [Example(pair.prompt, pair.chosen, index % 2 == 0) for index, pair in
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(cache.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
     monkeypatch.setattr(cache, "MIN_CHARACTERS", 1)
     return tmp_path / "tokens"
 
@@ -116,8 +117,8 @@ def test_what_cannot_be_written_costs_no_run(
     folder.write_text("a file is in the way")
     assert once() == straight()
     assert "are not cached" in caplog.text
-    monkeypatch.setenv(cache.VARIABLE, "")
-    assert cache.cache_folder() is None
+    monkeypatch.setenv(VARIABLE, "")
+    assert cache_folder("tokens") is None
     assert once() == straight()
 
 
@@ -132,20 +133,20 @@ def test_small_data_is_not_cached(folder: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv(cache.VARIABLE)
+    monkeypatch.delenv(VARIABLE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache.cache_folder() == tmp_path / "xdg" / "gpt-opt" / "tokens"
+    assert cache_folder("tokens") == tmp_path / "xdg" / "gpt-opt" / "tokens"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache.cache_folder() == tmp_path / ".cache" / "gpt-opt" / "tokens"
+    assert cache_folder("tokens") == tmp_path / ".cache" / "gpt-opt" / "tokens"
 
 
 def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """As in a container that runs under a number which no user has."""
-    for name in (cache.VARIABLE, "XDG_CACHE_HOME", "HOME"):
+    for name in (VARIABLE, "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("os.getuid", lambda: 987_654_321)
-    assert cache.cache_folder() is None
+    assert cache_folder("tokens") is None
     assert "GPTOPT_CACHE=FOLDER" in caplog.text
     assert once() == straight()
 

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from gpt_opt.cli import main
 from gpt_opt.config.constraints import constraint_problems
-from gpt_opt.errors import ConfigError, GptOptError
+from gpt_opt.errors import ConfigError, DataError, GptOptError
 from gpt_opt.training.models.lora import TARGET_MODULES, add_adapters
 from gpt_opt.training.models.merge import merge_adapters
 from gpt_opt.training.stages import build
@@ -184,6 +184,16 @@ def test_a_merge_that_fails_leaves_nothing(tmp_path: Path, small: list[str]) -> 
     checkpoint = root / "checkpoints" / "checkpoint-12"
     resolved["model"]["config"]["n_embd"] = 32  # no longer the base of these adapters
     with pytest.raises(GptOptError, match="must fit the base"):
+        merge_adapters(resolved, checkpoint, root / "merged")
+    progress = json.loads((checkpoint / "progress.json").read_text())
+    resolved["model"]["archive"] = "embedded"
+    progress["inputs"] = {"model.archive": {"path": "", "sha256": "0" * 64}}  # they were trained on other weights
+    (checkpoint / "progress.json").write_text(json.dumps(progress))
+    with pytest.raises(DataError, match=r"model\.archive: must be what checkpoint-12 was trained with, 000000000000, "):
+        merge_adapters(resolved, checkpoint, root / "merged")
+    with (checkpoint / "adapter_model.safetensors").open("r+b") as stream:
+        stream.truncate(100)
+    with pytest.raises(GptOptError, match=r"must have whole adapters, but adapter_model\.safetensors has 100 bytes"):
         merge_adapters(resolved, checkpoint, root / "merged")
     assert not list(root.glob("*merged*"))
 

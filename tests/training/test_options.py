@@ -288,6 +288,8 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path, small: list[st
         "optimizer=rmsprop": r"optimizer_params\.alpha: must be that of",
         "lora=lora": "must hold adapters, as lora says, but holds a whole model",
         f"{KEYS}.max_steps=4": "has done 4 of 4",
+        f"{KEYS}.batch_size=16": rf"{KEYS}\.batch_size: must be that of .*checkpoint-4, 8, whose order .* is 16",
+        "seed=1": r"seed: must be that of .*checkpoint-4, 0, whose order of rows goes on; is 1",
     }
     for number, (override, words) in enumerate(cases.items()):
         with pytest.raises(ConfigError, match=words):
@@ -296,8 +298,25 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path, small: list[st
     with pytest.raises(DataError, match="must be the data that checkpoint-4 was trained on"):
         finish([*small, *DPO, start], folder(tmp_path / "data"))
     (place.checkpoints / "checkpoint-4" / "scheduler.pt").unlink()
-    with pytest.raises(ConfigError, match=r"lacks scheduler\.pt"):
+    with pytest.raises(ConfigError, match=r"must be a whole checkpoint, but of .*checkpoint-4: lacks scheduler\.pt"):
         finish([*small, *DPO, start], folder(tmp_path / "damaged"))
+
+
+def test_a_run_goes_on_in_other_micro_batches_and_with_its_own_times_to_log_and_to_save(
+    tmp_path: Path, small: list[str]
+) -> None:
+    """The checkpoint of the other run says neither."""
+    whole, first, second = (folder(tmp_path / name) for name in ("whole", "first", "second"))
+    own = [f"{KEYS}.log_every=1", f"{KEYS}.save_every=3", f"{KEYS}.save_total_limit=null"]
+    finish([*small, *DPO, *own], whole)
+    assert train(config([*small, *DPO]), first, hooks(stop_at=4)) is None
+    start = f"{FINETUNING}.resume_from_checkpoint={first.checkpoints / 'checkpoint-4'}"
+    finish([*small, *DPO, *own, start, f"{KEYS}.micro_batch_size=2"], second)
+    assert steps(second.checkpoints) == [6, 9, 12]
+    logged = {row["step"]: row["loss"] for row in rows(second) if "loss" in row}
+    assert list(logged) == list(range(5, 13))
+    expected = {row["step"]: row["loss"] for row in rows(whole) if "loss" in row and row["step"] > 4}
+    assert logged == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_number_of_examples_says_how_long_to_train(tmp_path: Path, small: list[str]) -> None:

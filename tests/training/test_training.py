@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +16,15 @@ import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
+from gpt_opt.config.inputs import inputs_of
 from gpt_opt.config.schema import register
-from gpt_opt.errors import ConfigError, DataError
+from gpt_opt.errors import ConfigError, DataError, GptOptError, RequestError
 from gpt_opt.run.directory import plain_config, register_resolvers
-from gpt_opt.training.checkpoints import checkpoints, latest_checkpoint
+from gpt_opt.training.checkpoints import checkpoints, final_checkpoint, latest_checkpoint
 from gpt_opt.training.hooks import Folder, Hooks, Result
 from gpt_opt.training.memory import estimate_mb
 from gpt_opt.training.stages import build, describe, train
-from tests.conftest import CONFIG_DIR
+from tests.conftest import CONFIG_DIR, small_overrides
 
 register()
 register_resolvers()
@@ -197,14 +201,150 @@ def test_a_resume_on_other_data_is_refused(tmp_path: Path, small: list[str]) -> 
         train(config([*small, *DPO]), place, hooks())
 
 
-def test_a_damaged_checkpoint_is_skipped_for_an_older_one(tmp_path: Path, small: list[str]) -> None:
-    overrides = [*small, *DPO, "training.training_params.save_total_limit=null"]
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+def zeroed(file: Path) -> None:
+    """Makes a file what a power failure leaves of it: its size, without its content."""
+    file.write_bytes(b"\0" * file.stat().st_size)
+
+
+def flipped(file: Path) -> None:
+    """Changes one byte in the middle of a file."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 255
+    file.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(
+    tmp_path: Path, small: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    overrides = [*small, *DPO, "training.training_params.save_total_limit=3", "loss.label_smoothing=0.1"]
     whole, broken = folder(tmp_path / "whole"), folder(tmp_path / "broken")
     finish(overrides, whole)
-    assert train(config(overrides), broken, hooks(stop_at=8)) is None
-    (broken.checkpoints / "checkpoint-8" / "model.safetensors").unlink()
-    finish(overrides, broken)
+    assert train(config(overrides), broken, hooks(stop_at=9)) is None
+    assert [path.name for path in checkpoints(broken.checkpoints)] == ["checkpoint-4", "checkpoint-8", "checkpoint-9"]
+    cut(broken.checkpoints / "checkpoint-9" / "model.safetensors")
+    cut(broken.checkpoints / "checkpoint-8" / "progress.json")
+    result = finish(overrides, broken)
+    assert result.step == 12
     assert rows(whole) == rows(broken)
+    assert equal(final_weights(whole), final_weights(broken))
+    assert [path.name for path in checkpoints(broken.checkpoints)] == ["checkpoint-4", "checkpoint-8", "checkpoint-12"]
+    warnings = [text for text in caplog.messages if "is damaged and left out, checkpoint-4 serves instead" in text]
+    assert [path in text for path, text in zip(("checkpoint-9", "checkpoint-8"), warnings, strict=True)] == [True, True]
+    assert re.search(r"model\.safetensors has [\d,]+ bytes, not the [\d,]+ that were written", warnings[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "words"),
+    [
+        ("model.safetensors", cut, "model.safetensors has "),
+        ("model.safetensors", zeroed, "model.safetensors cannot be read: its header would have 0 bytes"),
+        ("model.safetensors", Path.unlink, "lacks weights"),
+        ("optimizer.pt", zeroed, "optimizer.pt cannot be read: File is not a zip file"),
+        ("optimizer.pt", flipped, "optimizer.pt cannot be read: the checksum of "),
+        ("rng_state.pth", Path.unlink, "lacks rng_state.pth"),
+        ("trainer_state.json", zeroed, "trainer_state.json cannot be read"),
+        ("sizes.json", cut, "sizes.json cannot be read"),
+        ("training_args.bin", zeroed, ""),
+    ],
+)
+def test_whatever_is_wrong_with_a_file_of_a_checkpoint_is_found(
+    saved: Path, tmp_path: Path, name: str, harm: Callable[[Path], None], words: str
+) -> None:
+    shutil.copytree(saved, tmp_path / "checkpoints" / "checkpoint-1")
+    harm(tmp_path / "checkpoints" / "checkpoint-1" / name)
+    if not words:
+        assert latest_checkpoint(tmp_path / "checkpoints") is not None
+        return
+    with pytest.raises(RequestError) as caught:  # it is the only one: nothing starts anew in silence
+        latest_checkpoint(tmp_path / "checkpoints")
+    assert f"checkpoint-1: must be a whole checkpoint, but {words}" in str(caught.value)
+    assert "rerun=true, or remove the folder" in str(caught.value)
+    shutil.copytree(saved, tmp_path / "checkpoints" / "checkpoint-0")
+    assert latest_checkpoint(tmp_path / "checkpoints") == tmp_path / "checkpoints" / "checkpoint-0"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint after one step, which tests copy."""
+    place = tmp_path_factory.mktemp("saved")
+    train(config([*small_overrides(place), *DPO]), folder(place / "run"), hooks(stop_at=1))
+    return place / "run" / "checkpoints" / "checkpoint-1"
+
+
+def test_a_damaged_checkpoint_is_no_result_and_no_start(saved: Path, tmp_path: Path, small: list[str]) -> None:
+    place = tmp_path / "checkpoints" / "checkpoint-1"
+    shutil.copytree(saved, place)
+    (place / "optimizer.pt").unlink()
+    assert final_checkpoint(place.parent) == place  # whoever takes the result needs the weights alone
+    cut(place / "model.safetensors")
+    with pytest.raises(GptOptError, match=r"must be the result of its run, but model\.safetensors has .* rerun=true"):
+        final_checkpoint(place.parent)
+    hf = [item for item in small if not item.startswith("model")]
+    for given, key in [
+        ([*small, f"model.archive={place}"], "model.archive"),
+        ([*hf, "model=hf", "model.tokenizer_name_or_path=bytes", f"model.name_or_path={place}"], "model.name_or_path"),
+        ([*small, f"loss.ref_model_id={place}"], "loss.ref_model_id"),
+    ]:
+        for harm in (lambda: None, (place / "sizes.json").unlink):  # as a model that somebody else has saved
+            harm()
+            with pytest.raises(ConfigError, match=rf"{key}: must have whole weights.*model\.safetensors "):
+                build(config([*given, *DPO]))
+        shutil.copy(saved / "sizes.json", place)
+
+
+def test_a_resume_with_other_weights_is_refused(
+    saved: Path, tmp_path: Path, small: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run that began with an archive, a reference and code of the user's."""
+    archive, reference, code = (tmp_path / name for name in ("archive", "reference", "code_of_weights.py"))
+    for copy in (archive, reference):
+        shutil.copytree(saved, copy)
+    code.write_text("from gpt_opt.training.losses import build_dpo\n")
+    sys.path.insert(0, str(tmp_path))
+    target = ["loss._target_=code_of_weights.build_dpo"]
+    try:
+        given = config([*small, *DPO, *target, f"model.archive={archive}", f"loss.ref_model_id={reference}"])
+        place = folder(tmp_path / "run")
+        before = inputs_of(given)
+        assert train(given, place, hooks(stop_at=2), before) is None
+        flipped(archive / "model.safetensors")
+        flipped(reference / "model.safetensors")
+        with pytest.raises(DataError) as caught:
+            train(given, place, hooks(), inputs_of(given))
+        lines = str(caught.value).splitlines()
+        old, new = before["model.archive"]["sha256"][:12], inputs_of(given)["model.archive"]["sha256"][:12]
+        words = f"must be what checkpoint-2 was trained with, {old}, but {archive} is now {new}"
+        assert lines[:3] == ["2 problems:", f"  - model.archive: {words}", f"      {RESTORE}"]
+        assert lines[3].startswith("  - loss.ref_model_id: must be what checkpoint-2 was trained with")
+        for copy in (archive, reference):
+            shutil.copy(saved / "model.safetensors", copy)
+        code.write_text(code.read_text() + "# mended\n")
+        result = train(given, place, hooks(), inputs_of(given))
+        assert result is not None
+        assert result.step == 12
+        assert f"{code} has changed since: the training goes on with it as it is now" in caplog.messages
+    finally:
+        sys.path.remove(str(tmp_path))
+
+
+RESTORE = "restore it, or train from the start: rerun=true"
+
+
+def test_a_run_that_recorded_no_weights_goes_on(saved: Path, tmp_path: Path, small: list[str]) -> None:
+    """Of a version before they were recorded, or before sizes were."""
+    place = folder(tmp_path / "run")
+    shutil.copytree(saved, place.checkpoints / "checkpoint-1")
+    progress = place.checkpoints / "checkpoint-1" / "progress.json"
+    record = json.loads(progress.read_text())
+    del record["inputs"], record["order"]
+    progress.write_text(json.dumps(record))
+    (progress.parent / "sizes.json").unlink()
+    overrides = [*small, *DPO, "training.training_params.max_steps=3"]
+    assert train(config(overrides), place, hooks(), {"model.archive": {"path": "x", "sha256": "0"}}) is not None
 
 
 def test_a_config_key_that_the_architecture_does_not_know_is_refused(small: list[str]) -> None:

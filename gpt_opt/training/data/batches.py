@@ -45,7 +45,7 @@ class TrainingOrder(Dataset[Any]):
                     )
                 ]
             )
-        self._pairs, self._seed = pairs, seed
+        self._pairs, self._batch_size, self._seed = pairs, batch_size, seed
         self._per_epoch = len(pairs) // batch_size * batch_size
         self._length = steps * batch_size
         self._permutation: tuple[int, list[int]] | None = None
@@ -65,6 +65,14 @@ class TrainingOrder(Dataset[Any]):
     def noun(self) -> str:
         """What the data consists of."""
         return _noun(self._pairs)
+
+    def settings(self) -> dict[str, int]:
+        """Returns what decides which items each step takes, by config key or name."""
+        return {
+            "training.training_params.batch_size": self._batch_size,
+            "seed": self._seed,
+            f"training {self.noun}": len(self._pairs),
+        }
 
     def _order(self, epoch: int) -> list[int]:
         if self._permutation is None or self._permutation[0] != epoch:
@@ -94,7 +102,7 @@ class ExampleOrder(TrainingOrder):
         self, examples: Sequence[TokenizedExample], batch_size: int, steps: int, seed: int, limits: Limits
     ) -> None:
         super().__init__(examples, batch_size, steps, seed)
-        self._batch_size, self._limits = batch_size, limits
+        self._limits = limits
         self._batch: tuple[int, list[MismatchedExample]] | None = None
 
     def __getitem__(self, place: int) -> MismatchedExample:

@@ -23,36 +23,18 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from gpt_opt.config.cache import cache_folder
 from gpt_opt.training.data.chat import Chat
 from gpt_opt.training.data.records import Example, Pair
 from gpt_opt.training.data.tokenize import Ids, Limits, Tokenized, from_ids, ids_of, texts_of, tokenize
 
 log = logging.getLogger(__name__)
 
-VARIABLE = "GPTOPT_CACHE"
-"""Environment variable that names the folder of the cache; empty switches the cache off."""
-
 MIN_CHARACTERS = 4_000_000
 """Less text than this is not worth an entry: one core tokenizes it in about 1.5 s (and reads it back in 0.2 s)."""
 
 _FORMAT = 2
 """Changes whenever the same texts would give other ids, or the layout of an entry changes."""
-
-
-def cache_folder() -> Path | None:
-    """Returns the folder of the cache: $GPTOPT_CACHE, or gpt-opt in $XDG_CACHE_HOME or ~/.cache.
-
-    None when the cache is off, or is to be in the home directory of a user who has none.
-    """
-    chosen = os.environ.get(VARIABLE)
-    if chosen == "":
-        return None
-    base = chosen or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "gpt-opt")
-    try:
-        return Path(base).expanduser() / "tokens"
-    except RuntimeError as error:
-        log.warning("tokens are not cached: %s; %s=FOLDER says where to", error, VARIABLE)
-        return None
 
 
 def tokenize_once(
@@ -69,7 +51,7 @@ def tokenize_once(
     Raises:
         DataError: As `tokenize`.
     """
-    folder = cache_folder()
+    folder = cache_folder("tokens")
     large = sum(len(text) for record in records for text in texts_of(record)) >= MIN_CHARACTERS
     if folder is None or not large or not hasattr(tokenizer, "backend_tokenizer"):
         return tokenize(records, tokenizer, limits, counts)

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from gpt_opt.config.models import adapters_alone
 from gpt_opt.errors import ConfigError, Problem
+from gpt_opt.training.checkpoints import WEIGHTS, damaged_files
 from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
 from gpt_opt.training.targets import build_target
 
@@ -121,6 +122,7 @@ def from_pretrained(
         ConfigError: If it cannot be loaded, or is adapters of a model.
     """
     how = {"dtype": policy_dtype or "auto", "trust_remote_code": trust_remote_code}
+    _require_whole(key, name_or_path)
     try:
         loaded = _with_attention(
             attn_implementation, partial(AutoModelForCausalLM.from_pretrained, name_or_path, **how)
@@ -130,6 +132,17 @@ def from_pretrained(
     if getattr(loaded, "_hf_peft_config_loaded", False):  # transformers has put adapters into their base
         raise ConfigError([adapters_alone(key, name_or_path)])
     return loaded
+
+
+def _require_whole(key: str, name: str) -> None:
+    """Refuses a folder with damaged weights, of which transformers would not say which file it is.
+
+    Raises:
+        ConfigError: If there are any.
+    """
+    if wrong := "; ".join(damaged_files(Path(name), *WEIGHTS)) if Path(name).is_dir() else "":
+        problem = f"must have whole weights, but of {name}: {wrong}"
+        raise ConfigError([Problem(key, problem, "restore the file, or name another folder")])
 
 
 def require_positions(model: PreTrainedModel, max_length: int, what: str) -> None:
@@ -223,6 +236,7 @@ def _archive_file(archive: str) -> Path:
     found = next((path / name for name in names if (path / name).is_file()), path)
     if (path / "adapter_model.safetensors").is_file():
         raise ConfigError([adapters_alone("model.archive", archive)])
+    _require_whole("model.archive", str(path))
     if not found.is_file():
         problem = f"must be `embedded`, a file of weights, or a folder with {' or '.join(names)}, but is {archive!r}"
         raise ConfigError([Problem("model.archive", problem)])

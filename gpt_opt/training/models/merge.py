@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +12,18 @@ import torch
 import transformers
 from transformers import set_seed
 
+from gpt_opt.config.inputs import inputs_of
 from gpt_opt.errors import ConfigError, GptOptError, Problem
-from gpt_opt.training.checkpoints import final_checkpoint, sync_tree, usual_modes, whole_or_removed
+from gpt_opt.training.checkpoints import (
+    PROGRESS_FILE,
+    WEIGHTS,
+    damaged_files,
+    final_checkpoint,
+    sync_tree,
+    usual_modes,
+    whole_or_removed,
+)
+from gpt_opt.training.continuing import require_inputs
 from gpt_opt.training.models.build import build_model, build_tokenizer, cast_weights
 
 ADAPTERS = "adapter_config.json"
@@ -31,6 +42,7 @@ def merge_adapters(config: Mapping[str, Any], checkpoint: Path, into: Path) -> N
 
     Raises:
         ConfigError: If `into` is taken already, or the base cannot be built any more.
+        DataError: If the base has other weights than those that the adapters were trained on.
         GptOptError: If there is no checkpoint, or it has no adapters, or they do not fit the base.
     """
     transformers.logging.disable_progress_bar()
@@ -44,6 +56,9 @@ def merge_adapters(config: Mapping[str, Any], checkpoint: Path, into: Path) -> N
     if into.exists() and (not into.is_dir() or any(into.iterdir())):
         problem = f"must be a new folder, but {str(into)!r} exists"
         raise ConfigError([Problem("--into", problem, "delete it, or name another one: --into FOLDER")])
+    if wrong := "; ".join(damaged_files(newest, *WEIGHTS)):
+        raise GptOptError(f"{newest} must have whole adapters, but {wrong}; train the run again: rerun=true")
+    _require_base(config, newest)
     set_seed(config["seed"] % 2**32)  # weights that the run drew at random must be drawn alike
     tokenizer = build_tokenizer(config["model"])
     base = build_model(config["model"], tokenizer)
@@ -63,3 +78,14 @@ def merge_adapters(config: Mapping[str, Any], checkpoint: Path, into: Path) -> N
         usual_modes(staging)
         sync_tree(staging)
         staging.rename(into)
+
+
+def _require_base(config: Mapping[str, Any], checkpoint: Path) -> None:
+    """Checks that the base has the weights that the adapters were trained on.
+
+    Raises:
+        DataError: If it has others.
+    """
+    file = checkpoint / PROGRESS_FILE
+    before = json.loads(file.read_text()).get("inputs", {}) if file.is_file() else {}
+    require_inputs(checkpoint, before, inputs_of({"model": config["model"]}))

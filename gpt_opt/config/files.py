@@ -1,0 +1,91 @@
+"""Which keys of a config name files or folders, and where those lie: one file is one value, however it is said."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gpt_opt.config.sources import DATA_SUFFIXES
+
+Config = Mapping[str, Any]
+
+EMBEDDED = "embedded"
+"""Value of `model.archive` for the weights that the project ships."""
+
+BYTES = "bytes"
+"""Value of `model.tokenizer_name_or_path` for the project's own tokenizer."""
+
+MODEL_KEYS = ("model.name_or_path", "model.tokenizer_name_or_path", "loss.ref_model_id")
+"""Keys that name a folder, or else a model on the hub: a folder where one exists, as transformers decides."""
+
+DATA_KEYS = ("data.dataset.path", "data.dataset.parts.*.dataset.path")
+"""Keys that name a file, a folder, or else data on the hub."""
+
+PATH_KEYS = ("model.archive", "training.finetuning.resume_from_checkpoint")
+"""Keys that name nothing but a file or a folder."""
+
+_NO_FILES = {"model.archive": EMBEDDED, "model.tokenizer_name_or_path": BYTES}
+_LIKE_PATHS = ("/", "./", "../", "~")
+
+
+def file_values(config: Config, keys: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Yields the dotted key and the value of every one of `keys` that a config gives, but for words of ours."""
+    for key in keys:
+        before, _, after = key.partition(".*.")
+        found = _at(config, before)
+        if after and isinstance(found, dict):
+            yield from file_values(config, tuple(f"{before}.{name}.{after}" for name in found))
+        elif isinstance(found, str) and found not in ("", "???", _NO_FILES.get(key)):
+            yield key, found
+
+
+def _at(node: Any, key: str) -> Any:
+    for part in key.split("."):
+        if not isinstance(node, dict):  # of plain containers; asking for a Mapping takes far longer
+            return None
+        node = node.get(part)
+    return node
+
+
+Memo = dict[tuple[str, str], str]
+"""Keys and values to what stands for the values: each file is looked up once."""
+
+
+def with_real_paths(config: dict[str, Any], memo: Memo | None = None) -> dict[str, Any]:
+    """Returns a config with absolute paths: of the keys above, those that name a file or folder of this machine.
+
+    Links are resolved and `~` is the home directory, so that two spellings of one file are one value. Names on the hub
+    stay as they are. A model's `name` that repeats `name_or_path` follows it.
+
+    Args:
+        config: The resolved config as plain containers; it is not changed.
+        memo: What was found for other configs of the same request; it is added to.
+    """
+    memo = {} if memo is None else memo
+    model, before = config.get("model", {}), config
+    for key, value in file_values(before, (*PATH_KEYS, *MODEL_KEYS, *DATA_KEYS)):
+        if (real := memo.get((key, value))) is None:
+            real = memo[key, value] = _real_path(key, value)
+        if real != value:
+            config = _with(config, key.split("."), real)
+            if key == "model.name_or_path" and model.get("name") == value:
+                config = _with(config, ["model", "name"], real)
+    return config
+
+
+def _with(node: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    below = value if not path[1:] else _with(node[path[0]], path[1:], value)
+    return {**node, path[0]: below}
+
+
+def _real_path(key: str, value: str) -> str:
+    expanded = os.path.expanduser(value)
+    local = key in PATH_KEYS or expanded.startswith(_LIKE_PATHS) or expanded in (".", "..")
+    if not local:
+        is_model = key in MODEL_KEYS
+        local = os.path.isdir(expanded) if is_model else os.path.exists(expanded) or expanded.endswith(DATA_SUFFIXES)
+    try:
+        return os.path.realpath(expanded) if local else value
+    except (OSError, ValueError):  # no name of a file, such as one with a zero byte: whoever reads it says so
+        return value

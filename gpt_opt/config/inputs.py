@@ -1,0 +1,221 @@
+"""What a run is made of besides its config: files of data and weights, and the user's own code, by their content.
+
+A fingerprint is the SHA-256 of a file, of a folder that of its files that count. It is taken before anything is loaded:
+a file that is replaced in between then differs from what is recorded, and not from what comes later.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import logging
+import os
+import sysconfig
+import time
+from collections.abc import Callable, Iterator, Mapping
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from typing import Any
+
+from gpt_opt.config.cache import cache_folder
+from gpt_opt.config.files import DATA_KEYS, EMBEDDED, MODEL_KEYS, PATH_KEYS, file_values
+
+log = logging.getLogger(__name__)
+
+Inputs = Mapping[str, Mapping[str, str]]
+"""Config key, or name of a module of the user's, to `path` and `sha256`."""
+
+WEIGHT_KEYS = ("model.archive", *MODEL_KEYS)
+"""Keys of what must not change while a run is interrupted, besides the data, whose content the training compares."""
+
+AGAIN = "rerun=true trains again"
+"""What to do about a result whose inputs have changed since."""
+
+MIN_CACHED = 16 * 2**20
+"""Bytes below which a file is hashed rather than looked up: that takes some 10 ms."""
+
+_SETTLED_S = 2.0
+"""A file that changed later than so long ago may change again without another time of change: it is not cached."""
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_SHIPPED = _PACKAGE / "training" / "models" / "tiny_gpt2"
+_LIBRARY = sysconfig.get_paths()["stdlib"]
+
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.index.json")
+_MODEL = (*_WEIGHTS, "config.json", "adapter_config.json", "*.py")
+_TOKENIZER = (
+    "tokenizer*",
+    "vocab*",
+    "merges*",
+    "special_tokens*",
+    "added_tokens*",
+    "chat_template*",
+    "*.model",
+    "*.py",
+)
+_NOT_DATA = ("README*", "LICENSE*", "cache-*")
+
+Memo = dict[str, dict[str, dict[str, str]]]
+"""Parts of `inputs_of` by what they follow from: what many configs share is looked at once."""
+
+
+def inputs_of(config: Mapping[str, Any], memo: Memo | None = None) -> dict[str, dict[str, str]]:
+    """Returns the files and folders that a config names and the modules of its `_target_`s, with their fingerprints.
+
+    Left out are names on the hub, what cannot be read, and modules of this project, of Python and of its packages.
+
+    Args:
+        config: The resolved config, with real paths.
+        memo: What was found for other configs of the same request; it is added to.
+    """
+    memo = {} if memo is None else memo
+    found: dict[str, dict[str, str]] = {}
+
+    def add(name: str, look: Callable[..., dict[str, dict[str, str]]], *arguments: str) -> None:
+        if name not in memo:
+            memo[name] = look(*arguments)
+        found.update(memo[name])
+
+    for key, value in file_values(config, (*DATA_KEYS, *PATH_KEYS, *MODEL_KEYS)):
+        add(f"{key}={value}", _file_input, key, value)
+    if config.get("model", {}).get("archive") == EMBEDDED:
+        add(f"model.archive={EMBEDDED}", _file_input, "model.archive", str(_SHIPPED))
+    for target in set(_targets(config)):
+        add(target, _module_inputs, target)
+    return found
+
+
+def changed_inputs(before: Inputs, now: Inputs) -> list[str]:
+    """Returns the names of the inputs that are other ones now; what one side does not know is not compared."""
+    return [name for name, item in now.items() if name in before and before[name]["sha256"] != item["sha256"]]
+
+
+def changed_since(before: Inputs, now: Inputs) -> str:
+    """Returns which inputs have changed, in words: `/a/b.jsonl and /c/mine.py have changed since`; "" for none."""
+    *some, last = [now[name]["path"] for name in changed_inputs(before, now)] or [""]
+    if not last:
+        return ""
+    return f"{', '.join(some)} and {last} have changed since" if some else f"{last} has changed since"
+
+
+def _file_input(key: str, value: str) -> dict[str, dict[str, str]]:
+    path = Path(value)
+    try:
+        digest = _sha256(path) if path.is_file() else _folder_sha256(path, key) if path.is_dir() else None
+    except OSError as error:
+        log.warning("%s: %s cannot be fingerprinted, so a change of it would go unnoticed: %s", key, value, error)
+        return {}
+    return {key: {"path": value, "sha256": digest}} if digest else {}
+
+
+def _folder_sha256(folder: Path, key: str) -> str | None:
+    """Returns the fingerprint of what counts in a folder, or None where nothing does."""
+    if key.startswith("data."):
+        out = {file for pattern in _NOT_DATA for file in folder.rglob(pattern)}
+        inside = (file for file in folder.rglob("*") if file not in out)
+        files = [file for file in inside if not any(part[0] == "." for part in file.relative_to(folder).parts)]
+    else:
+        patterns = {"model.tokenizer_name_or_path": _TOKENIZER, **dict.fromkeys(PATH_KEYS, _WEIGHTS)}.get(key, _MODEL)
+        files = [file for pattern in patterns for file in folder.glob(pattern)]
+    lines = [f"{file.relative_to(folder)} {_sha256(file)}\n" for file in sorted(set(files)) if file.is_file()]
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest() if lines else None
+
+
+def _sha256(file: Path) -> str:
+    """Returns the SHA-256 of a file; of a large one from the cache, by its name, size, times and inode."""
+    before = file.stat()
+    folder = cache_folder("fingerprints") if before.st_size >= MIN_CACHED else None
+    facts = (str(file), before.st_size, before.st_mtime_ns, before.st_ctime_ns, before.st_ino)
+    entry = None if folder is None else folder / hashlib.sha256(repr(facts).encode()).hexdigest()
+    if entry is not None and (known := _read(entry)):
+        return known
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        after = os.fstat(stream.fileno())
+    same = (str(file), after.st_size, after.st_mtime_ns, after.st_ctime_ns, after.st_ino) == facts
+    if entry is not None and same and time.time() - max(after.st_mtime, after.st_ctime) > _SETTLED_S:
+        _write(entry, digest)
+    return digest
+
+
+def _read(entry: Path) -> str | None:
+    try:
+        text = entry.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return None
+    return text if len(text) == 64 else None
+
+
+def _write(entry: Path, digest: str) -> None:
+    """Keeps a fingerprint; a cache that cannot be written costs time, no run."""
+    temporary = entry.with_name(f".{entry.name}.{os.getpid()}")
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(digest, encoding="ascii")
+        temporary.replace(entry)
+    except OSError as error:
+        log.debug("fingerprints are not cached in %s: %s", entry.parent, error)
+
+
+def _targets(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if isinstance(value, str):
+                if key == "_target_" and not value.startswith("gpt_opt."):
+                    yield value
+            elif isinstance(value, dict | list):
+                yield from _targets(value)
+    elif isinstance(node, list):
+        for item in node:
+            yield from _targets(item)
+
+
+def _module_inputs(target: str) -> dict[str, dict[str, str]]:
+    """Returns the user's own modules that a target is in, and those that they import, without importing any."""
+    found: dict[str, dict[str, str]] = {}
+    names = [target]
+    while names:
+        for spec in _specs(names.pop()):
+            file = Path(spec.origin or "")
+            if spec.name in found or not _is_own(file):
+                continue
+            try:
+                found[spec.name] = {"path": str(file), "sha256": _sha256(file)}
+                names += _imports(file, spec)
+            except (OSError, SyntaxError, ValueError) as error:
+                log.debug("the imports of %s are not followed: %s", file, error)
+    return found
+
+
+def _is_own(file: Path) -> bool:
+    installed = {"site-packages", "dist-packages"} & set(file.parts) or file.is_relative_to(_LIBRARY)
+    return file.suffix == ".py" and not installed and not file.resolve().is_relative_to(_PACKAGE)
+
+
+def _specs(name: str) -> Iterator[ModuleSpec]:
+    """Yields where the modules `a`, `a.b`, ... of a dotted name are, as far as there are any; imports none of them."""
+    parts = name.split(".")
+    try:
+        spec = importlib.util.find_spec(parts[0])
+        for count in range(2, len(parts) + 2):
+            if spec is None:
+                return
+            yield spec
+            if spec.submodule_search_locations is None or count > len(parts):
+                return
+            spec = PathFinder.find_spec(".".join(parts[:count]), list(spec.submodule_search_locations))
+    except (ImportError, ValueError, OSError):  # no name of a module
+        return
+
+
+def _imports(file: Path, spec: ModuleSpec) -> Iterator[str]:
+    """Yields the dotted names that a module imports."""
+    package = spec.name if spec.submodule_search_locations is not None else spec.name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            base = importlib.util.resolve_name(base, package) if node.level else base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
