@@ -9,10 +9,10 @@ BIN := $(VENV)/bin
 OUTPUTS := outputs
 BETAS := 0.05,0.1,0.3
 
-# Every version is pinned, those of the build tools too.
-export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+# Every version is pinned, those of the build tools too. Relative, as pip splits this at blanks.
+export PIP_CONSTRAINT := constraints.txt
 
-CLUSTER := $(CURDIR)/.cluster
+CLUSTER := .cluster
 
 .PHONY: sweep test check tiny-checkpoint cluster cluster-down slurm-packages clean
 

@@ -15,7 +15,7 @@ import hydra
 from gpt_opt.config.schema import register
 from gpt_opt.errors import exit_code
 from gpt_opt.plan.check import check_command_line
-from gpt_opt.run.app import hydra_errors, require_one_run, task
+from gpt_opt.run.app import hydra_errors, task
 from gpt_opt.run.directory import register_resolvers
 from gpt_opt.run.peers import run_ranks
 
@@ -26,7 +26,6 @@ def main() -> None:
     """Checks every point of the command line, then lets Hydra run them."""
     register()
     register_resolvers()
-    require_one_run(sys.argv[1:])
     check_command_line(CONFIG_DIR, sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a report of its own and exits with 1
     with hydra_errors():

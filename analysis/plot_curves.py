@@ -10,7 +10,7 @@ from pathlib import Path
 
 from analysis.load import load_metrics, load_runs
 from analysis.plots import plot_curves
-from gpt_opt.errors import GptOptError, exit_code
+from gpt_opt.errors import GptOptError, exit_code, say
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -32,7 +32,7 @@ def _run(options: argparse.Namespace) -> None:
     except (OSError, ValueError) as error:
         raise GptOptError(f"the figure cannot be saved there, give another -o FILE.png: {error}") from error
     for problem in dict.fromkeys((*runs.attrs["problems"], *metrics.attrs["problems"])):
-        print(f"problem: {problem}", file=sys.stderr)
+        say(f"problem: {problem}")
     print(f"figure: {target}")
 
 

@@ -127,7 +127,7 @@ class DPOConfig:
         loss_type: "sigmoid", "robust", "hinge", "ipo", "ipo_sum" or "kto_pair".
         label_smoothing: Assumed share of flipped preferences, 0 <= x < 0.5; sigmoid and robust only.
         reference_free: Leave the reference out of loss and rewards.
-        use_ref_model: Keep the start weights as the reference; false with adapters: their base is it anyway.
+        use_ref_model: False: the policy's start is the reference; with reference_free there is none.
         ref_model_id: Another reference, hub id or folder.
         max_length: Longest prompt + answer, tokens; as in `TrainingConfig`, give it in one of the two.
         max_prompt_length: What a prompt is cut to when prompt + answer are too long, tokens; likewise.

@@ -6,13 +6,49 @@ Only the command line turns these into exit codes: 2 for a wrong request, 1 for 
 from __future__ import annotations
 
 import errno
+import io
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+_LONGEST = 200
+"""Letters of a word in a message; of a longer one the middle is left out."""
+
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_LONG_WORD = re.compile(rf"\S{{{_LONGEST + 1},}}")
+
+
+def plain(text: str) -> str:
+    """Returns a text as a terminal can show it, whatever names and values it has.
+
+    Control characters, but line ends, become escapes; so do the bytes of a name that are no UTF-8. Of very long words
+    the middle is left out.
+    """
+    text = _CONTROL.sub(lambda found: _escaped(found[0]), text)
+    return _LONG_WORD.sub(lambda found: f"{found[0][: _LONGEST // 2]}…{found[0][-_LONGEST // 2 :]}", text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    # A byte that is no UTF-8 comes from the command line or a file name as this surrogate.
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else repr(character)[1:-1]
+
+
+def say(text: object, stream: io.TextIOBase | None = None) -> None:
+    """Prints an error or another message for people, on standard error by default."""
+    print(plain(str(text)), file=stream or sys.stderr)
+
+
+def take_any_text() -> None:
+    """Makes standard output and error write what their encoding does not have as an escape, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class GptOptError(Exception):
@@ -34,7 +70,48 @@ class Problem:
     fix: str = ""
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.message}" + (f"\n      {self.fix}" if self.fix else "")
+        where, message = (text.replace("\n", "\\n") for text in (self.where, self.message))
+        return f"{where}: {message}" + (f"\n      {self.fix}" if self.fix else "")
+
+
+_ALIKE = 3
+"""So many problems that differ only in a value are all told; of more, the first and their number."""
+
+_VALUE = re.compile(r"'[^']*'|\"[^\"]*\"|[-+]?\d[\d.,e+-]*")
+
+
+@dataclass
+class _Kind:
+    first: list[Problem] = field(default_factory=list)
+    count: int = 0
+    one_place: bool = True
+
+    def add(self, problem: Problem) -> None:
+        self.count += 1
+        self.one_place = self.one_place and (not self.first or problem.where == self.first[0].where)
+        if self.count <= _ALIKE:
+            self.first.append(problem)
+
+    def told(self) -> list[Problem]:
+        if self.count <= _ALIKE:
+            return self.first
+        problem, more = self.first[0], f"and {self.count - 1:,} more"
+        if self.one_place:
+            return [Problem(problem.where, f"{problem.message} ({more} values like this)", problem.fix)]
+        return [Problem(f"{problem.where} {more}", problem.message, problem.fix)]
+
+
+def told_once(problems: Iterable[Problem]) -> list[Problem]:
+    """Returns one problem in place of many that differ only in a value or a line, with their number.
+
+    Args:
+        problems: Of these only a few of each kind are held at a time.
+    """
+    kinds: dict[tuple[str, ...], _Kind] = {}
+    for item in problems:
+        texts = (item.where.partition("=")[0], item.message, item.fix)
+        kinds.setdefault(tuple(_VALUE.sub("", text) for text in texts), _Kind()).add(item)
+    return [problem for kind in kinds.values() for problem in kind.told()]
 
 
 class RequestError(GptOptError):
@@ -42,8 +119,9 @@ class RequestError(GptOptError):
 
     def __init__(self, problems: Sequence[Problem], consequence: str = "") -> None:
         self.problems = tuple(problems)
-        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        super().__init__("\n".join([f"{count}{consequence}:", *(f"  - {p}" for p in self.problems)]))
+        told = told_once(self.problems)
+        count = "1 problem" if len(told) == 1 else f"{len(told)} problems"
+        super().__init__("\n".join([f"{count}{consequence}:", *(f"  - {p}" for p in told)]))
 
 
 class ConfigError(RequestError):
@@ -113,6 +191,7 @@ def exit_code(main: Callable[[], int | None], failed: int = 1) -> int:
         0 fine, 1 a run failed or was interrupted, 2 the request was wrong, 141 the reader of the output ended first, as
         `head` does.
     """
+    take_any_text()
     leaving: SystemExit | None = None
     try:
         try:
@@ -124,7 +203,7 @@ def exit_code(main: Callable[[], int | None], failed: int = 1) -> int:
         code = _READER_ENDED
     except OSError as error:
         if error.errno != errno.EIO:  # of a terminal that was closed; nobody is there to be told
-            print(f"error: standard output cannot be written: {error.strerror}", file=sys.stderr)
+            say(f"error: standard output cannot be written: {error.strerror}")
         code = 1
     else:
         if leaving is not None:
@@ -143,16 +222,16 @@ def _exit_code(main: Callable[[], int | None], failed: int) -> int:
     try:
         return main() or 0
     except RequestError as error:
-        print(error, file=sys.stderr)
+        say(error)
         return 2
     except GptOptError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return failed
     except BrokenPipeError:
         raise
     except OSError as error:  # a file system that is full, not ours, or not there: its own words say it best
-        print(f"error: {disk_full(error) or error}", file=sys.stderr)
+        say(f"error: {disk_full(error) or error}")
         return failed
     except KeyboardInterrupt as stop:
-        print(f"stopped: {stop}".removesuffix(": "), file=sys.stderr)
+        say(f"stopped: {stop}".removesuffix(": "))
         return 1

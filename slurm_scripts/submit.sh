@@ -47,21 +47,40 @@ find_root() {
 GPTOPT_ROOT=$(find_root)
 export GPTOPT_ROOT
 
+# Says what stands where a sweep file should, and how a sweep is submitted. $1: what; $2...: all arguments.
+refuse() {
+  local word=$1 sweep=SWEEP.json
+  shift
+  while [ $# -gt 0 ]; do
+    if [[ "$1" == *.json ]]; then sweep=$1; fi
+    shift
+  done
+  echo "submit.sh: a sweep file (.json) comes after the options of sbatch, but $word does; the form is:" \
+    "sbatch [sbatch options] slurm_scripts/submit.sh $sweep [overrides]" >&2
+  exit 2
+}
+
 options=()
-while [ $# -gt 0 ] && [[ "$1" != *.json ]]; do
+before=
+while [ $# -gt 0 ] && [[ "$1" == -* || "$1" != *.json ]]; do
+  if [[ "$1" != -* ]] && { [[ "$before" != -* || "$before" == *=* ]] || [[ "$1" =~ \.(sh|bash|sbatch|slurm|py|ya?ml)$ ]]; }; then
+    refuse "$@"
+  fi
   options+=("$1")
+  before=$1
   shift
 done
 if [ $# -eq 0 ]; then
-  echo "usage: sbatch [sbatch options] slurm_scripts/submit.sh SWEEP.json [overrides...]" >&2
-  exit 2
+  refuse nothing
 fi
 
 file=$1
 shift
-if [ ! -f "$file" ] && [ -f "$GPTOPT_ROOT/$file" ]; then
-  file=$GPTOPT_ROOT/$file
-fi
+for place in "${SLURM_SUBMIT_DIR:-$PWD}" "$GPTOPT_ROOT"; do # the first is another than $PWD with sbatch --chdir
+  if [ ! -f "$file" ] && [ -f "$place/$file" ]; then
+    file=$place/$file
+  fi
+done
 if [ ! -f "$file" ]; then
   echo "submit.sh: $file must be a sweep file, but is neither in $PWD nor in $GPTOPT_ROOT" >&2
   exit 2
@@ -88,7 +107,8 @@ if ! command -v gptopt >/dev/null; then
 fi
 
 if [ -z "${SLURM_JOB_ID:-}" ] && command -v sbatch >/dev/null; then
-  gptopt plan "$file" "$@" >/dev/null # what is wrong with the sweep is told before a job waits for it
+  # What is wrong with the sweep, or with Slurm, is told before a job waits for it.
+  gptopt submit "$file" "$@" --backend disbatch --dry-run >/dev/null
   exec sbatch "${options[@]}" "$GPTOPT_ROOT/slurm_scripts/submit.sh" "$file" "$@"
 fi
 

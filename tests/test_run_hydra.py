@@ -372,7 +372,7 @@ def test_what_hydra_refuses_is_one_clear_error(tmp_path: Path, run_hydra: Runner
     assert "foo" in done.stderr
     none = run_hydra(["-m", "loss.beta=glob(x*)"], cwd=tmp_path)
     assert none.returncode == 2
-    assert "at least one point" in none.stderr
+    assert "must give at least one value" in none.stderr
 
 
 def test_the_resolved_config_can_be_shown(run_hydra: Runner) -> None:
@@ -387,3 +387,22 @@ def test_a_directory_of_another_config_is_refused(tmp_path: Path, small: list[st
     done = run_hydra([*small, "loss.beta=0.2", f"'hydra.run.dir=\"{folder}\"'".strip("'")])
     assert done.returncode == 2, done.stdout + done.stderr
     assert "belongs to run" in done.stderr
+
+
+def test_optuna_optimizes_the_metric_of_new_and_of_finished_runs(
+    tmp_path: Path, small: list[str], run_hydra: Runner
+) -> None:
+    """Four trials of two values: the later ones find their runs complete."""
+    study = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.sampler.seed=1"]
+    done = run_hydra([*study, *small, "loss.beta=choice(0.05,0.5)"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = [RunPaths(folder) for folder in find_run_dirs(tmp_path / "outputs")]
+    losses = {
+        json.loads(run.config.read_text())["loss"]["beta"]: json.loads(run.summary.read_text())["metrics"]["eval/loss"]
+        for run in runs
+    }
+    assert done.stdout.count("already complete") == 4 - len(losses) > 0
+    end = (tmp_path / "outputs" / "optimization_results.yaml").read_text()
+    assert len(losses) == 2
+    assert f"loss.beta: 0.5\nbest_value: {losses[0.5]}\n" in end
+    assert losses[0.5] < losses[0.05]

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import NoReturn
 
 from gpt_opt.cli import dispatch, models, plan
-from gpt_opt.errors import exit_code
+from gpt_opt.errors import exit_code, plain
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser, and those of the verbs, whose errors can be shown."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints what is wrong and ends the process."""
+        super().error(plain(message.replace("\n", "\\n")))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="gptopt", description="Sweeps of language-model training.")
+    parser = _Parser(prog="gptopt", description="Sweeps of language-model training.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     plan.add_verbs(verbs)
     dispatch.add_verbs(verbs)

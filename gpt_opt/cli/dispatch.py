@@ -38,7 +38,7 @@ def add_verbs(verbs: Any) -> None:
     drive.add_argument("--slots", type=int, metavar="N", help="runs at a time where there is no Slurm allocation")
     execute = _verb(verbs, "exec", _exec, "execute runs of a sweep in this slot; the lines of a task file do this")
     execute.add_argument("sweep", help="the sweep directory")
-    execute.add_argument("runs", nargs="+", metavar="RUN", help="run ids or indices")
+    execute.add_argument("runs", nargs="*", metavar="RUN", help="run ids or indices; none: only check this node")
     status = _verb(verbs, "status", _status, "say how the runs of a sweep are doing")
     status.epilog = f"Exit codes: {_CODES}."
     status.add_argument("sweep", nargs="?", help=f"{_SWEEP}; by default the last one submitted")
@@ -124,6 +124,10 @@ def _submit(options: argparse.Namespace) -> int:
         message = f"is {backend}, which needs Slurm, but sbatch is not on the path"
         raise ConfigError([Problem("--backend", message, "use --backend local, or see gptopt doctor")])
     request = _request(options, backend, options.slots)
+    if backend != "local" and (reason := slurm.problem()) is not None:
+        message = f"is {backend}, but Slurm, which is installed, does not work here: {reason}"
+        fix = f"mend that, or run the sweep on this machine: gptopt submit {options.file} --backend local"
+        raise ConfigError([Problem("--backend", message, fix)], ", nothing was submitted")
     if options.dry_run:
         print(preview(request), end="")
         return 0
@@ -171,7 +175,7 @@ def _drive(options: argparse.Namespace) -> None:
     if options.slots is not None and options.slots < 1:
         options.parser.error(f"--slots must be at least 1, but is {options.slots}")
     in_job = slurm.job_id() is not None
-    if options.target.endswith(".json"):
+    if options.target.endswith(".json") or Path(options.target).is_file():
         options.file = Path(options.target)
         request = _request(options, "disbatch" if in_job else "local", options.slots)
         sweep = sweep_of_this_job(SWEEPS, options.file) or prepare(request)
@@ -185,6 +189,7 @@ def _drive(options: argparse.Namespace) -> None:
 
 
 def _exec(options: argparse.Namespace) -> None:
+    from gpt_opt.dispatch.check_in import check_in
     from gpt_opt.dispatch.run_one import Slot
     from gpt_opt.dispatch.sweepdir import find
     from gpt_opt.run.outputs import work_without_readers
@@ -193,7 +198,10 @@ def _exec(options: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     sweep = find(options.sweep, SWEEPS)
     runs = [sweep.run(name) for name in options.runs]
-    if not Slot(sweep, os.environ).execute(runs):
+    check_in(sweep)
+    if not runs:
+        print("ready")
+    elif not Slot(sweep, os.environ).execute(runs):
         raise RunFailed("not every run is COMPLETED")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from gpt_opt.config.engines import engine_problems
 from gpt_opt.config.finetuning import finetuning_problems
-from gpt_opt.config.losses import has_reference, loss_problems
+from gpt_opt.config.losses import loss_problems
 from gpt_opt.config.models import ALL_LINEAR, adapter_problems, weight_problems
 from gpt_opt.config.sampling import sampling_problems
 from gpt_opt.config.sources import data_problems
@@ -180,16 +180,11 @@ def _lora(config: Config) -> Iterator[Problem]:
     if not (named or targets in (None, ALL_LINEAR)):
         problem = f"must be null, {ALL_LINEAR} or a list of names, but is {targets!r}"
         yield Problem("lora.target_modules", problem, "write lora.target_modules=[q_proj,v_proj]")
-    if lora and lora["lora_dropout"] and config["loss"].get("beta") is not None:
-        problem = f"must be 0 with a preference loss: both models go without dropout; but is {lora['lora_dropout']}"
-        yield Problem("lora.lora_dropout", problem)
-    if lora and lora.get("bias", "none") != "none" and has_reference(config):
-        problem = f"must be none where the base weights are the reference, which must not change; but is {lora['bias']}"
-        yield Problem("lora.bias", problem)
-    if lora and config["loss"].get("ref_model_id") is not None:
-        yield Problem(
-            "loss.ref_model_id", "with lora the base weights are the reference", "set it to null, or lora=none"
-        )
+    if lora and not 0 <= lora["lora_dropout"] < 1:
+        yield Problem("lora.lora_dropout", f"0 <= lora_dropout < 1 must hold, but it is {lora['lora_dropout']}")
+    for key in ("r", "lora_alpha"):
+        if lora and lora[key] < 1:
+            yield Problem(f"lora.{key}", f"must be at least 1, but is {lora[key]}")
 
 
 CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (

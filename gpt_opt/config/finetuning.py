@@ -24,6 +24,12 @@ GREATER_IS_BETTER = {
 _KEYS = "training.finetuning"
 
 
+def is_greater_better(keys: Mapping[str, Any]) -> bool:
+    """Returns the direction of the metric that training.finetuning names, or of the default one."""
+    given = keys["greater_is_better"]
+    return bool(GREATER_IS_BETTER.get(keys["metric_for_best_model"] or DEFAULT_METRIC) if given is None else given)
+
+
 def finetuning_problems(config: Config) -> Iterator[Problem]:
     """Checks the keys of training.finetuning, one by one and against each other."""
     keys = config["training"]["finetuning"]

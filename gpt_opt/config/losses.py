@@ -23,11 +23,21 @@ LOSS_TYPES: dict[str, frozenset[str]] = {
 def has_reference(config: Config) -> bool:
     """Returns whether a training compares the policy with a reference model.
 
-    With adapters the base is there anyway: `loss.use_ref_model=false` then only says that no other model is kept.
+    A loss whose formula has one always does: `loss.use_ref_model=false` then only says that no other model is named.
     """
     loss = config["loss"]
     kept = loss.get("use_ref_model", "ref_model_id" in loss)
-    return bool(kept or (config["lora"] and loss.get("reference_free") is False))
+    return bool(kept or loss.get("reference_free") is False or "desirable_weight" in loss)
+
+
+def keeps_reference(config: Config) -> bool:
+    """Returns whether the reference is a model of its own, beside the policy.
+
+    It is not where only adapters are trained: without them the policy is the reference.
+    """
+    lora = config["lora"]
+    base_stays = lora and lora.get("bias", "none") == "none" and config["loss"].get("ref_model_id") is None
+    return has_reference(config) and not base_stays
 
 
 def loss_problems(config: Config) -> Iterator[Problem]:
@@ -77,11 +87,5 @@ def variant_problems(loss: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _reference(config: Config) -> Iterator[Problem]:
     loss = config["loss"]
-    if loss.get("use_ref_model") is not False:
-        return
-    compares = loss.get("reference_free") is False or "desirable_weight" in loss
-    if compares and not has_reference(config):
-        problem = "false needs loss.reference_free=true, or adapters: the loss compares the policy with a reference"
-        yield Problem("loss.use_ref_model", problem, "with lora=lora the base is the reference, and no model is kept")
-    if loss["ref_model_id"] is not None:
+    if loss.get("use_ref_model") is False and loss["ref_model_id"] is not None:
         yield Problem("loss.ref_model_id", f"is {loss['ref_model_id']!r}, but loss.use_ref_model=false would ignore it")

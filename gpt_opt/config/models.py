@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.config.losses import has_reference
+from gpt_opt.config.losses import has_reference, keeps_reference
 from gpt_opt.errors import Problem
 
 Config = Mapping[str, Any]
@@ -20,15 +20,16 @@ def weight_problems(config: Config) -> Iterator[Problem]:
     model, lora = config["model"], config["lora"]
     policy = model.get("policy_dtype")
     reference = model.get("reference_dtype", policy)
-    if reference != policy and (lora or not has_reference(config)):
+    if reference != policy and not keeps_reference(config):
         why = "with lora the base weights are the reference" if has_reference(config) else "the loss has no reference"
         yield Problem(
             "model.reference_dtype", f"is {reference}, but would be ignored: {why}", "leave it at its default"
         )
-    if policy == "float16" and not lora:
+    if policy == "float16" and (not lora or lora.get("bias", "none") != "none"):
+        trained = f"lora.bias={lora['bias']} trains some of them" if lora else "all weights are trained"
         yield Problem(
             "model.policy_dtype",
-            "must be float32 or bfloat16 where all weights are trained: float16 loses their updates; but is float16",
+            f"must be float32 or bfloat16 where {trained}: float16 loses their updates; but is float16",
             "for float16 activations: model.policy_dtype=float32 training.training_params.mixed_precision=fp16",
         )
     mixed = config["training"]["training_params"]["mixed_precision"]

@@ -11,7 +11,7 @@ from gpt_opt.dispatch.drive import due
 from gpt_opt.dispatch.status import gather
 from gpt_opt.dispatch.submit import Outcome, start_jobs
 from gpt_opt.dispatch.sweepdir import Sweep, SweepRun, locked, numbers
-from gpt_opt.errors import ConfigError, Problem
+from gpt_opt.errors import ConfigError, GptOptError, Problem
 
 
 def retry(sweep: Sweep, state: str, where: Sequence[str]) -> Outcome:
@@ -65,7 +65,14 @@ def cancel(sweep: Sweep, runs: Sequence[SweepRun]) -> None:
         for run_id in stopped & {run.run_id for run in sibling.runs}:
             control.cancel(sibling.control, run_id)
     open_still = {run.index for run in open_runs(sweep, None)}
-    idle = [job for job in living_jobs(sweep) if not open_still & set(job.runs if job.runs is not None else open_still)]
+    try:
+        living = living_jobs(sweep)
+    except slurm.SlurmError as error:
+        message = (
+            f"runs at work were asked to stop, but jobs that wait cannot be withdrawn now: {error}; cancel again then"
+        )
+        raise GptOptError(message) from error
+    idle = [job for job in living if not open_still & set(job.runs if job.runs is not None else open_still)]
     ids = [job.id for job in idle]
     states = slurm.states(ids)
     slurm.cancel([name for name in ids if name in states and states[name][-1].state == "PENDING"])

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
+import shlex
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 from gpt_opt.dispatch import slurm
-from gpt_opt.dispatch.disbatch import program, require_plain_paths, task_text
+from gpt_opt.dispatch.disbatch import task_text
 from gpt_opt.dispatch.drive import is_driven, local_slots
 from gpt_opt.dispatch.gpus import visible
+from gpt_opt.dispatch.plain import make_links, plain, program
 from gpt_opt.dispatch.resources import from_record
 from gpt_opt.dispatch.scripts import groups, sbatch_text
 from gpt_opt.dispatch.submitit_jobs import SlotJob, executor, text
@@ -23,6 +27,8 @@ from gpt_opt.run.claim import read_claim
 from gpt_opt.run.files import now
 from gpt_opt.run.paths import RunPaths
 from gpt_opt.sweep.model import Resources
+
+log = logging.getLogger(__name__)
 
 MOST_SLOTS = 8
 """Slots asked for where the user does not say how many."""
@@ -59,11 +65,12 @@ class DisBatch:
 
     def script(self, sweep: Sweep, submission: Submission) -> str:
         """Returns the batch script."""
-        require_plain_paths(sweep)
-        return sbatch_text(sweep, from_record(submission.resources), submission.slots or 1, submission.root)
+        programs, slots = str(Path(program("gptopt")).parent), submission.slots or 1
+        return sbatch_text(sweep, from_record(submission.resources), slots, submission.root, programs)
 
     def start(self, sweep: Sweep, submission: Submission, runs: Sequence[SweepRun], record: Record) -> None:
         """Submits the one job."""
+        make_links(sweep)
         record([Job(slurm.sbatch(self.script(sweep, submission), submission.cwd), now())])
 
 
@@ -77,11 +84,11 @@ class Local:
 
     def script(self, sweep: Sweep, submission: Submission) -> str:
         """Returns the command line."""
-        require_plain_paths(sweep)
-        return f"gptopt drive {sweep.root} --slots {submission.slots}\n"
+        return f"gptopt drive {shlex.quote(str(sweep.root))} --slots {submission.slots}\n"
 
     def start(self, sweep: Sweep, submission: Submission, runs: Sequence[SweepRun], record: Record) -> None:
         """Starts the driver and waits until it has claimed the sweep."""
+        make_links(sweep)
         command = [program("gptopt"), "drive", str(sweep.root), "--slots", str(submission.slots)]
         with (sweep.logs / "driver-local.out").open("ab") as output:
             process = subprocess.Popen(
@@ -119,6 +126,7 @@ class Submitit:
         Raises:
             GptOptError: If Slurm takes no more; what it took is recorded, and a later call submits the rest.
         """
+        make_links(sweep)
         waiting = groups([run.index for run in runs], from_record(submission.resources).runs_per_gpu or 1)
         size, total = slurm.max_array_size(), len(waiting)
         options = slurm.options_of(self.script(sweep, submission))
@@ -156,10 +164,15 @@ class _Refused(GptOptError):
     """Slurm did not take an array."""
 
 
-def living_jobs(sweep: Sweep) -> list[Job]:
+def living_jobs(sweep: Sweep, backend: str | None = None) -> list[Job]:
     """Returns the jobs of a sweep that wait or work, whatever backend made them.
 
     Those whose record was lost between sbatch and the disk are found by their comment.
+
+    Args:
+        sweep: The sweep directory.
+        backend: What it shall run on now, if not what submission.json says. A local driver need not wait for a Slurm
+            that does not answer: should a job of before be at work all the same, its runs are held by it.
 
     Raises:
         SlurmError: If it may have jobs in Slurm, and Slurm does not answer.
@@ -169,12 +182,18 @@ def living_jobs(sweep: Sweep) -> list[Job]:
     jobs = []
     if claim is not None and claim.slurm is None and not claim.is_over():
         jobs.append(Job(f"local-{claim.owner.pid}", now()))
-    if submission.backend != "local" or any(not job.id.startswith("local") for job in submission.jobs):
+    if submission.backend == "local" and all(job.id.startswith("local") for job in submission.jobs):
+        return jobs
+    try:
         known = slurm.states([job.id for job in submission.jobs])
         jobs += [job for job in submission.jobs if job.id in known and known[job.id][-1].alive and job not in jobs]
         recorded = {job.id.partition("_")[0] for job in submission.jobs}
-        found = slurm.jobs_with_comment(str(sweep.root))
+        found = slurm.jobs_with_comment(str(plain(sweep).root))
         jobs += [Job(name, now()) for name in found if name.partition("_")[0] not in recorded]
+    except slurm.SlurmError as error:
+        if (backend or submission.backend) != "local":
+            raise
+        log.warning("%s: what its Slurm jobs do is not known: %s", sweep.label, error)
     return jobs
 
 

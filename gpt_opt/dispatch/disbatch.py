@@ -7,7 +7,6 @@ its resume goes by position. The runs' own files say what happened.
 from __future__ import annotations
 
 import os
-import re
 import signal
 import stat
 import subprocess
@@ -17,48 +16,24 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from gpt_opt.dispatch.check_in import CheckIns, start_line
+from gpt_opt.dispatch.plain import make_links, plain, program
 from gpt_opt.dispatch.run_one import DRIVER, SESSION, task_line
 from gpt_opt.dispatch.slurm import job_id
 from gpt_opt.dispatch.sweepdir import Sweep, SweepRun
-from gpt_opt.errors import GptOptError
 from gpt_opt.run.files import write_text
 
 _END_S = 20.0
 _FIFOS = "/tmp/slurm_context_engine_*"  # disBatch's own, by a fixed name
 _FIFO_AGE_S = 60.0
-_PLAIN = re.compile(r"[A-Za-z0-9_./+=,@%:-]+")
-
-
-def program(name: str) -> str:
-    """Returns the path of a command installed beside this Python.
-
-    Raises:
-        GptOptError: If it is not there.
-    """
-    file = Path(sys.executable).parent / name
-    if not file.is_file():
-        raise GptOptError(f"{file} must exist, but does not; install the project: pip install -e .")
-    return str(file)
-
-
-def require_plain_paths(sweep: Sweep) -> None:
-    """Refuses paths that disBatch would break, or a shell would execute: it writes them into commands without quotes.
-
-    Raises:
-        GptOptError: Names the path.
-    """
-    for path in (os.path.realpath(sweep.disbatch), sys.executable):
-        if _PLAIN.fullmatch(path) is None:
-            raise GptOptError(
-                f"a path that disBatch uses must have letters, digits and _./+=,@%:- only, but one is {path!r}; work "
-                "in another directory, or add --backend submitit"
-            )
+# A prefix is used as it is told: behind a plain link may lie a path that disBatch would break.
+_MAIN = "import os; os.path.realpath = os.path.abspath; from disbatch.disBatch import main; main()"
 
 
 def task_text(sweep: Sweep, runs: Sequence[SweepRun], together: int) -> str:
     """Returns the task file: a line for every `together` runs, which share one slot."""
     groups = [runs[start : start + together] for start in range(0, len(runs), together)]
-    return "".join(task_line(program("gptopt"), sweep, group) + "\n" for group in groups)
+    return "".join(task_line(program("gptopt"), plain(sweep), group) + "\n" for group in groups)
 
 
 class Round:
@@ -76,21 +51,31 @@ class Round:
     def __init__(
         self, sweep: Sweep, runs: Sequence[SweepRun], together: int, session: str, driver: int, slots: int | None
     ) -> None:
-        require_plain_paths(sweep)
-        write_text(sweep.tasks, task_text(sweep, runs, together))
+        make_links(sweep)
+        text = task_text(sweep, runs, together)
+        write_text(sweep.tasks, text)
         sweep.disbatch.mkdir(mode=0o700, exist_ok=True)
-        folder = sweep.disbatch / f"{session}-{len(list(sweep.disbatch.iterdir()))}"
+        folder = plain(sweep).disbatch / f"{session}-{len(list(sweep.disbatch.iterdir()))}"
         folder.mkdir(mode=0o700)
+        in_job = job_id() is not None and slots is None
+        start = start_line(program("gptopt"), plain(sweep), folder, in_job)
+        write_text(folder / "tasks", f"{start}\n{text}")
         # disBatch logs its whole environment at level INFO.
-        command = [program("disBatch"), "--loglevel", "WARNING", "--no-retire", "-p", f"{folder}/d"]
-        environment = {**os.environ, SESSION: session, DRIVER: str(driver)}
+        python = [program(Path(sys.executable).name), "-c", _MAIN]
+        command = [*python, "--loglevel", "WARNING", "--no-retire", "-p", f"{folder}/d"]
+        # Slots get the environment of the driver, even where the job was submitted with none (SBATCH_EXPORT=NONE).
+        environment = {**os.environ, "SLURM_EXPORT_ENV": "ALL", SESSION: session, DRIVER: str(driver)}
         if environment.get("SLURM_GPUS_PER_TASK") == "0":
             del environment["SLURM_GPUS_PER_TASK"]  # srun would hide the GPUs of the allocation from every slot
-        if job_id() is None or slots is not None:
+        if len(memory := [name for name in environment if name.startswith("SLURM_MEM_PER_")]) > 1:
+            for name in memory:  # one is of an allocation around the job, and srun takes no two: it has the job's then
+                del environment[name]
+        if not in_job:
             command += ["--ssh-node", f"localhost:{slots or 1}", "--use-address", "localhost:0"]
+        self._check_ins = CheckIns(folder, text.count("\n"))
         with (folder / "output").open("wb") as output:
             self._process = subprocess.Popen(
-                [*command, str(sweep.tasks)],
+                [*command, f"{folder}/tasks"],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -98,6 +83,14 @@ class Round:
                 start_new_session=True,
             )
         self.folder = folder
+
+    def lost_nodes(self) -> dict[str, str]:
+        """Returns the nodes whose slots do not start, with the reason."""
+        return self._check_ins.lost(over=self._process.returncode is not None)
+
+    def is_over(self) -> bool:
+        """Returns whether there is nothing to wait for, though disBatch may not have ended."""
+        return self._check_ins.is_over()
 
     def wait(self, timeout_s: float) -> bool:
         """Waits for the end, at most so long; returns whether it came."""

@@ -234,7 +234,7 @@ def _limits() -> Check:
 
 def _nodes() -> int:
     """Returns the number of nodes of the cluster; 0 where there is none or it does not answer."""
-    if shutil.which("sinfo") is None:
+    if shutil.which("sinfo") is None or slurm.problem() is not None:
         return 0
     try:
         return len(set(slurm.run(["sinfo", "--noheader", "--Node", "--format=%N"]).split()))

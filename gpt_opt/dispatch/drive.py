@@ -19,6 +19,7 @@ from gpt_opt.dispatch.sweepdir import Sweep, SweepRun
 from gpt_opt.errors import ClaimLost, RunFailed
 from gpt_opt.plan.existing import Status, status_of
 from gpt_opt.run.claim import STALE_AFTER_S, Claim, RunHeld, acquire, read_claim
+from gpt_opt.run.files import to_json, write_text
 from gpt_opt.run.paths import RunFolders, RunPaths
 from gpt_opt.run.signals import WARNINGS, handled, stop_signals
 
@@ -99,6 +100,7 @@ def drive(sweep: Sweep, slots: int | None) -> None:
     session = slurm.session()
     stop = _Stop()
     with _claimed(sweep) as claim, handled(stop_signals(), stop.receive):
+        sweep.lost_nodes.unlink(missing_ok=True)
         before = _progress(sweep)
         _rounds(sweep, slots, session, stop, claim)
         remove_stale_pipes()
@@ -167,8 +169,10 @@ def _rounds(sweep: Sweep, slots: int | None, session: str, stop: _Stop, claim: C
 
 def _one_round(sweep: Sweep, work: Round, state: Due, session: str, stop: _Stop, claim: Claim) -> None:
     before = _starts(sweep, state)
+    lost: dict[str, str] = {}
     try:
-        while not work.wait(1.0):
+        while not work.wait(1.0) and not work.is_over():
+            lost = _told(sweep, work, lost)
             if not claim.is_mine():
                 raise ClaimLost(f"another driver took {sweep.label} over while this one was silent; this one ends")
             if stop.signal is not None:
@@ -181,7 +185,23 @@ def _one_round(sweep: Sweep, work: Round, state: Due, session: str, stop: _Stop,
     if (problem := work.problem()) is not None:
         log.error("%s; see %s", problem, work.folder)
     if _starts(sweep, state) == before and len(due(sweep).runnable) == len(state.runnable):
-        raise RunFailed(f"no slot started any run, for a reason of the allocation; see {work.folder} and {sweep.logs}")
+        reasons = "; ".join(f"{node}: {reason}" for node, reason in work.lost_nodes().items()) or problem
+        said = f" ({reasons})" if reasons else ""
+        _told(sweep, work, lost)
+        raise RunFailed(
+            f"no slot started any run{said}; the runs are untouched, the allocation is given back; see {work.folder} "
+            f"and {sweep.logs}"
+        )
+
+
+def _told(sweep: Sweep, work: Round, before: dict[str, str]) -> dict[str, str]:
+    """Writes down which nodes have slots that do not start, when that changed; returns them."""
+    lost = work.lost_nodes()
+    for node in lost.keys() - before.keys():
+        log.error("node %s gives no slot: %s", node, lost[node])
+    if lost != before:
+        write_text(sweep.lost_nodes, to_json(lost))
+    return lost
 
 
 def _starts(sweep: Sweep, state: Due) -> int:

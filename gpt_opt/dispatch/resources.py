@@ -1,40 +1,12 @@
-"""What one run needs, put together from the sweep file, the config group `resources` and flags; as sbatch options."""
+"""What one run needs, as a record of a submission and as sbatch options."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
-from gpt_opt.errors import ConfigError, Problem
-from gpt_opt.sweep.model import Resources, settings
-
-
-def merged(file: Resources, group: Mapping[str, Any], flags: Mapping[str, Any]) -> Resources:
-    """Returns resources where a flag beats the config group, and the group beats the sweep file.
-
-    Args:
-        file: What the sweep file says.
-        group: The node `resources` of the config; null says nothing.
-        flags: Options of the command line; None says nothing.
-
-    Raises:
-        ConfigError: If a value is none that the field may have.
-    """
-    said: dict[str, Any] = {}
-    problems = []
-    for origin, values in (("resources", group), ("--", flags)):
-        for name, (kind, doc, _) in settings(Resources).items():
-            value = values.get(name)
-            if value is None or value == [] or value == ():
-                continue
-            if not kind.accepts(list(value) if isinstance(value, tuple) else value):
-                key = f"--{name.replace('_', '-')}" if origin == "--" else f"resources.{name}"
-                problems.append(Problem(key, f"({doc}) must be {kind.expects}, but is {value!r}"))
-            said[name] = tuple(value) if isinstance(value, list) else value
-    if problems:
-        raise ConfigError(problems, ", nothing was submitted")
-    return replace(file, **said)
+from gpt_opt.sweep.model import Resources
 
 
 def as_record(resources: Resources) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import ctypes
 import logging
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -109,7 +108,8 @@ class Slot:
                     held = held or self._lease(run)
                     if held is None:
                         return
-                    self._children.append(self._start(run, held))
+                    if (child := self._start(run, held)) is not None:
+                        self._children.append(child)
                 self._watch(waiting)
         finally:
             if held is not None:
@@ -155,7 +155,7 @@ class Slot:
             note_end(self._sweep.attempts(run), attempt.id, cause, code, message)
         _say(run, f"{CAUSES[cause].says}" + (f": {message}" if message else ""))
 
-    def _start(self, run: SweepRun, held: Lease) -> _Child:
+    def _start(self, run: SweepRun, held: Lease) -> _Child | None:
         attempt = self._note_start(run, held.devices)
         command, workers = command_of(run, self._submission, self._environment)
         environment = self._run_environment(held, workers)
@@ -176,6 +176,9 @@ class Slot:
                 start_new_session=True,  # a signal to the slot's group reaches the run through the slot alone
                 preexec_fn=_as_child,
             )
+        except OSError as error:  # a fault of this node: another may start the run
+            self._note_end(run, attempt, "slot_lost", None, f"on {attempt.node}: {error}")
+            return None
         finally:
             for stream in logs:
                 stream.close()
@@ -405,15 +408,5 @@ def rendezvous(environment: Mapping[str, str]) -> tuple[str, int]:
 
 
 def task_line(program: str, sweep: Sweep, runs: Sequence[SweepRun]) -> str:
-    """Returns the line of a task file that executes `runs` in one slot: paths and ids, never a parameter value.
-
-    Raises:
-        GptOptError: If the path of the sweep or of the program cannot stand in a task file.
-    """
-    line = " ".join([shlex.quote(program), "exec", shlex.quote(str(sweep.root)), *(run.run_id for run in runs)])
-    if not (line.isascii() and line.isprintable()):
-        raise GptOptError(
-            f"the paths in a disBatch task must be printable ASCII, but this is not: {line!r}; use a directory of "
-            "another name"
-        )
-    return line
+    """Returns the line of a task file that executes `runs` in one slot: plain paths and ids, no parameter value."""
+    return " ".join([program, "exec", str(sweep.root), *(run.run_id for run in runs)])

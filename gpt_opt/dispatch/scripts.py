@@ -6,6 +6,7 @@ import math
 import shlex
 from collections.abc import Sequence
 
+from gpt_opt.dispatch.plain import plain
 from gpt_opt.dispatch.resources import mem_mb, site_options
 from gpt_opt.dispatch.sweepdir import Sweep
 from gpt_opt.errors import ConfigError, Problem
@@ -19,7 +20,7 @@ def warning_s(resources: Resources) -> int:
     return _WARN_S if resources.time_min is None else min(_WARN_S, resources.time_min * 15)
 
 
-def sbatch_text(sweep: Sweep, resources: Resources, slots: int, root: str) -> str:
+def sbatch_text(sweep: Sweep, resources: Resources, slots: int, root: str, programs: str) -> str:
     """Returns the batch script of the disbatch backend.
 
     Args:
@@ -27,6 +28,7 @@ def sbatch_text(sweep: Sweep, resources: Resources, slots: int, root: str) -> st
         resources: What one run needs; `gpus_per_run` None asks for one GPU.
         slots: Runs at a time.
         root: The repository, absolute.
+        programs: Folder of the submitter's `gptopt`, which serves where the environment of jobs has none.
     """
     options = [*_options(sweep, resources, slots), *site_options(resources)]
     environment = shlex.quote(f"{root}/slurm_scripts/environment.sh")
@@ -36,19 +38,20 @@ def sbatch_text(sweep: Sweep, resources: Resources, slots: int, root: str) -> st
             *option_lines(options),
             f"GPTOPT_ROOT={shlex.quote(root)}",
             f". {environment}",
+            f"PATH=$PATH:{shlex.quote(programs)}",
             "# exec: the warning before the time limit goes to this process.",
-            f"exec gptopt drive {shlex.quote(str(sweep.root))}",
+            f"exec gptopt drive {plain(sweep).root}",
             "",
         ]
     )
 
 
 def _options(sweep: Sweep, resources: Resources, slots: int) -> list[str]:
-    cpus = resources.cpus_per_run or 1
+    cpus, files = resources.cpus_per_run or 1, plain(sweep)
     options = [
         f"--job-name={sweep.root.parent.name}-{sweep.root.name}",
-        f"--comment={sweep.root}",
-        f"--output={sweep.logs}/driver-%j.out",
+        f"--comment={files.root}",
+        f"--output={files.logs}/driver-%j.out",
         "--open-mode=append",
         "--requeue",
         f"--signal=B:USR2@{warning_s(resources)}",

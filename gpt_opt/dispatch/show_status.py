@@ -15,7 +15,8 @@ from gpt_opt.dispatch.facts import JobStatus, RunStatus, Shown, SweepStatus
 from gpt_opt.dispatch.failures import FailureGroup
 from gpt_opt.dispatch.status import gather
 from gpt_opt.dispatch.sweepdir import Sweep
-from gpt_opt.plan.show import columns, common_lines, duration, parameter_columns, parameters, quoted, short_names
+from gpt_opt.plan.show import columns, common_lines, duration, one_line, parameter_columns, parameters, short_names
+from gpt_opt.sweep.overrides import shell_word
 from gpt_opt.table import Column, render, terminal_width, wrapped
 
 MOST_ROWS = 200
@@ -121,7 +122,7 @@ def _head(status: SweepStatus) -> list[str]:
 def _group_lines(group: FailureGroup, width: int | None) -> list[str]:
     """Returns how many runs ended for one reason and which; the reason has lines of its own where that is long."""
     state = "" if group.state == Shown.FAILED else f"{group.state.lower()}: "
-    which = ", all " + " ".join(f"{key}={value}" for key, value in group.shared.items()) if group.shared else ""
+    which = ", all " + " ".join(f"{k}={one_line(v)}" for k, v in group.shared.items()) if group.shared else ""
     which = f" (run {group.indices[0]})" if len(group.indices) == 1 else which
     line = f"{len(group.indices)} x {state}{group.says}{which}"
     if width is None or len(line) <= width:
@@ -164,7 +165,7 @@ def advice(status: SweepStatus) -> list[str]:
             command = ["gptopt", "drive", status.label]
         where = "" if submission.cwd == os.getcwd() else f" (in {submission.cwd})"
         runs = "1 run waits" if number == 1 else f"{number} runs wait"
-        lines.append(f"{runs} and no job is alive: {' '.join(map(quoted, command))} continues{where}")
+        lines.append(f"{runs} and no job is alive: {' '.join(map(shell_word, command))} continues{where}")
     return lines + _retry_lines(status)
 
 

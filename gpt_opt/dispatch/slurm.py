@@ -32,6 +32,7 @@ _OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "PMI_", "PMIX_", "DISBATCH_")
 
 
 _ANSWER_S = 20.0
+_NOISE = re.compile(r"\**$|\*\* |\w+: error: (If munged is up|slurm_send_node_msg)")
 
 
 class SlurmError(GptOptError):
@@ -131,10 +132,28 @@ def run(
     except FileNotFoundError as error:
         raise SlurmError(f"{command[0]} must be on the path, but is not; is Slurm installed here?") from error
     except subprocess.TimeoutExpired as error:
-        raise SlurmError(f"{command[0]} did not answer within {timeout_s:.0f} s") from error
+        said = _words((error.stderr or b"").decode(errors="replace"))
+        raise SlurmError(f"{command[0]} did not answer within {timeout_s:.0f} s" + f": {said}" * bool(said)) from error
     if done.returncode != 0:
-        raise SlurmError(f"{command[0]} failed: {' '.join(done.stderr.split()) or done.stdout.strip()}")
+        raise SlurmError(f"{command[0]} failed: {_words(done.stderr) or _words(done.stdout)}")
     return done.stdout
+
+
+def _words(text: str) -> str:
+    """Returns what a command of Slurm said, in one line: the last fatal error, or all there is but for repetitions."""
+    lines = [line.strip() for line in text.splitlines()]
+    said = dict.fromkeys(re.sub(r"^\w+: (error|fatal): ", "", line) for line in lines if not _NOISE.match(line))
+    fatal = [line.partition(": fatal: ")[2] for line in lines if ": fatal: " in line]
+    return fatal[-1] if fatal else "; ".join(said)
+
+
+def problem() -> str | None:
+    """Returns what keeps Slurm from working here, in its own words, or None."""
+    try:
+        run(["scontrol", "ping"], timeout_s=_ANSWER_S)
+    except SlurmError as error:
+        return str(error)
+    return None
 
 
 def options_of(script: str) -> list[str]:
@@ -216,7 +235,10 @@ def jobs_with_comment(comment: str) -> list[str]:
     Raises:
         SlurmError: If Slurm does not answer.
     """
-    rows = (row.split("|", 1) for row in run(["squeue", "--noheader", "--me", "--format=%i|%k"]).splitlines())
+    rows = (
+        row.split("|", 1)
+        for row in run(["squeue", "--noheader", "--me", "--format=%i|%k"], timeout_s=_ANSWER_S).splitlines()
+    )
     return [row[0] for row in rows if len(row) == 2 and row[1].strip() == comment]
 
 
@@ -226,6 +248,8 @@ def max_array_size() -> int:
     Raises:
         SlurmError: If Slurm does not answer.
     """
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", run(["scontrol", "show", "config"]), re.MULTILINE)
+    found = re.search(
+        r"^MaxArraySize\s*=\s*(\d+)", run(["scontrol", "show", "config"], timeout_s=_ANSWER_S), re.MULTILINE
+    )
     # Indices must be below MaxArraySize, so this is also the number of tasks from 0.
     return int(found[1]) if found else 1001

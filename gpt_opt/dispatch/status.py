@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -242,7 +242,28 @@ def gather(sweep: Sweep, ask_slurm: bool = True, before: SweepStatus | None = No
     runs = tuple(kept.get(run.run_id) or reader.run(run, histories[run.index], known or {}) for run in sweep.runs)
     failures = grouped(list(_failures(runs)), {item.run.index: item.run.overrides for item in runs})
     statuses = tuple(_jobs(submission, known, former, driven))
+    notes += _last_words(sweep, statuses[-1:], histories.values())
+    notes += [f"node {node} gave no slot: {reason}" for node, reason in _lost_nodes(sweep).items()]
     return SweepStatus(sweep.label, submission, metric, runs, statuses, driven, failures, tuple(notes))
+
+
+def _last_words(sweep: Sweep, last: Sequence[JobStatus], histories: Iterable[History]) -> list[str]:
+    """Returns what the last job said at its end, where it ended without a start of any run."""
+    sessions = {item.session for history in histories for item in history.attempts}
+    lines: list[str] = []
+    for job in last:
+        if job.alive is False and job.state not in ("COMPLETED", "") and job.id not in map(job_of, sessions):
+            for file in (*sweep.logs.glob(f"driver-{job.id}.out"), *sweep.submitit.glob(f"{job.id}_*log.err")):
+                said = file.read_text(errors="replace").strip().splitlines()
+                lines += [f"job {job.id} started no run and said at last: {said[-1]}"] if said else []
+    return lines
+
+
+def _lost_nodes(sweep: Sweep) -> dict[str, Any]:
+    try:
+        return read_json_object(sweep.lost_nodes)
+    except (OSError, ValueError):
+        return {}
 
 
 def _failures(runs: Sequence[RunStatus]) -> Iterator[Failure]:

@@ -12,7 +12,8 @@ from typing import Any
 from gpt_opt.dispatch import slurm
 from gpt_opt.dispatch.backends import BACKENDS, living_jobs, tasks_of
 from gpt_opt.dispatch.drive import Due, due
-from gpt_opt.dispatch.resources import as_record, from_record, merged
+from gpt_opt.dispatch.plain import require_links
+from gpt_opt.dispatch.resources import as_record, from_record
 from gpt_opt.dispatch.scripts import check_backend
 from gpt_opt.dispatch.settle import settle
 from gpt_opt.dispatch.sweepdir import Job, Submission, Sweep, SweepRun, create, locked, numbers
@@ -21,7 +22,7 @@ from gpt_opt.plan.existing import NEW_DIRECTORY
 from gpt_opt.plan.planner import Plan, Planner
 from gpt_opt.plan.show import changes
 from gpt_opt.run.files import now, to_json, write_text
-from gpt_opt.sweep.model import Grid, Resources, Space
+from gpt_opt.sweep.model import Grid, Space
 
 log = logging.getLogger(__name__)
 
@@ -66,27 +67,26 @@ class Outcome:
     state: Due
 
 
-def _planned(request: Request) -> tuple[Plan, Resources]:
+def _planned(request: Request) -> Plan:
     assert request.file is not None, "points without a file go through prepare_points"
     planner = Planner(request.root / "hydra_conf")
-    plan = planner.plan(request.file, request.extra, sweeps=request.sweeps)
+    plan = planner.plan(request.file, request.extra, sweeps=request.sweeps, flags=request.flags)
+    _require_slots(plan, request)
     for line in changes(plan.runs):
         log.warning("%s", line)
-    return plan, _resources(planner, plan, request)
+    return plan
 
 
-def _resources(planner: Planner, plan: Plan, request: Request) -> Resources:
-    """Returns what one run of a plan needs; refuses a plan that no slot could work through."""
+def _require_slots(plan: Plan, request: Request) -> None:
+    """Refuses a plan that no slot could work through."""
     if any(run.run_dir == NEW_DIRECTORY for run in plan.runs):
         message = "makes a new directory at every start, but a sweep has to find its runs again"
         raise ConfigError([Problem("paths", message, "leave out paths=local_run_dir")], ", nothing was submitted")
-    said = [planner.config(plan.runs[0].overrides).get("resources", {})] if plan.runs else [{}]
-    resources = merged(plan.grid.resources, said[0], request.flags)
-    check_backend(resources, request.backend, request.slots)
-    return resources
+    check_backend(plan.resources, request.backend, request.slots)
+    require_links(request.sweeps / plan.grid.name)
 
 
-def _draft(request: Request, plan: Plan, resources: Resources) -> tuple[Submission, list[SweepRun]]:
+def _draft(request: Request, plan: Plan) -> tuple[Submission, list[SweepRun]]:
     metric = None if plan.grid.metric is None else asdict(plan.grid.metric)
     submission = Submission(
         sweep=plan.grid.name,
@@ -94,7 +94,7 @@ def _draft(request: Request, plan: Plan, resources: Resources) -> tuple[Submissi
         extra=request.extra,
         backend=request.backend,
         slots=request.slots,
-        resources=as_record(resources),
+        resources=as_record(plan.resources),
         metric=metric,
         cwd=os.getcwd(),
         root=str(request.root),
@@ -118,8 +118,8 @@ def _same_sweep(parent: Path, runs: Sequence[SweepRun]) -> Sweep | None:
 
 def preview(request: Request) -> str:
     """Returns the exact text that would be submitted, and the task file; writes nothing."""
-    plan, resources = _planned(request)
-    submission, runs = _draft(request, plan, resources)
+    plan = _planned(request)
+    submission, runs = _draft(request, plan)
     submission = _with_slots(submission, len(runs))
     parent = (request.sweeps / plan.grid.name).absolute()
     sweep = _same_sweep(parent, runs) or Sweep(parent / str(max(numbers(parent), default=0) + 1))
@@ -135,8 +135,8 @@ def prepare(request: Request, state_lock: Callable[[Sweep], None] | None = None)
     Raises:
         RequestError: If the sweep file, a point, or a resource is wrong; nothing is written then.
     """
-    plan, resources = _planned(request)
-    submission, runs = _draft(request, plan, resources)
+    plan = _planned(request)
+    submission, runs = _draft(request, plan)
     parent = (request.sweeps / plan.grid.name).absolute()
     with locked(parent):
         submission = _with_slots(submission, len(runs))
@@ -168,8 +168,9 @@ def prepare_points(request: Request, name: str, points: Sequence[Sequence[str]])
         RequestError: If a point or a resource is wrong; nothing is written then.
     """
     planner = Planner(request.root / "hydra_conf")
-    plan = planner.plan_points(Grid(name, Space()), points, sweeps=request.sweeps)
-    submission, runs = _draft(request, plan, _resources(planner, plan, request))
+    plan = planner.plan_points(Grid(name, Space()), points, sweeps=request.sweeps, flags=request.flags)
+    _require_slots(plan, request)
+    submission, runs = _draft(request, plan)
     parent = (request.sweeps / name).absolute()
     with locked(parent):
         sweep = _before_requeue(parent, runs)
@@ -190,7 +191,7 @@ def _before_requeue(parent: Path, runs: Sequence[SweepRun]) -> Sweep | None:
 def _renew(sweep: Sweep, submission: Submission) -> None:
     """Gives a sweep the resources of a new request, unless a job works on it that was given others."""
     former = sweep.submission()
-    if not living_jobs(sweep):
+    if not living_jobs(sweep, submission.backend):
         kept = replace(submission, created=former.created, jobs=former.jobs)
         write_text(sweep.submission_file, to_json(asdict(kept)))
         return

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt_opt.dispatch.plain import plain, program
 from gpt_opt.dispatch.resources import from_record
 from gpt_opt.dispatch.run_one import SESSION, Slot
 from gpt_opt.dispatch.scripts import option_lines, warning_s
@@ -62,7 +63,7 @@ def executor(sweep: Sweep, submission: Submission, arrays: int) -> SlurmExecutor
     from submitit import SlurmExecutor
 
     sweep.submitit.mkdir(mode=0o700, exist_ok=True)
-    chosen = SlurmExecutor(folder=sweep.submitit, max_num_timeout=_MOST_REQUEUES)
+    chosen = SlurmExecutor(folder=plain(sweep).submitit, max_num_timeout=_MOST_REQUEUES)
     chosen.update_parameters(**_parameters(sweep, submission))
     parallel = (submission.slots or 1) // (from_record(submission.resources).runs_per_gpu or 1)
     chosen.update_parameters(array_parallelism=max(1, parallel // arrays))
@@ -75,7 +76,7 @@ def _parameters(sweep: Sweep, submission: Submission) -> dict[str, Any]:
     gpus = 1 if resources.gpus_per_run is None else resources.gpus_per_run
     found: dict[str, Any] = {
         "job_name": f"{sweep.root.parent.name}-{sweep.root.name}",
-        "comment": str(sweep.root),
+        "comment": str(plain(sweep).root),
         "time": resources.time_min,
         "nodes": resources.nodes_per_run or 1,
         "ntasks_per_node": 1,
@@ -90,8 +91,10 @@ def _parameters(sweep: Sweep, submission: Submission) -> dict[str, Any]:
         "signal_delay_s": warning_s(resources),
         "setup": [
             *option_lines(resources.sbatch),  # before any command, so sbatch reads them, and the last word is theirs
+            "export SLURM_EXPORT_ENV=ALL",  # submitit's srun, where the job was submitted with none
             f"GPTOPT_ROOT={shlex.quote(submission.root)}",
             f". {shlex.quote(submission.root + '/slurm_scripts/environment.sh')}",
+            f"PATH=$PATH:{Path(program('gptopt')).parent}",
         ],
         "additional_parameters": {"requeue": True},
     }
@@ -102,5 +105,5 @@ def text(sweep: Sweep, submission: Submission) -> str:
     """Returns the batch script that submitit would submit."""
     from submitit.slurm.slurm import _make_sbatch_string
 
-    command = "python -u -m submitit.core._submit " + shlex.quote(str(sweep.submitit))
-    return _make_sbatch_string(command=command, folder=sweep.submitit, **_parameters(sweep, submission))
+    command = "python -u -m submitit.core._submit " + str(plain(sweep).submitit)
+    return _make_sbatch_string(command=command, folder=plain(sweep).submitit, **_parameters(sweep, submission))

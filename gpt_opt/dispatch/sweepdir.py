@@ -156,6 +156,11 @@ class Sweep:
         return self.root / "control.jsonl"
 
     @property
+    def lost_nodes(self) -> Path:
+        """Nodes whose slots did not start for the last driver, each with the reason."""
+        return self.root / "lost_nodes.json"
+
+    @property
     def claims(self) -> Path:
         """Who drives the sweep; see `gpt_opt.run.claim`."""
         return self.root / "claims"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -21,10 +20,17 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from gpt_opt.config.constraints import constraint_problems
 from gpt_opt.config.explain import flat_keys, missing_keys, missing_problem, nearest
 from gpt_opt.config.files import Memo, with_real_paths
+from gpt_opt.config.lookup import NotFound, look_up, targets
 from gpt_opt.errors import ConfigError, Problem, SweepError
 from gpt_opt.plan.compose import Composed, ComposeFailure, Composer
+from gpt_opt.plan.multirun import INSTALL_OPTUNA, CommandLine
 from gpt_opt.run.directory import without_hydra
-from gpt_opt.sweep.overrides import to_override
+from gpt_opt.run.ranks import this_rank
+from gpt_opt.sweep.overrides import shell_word, to_override
+
+log = logging.getLogger(__name__)
+
+UNKNOWN_KEY = "is not a key of this config"
 
 
 class Findings:
@@ -60,6 +66,7 @@ class PointChecker:
 
     Attributes:
         composer: What the points are composed with, so that each base is composed once.
+        elsewhere: Objects whose module is not on the path of this process, by their `_target_`.
     """
 
     def __init__(self, config_dir: Path, config_name: str = "config") -> None:
@@ -69,6 +76,9 @@ class PointChecker:
         self._known_options: dict[str, list[str]] = {}
         self._blamed: dict[tuple[str, ...], list[Problem]] = {}
         self._choices: dict[tuple[str, ...], dict[str, str]] = {}
+        self._unknown_keys: dict[tuple[str, ...], list[Problem]] = {}
+        self._looked_up: dict[str, NotFound | None] = {}
+        self.elsewhere: dict[str, Problem] = {}
 
     def compose_many(self, points: Iterable[Sequence[str]]) -> Iterator[Composed | ComposeFailure]:
         """Composes points as `composer` does, with the real paths of the files that they name."""
@@ -80,34 +90,54 @@ class PointChecker:
             config = with_real_paths(result.config, memo)
             yield result if config is result.config else replace(result, config=config)
 
-    def problems(self, result: Composed | ComposeFailure) -> list[Problem]:
-        """Returns the problems of one point."""
+    def problems(self, result: Composed | ComposeFailure, all_given: bool = True) -> list[Problem]:
+        """Returns the problems of one point.
+
+        Args:
+            result: The point.
+            all_given: Whether it has every key that its run will be given; otherwise a missing one is no problem.
+        """
+        if foreign := [text for text in result.overrides if not _is_unicode(text)]:
+            others = next(self.composer.compose_many([[text for text in result.overrides if text not in foreign]]))
+            return [*map(_not_unicode, foreign), *self.problems(others, all_given)]
         if isinstance(result, ComposeFailure):
             return self._blame_all(result.overrides, result.error)
         if result.missing:
-            choices = self._chosen(result.overrides)
-            return [missing_problem(key, self._dir, choices) for key in result.missing]
-        return [*_lost_trackers(result.overrides), *constraint_problems(result.config)]
+            choices = self._chosen(result.overrides) if all_given else {}
+            return [missing_problem(key, self._dir, choices) for key in result.missing if all_given]
+        own = [*_lost_trackers(result.overrides), *constraint_problems(result.config)]
+        return [*own, *self._target_problems(result.config)]
+
+    def _target_problems(self, config: Mapping[str, Any]) -> Iterator[Problem]:
+        """Yields the targets that cannot be found; those that may be where the runs start go to `elsewhere`."""
+        for key, target in targets(config):
+            if target not in self._looked_up:
+                self._looked_up[target] = look_up(target, self._dir.resolve().parent)
+            if (missing := self._looked_up[target]) is not None:
+                problem = Problem(key, missing.message, missing.fix)
+                if missing.elsewhere:
+                    self.elsewhere.setdefault(target, problem)
+                else:
+                    yield problem
+
+    def warn_of_elsewhere(self) -> None:
+        """Says which modules were not found on this machine."""
+        for problem in self.elsewhere.values():
+            log.warning("warning: %s: %s; a run looks for it where it starts", problem.where, problem.message)
+
+    def command_line(self, overrides: Sequence[str]) -> CommandLine:
+        """Returns the overrides of a command line as Hydra reads them."""
+        return CommandLine(self._loader, self._name, overrides)
 
     def points(self, overrides: Sequence[str], multirun: bool) -> list[list[str]]:
-        """Returns the override list of every point that `overrides` ask for, as Hydra's basic sweeper makes them."""
+        """Returns the override list of every point that `overrides` ask for; see `CommandLine.points`."""
         if not multirun:
             return [list(overrides)]
+        line = self.command_line(overrides)
         try:
-            texts = [*self._sweeper_params(overrides), *overrides]
-            parsed = OverridesParser.create(config_loader=self._loader).parse_overrides(texts)
-            return BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
+            return line.points()
         except HydraException:
-            return [[text for text in overrides if not _parses(text)]]
-
-    def _sweeper_params(self, overrides: Sequence[str]) -> list[str]:
-        """Returns what `hydra.sweeper.params` of the config adds to a multirun, as overrides."""
-        try:
-            config = self._loader.load_configuration(self._name, list(overrides), run_mode=RunMode.MULTIRUN)
-        except (HydraException, OmegaConfBaseException):
-            return []  # the points themselves will say what is wrong
-        params = config.hydra.sweeper.get("params") or {}
-        return [f"{key}={value}" for key, value in params.items()]
+            return [[text for text in line.texts if not _parses(text)]]
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
         return self._loader.load_configuration(self._name, list(overrides), run_mode=RunMode.RUN, from_shell=False)
@@ -155,15 +185,20 @@ class PointChecker:
         return [missing_problem(key, self._dir, choices) for key in missing_keys(without_hydra(config))]
 
     def _blame_one(self, text: str, groups: tuple[str, ...]) -> list[Problem]:
-        key = (text, *groups)
+        key, alike = (text, *groups), (text.partition("=")[0], *groups)
+        if alike in self._unknown_keys:  # whatever its value
+            return self._unknown_keys[alike]
         if key not in self._blamed:
             try:
                 # A point that fails only while it is resolved, for want of a mandatory value, is no fault of the text.
                 if isinstance(next(self.composer.compose_many([[*groups, text]])), ComposeFailure):
                     self._compose([*groups, text])
                 self._blamed[key] = []
-            except (HydraException, OmegaConfBaseException) as error:
+            except (HydraException, OmegaConfBaseException, AssertionError, OSError) as error:
+                # AssertionError: `+x.y=1` where x is null. OSError: a key too long for a file name, as options have.
                 self._blamed[key] = [self._explain(text, error, groups)]
+                if self._blamed[key][0].message.startswith(UNKNOWN_KEY):
+                    self._unknown_keys[alike] = self._blamed[key]
         return self._blamed[key]
 
     def _key(self, text: str) -> str:
@@ -174,7 +209,10 @@ class PointChecker:
 
     def _options(self, group: str) -> list[str]:
         if group not in self._known_options:
-            self._known_options[group] = self._loader.get_group_options(group, ObjectType.CONFIG)
+            try:
+                self._known_options[group] = self._loader.get_group_options(group, ObjectType.CONFIG)
+            except OSError:  # too long for a folder's name
+                self._known_options[group] = []
         return self._known_options[group]
 
     def _explain(self, text: str, error: Exception, groups: Sequence[str]) -> Problem:
@@ -182,16 +220,21 @@ class PointChecker:
         if options := self._options(key):
             if "defaults list" in str(error) or "Multiple values for" in str(error):
                 return _wrongly_signed(key, text, next((item for item in groups if self._key(item) == key), None))
-            return Problem(key, f"must be one of {', '.join(options)}, but is {text.partition('=')[2]!r}")
+            fix = INSTALL_OPTUNA if text.startswith("hydra/sweeper") and text.endswith("=optuna") else ""
+            return Problem(key, f"must be one of {', '.join(options)}, but is {text.partition('=')[2]!r}", fix)
         if not _parses(text):
             return Problem(text, f"is not a Hydra override: {_first_lines(error)}", _quoted(text))
-        if isinstance(error.__cause__, ConfigKeyError) or "Could not override" in str(error):
+        if (
+            isinstance(error, OSError)
+            or isinstance(error.__cause__, ConfigKeyError)
+            or "Could not override" in str(error)
+        ):
             return self._unknown(text, key, groups)
         return Problem(text, _first_lines(error.__cause__ or error))
 
     def _unknown(self, text: str, key: str, groups: Sequence[str]) -> Problem:
         plain = cast("dict[str, Any]", OmegaConf.to_container(self._compose(groups)))
-        valid = [name for name in flat_keys(plain) if not name.startswith("hydra.")]
+        valid = [name for name in flat_keys(plain) if name.startswith("hydra.") == key.startswith("hydra.")]
         node, _, value = text.partition("._target_=")
         if node in plain and plain[node] is None:
             return Problem(key, f"cannot be set alone while {node} is null", f"write '{node}={{_target_: {value}}}'")
@@ -199,7 +242,7 @@ class PointChecker:
         meant = nearest(key, [name for name in valid if name.startswith(group)] or valid)
         siblings = [name for name in valid if name.rpartition(".")[0] == key.rpartition(".")[0]]
         fix = f"did you mean {meant}?" if meant else f"valid here: {', '.join(siblings or valid)}"
-        return Problem(key, f"is not a key of this config (in {text!r})", fix)
+        return Problem(key, UNKNOWN_KEY, fix)
 
 
 def _lost_trackers(overrides: Iterable[str]) -> Iterator[Problem]:
@@ -218,7 +261,22 @@ def _quoted(text: str) -> str:
         meant = to_override(key, value)
     except SweepError:
         return "quote the value: \"key='value'\""
-    return "quote it: " + (shlex.quote(meant) if set(value) & set("'\"$`\\!") else f'"{meant}"')
+    word = shell_word(meant)
+    return "quote it: " + (word if set(value) & set("'\"$`\\!") or word.startswith("$") else f'"{meant}"')
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes that are no UTF-8 come from the command line as lone surrogates
+        return False
+    return True
+
+
+def _not_unicode(text: str) -> Problem:
+    key, sign, value = text.partition("=")
+    problem = f"must be text in UTF-8, but has other bytes{f': {value}' if sign else ''}"
+    return Problem(key, problem, "for a file or folder: rename it, or make a link to it with another name")
 
 
 def _parses(text: str) -> bool:
@@ -248,27 +306,47 @@ def _first_lines(error: BaseException) -> str:
 def check_command_line(config_dir: Path, arguments: Sequence[str]) -> None:
     """Checks every point that a command line of run_hydra.py asks for.
 
-    Command lines that run nothing (`--cfg`, `--help`), that bring their own config folder, or whose sweep another
-    sweeper than Hydra's basic one will enumerate, are left to Hydra; each run checks its own config again.
+    Command lines that run nothing (`--cfg`, `--help`) or that bring their own config folder are left to Hydra; each run
+    checks its own config again. Where a sweeper draws the points, the fixed part and the ends of ranges are checked.
 
     Args:
         config_dir: The folder hydra_conf.
         arguments: The command line after the program's name.
 
     Raises:
-        ConfigError: If any point is wrong; names all problems of all points.
+        ConfigError: If any point is wrong; names all problems of all points. Also for a sweep under torchrun.
     """
     asked = get_args_parser().parse_args(list(arguments))
-    foreign = asked.config_path or asked.config_dir or asked.config_name
-    foreign = foreign or any(text.startswith("hydra/sweeper=") for text in asked.overrides)
-    if asked.help or asked.hydra_help or asked.info or asked.cfg or asked.shell_completion or foreign:
+    if asked.help or asked.hydra_help or asked.info or asked.cfg or asked.shell_completion:
         return
     checker, findings = PointChecker(config_dir), Findings()
-    points = checker.points(asked.overrides, asked.multirun)
+    line = checker.command_line(asked.overrides)
+    multirun = asked.multirun or line.chooses_multirun
+    problems = list(_torchrun_problems(multirun))
+    if not problems and (asked.config_path or asked.config_dir or asked.config_name):
+        return
+    points, all_given = checker.points(asked.overrides, multirun), True
+    if multirun:
+        unusable = line.problems()
+        problems, all_given = [*problems, *unusable], line.knows_sampled_keys and not unusable
+    config = None
     for index, result in enumerate(checker.compose_many(points)):
-        findings.add(checker.problems(result), index)
-    problems = findings.report(len(points))
-    if not points:
-        problems = [Problem(" ".join(asked.overrides), "must give at least one point, but gives none")]
+        findings.add(checker.problems(result, all_given), index)
+        config = result.config if isinstance(result, Composed) and not result.missing else config
+    problems += findings.report(len(points))
+    if multirun and not line.starts_runs_here:
+        checker.warn_of_elsewhere()
+    else:
+        problems += checker.elsewhere.values()
+    if multirun and config is not None and not problems:
+        problems += line.study_problems(config)
     if problems:
         raise ConfigError(problems, ", nothing was started")
+
+
+def _torchrun_problems(multirun: bool) -> Iterator[Problem]:
+    """Refuses a sweep under torchrun, whose processes train one run together."""
+    if multirun and this_rank().count > 1:
+        problem = f"must not be given to torchrun, whose {this_rank().count} processes train one run together"
+        fix = "start each run with a torchrun of its own, as `gptopt submit` does with resources.gpus_per_run"
+        yield Problem("--multirun", problem, fix)

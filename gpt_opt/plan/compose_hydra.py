@@ -61,7 +61,10 @@ class HydraEngine:
             with _version_base():
                 if self._repository is None:
                     _, self._repository = self._loader._parse_overrides_and_create_caching_repo(self.config_name, [])
-                self._groups[name] = self._repository.group_exists(name)
+                try:
+                    self._groups[name] = self._repository.group_exists(name)
+                except OSError:  # too long for a folder's name
+                    self._groups[name] = False
         return self._groups[name]
 
 

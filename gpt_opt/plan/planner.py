@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from gpt_opt.config.files import with_real_paths
 from gpt_opt.config.inputs import Memo, changed_since, inputs_of
-from gpt_opt.errors import ConfigError, Problem
+from gpt_opt.errors import ConfigError, Problem, SweepError
 from gpt_opt.plan.check import Findings, PointChecker
 from gpt_opt.plan.compose import Composed
 from gpt_opt.plan.existing import RunFinder, Status, earlier_runs, status_of
 from gpt_opt.plan.price import History, Price, price, shape
-from gpt_opt.run.identity import run_id
+from gpt_opt.plan.resources import SweepResources, process_problems
+from gpt_opt.run.identity import is_identity, run_id
 from gpt_opt.run.paths import RunPaths
 from gpt_opt.run.provenance import recorded_inputs
 from gpt_opt.sweep import Grid, load_grid, points, target, to_override
 from gpt_opt.sweep.jsonfile import read_json
+from gpt_opt.sweep.model import Resources
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,8 @@ class Plan:
         points: Number of points.
         runs: Distinct runs, in the order of their first points.
         collapsed: Index of a point to the index of the earlier point with the same config.
+        uncounted: Keys in which such points differ although they change no result, so that only the first one's count.
+        resources: What each run needs from the cluster.
         price: What the runs that remain will cost.
         gone: Runs of earlier submissions of this sweep that are no longer in the grid: id to directory.
     """
@@ -63,6 +68,8 @@ class Plan:
     points: int
     runs: tuple[Run, ...]
     collapsed: dict[int, int]
+    uncounted: tuple[str, ...]
+    resources: Resources
     price: Price
     gone: dict[str, str]
 
@@ -81,7 +88,14 @@ class Planner:
     def __init__(self, config_dir: Path) -> None:
         self._checker = PointChecker(config_dir)
 
-    def plan(self, file: Path, extra: Sequence[str] = (), slots: int = 1, sweeps: Path = Path("sweeps")) -> Plan:
+    def plan(
+        self,
+        file: Path,
+        extra: Sequence[str] = (),
+        slots: int = 1,
+        sweeps: Path = Path("sweeps"),
+        flags: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Plan:
         """Plans a sweep file; writes nothing.
 
         Args:
@@ -89,16 +103,23 @@ class Planner:
             extra: Override strings for every point, applied last.
             slots: Runs at a time, for the price.
             sweeps: Folder of submitted sweeps, where earlier plans lie.
+            flags: Resources that beat those of file and config, by name; None says nothing.
 
         Raises:
             SweepError: If the file is wrong.
             ConfigError: If points are wrong; all problems of all points, equal ones once with a count.
         """
+        _require_sweep_first(file, extra)
         grid = load_grid(file)
-        return self.plan_points(grid, override_lists(grid, extra), slots, sweeps)
+        return self.plan_points(grid, override_lists(grid, extra), slots, sweeps, flags)
 
     def plan_points(
-        self, grid: Grid, lists: Iterable[Sequence[str]], slots: int = 1, sweeps: Path = Path("sweeps")
+        self,
+        grid: Grid,
+        lists: Iterable[Sequence[str]],
+        slots: int = 1,
+        sweeps: Path = Path("sweeps"),
+        flags: Mapping[str, Any] = MappingProxyType({}),
     ) -> Plan:
         """Plans points that are given as override strings, as `plan` does those of a file.
 
@@ -107,28 +128,56 @@ class Planner:
             lists: The override strings of every point.
             slots: Runs at a time, for the price.
             sweeps: Folder of submitted sweeps, where earlier plans lie.
+            flags: Resources that beat those of grid and config, by name; None says nothing.
 
         Raises:
             ConfigError: If points are wrong; all problems of all points, equal ones once with a count.
         """
-        draft = _Draft()
+        draft, needs = _Draft(), SweepResources(grid.resources, flags)
         for index, result in enumerate(self._checker.compose_many(lists)):
-            if problems := self._checker.problems(result):
-                draft.findings.add(problems, index)
-            elif isinstance(result, Composed):
-                draft.add(index, result)
+            problems = self._checker.problems(result)
+            if not problems and isinstance(result, Composed):
+                problems = [*_sweep_problems(result, bool(grid.source)), *_needs_problems(needs, index, result.config)]
+                if not problems:
+                    draft.add(index, result)
+            draft.findings.add(problems, index)
             draft.points += 1
-        if problems := draft.findings.report(draft.points):
+        if problems := [*draft.findings.report(draft.points), *needs.problems()]:
             located = _located(problems, Path(grid.source)) if grid.source else problems
             raise ConfigError(located, ", nothing was started")
+        self._checker.warn_of_elsewhere()
         known = {run.run_id for run in draft.runs}
         gone = {name: folder for name, folder in earlier_runs(sweeps / grid.name) if name not in known}
-        cost = price(draft.work, History(draft.roots), grid.resources.gpus_per_run, slots)
-        return Plan(grid, draft.points, tuple(draft.runs), draft.collapsed, cost, gone)
+        cost = price(draft.work, History(draft.roots), needs.common, slots)
+        uncounted = tuple(sorted(draft.uncounted))
+        return Plan(grid, draft.points, tuple(draft.runs), draft.collapsed, uncounted, needs.common, cost, gone)
 
     def config(self, overrides: Sequence[str]) -> dict[str, Any]:
         """Returns the resolved config of one point of a plan."""
         return with_real_paths(self._checker.composer.compose(overrides).config)
+
+
+def _needs_problems(needs: SweepResources, point: int, config: Mapping[str, Any]) -> list[Problem]:
+    try:
+        return list(process_problems(config, needs.add(point, config)))
+    except ConfigError as error:
+        return list(error.problems)
+
+
+_OF_HYDRA = ("hydra.mode", "hydra.run", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
+"""Keys (and all that begin with them) that say how Hydra starts runs."""
+
+
+def _sweep_problems(point: Composed, from_file: bool) -> Iterator[Problem]:
+    """Yields what a config may say but a run of a sweep would not do, or not as it was meant."""
+    for key in ("dry_run", "rerun"):
+        if point.config.get(key):
+            problem = "must be false in a sweep, which starts every run that is not done, once"
+            yield Problem(key, problem, f"leave it out; for a single run: python run_hydra.py ... {key}=true")
+    for text in point.overrides if from_file else ():
+        if text.lstrip("+~").startswith(_OF_HYDRA):
+            problem = "must not be in a sweep: gptopt starts its runs and chooses their directories"
+            yield Problem(text.partition("=")[0].lstrip("+~"), problem, "leave it out")
 
 
 def _located(problems: Sequence[Problem], file: Path) -> list[Problem]:
@@ -150,18 +199,21 @@ class _Draft:
         self.points = 0
         self.runs: list[Run] = []
         self.collapsed: dict[int, int] = {}
+        self.uncounted: set[str] = set()
         self.work: list[tuple[str, int | None]] = []
         self.roots: set[Path] = set()
-        self._first: dict[str, int] = {}
+        self._first: dict[str, tuple[int, frozenset[str]]] = {}
         self._finder = RunFinder()
         self._inputs: Memo = {}
 
     def add(self, point: int, composed: Composed) -> None:
         """Adds a point without problems."""
         config, name = composed.config, run_id(composed.config)
-        first = self._first.setdefault(name, point)
+        first, overrides = self._first.setdefault(name, (point, frozenset(composed.overrides)))
         if first != point:
             self.collapsed[point] = first
+            keys = {text.partition("=")[0].lstrip("+~") for text in overrides.symmetric_difference(composed.overrides)}
+            self.uncounted.update(key for key in keys if not is_identity(key))
             return
         folder, exists = self._finder.find(config, name, composed.overrides)
         paths = RunPaths(Path(folder))
@@ -190,3 +242,22 @@ def override_lists(grid: Grid, extra: Sequence[str] = ()) -> Iterator[list[str]]
             overrides.append(text)
         overrides.extend(extra)
         yield overrides
+
+
+_NO_SWEEPS = (".sh", ".bash", ".sbatch", ".slurm", ".py", ".yaml", ".yml")
+
+
+def _require_sweep_first(file: Path, extra: Sequence[str]) -> None:
+    """Refuses another file in the place of the sweep file or of an override, as `SCRIPT.sh SWEEP.json` has it.
+
+    Raises:
+        SweepError: Shows the form.
+    """
+    words = {word: Path(word).suffix for word in (str(file), *extra) if "=" not in word or word == str(file)}
+    fix = f"the form is: {next((word for word, end in words.items() if end == '.json'), 'SWEEP.json')} [overrides]"
+    if file.suffix in _NO_SWEEPS:
+        raise SweepError([Problem(str(file), "must be a sweep file (.json), but is another", fix)])
+    strays = [word for word in extra if words.get(word) in (*_NO_SWEEPS, ".json")]
+    if strays:
+        message = "after the sweep file come overrides (key=value), but this is a file"
+        raise SweepError([Problem(word, message, fix) for word in strays])

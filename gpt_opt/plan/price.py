@@ -12,6 +12,7 @@ from typing import Any
 
 from gpt_opt.run.files import read_json_object
 from gpt_opt.run.paths import RunPaths, find_run_dirs
+from gpt_opt.sweep.model import Resources
 
 NOT_SHAPE = frozenset({"max_steps", "num_epochs", "n_examples", "warmup_steps", "max_grad_norm", "save_total_limit"})
 """Keys of training_params that do not change how long a step takes."""
@@ -99,20 +100,21 @@ def makespan_s(times: Sequence[float], slots: int) -> float:
     return max(free)
 
 
-def price(work: Sequence[tuple[str, int | None]], history: History, gpus_per_run: int | None, slots: int) -> Price:
+def price(work: Sequence[tuple[str, int | None]], history: History, resources: Resources, slots: int) -> Price:
     """Prices the runs that remain.
 
     Args:
         work: Shape and optimizer steps still to do of each run, in the order they will start; None steps are unknown.
         history: Finished runs.
-        gpus_per_run: GPUs that one run holds; None means one where finished runs were on a GPU, else none.
+        resources: What one run holds; no number of GPUs means one where finished runs were on a GPU, else none.
         slots: Runs at a time.
     """
     speeds = {wanted: history.step_s(wanted) for wanted, _ in work}
     times = [speed * steps for wanted, steps in work if steps is not None and (speed := speeds[wanted]) is not None]
     unknown = len(work) - len(times)
     complete = not unknown
-    gpus = int(history.on_gpu) if gpus_per_run is None else gpus_per_run
+    gpus = int(history.on_gpu) if resources.gpus_per_run is None else resources.gpus_per_run
+    gpus *= resources.nodes_per_run or 1
     return Price(
         run_s=statistics.median(times) if times else None,
         gpu_hours=sum(times) * gpus / 3600 if complete else None,

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from gpt_opt.config.inputs import AGAIN
+from gpt_opt.errors import plain
 from gpt_opt.plan.existing import Status
 from gpt_opt.plan.explain import Nearest
 from gpt_opt.plan.planner import Plan, Run
 from gpt_opt.plan.price import Price
+from gpt_opt.sweep.overrides import shell_word
 from gpt_opt.table import Column, render, wrapped
 
 HEAD, TAIL = 12, 3
@@ -23,6 +23,11 @@ HEAD, TAIL = 12, 3
 def parameters(overrides: Sequence[str]) -> dict[str, str]:
     """Returns override strings as key and value."""
     return {key: value for key, _, value in (text.partition("=") for text in overrides)}
+
+
+def one_line(text: str) -> str:
+    """Returns a value as a line of a table can show it."""
+    return plain(text.replace("\n", "\\n"))
 
 
 def columns(runs: Sequence[Sequence[str]]) -> tuple[dict[str, str], list[str]]:
@@ -51,7 +56,7 @@ def parameter_columns(runs: Sequence[Sequence[str]], varying: Sequence[str]) -> 
     """Returns the columns of a table for keys that vary, with a cell for each list of override strings."""
     values = [parameters(overrides) for overrides in runs]
     names = short_names(varying)
-    return [Column(names[key], [item.get(key, "") for item in values], flexible=True) for key in varying]
+    return [Column(names[key], [one_line(item.get(key, "")) for item in values], flexible=True) for key in varying]
 
 
 def _table(runs: Sequence[Run], varying: Sequence[str], width: int | None) -> list[str]:
@@ -100,7 +105,8 @@ def counts(plan: Plan) -> dict[str, int]:
 
 def common_lines(common: Mapping[str, str], width: int | None) -> list[str]:
     """Returns what all runs share."""
-    return wrapped("all runs: " + " ".join(f"{k}={v}" for k, v in common.items()), width) if common else []
+    values = " ".join(f"{key}={one_line(value)}" for key, value in common.items())
+    return wrapped(f"all runs: {values}", width) if common else []
 
 
 def as_text(plan: Plan, width: int | None = None) -> str:
@@ -119,6 +125,9 @@ def as_text(plan: Plan, width: int | None = None) -> str:
         pairs = [f"{point} = {first}" for point, first in list(plan.collapsed.items())[:5]]
         more = ", ..." if len(plan.collapsed) > 5 else ""
         lines.append(f"{len(plan.collapsed)} points have the config of an earlier point ({', '.join(pairs)}{more})")
+    if plan.uncounted:
+        keys = ", ".join(plan.uncounted)
+        lines.append(f"points that differ in {keys} alone are one run, since that changes no result: the first counts")
     lines += changes(plan.runs)
     if plan.gone:
         lines.append(f"{len(plan.gone)} runs of earlier submissions are no longer in the grid:")
@@ -160,17 +169,9 @@ def as_record(plan: Plan) -> dict[str, Any]:
     return {**head, "errors": [], "items": items}
 
 
-def quoted(text: str) -> str:
-    r"""Returns a word for a shell, always on one line: control characters are written as $'\\n'."""
-    if re.search(r"[\x00-\x1f\x7f]", text) is None:
-        return shlex.quote(text)
-    plain = text.replace("\\", "\\\\").replace("'", "\\'")
-    return "$'" + re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", plain) + "'"
-
-
 def override_lines(plan: Plan) -> str:
     """Returns one line of override strings a run, quoted for a shell."""
-    return "\n".join(" ".join(map(quoted, run.overrides)) for run in plan.runs)
+    return "\n".join(" ".join(map(shell_word, run.overrides)) for run in plan.runs)
 
 
 def explanation(run: Run, nearest: Nearest | None) -> str:

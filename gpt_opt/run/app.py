@@ -5,29 +5,31 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gpt_opt.errors import ConfigError, GptOptError, Problem, RequestError, RunFailed
+from gpt_opt.errors import GptOptError, Problem, RequestError, RunFailed
 from gpt_opt.run.directory import DRY_RUN_PREFIX, plain_config
 from gpt_opt.run.execute import execute
+from gpt_opt.run.objective import objective
 from gpt_opt.run.outputs import work_without_readers
 from gpt_opt.run.paths import RunPaths
-from gpt_opt.run.ranks import this_rank
 
 log = logging.getLogger(__name__)
 
 
-def task(config: DictConfig) -> None:
+def task(config: DictConfig) -> float | None:
     """Runs one composed config inside a Hydra job.
+
+    Returns:
+        The metric that the sweeper optimizes; None where it learns nothing from the runs, as Hydra's basic one.
 
     Raises:
         GptOptError: As `gpt_opt.run.execute.execute`.
@@ -40,7 +42,7 @@ def task(config: DictConfig) -> None:
     overrides = list(hydra.overrides.task)
     if plain["dry_run"]:
         _dry_run(plain, overrides, folder)
-        return
+        return None
     files = {
         "config.yaml": OmegaConf.to_yaml(config),
         "overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
@@ -52,6 +54,8 @@ def task(config: DictConfig) -> None:
         if hydra.mode is not RunMode.MULTIRUN:
             raise
         raise RunFailed(str(error)) from error  # other points may have run: not a request that started nothing
+    learns = hydra.mode is RunMode.MULTIRUN and not hydra.sweeper._target_.endswith(".BasicSweeper")
+    return objective(plain, RunPaths(folder)) if learns else None
 
 
 def _dry_run(config: dict[str, object], overrides: list[str], folder: Path) -> None:
@@ -66,19 +70,6 @@ def _dry_run(config: dict[str, object], overrides: list[str], folder: Path) -> N
         if folder.name.startswith(DRY_RUN_PREFIX) and folder.parent == Path(tempfile.gettempdir()):
             logging.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def require_one_run(arguments: Sequence[str]) -> None:
-    """Refuses a sweep under torchrun, whose processes train one run together.
-
-    Raises:
-        ConfigError: If there are several processes and `arguments` ask for a multirun.
-    """
-    asked = get_args_parser().parse_args(list(arguments))
-    if this_rank().count > 1 and (asked.multirun or "hydra.mode=MULTIRUN" in asked.overrides):
-        problem = f"must not be given to torchrun, whose {this_rank().count} processes train one run together"
-        fix = "start each run with a torchrun of its own, as `gptopt submit` does with resources.gpus_per_run"
-        raise ConfigError([Problem("--multirun", problem, fix)])
 
 
 @contextmanager

@@ -298,7 +298,8 @@ class _Attempt:
         identity, reruns = self.state.run_id, len(list(self.paths.superseded.glob("*")))
         identity += f"-{reruns}" if reruns else ""
         label = self.paths.root.name.removesuffix(f"-{self.state.run_id}")
-        return Tracked(identity, f"{label}-{identity}", self.paths.root, os.environ.get(SWEEP), self.config)
+        paths = self.paths
+        return Tracked(identity, f"{label}-{identity}", paths.root, paths.metrics, os.environ.get(SWEEP), self.config)
 
     def _end_with(self, failed: PeerFailed) -> None:
         """Ends this process, whatever its main thread waits for, because another process of the run failed."""

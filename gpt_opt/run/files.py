@@ -29,7 +29,8 @@ def remove_temporaries(folder: Path) -> None:
 
 
 def _write_synced(path: Path, text: str) -> None:
-    with named_errors(path), path.open("w", encoding="utf-8") as stream:
+    # A name that is no UTF-8 (its bytes are surrogates) is written as an escape, which is one of JSON too.
+    with named_errors(path), path.open("w", encoding="utf-8", errors="backslashreplace") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())

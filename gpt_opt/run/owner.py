@@ -69,6 +69,11 @@ def _pid_start(pid: int) -> int:
     return -1 if fields[0] in "ZX" else int(fields[19])
 
 
+def lives(pid: int) -> bool:
+    """Returns whether a process of this machine has not ended."""
+    return _pid_start(pid) != -1
+
+
 def this_process() -> Owner:
     """Returns the identity of the calling process."""
     return Owner(socket.gethostname(), _machine(), os.getpid(), _pid_start(os.getpid()))

@@ -6,7 +6,7 @@ Hydra, the configs or torch.
 """
 
 from gpt_opt.sweep.grid import load_grid, parse_grid
-from gpt_opt.sweep.model import Axis, Exclude, Grid, Items, Metric, Resources, Space, Stage
+from gpt_opt.sweep.model import Axis, Exclude, Grid, Items, Metric, Resources, Space
 from gpt_opt.sweep.overrides import describe, target, to_override
 from gpt_opt.sweep.points import Column, Point, columns, count, points
 from gpt_opt.sweep.schema import schema
@@ -21,7 +21,6 @@ __all__ = [
     "Point",
     "Resources",
     "Space",
-    "Stage",
     "columns",
     "count",
     "describe",

@@ -14,7 +14,6 @@ Long form: as soon as one of the names below (but `$schema`) stands at the top, 
 | `name`      | a string for the directory; default: the file name      |                                          |
 | `resources` | what a run needs (model.Resources)                      |                                          |
 | `metric`    | `{"name": ..., "goal": "minimize" or "maximize"}`       |                                          |
-| `stages`    | a list of `{"name": ..., "base": {...}}`, kept as data  |                                          |
 | `$schema`   | where the JSON Schema lies, for editors                 |                                          |
 
 A sub-sweep has no sections but `base` to `exclude`.
@@ -48,9 +47,9 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from gpt_opt.sweep.jsonfile import Document, Json, parse_json, read_json, shown
-from gpt_opt.sweep.model import Grid, Metric, Resources, Space, Stage
+from gpt_opt.sweep.model import Grid, Metric, Resources, Space
 from gpt_opt.sweep.report import Report
-from gpt_opt.sweep.space import SPACE_SECTIONS, TOP_SECTIONS, SpaceReader, is_short
+from gpt_opt.sweep.space import SPACE_SECTIONS, TOP_SECTIONS, SpaceReader, check_sections, is_short
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Names of sweeps: they are directory names."""
@@ -93,18 +92,11 @@ def _read(document: Document, default_name: str) -> Grid:
     if not members:
         report.raise_if_any()
     if not is_short(members):
-        _check_sections(report, members)
+        check_sections(report, (), members, [*SPACE_SECTIONS, *TOP_SECTIONS], "a top-level key")
     space = SpaceReader(report, (), members).read()
     grid = _grid(report, {} if is_short(members) else members, space, default_name, document.source)
     report.raise_if_any()
     return grid
-
-
-def _check_sections(report: Report, members: dict[str, Json]) -> None:
-    for name in members:
-        if name not in SPACE_SECTIONS and name not in TOP_SECTIONS:
-            fix = 'parameters belong into "grid" or "base"'
-            report.unknown((name,), "a top-level key", [*SPACE_SECTIONS, *TOP_SECTIONS], fix)
 
 
 def _grid(report: Report, members: dict[str, Json], space: Space, default_name: str, source: str) -> Grid:
@@ -120,30 +112,4 @@ def _grid(report: Report, members: dict[str, Json], space: Space, default_name: 
     metric: dict[str, Any] = {}
     if "metric" in members:
         metric = {**report.settings(("metric",), members["metric"], Metric)}
-    stages = _stages(report, members.get("stages", []))
-    return Grid(
-        str(name), space, Resources(**resources), Metric(**metric) if len(metric) == 2 else None, stages, source
-    )
-
-
-def _stages(report: Report, value: Json) -> tuple[Stage, ...]:
-    if not isinstance(value, list):
-        report.add(("stages",), f"stages must be a list of objects, but got {shown(value)}", "write [{...}]")
-        return ()
-    stages = [_stage(report, index, item) for index, item in enumerate(value)]
-    names = [stage.name for stage in stages]
-    for index, name in enumerate(names):
-        if name and name in names[:index]:
-            report.add(("stages", index), f"stages must have different names, but two are {shown(name)}", "rename one")
-    return tuple(stages)
-
-
-def _stage(report: Report, index: int, value: Json) -> Stage:
-    path = ("stages", index)
-    given = report.settings(path, value, Stage)
-    base = given.get("base", {})
-    items = base.items() if isinstance(base, dict) else ()
-    for key, item in items:
-        if report.key((*path, "base", key), key):
-            report.value((*path, "base", key), key, item)
-    return Stage(str(given.get("name", "")), tuple(items))
+    return Grid(str(name), space, Resources(**resources), Metric(**metric) if len(metric) == 2 else None, source)

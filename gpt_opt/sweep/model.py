@@ -1,6 +1,6 @@
 """What a sweep is, as data: the reader (grid.py) makes it, points.py walks it, the planner and the backends read it.
 
-Every field of a settings object (Resources, Metric, Stage) declares its kind and its meaning here and nowhere else: the
+Every field of a settings object (Resources, Metric) declares its kind and its meaning here and nowhere else: the
 reader checks by it and the JSON Schema is written from it.
 """
 
@@ -57,7 +57,6 @@ _OPTIONS = Kind(
     {"type": "array", "items": {"type": "string", "pattern": "^-"}},
     lambda v: isinstance(v, list) and all(_is_line(line) and str(line).startswith("-") for line in v),
 )
-_PARAMETERS = Kind("an object of parameters", {"$ref": "#/$defs/base"}, lambda v: isinstance(v, dict))
 
 
 def _about(kind: Kind, doc: str) -> dict[str, Any]:
@@ -88,14 +87,6 @@ class Metric:
 
     name: str = field(metadata=_about(_LINE, "a metric of summary.json, as eval/loss"))
     goal: str = field(metadata=_about(_one_of("minimize", "maximize"), "which way is better"))
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A later stage that continues every run of the sweep; kept as data for the chain of stages."""
-
-    name: str = field(metadata=_about(_LINE, "the stage, as dpo"))
-    base: Items = field(default=(), metadata=_about(_PARAMETERS, "parameters of this stage"))
 
 
 @dataclass(frozen=True)
@@ -146,7 +137,6 @@ class Grid:
         space: The points.
         resources: What a run needs.
         metric: What to compare runs by; None if the file does not say.
-        stages: Later stages, in order.
         source: The file, as the caller named it.
     """
 
@@ -154,11 +144,10 @@ class Grid:
     space: Space
     resources: Resources = field(default_factory=Resources)
     metric: Metric | None = None
-    stages: tuple[Stage, ...] = ()
     source: str = ""
 
 
-def settings(cls: type[Resources] | type[Metric] | type[Stage]) -> dict[str, tuple[Kind, str, bool]]:
+def settings(cls: type[Resources] | type[Metric]) -> dict[str, tuple[Kind, str, bool]]:
     """Return the fields of a settings object: name -> (kind, meaning, whether it must be given)."""
     return {
         f.name: (f.metadata["kind"], f.metadata["doc"], f.default is dataclasses.MISSING)

@@ -25,6 +25,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterable
 
 from gpt_opt.errors import Problem, SweepError
@@ -104,6 +105,14 @@ def to_override(key: str, value: Json) -> str:
     except _CannotSay as reason:
         raise SweepError([Problem(key, *reason.args)]) from None
     return override
+
+
+def shell_word(text: str) -> str:
+    r"""Returns a word for a shell, always on one line: control characters are written as $'\\n'."""
+    if re.search(r"[\x00-\x1f\x7f]", text) is None:
+        return shlex.quote(text)
+    plain = text.replace("\\", "\\\\").replace("'", "\\'")
+    return "$'" + re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", plain) + "'"
 
 
 def describe(items: Iterable[tuple[str, Json]]) -> str:

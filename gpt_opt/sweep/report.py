@@ -8,10 +8,10 @@ from typing import TypeVar
 
 from gpt_opt.errors import Problem, SweepError
 from gpt_opt.sweep.jsonfile import Document, Json, Path, shown
-from gpt_opt.sweep.model import Metric, Resources, Stage, settings
+from gpt_opt.sweep.model import Metric, Resources, settings
 from gpt_opt.sweep.overrides import check_key, to_override
 
-Settings = TypeVar("Settings", Resources, Metric, Stage)
+Settings = TypeVar("Settings", Resources, Metric)
 
 
 class Report:

@@ -7,9 +7,9 @@ from typing import Any
 
 from gpt_opt.sweep.generators import DISTRIBUTIONS, GENERATORS, MAX_VALUES, Distribution, Generator
 from gpt_opt.sweep.grid import NAME_PATTERN
-from gpt_opt.sweep.model import Metric, Resources, Stage, settings
+from gpt_opt.sweep.model import Metric, Resources, settings
 from gpt_opt.sweep.overrides import KEY_PATTERN
-from gpt_opt.sweep.space import MAX_SEED, RANDOM_FIELDS, SPACE_SECTIONS, TOP_SECTIONS
+from gpt_opt.sweep.space import MAX_SEED, NOT_BUILT, RANDOM_FIELDS, SPACE_SECTIONS, TOP_SECTIONS
 
 Schema = dict[str, Any]
 
@@ -20,7 +20,7 @@ def schema() -> Schema:
     It knows the shape: sections, keys, types, forms of generators and distributions. What relates two places (lengths
     in zip, a key given twice, what exclude matches) only the reader checks.
     """
-    sections = {name for name in (*SPACE_SECTIONS, *TOP_SECTIONS) if name != "$schema"}
+    sections = {name for name in (*SPACE_SECTIONS, *TOP_SECTIONS, *NOT_BUILT) if name != "$schema"}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "gpt-opt sweep file",
@@ -76,7 +76,6 @@ def _top_sections() -> Schema:
         "name": {"type": "string", "pattern": NAME_PATTERN},
         "resources": _settings(Resources),
         "metric": _settings(Metric),
-        "stages": {"type": "array", "items": _settings(Stage)},
     }
     return {name: {**shapes[name], "description": doc} for name, doc in TOP_SECTIONS.items()}
 
@@ -91,7 +90,7 @@ def _random() -> Schema:
     return {**_object(fields), "required": ["samples", "params"]}
 
 
-def _settings(cls: type[Resources] | type[Metric] | type[Stage]) -> Schema:
+def _settings(cls: type[Resources] | type[Metric]) -> Schema:
     fields = settings(cls)
     properties = {name: {**kind.schema, "description": doc} for name, (kind, doc, _) in fields.items()}
     return {**_object(properties), "required": [name for name, (_, _, required) in fields.items() if required]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from gpt_opt.sweep.generators import DISTRIBUTIONS, GENERATORS, MAX_VALUES, BadValues, draw_number, is_whole
 from gpt_opt.sweep.jsonfile import Json, Path, shown
@@ -26,9 +26,17 @@ TOP_SECTIONS = {
     "name": "name of the sweep and of its directory; the file name without .json if not given",
     "resources": "what one run needs from the cluster",
     "metric": "what to compare runs by",
-    "stages": "later stages that continue every run, in order",
 }
 """The sections that only the top of the file may have."""
+
+NOT_BUILT = {
+    "stages": (
+        "stages (a later training that continues every run) are not part of this version",
+        "write one sweep file a stage; the later one names the checkpoint it starts from: "
+        '"model.archive": "RUN/checkpoints/checkpoint-STEP"',
+    )
+}
+"""Sections that are refused: what each would do, and what to do in its place."""
 
 MAX_SEED = 2**63 - 1
 """Largest seed of `random`."""
@@ -45,7 +53,18 @@ _Keys = dict[str, Path]
 
 def is_short(members: dict[str, Json]) -> bool:
     """Tell whether an object is in the short form: only parameters, and `$schema` at most."""
-    return not any(name in SPACE_SECTIONS or (name in TOP_SECTIONS and name != "$schema") for name in members)
+    return not any(name in {*SPACE_SECTIONS, *TOP_SECTIONS, *NOT_BUILT} - {"$schema"} for name in members)
+
+
+def check_sections(report: Report, path: Path, members: dict[str, Json], valid: Iterable[str], what: str) -> None:
+    """Note every member of a space in the long form that is none of the `valid` sections."""
+    for name in members:
+        if name in NOT_BUILT:
+            report.add((*path, name), NOT_BUILT[name][0], NOT_BUILT[name][1])
+        elif name in TOP_SECTIONS and name not in valid:
+            report.add((*path, name), f"{name} must stand at the top of the file, not in a union", "move it up")
+        elif name not in valid:
+            report.unknown((*path, name), what, valid, 'parameters belong into "grid" or "base"')
 
 
 class SpaceReader:
@@ -227,7 +246,7 @@ class SpaceReader:
         if not members:
             return Space()
         if not is_short(members):
-            self._check_sections(path, members)
+            check_sections(self._report, path, members, SPACE_SECTIONS, "a section")
         reader = SpaceReader(self._report, path, members)
         space = reader.read()
         for name, where in reader.keys.items():
@@ -237,15 +256,6 @@ class SpaceReader:
                 self._report.add(where, message, "give it in the members only")
         below.update(reader.keys)
         return space
-
-    def _check_sections(self, path: Path, members: dict[str, Json]) -> None:
-        for name in members:
-            if name in TOP_SECTIONS:
-                message = f"{name} must stand at the top of the file, not in a union"
-                self._report.add((*path, name), message, "move it up")
-            elif name not in SPACE_SECTIONS:
-                fix = 'parameters belong into "grid" or "base"'
-                self._report.unknown((*path, name), "a section", SPACE_SECTIONS, fix)
 
     def _exclude(self) -> tuple[Exclude, ...]:
         path, value = self._sections.get("exclude", ((), []))

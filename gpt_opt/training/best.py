@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from gpt_opt.config.finetuning import DEFAULT_METRIC, GREATER_IS_BETTER
+from gpt_opt.config.finetuning import DEFAULT_METRIC, is_greater_better
 from gpt_opt.errors import ConfigError, Problem
 
 log = logging.getLogger(__name__)
@@ -87,5 +87,5 @@ def best_of(finetuning: Mapping[str, Any]) -> Best | None:
     keeps, patience = finetuning["load_best_model_at_end"], finetuning["early_stopping_patience"]
     if not keeps and patience is None:
         return None
-    metric, greater = finetuning["metric_for_best_model"] or DEFAULT_METRIC, finetuning["greater_is_better"]
-    return Best(metric, GREATER_IS_BETTER[metric] if greater is None else greater, patience, keeps)
+    metric = finetuning["metric_for_best_model"] or DEFAULT_METRIC
+    return Best(metric, is_greater_better(finetuning), patience, keeps)

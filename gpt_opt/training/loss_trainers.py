@@ -79,8 +79,8 @@ class PreferenceTrainer(ReferenceTrainer):
                 "loss": found.losses,
                 "rewards/chosen": found.rewards_chosen,
                 "rewards/rejected": found.rewards_rejected,
-                "rewards/accuracies": (found.rewards_chosen > found.rewards_rejected).float(),
-                "rewards/margins": found.rewards_chosen - found.rewards_rejected,
+                "rewards/accuracies": found.correct.float(),
+                "rewards/margins": found.margins,
                 "logps/chosen": chosen,
                 "logps/rejected": rejected,
             }
@@ -103,13 +103,16 @@ class KTOTrainer(ReferenceTrainer):
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[Batch]) -> None:
-        """Finds the reference point of the step."""
-        total = torch.zeros(2, device=self.args.device)
+        """Finds the reference point of the step, of the policy as it is: without the dropout of adapters."""
+        total, model = torch.zeros(2, device=self.args.device), self._unwrapped()
+        training = model.training
+        model.eval()
         for batch in batches:
             half = _half(cast("Batch", self._prepare_inputs(batch)), 1)
-            policy = token_logps(self._logits(self._unwrapped(), half), half["labels"]).sum(-1)
+            policy = token_logps(self._logits(model, half), half["labels"]).sum(-1)
             reference = token_logps(self._known_logits(half), half["labels"]).sum(-1)
             total += torch.stack([(policy - reference).sum(), torch.tensor(float(len(policy)), device=total.device)])
+        model.train(training)
         ratio, count = self._sum(total)
         self._point = reference_point(ratio / count)
 

@@ -1,16 +1,19 @@
 """Rows of metrics.jsonl sent to trackers as well: tensorboard, wandb, mlflow, each imported only when it is asked for.
 
-The name of a metric, and the step, are those of metrics.jsonl. A resumed run continues its own run in the tracker.
-Rows of steps that a resume takes back are hidden by tensorboard; wandb and mlflow, which cannot delete, show both.
+The name of a metric, and the step, are those of metrics.jsonl. A resumed run continues its own run in the tracker: each
+attempt reports all of metrics.jsonl, the rows of earlier attempts first. tensorboard replaces what it had; wandb and
+mlflow, which cannot delete, are sent what they do not have yet, so that no row is there twice.
 What a tracker gets is rows and config, never the environment. One that fails is left alone with one warning.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,6 +47,7 @@ class Tracked:
         id: Equal for all attempts at one result, different for the next one after `rerun=true`.
         name: What people read.
         root: The run directory.
+        metrics: metrics.jsonl.
         sweep: Name of the sweep that the run belongs to, or None.
         config: The resolved config.
     """
@@ -51,6 +55,7 @@ class Tracked:
     id: str
     name: str
     root: Path
+    metrics: Path
     sweep: str | None
     config: Mapping[str, Any]
 
@@ -61,18 +66,35 @@ class Tracked:
         return params
 
 
+@dataclass(frozen=True)
+class Row:
+    """A row of metrics.jsonl.
+
+    Attributes:
+        number: Its place in the file, from 0.
+        step: Optimizer steps before it.
+        time: When it was written, seconds since 1970.
+        values: The metrics.
+    """
+
+    number: int
+    step: int
+    time: float
+    values: Mapping[str, float]
+
+
 class Tracker(Protocol):
     """Where rows go."""
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Takes one row of metrics."""
+    def log(self, rows: Sequence[Row]) -> None:
+        """Takes rows of metrics, each once and in order; those of earlier attempts come with the first one of this."""
 
     def close(self, completed: bool) -> None:
         """Ends the reporting of this attempt; `completed` says whether the run came to its end."""
 
 
 class _Tensorboard:
-    """Event files; the writer is made at the first row, whose step says from where on older rows do not count."""
+    """Event files; the writer is made at the first row: from its step on the rows of older files do not count."""
 
     def __init__(self, run: Tracked) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -82,11 +104,12 @@ class _Tensorboard:
         self._config, self._make = run.config, SummaryWriter
         self._writer: Any = None
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
+    def log(self, rows: Sequence[Row]) -> None:
         if self._writer is None:
-            self._writer = self._open(step, values)
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            self._writer = self._open(rows[0].step, rows[-1].values)
+        for row in rows:
+            for name, value in row.values.items():
+                self._writer.add_scalar(name, value, row.step, row.time)
         self._writer.flush()
 
     def _open(self, step: int, values: Mapping[str, float]) -> Any:
@@ -108,7 +131,12 @@ class _Tensorboard:
 
 
 class _Wandb:
-    """A wandb run; `step` is a metric of ours, since wandb drops rows whose own step does not rise."""
+    """A wandb run; `step` is a metric of ours, wandb's own step is the number of the row.
+
+    An online run says how many rows the server has. Offline each attempt makes a record of its own, a folder, and what
+    uploads one appends its rows to those of the server, whatever their steps. So a record holds every row that is in no
+    uploaded one, and those that it replaces are marked as uploaded: each row is in one record that `wandb sync` takes.
+    """
 
     def __init__(self, run: Tracked) -> None:
         import wandb
@@ -139,14 +167,42 @@ class _Wandb:
         except wandb.errors.UsageError as error:
             raise _unusable("wandb", error) from error
         self._run.define_metric("*", step_metric="step")
-        here = self._run.settings.sync_dir
+        here = Path(self._run.settings.sync_dir)
         log.info("wandb: %s", f"offline; wandb sync {here} uploads it" if self._run.offline else self._run.url)
+        others = [record for record in here.parent.glob(f"*run-*/run-{run.id}.wandb") if record.parent != here]
+        self._count, self._replaced = here / _ROWS, [record for record in others if not _is_uploaded(record)]
+        uploaded = [_rows_in(record.parent) for record in others if _is_uploaded(record)]
+        self._first = max(uploaded, default=0) if self._run.offline else self._run.starting_step
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log({"step": step, **values})
+    def log(self, rows: Sequence[Row]) -> None:
+        for row in rows[max(self._first - rows[0].number, 0) :]:
+            self._run.log({"step": row.step, "_timestamp": row.time, **row.values}, step=row.number, commit=True)
+        self._count.write_text(str(rows[-1].number + 1))
+        for record in self._replaced:
+            (record.parent / _ROWS).unlink(missing_ok=True)
+            record.with_suffix(_UPLOADED).touch()
+        self._replaced = []
 
     def close(self, completed: bool) -> None:
         self._run.finish(exit_code=0 if completed else 1)
+
+
+_ROWS = "gpt-opt-rows"
+"""File in the folder of a record: how many rows of metrics.jsonl are in it and in uploaded ones before it."""
+
+_UPLOADED = ".wandb.synced"
+"""Ending of the file beside a record that `wandb sync` makes, and skips such records for."""
+
+
+def _is_uploaded(record: Path) -> bool:
+    return not record.parent.name.startswith("offline-") or record.with_suffix(_UPLOADED).exists()
+
+
+def _rows_in(folder: Path) -> int:
+    try:
+        return int((folder / _ROWS).read_text())
+    except (OSError, ValueError):
+        return 0
 
 
 class _Mlflow:
@@ -166,6 +222,8 @@ class _Mlflow:
         self._id = mine.info.run_id
         if found:
             self._client.update_run(self._id, status="RUNNING")
+        histories = {name: self._client.get_metric_history(self._id, name) for name in mine.data.metrics}
+        self._known = {(name, metric.step) for name, history in histories.items() for metric in history}
         params = [Param(k, str(v)) for k, v in flat_values(run.config) if k not in mine.data.params]
         for start in range(0, len(params), 100):  # the most that a request may hold
             self._client.log_batch(self._id, params=params[start : start + 100])
@@ -181,9 +239,15 @@ class _Mlflow:
                     raise
         return str(found.experiment_id)
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        now_ms = int(time.time() * 1000)
-        self._client.log_batch(self._id, [self._metric(name, value, now_ms, step) for name, value in values.items()])
+    def log(self, rows: Sequence[Row]) -> None:
+        metrics = [
+            self._metric(name, value, int(row.time * 1000), row.step)
+            for row in rows
+            for name, value in row.values.items()
+            if (name, row.step) not in self._known
+        ]
+        for start in range(0, len(metrics), 1000):  # the most that a request may hold
+            self._client.log_batch(self._id, metrics[start : start + 1000])
 
     def close(self, completed: bool) -> None:
         self._client.set_terminated(self._id, "FINISHED" if completed else "KILLED")
@@ -212,6 +276,7 @@ class Reporters:
 
     def __init__(self, run: Tracked) -> None:
         self._trackers: dict[str, Tracker] = {}
+        self._metrics, self._number = run.metrics, 0
         for name in dict.fromkeys(run.params["report_to"]):
             try:
                 self._trackers[name] = _BUILDERS[name](run)
@@ -223,10 +288,13 @@ class Reporters:
                 _warn(name, error)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Sends a row to every tracker that has not failed before."""
+        """Sends the row that has just been written to every tracker that has not failed before."""
+        rows = [] if self._number or not self._trackers else _earlier_rows(self._metrics)
+        self._number += len(rows) + 1
+        rows.append(Row(self._number - 1, step, time.time(), values))
         for name, tracker in list(self._trackers.items()):
             try:
-                tracker.log(step, values)
+                tracker.log(rows)
             except Exception as error:
                 del self._trackers[name]
                 _warn(name, error)
@@ -239,6 +307,17 @@ class Reporters:
             except Exception as error:
                 _warn(name, error)
         self._trackers.clear()
+
+
+def _earlier_rows(metrics: Path) -> list[Row]:
+    """Returns the rows of a file before the last one."""
+    lines = metrics.read_text(encoding="utf-8").splitlines()[:-1] if metrics.exists() else []
+    rows = []
+    for number, row in enumerate(map(json.loads, lines)):
+        step, written = row.pop("step"), row.pop("time")
+        values = {name: math.nan if value is None else value for name, value in row.items()}
+        rows.append(Row(number, step, written, values))
+    return rows
 
 
 def _warn(name: str, error: Exception) -> None:

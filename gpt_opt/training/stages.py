@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +28,7 @@ from transformers import (
 
 from gpt_opt.config.constraints import accumulation_steps, micro_batch_size
 from gpt_opt.config.inputs import Inputs
-from gpt_opt.config.losses import has_reference
+from gpt_opt.config.losses import has_reference, keeps_reference
 from gpt_opt.errors import DataError, Problem
 from gpt_opt.training.best import best_of
 from gpt_opt.training.callbacks import Bar, Flow
@@ -138,11 +138,11 @@ def build(config: Config) -> Parts:
     ]
     params = config["training"]["training_params"]
     require_positions(policy, params["max_length"], "model")
+    if not isinstance(loss, SFT):
+        without_dropout(policy)  # before there are adapters, whose own dropout is a setting of theirs
     reference = _reference(config, policy, tokenizer)
     if config["lora"]:
         policy = add_adapters(policy, config["lora"])
-    if not isinstance(loss, SFT):
-        without_dropout(policy)
     data = _suited(build_dataset(config["data"]["dataset"]), loss)
     start = start_of(tokenizer) if params["add_bos"] else ()
     limits = Limits(params["max_length"], params["max_prompt_length"], params["truncation"] == "keep_end", start)
@@ -157,7 +157,7 @@ def build(config: Config) -> Parts:
         policy=policy,
         reference=reference,
         loss=loss,
-        data=data,
+        data=replace(data, fingerprint=prepared.fingerprint),
         train=train,
         validation=validation,
         limits=limits,
@@ -215,7 +215,7 @@ def _reference(config: Config, policy: PreTrainedModel, tokenizer: PreTrainedTok
     loss = config["loss"]
     if not has_reference(config):
         return None
-    if config["lora"]:
+    if not keeps_reference(config):
         return Reference(None)
     name, how = loss.get("ref_model_id"), config["model"]
     dtype = how.get("reference_dtype", how.get("policy_dtype"))

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra._internal.utils import _locate
 
 from gpt_opt.errors import ConfigError, Problem
 
+_RESERVED = frozenset({"_target_", "_args_", "_partial_", "_recursive_", "_convert_"})
+
 
 def call_target(node: Mapping[str, Any]) -> Any:
-    """Calls the `_target_` of a node with the node's other keys, as plain containers.
+    """Calls the `_target_` of a node with the node's other keys, as plain containers; nested targets first.
+
+    Like `hydra.utils.instantiate` with `_convert_="all"`, which would resolve the strings of the config once more: a
+    literal `${...}` in it is data.
 
     Raises:
-        Exception: What the target raised: it says more than Hydra's words around it, and its traceback ends in the
-            user's code.
+        ImportError: If the target cannot be imported.
+        Exception: What the target raised; its traceback ends in the user's code.
     """
-    try:
-        return instantiate(dict(node), _convert_="all")
-    except InstantiationException as error:
-        raise error.__cause__ or error from None
+    recursive = node.get("_recursive_", True)
+    keys = {key: _made(value) if recursive else value for key, value in node.items() if key not in _RESERVED}
+    arguments = [_made(value) if recursive else value for value in node.get("_args_", ())]
+    target = _locate(node["_target_"])
+    return partial(target, *arguments, **keys) if node.get("_partial_") else target(*arguments, **keys)
+
+
+def _made(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return call_target(value) if "_target_" in value else {key: _made(item) for key, item in value.items()}
+    return [_made(item) for item in value] if isinstance(value, list) else value
 
 
 def build_target(key: str, node: Mapping[str, Any], kind: type) -> Any:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 if TYPE_CHECKING:
     from gpt_opt.dispatch.facts import Shown, SweepStatus
     from gpt_opt.dispatch.submit import Request
-    from gpt_opt.dispatch.sweepdir import Sweep
+    from gpt_opt.dispatch.sweepdir import Sweep, SweepRun
     from gpt_opt.errors import Problem
 
 # Hydra imports this module at every start, of every run: what is of use to a launch alone is imported there.
@@ -89,7 +89,7 @@ class DisBatchLauncher(Launcher):
             error = RunFailed("\n".join([str(error), *_failed_lines(status)]))
         states = {item.run.run_id: item.state for item in status.runs}
         return [
-            _job_return(self._config, overrides, states[run.run_id], error)
+            _job_return(self._config, overrides, run, states[run.run_id], error)
             for overrides, run in zip(job_overrides, runs, strict=True)
         ]
 
@@ -124,9 +124,6 @@ def _refused(config: DictConfig) -> Iterator[Problem]:
     if config.hydra.job.config_name != "config" or sources != {str(ROOT / "hydra_conf")}:
         message = f"must be the project's own for hydra/launcher=disbatch, but it is {', '.join(sorted(sources))}"
         yield Problem("config folder", message, "leave out --config-path, --config-dir and --config-name")
-    for key in ("dry_run", "rerun"):
-        if config.get(key):
-            yield Problem(key, "must be false for hydra/launcher=disbatch, which starts what is not done", fix)
 
 
 @contextmanager
@@ -185,14 +182,20 @@ def _failed_lines(status: SweepStatus) -> Iterator[str]:
             yield f"{said}: {why}" if why else said
 
 
-def _job_return(config: DictConfig, overrides: Sequence[str], state: Shown, error: Exception | None) -> JobReturn:
+def _job_return(
+    config: DictConfig, overrides: Sequence[str], run: SweepRun, state: Shown, error: Exception | None
+) -> JobReturn:
     from gpt_opt.dispatch.facts import Shown
+    from gpt_opt.run.files import read_json_object
+    from gpt_opt.run.objective import objective
 
     done = state is Shown.COMPLETED
+    learns = not config.hydra.sweeper._target_.endswith(".BasicSweeper")
+    value = objective(read_json_object(run.paths().config), run.paths()) if done and learns else None
     return JobReturn(
         overrides=list(overrides),
         working_dir=os.getcwd(),
         task_name=config.hydra.job.name,
         status=JobStatus.COMPLETED if done else JobStatus.FAILED,
-        _return_value=None if done else error,
+        _return_value=value if done else error,
     )

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 
 from gpt_opt.config.constraints import constraint_problems
-from gpt_opt.config.losses import LOSS_TYPES
+from gpt_opt.config.losses import LOSS_TYPES, has_reference, keeps_reference
 from gpt_opt.config.schema import LossType, register
 from gpt_opt.run.directory import plain_config
 from gpt_opt.run.identity import run_id
@@ -46,15 +46,15 @@ def test_a_variant_by_its_name_is_the_same_run_as_by_its_type(name: str) -> None
         (["loss=kto_pair", "loss.reference_free=true"], "loss.reference_free: is True, but loss.loss_type=kto_pair"),
         (["loss=robust", "loss.label_smoothing=0"], "must be above 0 for loss.loss_type=robust"),
         (["loss=robust", "loss.label_smoothing=0.5"], "label_smoothing < 0.5 must hold"),
-        (["loss=hinge", "loss.use_ref_model=false"], "false needs loss.reference_free=true"),
-        (["loss=kto", "+loss.use_ref_model=false"], "the loss compares the policy with a reference"),
+        (["loss.use_ref_model=false", "loss.ref_model_id=x"], "loss.use_ref_model=false would ignore it"),
         (["loss=orpo", "loss.ref_model_id=x"], "loss.use_ref_model=false would ignore it"),
         (["loss=kto", "loss.desirable_weight=0"], "loss.desirable_weight: must be a finite number above 0, but is 0"),
         (["loss=kto", "loss.undesirable_weight=-1"], "loss.undesirable_weight: must be a finite number above 0"),
         (["loss=kto", "training.training_params.batch_size=1"], "must be at least 2 for kto"),
-        (["loss=orpo", "lora=lora", "lora.lora_dropout=0.1"], "must be 0 with a preference loss"),
-        (["lora=lora", "loss.use_ref_model=false", "lora.bias=all"], "lora.bias: must be none where the base"),
-        (["loss=kto", "lora=lora", "loss.ref_model_id=x"], "with lora the base weights are the reference"),
+        (["lora=lora", "lora.lora_dropout=1"], "0 <= lora_dropout < 1 must hold, but it is 1"),
+        (["lora=lora", "lora.r=0"], "lora.r: must be at least 1, but is 0"),
+        (["lora=lora", "lora.bias=all", "model.policy_dtype=float16"], "float16 loses their updates"),
+        (["lora=lora", "model.reference_dtype=bfloat16"], "with lora the base weights are the reference"),
     ],
 )
 def test_what_contradicts_itself_is_one_problem(overrides: list[str], says: str) -> None:
@@ -87,9 +87,35 @@ def test_a_key_or_a_value_that_a_loss_does_not_know_does_not_compose(overrides: 
         ["loss=orpo", "loss.use_ref_model=true", "loss.ref_model_id=x"],
         ["loss=orpo", "loss.sft_term=false"],
         ["loss=kto", "loss.desirable_weight=1.33"],
-        ["lora=lora", "loss.use_ref_model=false"],
-        ["lora=lora", "loss.use_ref_model=false", "loss.reference_free=true", "lora.bias=all"],
+        ["lora=lora", "loss=kto", "loss.ref_model_id=x"],
+        ["lora=lora", "lora.bias=all", "model.reference_dtype=bfloat16"],
     ],
 )
 def test_what_makes_sense_passes(overrides: list[str]) -> None:
     assert constraint_problems(config("loss.beta=0.1", *overrides)) == []
+
+
+PREFERENCES = ["dpo", "robust", "hinge", "ipo", "ipo_sum", "kto_pair", "kto", "orpo"]
+LORA = ["lora=lora", "lora.lora_dropout=0.1"]
+
+
+@pytest.mark.parametrize("loss", PREFERENCES)
+@pytest.mark.parametrize("named", [True, False])
+def test_which_reference_a_preference_loss_has(loss: str, named: bool) -> None:
+    """Adapters need no second model, unless biases of the base are trained, or the reference is another model."""
+
+    def references(*overrides: str) -> tuple[bool, bool]:
+        kept = [] if loss == "kto" else [f"loss.use_ref_model={str(named).lower()}"]
+        found = config(f"loss={loss}", "loss.beta=0.1", *kept, *overrides)
+        assert constraint_problems(found) == []
+        return has_reference(found), keeps_reference(found)
+
+    has = loss != "orpo" or named
+    assert references() == (has, has)
+    assert references(*LORA) == (has, False)
+    assert references(*LORA, "lora.bias=all") == references(*LORA, "lora.bias=lora_only") == (has, has)
+    if named and loss != "kto_pair":
+        assert references(*LORA, "loss.ref_model_id=x") == (True, True)
+    if loss not in ("kto", "orpo", "kto_pair"):
+        assert references("loss.reference_free=true") == (named, named)
+        assert references("loss.reference_free=true", *LORA, "lora.bias=all") == (named, named)

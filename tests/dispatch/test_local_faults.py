@@ -182,11 +182,16 @@ def test_a_zombie_of_attempt_1_wakes_after_attempt_2_finished(bench: Bench) -> N
     bench.verify()
 
 
-def test_values_reach_the_run_unchanged_and_never_a_shell(bench: Bench) -> None:
+def test_values_and_folders_reach_the_run_unchanged_and_never_a_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPTOPT_CACHE", str(tmp_path / "cache"))
+    (folder := tmp_path / "my runs [ü] 50% it's $(touch X)").mkdir()
+    bench = Bench(folder, None)
     hostile = ["$(touch X)`touch X`; touch X #", "a\nb'\"\\ünï\tcode", "#DISBATCH PREFIX touch X"]
     bench.write([70], steps=2, zip={"exp_name": hostile, "seed": list(range(len(hostile)))})
     drive(bench)
-    assert not list(bench.folder.rglob("X"))
+    assert not list(tmp_path.rglob("X"))
     said = [json.loads(run.paths().config.read_text())["exp_name"] for run in bench.sweep().runs]
     assert said == hostile
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
-from gpt_opt.dispatch import slurm
+from gpt_opt.cli import main
+from gpt_opt.dispatch import control, slurm
+from gpt_opt.dispatch.again import cancel
 from gpt_opt.dispatch.attempts import CAUSES
+from gpt_opt.dispatch.backends import living_jobs
 from gpt_opt.dispatch.slurm import JobState, SlurmError, options_of, outside_job
+from gpt_opt.dispatch.sweepdir import Job
+from gpt_opt.errors import GptOptError
+from tests.dispatch.on_disk import make_sweep
 
 ACCOUNTED = """\
 7_0|COMPLETED|n1
@@ -162,3 +169,97 @@ def test_a_session_is_one_start_of_one_job(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert slurm.session() == session
+
+
+NO_CLUSTER = """\
+scontrol: error: resolve_ctls_from_dns_srv: res_nsearch error: Unknown host
+scontrol: error: fetch_config: DNS SRV lookup failed
+scontrol: error: _establish_config_source: failed to fetch config
+scontrol: fatal: Could not establish a configuration source
+"""
+NO_CONTROLLER = """\
+Slurmctld(primary) at vm is DOWN
+*****************************************
+** RESTORE SLURMCTLD DAEMON TO SERVICE **
+*****************************************
+"""
+NO_MUNGE = """\
+scontrol: error: If munged is up, restart with --num-threads=10
+scontrol: error: Munge encode failed: Failed to access "/run/munge/munge.socket.2": No such file or directory
+scontrol: error: slurm_send_node_msg: auth_g_create: REQUEST_PING has authentication error
+"""
+REFUSED = """\
+sbatch: error: invalid partition specified: nope
+sbatch: error: Batch job submission failed: Invalid partition name specified
+"""
+
+
+def command(folder: Path, name: str, out: str = "", error: str = "", first: str = "", code: int = 1) -> None:
+    """Makes a command that answers what was recorded of Slurm's."""
+    (folder / "out").write_text(out)
+    (folder / "error").write_text(error)
+    (folder / name).write_text(f"#!/bin/bash\n{first}\ncat {folder}/out; cat {folder}/error >&2; exit {code}\n")
+    (folder / name).chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("out", "error", "says"),
+    [
+        ("", NO_CLUSTER, "Could not establish a configuration source"),
+        (NO_CONTROLLER, "", "Slurmctld(primary) at vm is DOWN"),
+        (
+            NO_CONTROLLER,
+            NO_MUNGE,
+            'Munge encode failed: Failed to access "/run/munge/munge.socket.2": No such file or directory',
+        ),
+        (
+            "",
+            REFUSED,
+            "invalid partition specified: nope; Batch job submission failed: Invalid partition name specified",
+        ),
+    ],
+)
+def test_what_slurm_says_is_told_in_one_line(
+    out: str, error: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command(tmp_path, "scontrol", out, error)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert slurm.problem() == f"scontrol failed: {says}"
+
+
+def test_a_slurm_that_is_silent_is_not_waited_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = "cannot stat file /none: No such file or directory, retrying in 1sec up to 60sec"
+    command(tmp_path, "scontrol", first=f"echo 'scontrol: error: {waits}' >&2; exec sleep 60")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(SlurmError, match=f"scontrol did not answer within 1 s: {waits}"):
+        slurm.run(["scontrol", "ping"], timeout_s=1)
+
+
+@pytest.mark.parametrize("flags", [[], ["--backend", "submitit"], ["--dry-run"]])
+def test_a_slurm_without_a_cluster_is_told_before_anything_is_written(
+    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("sbatch", "scontrol"):
+        command(tmp_path, name, error=NO_CLUSTER)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.chdir(tmp_path)
+    assert main(["submit", "grid.json", *flags]) == 2
+    assert "Slurm, which is installed, does not work here: scontrol failed: Could not" in (
+        said := capsys.readouterr().err
+    )
+    assert "run the sweep on this machine: gptopt submit grid.json --backend local" in said
+    assert not (tmp_path / "sweeps").exists()
+
+
+def test_a_local_driver_does_not_wait_for_a_slurm_that_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sweep = make_sweep(tmp_path, [["seed=1"]], backend="disbatch", jobs=[Job("12", "2026")])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SlurmError, match="squeue must be on the path"):
+        living_jobs(sweep)
+    assert living_jobs(sweep, "local") == []
+    assert "what its Slurm jobs do is not known: squeue must be on the path" in caplog.text
+    with pytest.raises(GptOptError, match="jobs that wait cannot be withdrawn now: squeue must be"):
+        cancel(sweep, sweep.runs)
+    assert control.read(sweep.control).cancelled, "what runs is stopped all the same"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_opt.dispatch import control, show_status
+from gpt_opt.dispatch import control, show_status, slurm
 from gpt_opt.dispatch.attempts import CAUSES, note_retry
 from gpt_opt.dispatch.drive import due
 from gpt_opt.dispatch.facts import Shown
@@ -445,3 +445,18 @@ def test_watch_on_a_terminal_draws_bars_and_ctrl_c_ends_it(tmp_path: Path) -> No
     assert "\x1b[5F\x1b[J" in text  # drawn over the five lines before
     assert "loss=0.5" in text
     assert "0.1   000000000001  RUNNING" in text  # the table at the end
+
+
+def test_a_job_that_ended_before_it_started_a_run_is_told_with_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = make_sweep(tmp_path, BETAS[:1], backend="disbatch", jobs=[Job("12", STARTED), Job("14", STARTED)])
+    (sweep.logs / "driver-14.out").write_text("loading\nslurm_script: line 17: exec: gptopt: not found\n")
+    monkeypatch.setattr(slurm, "states", lambda jobs: {job: [slurm.JobState(job, "FAILED")] for job in jobs})
+    said = "job 14 started no run and said at last: slurm_script: line 17: exec: gptopt: not found"
+    assert gather(sweep).notes == (said,)
+    sweep.submitit.mkdir()
+    (sweep.logs / "driver-14.out").replace(sweep.submitit / "14_0_log.err")
+    assert gather(sweep).notes == (said,)
+    attempt(sweep, 0, "killed", session="14.0")
+    assert gather(sweep).notes == ()

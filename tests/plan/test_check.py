@@ -76,6 +76,12 @@ def test_every_point_of_a_sweep_is_checked_and_equal_problems_are_counted() -> N
     assert "loss.beta: must be a finite number above 0, but is -1.0 (3 of 6 points, the first is point 3)" in text
 
 
+def test_an_unknown_key_is_told_once_whatever_its_values() -> None:
+    text = report(["-m", "loss.beta=0.1", "loss.betta=1,2,3", "seeed=a,b"])
+    assert text.startswith("2 problems")
+    assert text.count("is not a key of this config") == 2
+
+
 def test_a_sweep_without_m_says_what_to_do() -> None:
     assert "--multirun" in report(["loss.beta=0.1,0.2"])
 
@@ -117,3 +123,61 @@ def test_points_are_those_of_hydras_sweeper(checker: PointChecker) -> None:
         ["loss.beta=0.2", "seed=0", "loss=dpo"],
         ["loss.beta=0.2", "seed=1", "loss=dpo"],
     ]
+
+
+@pytest.mark.parametrize("way", [["hydra.mode=MULTIRUN"], ["++hydra.mode=2"], ["+exp=many"]])
+def test_a_multirun_is_checked_whichever_way_it_is_asked_for(way: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "hydra_conf"
+    shutil.copytree(CONFIG_DIR, folder)
+    (folder / "exp" / "many.yaml").write_text("# @package _global_\nhydra: {mode: MULTIRUN}\n")
+    with pytest.raises(ConfigError, match=r"loss.beta: must be a finite number above 0, but is -1.0 \(point 1 of 2\)"):
+        check_command_line(folder, [*way, "loss.beta=0.1,-1"])
+    check_command_line(folder, [*way, "loss.beta=0.1,0.2"])
+
+
+def test_a_sweep_under_torchrun_is_refused_whichever_way_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    for way in ("-m", "hydra.mode=MULTIRUN"):
+        assert "--multirun: must not be given to torchrun, whose 2 processes" in report([way, "loss.beta=0.1,0.2"])
+
+
+@pytest.mark.parametrize("value", ["interval(0.01,0.5)", "tag(log,interval(0.01,0.5))", "float(interval(0.1,1))"])
+def test_a_sweep_that_needs_another_sweeper_is_named_as_such(value: str) -> None:
+    text = report(["-m", f"loss.beta={value}", "seed=a"])
+    assert text.startswith("2 problems")
+    assert f"loss.beta: {value} is for a sweeper that draws values" in text
+    assert "hydra/sweeper=optuna (pip install 'gpt-opt[optuna]')" in text
+
+
+def test_a_sweep_that_gives_no_value_is_named() -> None:
+    assert "loss.beta: must give at least one value, but glob(x*) gives none" in report(["-m", "loss.beta=glob(x*)"])
+    assert "seed: must give at least one value" in report(["-m", "loss.beta=0.1", "seed=range(3,1)"])
+
+
+OPTUNA = ["-m", "hydra/sweeper=optuna"]
+
+
+def test_what_a_sweeper_draws_counts_as_given_and_the_rest_is_checked(tmp_path: Path) -> None:
+    check_command_line(CONFIG_DIR, [*OPTUNA, "loss.beta=tag(log,interval(0.01,0.5))", "optimizer=adamw,rmsprop"])
+    assert "loss.beta: is mandatory" in report([*OPTUNA, "seed=0,1"])
+    assert "loss.beta: must be a finite number above 0, but is -1.0" in report([*OPTUNA, "loss.beta=interval(-1,1)"])
+    text = report([*OPTUNA, "loss.beta=interval(0.1,1)", "seed=0,x", "hydra.sweeper.n_trails=3"])
+    for part in ("seed=x: Value 'x'", "did you mean hydra.sweeper.n_trials?"):
+        assert part in text
+    folder = tmp_path / "hydra_conf"
+    shutil.copytree(CONFIG_DIR, folder)
+    study = "# @package _global_\ndefaults: [override /hydra/sweeper: optuna]\nhydra:\n  mode: MULTIRUN\n"
+    study += "  sweeper: {params: {loss.beta: 'interval(0.01,0.5)', seed: 'choice(0,1)'}}\n"
+    (folder / "exp" / "study.yaml").write_text(study)
+    check_command_line(folder, ["+exp=study"])
+    with pytest.raises(ConfigError, match=r"micro_batch_size"):
+        check_command_line(folder, ["+exp=study", "training.training_params.micro_batch_size=5"])
+
+
+def test_a_study_optimizes_the_metric_in_its_direction() -> None:
+    metric = ["training.finetuning.load_best_model_at_end=true"]
+    metric += ["training.finetuning.metric_for_best_model=eval/rewards/accuracies", "loss.beta=interval(0.1,1)"]
+    text = report([*OPTUNA, *metric])
+    assert "hydra.sweeper.direction: must be maximize, since a run returns eval/rewards/accuracies" in text
+    check_command_line(CONFIG_DIR, [*OPTUNA, *metric, "hydra.sweeper.direction=maximize"])

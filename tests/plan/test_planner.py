@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ from gpt_opt.run.files import to_json
 from gpt_opt.run.paths import RunPaths
 from gpt_opt.run.state import RunState, State, write_state
 from gpt_opt.sweep import load_grid
+from gpt_opt.sweep.overrides import shell_word
 from tests.conftest import CONFIG_DIR, ROOT, Runner
 
 register()
@@ -125,6 +127,74 @@ def test_points_with_one_config_are_one_run(desk: Desk) -> None:
     assert len(plan.runs) == 2
     assert plan.collapsed == {1: 0, 2: 0, 3: 0, 5: 4}
     assert "4 points have the config of an earlier point (1 = 0, 2 = 0, 3 = 0, 5 = 4)" in show.as_text(plan)
+
+
+def refusal(desk: Desk, content: Any, *extra: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        desk.plan(content, *extra)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"loss.beta": [0.1, 0.2], "resources.gpus_per_run": [1, 2]},
+        {"base": {"loss.beta": 0.1}, "zip": {"seed": [0, 1, 2], "resources.gpus_per_run": [1, 2, 2]}},
+        {"union": [{"base": {"loss.beta": 0.1}}, {"base": {"loss.beta": 0.1, "resources.gpus_per_run": 2}}]},
+        {"grid": {"loss.beta": [0.1], "seed": [0, 1], "resources": ["default", "two"]}},
+        {"base": {"loss.beta": 0.1}, "random": {"samples": 9, "params": {"resources.gpus_per_run": {"int": [1, 2]}}}},
+    ],
+    ids=["grid", "zip", "union", "group", "random"],
+)
+def test_points_that_need_different_resources_are_refused(content: Any, tmp_path: Path) -> None:
+    """One allocation serves a sweep, so that the first point's resources were used for all."""
+    folder = tmp_path / "hydra_conf"
+    shutil.copytree(CONFIG_DIR, folder)
+    option = folder / "resources" / "default.yaml"
+    option.with_name("two.yaml").write_text(option.read_text().replace("gpus_per_run: null", "gpus_per_run: 2"))
+    desk = Desk(tmp_path, Planner(folder))
+    text = refusal(desk, content)
+    assert text.startswith("1 problem")
+    assert "resources.gpus_per_run: must be the same for every point" in text
+    assert " and 2 for " in text
+    plan = desk.planner.plan(sweep_file(tmp_path, content), sweeps=tmp_path, flags={"gpus_per_run": 4})
+    assert plan.resources.gpus_per_run == 4  # a flag holds for every point
+
+
+def test_the_same_resources_said_at_two_places_are_no_difference(desk: Desk) -> None:
+    content = {
+        "base": {"loss.beta": 0.1},
+        "resources": {"gpus_per_run": 2},
+        "union": [{"seed": [0, 1]}, {"base": {"resources.gpus_per_run": 2, "seed": 2}}],  # the group says null
+    }
+    assert desk.plan(content).resources.gpus_per_run == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"fsdp": "full_shard"}, "fsdp: shards a training over processes, so gpus_per_run must be at least 2"),
+        ({"training.training_params.micro_batch_size": 16, "resources.gpus_per_run": 2}, "16 / (16 x 2) = 0.5"),
+        ({"resources.mem_gb": -1.0}, "resources.mem_gb: (memory of one run, in GB) must be a number above 0"),
+        ({"rerun": True}, "rerun: must be false in a sweep"),
+        ({"dry_run": True}, "dry_run: must be false in a sweep"),
+        ({"hydra.mode": "MULTIRUN"}, "hydra.mode: must not be in a sweep"),
+        ({"hydra/launcher": "submitit_local"}, "hydra/launcher: must not be in a sweep"),
+    ],
+)
+def test_what_would_fail_in_every_run_or_be_ignored_does_not_pass_the_plan(
+    desk: Desk, content: Any, message: str
+) -> None:
+    text = refusal(desk, {"base": {"loss.beta": 0.1, **content}, "grid": {"seed": [0, 1]}})
+    assert text.startswith("1 problem")
+    assert message in text
+
+
+def test_points_that_differ_only_in_what_changes_no_result_are_told(desk: Desk) -> None:
+    plan = desk.plan({"loss.beta": [0.1, 1e-1], "logging.logging_params.log_level": ["info", "debug"]})
+    assert len(plan.runs) == 1
+    assert plan.uncounted == ("logging.logging_params.log_level",)
+    assert "differ in logging.logging_params.log_level alone are one run" in show.as_text(plan)
 
 
 def test_two_spellings_of_a_file_are_one_run(
@@ -276,7 +346,7 @@ def test_override_lines_survive_a_shell(desk: Desk, tmp_path: Path) -> None:
     done = subprocess.run(["bash", "-c", script], capture_output=True, cwd=tmp_path, check=True)
     assert tuple(done.stdout.decode().split("\0")[:-1]) == plan.runs[0].overrides
     assert not (tmp_path / "X").exists()
-    assert shlex.split(show.quoted("plain=1")) == ["plain=1"]
+    assert shlex.split(shell_word("plain=1")) == ["plain=1"]
 
 
 def test_the_command_speaks_text_json_and_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -353,3 +423,19 @@ def test_the_ordinary_grid_takes_the_fast_path(tmp_path: Path) -> None:
     assert len(plan.runs) == 2000
     assert planner._checker.composer.fast == 2000
     assert load_grid(tmp_path / "sweep.json").name == "sweep"
+
+
+def test_targets_are_looked_up_while_planning(
+    desk: Desk, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = {"base": {"loss.beta": 0.1, "collator": {"_target_": "elsewhere_17.Short"}}, "grid": {"seed": [0, 1]}}
+    assert len(desk.plan(content).runs) == 2
+    (warning,) = caplog.messages
+    assert warning.startswith("warning: collator._target_: the module 'elsewhere_17' of 'elsewhere_17.Short' is not on")
+    monkeypatch.syspath_prepend(str(desk.folder))
+    (desk.folder / "here_17.py").write_text("class Shorter: ...\n")
+    content["base"]["collator"] = {"_target_": "here_17.Short"}
+    text = refusal(desk, content)
+    assert text.startswith("1 problem")
+    assert "collator._target_: the module here_17 has no 'Short'" in text
+    assert "did you mean here_17.Shorter?" in text

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gpt_opt.errors import Problem, SweepError
-from gpt_opt.sweep import Metric, Resources, Stage, load_grid, parse_grid, points
+from gpt_opt.sweep import Metric, Resources, load_grid, parse_grid, points
 
 HERE = Path(__file__).parent
 
@@ -30,21 +30,19 @@ def test_settings_are_read() -> None:
     text = """{"$schema": "s.json", "name": "n.1", "metric": {"name": "eval/loss", "goal": "maximize"},
       "resources": {"gpus_per_run": 0, "nodes_per_run": 2, "cpus_per_run": 4, "mem_gb": 1.5, "time_min": 60,
                     "partition": "p", "qos": "q", "account": "a", "constraint": "a100|h100", "exclude": "n[1-2]",
-                    "runs_per_gpu": 3, "sbatch": ["--reservation=lab"]},
-      "stages": [{"name": "sft"}, {"name": "dpo", "base": {"loss": "dpo", "betas": [1, 2]}}]}"""
+                    "runs_per_gpu": 3, "sbatch": ["--reservation=lab"]}}"""
     grid = parse_grid(text, "f.json")
     assert grid.name == "n.1"
     assert grid.metric == Metric("eval/loss", "maximize")
     assert grid.resources == Resources(
         0, 2, 4, 1.5, 60, "p", "q", "a", "a100|h100", "n[1-2]", 3, ("--reservation=lab",)
     )
-    assert grid.stages == (Stage("sft"), Stage("dpo", (("loss", "dpo"), ("betas", [1, 2]))))
     assert [p.items for p in points(grid)] == [()]
 
 
 def test_defaults() -> None:
     grid = parse_grid('{"a": 1}', "f.json", "given")
-    assert (grid.name, grid.metric, grid.stages, grid.source) == ("given", None, (), "f.json")
+    assert (grid.name, grid.metric, grid.source) == ("given", None, "f.json")
     assert grid.resources == Resources()
     assert grid.resources.gpus_per_run is None
 
@@ -195,12 +193,13 @@ CASES = [
     ('{"resources": {"sbatch": ["rm x"]}}', "f.json:1 sbatch", 'starts with "-"', ""),
     ('{"metric": {"name": "loss"}}', "f.json:1 metric", 'metric must have "goal"', 'add "goal"'),
     ('{"metric": {"name": "loss", "goal": "min"}}', "f.json:1 goal", '"minimize" or "maximize", but got "min"', ""),
-    ('{"stages": {}}', "f.json:1 stages", "stages must be a list", "write [{...}]"),
-    ('{"stages": [{"base": {}}]}', "f.json:1 stages", 'stage must have "name"', 'add "name"'),
-    ('{"stages": [{"name": "a", "base": 3}]}', "f.json:1 base", "an object of parameters, but got 3", ""),
-    ('{"stages": [{"name": "a", "base": {"b b": 1}}]}', "f.json:1 b b", "Hydra can parse", ""),
-    ('{"stages": [{"name": "a", "base": {"b": "???"}}]}', "f.json:1 b", "OmegaConf reads", ""),
-    ('{"stages": [{"name": "a"},\n{"name": "a"}]}', "f.json:2 stages", "different names", "rename"),
+    ('{"stages": []}', "f.json:1 stages", "are not part of this version", '"model.archive": "RUN/checkpoints'),
+    (
+        '{"union": [{"seed": 1},\n{"base": {}, "stages": 1}]}',
+        "f.json:2 stages",
+        "not part of this version",
+        "one sweep file a stage",
+    ),
 ]
 
 

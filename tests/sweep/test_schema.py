@@ -104,13 +104,13 @@ def test_shipped_files_are_valid_and_their_overrides_parse(path: Path) -> None:
 
 def test_shipped_files_show_each_construct() -> None:
     words = set(re.findall(r'"([a-z_]+)":', "".join(path.read_text() for path in PARAMS)))
-    sections = {"base", "grid", "zip", "random", "union", "exclude", "resources", "metric", "stages", "name"}
+    sections = {"base", "grid", "zip", "random", "union", "exclude", "resources", "metric", "name"}
     assert sections | {"range", "linspace", "logspace", "uniform", "log_uniform", "int", "choice"} <= words
 
 
 def test_number_of_points_of_the_shipped_files() -> None:
     assert {path.name: count(load_grid(path)) for path in PARAMS} == {
-        "batch_stages.json": 11,
+        "batch_sizes.json": 11,
         "beta_sweep.json": 3,
         "optimizers.json": 15,
         "random_search.json": 16,
@@ -123,7 +123,7 @@ GOOD: list[Any] = [
     {"a": [None, [1], {"b": 1}], "group@pkg": "x", "~b": None, "$schema": "s"},
     {"grid": {"a": {"range": [0, 3]}}, "union": [{"b": [1]}, {"base": {}, "exclude": [], "zip": {"c": [1]}}]},
     {"base": {"a": {"b": [1]}, "+c": []}},
-    {"$schema": "s", "name": "x", "resources": {"mem_gb": 0.5, "sbatch": []}, "stages": [{"name": "dpo"}]},
+    {"$schema": "s", "name": "x", "resources": {"mem_gb": 0.5, "sbatch": []}},
     {"random": {"samples": 1, "seed": 0, "params": {"a": {"choice": [None]}, "b": {"int": [0, 1]}}}},
 ]
 BAD: list[Any] = [
@@ -155,7 +155,9 @@ BAD: list[Any] = [
     {"resources": {"gpus_per_run": -1}},
     {"resources": {"sbatch": ["x"]}},
     {"resources": {"partition": ""}},
-    {"stages": [{}]},
+    {"stages": []},
+    {"stages": [{"name": "dpo"}], "a": [1]},
+    {"union": [{"stages": [1]}]},
 ]
 
 

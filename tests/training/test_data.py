@@ -13,12 +13,12 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from gpt_opt.errors import DataError
-from gpt_opt.training.data import build_hh, build_jsonl
+from gpt_opt.training.data import build_hh, build_jsonl, truncated
 from gpt_opt.training.data.batches import Collator, TrainingOrder
 from gpt_opt.training.data.chat import Chat
 from gpt_opt.training.data.examples import targets, unpaired
 from gpt_opt.training.data.prepare import HOLDS_END, prepare
-from gpt_opt.training.data.records import Example, Pair, PairData
+from gpt_opt.training.data.records import Example, ExampleData, Pair, PairData
 from gpt_opt.training.data.tokenize import Limits, TokenizedExample, TokenizedPair, ids_of, start_of, tokenize, truncate
 from gpt_opt.training.losses import IGNORED
 from gpt_opt.training.models.byte_tokenizer import END_OF_TEXT, byte_tokenizer
@@ -135,13 +135,76 @@ def test_answers_end_in_end_of_sequence_and_cuts_are_told(caplog: pytest.LogCapt
     assert record.levelname == "WARNING"
     assert record.message == (
         "data: of 4 rows; 2 had their prompt cut to 8 tokens; 1 an answer to 16 (end-of-sequence lost); "
-        "left out before: 2 (duplicate)"
+        "left out: 2 (duplicate)"
     )
     assert prepared.account == {
         "train": {"rows": 3, "prompts_cut": 2, "answers_cut": 1},
         "validation": {"rows": 1, "prompts_cut": 0, "answers_cut": 0},
         "dropped": {"duplicate": 2},
     }
+
+
+def kept(splits: tuple[list[Any], list[Any]], limits: Limits) -> tuple[list[str], list[str], dict[str, int]]:
+    """The prompts and completions that are left of each split, and what was left out."""
+    kind = PairData if isinstance(splits[0][0], Pair) else ExampleData
+    prepared = prepare(kind(tuple(splits[0]), tuple(splits[1]), ""), byte_tokenizer(), limits)
+    assert (prepared.fingerprint == "") == (not prepared.account["dropped"])
+    rows = [
+        ["|".join(bytes(ids).decode() for ids in ids_of(item)) for item in part]
+        for part in (prepared.train, prepared.validation)
+    ]
+    assert [len(part) for part in rows] == [prepared.account[split]["rows"] for split in ("train", "validation")]
+    return rows[0], rows[1], prepared.account["dropped"]
+
+
+CUT = Limits(8, 4, keep_end=False)
+"""Prompts of 4 bytes and completions of 4, where both are longer than 8."""
+
+
+def test_pairs_that_differ_only_beyond_the_truncation_are_left_out() -> None:
+    stays = Pair("abcd", "1234567", "2234567")
+    train = [
+        Pair("abcd", "12345", "123467"),
+        stays,
+        stays,
+        Pair("abcdx", "12345678", "22345678"),
+        Pair("abcd", "    word", "word"),
+        Pair("efgh", "1234567", "2234567"),
+        Pair("efgh", "22345678", "12345678"),
+    ]
+    validation = [Pair("abcd", "2234567x", "1234567x"), Pair("abcd", "1234567", "3234567")]
+    assert kept((train, validation), CUT) == (
+        ["abcd|1234|2234", "abcd|1234|2234"],
+        ["abcd|1234|3234"],
+        {truncated.EQUAL: 1, truncated.EMPTY: 1, truncated.CONTRADICTORY: 2, truncated.REPEATED: 2},
+    )
+
+
+def test_examples_that_truncation_makes_contradict_each_other_are_left_out() -> None:
+    same = [Example("abcd", "9876543", True), Example("abcd", "9876543", False)]  # as the data have it
+    train = [Example("abcd", "12345", True), Example("abcd", "12346", False), *same, Example("a", " " * 9, True)]
+    validation = [Example("abcd", "5555555", True), Example("abcd", "5555556", True), Example("abcd", "9876540", True)]
+    assert kept((train, validation), CUT) == (
+        ["abcd|9876", "abcd|9876"],
+        ["abcd|5555"],
+        {truncated.CONTRADICTORY: 2, truncated.EMPTY: 1, truncated.REPEATED: 2},
+    )
+
+
+def test_limits_that_leave_nothing_are_refused() -> None:
+    pairs = (Pair("abcd", "12345", "123467"),)
+    with pytest.raises(DataError) as caught:
+        prepare(PairData(pairs, pairs, ""), byte_tokenizer(), CUT)
+    assert str(caught.value.problems[0]) == (
+        "training.training_params.max_length: must leave rows for training and for validation, but leaves 0 and 0 of 1 "
+        "and 1; left out: 2 (pair with equal completions after truncation)\n"
+        "      raise it (8), or lower max_prompt_length (4)"
+    )
+    pairs = (Pair("abcd", "1", "2"),)
+    with pytest.raises(
+        DataError, match=r"max_prompt_length: must be above 1, the tokens that every prompt starts with"
+    ):
+        prepare(PairData(pairs, pairs, ""), with_bos(), Limits(6, 1, keep_end=True, start=(258,)))
 
 
 def test_nothing_is_said_where_nothing_was_cut(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,10 +13,10 @@ import datasets
 import pytest
 
 from gpt_opt.config.sources import DATA_SUFFIXES, data_problems
-from gpt_opt.errors import DataError
+from gpt_opt.errors import DataError, Problem
 from gpt_opt.training.data import Example, ExampleData, Pair, PairData, rows, sources
 from gpt_opt.training.data.chat import Chat
-from gpt_opt.training.data.collect import MAX_PROBLEMS, Dropped
+from gpt_opt.training.data.collect import MAX_PROBLEMS, Dropped, require
 from gpt_opt.training.data.html import plain_text
 from gpt_opt.training.data.mixture import build_mixture
 
@@ -328,9 +328,13 @@ def test_bad_rows_are_named_by_their_places_and_no_more_than_some(tmp_path: Path
     table.save_to_disk(str(tmp_path / "saved"))
     with pytest.raises(DataError) as many:
         hf(tmp_path / "saved")
+    (problem,) = many.value.problems
+    assert problem.where == f"{tmp_path / 'saved'}['train'][0] and {MAX_PROBLEMS + 6} more"
+    assert problem.message.startswith("'chosen' is empty")
+    with pytest.raises(DataError) as many:
+        require(Problem(letter, f"{letter} is bad") for letter in map(chr, range(0x4E00, 0x4E00 + MAX_PROBLEMS + 7)))
     assert len(many.value.problems) == MAX_PROBLEMS + 1
-    assert f"{tmp_path / 'saved'}['train'][3]: 'chosen' is empty" in str(many.value)
-    assert "7 more rows are bad" in str(many.value)
+    assert "7 more mistakes are in other rows" in str(many.value)
 
 
 def test_a_bad_line_of_csv_is_named(tmp_path: Path) -> None:

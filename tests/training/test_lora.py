@@ -15,10 +15,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from gpt_opt.cli import main
 from gpt_opt.config.constraints import constraint_problems
 from gpt_opt.errors import ConfigError, DataError, GptOptError
+from gpt_opt.training.memory import estimate_mb
 from gpt_opt.training.models.lora import TARGET_MODULES, add_adapters
 from gpt_opt.training.models.merge import merge_adapters
-from gpt_opt.training.stages import build
-from tests.training.test_training import DPO, config, finish, folder
+from gpt_opt.training.stages import build, train
+from tests.training.test_training import DPO, config, equal, finish, folder, hooks, rows
 
 LORA = [*DPO, "lora=lora", "lora.r=4"]
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 300}
@@ -99,10 +100,81 @@ def test_one_module_is_a_list_too() -> None:
         assert "lora.target_modules: must be null, all-linear or a list of names, but is" in str(problem)
 
 
-def test_biases_beside_a_reference_are_refused() -> None:
-    (problem,) = constraint_problems(config([*LORA, "lora.bias=all"]))
-    assert "lora.bias: must be none where the base weights are the reference" in str(problem)
-    assert constraint_problems(config(["loss=sft", "lora=lora", "lora.bias=all"])) == []
+def logits_now(model: PreTrainedModel) -> torch.Tensor:
+    """In the mode that the model is in."""
+    with torch.no_grad():
+        found: torch.Tensor = model(input_ids=torch.arange(60, 92)[None]).logits
+    return found
+
+
+TRAINED_BIASES = ["lora.bias=all", "lora.lora_dropout=0.5"]
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ["lora.lora_dropout=0.5"],
+        TRAINED_BIASES,
+        ["lora.bias=lora_only"],
+        ["lora.use_dora=true", "lora.lora_dropout=0.5"],
+    ],
+    ids=["dropout", "all", "lora_only", "dora"],
+)
+def test_the_reference_is_the_base_whatever_becomes_of_the_policy(small: list[str], extra: list[str]) -> None:
+    base = logits_now(build(config([*small, *DPO, "model.config.resid_pdrop=0.5"])).policy.train())
+    parts = build(config([*small, *LORA, *extra, "model.config.resid_pdrop=0.5"]))
+    policy = parts.policy.train()
+    for weight in policy.parameters():
+        weight.data += 0.1 * weight.requires_grad
+    assert parts.reference is not None
+    with parts.reference.of(policy) as reference:
+        assert torch.equal(logits_now(reference), base)
+    assert torch.equal(logits(policy), logits(policy))
+    noisy = "lora.lora_dropout=0.5" in extra
+    assert torch.equal(logits_now(policy.train()), logits_now(policy)) != noisy
+    copied = parts.reference.model is not None
+    assert copied == any(item.startswith("lora.bias") for item in extra)
+    weights = 4 * sum(item.numel() for item in policy.parameters()) * (2 if copied else 1) / 2**20
+    assert weights * 0.9 < estimate_mb(parts, 0, 0, mixed_precision=False) < 1.3 * weights
+
+
+@pytest.mark.parametrize("loss", [DPO, ["loss=kto", "loss.beta=0.1"]], ids=["dpo", "kto"])
+def test_an_interrupted_run_with_dropout_and_biases_ends_like_an_undisturbed_one(
+    tmp_path: Path, small: list[str], loss: list[str]
+) -> None:
+    chosen = [*small, *loss, "lora=lora", *TRAINED_BIASES, "optimizer.optimizer_params.lr=0.01"]
+    whole, broken, without = (folder(tmp_path / name) for name in ("whole", "broken", "without"))
+    result = finish(chosen, whole)
+    assert train(config(chosen), broken, hooks(stop_at=5)) is None
+    finish(chosen, broken)
+    assert rows(whole) == rows(broken)
+    files = [place.checkpoints / "checkpoint-12" / "adapter_model.safetensors" for place in (whole, broken)]
+    assert equal(*map(load_file, files))
+    assert rows(whole)[0]["eval/kl"] == rows(whole)[0]["eval/rewards/accuracies"] == 0
+    assert result.metrics["eval/kl"] > 0
+    finish([*chosen, "lora.lora_dropout=0"], without)
+    assert rows(whole) != rows(without)
+
+
+def test_gradient_checkpointing_draws_the_same_dropout_again(tmp_path: Path, small: list[str]) -> None:
+    plain, saving = folder(tmp_path / "plain"), folder(tmp_path / "saving")
+    for place, saves in ((plain, "false"), (saving, "true")):
+        save = f"training.training_params.gradient_checkpointing={saves}"
+        finish([*small, *LORA, "lora.lora_dropout=0.5", "training.training_params.max_steps=4", save], place)
+    assert rows(plain) == rows(saving)
+
+
+def test_adapters_may_have_another_reference(tmp_path: Path, small: list[str]) -> None:
+    place = folder(tmp_path / "run")
+    finish([*small, *DPO, "training.training_params.max_steps=2"], place)
+    other = place.checkpoints / "checkpoint-2"
+    found = build(config([*small, *LORA, f"loss.ref_model_id={other}"])).reference
+    assert found is not None
+    assert found.model is not None
+    assert torch.equal(found.model.get_input_embeddings().weight, load_file(other / "model.safetensors")[EMBEDDING])
+
+
+EMBEDDING = "transformer.wte.weight"
 
 
 def run_with(small: list[str], overrides: list[str], root: Path) -> dict[str, Any]:

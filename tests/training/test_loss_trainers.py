@@ -103,8 +103,9 @@ def test_kto_with_adapters_has_the_base_as_reference(tmp_path: Path, small: list
     assert result.metrics["eval/kl"] > 0
 
 
-def test_with_adapters_no_reference_model_means_the_base_without_them(tmp_path: Path, small: list[str]) -> None:
-    chosen = [*small, "loss.beta=0.1", "lora=lora", "optimizer.optimizer_params.lr=0.01"]
+@pytest.mark.parametrize("lora", ["none", "lora"])
+def test_no_reference_model_means_the_start_of_the_policy(tmp_path: Path, small: list[str], lora: str) -> None:
+    chosen = [*small, "loss.beta=0.1", f"lora={lora}", "optimizer.optimizer_params.lr=0.01"]
     kept, switched = folder(tmp_path / "kept"), folder(tmp_path / "switched")
     finish(chosen, kept)
     result = finish([*chosen, "loss.use_ref_model=false"], switched)

@@ -23,6 +23,7 @@ from gpt_opt.training.losses import (
     KTOPair,
     PairLogps,
     PairLoss,
+    PreferenceLoss,
     Robust,
     build_dpo,
     reference_point,
@@ -153,6 +154,13 @@ def test_kto_matches_the_vector(vectors: dict[str, Any]) -> None:
     assert policy.grad is not None
     close(policy.grad, expected["grad_policy_logps"])
     assert found.correct.tolist() == [True, True, True, False, False]
+
+
+def test_margins_within_rounding_are_ties_and_ties_are_wrong() -> None:
+    rewards = torch.tensor([0.0, 9e-7, -9e-7, 2e-6, -2e-6])
+    assert PreferenceLoss(rewards, rewards, torch.zeros(5)).correct.tolist() == [False, False, False, True, False]
+    judged = KTO(0.1)(10 * rewards, torch.zeros(5), torch.tensor([True, True, False, True, False]), torch.tensor(0.0))
+    assert judged.correct.tolist() == [False, False, False, True, True]
 
 
 def test_the_reference_point_is_never_negative() -> None:

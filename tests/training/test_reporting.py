@@ -20,7 +20,7 @@ from gpt_opt.run.paths import RunPaths, find_run_dirs
 from gpt_opt.run.state import State, read_state
 from gpt_opt.training import reporting
 from gpt_opt.training.hooks import Folder, Hooks
-from gpt_opt.training.reporting import Reporters, Tracked
+from gpt_opt.training.reporting import Reporters, Row, Tracked
 from gpt_opt.training.stages import train
 from tests.conftest import ROOT, Runner
 from tests.training.test_training import config, folder
@@ -46,7 +46,7 @@ def attempt(overrides: Sequence[str], place: Folder, stop_at: int | None = None,
     plain = config([*overrides, "loss.beta=0.1"])
     assert constraint_problems(plain) == []
     root = place.metrics.parent
-    reporters = Reporters(Tracked("0123456789ab", f"{root.name}-0123456789ab", root, sweep, plain))
+    reporters = Reporters(Tracked("0123456789ab", f"{root.name}-0123456789ab", root, place.metrics, sweep, plain))
     hooks = Hooks(lambda step, total: None, Stop(stop_at), lambda: None, reporters.log)
     result = train(plain, place, hooks)
     assert (result is None) == (stop_at is not None)
@@ -92,19 +92,8 @@ def test_tensorboard_shows_the_rows_of_metrics_jsonl_also_after_steps_were_taken
     assert {"loss", "rewards/accuracies", "learning_rate", "eval/loss"} <= points(whole).keys()
     assert tensorboard_points(tmp_path / "whole" / "tensorboard") == close_to(points(whole))
 
-    class Crash(Exception):
-        pass
-
-    def crash(step: int, total: int) -> None:
-        if step == 10:
-            raise Crash
-
     broken = folder(tmp_path / "broken")
-    plain = config([*overrides, "loss.beta=0.1"])
-    reporters = Reporters(Tracked("id", "broken-id", tmp_path / "broken", None, plain))
-    with pytest.raises(Crash):
-        train(plain, broken, Hooks(crash, lambda: False, lambda: None, reporters.log))
-    reporters.close(completed=False)
+    crashing(overrides, broken, 10)
     assert points(broken)["loss"][-1][0] == 10  # later than the checkpoint of step 8
     attempt(overrides, broken)
     assert tensorboard_points(tmp_path / "broken" / "tensorboard") == close_to(points(broken))
@@ -207,18 +196,60 @@ def _text(file: Path) -> str:
     return file.read_bytes().decode("latin-1")
 
 
+class Crash(Exception):
+    """What ends an attempt without a checkpoint."""
+
+
+def crashing(overrides: Sequence[str], place: Folder, at: int) -> None:
+    """An attempt that raises once it has logged step `at`."""
+    plain = config([*overrides, "loss.beta=0.1"])
+    root = place.metrics.parent
+    reporters = Reporters(Tracked("0123456789ab", f"{root.name}-0123456789ab", root, place.metrics, None, plain))
+
+    def crash(step: int, total: int) -> None:
+        if step == at:
+            raise Crash
+
+    with pytest.raises(Crash):
+        train(plain, place, Hooks(crash, lambda: False, lambda: None, reporters.log))
+    reporters.close(completed=False)
+
+
+def wandb_numbers(records: Sequence[Any]) -> list[int]:
+    """wandb's own steps, which `wandb sync` sends as they are."""
+    return [record.history.step.num for record in records if record.WhichOneof("record_type") == "history"]
+
+
 @pytest.mark.usefixtures("wandb_home")
-def test_a_resumed_run_continues_its_wandb_run(tmp_path: Path, small: list[str]) -> None:
-    place = folder(tmp_path / "run")
-    attempt([*small, *WANDB], place, stop_at=6)
-    (first,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
-    attempt([*small, *WANDB], place)
-    (second,) = set((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")) - {first}
-    parts = [wandb_records(first), wandb_records(second)]
-    assert [wandb_run(part).run_id for part in parts] == ["0123456789ab"] * 2
-    assert [exit_code(part) for part in parts] == [1, 0]
-    before, after = map(wandb_points, parts)
-    assert {name: before.get(name, []) + after[name] for name in after} == points(place)
+@pytest.mark.parametrize("synced", [False, True])
+def test_each_row_of_a_resumed_run_is_in_one_record_that_wandb_will_sync(
+    tmp_path: Path, small: list[str], synced: bool
+) -> None:
+    """One attempt logs 10 steps, of which its checkpoint takes 2 back, the next one stops after 10, the third ends."""
+    place, folders = folder(tmp_path / "run"), tmp_path / "run" / "wandb"
+    made: list[Path] = []
+    for number in range(3):
+        if number == 0:
+            crashing([*small, *WANDB], place, 10)
+        else:
+            attempt([*small, *WANDB], place, stop_at=2 if number == 1 else None)
+        (new,) = set(folders.glob("offline-run-*/*.wandb")) - set(made)
+        made.append(new)
+        if synced and number == 0:
+            rows_of_the_first = len(place.metrics.read_text().splitlines())
+            new.with_suffix(".wandb.synced").touch()  # as `wandb sync` does
+    parts = [wandb_records(file) for file in made]
+    assert {wandb_run(part).run_id for part in parts} == {"0123456789ab"}
+    assert [exit_code(part) for part in parts] == [1, 1, 0]
+    assert [file.with_suffix(".wandb.synced").exists() for file in made] == [True, True, False]
+    total = len(place.metrics.read_text().splitlines())
+    first = rows_of_the_first if synced else 0
+    assert wandb_numbers(parts[-1]) == list(range(first, total))
+    uploaded = [*(parts[0] if synced else []), *parts[-1]]
+    assert wandb_numbers(uploaded) == list(range(total))
+    clock = ("tokens_per_second", "eval/seconds")
+    found = {name: rows for name, rows in wandb_points(uploaded).items() if name not in clock}
+    assert found == {name: rows for name, rows in points(place).items() if name not in clock}
 
 
 @pytest.mark.usefixtures("wandb_home")
@@ -233,7 +264,8 @@ def test_a_run_outlives_its_tracker_with_one_warning(tmp_path: Path, small: list
         "from gpt_opt.training.stages import train\n"
         "from tests.training.test_training import config, folder\n"
         "plain, place = config(sys.argv[2:]), folder(Path(sys.argv[1]))\n"
-        "reporters = reporting.Reporters(reporting.Tracked('id', 'name', place.metrics.parent, None, plain))\n"
+        "tracked = reporting.Tracked('id', 'name', place.metrics.parent, place.metrics, None, plain)\n"
+        "reporters = reporting.Reporters(tracked)\n"
         "killed = []\n"
         "def report(step, values):\n"
         "    if step == 4 and not killed:\n"
@@ -272,13 +304,18 @@ def test_a_resumed_run_continues_its_mlflow_run(tmp_path: Path, small: list[str]
     place = folder(tmp_path / "run")
     client = MlflowClient(mlflow_store)
     statuses = []
-    for stop_at in (6, None):
-        attempt([*small, "+logging=mlflow"], place, stop_at, sweep="beta_sweep")
+    for end in ("stop", "crash", "whole"):
+        if end == "crash":
+            crashing([*small, "+logging=mlflow"], place, 10)  # after its row, which the checkpoint of step 8 takes back
+        else:
+            attempt([*small, "+logging=mlflow"], place, 6 if end == "stop" else None, sweep="beta_sweep")
         (run,) = client.search_runs([client.get_experiment_by_name("gpt-opt").experiment_id])  # type: ignore[union-attr]
         statuses.append(run.info.status)
-    assert statuses == ["KILLED", "FINISHED"]
-    history = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
-    assert {name: sorted((m.step, m.value) for m in rows) for name, rows in history.items()} == points(place)
+    assert statuses == ["KILLED", "KILLED", "FINISHED"]
+    clock = ("tokens_per_second", "eval/seconds")
+    history = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics if name not in clock}
+    expected = {name: rows for name, rows in points(place).items() if name not in clock}
+    assert {name: sorted((m.step, m.value) for m in rows) for name, rows in history.items()} == expected
     assert run.data.params["loss.beta"] == "0.1"
     assert run.data.params["model.archive"] == "None"
     assert run.info.run_name == "run-0123456789ab"
@@ -291,7 +328,7 @@ def test_another_run_is_another_mlflow_run(tmp_path: Path, small: list[str], mlf
 
     plain = config([*small, "loss.beta=0.1", "+logging=mlflow"])
     for identity in ("a", "b", "a"):
-        reporters = Reporters(Tracked(identity, identity, tmp_path, None, plain))
+        reporters = Reporters(Tracked(identity, identity, tmp_path, tmp_path / "metrics.jsonl", None, plain))
         reporters.log(0, {"loss": float("nan")})
         reporters.close(completed=True)
     client = MlflowClient(mlflow_store)
@@ -307,7 +344,8 @@ def test_a_dead_mlflow_server_is_given_up_soon(
         monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", "")
         monkeypatch.delenv(f"MLFLOW_HTTP_REQUEST_{name}")
     started = time.perf_counter()
-    Reporters(Tracked("id", "name", tmp_path, None, config([*small, "loss.beta=0.1", "+logging=mlflow"])))
+    plain = config([*small, "loss.beta=0.1", "+logging=mlflow"])
+    Reporters(Tracked("id", "name", tmp_path, tmp_path / "metrics.jsonl", None, plain))
     assert time.perf_counter() - started < 40
     assert caplog.text.count("mlflow cannot be reported to any more") == 1
 
@@ -385,7 +423,7 @@ def test_trackers_are_closed_after_the_result_is_committed(
     class Slow:
         def __init__(self, run: Tracked) -> None: ...
 
-        def log(self, step: int, values: Mapping[str, float]) -> None: ...
+        def log(self, rows: Sequence[Row]) -> None: ...
 
         def close(self, completed: bool) -> None:
             closed.append((completed, paths.summary.exists(), read_state(paths).state))

@@ -17,11 +17,14 @@ from transformers.modeling_outputs import CausalLMOutput
 from gpt_opt.config.constraints import constraint_problems
 from gpt_opt.errors import ConfigError
 from gpt_opt.plan.check import check_command_line
+from gpt_opt.plan.planner import Planner
+from gpt_opt.run.files import to_json
 from gpt_opt.run.identity import run_id
 from gpt_opt.run.paths import RunPaths, find_run_dirs
 from gpt_opt.training.data.batches import Collator
 from gpt_opt.training.loss_trainers import SFTTrainer
 from gpt_opt.training.stages import build, describe, train
+from gpt_opt.training.targets import call_target
 from tests.config.test_exp import readme
 from tests.conftest import CONFIG_DIR, ROOT, Runner
 from tests.training.test_training import DPO, config, equal, final_weights, finish, folder, hooks, rows
@@ -249,3 +252,20 @@ def test_a_node_without_a_target_is_refused_before_anything_starts(override: str
 def test_an_option_of_ones_own_without_its_name_or_tokenizer_is_refused() -> None:
     made = {**config(DPO), "model": {"_target_": NARROW}}
     assert [problem.where for problem in constraint_problems(made)] == ["model.name", "model.tokenizer_name_or_path"]
+
+
+def test_a_value_is_resolved_once_from_the_sweep_file_to_what_a_target_gets(tmp_path: Path) -> None:
+    """Any text of a sweep file reaches the config, config.json and the arguments of an object as it is."""
+    texts: list[Any] = ["${seed}", r"\${seed}", r"\\${x}", "${", "a${oc.env:HOME}b", "$(touch X)", "a\nb", 'it\'s "q"']
+    texts += ["a???b", "`x`", "\t\x1b[31m", ["${seed}", {"a": "${seed}"}], {"k": r"\${seed}", "l": ["${x}"]}]
+    file = tmp_path / "texts.json"
+    nodes = [{"_target_": "builtins.dict", "text": text} for text in texts]
+    file.write_text(json.dumps({"base": {"loss.beta": 0.1, "callbacks": nodes, "exp_name": "${seed}"}}))
+    planner = Planner(CONFIG_DIR)
+    (run,) = planner.plan(file, [f"paths.output_dir={tmp_path}"], sweeps=tmp_path).runs
+    composed = json.loads(to_json(planner.config(run.overrides)))
+    assert (composed["exp_name"], [node["text"] for node in composed["callbacks"]]) == ("${seed}", texts)
+    whole = call_target({"_target_": "builtins.dict", "inner": composed["callbacks"]})
+    assert whole == {"inner": [{"text": text} for text in texts]}
+    arguments = call_target({"_target_": "builtins.dict", "_partial_": True, "_args_": [[["a", "${b}"]]], "c": "${d}"})
+    assert arguments() == {"a": "${b}", "c": "${d}"}

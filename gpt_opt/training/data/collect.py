@@ -6,10 +6,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any, TypeVar, cast
 
-from gpt_opt.errors import DataError, Problem
+from gpt_opt.errors import DataError, Problem, told_once
 from gpt_opt.training.data.records import (
     Example,
     ExampleData,
@@ -97,11 +96,12 @@ def require(problems: Iterator[Problem]) -> None:
     """Raises the problems that an iterator yields, if any.
 
     Raises:
-        DataError: With the first `MAX_PROBLEMS` of them, and the number of the others.
+        DataError: With each mistake once and the number of rows that have it; of very many, the first `MAX_PROBLEMS`.
     """
-    named = list(islice(problems, MAX_PROBLEMS))
-    if others := sum(1 for _ in problems):
-        named.append(Problem("data.dataset", f"{others:,} more rows are bad; the first {MAX_PROBLEMS} are named above"))
+    named = told_once(problems)
+    if others := len(named) - MAX_PROBLEMS:
+        more = Problem("data.dataset", f"{others:,} more mistakes are in other rows")
+        named = [*named[:MAX_PROBLEMS], more] if others > 0 else named
     if named:
         raise DataError(named)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, cast
 
+from gpt_opt.errors import Problem
 from gpt_opt.training.data.cache import tokenize_once
-from gpt_opt.training.data.collect import Data, left_out
+from gpt_opt.training.data.collect import Data, left_out, require
 from gpt_opt.training.data.records import Example, Pair
 from gpt_opt.training.data.tokenize import Limits, Tokenized, texts_of
+from gpt_opt.training.data.truncated import Indistinct
 
 HOLDS_END = "text with the end-of-sequence token"
 
@@ -25,34 +28,47 @@ class Prepared:
     Attributes:
         train: Training records.
         validation: Validation records.
-        account: What summary.json says of the data: for each split `rows`, `prompts_cut` and `answers_cut` (records
-            with an answer that lost its end-of-sequence), and under `dropped` the rows left out, by the reason.
+        account: What summary.json says of the data: for each split `rows`; `prompts_cut` and `answers_cut` (with an
+            answer that lost its end-of-sequence), which count those that were left out for it as well; and under
+            `dropped` the rows left out, by the reason.
+        fingerprint: What names the rows that are used: that of the data, unless truncation left some out.
     """
 
     train: Sequence[Tokenized]
     validation: Sequence[Tokenized]
     account: dict[str, dict[str, int]]
+    fingerprint: str
 
 
 def prepare(data: Data, tokenizer: Any, limits: Limits) -> Prepared:
     """Tokenizes both splits, and says in one line what was cut and what was left out, where anything was.
 
-    Published rows that hold the end-of-sequence token are left out.
+    Published rows that hold the end-of-sequence token are left out, and rows that truncation left with nothing to learn
+    from.
 
     Raises:
-        DataError: If a text cannot be used with the tokenizer.
+        DataError: If a text cannot be used with the tokenizer, or truncation leaves no rows, or nothing of prompts.
     """
-    splits, account, dropped = [], {}, Counter(data.dropped)
+    splits: list[Sequence[Tokenized]] = []
+    account: dict[str, dict[str, int]] = {}
+    dropped, truncated = Counter(data.dropped), Counter[str]()
+    indistinct, omitted = Indistinct(tokenizer, limits), list[list[int]]()
     for name, given in (("train", data.train), ("validation", data.validation)):
         records = cast("Sequence[Pair] | Sequence[Example]", [item for item in given if _usable(item, tokenizer)])
         if left := len(given) - len(records):
             dropped[HOLDS_END] += left
         counts = Counter(prompts_cut=0, answers_cut=0)
-        splits.append(tokenize_once(records, tokenizer, limits, counts))
-        account[name] = {"rows": len(records), **counts}
-    account["dropped"] = dict(dropped)
-    _tell(account, limits)
-    return Prepared(splits[0], splits[1], account)
+        items = tokenize_once(records, tokenizer, limits, counts)
+        reasons = indistinct.reasons(records, items)
+        truncated.update(reasons.values())
+        omitted.append(sorted(reasons))
+        splits.append([item for index, item in enumerate(items) if index not in reasons] if reasons else items)
+        account[name] = {"rows": len(splits[-1]), **counts}
+    require(_too_short(data, account, truncated, limits))
+    account["dropped"] = dict(dropped + truncated)
+    _tell(account, truncated, limits)
+    fingerprint = sha256(f"{data.fingerprint}{omitted}".encode()).hexdigest() if truncated else data.fingerprint
+    return Prepared(splits[0], splits[1], account, fingerprint)
 
 
 def _usable(record: Pair | Example, tokenizer: Any) -> bool:
@@ -61,15 +77,32 @@ def _usable(record: Pair | Example, tokenizer: Any) -> bool:
     return record.place is not None or end is None or not any(end in text for text in texts_of(record))
 
 
-def _tell(account: dict[str, dict[str, int]], limits: Limits) -> None:
+def _too_short(
+    data: Data, account: dict[str, dict[str, int]], truncated: Counter[str], limits: Limits
+) -> Iterator[Problem]:
+    """Yields why the limits leave too little of the data."""
+    splits, keys = (account["train"], account["validation"]), "training.training_params"
+    if truncated and not all(split["rows"] for split in splits):
+        left = " and ".join(f"{split['rows']:,}" for split in splits)
+        of = " and ".join(f"{len(records):,}" for records in (data.train, data.validation))
+        problem = f"must leave rows for training and for validation, but leaves {left} of {of}"
+        fix = f"raise it ({limits.max_length}), or lower max_prompt_length ({limits.max_prompt_length})"
+        yield Problem(f"{keys}.max_length", f"{problem}; left out: {left_out(truncated)}", fix)
+    start = len(limits.start)
+    if limits.max_prompt_length <= start and any(split["prompts_cut"] for split in splits):
+        problem = f"must be above {start}, the tokens that every prompt starts with, but is {limits.max_prompt_length}"
+        yield Problem(f"{keys}.max_prompt_length", problem, "else nothing is left of a truncated prompt")
+
+
+def _tell(account: dict[str, dict[str, int]], truncated: Counter[str], limits: Limits) -> None:
     total = {key: account["train"][key] + account["validation"][key] for key in account["train"]}
     answers = limits.max_length - limits.max_prompt_length
-    parts = [f"of {total['rows']:,} rows"]
+    parts = [f"of {total['rows'] + sum(truncated.values()):,} rows"]
     if total["prompts_cut"]:
         parts.append(f"{total['prompts_cut']:,} had their prompt cut to {limits.max_prompt_length} tokens")
     if total["answers_cut"]:
         parts.append(f"{total['answers_cut']:,} an answer to {answers} (end-of-sequence lost)")
     if account["dropped"]:
-        parts.append(f"left out before: {left_out(account['dropped'])}")
+        parts.append(f"left out: {left_out(account['dropped'])}")
     if len(parts) > 1:
         log.log(logging.WARNING if total["answers_cut"] else logging.INFO, "data: %s", "; ".join(parts))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gpt_opt.training.losses.pairs import PairLogps, PreferenceLoss, judged
+from gpt_opt.training.losses.pairs import TIE, PairLogps, PreferenceLoss, judged
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class ExampleLoss:
     Attributes:
         losses: (B,), to be averaged over the examples of an optimizer step.
         rewards: (B,), detached.
-        correct: (B,), whether the reward is on the right side of the reference point; a tie is not.
+        correct: (B,), whether the reward is on the right side of the reference point by `TIE` or more.
     """
 
     losses: Tensor
@@ -56,7 +56,7 @@ class KTO:
         good, bad = (ratios.new_tensor(weight) for weight in (self.desirable_weight, self.undesirable_weight))
         weights = torch.where(desirable, good, bad)
         losses = weights * torch.sigmoid(-self.beta * distance)
-        return ExampleLoss(losses, self.beta * ratios.detach(), distance.detach() > 0)
+        return ExampleLoss(losses, self.beta * ratios.detach(), self.beta * distance.detach() >= TIE)
 
 
 def reference_point(mean_log_ratio: Tensor) -> Tensor:

@@ -7,6 +7,13 @@ from typing import Protocol
 
 from torch import Tensor
 
+TIE = 1e-6
+"""Margins of rewards smaller than this, in absolute value, are ties, which count as wrong.
+
+Equal models differ by that much where float32 computes them in two ways, as with DoRA before its first step. Models of
+16 bits may differ by more, which is not taken for a tie; where they compute alike their sums are equal all the same.
+"""
+
 
 @dataclass(frozen=True)
 class PairLogps:
@@ -57,6 +64,16 @@ class PreferenceLoss:
     losses: Tensor
     rewards_chosen: Tensor
     rewards_rejected: Tensor
+
+    @property
+    def margins(self) -> Tensor:
+        """By how much the chosen completions have the higher rewards, (B,)."""
+        return self.rewards_chosen - self.rewards_rejected
+
+    @property
+    def correct(self) -> Tensor:
+        """Whether they do, by `TIE` or more, (B,)."""
+        return self.margins >= TIE
 
 
 class PairLoss(Protocol):

@@ -317,7 +317,7 @@ def _mismatch(archive: str, what: str) -> Problem:
 
 
 def without_dropout(model: nn.Module) -> nn.Module:
-    """Sets every dropout probability of a model to 0: both models of a preference loss must be deterministic."""
+    """Sets every dropout probability of a model to 0, as both models of a preference loss have it."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

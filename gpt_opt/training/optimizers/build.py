@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-from hydra.utils import instantiate
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from gpt_opt.errors import ConfigError, Problem
+from gpt_opt.training.targets import call_target
 
 _NOT_ARGUMENTS = frozenset({"name", "lr_schedule", "warm_up_fraction"})
 
@@ -25,7 +25,7 @@ def build_optimizer(params: Mapping[str, Any], parameters: Iterable[Parameter]) 
         ConfigError: If the optimizer refuses its settings.
     """
     arguments = {key: value for key, value in params.items() if key not in _NOT_ARGUMENTS}
-    factory = instantiate({**arguments, "_partial_": True}, _convert_="all")
+    factory = call_target({**arguments, "_partial_": True})
     try:
         return cast("Optimizer", factory([item for item in parameters if item.requires_grad]))
     except (ValueError, TypeError, IndexError) as error:

@@ -1,0 +1,164 @@
+"""Looks up what a `_target_` names without importing it: its module on the path, its name in the module's source."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from typing import Any
+
+_LIBRARIES = ("gpt_opt", "torch", "transformers", "peft")
+"""Packages that every run has: a name near one of them is a mistake, not a module of elsewhere."""
+
+
+@dataclass(frozen=True)
+class NotFound:
+    """Why a target was not found.
+
+    Attributes:
+        message: What must hold and what came.
+        fix: What to do.
+        elsewhere: Whether the module is only not on the path here, so that it may be where the runs start.
+    """
+
+    message: str
+    fix: str = ""
+    elsewhere: bool = False
+
+
+def targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yields the dotted key and the value of every `_target_` in nested containers."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            if name == "_target_" and isinstance(value, str):
+                yield f"{key}._target_", value
+            yield from targets(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, list):
+        for place, value in enumerate(node):
+            yield from targets(value, f"{key}[{place}]")
+
+
+def look_up(target: str, first: Path) -> NotFound | None:
+    """Returns why a target cannot be imported, or None where it can, or where only importing it would tell.
+
+    Args:
+        target: Dotted name of a class or function.
+        first: Folder that a run has on its path before all others.
+    """
+    parts = target.split(".")
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        return NotFound(f"must be a dotted name, package.module.Name, but is {target!r}")
+    spec = _top(parts[0], first)
+    if spec is None:
+        if close := difflib.get_close_matches(parts[0], _LIBRARIES, 1, 0.8):
+            return NotFound(f"names no module: {parts[0]!r}", f"did you mean {'.'.join([close[0], *parts[1:]])}?")
+        message = f"the module {parts[0]!r} of {target!r} is not on the path of this Python"
+        return NotFound(message, f"put its folder on PYTHONPATH: export PYTHONPATH=FOLDER_OF_{parts[0]}.py", True)
+    above: ModuleSpec | None = None
+    for place, part in enumerate(parts[1:], 1):
+        below = _below(spec, part)
+        if below is None:
+            return _attribute(parts, place, spec, above)
+        above, spec = spec, below
+    return None
+
+
+def _top(name: str, first: Path) -> ModuleSpec | None:
+    try:
+        return PathFinder.find_spec(name, [str(first)]) or importlib.util.find_spec(name)
+    except ValueError:  # a module that was made by hand has no spec, but is there
+        return ModuleSpec(name, None)
+
+
+def _below(spec: ModuleSpec, name: str) -> ModuleSpec | None:
+    """Returns a module of a package, without importing the package as `importlib.util.find_spec` would."""
+    folders = spec.submodule_search_locations
+    return PathFinder.find_spec(f"{spec.name}.{name}", folders) if folders is not None else None
+
+
+def _attribute(parts: Sequence[str], place: int, spec: ModuleSpec, above: ModuleSpec | None) -> NotFound | None:
+    """Returns why a module has no attribute `parts[place]`, or None where it has one, or may have one."""
+    try:
+        names = _names(spec)
+        if above is not None and parts[place - 1] in (_names(above) or ()):
+            return None  # the package has an attribute with the name of its module
+    except RecursionError:  # two modules that import all of each other
+        return None
+    except SyntaxError as error:
+        return NotFound(f"{error.filename}:{error.lineno} cannot be read as Python: {error.msg}")
+    part, modules = parts[place], _modules(spec)
+    if names is None:
+        # The module makes names while it is imported. A path through it that is almost a module of it is a mistake.
+        close = difflib.get_close_matches(part, modules, 1, 0.8) if place < len(parts) - 1 and part.islower() else []
+        if not close:
+            return None
+    elif part in names:
+        return None
+    else:
+        close = difflib.get_close_matches(part, [*names, *modules], 1)
+    fix = f"did you mean {'.'.join([*parts[:place], close[0], *parts[place + 1 :]])}?" if close else ""
+    return NotFound(f"the module {spec.name} has no {part!r}", fix or f"see {spec.origin}")
+
+
+def _modules(spec: ModuleSpec) -> list[str]:
+    return [item.name for item in pkgutil.iter_modules(spec.submodule_search_locations or ())]
+
+
+def _names(spec: ModuleSpec) -> frozenset[str] | None:
+    """Returns the names that the source of a module defines; None where only importing it would tell."""
+    if spec.origin is None and spec.submodule_search_locations is not None:
+        return frozenset()  # a folder without __init__.py
+    if spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    file = Path(spec.origin)
+    return _names_in(spec.name, file, file.name == "__init__.py", file.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _names_in(module: str, file: Path, is_package: bool, changed: int) -> frozenset[str] | None:
+    tree = ast.parse(file.read_bytes(), str(file))
+    names: set[str] = set()
+    for node in _outside_functions(tree):
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                names.add(node.name)
+            case ast.Name(id=name, ctx=ast.Store()):
+                names.add(name)
+            case ast.Import():
+                names.update(item.asname or item.name.partition(".")[0] for item in node.names)
+            case ast.ImportFrom() if node.names[0].name == "*":
+                starred = _starred(module, node, is_package)
+                if starred is None:
+                    return None
+                names |= starred
+            case ast.ImportFrom():
+                names.update(item.asname or item.name for item in node.names)
+            case ast.Name(id="globals" | "vars" | "exec" | "setattr") | ast.Attribute(attr="modules"):
+                return None
+    return None if "__getattr__" in names else frozenset(names)
+
+
+def _outside_functions(node: ast.AST) -> Iterator[ast.AST]:
+    """Yields the nodes of a module that are executed in its own scope."""
+    for child in ast.iter_child_nodes(node):
+        yield child
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            yield from _outside_functions(child)
+
+
+def _starred(module: str, node: ast.ImportFrom, is_package: bool) -> frozenset[str] | None:
+    """Returns what `from x import *` brings, or None where that cannot be seen; `__all__` is taken as all names."""
+    package = module.split(".")[: None if is_package else -1]
+    parts = package[: len(package) - node.level + 1] if node.level else []
+    parts += node.module.split(".") if node.module else []
+    spec = _top(parts[0], Path(sys.path[0])) if parts else None
+    for part in parts[1:]:
+        spec = _below(spec, part) if spec is not None else None
+    return _names(spec) if spec is not None else None

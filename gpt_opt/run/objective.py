@@ -1,0 +1,39 @@
+"""What a sweeper that learns from its runs (`hydra/sweeper=optuna`) optimizes."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from gpt_opt.config.finetuning import DEFAULT_METRIC, is_greater_better
+from gpt_opt.errors import RunFailed
+from gpt_opt.run.files import read_json_object
+from gpt_opt.run.paths import RunPaths
+
+log = logging.getLogger(__name__)
+
+
+def objective(config: Mapping[str, Any], paths: RunPaths) -> float:
+    """Returns the metric of a completed run that says how good it is, that of training.finetuning or eval/loss.
+
+    A value that is no number (a diverged run) is the worst one, so that a study goes on.
+
+    Args:
+        config: The resolved config as plain containers.
+        paths: The run directory, with its summary.
+
+    Raises:
+        RunFailed: If the run has no such metric.
+    """
+    finetuning = config["training"]["finetuning"]
+    name = finetuning["metric_for_best_model"] or DEFAULT_METRIC
+    metrics = read_json_object(paths.summary)["metrics"]
+    if name not in metrics:
+        raise RunFailed(f"{paths.root}: the sweep's metric must be one of {', '.join(sorted(metrics))}, but is {name}")
+    if metrics[name] is None:
+        worst = -math.inf if is_greater_better(finetuning) else math.inf
+        log.warning("%s is no number after this run, which counts as %s", name, worst)
+        return worst
+    return float(metrics[name])

@@ -1,0 +1,93 @@
+"""Rows that truncation has left with nothing to learn from: equal completions, empty ones, rows equal to others."""
+
+from __future__ import annotations
+
+from array import array
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import cache
+from hashlib import blake2b
+from typing import Any
+
+from gpt_opt.training.data.records import Example, Pair
+from gpt_opt.training.data.tokenize import Limits, Tokenized, TokenizedPair, ids_of, texts_of
+
+EQUAL = "pair with equal completions after truncation"
+EMPTY = "completion truncated to nothing but white space"
+CONTRADICTORY = "completion wanted in one row and unwanted in another after truncation"
+REPEATED = "equal to another row after truncation"
+
+
+class Indistinct:
+    """Finds the rows of one split after another that must be left out as they were truncated.
+
+    Rows whose texts are equal are no matter of truncation: they stay as the data has them.
+
+    Args:
+        tokenizer: Of the tokens.
+        limits: What the rows were truncated to.
+    """
+
+    def __init__(self, tokenizer: Any, limits: Limits) -> None:
+        self._end, self._limits = tokenizer.eos_token_id, limits
+        self._earlier: dict[bytes, Any] = {}
+        self._is_blank = cache(lambda token: not tokenizer.decode([token]).strip())
+
+    def reasons(self, records: Sequence[Pair] | Sequence[Example], items: Sequence[Tokenized]) -> dict[int, str]:
+        """Returns why rows are to be left out, by their index.
+
+        A row that equals one of an earlier split is; of equal rows within the split the first one stays, unless the
+        same completion is wanted in some of them and unwanted in others.
+
+        Args:
+            records: The texts of a split.
+            items: Their tokens.
+        """
+        found: dict[int, str] = {}
+        same: defaultdict[bytes, list[int]] = defaultdict(list)
+        for index, item in enumerate(items):
+            if reason := self._nothing_left(item):
+                found[index] = reason
+            elif self._may_be_truncated(item):
+                same[_digest(item)].append(index)
+        for digest, indices in same.items():
+            texts = [_texts(records[index]) for index in indices]
+            if self._earlier.get(digest, texts[0]) != texts[0]:
+                found |= dict.fromkeys(indices, REPEATED)
+            elif any(text != texts[0] for text in texts):
+                contradict = len({_direction(items[index]) for index in indices}) > 1
+                others = (index for index, text in zip(indices, texts, strict=True) if text != texts[0])
+                found |= dict.fromkeys(indices, CONTRADICTORY) if contradict else dict.fromkeys(others, REPEATED)
+            self._earlier.setdefault(digest, texts[0])
+        return found
+
+    def _nothing_left(self, item: Tokenized) -> str | None:
+        if isinstance(item, TokenizedPair) and item.chosen == item.rejected:
+            return EQUAL
+        _, *completions = ids_of(item)
+        return EMPTY if any(self._is_cut(ids) and all(map(self._is_blank, ids)) for ids in completions) else None
+
+    def _may_be_truncated(self, item: Tokenized) -> bool:
+        prompt, *completions = ids_of(item)
+        return len(prompt) == self._limits.max_prompt_length or any(map(self._is_cut, completions))
+
+    def _is_cut(self, completion: Sequence[int]) -> bool:
+        return not completion or completion[-1] != self._end
+
+
+def _digest(item: Tokenized) -> bytes:
+    """Returns what names the tokens of a row, whichever completion is the wanted one."""
+    prompt, *completions = ids_of(item)
+    digest = blake2b(digest_size=16)
+    for ids in (prompt, *sorted(completions)):
+        digest.update(array("q", [len(ids), *ids]).tobytes())
+    return digest.digest()
+
+
+def _texts(record: Pair | Example) -> Any:
+    prompt, *completions = texts_of(record)
+    return prompt, frozenset(completions)
+
+
+def _direction(item: Tokenized) -> bool:
+    return item.chosen < item.rejected if isinstance(item, TokenizedPair) else item.desirable
