@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "gpt_opt.errors": set(),
     "gpt_opt.table": set(),
     "gpt_opt.config": {"errors"},
-    "gpt_opt.sweep": {"errors"},
+    "gpt_opt.sweep": {"errors", "config"},
     "gpt_opt.training": {"errors", "config"},
     "gpt_opt.run": {"errors", "config", "training"},
     "gpt_opt.plan": {"errors", "table", "config", "sweep", "run"},

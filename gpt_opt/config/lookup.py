@@ -33,16 +33,19 @@ class NotFound:
     elsewhere: bool = False
 
 
-def targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+def targets(node: Mapping[str, Any] | list[Any], key: str = "") -> Iterator[tuple[str, str]]:
     """Yields the dotted key and the value of every `_target_` in nested containers."""
     if isinstance(node, Mapping):
-        for name, value in node.items():
-            if name == "_target_" and isinstance(value, str):
-                yield f"{key}._target_", value
-            yield from targets(value, f"{key}.{name}" if key else str(name))
-    elif isinstance(node, list):
-        for place, value in enumerate(node):
-            yield from targets(value, f"{key}[{place}]")
+        if isinstance(target := node.get("_target_"), str):
+            yield f"{key}._target_", target
+        inner = [(f"{key}.{name}" if key else name, value) for name, value in node.items() if type(value) in _NESTED]
+    else:
+        inner = [(f"{key}[{place}]", value) for place, value in enumerate(node) if type(value) in _NESTED]
+    for name, value in inner:
+        yield from targets(value, name)
+
+
+_NESTED = (dict, list)  # a plan asks for every point: a walk over the other values would take most of the time
 
 
 def look_up(target: str, first: Path) -> NotFound | None:

@@ -15,6 +15,28 @@ TRAIN = "train"
 """The one split of a file."""
 
 
+PUBLISHED = {
+    "Anthropic/hh-rlhf": "hh",
+    "stanfordnlp/SHP": "shp",
+    "HuggingFaceH4/ultrafeedback_binarized": "ultrafeedback",
+}
+"""Names on the hub whose rows have a layout of their own, with the option of the group data that reads it."""
+
+
+def data_option(name: str, config_dir: Path) -> dict[str, str]:
+    """Returns the settings of the data that `name` stands for: an option, or a name on the hub, a folder or a file.
+
+    Args:
+        name: The name.
+        config_dir: The folder hydra_conf.
+    """
+    if name in PUBLISHED:
+        return {"data": PUBLISHED[name]}
+    if (config_dir / "data" / f"{name}.yaml").is_file():
+        return {"data": name}
+    return {"data": "hf", "data.dataset.path": name}
+
+
 def data_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     """Yields what contradicts itself in the `data` group of a resolved config."""
     yield from _dataset_problems("data.dataset", config["data"]["dataset"])

@@ -22,7 +22,11 @@ is one run, and a folder that moves makes new ones. The content is compared apar
 processes: like their number, that changes nothing but the rounding.
 """
 
-ABSENT_MEANS: Mapping[str, Any] = {}
+ABSENT_MEANS: Mapping[str, Any] = {
+    "user": {},
+    "training.training_params.eval_batch_size": None,  # counts: kto_pair measures against the rest of a batch
+    "training.training_params.max_completion_length": None,
+}
 """Keys that came after the first ids were given, each with the value that means "as before".
 
 A key at that value does not enter the hash, so that ids survive the upgrade that brings the key.

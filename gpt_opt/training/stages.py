@@ -145,7 +145,8 @@ def build(config: Config) -> Parts:
         policy = add_adapters(policy, config["lora"])
     data = _suited(build_dataset(config["data"]["dataset"]), loss)
     start = start_of(tokenizer) if params["add_bos"] else ()
-    limits = Limits(params["max_length"], params["max_prompt_length"], params["truncation"] == "keep_end", start)
+    keep_end, completion = params["truncation"] == "keep_end", params["max_completion_length"]
+    limits = Limits(params["max_length"], params["max_prompt_length"], keep_end, start, completion)
     prepared = prepare(data, tokenizer, limits)
     train, validation = prepared.train, prepared.validation
     steps = _steps(params, len(train))
@@ -235,7 +236,7 @@ def _arguments(config: Config, parts: Parts, folder: Folder, devices: int) -> Tr
     return TrainingArguments(
         output_dir=str(folder.checkpoints),
         per_device_train_batch_size=micro,
-        per_device_eval_batch_size=micro,
+        per_device_eval_batch_size=params["eval_batch_size"] or micro,
         gradient_accumulation_steps=accumulation_steps(params, devices),
         max_steps=parts.steps,
         max_grad_norm=params["max_grad_norm"],

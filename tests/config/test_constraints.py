@@ -10,8 +10,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from gpt_opt.config.constraints import accumulation_steps, batch_problems, constraint_problems
-from gpt_opt.config.explain import comment_of, nearest
+from gpt_opt.config.explain import comment_of
 from gpt_opt.config.schema import register
+from gpt_opt.config.suggest import nearest
 from gpt_opt.run.directory import plain_config
 from tests.conftest import CONFIG_DIR
 

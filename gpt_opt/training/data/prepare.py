@@ -96,7 +96,8 @@ def _too_short(
 
 def _tell(account: dict[str, dict[str, int]], truncated: Counter[str], limits: Limits) -> None:
     total = {key: account["train"][key] + account["validation"][key] for key in account["train"]}
-    answers = limits.max_length - limits.max_prompt_length
+    room = limits.max_length - limits.max_prompt_length
+    answers = min(room, limits.max_completion_length or room)
     parts = [f"of {total['rows'] + sum(truncated.values()):,} rows"]
     if total["prompts_cut"]:
         parts.append(f"{total['prompts_cut']:,} had their prompt cut to {limits.max_prompt_length} tokens")

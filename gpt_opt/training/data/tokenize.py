@@ -33,12 +33,14 @@ class Limits:
         max_prompt_length: Tokens that a prompt is cut to when the two are longer than that.
         keep_end: Which end of such a prompt is kept.
         start: Ids that every prompt starts with, also when it is cut.
+        max_completion_length: Tokens that an answer is truncated to before anything else; None leaves it to the others.
     """
 
     max_length: int
     max_prompt_length: int
     keep_end: bool
     start: tuple[int, ...] = ()
+    max_completion_length: int | None = None
 
     def cut_prompt(self, prompt: list[int]) -> list[int]:
         """Returns what is left of a prompt that has to be cut."""
@@ -98,9 +100,11 @@ def start_of(tokenizer: Tokenizer) -> tuple[int, ...]:
 def cut(ids: Ids, limits: Limits) -> Ids:
     """Cuts a prompt and its answers to the limits: first the prompt, then, if still needed, all answers.
 
-    Both decisions depend on the longest answer, so that all sequences share one prompt, as in the DPO reference.
+    Before that each answer is truncated to `max_completion_length`. Both decisions depend on the longest answer, so
+    that all sequences share one prompt, as in the DPO reference.
     """
     prompt, *answers = ids
+    answers = [answer[: limits.max_completion_length] for answer in answers]
     longest = max(map(len, answers))
     if len(prompt) + longest > limits.max_length:
         prompt = limits.cut_prompt(prompt)
