@@ -94,7 +94,7 @@ def test_a_run_killed_with_9_and_started_again_ends_like_an_undisturbed_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
 def test_a_signal_checkpoints_and_the_run_resumes(
     tmp_path: Path, small: list[str], run_hydra: Runner, undisturbed: dict[str, Any], number: signal.Signals
 ) -> None:
