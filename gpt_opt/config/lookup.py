@@ -7,7 +7,7 @@ import difflib
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.machinery import ModuleSpec, PathFinder
@@ -34,12 +34,13 @@ class NotFound:
 
 
 def targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yields the dotted key and the value of every `_target_` in nested containers."""
-    if isinstance(node, Mapping):
+    """Yields the dotted key and the value of every `_target_` in nested plain containers."""
+    if isinstance(node, dict):
         for name, value in node.items():
-            if name == "_target_" and isinstance(value, str):
+            if isinstance(value, dict | list):  # a plan asks this of every value of every point
+                yield from targets(value, f"{key}.{name}" if key else str(name))
+            elif name == "_target_" and isinstance(value, str):
                 yield f"{key}._target_", value
-            yield from targets(value, f"{key}.{name}" if key else str(name))
     elif isinstance(node, list):
         for place, value in enumerate(node):
             yield from targets(value, f"{key}[{place}]")
