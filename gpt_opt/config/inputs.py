@@ -20,6 +20,7 @@ from typing import Any
 
 from gpt_opt.config.cache import cache_folder
 from gpt_opt.config.files import DATA_KEYS, EMBEDDED, MODEL_KEYS, PATH_KEYS, file_values
+from gpt_opt.config.lookup import targets
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def inputs_of(config: Mapping[str, Any], memo: Memo | None = None) -> dict[str, 
         add(f"{key}={value}", _file_input, key, value)
     if config.get("model", {}).get("archive") == EMBEDDED:
         add(f"model.archive={EMBEDDED}", _file_input, "model.archive", str(_SHIPPED))
-    for target in set(_targets(config)):
+    for target in {target for _, target in targets(config) if not target.startswith("gpt_opt.")}:
         add(target, _module_inputs, target)
     return found
 
@@ -156,19 +157,6 @@ def _write(entry: Path, digest: str) -> None:
         temporary.replace(entry)
     except OSError as error:
         log.debug("fingerprints are not cached in %s: %s", entry.parent, error)
-
-
-def _targets(node: Any) -> Iterator[str]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if isinstance(value, str):
-                if key == "_target_" and not value.startswith("gpt_opt."):
-                    yield value
-            elif isinstance(value, dict | list):
-                yield from _targets(value)
-    elif isinstance(node, list):
-        for item in node:
-            yield from _targets(item)
 
 
 def _module_inputs(target: str) -> dict[str, dict[str, str]]:
