@@ -34,8 +34,8 @@ from gpt_opt.plan.compose import Composed, ComposeFailure, Composer
 from gpt_opt.plan.compose_hydra import search_path
 from gpt_opt.plan.multirun import INSTALL_OPTUNA, CommandLine
 from gpt_opt.plan.yaml_errors import YamlErrors, first_lines, full_key, interpolation_words
+from gpt_opt.run.devices import SWEEP
 from gpt_opt.run.directory import without_hydra
-from gpt_opt.run.execute import SWEEP
 from gpt_opt.run.ranks import this_rank
 from gpt_opt.sweep.overrides import shell_word, to_override
 
