@@ -10,7 +10,7 @@ from pathlib import Path
 
 from analysis.load import load_metrics, load_runs
 from analysis.plots import plot_curves
-from gpt_opt.errors import GptOptError, say, take_any_text
+from gpt_opt.errors import GptOptError, exit_code, say
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -23,6 +23,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
+    logging.getLogger("analysis").setLevel(logging.ERROR)  # the problems are printed once, at the end
     runs, metrics = load_runs(options.path), load_metrics(options.path)
     target = options.output if options.output is not None else options.path[0] / "curves.png"
     figure = plot_curves(runs, metrics)
@@ -41,15 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 2 when there is nothing to draw or the figure cannot be saved.
     """
-    options = _parser().parse_args(arguments)
-    logging.getLogger("analysis").setLevel(logging.ERROR)  # the problems are printed once, at the end
-    take_any_text()
-    try:
-        _run(options)
-    except GptOptError as error:
-        say(f"error: {error}")
-        return 2
-    return 0
+    return exit_code(lambda: _run(_parser().parse_args(arguments)), failed=2)
 
 
 if __name__ == "__main__":

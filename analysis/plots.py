@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,18 +20,24 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from analysis.parameters import format_value, run_labels, run_order, short_names, shown_parameters
 from gpt_opt.errors import GptOptError
+from gpt_opt.run.state import State
+from gpt_opt.table import shortened
 
 Color = tuple[float, float, float, float]
 Curve = tuple[np.ndarray, np.ndarray]
+Style = Literal["-", "--", "-.", ":"]
 
 FEW_RUNS = 12
-"""Up to here every run has its own colour and name; more are coloured by their first parameter."""
+"""Lines with a name of their own, at most; of more runs these are the best, the worst and some between."""
 
-LEGEND_LIMIT = 36
-"""Names in a legend, as many as fit beside the panels."""
+BEST, WORST = 6, 3
+"""How many of them are the best and the worst of the runs."""
+
+LABEL_LIMIT = 40
+"""Characters of a name in the legend."""
 
 LOG_SCALE_FROM = 20.0
-"""Ratio of the largest to the smallest value from which a colour bar is logarithmic."""
+"""Ratio of the largest to the smallest value from which a colour bar, or the axis of a KL, is logarithmic."""
 
 BAR_TICKS = 6
 """Labelled values of a logarithmic colour bar."""
@@ -38,13 +45,33 @@ BAR_TICKS = 6
 CUT_ABOVE = 3.0
 """A loss beyond this many times the highest first loss is cut off: one diverged run would flatten all others."""
 
+STYLES: tuple[Style, ...] = ("-", "--", "-.", ":")
+MARKS = 20
+"""Markers on a line, about."""
 
-UNKNOWN: Color = (0.6, 0.6, 0.6, 1.0)
-"""Grey, for a run without a value on the colour bar."""
+MARKERS = "osD^vP*X<>hd"
+"""What tells lines apart where colours do not: in print, and for those who see few of them."""
 
 
 class NothingToPlot(GptOptError):
     """There are no metrics that could be drawn."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the lines of a run are drawn; pale ones are not meant to be told apart."""
+
+    color: Color
+    style: Style = "-"
+    marker: str = "o"
+    pale: bool = False
+
+
+UNKNOWN = Look((0.6, 0.6, 0.6, 1.0), marker="")
+"""Grey, for a run without a value on the colour bar."""
+
+OTHERS = Look((0.8, 0.8, 0.8, 1.0), marker="", pale=True)
+"""Pale grey, for runs without a name."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +84,7 @@ class Panel:
         train: Its training counterpart, drawn pale behind it, or None.
         percent: Whether values are fractions to be shown as percentages.
         void_at_zero: A metric that is exactly 0 where this one says nothing, or None.
+        log: Whether values that differ by orders of magnitude go on a logarithmic axis.
     """
 
     title: str
@@ -64,6 +92,7 @@ class Panel:
     train: str | None = None
     percent: bool = False
     void_at_zero: str | None = None
+    log: bool = False
 
 
 PANELS = (
@@ -71,65 +100,109 @@ PANELS = (
     # Before training, policy and reference are equal: every pair is a tie, which counts as wrong.
     Panel("eval accuracy", "eval/rewards/accuracies", percent=True, void_at_zero="eval/rewards/margins"),
     Panel("eval reward margin", "eval/rewards/margins"),
-    Panel("eval KL estimate", "eval/kl"),
+    Panel("eval KL estimate", "eval/kl", log=True),
 )
 
 
 @dataclass(frozen=True)
-class _Colors:
-    """The colour of every run, and what explains the colours: names in a legend, or a bar.
+class _Looks:
+    """The look of every run, and what explains it: names in a legend, or a colour bar.
 
     Attributes:
-        of_run: One colour a run.
-        names: Text and colour of each legend entry.
+        of_run: One a run.
+        names: Text and look of each legend entry.
         bar: Scale of the colour bar, or None when the legend explains.
         bar_label: What the bar shows.
     """
 
-    of_run: list[Color]
-    names: list[tuple[str, Color]]
+    of_run: list[Look]
+    names: list[tuple[str, Look]]
     bar: ScalarMappable | None = None
     bar_label: str = ""
 
 
-def _palette(count: int) -> list[Color]:
-    """Returns `count` colours in order, dark to light; the palest yellow is left out because it vanishes on white."""
-    return [colormaps["viridis"](position) for position in np.linspace(0.0, 0.88, count)]
+def _palette(count: int) -> list[Look]:
+    """Returns `count` looks, dark to light; the palest yellow is left out because it vanishes on white."""
+    colors = [colormaps["viridis"](position) for position in np.linspace(0.0, 0.88, count)]
+    return [
+        Look(color, STYLES[place % len(STYLES)], MARKERS[place % len(MARKERS)]) for place, color in enumerate(colors)
+    ]
 
 
-def _bar_colors(values: Sequence[float], label: str) -> _Colors:
+def _bar_looks(values: Sequence[float], label: str) -> _Looks:
     known = [value for value in values if math.isfinite(value)]
     low, high = min(known), max(known)
     norm = LogNorm(low, high) if low > 0 and high / low >= LOG_SCALE_FROM else Normalize(low, high)
     color_map = colormaps["viridis"]
-    of_run = [color_map(float(norm(value))) if math.isfinite(value) else UNKNOWN for value in values]
-    return _Colors(of_run, [], ScalarMappable(norm, color_map), label)
+    of_run = [Look(color_map(float(norm(value))), marker="") if math.isfinite(value) else UNKNOWN for value in values]
+    return _Looks(of_run, [], ScalarMappable(norm, color_map), label)
 
 
-def _group_colors(groups: Sequence[str]) -> _Colors:
-    """Gives each distinct text of `groups` a colour, in order of first appearance."""
-    distinct = list(dict.fromkeys(groups))
-    palette = dict(zip(distinct, _palette(len(distinct)), strict=True))
-    names = list(palette.items())
-    if len(names) > LEGEND_LIMIT:
-        more = f"and {len(names) - LEGEND_LIMIT + 1} more"
-        names = [*names[: LEGEND_LIMIT - 1], (more, (1.0, 1.0, 1.0, 0.0))]
-    return _Colors([palette[group] for group in groups], names)
+def _group_looks(groups: Sequence[str | None]) -> _Looks:
+    """Gives each distinct text of `groups` a look, in order of first appearance; None is one of the others."""
+    names = list(dict.fromkeys(group for group in groups if group is not None))
+    palette = dict(zip(names, _palette(len(names)), strict=True))
+    texts = shortened(names, LABEL_LIMIT)
+    return _Looks(
+        [OTHERS if group is None else palette[group] for group in groups],
+        [(texts[name], look) for name, look in palette.items()],
+    )
 
 
-def _choose_colors(runs: pd.DataFrame) -> _Colors:
-    """Colours runs, which stand in order of what varies."""
-    columns = shown_parameters(runs)
-    if len(runs) <= FEW_RUNS or not columns:
-        return _group_colors(run_labels(runs))
-    first = runs[columns[0]]
-    name = short_names(columns)[columns[0]]
-    if first.nunique() > FEW_RUNS and pd.api.types.is_numeric_dtype(first) and not pd.api.types.is_bool_dtype(first):
-        return _bar_colors(first.to_numpy(dtype="float64", na_value=math.nan).tolist(), name)
-    values = [format_value(value) for value in first]
-    counts = Counter(values)
-    groups = [f"{name}={value}" + (f" ({counts[value]} runs)" if counts[value] > 1 else "") for value in values]
-    return _group_colors(groups)
+def _shown(runs: pd.DataFrame) -> list[str]:
+    """Returns the parameters that vary, the seed last: it is of the least interest."""
+    return sorted(shown_parameters(runs), key=lambda name: name == "seed")
+
+
+def _labels(runs: pd.DataFrame) -> list[str]:
+    """Returns a name of each run, of values that are shortened to what tells them apart."""
+    names = short_names(_shown(runs))
+    if not names:
+        return run_labels(runs)
+    columns = []
+    for column, name in names.items():
+        values = [format_value(value) for value in runs[column]]
+        short = shortened(values, max(10, LABEL_LIMIT // len(names) - len(name) - 3))
+        columns.append([f"{name}={short[value]}" for value in values])
+    return [", ".join(parts) for parts in zip(*columns, strict=True)]
+
+
+def _named(frames: Sequence[pd.DataFrame]) -> set[int]:
+    """Returns the places of the runs that get a name: the best, the worst and some between, as far as there is data."""
+    drawn = [place for place, frame in enumerate(frames) if _has_curve(frame)]
+    if len(drawn) <= FEW_RUNS:
+        return set(drawn)
+    goal = next(panel for panel in PANELS if any(any(_panel_curves(panel, frames[place])) for place in drawn))
+    order = sorted(drawn, key=lambda place: _last(goal, frames[place]) * (-1 if goal.percent else 1))
+    between = order[BEST:-WORST]
+    spread = np.linspace(0, len(between) - 1, FEW_RUNS - BEST - WORST + 2)[1:-1]
+    return {*order[:BEST], *order[-WORST:], *(between[round(place)] for place in spread)}
+
+
+def _last(panel: Panel, frame: pd.DataFrame) -> float:
+    curves = [curve for curve in _panel_curves(panel, frame) if curve is not None]
+    return float(curves[0][1][-1]) if curves else math.inf
+
+
+def _has_curve(frame: pd.DataFrame) -> bool:
+    return any(any(_panel_curves(panel, frame)) for panel in PANELS)
+
+
+def _choose_looks(runs: pd.DataFrame, frames: Sequence[pd.DataFrame]) -> _Looks:
+    """Chooses looks of runs, which stand in order of what varies."""
+    columns = _shown(runs)
+    if len(runs) > FEW_RUNS and columns:
+        first = runs[columns[0]]
+        name = short_names(columns)[columns[0]]
+        if first.nunique() <= FEW_RUNS:
+            values = [format_value(value) for value in first]
+            counts = Counter(values)
+            looks = _group_looks([f"{name}={v}" + (f" ({counts[v]} runs)" if counts[v] > 1 else "") for v in values])
+            return replace(looks, of_run=[replace(look, marker="") for look in looks.of_run])
+        if pd.api.types.is_numeric_dtype(first) and not pd.api.types.is_bool_dtype(first):
+            return _bar_looks(first.to_numpy(dtype="float64", na_value=math.nan).tolist(), name)
+    named = _named(frames)
+    return _group_looks([label if place in named else None for place, label in enumerate(_labels(runs))])
 
 
 def _curve(frame: pd.DataFrame, name: str | None, void_at_zero: str | None = None) -> Curve | None:
@@ -157,17 +230,42 @@ def _cut_diverged(axes: Axes, curves: Sequence[Curve]) -> None:
         axes.set_title(f"{axes.get_title()}, cut at {CUT_ABOVE / 2 * first:.3g}")
 
 
-def _draw_panel(axes: Axes, panel: Panel, frames: Sequence[pd.DataFrame], colors: Sequence[Color]) -> None:
+def _log_if_wide(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Makes the axis logarithmic when runs end at different orders of magnitude; what is 0 at the start is left out."""
+    last = [float(values[-1]) for _, values in curves if values[-1] > 0]
+    lowest = min((float(values.min()) for _, values in curves), default=-1.0)
+    if last and lowest >= 0 and max(last) / min(last) >= LOG_SCALE_FROM:
+        axes.set_yscale("log", nonpositive="mask")
+
+
+def _draw_panel(
+    axes: Axes, panel: Panel, frames: Sequence[pd.DataFrame], looks: Sequence[Look], failed: Sequence[bool]
+) -> None:
     main, train = zip(*(_panel_curves(panel, frame) for frame in frames), strict=True)
     evaluated = any(curve is not None for curve in main)
-    few = len(frames) <= FEW_RUNS
-    for curve, color in zip(train, colors, strict=True):
+    few = sum(curve is not None for curve in (main if evaluated else train)) <= FEW_RUNS
+    for curve, look in zip(train, looks, strict=True):
         if curve is not None:
-            axes.plot(*curve, color=color, linewidth=0.8, alpha=0.35 if evaluated else 0.9, zorder=1)
-    for curve, color in zip(main, colors, strict=True):
+            alpha = 0.35 if evaluated else 0.9
+            style: Style = "-" if evaluated else look.style
+            order = 0 if look.pale else 1
+            axes.plot(*curve, color=look.color, linestyle=style, linewidth=0.8, alpha=alpha, zorder=order)
+    for curve, look in zip(main, looks, strict=True):
         if curve is not None:
-            marker = "o" if len(curve[0]) <= (40 if few else 1) else ""
-            axes.plot(*curve, color=color, linewidth=1.8 if few else 1.1, marker=marker, markersize=4, zorder=2)
+            width = 1.8 if few else 0.8 if look.pale else 1.3
+            marker = look.marker if len(curve[0]) > 1 else look.marker or "o"  # a single value has no line
+            line: dict[str, Any] = {"color": look.color, "linestyle": look.style, "linewidth": width}
+            axes.plot(
+                *curve,
+                **line,
+                marker=marker,
+                markersize=4,
+                markevery=max(1, len(curve[0]) // MARKS),
+                zorder=1.5 if look.pale else 2,
+            )
+    for shown, also, ended in zip(main, train, failed, strict=True):
+        if ended and (curve := shown if shown is not None else also) is not None:
+            axes.plot(curve[0][-1:], curve[1][-1:], **_FAILED)
     behind = any(curve is not None for curve in train)
     detail = {(True, True): " (bold: eval, pale: train)", (True, False): " (train)"}.get((behind, evaluated), "")
     axes.set(xlabel="step", title=panel.title + (detail if panel.train is not None else ""))
@@ -175,23 +273,60 @@ def _draw_panel(axes: Axes, panel: Panel, frames: Sequence[pd.DataFrame], colors
     axes.tick_params(labelbottom=True)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
+    curves = [curve for curve in (*main, *train) if curve is not None]
     if panel.percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     if panel.train is not None:
-        _cut_diverged(axes, [curve for curve in (*main, *train) if curve is not None])
+        _cut_diverged(axes, curves)
+    if panel.log:
+        _log_if_wide(axes, curves)
 
 
-def _explain(figure: Figure, panels: Sequence[Axes], colors: _Colors) -> None:
-    if colors.bar is not None:
-        bar = figure.colorbar(colors.bar, ax=list(panels), fraction=0.04, pad=0.02, format="%.2g")
-        bar.set_label(colors.bar_label)
-        if isinstance(colors.bar.norm, LogNorm):  # its own ticks, powers of ten, may be a single one
-            bar.set_ticks(np.geomspace(*colors.bar.get_clim(), BAR_TICKS).tolist())
+_FAILED: dict[str, Any] = {
+    "color": "black",
+    "linestyle": "",
+    "marker": "x",
+    "markersize": 9,
+    "markeredgewidth": 2,
+    "zorder": 3,
+}
+"""The mark at the end of a run that failed."""
+
+
+def _notes(frames: Sequence[pd.DataFrame], looks: _Looks, failed: Sequence[bool]) -> list[Line2D]:
+    """Returns what the legend says beside names: runs that failed, have no name, or have nothing to draw."""
+    drawn = [_has_curve(frame) for frame in frames]
+    notes = []
+    if number := sum(failed):
+        notes.append(Line2D([], [], **_FAILED, label=f"failed ({_runs(number)})"))
+    others = sum(look is OTHERS and shown for look, shown in zip(looks.of_run, drawn, strict=True))
+    if others:
+        label = f"{_runs(others, 'other ')} between the best {BEST} and the worst {WORST}"
+        notes.append(Line2D([], [], color=OTHERS.color, linewidth=3, label=label))
+    if empty := len(drawn) - sum(drawn):
+        notes.append(Line2D([], [], linestyle="", label=f"{_runs(empty)} without a value to draw"))
+    return notes
+
+
+def _runs(number: int, kind: str = "") -> str:
+    return f"{number} {kind}{'run' if number == 1 else 'runs'}"
+
+
+def _explain(figure: Figure, panels: Sequence[Axes], looks: _Looks, notes: Sequence[Line2D]) -> None:
+    if looks.bar is not None:
+        bar = figure.colorbar(looks.bar, ax=list(panels), fraction=0.04, pad=0.02, format="%.2g")
+        bar.set_label(looks.bar_label)
+        if isinstance(looks.bar.norm, LogNorm):  # its own ticks, powers of ten, may be a single one
+            bar.set_ticks(np.geomspace(*looks.bar.get_clim(), BAR_TICKS).tolist())
             bar.minorticks_off()
-        return
-    handles = [Line2D([], [], color=color, linewidth=3, label=name) for name, color in colors.names]
-    size = 10 if len(handles) <= FEW_RUNS else 8
-    figure.legend(handles=handles, loc="outside right upper", fontsize=size, frameon=False)
+    else:
+        handles = [
+            Line2D([], [], color=look.color, linestyle=look.style, marker=look.marker, linewidth=2, label=name)
+            for name, look in looks.names
+        ]
+        figure.legend(handles=handles, loc="outside right upper", fontsize=9, frameon=False, handlelength=3)
+    if notes:
+        figure.legend(handles=list(notes), loc="outside lower center", ncols=len(notes), fontsize=9, frameon=False)
 
 
 def plot_curves(runs: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
@@ -207,7 +342,7 @@ def plot_curves(runs: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
     Raises:
         NothingToPlot: If no run has any of the metrics.
     """
-    runs = runs.iloc[run_order(runs, shown_parameters(runs))]
+    runs = runs.iloc[run_order(runs, _shown(runs))]
     by_path = dict(tuple(metrics.groupby("path")))
     frames = [by_path.get(path, metrics.iloc[:0]) for path in runs["path"]]
     panels = [panel for panel in PANELS if any(any(_panel_curves(panel, frame)) for frame in frames)]
@@ -220,8 +355,8 @@ def plot_curves(runs: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
     rows, columns = (2, 2) if len(panels) == 4 else (1, len(panels))
     figure = Figure(figsize=(5.2 * columns + 2.2, 4.0 * rows), dpi=120, layout="constrained")
     axes = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
-    colors = _choose_colors(runs)
+    looks, failed = _choose_looks(runs, frames), (runs["state"] == State.FAILED).tolist()
     for place, panel in zip(axes, panels, strict=True):
-        _draw_panel(place, panel, frames, colors.of_run)
-    _explain(figure, list(axes), colors)
+        _draw_panel(place, panel, frames, looks.of_run, failed)
+    _explain(figure, list(axes), looks, _notes(frames, looks, failed))
     return figure

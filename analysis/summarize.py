@@ -16,7 +16,8 @@ import pandas as pd
 from analysis.load import RUN_COLUMNS, load_runs
 from analysis.parameters import parameter_columns
 from analysis.tables import render_table, summary_table
-from gpt_opt.errors import GptOptError, say, take_any_text
+from gpt_opt.errors import GptOptError, exit_code
+from gpt_opt.table import terminal_width
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,7 +54,7 @@ def _text(runs: pd.DataFrame, table: pd.DataFrame, places: str) -> str:
     """Returns the table with everything that is wrong listed below it."""
     if runs.empty:
         return f"no runs below {places}"
-    parts = [render_table(table)]
+    parts = [render_table(table, terminal_width(sys.stdout))]
     failed = runs[runs["error"].notna()]
     if len(failed):
         parts += [f"\nruns with errors: {len(failed)}", *("  " + failed["path"] + ": " + failed["error"])]
@@ -70,6 +71,7 @@ def _save(table: pd.DataFrame, target: Path) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    logging.getLogger("analysis").setLevel(logging.ERROR)  # what load_runs warns of stands below the table
     runs = load_runs(options.path)
     table = summary_table(runs)
     target = options.csv if options.csv is not None or options.json else options.path[0] / "summary.csv"
@@ -90,15 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 2 when a path cannot be read or the table cannot be saved.
     """
-    options = _parser().parse_args(arguments)
-    logging.getLogger("analysis").setLevel(logging.ERROR)  # what load_runs warns of stands below the table
-    take_any_text()
-    try:
-        _run(options)
-    except GptOptError as error:
-        say(f"error: {error}")
-        return 2
-    return 0
+    return exit_code(lambda: _run(_parser().parse_args(arguments)), failed=2)
 
 
 if __name__ == "__main__":

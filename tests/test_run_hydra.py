@@ -94,7 +94,7 @@ def test_a_run_killed_with_9_and_started_again_ends_like_an_undisturbed_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
 def test_a_signal_checkpoints_and_the_run_resumes(
     tmp_path: Path, small: list[str], run_hydra: Runner, undisturbed: dict[str, Any], number: signal.Signals
 ) -> None:
@@ -136,8 +136,13 @@ def test_of_two_processes_one_trains_and_the_other_says_who(
 def test_a_sweep_goes_on_after_a_failed_point_and_a_second_time_skips_what_is_complete(
     tmp_path: Path, small: list[str], run_hydra: Runner
 ) -> None:
-    # A learning rate of 1e38 overflows; an unknown target fails on being built.
-    arguments = ["-m", *small, "loss.beta=0.1,0.2", "data.dataset._target_=gpt_opt.training.data.build_jsonl,no.such"]
+    # A learning rate of 1e38 overflows; a target that takes no such keys fails on being built.
+    arguments = [
+        "-m",
+        *small,
+        "loss.beta=0.1,0.2",
+        "data.dataset._target_=gpt_opt.training.data.build_jsonl,json.loads",
+    ]
     done = run_hydra(arguments)
     assert done.returncode == 1, done.stdout + done.stderr
     runs = [RunPaths(path) for path in find_run_dirs(tmp_path / "outputs")]
@@ -147,7 +152,7 @@ def test_a_sweep_goes_on_after_a_failed_point_and_a_second_time_skips_what_is_co
         state = read_state(paths)
         if state.state is State.FAILED:
             assert state.error is not None
-            assert state.error["type"] == "ImportError"
+            assert state.error["type"] == "TypeError"
             assert "Traceback" in state.error["traceback"]
             assert "Traceback" in paths.task_log.read_text()
             assert not paths.summary.exists()

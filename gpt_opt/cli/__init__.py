@@ -45,8 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs `gptopt`.
 
     Returns:
-        The exit code: 0 fine, 1 a run failed, 2 the request was wrong.
+        The exit code: 0 fine, 1 a run failed, 2 the request was wrong, 3 a sweep is still at work, 141 the reader of
+        the output ended first.
     """
+    return exit_code(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int | None:
     parser = _parser()
     options, further = parser.parse_known_args(arguments)
     # argparse takes `FILE seed=1 --slots 2`, but leaves over what follows an option: `FILE --slots 2 seed=1`.
@@ -54,4 +59,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unknown: {' '.join(further)}; {_hint(options, further[0])}see gptopt {options.verb} --help")
     if further:
         options.overrides += further
-    return exit_code(lambda: options.run(options))
+    code: int | None = options.run(options)
+    return code

@@ -6,7 +6,6 @@ import argparse
 import json
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -23,6 +22,10 @@ if TYPE_CHECKING:
 SWEEPS = Path("sweeps")
 """Where sweep directories lie, relative to the working directory."""
 
+_CODES = (
+    "0 all runs are done, 1 a run failed or something else waits for you, 3 still at work and nothing failed so far"
+)
+
 _SWEEP = "a sweep: its name, name/number, or directory"
 
 
@@ -37,6 +40,7 @@ def add_verbs(verbs: Any) -> None:
     execute.add_argument("sweep", help="the sweep directory")
     execute.add_argument("runs", nargs="*", metavar="RUN", help="run ids or indices; none: only check this node")
     status = _verb(verbs, "status", _status, "say how the runs of a sweep are doing")
+    status.epilog = f"Exit codes: {_CODES}."
     status.add_argument("sweep", nargs="?", help=f"{_SWEEP}; by default the last one submitted")
     status.add_argument("--watch", action="store_true", help="keep it up to date until nothing runs any more")
     status.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
@@ -56,7 +60,9 @@ def add_verbs(verbs: Any) -> None:
     doctor.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
 
 
-def _verb(verbs: Any, name: str, function: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+def _verb(
+    verbs: Any, name: str, function: Callable[[argparse.Namespace], int | None], text: str
+) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     parser.set_defaults(run=function, parser=parser)
     return parser
@@ -75,7 +81,7 @@ def _add_submit(verbs: Any) -> None:
     submit.add_argument(
         "--dry-run", action="store_true", help="print the exact sbatch text and the task file; write nothing"
     )
-    submit.add_argument("--wait", action="store_true", help="wait for the end and show the way there")
+    submit.add_argument("--wait", action="store_true", help=f"wait for the end, show the way there: {_CODES}")
     group = submit.add_argument_group("what one run needs (beats the sweep file and the config group resources)")
     types: dict[str, type] = {
         "mem_gb": float,
@@ -109,7 +115,7 @@ def _request(options: argparse.Namespace, backend: str, slots: int | None) -> Re
     return Request(options.file, tuple(options.overrides), backend, slots, flags, ROOT, SWEEPS)
 
 
-def _submit(options: argparse.Namespace) -> None:
+def _submit(options: argparse.Namespace) -> int:
     from gpt_opt.dispatch import slurm
     from gpt_opt.dispatch.submit import preview, submit
 
@@ -124,15 +130,16 @@ def _submit(options: argparse.Namespace) -> None:
         raise ConfigError([Problem("--backend", message, fix)], ", nothing was submitted")
     if options.dry_run:
         print(preview(request), end="")
-        return
+        return 0
     outcome = submit(request)
     print(_told(outcome))
-    if options.wait:
-        from gpt_opt.dispatch.show_status import watch
+    if not options.wait:
+        return 0
+    from gpt_opt.dispatch.show_status import watch
+    from gpt_opt.dispatch.status import gather
 
-        if outcome.started or outcome.alive:
-            watch(outcome.sweep, sys.stdout)
-        _require_done(outcome.sweep)
+    found = watch(outcome.sweep, sys.stdout) if outcome.started or outcome.alive else gather(outcome.sweep)
+    return found.exit_code
 
 
 def _told(outcome: Outcome) -> str:
@@ -161,7 +168,9 @@ def _drive(options: argparse.Namespace) -> None:
     from gpt_opt.dispatch.drive import drive
     from gpt_opt.dispatch.submit import adopt, prepare, sweep_of_this_job
     from gpt_opt.dispatch.sweepdir import find, locked
+    from gpt_opt.run.outputs import work_without_readers
 
+    work_without_readers()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     if options.slots is not None and options.slots < 1:
         options.parser.error(f"--slots must be at least 1, but is {options.slots}")
@@ -183,7 +192,9 @@ def _exec(options: argparse.Namespace) -> None:
     from gpt_opt.dispatch.check_in import check_in
     from gpt_opt.dispatch.run_one import Slot
     from gpt_opt.dispatch.sweepdir import find
+    from gpt_opt.run.outputs import work_without_readers
 
+    work_without_readers()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     sweep = find(options.sweep, SWEEPS)
     runs = [sweep.run(name) for name in options.runs]
@@ -194,29 +205,21 @@ def _exec(options: argparse.Namespace) -> None:
         raise RunFailed("not every run is COMPLETED")
 
 
-def _require_done(sweep: Sweep) -> None:
-    from gpt_opt.dispatch.drive import due
-
-    open_runs = len(sweep.runs) - len(due(sweep).done)
-    if open_runs:
-        raise RunFailed(f"{open_runs} of {len(sweep.runs)} runs of {sweep.label} are not COMPLETED")
-
-
-def _status(options: argparse.Namespace) -> None:
+def _status(options: argparse.Namespace) -> int:
     from gpt_opt.dispatch import show_status
     from gpt_opt.dispatch.status import gather
     from gpt_opt.dispatch.sweepdir import find
+    from gpt_opt.table import terminal_width
 
     sweep = find(options.sweep, SWEEPS)
     if options.watch:
-        show_status.watch(sweep, sys.stdout)
+        return show_status.watch(sweep, sys.stdout).exit_code
+    status = gather(sweep)
+    if options.json:
+        print(json.dumps(show_status.as_record(status), indent=2))
     else:
-        status = gather(sweep)
-        if options.json:
-            print(json.dumps(show_status.as_record(status), indent=2))
-        else:
-            print(show_status.as_text(status, shutil.get_terminal_size().columns))
-    _require_done(sweep)
+        print(show_status.as_text(status, terminal_width(sys.stdout)))
+    return status.exit_code
 
 
 def _logs(options: argparse.Namespace) -> None:

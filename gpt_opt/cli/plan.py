@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def _plan(options: argparse.Namespace) -> None:
     from gpt_opt.plan import show
     from gpt_opt.plan.explain import nearest_run
     from gpt_opt.plan.planner import Planner
+    from gpt_opt.table import terminal_width
 
     fill_registries()
     planner = Planner(ROOT / "hydra_conf")
@@ -62,7 +64,7 @@ def _plan(options: argparse.Namespace) -> None:
         run = plan.runs[options.explain]
         print(show.explanation(run, nearest_run(planner.config(run.overrides))))
     else:
-        print(show.as_text(plan))
+        print(show.as_text(plan, terminal_width(sys.stdout)))
 
 
 def fill_registries() -> None:

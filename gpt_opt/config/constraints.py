@@ -11,7 +11,14 @@ from gpt_opt.config.complete import completeness_problems, type_problems
 from gpt_opt.config.engines import engine_problems
 from gpt_opt.config.finetuning import finetuning_problems
 from gpt_opt.config.losses import loss_problems
-from gpt_opt.config.models import ALL_LINEAR, adapter_problems, listed_problems, source_problems, weight_problems
+from gpt_opt.config.models import (
+    ALL_LINEAR,
+    adapter_problems,
+    listed_problems,
+    pointer_problems,
+    source_problems,
+    weight_problems,
+)
 from gpt_opt.config.sampling import sampling_problems
 from gpt_opt.config.sources import data_problems
 from gpt_opt.config.targets import target_problems
@@ -214,6 +221,7 @@ CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     source_problems,
     weight_problems,
     adapter_problems,
+    pointer_problems,
     loss_problems,
     _optimizer,
     _moments,

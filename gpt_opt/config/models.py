@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpt_opt.config.contents import model_files, pointer, pointer_in
 from gpt_opt.config.losses import has_reference, keeps_reference
 from gpt_opt.errors import Problem
 
@@ -191,3 +192,16 @@ def adapter_problems(config: Config) -> Iterator[Problem]:
     for key, name in named.items():
         if name is not None and (Path(name) / "adapter_config.json").is_file():
             yield adapters_alone(key, name)
+
+
+def pointer_problems(config: Config) -> Iterator[Problem]:
+    """Checks that no file of weights or of a tokenizer is a pointer of git-LFS or git-annex."""
+    model, loss = config["model"], config["loss"]
+    named = {
+        **{f"model.{key}": model.get(key) for key in ("name_or_path", "archive", "tokenizer_name_or_path")},
+        "loss.ref_model_id": loss.get("ref_model_id"),
+    }
+    for key, name in named.items():
+        path = Path(name or "")
+        if name is not None and (found := pointer_in(path, model_files(path)) if path.is_dir() else pointer(path)):
+            yield Problem(key, f"{name} {found[0]}", found[1])

@@ -7,14 +7,13 @@ lost with its slot; the next driver settles it with what Slurm knows.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.run.files import now
+from gpt_opt.run.files import append_record, now
 from gpt_opt.run.owner import Owner
 
 
@@ -126,13 +125,7 @@ def _counts(attempt: Attempt, mem_gb: float | None) -> bool:
 
 def _append(file: Path, record: Mapping[str, Any]) -> None:
     file.parent.mkdir(exist_ok=True)
-    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        # The leading newline ends a line that a full disk or a dead writer left torn.
-        os.write(descriptor, ("\n" + json.dumps(record) + "\n").encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    append_record(file, record)
 
 
 def note_start(file: Path, attempt: Attempt) -> None:

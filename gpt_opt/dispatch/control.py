@@ -8,11 +8,10 @@ which looking for a new file name would not.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt_opt.run.files import now
+from gpt_opt.run.files import append_record, now
 
 POLL_S = 2.0
 """How often a slot looks."""
@@ -36,13 +35,7 @@ class Control:
 
 
 def _append(file: Path, record: dict[str, str]) -> None:
-    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        # The leading newline ends a line that a full disk or a dead writer left torn.
-        os.write(descriptor, ("\n" + json.dumps({**record, "time": now()}) + "\n").encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    append_record(file, {**record, "time": now()})
 
 
 def drain(file: Path, session: str) -> None:

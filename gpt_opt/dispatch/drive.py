@@ -21,7 +21,7 @@ from gpt_opt.plan.existing import Status, status_of
 from gpt_opt.run.claim import STALE_AFTER_S, Claim, RunHeld, acquire, read_claim
 from gpt_opt.run.files import to_json, write_text
 from gpt_opt.run.paths import RunFolders, RunPaths
-from gpt_opt.run.signals import handled
+from gpt_opt.run.signals import WARNINGS, handled, stop_signals
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class _Stop:
 
     @property
     def limit_near(self) -> bool:
-        return self.signal is signal.SIGUSR2
+        return self.signal in WARNINGS
 
     def receive(self, number: int, _: FrameType | None) -> None:
         if self.signal is None or self.limit_near:
@@ -86,8 +86,8 @@ class _Stop:
 def drive(sweep: Sweep, slots: int | None) -> None:
     """Works through a sweep until nothing of it is due.
 
-    SIGUSR2 (the time limit is near) and SIGTERM stop handing out runs and let running ones checkpoint; after SIGUSR2
-    the job is put back into the queue.
+    SIGTERM and the others of `signals.SIGNALS` stop handing out runs and let running ones checkpoint; after a warning
+    of the time limit (SIGUSR1, SIGUSR2) the job is put back into the queue.
 
     Args:
         sweep: The sweep directory.
@@ -99,7 +99,7 @@ def drive(sweep: Sweep, slots: int | None) -> None:
     """
     session = slurm.session()
     stop = _Stop()
-    with _claimed(sweep) as claim, handled((signal.SIGTERM, signal.SIGINT, signal.SIGUSR2), stop.receive):
+    with _claimed(sweep) as claim, handled(stop_signals(), stop.receive):
         sweep.lost_nodes.unlink(missing_ok=True)
         before = _progress(sweep)
         _rounds(sweep, slots, session, stop, claim)

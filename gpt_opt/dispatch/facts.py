@@ -64,6 +64,16 @@ class RunStatus:
     gpus: tuple[str, ...] = ()
     slurm_job: str = ""
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a process works on it, as far as is known."""
+        return self.state in (Shown.RUNNING, Shown.STALLED)
+
+    @property
+    def is_left(self) -> bool:
+        """Whether it is not done and nothing but the user's word starts it again."""
+        return not (self.due or self.is_running or self.state is Shown.COMPLETED)
+
 
 @dataclass(frozen=True)
 class JobStatus:
@@ -129,7 +139,14 @@ class SweepStatus:
     @property
     def at_rest(self) -> bool:
         """Whether nothing runs and nothing is known, or may be assumed, to start anything."""
-        return self.alive is False and not any(item.state in (Shown.RUNNING, Shown.STALLED) for item in self.runs)
+        return self.alive is False and not any(item.is_running for item in self.runs)
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 1 something is left to the user, 3 still at work with nothing failed so far."""
+        if self.all_done:
+            return 0
+        return 1 if self.at_rest or any(item.is_left for item in self.runs) else 3
 
     @property
     def fraction(self) -> float:

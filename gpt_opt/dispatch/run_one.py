@@ -22,13 +22,14 @@ from gpt_opt.dispatch.attempts import CAUSES, Attempt, note_end, note_start, rea
 from gpt_opt.dispatch.gpus import GpuBusy, Lease, lease, node_name, slot_environment
 from gpt_opt.dispatch.resources import from_record
 from gpt_opt.dispatch.sweepdir import Submission, Sweep, SweepRun
-from gpt_opt.errors import GptOptError
+from gpt_opt.errors import FULL_DISK, GptOptError
 from gpt_opt.run.claim import read_claim
 from gpt_opt.run.devices import DEVICES, SHUTDOWN, SWEEP
 from gpt_opt.run.files import now
+from gpt_opt.run.outputs import write_line
 from gpt_opt.run.owner import this_process
 from gpt_opt.run.paths import RunPaths
-from gpt_opt.run.signals import handled
+from gpt_opt.run.signals import WARNINGS, handled, stop_signals
 from gpt_opt.run.state import RunState, State, StateUnreadable, is_done, read_state
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,6 @@ DRIVER = "GPTOPT_DRIVER"
 _PR_SET_PDEATHSIG = 1
 _TAIL_BYTES = 20_000
 _OTHER_NODE_S = 60.0
-_NO_SPACE = "No space left on device"
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,9 @@ class Slot:
 
     def execute(self, runs: Sequence[SweepRun]) -> bool:
         """Runs `runs` to their ends and returns whether all of them are COMPLETED."""
-        with handled((signal.SIGTERM, signal.SIGINT), self._on_signal):
+        # submitit's own handler of a warning, where there is one, calls `interrupt`.
+        numbers = [item for item in stop_signals() if item not in WARNINGS or not callable(signal.getsignal(item))]
+        with handled(numbers, self._on_signal):
             _die_with_parent()
             self._work(list(runs))
         return all(_is_done(run) for run in runs)
@@ -271,8 +273,8 @@ class Slot:
             return "out_of_memory", "killed by the kernel for want of memory"
         if code < 0 or code >= 128:
             return "killed", f"signal {-code if code < 0 else code - 128}"
-        if any(_NO_SPACE in line for line in lines):
-            return "no_space", _NO_SPACE.lower()
+        if (words := _full_disk("\n".join(lines))) is not None:
+            return "no_space", words.lower()
         if state.state is State.INTERRUPTED and mine:
             return "killed", "a process of the run"
         return "exception", said
@@ -286,8 +288,7 @@ class Slot:
 
 
 def _say(run: SweepRun, text: str) -> None:
-    sys.stdout.write(f"run {run.index} ({run.run_id}) {text}\n")
-    sys.stdout.flush()
+    write_line(f"run {run.index} ({run.run_id}) {text}", sys.stdout)
 
 
 def _is_done(run: SweepRun) -> bool:
@@ -307,9 +308,13 @@ def _failure(state: RunState, code: int) -> tuple[str, str]:
         return "out_of_gpu_memory", text
     if kind == "MemoryError" or "can't allocate memory" in message:
         return "out_of_memory", text
-    if _NO_SPACE in error.get("traceback", message):
+    if _full_disk(message + error.get("traceback", "")) is not None:
         return "no_space", text
     return ("request" if code == 2 else "exception"), text
+
+
+def _full_disk(text: str) -> str | None:
+    return next((words for words in FULL_DISK if words in text), None)
 
 
 def _oom_kills() -> int:
@@ -361,11 +366,12 @@ def _die_with_parent() -> None:
 def _as_child() -> None:
     """Prepares the process of a run: it ends with its slot, and Slurm's warning of the time limit does not end it.
 
-    Slurm signals every process of a step. torchrun has no handler for SIGUSR2 and would be gone before its workers have
-    checkpointed; a run that trains sets its own.
+    Slurm signals every process of a step. torchrun has no handler for a warning and would be gone before its workers
+    have checkpointed; a run that trains sets its own.
     """
     _die_with_parent()
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    for number in WARNINGS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def command_of(run: SweepRun, submission: Submission, environment: Mapping[str, str]) -> tuple[list[str], int]:

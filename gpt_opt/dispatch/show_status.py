@@ -11,13 +11,13 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from gpt_opt.dispatch.attempts import CAUSES
 from gpt_opt.dispatch.facts import JobStatus, RunStatus, Shown, SweepStatus
 from gpt_opt.dispatch.failures import FailureGroup
 from gpt_opt.dispatch.status import gather
 from gpt_opt.dispatch.sweepdir import Sweep
-from gpt_opt.plan.show import aligned, clip, columns, duration, parameters, short_names
+from gpt_opt.plan.show import columns, common_lines, duration, one_line, parameter_columns, parameters, short_names
 from gpt_opt.sweep.overrides import shell_word
+from gpt_opt.table import Column, render, terminal_width, wrapped
 
 MOST_ROWS = 200
 """Rows of a table; of a longer sweep the runs that are not COMPLETED come first."""
@@ -25,7 +25,6 @@ MOST_ROWS = 200
 ASK_SLURM_EVERY_S = 15.0
 """How often a live view asks Slurm."""
 
-_NARROWEST = 8
 _MOST_GROUPS = 12
 _MOST_NOTES = 12
 
@@ -43,8 +42,6 @@ def _state(item: RunStatus) -> str:
         return f"{item.state} for {item.silent_s:.0f} s"
     if item.state is Shown.FAILED and item.due:
         return f"{item.state}, will start again"
-    if item.cause is not None and item.state in (Shown.FAILED, Shown.INTERRUPTED):
-        return f"{item.state}: {CAUSES[item.cause].says}"
     return item.state
 
 
@@ -54,38 +51,31 @@ def _steps(item: RunStatus) -> str:
     return f"{item.step}/{item.total_steps}"
 
 
-def _rows(status: SweepStatus, items: Sequence[RunStatus], varying: Sequence[str]) -> list[list[str]]:
-    names = short_names(varying)
-    head = ["index", *(names[key] for key in varying), "run", "state", "step", status.metric.name]
-    rows = [[*head, "best", "time", "node", "GPU", "Slurm"]]
-    for item in items:
-        values = parameters(item.run.overrides)
-        row = [str(item.run.index), *(clip(values.get(key, "")) for key in varying), item.run.run_id, _state(item)]
-        row += [_steps(item), _number(item.progress.latest), _number(item.progress.best)]
-        row += ["" if item.time_s is None else duration(item.time_s), item.node, ",".join(item.gpus), item.slurm_job]
-        rows.append(row)
-    filled = [column for column in range(len(rows[0])) if any(row[column] for row in rows[1:])]
-    return [[row[column] for column in filled] for row in rows]
+def _columns(status: SweepStatus, items: Sequence[RunStatus], varying: Sequence[str]) -> list[Column]:
+    """Returns what there is to say of runs; why one is not done stands below the table."""
+    rest = {
+        "run": [item.run.run_id for item in items],
+        "state": [_state(item) for item in items],
+        "step": [_steps(item) for item in items],
+        status.metric.name: [_number(item.progress.latest) for item in items],
+        "best": [_number(item.progress.best) for item in items],
+        "time": ["" if item.time_s is None else duration(item.time_s) for item in items],
+        "node": [item.node for item in items],
+        "GPU": [",".join(item.gpus) for item in items],
+        "Slurm": [item.slurm_job for item in items],
+    }
+    found = [Column("index", [str(item.run.index) for item in items])]
+    found += parameter_columns([item.run.overrides for item in items], varying)
+    return found + [Column(name, cells) for name, cells in rest.items() if any(cells)]
 
 
-def _fitted(rows: list[list[str]], parameter_columns: int, width: int) -> list[str]:
-    """Returns the lines of a table no wider than `width`: parameters give way first, then the end of each line."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    given = range(1, 1 + parameter_columns)
-    while sum(widths) + 2 * (len(widths) - 1) > width and any(widths[column] > _NARROWEST for column in given):
-        widest = max(given, key=lambda column: widths[column])
-        widths[widest] -= 1
-    cells = [[_shorten(cell, size) for cell, size in zip(row, widths, strict=True)] for row in rows]
-    return [_shorten(line, width) for line in aligned(cells)]
-
-
-def _table(status: SweepStatus, varying: Sequence[str], width: int) -> list[str]:
+def _table(status: SweepStatus, varying: Sequence[str], width: int | None) -> list[str]:
     items: list[RunStatus] = list(status.runs)
     if len(items) > MOST_ROWS:
         order = list(Shown)
         items.sort(key=lambda item: (order.index(item.state), item.run.index))
     shown, left = items[:MOST_ROWS], Counter(item.state for item in items[MOST_ROWS:])
-    lines = _fitted(_rows(status, shown, varying), len(varying), width)
+    lines = render(_columns(status, shown, varying), width)
     if left:
         names = ", ".join(f"{number} {state}" for state, number in left.items())
         lines.append(f"... and {sum(left.values())} more runs ({names}); --json has all")
@@ -129,23 +119,27 @@ def _head(status: SweepStatus) -> list[str]:
     return [f"sweep {status.label}: {number}, {submission.backend}{slots}", _job_line(status.jobs), _summary(status)]
 
 
-def _group_line(group: FailureGroup) -> str:
+def _group_lines(group: FailureGroup, width: int | None) -> list[str]:
+    """Returns how many runs ended for one reason and which; the reason has lines of its own where that is long."""
     state = "" if group.state == Shown.FAILED else f"{group.state.lower()}: "
-    line = f"{len(group.indices)} x {state}{group.says}"
-    if len(group.indices) == 1:
-        return f"{line} (run {group.indices[0]})"
-    return f"{line}, all " + " ".join(f"{k}={clip(v)}" for k, v in group.shared.items()) if group.shared else line
+    which = ", all " + " ".join(f"{k}={one_line(v)}" for k, v in group.shared.items()) if group.shared else ""
+    which = f" (run {group.indices[0]})" if len(group.indices) == 1 else which
+    line = f"{len(group.indices)} x {state}{group.says}{which}"
+    if width is None or len(line) <= width:
+        return [line]
+    head = wrapped(f"{len(group.indices)} x {state or 'failed: '}".rstrip(": ") + which, width)
+    return [*head, *(f"    {part}" for part in wrapped(group.says, width - 4))]
 
 
-def _groups(status: SweepStatus, width: int) -> list[str]:
-    lines = [_shorten(_group_line(group), width) for group in status.failures[:_MOST_GROUPS]]
+def _groups(status: SweepStatus, width: int | None) -> list[str]:
+    lines = [line for group in status.failures[:_MOST_GROUPS] for line in _group_lines(group, width)]
     if (more := len(status.failures) - _MOST_GROUPS) > 0:
         lines.append(f"... and {more} more causes; --json has all")
     return lines
 
 
-def _notes(status: SweepStatus) -> list[str]:
-    lines = [f"note: {note}" for note in status.notes[:_MOST_NOTES]]
+def _notes(status: SweepStatus, width: int | None) -> list[str]:
+    lines = [line for note in status.notes[:_MOST_NOTES] for line in wrapped(f"note: {note}", width)]
     if (more := len(status.notes) - _MOST_NOTES) > 0:
         lines.append(f"... and {more} more notes; --json has all")
     return lines
@@ -175,20 +169,33 @@ def advice(status: SweepStatus) -> list[str]:
     return lines + _retry_lines(status)
 
 
-def as_text(status: SweepStatus, width: int) -> str:
+def outcome(status: SweepStatus) -> str:
+    """Returns in one line how the sweep stands: `3 of 12 done, 2 running, 7 waiting`."""
+    if status.all_done:
+        return f"all {len(status.runs)} runs are done" if len(status.runs) > 1 else "the run is done"
+    left = Counter(item.state.lower() for item in status.runs if item.is_left)
+    numbers = {
+        "running": sum(item.is_running for item in status.runs),
+        "waiting": sum(item.due for item in status.runs),
+        **left,
+    }
+    parts = [f"{status.counts[Shown.COMPLETED]} of {len(status.runs)} done"]
+    parts += [f"{number} {name}" for name, number in numbers.items() if number]
+    return ", ".join(parts) + (", nothing works on it" if status.at_rest else "")
+
+
+def as_text(status: SweepStatus, width: int | None) -> str:
     """Returns a status for a terminal.
 
     Args:
         status: What to show.
-        width: Columns of the terminal.
+        width: Columns of the terminal; None where there is none.
     """
     common, varying = columns([item.run.overrides for item in status.runs])
-    lines = _head(status)
-    if common:
-        lines.append("all runs: " + " ".join(f"{key}={clip(value)}" for key, value in common.items()))
-    lines = [_shorten(line, width) for line in lines]
+    lines = [part for line in _head(status) for part in wrapped(line, width)] + common_lines(common, width)
     lines += ["", *_table(status, varying, width)]
-    for part in (_groups(status, width), _notes(status), advice(status)):
+    advised = [part for line in advice(status) for part in wrapped(line, width)]
+    for part in (_groups(status, width), _notes(status, width), advised, [outcome(status)]):
         lines += ["", *part] if part else []
     return "\n".join(lines)
 
@@ -306,15 +313,12 @@ def _live(status: SweepStatus, width: int, height: int) -> list[str]:
 
 
 def _size(out: TextIO) -> tuple[int, int]:
-    """Returns columns and lines of a terminal; what is no terminal, or does not know, is large enough to read."""
-    try:
-        size = os.get_terminal_size(out.fileno())
-    except OSError:
-        return 160, 24
+    """Returns columns and lines of a terminal."""
+    size = os.get_terminal_size(out.fileno())
     return size.columns or 80, size.lines or 24
 
 
-def watch(sweep: Sweep, out: TextIO, every_s: float = 2.0) -> bool:
+def watch(sweep: Sweep, out: TextIO, every_s: float = 2.0) -> SweepStatus:
     """Shows a sweep until nothing runs and no job is alive, or Ctrl-C.
 
     A terminal is redrawn in place; anything else gets a text when counts change.
@@ -325,7 +329,7 @@ def watch(sweep: Sweep, out: TextIO, every_s: float = 2.0) -> bool:
         every_s: Seconds between looks at the files.
 
     Returns:
-        Whether all runs are COMPLETED.
+        The last status seen.
     """
     status, asked = gather(sweep), time.monotonic()
     screen = _Screen(out) if out.isatty() else None
@@ -337,7 +341,7 @@ def watch(sweep: Sweep, out: TextIO, every_s: float = 2.0) -> bool:
                 screen.draw(_live(status, columns_now - 1, lines_now))
             elif (status.counts, status.at_rest) != shown:
                 shown = (status.counts, status.at_rest)
-                out.write(as_text(status, _size(out)[0]) + "\n\n")
+                out.write(as_text(status, terminal_width(out)) + "\n\n")
                 out.flush()
             if status.all_done or status.at_rest:
                 break
@@ -348,5 +352,5 @@ def watch(sweep: Sweep, out: TextIO, every_s: float = 2.0) -> bool:
     except KeyboardInterrupt:
         out.write("\n")
     if screen is not None:
-        screen.draw(as_text(status, _size(out)[0]).splitlines())
-    return status.all_done
+        screen.draw(as_text(status, terminal_width(out)).splitlines())
+    return status

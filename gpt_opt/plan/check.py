@@ -460,7 +460,7 @@ def check_command_line(config_dir: Path, arguments: Sequence[str]) -> tuple[list
     problems += findings.report(len(points))
     if multirun and not line.starts_runs_here:
         checker.warn_of_elsewhere()
-    else:
+    elif SWEEP not in os.environ:  # a run of a sweep fails by itself, with a record: the plan has warned
         problems += checker.elsewhere.values()
     if multirun and composed and not problems:
         problems += line.study_problems(composed[-1].config)

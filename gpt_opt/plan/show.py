@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from gpt_opt.config.inputs import AGAIN
@@ -13,11 +14,10 @@ from gpt_opt.plan.explain import Nearest
 from gpt_opt.plan.planner import Plan, Run
 from gpt_opt.plan.price import Price
 from gpt_opt.sweep.overrides import shell_word
+from gpt_opt.table import Column, render, wrapped
 
 HEAD, TAIL = 12, 3
 """Rows shown of a long plan, from its beginning and its end."""
-
-_WIDEST = 40
 
 
 def parameters(overrides: Sequence[str]) -> dict[str, str]:
@@ -25,10 +25,9 @@ def parameters(overrides: Sequence[str]) -> dict[str, str]:
     return {key: value for key, _, value in (text.partition("=") for text in overrides)}
 
 
-def clip(text: str) -> str:
-    """Returns a value as long as a table bears, on one line."""
-    text = plain(text.replace("\n", "\\n"))
-    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
+def one_line(text: str) -> str:
+    """Returns a value as a line of a table can show it."""
+    return plain(text.replace("\n", "\\n"))
 
 
 def columns(runs: Sequence[Sequence[str]]) -> tuple[dict[str, str], list[str]]:
@@ -53,25 +52,29 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
     return {key: leaf if leaves.count(leaf) == 1 else key for key, leaf in zip(keys, leaves, strict=True)}
 
 
-def _table(runs: Sequence[Run], varying: Sequence[str]) -> list[str]:
+def parameter_columns(runs: Sequence[Sequence[str]], varying: Sequence[str]) -> list[Column]:
+    """Returns the columns of a table for keys that vary, with a cell for each list of override strings."""
+    values = [parameters(overrides) for overrides in runs]
     names = short_names(varying)
-    rows = [["index", *(names[key] for key in varying), "run", "status"]]
-    shown = list(runs) if len(runs) <= HEAD + TAIL + 1 else [*runs[:HEAD], None, *runs[-TAIL:]]
-    for run in shown:
-        if run is None:
-            rows.append(["..."] + [""] * (len(rows[0]) - 1))
-            continue
-        values = parameters(run.overrides)
-        status = f"{run.status} at step {run.step}" if run.status in (Status.RESUME, Status.RUNNING) else run.status
-        status += ", inputs changed" if run.changed else ""
-        rows.append([str(run.index), *(clip(values.get(key, "")) for key in varying), run.run_id, status])
-    return aligned(rows)
+    return [Column(names[key], [one_line(item.get(key, "")) for item in values], flexible=True) for key in varying]
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Returns rows of cells as lines of a table."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+def _table(runs: Sequence[Run], varying: Sequence[str], width: int | None) -> list[str]:
+    shown = list(runs) if len(runs) <= HEAD + TAIL + 1 else [*runs[:HEAD], *runs[-TAIL:]]
+    resumed = (Status.RESUME, Status.RUNNING)
+    states = [f"{run.status} at step {run.step}" if run.status in resumed else str(run.status) for run in shown]
+    states = [state + ", inputs changed" * bool(run.changed) for state, run in zip(states, shown, strict=True)]
+    table = [
+        Column("index", [str(run.index) for run in shown]),
+        *parameter_columns([run.overrides for run in shown], varying),
+        Column("run", [run.run_id for run in shown]),
+        Column("status", states),
+    ]
+    if len(shown) < len(runs):
+        marks = ["...", *[""] * (len(table) - 1)]
+        cut = ([*item.cells[:HEAD], mark, *item.cells[HEAD:]] for item, mark in zip(table, marks, strict=True))
+        table = [replace(item, cells=cells) for item, cells in zip(table, cut, strict=True)]
+    return render(table, width)
 
 
 def duration(seconds: float) -> str:
@@ -100,13 +103,22 @@ def counts(plan: Plan) -> dict[str, int]:
     return {"points": plan.points, "runs": len(plan.runs), **statuses, "collapsed": len(plan.collapsed)}
 
 
-def as_text(plan: Plan) -> str:
-    """Returns the plan for a terminal: what all runs share, a table of what varies, counts and price."""
+def common_lines(common: Mapping[str, str], width: int | None) -> list[str]:
+    """Returns what all runs share."""
+    values = " ".join(f"{key}={one_line(value)}" for key, value in common.items())
+    return wrapped(f"all runs: {values}", width) if common else []
+
+
+def as_text(plan: Plan, width: int | None = None) -> str:
+    """Returns the plan for a terminal: what all runs share, a table of what varies, counts and price.
+
+    Args:
+        plan: What to show.
+        width: Columns of the terminal; None where there is none.
+    """
     common, varying = columns([run.overrides for run in plan.runs])
     lines = [f"sweep {plan.grid.name}: {plan.points} points, {len(plan.runs)} runs"]
-    if common:
-        lines.append("all runs: " + " ".join(f"{key}={clip(value)}" for key, value in common.items()))
-    lines += ["", *_table(plan.runs, varying), ""]
+    lines += [*common_lines(common, width), "", *_table(plan.runs, varying, width), ""]
     numbers = counts(plan)
     lines.append(", ".join(f"{numbers[status]} {status}" for status in Status if numbers[status]))
     if plan.collapsed:

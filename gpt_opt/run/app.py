@@ -21,6 +21,7 @@ from gpt_opt.errors import ConfigError, GptOptError, Problem, RequestError, RunF
 from gpt_opt.run.directory import DRY_RUN_PREFIX, expected_run_dir, plain_config
 from gpt_opt.run.execute import execute
 from gpt_opt.run.objective import objective
+from gpt_opt.run.outputs import work_without_readers
 from gpt_opt.run.paths import RunPaths
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ def task(config: DictConfig) -> float | None:
     Raises:
         GptOptError: As `gpt_opt.run.execute.execute`.
     """
+    work_without_readers()
     hydra = HydraConfig.get()
     plain = plain_config(config)
     logging.getLogger().setLevel(plain["logging"]["logging_params"]["log_level"].upper())

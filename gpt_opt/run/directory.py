@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -18,7 +19,7 @@ from gpt_opt.config.files import with_real_paths
 from gpt_opt.config.models import listed_model
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.run.identity import is_identity, run_id
-from gpt_opt.run.paths import allocate_run_dir, existing_run_dir, path_part, run_dir_name
+from gpt_opt.run.paths import LABEL_LIMIT, allocate_run_dir, existing_run_dir, path_part, run_dir_name
 
 DRY_RUN_PREFIX = "gpt-opt-dry-run-"
 """Name of the empty directory that a dry run gets from here; only such a one is removed after it."""
@@ -57,12 +58,45 @@ def parent_dir(config: Mapping[str, Any]) -> Path:
 def label(overrides: Sequence[str], seen: frozenset[str] = SHOWN_IN_PATH) -> str:
     """Returns a short readable text of what was asked for: `beta=0.1,lr=0.001`, sorted; `default` for nothing.
 
+    Of a key given several times the last value counts. Of a path stays what tells it from others: the run that it
+    belongs to, or its last parts. Where all of it is too long for a file name, long values are shortened further.
+
     Args:
         overrides: Hydra override strings of one point.
         seen: Keys that the path shows already.
     """
-    parts = [part for key, part in map(_label_part, overrides) if key not in seen]
-    return ",".join(sorted(part for part in parts if part)) or "default"
+    last = dict(map(_label_part, overrides))
+    parts = sorted(part for key, part in last.items() if key not in seen and part)
+    for limit in _VALUE_LIMITS:
+        text = ",".join(_limited(part, limit) for part in parts)
+        if len(text) <= LABEL_LIMIT:
+            break
+    return text or "default"
+
+
+_VALUE_LIMITS = (60, 40, 30, 24, 18, 14, 10)
+"""Characters to which values are shortened, one after the other, until a label fits."""
+
+
+def _limited(part: str, limit: int) -> str:
+    """Returns `key=value` with the run id, or else the end, of a value that is too long, `--` for its beginning."""
+    name, sign, value = part.partition("=")
+    if len(value) > limit and _RUN_FIRST.match(value):
+        return f"{name}={value[:12]}"
+    return part if len(value) <= limit else f"{name}{sign}--{value[len(value) - limit + 2 :].lstrip('-')}"
+
+
+_RUN_FIRST = re.compile(r"[0-9a-f]{12}/")
+_RUN_IN_PATH = re.compile(r"-([0-9a-f]{12})(?=/|$)")
+
+
+def _path_value(value: str) -> str:
+    """Returns of a path the id of the run in it and what follows, else its last two parts."""
+    if value.startswith(("[", "{")):
+        return value
+    if (found := _RUN_IN_PATH.search(value)) is not None:
+        return (found[1] + value[found.end() :]).replace("/checkpoints/", "/")
+    return "/".join(value.rstrip("/").split("/")[-2:])
 
 
 @lru_cache(maxsize=1 << 16)
@@ -72,7 +106,7 @@ def _label_part(text: str) -> tuple[str, str]:
     key = override.key_or_group
     if not is_identity(key):
         return key, ""
-    value = "" if override.is_delete() else "=" + override.get_value_element_as_str().strip("'\"")
+    value = "" if override.is_delete() else "=" + _path_value(override.get_value_element_as_str().strip("'\""))
     return key, key.rpartition(".")[2] + value
 
 

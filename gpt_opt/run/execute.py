@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gpt_opt.config.constraints import batch_problems, constraint_problems
 from gpt_opt.config.inputs import AGAIN, WEIGHT_KEYS, changed_inputs, changed_since, inputs_of
-from gpt_opt.errors import ClaimLost, ConfigError, GptOptError, Problem, RequestError, RunFailed
+from gpt_opt.errors import ClaimLost, ConfigError, GptOptError, Problem, RequestError, RunFailed, disk_full
 from gpt_opt.run.claim import Claim, acquire
 from gpt_opt.run.devices import SWEEP, chosen_devices, device_problems, wants_torchrun
 from gpt_opt.run.files import create_text, now, read_json_object, remove_temporaries, to_json, write_text
 from gpt_opt.run.identity import identity_json, run_id
 from gpt_opt.run.paths import RunPaths
-from gpt_opt.run.peers import PeerFailed, PeerLost, error_record, peers
+from gpt_opt.run.peers import PeerFailed, PeerLost, error_record, message_of, peers
 from gpt_opt.run.provenance import gpus, recorded_inputs, slurm_ids, write_provenance
 from gpt_opt.run.ranks import this_rank, under_torchrun
 from gpt_opt.run.signals import StopRequest, stop_on_signals
@@ -29,6 +31,13 @@ if TYPE_CHECKING:
     from gpt_opt.training.reporting import Reporters, Tracked
 
 log = logging.getLogger(__name__)
+
+
+_RESERVE_BYTES = 32 * 1024
+"""Room kept on the disk for a last state.json with its traceback."""
+
+_ROOM_S = 3.0
+"""How long a run that ends waits for room on a full disk."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -63,14 +72,15 @@ def execute(config: Mapping[str, Any], paths: RunPaths, hydra_files: Mapping[str
     # The claim is let go of before a signal is passed on.
     with chosen_devices(config), stop_on_signals() as stop, acquire(paths) as claim:
         attempt = _Attempt(config, paths, claim, stop)
-        if config["rerun"] and (_to_supersede(paths) or attempt.cannot_resume()):
-            attempt.supersede()
-        elif paths.summary.exists():
-            attempt.finish()
-            _say_complete(config, paths)
-            return
-        attempt.prepare(hydra_files)
-        attempt.train()
+        with attempt.recorded():
+            if config["rerun"] and (_to_supersede(paths) or attempt.cannot_resume()):
+                attempt.supersede()
+            elif paths.summary.exists():
+                attempt.finish()
+                _say_complete(config, paths)
+                return
+            attempt.prepare(hydra_files)
+            attempt.train()
 
 
 def _is_done(paths: RunPaths) -> bool:
@@ -200,48 +210,68 @@ class _Attempt:
         self.paths.hydra.mkdir(exist_ok=True)
         for folder in (self.paths.root, self.paths.hydra):
             remove_temporaries(folder)
+        self.paths.reserve.write_bytes(os.urandom(_RESERVE_BYTES))
         for name, text in hydra_files.items():
             write_text(self.paths.hydra / name, text)
         write_text(self.paths.config, to_json(self.config))
         self.write()
         write_provenance(self.paths, self.config, self.inputs, self.claim.attempt)
 
-    def train(self) -> None:
-        """Trains, and records how it ended; only then are trackers waited for."""
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Writes down how the block failed, if it does, and gives back the room kept for that; then ends trackers.
+
+        Raises:
+            RunFailed: If it raised; other errors of `execute` as they are.
+        """
         try:
-            self._train_and_record()
+            yield
+        except (ClaimLost, Interrupted):
+            raise
+        except (KeyboardInterrupt, PeerLost):
+            self._write_end(state=State.INTERRUPTED)
+            raise
+        except Exception as error:
+            told = disk_full(error) or error
+            log.error("run failed: %s: %s", type(told).__name__, told, exc_info=not isinstance(told, GptOptError))
+            self._write_end(state=State.FAILED, error={**error_record(error), **message_of(told)})
+            if isinstance(error, RequestError):
+                raise
+            raise RunFailed(f"{_relative(self.paths)}: {type(told).__name__}: {told}") from error
         finally:
+            self.paths.reserve.unlink(missing_ok=True)
             if self.reporters is not None:
                 self.reporters.close(completed=self.state.state is State.COMPLETED)
 
-    def _train_and_record(self) -> None:
+    def train(self) -> None:
+        """Trains, and commits the result.
+
+        Raises:
+            Interrupted: If a signal asked the run to stop.
+        """
         log.info("run %s: %s", self.state.run_id, _relative(self.paths))
-        try:
-            result = self._train()
-        except ClaimLost:
-            raise
-        except (KeyboardInterrupt, PeerLost):
-            self.write(state=State.INTERRUPTED)
-            raise
-        except Exception as error:
-            log.error("run failed: %s: %s", type(error).__name__, error, exc_info=not isinstance(error, GptOptError))
-            self._write_failure(error)
-            if isinstance(error, RequestError):
-                raise
-            raise RunFailed(f"{_relative(self.paths)}: {type(error).__name__}: {error}") from error
+        result = self._train()
         if result is None:
-            self.write(state=State.INTERRUPTED)
+            self._write_end(state=State.INTERRUPTED)
             name = self.stop.signal.name if self.stop.signal else "a signal"
             log.info("interrupted by %s at step %d of %s", name, self.state.step, self.state.total_steps)
             raise Interrupted(name)
         self._commit(result)
         log.info("completed: %s", _relative(self.paths))
 
-    def _write_failure(self, error: Exception) -> None:
-        try:
-            self.write(state=State.FAILED, error=error_record(error))
-        except OSError as problem:  # a full disk, most likely what ended the run in the first place
-            log.error("%s cannot say so: %s", self.paths.state, problem)
+    def _write_end(self, **changes: Any) -> None:
+        """Writes how the run ended, on a disk that is full as soon as there is room again, if that is soon."""
+        self.paths.reserve.unlink(missing_ok=True)
+        deadline = time.monotonic() + _ROOM_S
+        while True:
+            try:
+                self.write(**changes)
+                return
+            except OSError as problem:
+                if time.monotonic() > deadline:
+                    log.error("%s cannot say so: %s", self.paths.state, problem)
+                    return
+            time.sleep(_ROOM_S / 10)
 
     def _train(self) -> Result | None:
         from gpt_opt.training.hooks import Folder, Hooks  # torch only from here on: skipping a run stays quick

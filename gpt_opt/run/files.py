@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from gpt_opt.errors import named_errors
+
 
 def now() -> str:
     """Returns the current time as ISO 8601 in UTC, to the millisecond."""
@@ -28,7 +30,7 @@ def remove_temporaries(folder: Path) -> None:
 
 def _write_synced(path: Path, text: str) -> None:
     # A name that is no UTF-8 (its bytes are surrogates) is written as an escape, which is one of JSON too.
-    with path.open("w", encoding="utf-8", errors="backslashreplace") as stream:
+    with named_errors(path), path.open("w", encoding="utf-8", errors="backslashreplace") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
@@ -52,6 +54,24 @@ def write_text(path: Path, text: str) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync_dir(path.parent)
+
+
+def append_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Appends a line of JSON in one step: lines of several processes do not mix.
+
+    Raises:
+        OSError: If not all of it could be written.
+    """
+    # The leading newline ends a line that a full disk or a dead writer left torn.
+    line = ("\n" + json.dumps(record) + "\n").encode()
+    with named_errors(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            if os.write(descriptor, line) < len(line):  # as little as there was room for; the rest is for the error
+                os.write(descriptor, line)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def create_text(path: Path, text: str) -> bool:

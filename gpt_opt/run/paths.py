@@ -73,6 +73,11 @@ class RunPaths:
         return self.root / "task.log"
 
     @property
+    def reserve(self) -> Path:
+        """Room on the disk for the last words of a run at work; a temporary file like others."""
+        return self.root / ".reserve.tmp"
+
+    @property
     def superseded(self) -> Path:
         """Records of results that `rerun=true` replaced, one folder an attempt."""
         return self.root / "superseded"
@@ -88,7 +93,11 @@ def find_run_dirs(root: Path) -> list[Path]:
     return sorted(found)
 
 
-def path_part(text: str, limit: int = 80) -> str:
+LABEL_LIMIT = 80
+"""Characters of the readable part of a run directory's name."""
+
+
+def path_part(text: str, limit: int = LABEL_LIMIT) -> str:
     """Returns `text` as one plain path component: letters, digits and `. _ = , + -`, at most `limit` characters.
 
     A slash, as in `EleutherAI/pythia-2.8b`, becomes `--`; anything else that is special becomes `_`.

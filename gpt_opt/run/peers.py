@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_opt.errors import GptOptError, RunFailed
+from gpt_opt.run.outputs import work_without_readers
 from gpt_opt.run.paths import RunPaths
 from gpt_opt.run.ranks import Rank, this_rank
 from gpt_opt.run.signals import SIGNALS, StopRequest, stop_on_signals
@@ -60,8 +61,12 @@ def error_record(error: BaseException) -> dict[str, str]:
     """Returns what state.json says of an exception; of another process's exception what that process said."""
     if isinstance(error, PeerFailed):
         return error.record
-    text = "".join(traceback.format_exception(error))
-    return {"type": type(error).__name__, "message": str(error), "traceback": text}
+    return {**message_of(error), "traceback": "".join(traceback.format_exception(error))}
+
+
+def message_of(error: BaseException) -> dict[str, str]:
+    """Returns type and message of an exception."""
+    return {"type": type(error).__name__, "message": str(error)}
 
 
 class Peers:
@@ -171,6 +176,7 @@ def _follow(rank: Rank) -> None:
     Raises:
         RunFailed: If this process failed and rank 0 did not end it.
     """
+    work_without_readers()
     logging.basicConfig(level=logging.WARNING, format=f"process {rank.index}: %(message)s")
     error: Exception | None = None
     with stop_on_signals() as stop:  # from here on: a rank that a signal ends now leaves the others waiting for it

@@ -1,12 +1,15 @@
 """A polite end: SIGTERM or Ctrl-C asks the run to checkpoint and stop, Ctrl-C once more ends it at once.
 
-A repeated SIGTERM is no second request: schedulers send it to every process of a job, and parents pass it on. SIGUSR2,
-by which submitit hears of the time limit, asks the same, and is passed on to submitit when the run has checkpointed.
+A repeated SIGTERM is no second request: schedulers send it to every process of a job, and parents pass it on. SIGUSR1
+and SIGUSR2, by which Slurm's `--signal` and submitit warn of the time limit, ask the same, and are passed on to
+submitit when the run has checkpointed. So does SIGHUP, which a closed terminal sends, unless it is ignored (nohup).
+SIGQUIT and SIGTSTP keep their meaning: end at once, and pause.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -14,9 +17,26 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from gpt_opt.run.ranks import under_torchrun
+
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that ask a run to checkpoint and stop."""
+
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
+"""Those of them by which a scheduler warns of the time limit."""
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Returns the `SIGNALS` that this process listens to: SIGHUP only where it is not ignored already.
+
+    torchrun has a handler of its own even under nohup: it passes SIGHUP on and kills whoever goes on for 30 s more. So
+    its workers listen, unless TORCHELASTIC_SIGNALS_TO_HANDLE took the signal from torchrun too.
+    """
+    passed_on = under_torchrun() and "SIGHUP" in os.environ.get("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGHUP")
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN and not passed_on
+    return tuple(number for number in SIGNALS if not (ignored and number is signal.SIGHUP))
 
 
 class StopRequest:
@@ -51,10 +71,10 @@ def handled(
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Listens for `SIGNALS` inside the block and puts the former handlers back after it.
+    """Listens for `stop_signals` inside the block and puts the former handlers back after it.
 
-    If it was SIGUSR2 and the process had a handler for it, that is called after the block; submitit's puts the job back
-    into the queue and raises what ends the process.
+    If it was one of `WARNINGS` and the process had a handler for it, that is called after the block; submitit's puts
+    the job back into the queue and raises what ends the process.
 
     Outside the main thread, where Python allows no handlers, the block runs without listening.
     """
@@ -64,8 +84,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
         return
     former: dict[signal.Signals, Any] = {}
     try:
-        with handled(SIGNALS, request._receive) as former:
+        with handled(stop_signals(), request._receive) as former:
             yield request
     finally:
-        if request.signal is signal.SIGUSR2 and callable(former[signal.SIGUSR2]):
-            signal.raise_signal(signal.SIGUSR2)
+        if request.signal in WARNINGS and callable(former[request.signal]):
+            signal.raise_signal(request.signal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -9,11 +10,12 @@ import shutil
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from stat import S_IMODE
 
-from gpt_opt.errors import GptOptError, Problem, RequestError
+from gpt_opt.errors import GptOptError, Problem, RequestError, disk_full
 
 PROGRESS_FILE = "progress.json"
 """Sums of the metrics since the last log line, tokens and seconds so far: a resumed run goes on counting from them."""
@@ -36,6 +38,7 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 _NEEDED = (PROGRESS_FILE, "trainer_state.json", SCHEDULER_FILE)
 
+_PROBE_BYTES = 1 << 20
 _UNREAD = "training_args.bin"
 """What transformers adds to a checkpoint, and nobody reads."""
 
@@ -184,6 +187,38 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def whole_or_removed(folder: Path) -> Iterator[None]:
+    """Removes what the block has saved in `folder` when it fails, and names a full disk, for which torch has no words.
+
+    Raises:
+        OSError: If the disk is full; other errors as the block.
+    """
+    try:
+        yield
+    except BaseException as error:
+        full = disk_full(error) is not None or _is_full(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # on a full disk it takes the room that a last word needs
+        if full and not isinstance(error, OSError):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
+        raise
+
+
+def _is_full(folder: Path) -> bool:
+    """Returns whether there is no room in `folder`, its user's quota included."""
+    probe = folder / ".probe"
+    try:
+        with probe.open("wb") as stream:
+            stream.write(os.urandom(_PROBE_BYTES))
+            os.fsync(stream.fileno())
+    except OSError as error:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+    return False
 
 
 def commit_checkpoint(saved: Path, folder: Path) -> None:

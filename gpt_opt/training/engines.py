@@ -36,15 +36,27 @@ def engine_arguments(config: Mapping[str, Any], devices: int) -> dict[str, Any]:
     Args:
         config: The resolved config.
         devices: Processes of the training.
+
+    Raises:
+        ConfigError: If DeepSpeed cannot compute with the precision that was asked for on this machine.
     """
     params = config["training"]["training_params"]
     if config["deepspeed"]:
+        if params["mixed_precision"] == "fp16" and not _has_fp16():
+            problem = "is fp16, which DeepSpeed cannot compute on the CPU of this machine"
+            fix = "take deepspeed=zero1_bf16, zero2_bf16 or zero3_bf16, a name without _fp16, or a machine with GPUs"
+            raise ConfigError([Problem("training.training_params.mixed_precision", problem, fix)])
         return {"deepspeed": deepspeed_settings(config["deepspeed"], params, devices)}
     if config["fsdp"]:
         # Gradients that lie in the machine's memory are summed there.
         backend = {"ddp_backend": "cuda:nccl,cpu:gloo"} if _on_both(config["fsdp"]) else {}
         return {"fsdp": True, "fsdp_config": {**config["fsdp"], "version": 2}, **backend}
     return {}
+
+
+def _has_fp16() -> bool:
+    """Returns whether this machine computes in float16 as far as DeepSpeed is concerned; what it asks of a CPU."""
+    return torch.accelerator.is_available() or bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
 
 
 def _on_both(fsdp: Mapping[str, Any]) -> bool:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpt_opt.errors import named_errors
+
 Reduce = Callable[[Tensor], Tensor]
 """Sums a tensor over all processes."""
 
@@ -67,13 +69,13 @@ class StepFile:
     def write(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """Appends rows of a step."""
         text = "".join(json.dumps({"step": step, **row}) + "\n" for row in rows)
-        with self._path.open("a", encoding="utf-8") as stream:
+        with named_errors(self._path), self._path.open("a", encoding="utf-8") as stream:
             stream.write(text)
 
     def sync(self) -> None:
         """Makes every row so far survive a power failure."""
         if self._path.exists():
-            with self._path.open("a", encoding="utf-8") as stream:
+            with named_errors(self._path), self._path.open("a", encoding="utf-8") as stream:
                 os.fsync(stream.fileno())
 
     def keep_until(self, step: int) -> dict[str, Any]:
@@ -91,7 +93,8 @@ class StepFile:
                 kept.append(line + "\n")
                 last.update(row)
         temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
+        with named_errors(temporary):
+            temporary.write_text("".join(kept), encoding="utf-8")
         temporary.replace(self._path)
         return {name: value for name, value in last.items() if name not in ("step", "time")}
 

@@ -41,6 +41,7 @@ from gpt_opt.training.checkpoints import (
     remove_beyond,
     sync_tree,
     usual_modes,
+    whole_or_removed,
 )
 from gpt_opt.training.continuing import checkpoint_step, require_engine, require_inputs, settings_of
 from gpt_opt.training.data.batches import Collate, TrainingOrder
@@ -362,18 +363,20 @@ class BaseTrainer(Trainer):
         staging = folder / f".saving-{self.state.global_step}"
         self._saving_to = staging
         try:
-            super()._save_checkpoint(model, trial)
+            with whole_or_removed(staging):
+                super()._save_checkpoint(model, trial)
         finally:
             self._saving_to = None
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             saved = next(staging.glob("checkpoint-*"))
-            (saved / PROGRESS_FILE).write_text(json.dumps(progress))
-            self.metrics_file.sync()
-            self.samples_file.sync()
-            record_sizes(saved)
-            usual_modes(saved)
-            sync_tree(saved)
+            with whole_or_removed(staging):
+                (saved / PROGRESS_FILE).write_text(json.dumps(progress))
+                self.metrics_file.sync()
+                self.samples_file.sync()
+                record_sizes(saved)
+                usual_modes(saved)
+                sync_tree(saved)
             self.task.hooks.fence()
             commit_checkpoint(saved, folder)
             kept = best.step if best is not None and best.keeps else None

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from analysis import load_metrics, load_runs
 from analysis.plot_curves import main
-from analysis.plots import FEW_RUNS, LEGEND_LIMIT, NothingToPlot, plot_curves
+from analysis.plots import FEW_RUNS, OTHERS, NothingToPlot, plot_curves
 from gpt_opt.run.paths import RunPaths
 from gpt_opt.run.state import State
 
@@ -34,8 +34,15 @@ def titles(figure: Figure) -> list[str]:
 
 
 def names(figure: Figure) -> list[str]:
-    (legend,) = (child for child in figure.get_children() if isinstance(child, Legend))
-    return [text.get_text() for text in legend.get_texts()]
+    return [text.get_text() for text in legends(figure)[0].get_texts()]
+
+
+def notes(figure: Figure) -> list[str]:
+    return [text.get_text() for text in legends(figure)[-1].get_texts()]
+
+
+def legends(figure: Figure) -> list[Legend]:
+    return [child for child in figure.get_children() if isinstance(child, Legend)]
 
 
 def colors(axes: Axes) -> list[object]:
@@ -88,7 +95,8 @@ def test_a_run_may_lack_what_others_have(make_run: MakeRun, outputs: Path) -> No
     figure = draw(outputs)
     assert titles(figure) == ALL_PANELS
     assert [len(axes.get_lines()) for axes in figure.axes] == [3, 1, 1, 1]
-    assert len(names(figure)) == 3
+    assert names(figure) == ["beta=0.1", "beta=0.2"]
+    assert notes(figure) == ["1 run without a value to draw"]
 
 
 def test_only_the_given_runs_are_drawn(make_run: MakeRun, outputs: Path) -> None:
@@ -147,13 +155,50 @@ def test_many_runs_of_few_values_share_colours(make_run: MakeRun, outputs: Path)
     assert [colors(figure.axes[1]).count(color) for color in dict.fromkeys(colors(figure.axes[1]))] == [5, 8]
 
 
-def test_a_legend_does_not_grow_without_end(make_run: MakeRun, outputs: Path) -> None:
-    for count in range(LEGEND_LIMIT + 5):
-        make_run({"model.name": f"model-{count:02d}"})
-    entries = names(draw(outputs))
-    assert len(entries) == LEGEND_LIMIT
-    assert entries[0] == "model=model-00"
-    assert entries[-1] == "and 6 more"
+def curve(last: float, steps: int = 3) -> list[dict[str, float]]:
+    return [
+        {"step": step, "eval/loss": 1 + (last - 1) * step / (steps - 1), "eval/kl": last * step}
+        for step in range(steps)
+    ]
+
+
+def test_of_many_runs_a_dozen_has_names_the_best_and_the_worst_among_them(make_run: MakeRun, outputs: Path) -> None:
+    for count in range(40):
+        path = f"/a/long/common/folder/of/all/preference/pairs/version-{count:02d}/train-without-duplicates.jsonl"
+        make_run({"data.dataset.path": path}, rows=curve(0.01 * (count + 1)))
+    figure = draw(outputs)
+    entries = names(figure)
+    assert len(entries) == len(set(entries)) == FEW_RUNS
+    assert max(map(len, entries)) <= 40
+    versions = [int(entry.partition("version-")[2][:2]) for entry in entries]
+    assert versions[:6] == [0, 1, 2, 3, 4, 5]
+    assert versions[-3:] == [37, 38, 39]
+    assert notes(figure) == ["28 other runs between the best 6 and the worst 3"]
+    assert colors(figure.axes[0]).count(OTHERS.color) == 28
+    assert figure.axes[1].get_yscale() == "log", "from 0.02 to 0.8"
+
+
+def test_lines_differ_by_more_than_colour(make_run: MakeRun, outputs: Path) -> None:
+    for count in range(FEW_RUNS):
+        make_run({"seed": count})
+    lines = draw(outputs).axes[1].get_lines()
+    assert len({(line.get_linestyle(), line.get_marker()) for line in lines}) == FEW_RUNS
+
+
+def test_failed_runs_are_marked_where_they_ended_and_counted(make_run: MakeRun, outputs: Path) -> None:
+    make_run({"loss.beta": 0.1}, rows=curve(0.5))
+    make_run({"loss.beta": 0.2}, rows=curve(0.7, 2), state=State.FAILED, final=None)
+    make_run({"loss.beta": 0.3}, rows=[], state=State.FAILED, final=None)
+    figure = draw(outputs)
+    marks = [line for line in figure.axes[0].get_lines() if line.get_marker() == "x"]
+    assert [(xs(line), ys(line)) for line in marks] == [([1.0], [pytest.approx(0.7)])]
+    assert notes(figure) == ["failed (2 runs)", "1 run without a value to draw"]
+
+
+def test_colours_go_by_what_is_studied_and_not_by_the_seed(make_run: MakeRun, outputs: Path) -> None:
+    for count in range(FEW_RUNS + 4):
+        make_run({"loss.beta": 0.1 if count % 2 else 0.3, "seed": count // 2})
+    assert names(draw(outputs)) == ["beta=0.1 (8 runs)", "beta=0.3 (8 runs)"]
 
 
 def test_nothing_to_plot(make_run: MakeRun, outputs: Path) -> None:

@@ -79,19 +79,19 @@ def test_long_texts_are_shortened_to_fit(make_run: MakeRun, outputs: Path, width
         make_run({"data.dataset.path": f"/very/long/folder/name/for/preference/pairs/{count}.jsonl"})
     lines = render_table(summary_table(load_runs(outputs)), width).splitlines()
     assert max(map(len, lines)) <= width
-    assert [line.split()[0][:2] for line in lines[1:]] == ["/v", "/v"]
+    assert [line[0] for line in lines[1:]] == ["…", "…"]
     assert [line.split()[0][-7:] for line in lines[1:]] == ["0.jsonl", "1.jsonl"]
 
 
-def test_parameters_that_do_not_fit_are_named_below(make_run: MakeRun, outputs: Path) -> None:
+def test_parameters_that_do_not_fit_go_over_several_lines(make_run: MakeRun, outputs: Path) -> None:
     names = [f"training.training_params.parameter_number_{count}" for count in range(9)]
     for value in (1, 2):
         make_run({name: value + index for index, name in enumerate(names)})
     lines = render_table(summary_table(load_runs(outputs)), 100).splitlines()
-    assert max(map(len, lines[:3])) <= 100
-    assert lines[3].startswith("(left out to fit 100 columns: parameter_number_8, parameter_number_7, ")
-    assert lines[0].split()[0] == "para…umber_0"
-    assert lines[1].split()[0] == "1"
+    assert max(map(len, lines)) <= 100
+    assert " ".join(lines[:3]).split()[:9] == [name.rpartition(".")[2] for name in names]
+    assert " ".join(lines[3:6]).split()[:9] == [str(1 + index) for index in range(9)]
+    assert len(lines) == 9
 
 
 def test_numbers_are_never_cut(make_run: MakeRun, outputs: Path) -> None:
@@ -99,7 +99,7 @@ def test_numbers_are_never_cut(make_run: MakeRun, outputs: Path) -> None:
         make_run({"training.training_params.seed_of_the_data_order_and_dropout": seed})
     lines = render_table(summary_table(load_runs(outputs)), 105).splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["123456789012345", "543210987654321"]
-    assert len(lines[0].split()[0]) == 16
+    assert len(lines[0].split()[0]) <= 17
 
 
 def test_a_table_without_runs(outputs: Path) -> None:

@@ -205,7 +205,7 @@ def test_wait_ends_with_0_only_if_all_is_completed(bench: Bench) -> None:
     bench.write([70, 71], steps=40)
     (bench.folder / "break-71").touch()
     told = bench.gptopt("submit", "sweep.json", "--slots", "2", "--wait", expect=1)
-    assert "1 of 2 runs of sweep/1 are not COMPLETED" in told
+    assert "1 of 2 done, 1 failed" in told
     bench.wait_until_idle()
     (bench.folder / "break-71").unlink()
     bench.gptopt("retry", "sweep")

@@ -15,10 +15,10 @@ import pytest
 from gpt_opt.dispatch.drive import due
 from gpt_opt.dispatch.sweepdir import create, find
 from gpt_opt.run.claim import STALE_AFTER_S, read_claim
-from gpt_opt.run.paths import RunPaths
+from gpt_opt.run.paths import RunPaths, find_run_dirs
 from gpt_opt.run.state import State, StateUnreadable, read_state
 from tests.cluster.bench import Bench
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Runner
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_truncated_state_in_mid_run_resumes(bench: Bench) -> None:
     )
     bench.wait("a sweep", lambda: (bench.folder / "sweeps" / "sweep" / "1" / "tasks").exists())
     bench.wait_for_step(0)
-    driver.terminate()
+    driver.send_signal(signal.SIGHUP)  # as a closed terminal does
     assert driver.wait(60) == 1
     state = bench.sweep().runs[0].paths().state
     state.write_bytes(state.read_bytes()[:30])
@@ -97,6 +97,26 @@ def test_a_full_disk_fails_the_run_and_retry_resumes_it(bench: Bench, small_disk
     bench.gptopt("retry", "sweep")
     bench.wait_until_done()
     bench.verify()
+
+
+def test_a_full_disk_fails_a_single_run_and_the_same_command_resumes_it(
+    small: list[str], small_disk: Path, run_hydra: Runner
+) -> None:
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"x" * ((3 << 20) - (390 << 10)))  # room for one checkpoint, not for two
+    done = run_hydra([*small, "loss.beta=0.1"])
+    assert done.returncode == 1
+    assert "DiskFull: No space left on device: " in done.stderr
+    assert "make room there, then give the same command again" in done.stderr
+    (paths,) = (RunPaths(path) for path in find_run_dirs(small_disk))
+    state = read_state(paths)
+    assert (state.state, (state.error or {})["type"]) == (State.FAILED, "DiskFull")
+    assert [path.name for path in paths.checkpoints.iterdir()] == ["checkpoint-4"]
+    assert not paths.reserve.exists()
+    ballast.unlink()
+    done = run_hydra([*small, "loss.beta=0.1"])
+    assert done.returncode == 0, done.stderr
+    assert "resuming from checkpoint-4" in done.stdout
 
 
 @pytest.fixture

@@ -56,12 +56,12 @@ jobs: none alive
 1 COMPLETED, 2 PENDING, 1 CANCELLED, 1 INTERRUPTED, 1 FAILED; 35% of all steps
 all runs: data=jsonl
 
-index  beta  run           state                        step     eval/loss  best  time   node  GPU
-0      0.05  000000000000  COMPLETED                    100/100  0.45       0.41  2 min  n1    0
-1      0.1   000000000001  FAILED: raised an exception  30/100   nan        0.7   5 min  n1
-2      0.3   000000000002  INTERRUPTED: time limit      60/100                    5 min  n1
-3      0.5   000000000003  CANCELLED                    20/100                    5 min  n1
-4      1.0   000000000004  PENDING                                                       n2    1
+index  beta  run           state        step     eval/loss  best  time   node  GPU
+0      0.05  000000000000  COMPLETED    100/100  0.45       0.41  2 min  n1    0
+1      0.1   000000000001  FAILED       30/100   nan        0.7   5 min  n1
+2      0.3   000000000002  INTERRUPTED  60/100                    5 min  n1
+3      0.5   000000000003  CANCELLED    20/100                    5 min  n1
+4      1.0   000000000004  PENDING                                       n2    1
 5      2.0   000000000005  PENDING
 
 1 x RuntimeError: loss is NaN at step 30 (run 1)
@@ -69,7 +69,9 @@ index  beta  run           state                        step     eval/loss  best
 
 3 runs wait and no job is alive: gptopt submit params/beta.json --backend local continues
 gptopt retry beta/1 starts failed runs again
-gptopt retry beta/1 --state CANCELLED takes cancelled runs up again"""
+gptopt retry beta/1 --state CANCELLED takes cancelled runs up again
+
+1 of 6 done, 3 waiting, 1 failed, 1 cancelled, nothing works on it"""
 
 
 def test_the_text_of_a_small_sweep(tmp_path: Path) -> None:
@@ -78,11 +80,53 @@ def test_the_text_of_a_small_sweep(tmp_path: Path) -> None:
     assert not status.all_done
 
 
-def test_lines_fit_the_terminal_and_parameters_give_way_first(tmp_path: Path) -> None:
+def test_lines_fit_the_terminal_and_values_keep_what_tells_them_apart(tmp_path: Path) -> None:
     points = [[f"data.dataset.path=/somewhere/deep/in/a/folder/{name}.jsonl"] for name in "abc"]
     text = show_status.as_text(gather(make_sweep(tmp_path, points)), 50)
     assert all(len(line) <= 50 for line in text.splitlines()[:8])
-    assert "2      /somewhere/deep/in/…  000000000002  PENDING" in text
+    assert "2      …in/a/folder/c.jsonl  000000000002  PENDING" in text
+
+
+def test_a_terminal_that_is_too_narrow_gets_rows_of_several_lines(tmp_path: Path) -> None:
+    lines = show_status.as_text(gather(mixed(tmp_path)), 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[5:10] == [
+        "index  beta  run           state        step     eval/loss  best  time   node",
+        "    GPU",
+        "0      0.05  000000000000  COMPLETED    100/100  0.45       0.41  2 min  n1",
+        "    0",
+        "1      0.1   000000000001  FAILED       30/100   nan        0.7   5 min  n1",
+    ]
+
+
+def test_a_long_reason_has_lines_of_its_own(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, BETAS[:2])
+    reason = "RuntimeError: " + " ".join(["something is not as it has to be"] * 3)
+    attempt(sweep, 1, "exception", reason)
+    write_run(sweep.runs[1], State.FAILED, 3)
+    lines = show_status.as_text(gather(sweep), 80).splitlines()
+    place = lines.index("1 x failed (run 1)")
+    words = " ".join(line.strip() for line in lines[place + 1 : lines.index("", place)])
+    assert words == reason
+    assert max(map(len, lines)) <= 80
+
+
+def test_exit_codes_and_the_last_line_say_how_the_sweep_stands(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, BETAS[:3])
+    status = gather(sweep)
+    assert (status.exit_code, show_status.outcome(status)) == (1, "0 of 3 done, 3 waiting, nothing works on it")
+    with held(write_run(sweep.runs[1], State.RUNNING, 10)):
+        write_run(sweep.runs[0], State.COMPLETED, 100)
+        status = gather(sweep)
+        assert (status.exit_code, show_status.outcome(status)) == (3, "1 of 3 done, 1 running, 1 waiting")
+        attempt(sweep, 2, "exception", "RuntimeError: no")
+        write_run(sweep.runs[2], State.FAILED, 3)
+        status = gather(sweep)
+        assert (status.exit_code, show_status.outcome(status)) == (1, "1 of 3 done, 1 running, 1 failed")
+    for run in sweep.runs:
+        write_run(run, State.COMPLETED, 100)
+    status = gather(sweep)
+    assert (status.exit_code, show_status.outcome(status)) == (0, "all 3 runs are done")
 
 
 def test_the_record_has_every_run_and_is_json(tmp_path: Path) -> None:
@@ -152,7 +196,7 @@ def test_a_truncated_state_is_a_note_and_the_rest_is_told(tmp_path: Path, size: 
     assert status.runs[2].due
     (note,) = status.notes
     assert str(file) in note
-    assert f"note: run 2: {file}" in show_status.as_text(status, 120)
+    assert f"note: run 2: {file}" in show_status.as_text(status, None)
     assert status.counts[Shown.COMPLETED] == 1
     (sweep.runs[2].paths().checkpoints / "checkpoint-60").mkdir(parents=True)
     assert gather(sweep).runs[2].state is Shown.INTERRUPTED
@@ -364,7 +408,7 @@ def test_watch_on_a_file_writes_only_when_counts_change(tmp_path: Path) -> None:
 
 def test_watch_ends_when_nothing_runs_and_says_what_to_do(tmp_path: Path) -> None:
     sweep, out = mixed(tmp_path), io.StringIO()
-    assert show_status.watch(sweep, out) is False
+    assert show_status.watch(sweep, out).exit_code == 1
     assert "no job is alive" in out.getvalue()
 
 
@@ -373,7 +417,7 @@ import sys
 from pathlib import Path
 from gpt_opt.dispatch.show_status import watch
 from gpt_opt.dispatch.sweepdir import Sweep
-sys.exit(0 if watch(Sweep(Path(sys.argv[1])), sys.stdout, 0.05) else 1)
+sys.exit(watch(Sweep(Path(sys.argv[1])), sys.stdout, 0.05).exit_code)
 """
 
 
@@ -395,7 +439,7 @@ def test_watch_on_a_terminal_draws_bars_and_ctrl_c_ends_it(tmp_path: Path) -> No
             if not sent and (text.count("1 beta=0.1:  40%|") > 2 or time.monotonic() > deadline):
                 process.send_signal(2)
                 sent = True
-        assert process.wait(10) == 1
+        assert process.wait(10) == 3
     os.close(ours)
     assert "all:  23%|" in text
     assert "\x1b[5F\x1b[J" in text  # drawn over the five lines before

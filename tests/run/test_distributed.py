@@ -174,13 +174,13 @@ def test_what_is_wrong_is_told_once_and_nothing_hangs(tmp_path: Path, small: lis
     assert uneven.stderr.count("set batch_size to a multiple of 6") == 1
     assert not list((tmp_path / "outputs").rglob("state.json"))
     # What both processes find out in the middle of the work, is said by the first one.
-    failed = run([*small, *DPO, "data.dataset._target_=no.such"])
+    failed = run([*small, *DPO, "data.dataset._target_=json.loads"])
     assert failed.returncode == 1
     assert failed.stderr.count("error: ") == 1
     state = read_state(only_run(tmp_path))
     assert state.state is State.FAILED
     assert state.error is not None
-    assert "no.such" in state.error["traceback"]
+    assert "loads()" in state.error["traceback"]
 
 
 def test_two_processes_agree_when_to_stop_and_which_checkpoint_is_the_best(

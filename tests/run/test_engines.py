@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import load_file
 
 from gpt_opt.config.constraints import constraint_problems
+from gpt_opt.errors import ConfigError
 from gpt_opt.run.identity import run_id
 from gpt_opt.run.paths import RunPaths
 from gpt_opt.run.state import State, read_state
 from gpt_opt.training.checkpoints import latest_checkpoint
-from gpt_opt.training.engines import deepspeed_settings
+from gpt_opt.training.engines import deepspeed_settings, engine_arguments
 from gpt_opt.training.trainer import even_batches
 from tests.conftest import Runner, small_overrides
 from tests.run.test_distributed import DPO, LONG, SAMPLES, assert_same, only_run, rows, run, start, wait_for_step
@@ -219,3 +220,14 @@ def test_every_process_has_the_same_number_of_batches_and_each_item_comes_once(
     assert len({len(mine) for mine in batches}) == 1
     assert sorted(place for mine in batches for batch in mine for place in batch) == list(range(items))
     assert all(0 < len(batch) <= max(size, count) for mine in batches for batch in mine)
+
+
+@pytest.mark.skipif(
+    torch.accelerator.is_available() or torch.ops.mkldnn._is_mkldnn_fp16_supported(), reason="float16 is computed here"
+)
+def test_deepspeed_in_fp16_is_refused_where_the_cpu_cannot_compute_it() -> None:
+    with pytest.raises(
+        ConfigError, match="mixed_precision: is fp16, which DeepSpeed cannot compute on the CPU of this"
+    ):
+        engine_arguments(config(["loss.beta=0.1", "deepspeed=zero3_fp16"]), 2)
+    assert engine_arguments(config(["loss.beta=0.1", "deepspeed=zero3_bf16"]), 2)["deepspeed"]["bf16"]["enabled"]

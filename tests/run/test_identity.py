@@ -14,7 +14,7 @@ from gpt_opt.config.schema import register
 from gpt_opt.run import identity
 from gpt_opt.run.directory import get_local_run_dir, label, plain_config, register_resolvers
 from gpt_opt.run.identity import is_identity, run_id
-from gpt_opt.run.paths import allocate_run_dir, find_run_dirs, path_part
+from gpt_opt.run.paths import allocate_run_dir, find_run_dirs, path_part, run_dir_name
 from tests.conftest import CONFIG_DIR
 
 register()
@@ -80,6 +80,7 @@ GOLDEN = {
     ("loss=kto", "loss.beta=0.1"): "668792a5a209",
     ("loss.beta=0.3", "lora=lora", "optimizer=rmsprop"): "d21e99e79691",
     ("data=hh", "model=pythia28"): "67140e3b8f26",
+    ("data=hf", "data.dataset.path=me/prefs"): "09d0adf856ae",
 }
 
 
@@ -98,9 +99,34 @@ def test_a_key_that_came_later_moves_no_id_while_it_means_as_before(monkeypatch:
     assert len({before, *(run_id({"loss": {"beta": 0.1, "new": value}}) for value in (True, 0, None))}) == 4
 
 
+def test_it_moves_no_id_as_part_of_a_mixture_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "ABSENT_MEANS", {"data.dataset.new": "x"})
+
+    def mixture(**part: str) -> str:
+        inner = {"parts": {"b": {"dataset": {"path": "d", **part}}}}
+        return run_id({"data": {"dataset": {"parts": {"a": {"dataset": inner}}}}})
+
+    assert mixture(new="x") == mixture()
+    assert mixture(new="y") != mixture()
+
+
 def test_a_label_says_what_was_asked_for() -> None:
     assert label(["optimizer=rmsprop", "seed=1", "loss.beta=0.1", "paths.output_dir=x"]) == "beta=0.1,seed=1"
     assert label([]) == "default"
+
+
+def test_a_label_holds_the_last_value_of_a_key_and_what_tells_paths_apart() -> None:
+    folder = "/home/me/project/outputs/tiny-gpt2/pydoc/adamw/loss=sft-{}/checkpoints/checkpoint-80"
+    archives = [f"model.archive='{folder.format(name)}'" for name in ("0123456789ab", "ba9876543210")]
+    assert label(["loss.beta=0.1", archives[0], "++loss.beta=0.3"]) == "archive=0123456789ab/checkpoint-80,beta=0.3"
+    many = [f"training.training_params.maximum_{number}=1" for number in range(9)]
+    first, second = (run_dir_name(label([archive, *many]), "f" * 12) for archive in archives)
+    assert first.startswith("archive=0123456789ab,")
+    assert second.startswith("archive=ba9876543210,")
+    assert max(map(len, (first, second))) <= 93
+    paths = ("data.dataset.path=/srv/corpora/of/the/group/v1/train.jsonl", "data.dataset.path=../../v2/train.jsonl")
+    assert [label([path]) for path in paths] == ["path=v1/train.jsonl", "path=v2/train.jsonl"]
+    assert label(["lora.target_modules=[a/b,c/d]"]) == "target_modules=[a/b,c/d]"
 
 
 def test_two_labels_of_one_run_share_its_directory(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from gpt_opt.training.checkpoints import (
     final_checkpoint,
     sync_tree,
     usual_modes,
+    whole_or_removed,
 )
 from gpt_opt.training.continuing import require_inputs
 from gpt_opt.training.models.build import build_model, build_tokenizer, cast_weights
@@ -71,15 +71,13 @@ def merge_adapters(config: Mapping[str, Any], checkpoint: Path, into: Path) -> N
     merged = cast_weights(adapted.merge_and_unload(), stored)
     into.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{into.name}-", dir=into.parent))
-    try:
+    with whole_or_removed(staging):
         merged.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
         staging.chmod(into.parent.stat().st_mode)  # mkdtemp makes it readable for its owner alone
         usual_modes(staging)
         sync_tree(staging)
         staging.rename(into)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _require_base(config: Mapping[str, Any], checkpoint: Path) -> None:
