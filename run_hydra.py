@@ -14,8 +14,9 @@ import hydra
 
 from gpt_opt.config.schema import register
 from gpt_opt.errors import exit_code
-from gpt_opt.plan.check import check_command_line
-from gpt_opt.run.app import hydra_errors, task
+from gpt_opt.plan.check import check_command_line, composition_problems
+from gpt_opt.run.app import hydra_errors, require_weights, task
+from gpt_opt.run.devices import start_processes
 from gpt_opt.run.directory import register_resolvers
 from gpt_opt.run.peers import run_ranks
 
@@ -26,9 +27,11 @@ def main() -> None:
     """Checks every point of the command line, then lets Hydra run them."""
     register()
     register_resolvers()
-    check_command_line(CONFIG_DIR, sys.argv[1:])
+    points, multirun = check_command_line(CONFIG_DIR, sys.argv[1:])
+    require_weights([(point.config, point.overrides) for point in points])
+    start_processes([point.config for point in points], sys.argv, multirun)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a report of its own and exits with 1
-    with hydra_errors():
+    with hydra_errors(partial(composition_problems, CONFIG_DIR, sys.argv[1:])):
         hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")(task)()
 
 

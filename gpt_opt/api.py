@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
@@ -21,12 +22,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.version import setbase
 from omegaconf import DictConfig
 
+from gpt_opt.config.models import WEIGHT_SUFFIXES, is_on_disk
 from gpt_opt.config.schema import Finetuning, Sampling, register
+from gpt_opt.config.sources import data_option
+from gpt_opt.config.suggest import SYNONYMS, suggestion
 from gpt_opt.errors import ConfigError, Problem, RunFailed
 from gpt_opt.plan.check import PointChecker
 from gpt_opt.plan.compose import Composed
 from gpt_opt.plan.compose_hydra import VERSION_BASE
-from gpt_opt.run.app import hydra_errors, task
+from gpt_opt.run.app import hydra_errors, require_weights, task
 from gpt_opt.run.directory import register_resolvers
 from gpt_opt.run.files import read_json_object
 from gpt_opt.run.paths import RunPaths
@@ -38,24 +42,76 @@ CONFIG_DIR = Path(__file__).resolve().parent.parent / "hydra_conf"
 
 _TRAINING = "training.training_params"
 
+Kind = TypeVar("Kind")
 
+
+def _answering(kind: type[Kind]) -> type[Kind]:
+    """Makes a dataclass take other names of its fields too, and answer an unknown one as the config does a key."""
+    plain: Any = kind.__init__
+
+    @wraps(plain)
+    def init(self: Kind, *values: Any, **given: Any) -> None:
+        plain(self, *values, **_own_names(kind, given))
+
+    kind.__init__ = init  # type: ignore[assignment]
+    return kind
+
+
+def _own_names(kind: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns values by the names of the fields that they are for.
+
+    Raises:
+        ConfigError: If a name is of no field, or two are of one.
+    """
+    valid = [field.name for field in fields(kind)]
+    by_key = {_key(kind, name): name for name in valid}
+    found: dict[str, str] = {}
+    problems = []
+    for name in given:
+        own = name if name in valid else by_key.get(_alias(kind, name))
+        if own is None:
+            fix = suggestion(name, valid, None if given[name] is None else str(given[name]))
+            problems.append(Problem(f"{kind.__name__}.{name}", "is not a field of it", fix))
+        elif own in found:
+            problem = f"is given twice, as {found[own]} and as {name}"
+            problems.append(Problem(f"{kind.__name__}.{own}", problem, f"give {own} alone"))
+        else:
+            found[own] = name
+    if problems:
+        raise ConfigError(problems)
+    return {own: given[name] for own, name in found.items()}
+
+
+def _alias(kind: type[Any], name: str) -> str:
+    """Returns the config key that another name of the field stands for, "" for none."""
+    return _ALIASES.get((kind.__name__, name)) or SYNONYMS.get(name, "")
+
+
+@_answering
 @dataclass(frozen=True)
 class TrainingConfig:
     """How to train; hydra_conf/training/default.yaml has the meaning, unit and default of every key.
 
-    A field has the name of its config key; None leaves the default of the YAML file. Anything else is an override:
-    `run_sft(..., overrides=["lora=lora"])`.
+    A field has the name of its config key where nothing else is said; None leaves the default of the YAML file. Names
+    that other libraries have for a field are taken too, `lr` or `per_device_train_batch_size`. Anything else is an
+    override: `run_sft(..., overrides=["lora=lora"])`.
 
     Attributes:
+        run_name: Readable label of the run directory (`paths.run_name`).
+        dataset_name: The data of a call that is given no `PreferenceDatasetConfig`, as there.
+        tokenizer_name: Hub id or folder of the tokenizer, or "bytes" (`model.tokenizer_name_or_path`).
         output_dir: Root of all run directories (`paths.output_dir`).
         seed: Random seed (`seed`).
-        lr: Peak learning rate (`optimizer.optimizer_params.lr`).
+        learning_rate: Peak learning rate (`optimizer.optimizer_params.lr`).
+        weight_decay: Decoupled decay, per unit of learning rate (`optimizer.optimizer_params.weight_decay`).
         batch_size: Sequences, or pairs, per optimizer step over all devices; this and all below are of
             `training.training_params`.
         micro_batch_size: Sequences, or pairs, per device per forward.
+        eval_batch_size: Sequences, or pairs, per device per forward of an evaluation.
         gradient_accumulation_steps: Only to have it checked.
         max_length: Longest prompt + answer, tokens.
         max_prompt_length: What a prompt is cut to when prompt + answer are too long, tokens.
+        max_completion_length: What a completion is truncated to before that, tokens.
         truncation: Which end of a prompt that is too long to keep, "keep_start" or "keep_end".
         add_bos: Start a prompt with what the tokenizer puts before a text, if anything.
         max_steps: Optimizer steps.
@@ -83,14 +139,20 @@ class TrainingConfig:
         temperature: 0 takes the likeliest token, more draws.
     """
 
+    run_name: str | None = None
+    dataset_name: str | Path | None = None
+    tokenizer_name: str | Path | None = None
     output_dir: str | Path | None = None
     seed: int | None = None
-    lr: float | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
     batch_size: int | None = None
     micro_batch_size: int | None = None
+    eval_batch_size: int | None = None
     gradient_accumulation_steps: int | None = None
     max_length: int | None = None
     max_prompt_length: int | None = None
+    max_completion_length: int | None = None
     truncation: str | None = None
     add_bos: bool | None = None
     max_steps: int | None = None
@@ -116,14 +178,16 @@ class TrainingConfig:
     temperature: float | None = None
 
 
+@_answering
 @dataclass(frozen=True)
 class DPOConfig:
     """The loss of `run_dpo`; hydra_conf/loss/dpo.yaml says more of every key.
 
-    A field has the name of its config key; None leaves the default of the YAML file.
+    A field has the name of its config key; None leaves the default of the YAML file. Other names are taken as in
+    `TrainingConfig`.
 
     Attributes:
-        beta: Strength of the pull towards the reference model, > 0. It has no default.
+        beta: Strength of the pull towards the reference model, > 0. The YAML file has no default for it.
         loss_type: "sigmoid", "robust", "hinge", "ipo", "ipo_sum" or "kto_pair".
         label_smoothing: Assumed share of flipped preferences, 0 <= x < 0.5; sigmoid and robust only.
         reference_free: Leave the reference out of loss and rewards.
@@ -131,9 +195,10 @@ class DPOConfig:
         ref_model_id: Another reference, hub id or folder.
         max_length: Longest prompt + answer, tokens; as in `TrainingConfig`, give it in one of the two.
         max_prompt_length: What a prompt is cut to when prompt + answer are too long, tokens; likewise.
+        max_completion_length: What a completion is truncated to before that, tokens; likewise.
     """
 
-    beta: float | None = None
+    beta: float | None = 0.1
     loss_type: str | None = None
     label_smoothing: float | None = None
     reference_free: bool | None = None
@@ -141,18 +206,21 @@ class DPOConfig:
     ref_model_id: str | None = None
     max_length: int | None = None
     max_prompt_length: int | None = None
+    max_completion_length: int | None = None
 
 
+@_answering
 @dataclass(frozen=True)
 class PreferenceDatasetConfig:
-    """The data; the file of `name` in hydra_conf/data/ says which keys that option has.
+    """The data; the file of its option in hydra_conf/data/ says which keys that option has.
 
-    A field has the name of its config key; None leaves the default of the YAML file.
+    A field has the name of its config key where nothing else is said; None leaves the default of the YAML file. Other
+    names are taken as in `TrainingConfig`.
 
     Attributes:
-        name: The option of the group data: "hf" reads any preference data, "jsonl" a file, "hh", "shp", "se" and
-            "ultrafeedback" published data, "pydoc" the embedded pairs.
-        path: Name on the hub, folder or file.
+        dataset_name: Name on the hub, folder or file; or an option of the group data: "hf" reads any preference data,
+            "jsonl" a file, "hh", "shp", "se" and "ultrafeedback" published data, "pydoc" the embedded pairs.
+        path: Name on the hub, folder or file, where dataset_name is an option.
         subset: Configuration or folder of a data set on the hub.
         split: Split to train on.
         prompt_column: Column of the prompt.
@@ -163,7 +231,7 @@ class PreferenceDatasetConfig:
         validation_split: Share of the prompts held out for evaluation, or the name of a split.
     """
 
-    name: str = "hf"
+    dataset_name: str | Path | None = None
     path: str | Path | None = None
     subset: str | None = None
     split: str | None = None
@@ -176,15 +244,35 @@ class PreferenceDatasetConfig:
 
 
 _ELSEWHERE = {
+    "run_name": "paths.run_name",
+    "tokenizer_name": "model.tokenizer_name_or_path",
     "output_dir": "paths.output_dir",
     "seed": "seed",
-    "lr": "optimizer.optimizer_params.lr",
+    "learning_rate": "optimizer.optimizer_params.lr",
+    "weight_decay": "optimizer.optimizer_params.weight_decay",
     **{field.name: f"training.finetuning.{field.name}" for field in fields(Finetuning)},
     **{field.name: f"training.sampling.{field.name}" for field in fields(Sampling)},
 }
 """Config keys of the fields of TrainingConfig that are not of training.training_params."""
 
-_LENGTHS = frozenset({"max_length", "max_prompt_length"})
+_LENGTHS = frozenset({"max_length", "max_prompt_length", "max_completion_length"})
+
+_ALIASES = {
+    ("TrainingConfig", "lr"): "optimizer.optimizer_params.lr",
+    ("PreferenceDatasetConfig", "name"): "data",
+}
+"""Other names of fields that are none in `SYNONYMS`, by the config key of the field."""
+
+
+def _key(kind: type[Any], name: str) -> str:
+    """Returns the config key of a field; the group `data` of a data set's name."""
+    if name == "dataset_name":
+        return "data"
+    if kind is TrainingConfig:
+        return _ELSEWHERE.get(name, f"{_TRAINING}.{name}")
+    group = "loss" if kind is DPOConfig else "data.dataset"
+    return f"{_TRAINING if name in _LENGTHS else group}.{name}"
+
 
 Settings = dict[str, Any]
 """Config key, or group, to value."""
@@ -221,20 +309,26 @@ def run_training(overrides: Sequence[str] = ()) -> Path:
 
 
 def run_sft(
-    model_name_or_path: str | Path | None = None,
+    pretrain_checkpoint: str | Path | None = None,
     train_config: TrainingConfig | None = None,
-    preference_config: PreferenceDatasetConfig | None = None,
-    tokenizer_name: str | None = None,
+    dataset_config: PreferenceDatasetConfig | None = None,
+    tokenizer_name: str | Path | None = None,
     overrides: Sequence[str] = (),
+    *,
+    model_name_or_path: str | Path | None = None,
+    preference_config: PreferenceDatasetConfig | None = None,
 ) -> Path:
     """Fine-tunes a model on the chosen answers of preference data.
 
     Args:
-        model_name_or_path: Hub id or folder; None trains the default model.
+        pretrain_checkpoint: Hub id or folder, or a file of weights (`model.archive`) of the default model, or of the
+            one that the overrides choose; None trains the default model.
         train_config: How to train.
-        preference_config: The data; None takes the embedded pairs.
+        dataset_config: The data; None takes `train_config.dataset_name`, or else the embedded pairs.
         tokenizer_name: Hub id or folder, or "bytes"; None takes the model's own.
         overrides: Further Hydra overrides, which win.
+        model_name_or_path: Another name of pretrain_checkpoint.
+        preference_config: Another name of dataset_config.
 
     Returns:
         The folder of the final checkpoint.
@@ -242,8 +336,10 @@ def run_sft(
     Raises:
         GptOptError: As `run_training`.
     """
-    settings = {"loss": "sft", **_model(model_name_or_path, tokenizer_name)}
-    return run_training(_overrides(settings, _training(train_config), _data(preference_config), more=overrides))
+    start = _one(pretrain_checkpoint=pretrain_checkpoint, model_name_or_path=model_name_or_path)
+    data = _one(dataset_config=dataset_config, preference_config=preference_config)
+    settings = {"loss": "sft", **_model("pretrain_checkpoint", start, tokenizer_name)}
+    return run_training(_overrides(settings, _training(train_config), _data(data, train_config), more=overrides))
 
 
 def run_dpo(
@@ -251,19 +347,23 @@ def run_dpo(
     train_config: TrainingConfig | None = None,
     dpo_config: DPOConfig | None = None,
     preference_config: PreferenceDatasetConfig | None = None,
-    tokenizer_name: str | None = None,
+    tokenizer_name: str | Path | None = None,
     overrides: Sequence[str] = (),
+    *,
+    dataset_config: PreferenceDatasetConfig | None = None,
 ) -> Path:
     """Trains a model on preferences, with its start weights as the reference.
 
     Args:
-        sft_checkpoint: What `run_sft` returned, or any hub id or folder of a causal language model; None is refused.
+        sft_checkpoint: What `run_sft` returned, a run directory, any hub id or folder of a causal language model, or a
+            file of weights as in `run_sft`; None is refused.
         train_config: How to train.
-        dpo_config: The loss, whose beta is mandatory.
-        preference_config: The data; None takes the embedded pairs.
+        dpo_config: The loss; without it beta is mandatory, as an override.
+        preference_config: The data; None takes `train_config.dataset_name`, or else the embedded pairs.
         tokenizer_name: Hub id or folder, or "bytes"; None takes that of the run that made the checkpoint, or the
             model's own.
         overrides: Further Hydra overrides, which win.
+        dataset_config: Another name of preference_config.
 
     Returns:
         The folder of the final checkpoint.
@@ -272,13 +372,27 @@ def run_dpo(
         GptOptError: As `run_training`.
     """
     if sft_checkpoint is None:
-        problem = "must be what run_sft returned, a hub id or a folder, but is None"
+        problem = "must be what run_sft returned, a hub id, a folder or a file of weights, but is None"
         raise ConfigError(
             [Problem("sft_checkpoint", problem, "for the default model: run_training(['loss.beta=0.1'])")]
         )
-    settings = {"loss": "dpo", **_model(sft_checkpoint, tokenizer_name)}
-    parts = _training(train_config), _loss(dpo_config), _data(preference_config)
+    data = _one(preference_config=preference_config, dataset_config=dataset_config)
+    settings = {"loss": "dpo", **_model("sft_checkpoint", sft_checkpoint, tokenizer_name)}
+    parts = _training(train_config), _loss(dpo_config), _data(data, train_config)
     return run_training(_overrides(settings, *parts, more=overrides))
+
+
+def _one(**names: Any) -> Any:
+    """Returns the value of an argument that has two names.
+
+    Raises:
+        ConfigError: If both are given.
+    """
+    given = {name: value for name, value in names.items() if value is not None}
+    if len(given) > 1:
+        own = next(iter(names))
+        raise ConfigError([Problem(own, f"is given twice, as {' and as '.join(given)}", f"give {own} alone")])
+    return next(iter(given.values()), None)
 
 
 def _check(overrides: Sequence[str]) -> None:
@@ -289,7 +403,9 @@ def _check(overrides: Sequence[str]) -> None:
     """
     checker = PointChecker(CONFIG_DIR)
     result = next(checker.compose_many([overrides]))
-    problems = checker.problems(result)
+    problems = [*checker.problems(result), *checker.elsewhere.values()]
+    if isinstance(result, Composed) and not problems:
+        require_weights([(result.config, result.overrides)])
     if isinstance(result, Composed) and result.config["dry_run"] is True:
         problems.append(Problem("dry_run", "must be false here: a dry run has no checkpoint", "use run_hydra.py"))
     if this_rank().count > 1:
@@ -319,16 +435,35 @@ def _root_logger_kept() -> Iterator[None]:
         root.setLevel(level)
 
 
-def _model(name_or_path: str | Path | None, tokenizer: str | None) -> Settings:
+def _model(argument: str, start: str | Path | None, tokenizer: str | Path | None) -> Settings:
+    """Returns the settings of a model that starts from a hub id, a folder, a run directory or a file of weights.
+
+    Raises:
+        ConfigError: If it can only be a file or folder, but is not there.
+    """
     settings: Settings = {}
-    if name_or_path is not None:
-        settings = {"model": "hf", "model.name_or_path": name_or_path}
-        maker = RunPaths(Path(name_or_path).parent.parent)
-        if maker.config.is_file() and maker.checkpoints == Path(name_or_path).parent:
-            model = read_json_object(maker.config)["model"]
-            settings |= {"model.name": model["name"], "model.tokenizer_name_or_path": model["tokenizer_name_or_path"]}
+    if start is not None:
+        path = Path(start)
+        if (isinstance(start, Path) or is_on_disk(start)) and not path.exists():
+            problem = f"must be a hub id, a folder or a file of weights, but {str(start)!r} does not exist"
+            raise ConfigError([Problem(argument, problem)])
+        run = RunPaths(path)
+        if run.checkpoints.is_dir() and (final := final_checkpoint(run.checkpoints)) is not None:
+            path = final
+        settings = _start(path if path.exists() else start)
     if tokenizer is not None:
         settings["model.tokenizer_name_or_path"] = tokenizer
+    return settings
+
+
+def _start(start: str | Path) -> Settings:
+    if Path(start).is_file() or Path(start).suffix in WEIGHT_SUFFIXES:
+        return {"model.archive": start}
+    settings: Settings = {"model": "hf", "model.name_or_path": start}
+    maker = RunPaths(Path(start).parent.parent)
+    if maker.config.is_file() and maker.checkpoints == Path(start).parent:
+        model = read_json_object(maker.config)["model"]
+        settings |= {"model.name": model["name"], "model.tokenizer_name_or_path": model["tokenizer_name_or_path"]}
     return settings
 
 
@@ -347,24 +482,28 @@ def _given(config: Any, kind: type[Any]) -> Settings:
 
 def _training(config: TrainingConfig | None) -> Settings:
     given = _given(config, TrainingConfig)
-    settings = {_ELSEWHERE.get(name, f"{_TRAINING}.{name}"): value for name, value in given.items()}
+    given.pop("dataset_name", None)  # see _data
+    settings = {_key(TrainingConfig, name): value for name, value in given.items()}
     if given.keys() & {"num_epochs", "n_examples"} and "max_steps" not in given:
         settings[f"{_TRAINING}.max_steps"] = None
     return settings
 
 
 def _loss(config: DPOConfig | None) -> Settings:
-    given = _given(config, DPOConfig)
-    return {f"{_TRAINING if name in _LENGTHS else 'loss'}.{name}": value for name, value in given.items()}
+    return {_key(DPOConfig, name): value for name, value in _given(config, DPOConfig).items()}
 
 
-def _data(config: PreferenceDatasetConfig | None) -> Settings:
+def _data(config: PreferenceDatasetConfig | None, train_config: TrainingConfig | None) -> Settings:
+    if config is None:
+        name = _given(train_config, TrainingConfig).get("dataset_name")
+        return {} if name is None else data_option(os.fspath(name), CONFIG_DIR)
     given = _given(config, PreferenceDatasetConfig)
-    if config is not None and "name" not in given:
-        problem = "must be an option of the group data, but is None"
-        raise ConfigError([Problem("PreferenceDatasetConfig.name", problem, "the embedded pairs are name='pydoc'")])
-    option = {"data": given.pop("name")} if given else {}
-    return {**option, **{f"data.dataset.{name}": value for name, value in given.items()}}
+    option = data_option(os.fspath(given.pop("dataset_name", "hf")), CONFIG_DIR)
+    settings = {_key(PreferenceDatasetConfig, name): value for name, value in given.items()}
+    if both := option.keys() & settings.keys():
+        problem = f"is {option[next(iter(both))]!r}, no option of the group data, beside path={given['path']}"
+        raise ConfigError([Problem("PreferenceDatasetConfig.dataset_name", problem, "give one of the two")])
+    return option | settings
 
 
 def _overrides(*parts: Settings, more: Sequence[str]) -> list[str]:

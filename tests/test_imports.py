@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MAY_IMPORT = {
     "gpt_opt.errors": set(),
     "gpt_opt.config": {"errors"},
-    "gpt_opt.sweep": {"errors"},
+    "gpt_opt.sweep": {"errors", "config"},
     "gpt_opt.training": {"errors", "config"},
     "gpt_opt.run": {"errors", "config", "training"},
     "gpt_opt.plan": {"errors", "config", "sweep", "run"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from gpt_opt.cli import main
+from gpt_opt.run import app
 from gpt_opt.run.claim import read_claim
 from gpt_opt.run.paths import RunPaths, find_run_dirs
 from gpt_opt.run.state import State, read_state, write_state
@@ -387,6 +389,17 @@ def test_a_directory_of_another_config_is_refused(tmp_path: Path, small: list[st
     done = run_hydra([*small, "loss.beta=0.2", f"'hydra.run.dir=\"{folder}\"'".strip("'")])
     assert done.returncode == 2, done.stdout + done.stderr
     assert "belongs to run" in done.stderr
+
+
+def test_task_log_is_written_whatever_the_job_logging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, ours = logging.getLogger(), logging.getLogger("gpt_opt.some.module")
+    monkeypatch.setattr(root, "handlers", [logging.FileHandler(tmp_path / "job.log")])  # as hydra-colorlog leaves it
+    monkeypatch.setattr(ours, "disabled", True)  # as hydra/job_logging=disabled does
+    with app._task_log(RunPaths(tmp_path), "job"):
+        ours.warning("said")
+    assert RunPaths(tmp_path).task_log.read_text().endswith("[gpt_opt.some.module][WARNING] said\n")
+    assert not (tmp_path / "job.log").exists()
+    assert root.handlers == []
 
 
 def test_optuna_optimizes_the_metric_of_new_and_of_finished_runs(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from collections.abc import Sequence
 from typing import NoReturn
 
-from gpt_opt.cli import dispatch, models, plan
+from gpt_opt.cli import dispatch, import_config, models, plan
+from gpt_opt.config.suggest import SYNONYMS, suggestion
 from gpt_opt.errors import exit_code, plain
 
 
@@ -24,7 +26,19 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_verbs(verbs)
     dispatch.add_verbs(verbs)
     models.add_verbs(verbs)
+    import_config.add_verbs(verbs)
     return parser
+
+
+def _hint(options: argparse.Namespace, unknown: str) -> str:
+    """Returns the flag of the verb, or the override, that an unknown argument probably means."""
+    flag, sign, value = unknown.partition("=")
+    close = difflib.get_close_matches(flag, options.parser._option_string_actions, n=1, cutoff=0.75)
+    if close:
+        return f"did you mean {close[0]}? "
+    keys = [target for target in SYNONYMS.values() if "=" not in target and not target.startswith(("+", "-"))]
+    meant = suggestion(flag, keys, value if sign else None) if hasattr(options, "overrides") else ""
+    return f"as an override {meant}; " if meant.startswith("write") else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, further = parser.parse_known_args(arguments)
     # argparse takes `FILE seed=1 --slots 2`, but leaves over what follows an option: `FILE --slots 2 seed=1`.
     if further and (not hasattr(options, "overrides") or any(item.startswith("-") for item in further)):
-        parser.error(f"unknown: {' '.join(further)}; see gptopt {options.verb} --help")
+        parser.error(f"unknown: {' '.join(further)}; {_hint(options, further[0])}see gptopt {options.verb} --help")
     if further:
         options.overrides += further
     return exit_code(lambda: options.run(options))

@@ -7,10 +7,18 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpt_opt.config.complete import completeness_problems, type_problems
 from gpt_opt.config.engines import engine_problems
 from gpt_opt.config.finetuning import finetuning_problems
 from gpt_opt.config.losses import loss_problems
-from gpt_opt.config.models import ALL_LINEAR, adapter_problems, weight_problems
+from gpt_opt.config.models import (
+    ALL_LINEAR,
+    adapter_problems,
+    listed_problems,
+    pointer_problems,
+    source_problems,
+    weight_problems,
+)
 from gpt_opt.config.sampling import sampling_problems
 from gpt_opt.config.sources import data_problems
 from gpt_opt.config.targets import target_problems
@@ -19,7 +27,7 @@ from gpt_opt.errors import Problem
 
 Config = Mapping[str, Any]
 
-SCHEDULES = ("constant", "warm-up-constant", "warm-up-cosine", "constant-linear")
+SCHEDULES = ("constant", "warm-up-constant", "warm-up-cosine", "warm-up-linear", "constant-linear")
 """Learning rate schedules; `gpt_opt.training.optimizers.schedules` has their formulas."""
 
 _TRAINING = "training.training_params"
@@ -73,6 +81,10 @@ def _training(config: Config) -> Iterator[Problem]:
             f"{_TRAINING}.max_prompt_length",
             f"0 < max_prompt_length < max_length must hold, but max_prompt_length={prompt} and max_length={longest}",
         )
+    completion = params["max_completion_length"]
+    if completion is not None and completion >= longest:
+        problem = f"must be below max_length={longest}, or it truncates nothing, but is {completion}"
+        yield Problem(f"{_TRAINING}.max_completion_length", problem, "leave it null")
     lengths = {key: params[key] for key in ("max_steps", "num_epochs", "n_examples")}
     if sum(value is not None for value in lengths.values()) != 1:
         yield Problem(
@@ -93,6 +105,8 @@ def _training(config: Config) -> Iterator[Problem]:
 
 
 _LEAST = {
+    "eval_batch_size": 1,
+    "max_completion_length": 1,
     "max_steps": 1,
     "warmup_steps": 0,
     "max_grad_norm": 0,
@@ -114,22 +128,31 @@ def _model(config: Config) -> Iterator[Problem]:
         )
 
 
+EMBEDDED_SHAPE = {"vocab_size": 258, "n_positions": 256, "n_embd": 128, "n_layer": 4}
+"""Keys of the architecture that the shipped weights, gpt_opt/training/models/tiny_gpt2, fix."""
+
+
 def _architecture(config: Config) -> Iterator[Problem]:
     model = config["model"]
-    shape, archive = model.get("config") or {}, model.get("archive")
+    shape, embedded = model.get("config") or {}, model.get("archive") == "embedded"
     width, heads = shape.get("n_embd"), shape.get("n_head")
     if width is not None and heads is not None and (heads < 1 or width % heads):
         yield Problem("model.config.n_head", f"must divide n_embd, but {width} / {heads} leaves a rest")
-    if archive not in (None, "embedded") and not Path(archive).exists():
-        problem = f"must be `embedded`, null, or a file or folder of weights, but {archive!r} does not exist"
-        yield Problem("model.archive", problem)
+    for key, value in EMBEDDED_SHAPE.items() if embedded else ():
+        if shape.get(key, value) != value:
+            problem = f"must be {value} with model.archive=embedded, the weights that are shipped, but is {shape[key]}"
+            yield Problem(f"model.config.{key}", problem, "set model.archive=null to start from random weights")
 
 
-def _models(config: Config) -> Iterator[Problem]:
-    models, index = config["models"], config["model_index"]
-    if (models is None) != (index is None):
-        problem = f"models and model_index must be given together, but are {models} and {index}"
-        yield Problem("model_index", problem, "take them from +exp=multi_model_dpo")
+def _gpu(config: Config) -> Iterator[Problem]:
+    ids, ddp = config["gpu"]["device_ids"], config["gpu"]["use_ddp"]
+    if ids is None:
+        return
+    if not ids or min(ids) < 0 or len(set(ids)) < len(ids):
+        yield Problem("gpu.device_ids", f"must be null or different indices from 0, as [0,1], but is {ids}")
+    elif len(ids) > 1 and not ddp:
+        problem = f"must be one GPU where gpu.use_ddp=false, which makes one process, but is {ids}"
+        yield Problem("gpu.device_ids", problem, "set gpu.use_ddp=true for a process on each of them")
 
 
 def _output(config: Config) -> Iterator[Problem]:
@@ -193,9 +216,12 @@ CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     sampling_problems,
     _model,
     _architecture,
-    _models,
+    _gpu,
+    listed_problems,
+    source_problems,
     weight_problems,
     adapter_problems,
+    pointer_problems,
     loss_problems,
     _optimizer,
     _moments,
@@ -215,10 +241,16 @@ def constraint_problems(config: Config) -> list[Problem]:
         config: The config as plain containers. Parts of a user's own making, without the keys that a check reads,
             pass that check.
     """
-    found: list[Problem] = []
+    found = list(completeness_problems(config))
+    if found:
+        return found
     for check in CHECKS:
         try:
             found.extend(check(config))
         except KeyError:
             continue
+        except TypeError:
+            if mistyped := list(type_problems(config)):
+                return mistyped
+            raise
     return found

@@ -1,10 +1,9 @@
-"""Words for what is wrong with a config: the meaning of a key, and the valid key that was probably meant."""
+"""Messages about what is wrong with a config: its keys, those that are missing, and what a key means."""
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,25 +44,6 @@ def _missing(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
             yield from _missing(value, f"{prefix}{key}.")
         elif value == "???":
             yield f"{prefix}{key}"
-
-
-def _initials(name: str) -> str:
-    return "".join(part[0] for part in name.split("_") if part)
-
-
-def _likeness(wanted: str, candidate: str) -> float:
-    """Returns how probably `candidate` was meant, from 0 to 1; `learning_rate` means `lr`."""
-    wanted_leaf, leaf = wanted.rpartition(".")[2], candidate.rpartition(".")[2]
-    names = difflib.SequenceMatcher(None, wanted_leaf, leaf).ratio()
-    if leaf in (wanted_leaf, _initials(wanted_leaf)) or wanted_leaf == _initials(leaf):
-        names = 1.0
-    return 0.8 * names + 0.2 * difflib.SequenceMatcher(None, wanted, candidate).ratio()
-
-
-def nearest(wanted: str, valid: Iterable[str]) -> str | None:
-    """Returns the valid dotted key most like `wanted`, or None when none is like it."""
-    likeness, best = max(((_likeness(wanted, key), key) for key in valid), default=(0.0, ""))
-    return best if likeness >= 0.6 else None
 
 
 def comment_of(key: str, config_dir: Path, choices: Mapping[str, str]) -> str:

@@ -7,7 +7,7 @@ import difflib
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.machinery import ModuleSpec, PathFinder
@@ -33,17 +33,19 @@ class NotFound:
     elsewhere: bool = False
 
 
-def targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yields the dotted key and the value of every `_target_` in nested plain containers."""
-    if isinstance(node, dict):
-        for name, value in node.items():
-            if isinstance(value, dict | list):  # a plan asks this of every value of every point
-                yield from targets(value, f"{key}.{name}" if key else str(name))
-            elif name == "_target_" and isinstance(value, str):
-                yield f"{key}._target_", value
-    elif isinstance(node, list):
-        for place, value in enumerate(node):
-            yield from targets(value, f"{key}[{place}]")
+def targets(node: Mapping[str, Any] | list[Any], key: str = "") -> Iterator[tuple[str, str]]:
+    """Yields the dotted key and the value of every `_target_` in nested containers."""
+    if isinstance(node, Mapping):
+        if isinstance(target := node.get("_target_"), str):
+            yield f"{key}._target_", target
+        inner = [(f"{key}.{name}" if key else name, value) for name, value in node.items() if type(value) in _NESTED]
+    else:
+        inner = [(f"{key}[{place}]", value) for place, value in enumerate(node) if type(value) in _NESTED]
+    for name, value in inner:
+        yield from targets(value, name)
+
+
+_NESTED = (dict, list)  # a plan asks for every point: a walk over the other values would take most of the time
 
 
 def look_up(target: str, first: Path) -> NotFound | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpt_opt.config.contents import model_files, pointer, pointer_in
 from gpt_opt.config.losses import has_reference, keeps_reference
 from gpt_opt.errors import Problem
 
@@ -13,6 +15,137 @@ Config = Mapping[str, Any]
 
 ALL_LINEAR = "all-linear"
 """Value of `lora.target_modules` for every linear module but the output, in PEFT's words."""
+
+
+WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+"""Suffixes of files of weights."""
+
+WEIGHT_FILES = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+)
+"""Names of the weights in a folder of a model; an index names several files."""
+
+
+def is_on_disk(name: str) -> bool:
+    """Returns whether a name can only be that of a file or folder, not one on the hub."""
+    likely = name.startswith(("/", ".", "~")) or name.count("/") > 1 or Path(name).suffix in WEIGHT_SUFFIXES
+    return likely or Path(name).exists()
+
+
+def source_problems(config: Config) -> Iterator[Problem]:
+    """Checks that folders of models and files of weights are there, and are what their keys take."""
+    model, loss = config["model"], config["loss"]
+    for key, name, needed in (
+        ("model.name_or_path", model.get("name_or_path"), "config.json"),
+        ("model.tokenizer_name_or_path", model.get("tokenizer_name_or_path"), ""),
+        ("loss.ref_model_id", loss.get("ref_model_id"), "config.json"),
+    ):
+        path = Path(name or "").expanduser()
+        if not isinstance(name, str) or name == "bytes" or not is_on_disk(name):
+            continue
+        if key == "model.tokenizer_name_or_path" and name == model.get("name_or_path"):
+            continue  # said of the model
+        if path.is_file():
+            fix = "a file of weights is model.archive, over a model of its shape" if key == "model.name_or_path" else ""
+            yield Problem(key, f"must be a hub id or a folder, but {name!r} is a file", fix)
+        elif not path.is_dir():
+            yield Problem(key, f"must be a hub id or a folder, but {name!r} does not exist")
+        elif (path / "adapter_config.json").is_file():
+            continue  # adapter_problems says what that is
+        elif needed and (not (path / needed).is_file() or (path / "state.json").is_file()):
+            problem = f"must be a folder written by save_pretrained, but {name!r} has no {needed} of a model"
+            yield Problem(key, problem, _inside(path))
+    yield from _archive_problems(model)
+
+
+def _archive_problems(model: Mapping[str, Any]) -> Iterator[Problem]:
+    archive = model.get("archive")
+    if archive is None or archive == "embedded":
+        return
+    path = Path(archive).expanduser()
+    if not path.exists():
+        problem = f"must be `embedded`, null, or a file or folder of weights, but {archive!r} does not exist"
+        yield Problem("model.archive", problem)
+    elif path.is_dir() and not any((path / name).is_file() for name in (*WEIGHT_FILES, "adapter_config.json")):
+        problem = (
+            f"must be a file of weights or a folder with {' or '.join(WEIGHT_FILES[:2])}, but {archive!r} has none"
+        )
+        yield Problem("model.archive", problem, _inside(path))
+
+
+def _inside(folder: Path) -> str:
+    """Returns what to take of a folder that is a run directory."""
+    inside = sorted(folder.glob("checkpoints/checkpoint-*"))
+    return f"take a checkpoint of this run: {inside[-1]}" if inside else ""
+
+
+LISTED = ("name", "name_or_path", "huggingface_id", "trust_remote_code")
+"""Keys of an entry of `models`; huggingface_id is another name of name_or_path."""
+
+
+def listed_model(models: Any, index: Any, key: str) -> Any:
+    """Returns what entry `index` of `models` says of the key `key` of the group model.
+
+    An entry is a hub id or folder, or a mapping with `LISTED` keys. Where it is neither, or there is none, the answer
+    is a text that names its place; `listed_problems` says what is wrong.
+    """
+    entry = models[index] if isinstance(models, list) and _is_index(index, models) else None
+    if isinstance(entry, str):
+        entry = {"name_or_path": entry}
+    if not isinstance(entry, Mapping):
+        entry = {}
+    if key == "trust_remote_code":
+        return entry.get(key) or False
+    name = entry.get("name_or_path") or entry.get("huggingface_id") or f"models[{index}]"
+    return (entry.get("name") or name) if key == "name" else name
+
+
+def _is_index(index: Any, models: list[Any]) -> bool:
+    return isinstance(index, int) and 0 <= index < len(models)
+
+
+def listed_problems(config: Config) -> Iterator[Problem]:
+    """Checks that `models` lists models, and that `model_index` chooses the one that is trained."""
+    models, index = config["models"], config["model_index"]
+    if (models is None) != (index is None):
+        problem = f"models and model_index must be given together, but are {models} and {index}"
+        yield Problem("model_index", problem, "take them from +exp=multi_model_dpo")
+    if models is None or index is None:
+        return
+    for place, entry in enumerate(models):
+        yield from _entry_problems(f"models[{place}]", entry)
+    if not _is_index(index, models):
+        valid = f"0 to {len(models) - 1}" if models else "none, since it is empty"
+        yield Problem("model_index", f"must be an index of models, {valid}, but is {index}")
+        return
+    wanted, taken = listed_model(models, index, "name_or_path"), config["model"].get("name_or_path")
+    if taken not in (wanted, os.path.realpath(os.path.expanduser(wanted))):  # a folder has its real path by now
+        problem = f"is {index} and models[{index}] is {wanted}, but the model of this config is {taken or 'another'}"
+        fix = "take +exp=multi_model_dpo, in which they choose the model, or leave models and model_index out"
+        yield Problem("model_index", problem, fix)
+
+
+def _entry_problems(where: str, entry: Any) -> Iterator[Problem]:
+    if isinstance(entry, str):
+        return
+    fix = "write {name: my-model, name_or_path: HUB_ID_OR_FOLDER, trust_remote_code: false}"
+    if not isinstance(entry, Mapping):
+        yield Problem(where, f"must be a hub id, a folder or a mapping, but is {entry!r}", fix)
+        return
+    if unknown := [key for key in entry if key not in LISTED]:
+        yield Problem(where, f"has the keys {', '.join(LISTED)}, but not {', '.join(unknown)}", fix)
+    paths = [entry[key] for key in ("name_or_path", "huggingface_id") if entry.get(key) is not None]
+    if len(paths) != 1 or not isinstance(paths[0], str):
+        yield Problem(where, f"must have one text name_or_path (or huggingface_id), but has {paths or 'none'}", fix)
+    for key, kind in {"name": str, "trust_remote_code": bool}.items():
+        if not isinstance(entry.get(key, kind()), kind):
+            yield Problem(where, f"{key} must be a {_KINDS[kind]}, but is {entry[key]!r}", fix)
+
+
+_KINDS = {str: "text", bool: "true or false"}
 
 
 def weight_problems(config: Config) -> Iterator[Problem]:
@@ -59,3 +192,16 @@ def adapter_problems(config: Config) -> Iterator[Problem]:
     for key, name in named.items():
         if name is not None and (Path(name) / "adapter_config.json").is_file():
             yield adapters_alone(key, name)
+
+
+def pointer_problems(config: Config) -> Iterator[Problem]:
+    """Checks that no file of weights or of a tokenizer is a pointer of git-LFS or git-annex."""
+    model, loss = config["model"], config["loss"]
+    named = {
+        **{f"model.{key}": model.get(key) for key in ("name_or_path", "archive", "tokenizer_name_or_path")},
+        "loss.ref_model_id": loss.get("ref_model_id"),
+    }
+    for key, name in named.items():
+        path = Path(name or "")
+        if name is not None and (found := pointer_in(path, model_files(path)) if path.is_dir() else pointer(path)):
+            yield Problem(key, f"{name} {found[0]}", found[1])

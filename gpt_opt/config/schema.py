@@ -11,10 +11,19 @@ from enum import StrEnum
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from gpt_opt.config.engines import ENGINE_SCHEMAS, register_variants
+from gpt_opt.config.hydra_defaults import override_hydra_anywhere
 from gpt_opt.config.schema_data import DATA_SCHEMAS
+
+
+@dataclass
+class Gpu:
+    """GPUs of a run that is started by hand."""
+
+    device_ids: list[int] | None
+    use_ddp: bool
 
 
 @dataclass
@@ -36,9 +45,11 @@ class Root:
     aligner: Any = MISSING
     callbacks: list[Any] = MISSING
     seed: int = MISSING
-    models: list[str] | None = MISSING
-    model_index: str | None = MISSING  # text, since OmegaConf lets no number into an interpolation
+    gpu: Gpu = MISSING
+    models: list[Any] | None = MISSING  # of texts and mappings, which OmegaConf cannot say
+    model_index: int | None = MISSING
     exp_name: str | None = MISSING
+    user: dict[str, Any] = MISSING
     dry_run: bool = MISSING
     rerun: bool = MISSING
 
@@ -218,9 +229,11 @@ class TrainingParams:
 
     batch_size: int
     micro_batch_size: int | None
+    eval_batch_size: int | None
     gradient_accumulation_steps: int | None
     max_length: int
     max_prompt_length: int
+    max_completion_length: int | None
     truncation: Truncation
     add_bos: bool
     max_steps: int | None
@@ -397,8 +410,11 @@ SCHEMAS: dict[str, type] = {
 
 def register() -> None:
     """Makes the schemas known to Hydra as the config group `schema`; doing it twice changes nothing."""
+    override_hydra_anywhere()
     store = ConfigStore.instance()
-    for path, node in SCHEMAS.items():
+    root = OmegaConf.structured(Root)
+    root._get_node("user")._set_flag("struct", False)  # takes any key without a plus
+    for path, node in {**SCHEMAS, "root": root}.items():
         group, _, name = f"schema/{path}".rpartition("/")
         store.store(group=group, name=name, node=node)
     register_variants()

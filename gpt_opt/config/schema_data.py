@@ -17,7 +17,7 @@ class PydocDataset:
 
 @dataclass
 class JsonlDataset:
-    """Preference pairs in a file."""
+    """Data of one's own in a file or a folder."""
 
     name: str
     _target_: str
@@ -51,13 +51,15 @@ class ShpDataset(PublishedDataset):
 
 @dataclass
 class HfDataset(PublishedDataset):
-    """Any data set of pairs or of single judged answers."""
+    """Any data set of pairs, of single judged answers or of demonstrations."""
 
     prompt_column: str
     chosen_column: str
     rejected_column: str
     completion_column: str
     label_column: str
+    text_column: str
+    messages_column: str
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What must hold of the `data` group; which paths are files is said here alone."""
+"""What must hold of the `data` group."""
 
 from __future__ import annotations
 
@@ -6,13 +6,36 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpt_opt.config.contents import COMPRESSED_SUFFIXES, FORMS, has_data_suffix, instead_of_data
 from gpt_opt.errors import Problem
 
-DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
-"""Suffixes of the data files that are read row by row; anything else is a folder or a name on the hub."""
+DATA_SUFFIXES = (*FORMS, *COMPRESSED_SUFFIXES)
+"""Suffixes of data files: what does not exist and has none of them may be a name on the hub."""
 
 TRAIN = "train"
 """The one split of a file."""
+
+
+PUBLISHED = {
+    "Anthropic/hh-rlhf": "hh",
+    "stanfordnlp/SHP": "shp",
+    "HuggingFaceH4/ultrafeedback_binarized": "ultrafeedback",
+}
+"""Names on the hub whose rows have a layout of their own, with the option of the group data that reads it."""
+
+
+def data_option(name: str, config_dir: Path) -> dict[str, str]:
+    """Returns the settings of the data that `name` stands for: an option, or a name on the hub, a folder or a file.
+
+    Args:
+        name: The name.
+        config_dir: The folder hydra_conf.
+    """
+    if name in PUBLISHED:
+        return {"data": PUBLISHED[name]}
+    if (config_dir / "data" / f"{name}.yaml").is_file():
+        return {"data": name}
+    return {"data": "hf", "data.dataset.path": name}
 
 
 def data_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
@@ -32,6 +55,7 @@ def _dataset_problems(key: str, dataset: Mapping[str, Any]) -> Iterator[Problem]
         yield Problem(f"{key}.min_score_ratio", f"must be a finite number of at least 1, but is {ratio}")
     if "path" in dataset:
         yield from _path_problems(key, dataset)
+        yield from _pattern_problems(key, Path(dataset["path"]).absolute())
     if "parts" in dataset:
         yield from _mixture_problems(key, dataset)
 
@@ -41,15 +65,15 @@ def _is_share(value: object) -> bool:
 
 
 def _path_problems(key: str, dataset: Mapping[str, Any]) -> Iterator[Problem]:
-    path, only_files = Path(dataset["path"]), "split" not in dataset
-    if only_files or path.suffix in DATA_SUFFIXES:
-        if not path.is_file() and (only_files or not path.is_dir()):
-            yield Problem(f"{key}.path", f"must be a file, but {str(path.absolute())!r} is none")
-    elif not path.is_dir() and not _may_be_on_the_hub(dataset["path"]):
-        suffixes = ", ".join(DATA_SUFFIXES)
-        problem = f"must be a folder, a file ({suffixes}) or a name on the hub, but {dataset['path']!r} is none"
+    path, has_splits = Path(dataset["path"]), "split" in dataset
+    if instead := instead_of_data(path):
+        yield Problem(f"{key}.path", f"{dataset['path']} {instead[0]}", instead[1])
+    elif not path.exists() and (not has_splits or has_data_suffix(dataset["path"])):
+        yield Problem(f"{key}.path", f"must be a file or a folder, but {str(path.absolute())!r} is none")
+    elif not path.exists() and not _may_be_on_the_hub(dataset["path"]):
+        problem = f"must be a file, a folder or a name on the hub, but {dataset['path']!r} is none"
         yield Problem(f"{key}.path", problem)
-    if only_files or path.suffix not in DATA_SUFFIXES or path.is_dir():
+    if not has_splits or path.is_dir() or not (path.is_file() or has_data_suffix(dataset["path"])):
         return
     for name, valid in (("split", TRAIN), ("subset", None)):
         if dataset[name] != valid:
@@ -60,7 +84,17 @@ def _path_problems(key: str, dataset: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _may_be_on_the_hub(path: str) -> bool:
-    return not path.startswith((".", "~", "/")) and path.count("/") <= 1 and not Path(path).is_file()
+    return not path.startswith((".", "~", "/")) and path.count("/") <= 1
+
+
+def _pattern_problems(key: str, folder: Path) -> Iterator[Problem]:
+    """Yields a folder of data files in whose path `datasets` would see a pattern: it finds no file, or no split."""
+    saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    if folder.is_dir() and not saved and set("*?[") & set(str(folder)):
+        problem = (
+            f"must be a folder without *, ? and [ in its path, which `datasets` takes for patterns, but is {folder}"
+        )
+        yield Problem(f"{key}.path", problem, "give another name to that folder, or name a file in it")
 
 
 def _mixture_problems(key: str, dataset: Mapping[str, Any]) -> Iterator[Problem]:

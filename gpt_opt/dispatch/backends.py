@@ -16,7 +16,6 @@ from typing import Protocol
 from gpt_opt.dispatch import slurm
 from gpt_opt.dispatch.disbatch import task_text
 from gpt_opt.dispatch.drive import is_driven, local_slots
-from gpt_opt.dispatch.gpus import visible
 from gpt_opt.dispatch.plain import make_links, plain, program
 from gpt_opt.dispatch.resources import from_record
 from gpt_opt.dispatch.scripts import groups, sbatch_text
@@ -24,6 +23,7 @@ from gpt_opt.dispatch.submitit_jobs import SlotJob, executor, text
 from gpt_opt.dispatch.sweepdir import Job, Submission, Sweep, SweepRun
 from gpt_opt.errors import GptOptError
 from gpt_opt.run.claim import read_claim
+from gpt_opt.run.devices import visible
 from gpt_opt.run.files import now
 from gpt_opt.run.paths import RunPaths
 from gpt_opt.sweep.model import Resources

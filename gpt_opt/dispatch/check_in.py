@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -48,7 +49,7 @@ def start_line(gptopt: str, sweep: Sweep, folder: Path, in_job: bool) -> str:
         folder: Of the round.
         in_job: Whether the nodes are those of a Slurm job, where disBatch's part on a node is a step.
     """
-    node = "$SLURMD_NODENAME" if in_job else "$HOSTNAME"
+    node = "$SLURMD_NODENAME" if in_job else socket.gethostname()
     leave = "scancel $SLURM_JOB_ID.$SLURM_STEP_ID" if in_job else "kill $PPID"
     command = f"{gptopt} exec {sweep.root} >{folder}/ready.{node} 2>{folder}/refused.{node}"
     return f"#DISBATCH PERENGINE START {command} || {leave}"
@@ -84,9 +85,12 @@ class CheckIns:
             if self._is_ready(node) or (node in launchers and not late):
                 self._missing_since.pop(node, None)
             elif now - self._missing_since.setdefault(node, now) > _SETTLE_S or over:
-                said = (_words(file) for file in (self._folder / f"refused.{node}", log, self._folder / "output"))
-                silent = f"nothing was heard of it within {CHECK_IN_S:.0f} s" if late else "it ended without a word"
-                found[node] = next(filter(None, said), silent)
+                said = _words(self._folder / f"refused.{node}") or _words(log)
+                if late or over:
+                    silent = f"nothing was heard of it within {CHECK_IN_S:.0f} s" if late else "it ended without a word"
+                    said = said or _words(self._folder / "output") or silent
+                if said:  # else it may have checked in, and the file system be slow to show it
+                    found[node] = said
         return found
 
     def is_over(self) -> bool:
@@ -124,7 +128,7 @@ def _words(file: Path) -> str:
     except OSError:
         return ""
     said = list(dict.fromkeys(line for line in lines if line and _NOISE.match(line) is None))
-    return "; ".join(said[-3:])[:500] or "; ".join(lines[-1:])
+    return "; ".join(said[-3:])[:500]
 
 
 def _arguments_of_children(pid: int | None) -> Iterator[str]:

@@ -8,11 +8,8 @@ its own environment; and whatever an environment says, a run takes a lock by nod
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
-import shutil
 import socket
-import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -20,10 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from gpt_opt.errors import GptOptError
-
-log = logging.getLogger(__name__)
-
-DEVICES = "CUDA_VISIBLE_DEVICES"
+from gpt_opt.run.devices import DEVICES, nvidia_smi, visible
 
 WAIT_S = 30.0
 """How long a slot waits for GPUs that a run before it is just leaving."""
@@ -71,27 +65,6 @@ def slot_environment(own: Mapping[str, str]) -> dict[str, str]:
 def node_name(environment: Mapping[str, str]) -> str:
     """Returns the name of this node, as Slurm calls it where there is Slurm."""
     return environment.get("SLURMD_NODENAME") or socket.gethostname()
-
-
-def _nvidia_smi() -> dict[str, str]:
-    """Returns index -> UUID of the GPUs that this process may use."""
-    if shutil.which("nvidia-smi") is None:
-        return {}
-    command = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except subprocess.TimeoutExpired:
-        log.warning("nvidia-smi did not answer within 60 s: GPUs are told apart by their index alone")
-        return {}
-    rows = [line.split(",") for line in done.stdout.splitlines() if done.returncode == 0]
-    return {row[0].strip(): row[1].strip() for row in rows if len(row) == 2}
-
-
-def visible(environment: Mapping[str, str]) -> list[str]:
-    """Returns the devices of this slot as CUDA_VISIBLE_DEVICES names them; without Slurm, all of this machine."""
-    if (said := environment.get(DEVICES)) is not None:
-        return [item.strip() for item in said.split(",") if item.strip() and item.strip() != "NoDevFiles"]
-    return [] if "SLURM_JOB_ID" in environment else list(_nvidia_smi())
 
 
 def lock_dir() -> Path:
@@ -162,7 +135,7 @@ def lease(environment: Mapping[str, str], count: int | None, wait_s: float = WAI
         )
     if wanted == 0:
         return Lease((), ())
-    known, node, folder = _nvidia_smi(), node_name(environment), lock_dir()
+    known, node, folder = nvidia_smi(), node_name(environment), lock_dir()
     deadline = time.monotonic() + wait_s
     while True:
         taken: list[tuple[str, IO[str]]] = []

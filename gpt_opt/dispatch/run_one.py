@@ -19,12 +19,12 @@ from types import FrameType
 
 from gpt_opt.dispatch import control, slurm
 from gpt_opt.dispatch.attempts import CAUSES, Attempt, note_end, note_start, read_history
-from gpt_opt.dispatch.gpus import DEVICES, GpuBusy, Lease, lease, node_name, slot_environment
+from gpt_opt.dispatch.gpus import GpuBusy, Lease, lease, node_name, slot_environment
 from gpt_opt.dispatch.resources import from_record
 from gpt_opt.dispatch.sweepdir import Submission, Sweep, SweepRun
 from gpt_opt.errors import GptOptError
 from gpt_opt.run.claim import read_claim
-from gpt_opt.run.execute import SWEEP
+from gpt_opt.run.devices import DEVICES, SHUTDOWN, SWEEP
 from gpt_opt.run.files import now
 from gpt_opt.run.owner import this_process
 from gpt_opt.run.paths import RunPaths
@@ -192,8 +192,7 @@ class Slot:
         threads = max(1, cores // workers // (self._resources.runs_per_gpu or 1))
         environment.setdefault("OMP_NUM_THREADS", str(threads))
         environment[SWEEP] = self._submission.sweep
-        environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "600"  # torchrun's own 30 s may cut a checkpoint short
-        return environment
+        return environment | SHUTDOWN
 
     # -- watching -------------------------------------------------------------------------------------------------
 

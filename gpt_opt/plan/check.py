@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra._internal.utils import get_args_parser
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf._utils import split_key
+from omegaconf.errors import ConfigKeyError, InterpolationResolutionError, InterpolationToMissingValueError
 
 from gpt_opt.config.constraints import constraint_problems
-from gpt_opt.config.explain import flat_keys, missing_keys, missing_problem, nearest
+from gpt_opt.config.explain import flat_keys, missing_keys, missing_problem
 from gpt_opt.config.files import Memo, with_real_paths
 from gpt_opt.config.lookup import NotFound, look_up, targets
+from gpt_opt.config.models import listed_model
+from gpt_opt.config.suggest import suggestion
+from gpt_opt.config.yaml_files import shown
 from gpt_opt.errors import ConfigError, Problem, SweepError
+from gpt_opt.plan.added_keys import AddedKeys
 from gpt_opt.plan.compose import Composed, ComposeFailure, Composer
+from gpt_opt.plan.compose_hydra import search_path
 from gpt_opt.plan.multirun import INSTALL_OPTUNA, CommandLine
+from gpt_opt.plan.yaml_errors import YamlErrors, first_lines, full_key, interpolation_words
 from gpt_opt.run.directory import without_hydra
+from gpt_opt.run.execute import SWEEP
 from gpt_opt.run.ranks import this_rank
 from gpt_opt.sweep.overrides import shell_word, to_override
 
@@ -63,22 +74,30 @@ class PointChecker:
     Args:
         config_dir: The folder hydra_conf.
         config_name: Name of the root config in it.
+        further: Folder of more config groups, as `--config-dir` gives one.
 
     Attributes:
         composer: What the points are composed with, so that each base is composed once.
         elsewhere: Objects whose module is not on the path of this process, by their `_target_`.
     """
 
-    def __init__(self, config_dir: Path, config_name: str = "config") -> None:
+    def __init__(self, config_dir: Path, config_name: str = "config", further: Path | None = None) -> None:
         self._dir, self._name = config_dir, config_name
-        self._loader = ConfigLoaderImpl(create_config_search_path(str(config_dir.resolve())))
-        self.composer = Composer(config_dir, config_name)
+        path = search_path(config_dir, further)
+        self._loader = ConfigLoaderImpl(path)
+        self._yaml = YamlErrors(path, config_name)
+        self.composer = Composer(config_dir, config_name, further=further)
+        self._added = AddedKeys(self._compose, self._is_group)
         self._known_options: dict[str, list[str]] = {}
         self._blamed: dict[tuple[str, ...], list[Problem]] = {}
         self._choices: dict[tuple[str, ...], dict[str, str]] = {}
         self._unknown_keys: dict[tuple[str, ...], list[Problem]] = {}
         self._looked_up: dict[str, NotFound | None] = {}
         self.elsewhere: dict[str, Problem] = {}
+
+    def flag_problem(self, flag: str, value: str | None) -> Problem:
+        """Returns the problem of a flag that run_hydra.py does not have: settings are written without dashes."""
+        return Problem(flag, "is no flag: settings are written KEY=VALUE", suggestion(flag, self._valid([]), value))
 
     def compose_many(self, points: Iterable[Sequence[str]]) -> Iterator[Composed | ComposeFailure]:
         """Composes points as `composer` does, with the real paths of the files that they name."""
@@ -102,11 +121,32 @@ class PointChecker:
             return [*map(_not_unicode, foreign), *self.problems(others, all_given)]
         if isinstance(result, ComposeFailure):
             return self._blame_all(result.overrides, result.error)
+        added = list(self._added.problems(result))
         if result.missing:
             choices = self._chosen(result.overrides) if all_given else {}
-            return [missing_problem(key, self._dir, choices) for key in result.missing if all_given]
-        own = [*_lost_trackers(result.overrides), *constraint_problems(result.config)]
-        return [*own, *self._target_problems(result.config)]
+            lacking = [missing_problem(key, self._dir, choices) for key in result.missing if all_given]
+            return [*added, *lacking]
+        told = {f"{problem.where}." for problem in added}
+        found = [*constraint_problems(result.config), *self._target_problems(result.config)]
+        located = [
+            self._located(problem, result.overrides)
+            for problem in found
+            if not any(key.startswith(f"{problem.where}.") for key in told)
+        ]
+        located = [self._located(problem, result.overrides) for problem in found]
+        lost = [*_lost_trackers(result.overrides), *_lost_model(result.overrides, result.config)]
+        return [*added, *lost, *located]
+
+    def _located(self, problem: Problem, overrides: Sequence[str]) -> Problem:
+        """Returns a problem with the file and line of a chosen option that gives the key, where no override does."""
+        if any(self._key(text) == problem.where for text in overrides if not self._is_group(text)):
+            return problem
+        names = self._names(overrides)
+        where = self._yaml.files.at(split_key(problem.where), names)
+        own = [file for file in self._yaml.files.behind(names) if file.name.startswith(f"{problem.where}/")]
+        if where is None and own:
+            where = f"{shown(own[0].path)} {problem.where}"
+        return replace(problem, where=where) if where else problem
 
     def _target_problems(self, config: Mapping[str, Any]) -> Iterator[Problem]:
         """Yields the targets that cannot be found; those that may be where the runs start go to `elsewhere`."""
@@ -153,8 +193,11 @@ class PointChecker:
     def _blame_all(self, overrides: tuple[str, ...], error: Exception) -> list[Problem]:
         """Tries the overrides one by one, on top of the group choices that can be composed, to blame the right ones.
 
-        What is wrong with the rest of the point is told too.
+        What is wrong with the rest of the point is told too, unless it is a file that is wrong: what follows from it
+        cannot be known.
         """
+        if found := self._root_problems():
+            return found
         blamed: dict[str, list[Problem]] = {}
         groups: list[str] = []
         for text in sorted(overrides, key=lambda item: not self._is_group(item)):
@@ -163,7 +206,12 @@ class PointChecker:
             elif self._is_group(text):
                 groups.append(text)
         if not blamed:
-            return self._missing(overrides) or [Problem(" ".join(overrides), _first_lines(error))]
+            missing = self._missing(overrides)
+            follows = isinstance(error, InterpolationToMissingValueError) or "Missing mandatory value" in str(error)
+            return missing if missing and follows else [self._unresolved(overrides, error), *missing]
+        files = [text for text in blamed if self._exists(text)]
+        if files:
+            return list(dict.fromkeys(problem for text in files for problem in blamed[text]))
         wrong = {self._key(text) for text in blamed}
         rest = self._rest(tuple(text for text in overrides if text not in blamed))
         return [
@@ -179,7 +227,7 @@ class PointChecker:
         """Returns the missing keys of a point that composes but cannot be resolved because of them."""
         try:
             config = self._compose(overrides)
-        except (HydraException, OmegaConfBaseException):
+        except Exception:  # whatever Hydra raises is told as the error of the point
             return []
         choices = self._chosen(overrides)
         return [missing_problem(key, self._dir, choices) for key in missing_keys(without_hydra(config))]
@@ -194,12 +242,45 @@ class PointChecker:
                 if isinstance(next(self.composer.compose_many([[*groups, text]])), ComposeFailure):
                     self._compose([*groups, text])
                 self._blamed[key] = []
-            except (HydraException, OmegaConfBaseException, AssertionError, OSError) as error:
-                # AssertionError: `+x.y=1` where x is null. OSError: a key too long for a file name, as options have.
-                self._blamed[key] = [self._explain(text, error, groups)]
-                if self._blamed[key][0].message.startswith(UNKNOWN_KEY):
+            except Exception as error:  # whatever Hydra raises for this text, and YAML for a file that it names
+                self._blamed[key] = self._explain(text, error, groups)
+                if not self._exists(text) and self._blamed[key][0].message.startswith(UNKNOWN_KEY):
                     self._unknown_keys[alike] = self._blamed[key]
         return self._blamed[key]
+
+    def _root_problems(self) -> list[Problem]:
+        """Returns what is wrong with the files that every point is composed from."""
+        if "" not in self._known_options:
+            self._known_options[""] = []
+            self._blamed[()] = self._yaml.root_problems()
+        return self._blamed[()]
+
+    def _exists(self, text: str) -> bool:
+        """Returns whether an override chooses an option that there is."""
+        return text.partition("=")[2] in self._options(self._key(text))
+
+    def _names(self, overrides: Iterable[str]) -> list[str]:
+        """Returns the options that overrides choose, as defaults lists name them."""
+        return [f"{self._key(text)}/{text.partition('=')[2]}" for text in overrides if self._exists(text)]
+
+    def _unresolved(self, overrides: tuple[str, ...], error: Exception) -> Problem:
+        """Returns the problem of a point of which no single override is to blame."""
+        choices = self._chosen(overrides)
+        names = [*self._names(overrides), *(f"{group}/{option}" for group, option in choices.items())]
+        where = self._yaml.interpolation(names, error, self._valid(overrides))
+        if where is None and isinstance(error, InterpolationResolutionError):
+            text = next((text for text in overrides if "${" in text), " ".join(overrides))
+            return Problem(text, *interpolation_words(error, self._valid(overrides)))
+        return where or Problem(" ".join(overrides), first_lines(error))
+
+    def _valid(self, overrides: Sequence[str]) -> list[str]:
+        """Returns the keys of the config with these overrides, without Hydra's own; none where there is no config."""
+        try:
+            config = self._compose(overrides)
+        except Exception:  # told elsewhere
+            return []
+        plain = cast("dict[str, Any]", OmegaConf.to_container(config))
+        return [name for name in flat_keys(plain) if not name.startswith("hydra.")]
 
     def _key(self, text: str) -> str:
         return text.partition("=")[0].lstrip("+~").partition("@")[0]
@@ -215,22 +296,36 @@ class PointChecker:
                 self._known_options[group] = []
         return self._known_options[group]
 
-    def _explain(self, text: str, error: Exception, groups: Sequence[str]) -> Problem:
-        key = self._key(text)
+    def _explain(self, text: str, error: Exception, groups: Sequence[str]) -> list[Problem]:
+        key, value = self._key(text), text.partition("=")[2]
+        if self._exists(text):
+            other = next((item for item in groups if self._key(item) == key), None)
+            if (other and f"Multiple values for {key}" in str(error)) or f"override '{key}'" in str(error):
+                return [_wrongly_signed(key, text, other)]
+            if located := self._yaml.interpolation(self._names([text]), error, self._valid([*groups, text])):
+                return [located]
+            return self._yaml.problems(f"{key}/{value}", [*groups, text], error)
         if options := self._options(key):
-            if "defaults list" in str(error) or "Multiple values for" in str(error):
-                return _wrongly_signed(key, text, next((item for item in groups if self._key(item) == key), None))
             fix = INSTALL_OPTUNA if text.startswith("hydra/sweeper") and text.endswith("=optuna") else ""
-            return Problem(key, f"must be one of {', '.join(options)}, but is {text.partition('=')[2]!r}", fix)
+            problem = f"must be one of {', '.join(options)}, but is {value!r}"
+            return [Problem(key, problem, fix or _option(key, value, options))]
+        if re.fullmatch(r"\S+\.(json|ya?ml)", text):
+            return [_file(text)]
         if not _parses(text):
-            return Problem(text, f"is not a Hydra override: {_first_lines(error)}", _quoted(text))
-        if (
-            isinstance(error, OSError)
-            or isinstance(error.__cause__, ConfigKeyError)
-            or "Could not override" in str(error)
-        ):
-            return self._unknown(text, key, groups)
-        return Problem(text, _first_lines(error.__cause__ or error))
+            return [Problem(text, f"is not a Hydra override: {first_lines(error)}", _quoted(text))]
+        unknown = isinstance(error, OSError) or isinstance(error.__cause__, ConfigKeyError)
+        if unknown or "Could not override" in str(error):
+            inside = full_key(error.__cause__ or error)  # loss={betta: 1}
+            return [self._unknown(text, inside if inside.startswith(f"{key}.") else key, groups)]
+        if "Could not append" in str(error):
+            return [Problem(key, "has a value already, so none can be added", f"write {text.lstrip('+')}")]
+        if text.startswith("~"):
+            if key not in self._valid(groups):
+                return [self._unknown(text, key, groups)]
+            return [Problem(key, "is needed, so it cannot be deleted", "give it another value, or leave it as it is")]
+        if isinstance(error, InterpolationResolutionError):
+            return [Problem(text, *interpolation_words(error, self._valid(groups)))]
+        return [Problem(text, first_lines(error.__cause__ or error))]
 
     def _unknown(self, text: str, key: str, groups: Sequence[str]) -> Problem:
         plain = cast("dict[str, Any]", OmegaConf.to_container(self._compose(groups)))
@@ -238,11 +333,27 @@ class PointChecker:
         node, _, value = text.partition("._target_=")
         if node in plain and plain[node] is None:
             return Problem(key, f"cannot be set alone while {node} is null", f"write '{node}={{_target_: {value}}}'")
-        group = key.partition(".")[0] + "."
-        meant = nearest(key, [name for name in valid if name.startswith(group)] or valid)
-        siblings = [name for name in valid if name.rpartition(".")[0] == key.rpartition(".")[0]]
-        fix = f"did you mean {meant}?" if meant else f"valid here: {', '.join(siblings or valid)}"
-        return Problem(key, UNKNOWN_KEY, fix)
+        return Problem(key, UNKNOWN_KEY, suggestion(key, valid, text.partition("=")[2]))
+
+
+def _file(text: str) -> Problem:
+    """Returns the problem of a file where an override is expected."""
+    if text.endswith(".json"):
+        fix = f"a sweep file is for `gptopt plan {text}` and `gptopt submit {text}`"
+    else:
+        fix = f"put it into hydra_conf/exp/ and write +exp={Path(text).stem}"
+    return Problem(text, "is a file, but settings are written KEY=VALUE", fix)
+
+
+def _option(group: str, value: str, options: Sequence[str]) -> str:
+    """Returns what was meant by an option that a group does not have; for models and data perhaps a name on the hub."""
+    if "/" in value and group in _BY_NAME:
+        return f"write {_BY_NAME[group]}{value}"
+    near = difflib.get_close_matches(value.lower(), options, n=1)
+    return f"did you mean {group}={near[0]}?" if near else ""
+
+
+_BY_NAME = {"model": "model=hf model.name_or_path=", "data": "data=hf data.dataset.path="}
 
 
 def _lost_trackers(overrides: Iterable[str]) -> Iterator[Problem]:
@@ -252,6 +363,18 @@ def _lost_trackers(overrides: Iterable[str]) -> Iterator[Problem]:
         if key.lstrip("+") == "logging" and value.startswith("[") and "," in value:
             fix = f"write logging.logging_params.report_to={value} in its place"
             yield Problem("logging", f"takes one option, but {text!r} gives several", fix)
+
+
+def _lost_model(overrides: Iterable[str], config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Refuses an option of the group model beside `models`: the experiment's list would choose the weights anyway."""
+    models, index = config["models"], config["model_index"]
+    for text in overrides if models is not None and index is not None else ():
+        key, _, value = text.partition("=")
+        if key == "model" and value != "hf":
+            chosen = listed_model(models, index, "name_or_path")
+            problem = f"is chosen by models[{index}]={chosen} of the experiment, so {text!r} would be ignored"
+            fix = f"choose by model_index, or by models=[...]; or leave the experiment out: +exp=hh_dpo {text}"
+            yield Problem("model", problem, fix)
 
 
 def _quoted(text: str) -> str:
@@ -296,52 +419,97 @@ def _wrongly_signed(key: str, text: str, other: str | None) -> Problem:
     return Problem(key, f"has no option by default that {text!r} could replace", f"add one: +{text}")
 
 
-def _first_lines(error: BaseException) -> str:
-    """Returns the message without OmegaConf's closing lines about the object."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    kept = [line for line in lines if line and not line.startswith(("full_key:", "object_type=", "See https://"))]
-    return "; ".join(kept)
-
-
-def check_command_line(config_dir: Path, arguments: Sequence[str]) -> None:
+def check_command_line(config_dir: Path, arguments: Sequence[str]) -> tuple[list[Composed], bool]:
     """Checks every point that a command line of run_hydra.py asks for.
 
-    Command lines that run nothing (`--cfg`, `--help`) or that bring their own config folder are left to Hydra; each run
+    Command lines that run nothing (`--cfg`, `--help`) or that name another root config are left to Hydra; each run
     checks its own config again. Where a sweeper draws the points, the fixed part and the ends of ranges are checked.
 
     Args:
         config_dir: The folder hydra_conf.
         arguments: The command line after the program's name.
 
+    Returns:
+        The points, in order, and whether they are those of a sweep; no points where they are left to Hydra.
+
     Raises:
         ConfigError: If any point is wrong; names all problems of all points. Also for a sweep under torchrun.
     """
+    if flags := list(_unknown_flags(arguments)):
+        checker = PointChecker(config_dir)
+        raise ConfigError([checker.flag_problem(flag, value) for flag, value in flags], ", nothing was started")
     asked = get_args_parser().parse_args(list(arguments))
     if asked.help or asked.hydra_help or asked.info or asked.cfg or asked.shell_completion:
-        return
-    checker, findings = PointChecker(config_dir), Findings()
+        return [], False
+    further = Path(asked.config_dir) if asked.config_dir else None
+    checker, findings = PointChecker(config_dir, further=further), Findings()
     line = checker.command_line(asked.overrides)
     multirun = asked.multirun or line.chooses_multirun
     problems = list(_torchrun_problems(multirun))
-    if not problems and (asked.config_path or asked.config_dir or asked.config_name):
-        return
+    if not problems and (asked.config_path or asked.config_name):
+        return [], False
+    _warn_of_resources(line)
     points, all_given = checker.points(asked.overrides, multirun), True
     if multirun:
         unusable = line.problems()
         problems, all_given = [*problems, *unusable], line.knows_sampled_keys and not unusable
-    config = None
+    composed: list[Composed] = []
     for index, result in enumerate(checker.compose_many(points)):
         findings.add(checker.problems(result, all_given), index)
-        config = result.config if isinstance(result, Composed) and not result.missing else config
+        composed += [result] if isinstance(result, Composed) and not result.missing else []
     problems += findings.report(len(points))
     if multirun and not line.starts_runs_here:
         checker.warn_of_elsewhere()
     else:
         problems += checker.elsewhere.values()
-    if multirun and config is not None and not problems:
-        problems += line.study_problems(config)
+    if multirun and composed and not problems:
+        problems += line.study_problems(composed[-1].config)
     if problems:
         raise ConfigError(problems, ", nothing was started")
+    return composed, multirun
+
+
+def composition_problems(config_dir: Path, arguments: Sequence[str]) -> list[Problem]:
+    """Returns why Hydra cannot compose what a command line asks for that `check_command_line` leaves to it.
+
+    Args:
+        config_dir: The folder hydra_conf.
+        arguments: The command line after the program's name.
+    """
+    asked = get_args_parser().parse_args(list(arguments))
+    further = Path(asked.config_dir) if asked.config_dir else None
+    folder = config_dir if asked.config_path is None else Path(asked.config_path)
+    checker, findings = PointChecker(folder, asked.config_name or "config", further), Findings()
+    points = checker.points(asked.overrides, asked.multirun)
+    for index, result in enumerate(checker.composer.compose_many(points)):
+        if isinstance(result, ComposeFailure):
+            findings.add(checker.problems(result), index)
+    return findings.report(len(points))
+
+
+def _unknown_flags(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Yields the flags that Hydra's command line does not have, with the value after each."""
+    known = get_args_parser()._option_string_actions
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if not re.match("--?[A-Za-z]", argument):
+            continue
+        flag, sign, value = argument.partition("=")
+        meant = [name for name in known if name.startswith(flag)] if flag.startswith("--") else []
+        action = known.get(flag) or (known[meant[0]] if len(meant) == 1 else None)
+        follows = bool(rest) and not rest[0].startswith("-") and "=" not in rest[0]
+        if action is None:
+            yield flag, value if sign else rest.pop(0) if follows else None
+        elif action.nargs is None and not sign and rest:
+            rest.pop(0)
+
+
+def _warn_of_resources(line: CommandLine) -> None:
+    """Says which resources are not read: runs that Hydra starts take what there is."""
+    said = [text for text in line.overrides if text.lstrip("+").startswith("resources")]
+    if said and not line.reads_resources and SWEEP not in os.environ:
+        log.warning("warning: %s: gptopt submit and hydra/launcher=disbatch alone read resources", " ".join(said))
 
 
 def _torchrun_problems(multirun: bool) -> Iterator[Problem]:

@@ -88,16 +88,23 @@ class Composer:
         config_name: Name of the primary config, without `.yaml`.
         pure_resolvers: Custom resolvers that return the same for the same arguments, config and environment. Points
             that meet any other custom resolver are composed by Hydra.
+        further: Folder of more config groups, as `--config-dir` gives one.
 
     Attributes:
         fast: Points answered without composing them with Hydra.
         slow: Points that Hydra composed, by the reason why.
     """
 
-    def __init__(self, config_dir: Path, config_name: str = "config", pure_resolvers: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        config_dir: Path,
+        config_name: str = "config",
+        pure_resolvers: Iterable[str] = (),
+        further: Path | None = None,
+    ) -> None:
         self.fast = 0
         self.slow: Counter[str] = Counter()
-        self._engine = HydraEngine(Path(config_dir), config_name)
+        self._engine = HydraEngine(Path(config_dir), config_name, further)
         self._pure = PURE_RESOLVERS | frozenset(pure_resolvers)
         self._items: dict[str, Item] = {}
         self._layouts: dict[tuple[str, ...], Layout] = {}

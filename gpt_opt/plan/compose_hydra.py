@@ -13,6 +13,7 @@ from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from hydra.version import VersionBase, setbase
@@ -30,13 +31,14 @@ class HydraEngine:
     Args:
         config_dir: Folder that holds the primary config and the config groups.
         config_name: Name of the primary config, without `.yaml`.
+        further: Folder of more config groups, as `--config-dir` gives one.
     """
 
-    def __init__(self, config_dir: Path, config_name: str) -> None:
+    def __init__(self, config_dir: Path, config_name: str, further: Path | None = None) -> None:
         self.config_name = config_name
         if not all(OmegaConf.has_resolver(name) for name in ("now", "hydra", "python_version")):
             setup_globals()
-        self._loader = ConfigLoaderImpl(create_config_search_path(str(config_dir.resolve())))
+        self._loader = ConfigLoaderImpl(search_path(config_dir, further))
         self._groups: dict[str, bool] = {}
         self._repository: Any = None
 
@@ -66,6 +68,14 @@ class HydraEngine:
                 except OSError:  # too long for a folder's name
                     self._groups[name] = False
         return self._groups[name]
+
+
+def search_path(config_dir: Path, further: Path | None = None) -> ConfigSearchPath:
+    """Returns where Hydra seeks configs when run_hydra.py calls it, `further` being what `--config-dir` gives."""
+    path = create_config_search_path(str(config_dir.resolve()))
+    if further is not None:
+        path.prepend("command-line", f"file://{further.resolve()}", SearchPathQuery(provider="schema"))
+    return path
 
 
 def plain(config: Any) -> Any:

@@ -16,6 +16,7 @@ from omegaconf.basecontainer import BaseContainer
 
 PURE_RESOLVERS = frozenset(
     [
+        "listed_model",
         "oc.create",
         "oc.decode",
         "oc.deprecated",

@@ -65,6 +65,11 @@ class CommandLine:
         return self.hydra is None or str(self.hydra.launcher._target_).endswith(".BasicLauncher")
 
     @property
+    def reads_resources(self) -> bool:
+        """Whether the launcher of a multirun gives runs the resources of the config."""
+        return self.hydra is not None and "disbatch" in str(self.hydra.launcher._target_).lower()
+
+    @property
     def is_enumerated(self) -> bool:
         """Whether the points are known before the first run: they are those of Hydra's basic sweeper."""
         return self.sweeper in ("", f"{BasicSweeper.__module__}.{BasicSweeper.__name__}")

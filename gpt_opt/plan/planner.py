@@ -16,6 +16,7 @@ from gpt_opt.plan.compose import Composed
 from gpt_opt.plan.existing import RunFinder, Status, earlier_runs, status_of
 from gpt_opt.plan.price import History, Price, price, shape
 from gpt_opt.plan.resources import SweepResources, process_problems
+from gpt_opt.run.devices import sweep_device_problems
 from gpt_opt.run.identity import is_identity, run_id
 from gpt_opt.run.paths import RunPaths
 from gpt_opt.run.provenance import recorded_inputs
@@ -87,6 +88,7 @@ class Planner:
 
     def __init__(self, config_dir: Path) -> None:
         self._checker = PointChecker(config_dir)
+        self._experiments: dict[str, tuple[str, ...]] = {}
 
     def plan(
         self,
@@ -137,7 +139,8 @@ class Planner:
         for index, result in enumerate(self._checker.compose_many(lists)):
             problems = self._checker.problems(result)
             if not problems and isinstance(result, Composed):
-                problems = [*_sweep_problems(result, bool(grid.source)), *_needs_problems(needs, index, result.config)]
+                problems = [*_sweep_problems(result, bool(grid.source)), *self._own_sweep(result, grid)]
+                problems += _needs_problems(needs, index, result.config)
                 if not problems:
                     draft.add(index, result)
             draft.findings.add(problems, index)
@@ -151,6 +154,18 @@ class Planner:
         cost = price(draft.work, History(draft.roots), needs.common, slots)
         uncounted = tuple(sorted(draft.uncounted))
         return Plan(grid, draft.points, tuple(draft.runs), draft.collapsed, uncounted, needs.common, cost, gone)
+
+    def _own_sweep(self, point: Composed, grid: Grid) -> Iterator[Problem]:
+        """Refuses an experiment that is a sweep itself, of which the sweep file does not give every key."""
+        given = {target(text.partition("=")[0]) for text in point.overrides}
+        for text in point.overrides if grid.source else ():
+            if target(text).startswith("exp="):
+                if text not in self._experiments:
+                    hydra = self._checker.command_line([text]).hydra
+                    self._experiments[text] = tuple((hydra.sweeper.get("params") or {}) if hydra else ())
+                if ignored := [key for key in self._experiments[text] if target(key) not in given]:
+                    problem = f"{text} is a sweep of its own over {', '.join(ignored)}, which a sweep file does not run"
+                    yield Problem("exp", problem, "give the values in grid, or: python run_hydra.py -m " + text)
 
     def config(self, overrides: Sequence[str]) -> dict[str, Any]:
         """Returns the resolved config of one point of a plan."""
@@ -170,6 +185,7 @@ _OF_HYDRA = ("hydra.mode", "hydra.run", "hydra.sweep", "hydra/sweeper", "hydra.l
 
 def _sweep_problems(point: Composed, from_file: bool) -> Iterator[Problem]:
     """Yields what a config may say but a run of a sweep would not do, or not as it was meant."""
+    yield from sweep_device_problems(point.config)
     for key in ("dry_run", "rerun"):
         if point.config.get(key):
             problem = "must be false in a sweep, which starts every run that is not done, once"

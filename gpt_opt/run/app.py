@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gpt_opt.errors import GptOptError, Problem, RequestError, RunFailed
-from gpt_opt.run.directory import DRY_RUN_PREFIX, plain_config
+from gpt_opt.errors import ConfigError, GptOptError, Problem, RequestError, RunFailed
+from gpt_opt.run.directory import DRY_RUN_PREFIX, expected_run_dir, plain_config
 from gpt_opt.run.execute import execute
 from gpt_opt.run.objective import objective
 from gpt_opt.run.paths import RunPaths
@@ -46,8 +48,10 @@ def task(config: DictConfig) -> float | None:
         "overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
         "hydra.yaml": OmegaConf.to_yaml(HydraConfig.instance().cfg),
     }
+    paths = RunPaths(folder)
     try:
-        execute(plain, RunPaths(folder), files)
+        with _task_log(paths, hydra.job.name):
+            execute(plain, paths, files)
     except RequestError as error:
         if hydra.mode is not RunMode.MULTIRUN:
             raise
@@ -56,8 +60,31 @@ def task(config: DictConfig) -> float | None:
     return objective(plain, RunPaths(folder)) if learns else None
 
 
+@contextmanager
+def _task_log(paths: RunPaths, job: str) -> Iterator[None]:
+    """Writes what the run says to its task.log, whatever hydra/job_logging is."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        # hydra-colorlog and Hydra's default log to <job>.log, in the current directory even: task.log holds the same.
+        if isinstance(handler, logging.FileHandler) and (log_file := Path(handler.baseFilename)).name == f"{job}.log":
+            root.removeHandler(handler)
+            handler.close()
+            if log_file.is_file() and not log_file.stat().st_size:
+                log_file.unlink()
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.partition(".")[0] == "gpt_opt" and isinstance(logger, logging.Logger):
+            logger.disabled = False  # as hydra/job_logging=disabled leaves them
+    file = logging.FileHandler(paths.task_log, encoding="utf-8", errors="backslashreplace", delay=True)
+    file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
+    root.addHandler(file)
+    try:
+        yield
+    finally:
+        root.removeHandler(file)
+        file.close()
+
+
 def _dry_run(config: dict[str, object], overrides: list[str], folder: Path) -> None:
-    from gpt_opt.run.directory import expected_run_dir
     from gpt_opt.training.stages import describe
 
     try:
@@ -70,9 +97,41 @@ def _dry_run(config: dict[str, object], overrides: list[str], folder: Path) -> N
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def require_weights(points: Sequence[tuple[Mapping[str, Any], Sequence[str]]]) -> None:
+    """Refuses weights of `model.archive` that do not fit their model, before there is a directory of the run.
+
+    Args:
+        points: Resolved config and overrides of every run that was asked for; of those that have a directory already
+            the weights did fit.
+
+    Raises:
+        ConfigError: If any do not; all of them are named.
+    """
+    problems: dict[Problem, None] = {}
+    models: list[Any] = []
+    for config, overrides in points:
+        model = config["model"]
+        if model.get("archive") in (None, "embedded") or model in models:
+            continue
+        models.append(model)
+        if "output_dir" in config["paths"] and expected_run_dir(config, overrides).exists():
+            continue
+        from gpt_opt.training.models.build import require_archive  # torch, which the run needs anyway
+
+        try:
+            require_archive(model)
+        except ConfigError as error:
+            problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise ConfigError(list(problems), ", nothing was started")
+
+
 @contextmanager
-def hydra_errors() -> Iterator[None]:
+def hydra_errors(explain: Callable[[], Sequence[Problem]] = tuple) -> Iterator[None]:
     """Turns what Hydra raises about a config into our own errors.
+
+    Args:
+        explain: Returns what is wrong with the config, asked only when something is raised.
 
     Raises:
         GptOptError: The one that a resolver of ours raised inside Hydra, a RequestError with Hydra's words, or a
@@ -80,12 +139,18 @@ def hydra_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (HydraException, OmegaConfBaseException) as error:
+    except GptOptError:
+        raise
+    except (HydraException, OmegaConfBaseException, ValueError, RecursionError, yaml.YAMLError) as error:
         link: BaseException | None = error
         while link is not None:
             if isinstance(link, GptOptError):
                 raise link from None
             link = link.__cause__ or link.__context__
+        if problems := explain():
+            raise RequestError(problems) from None
+        if not isinstance(error, HydraException | OmegaConfBaseException):
+            raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise RequestError([Problem("config", "; ".join(lines))]) from error
     except Exception as error:

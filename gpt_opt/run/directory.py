@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gpt_opt.config.explain import missing_keys
 from gpt_opt.config.files import with_real_paths
+from gpt_opt.config.models import listed_model
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.run.identity import is_identity, run_id
 from gpt_opt.run.paths import allocate_run_dir, existing_run_dir, path_part, run_dir_name
@@ -115,7 +116,19 @@ def get_local_run_dir(exp_name: str, local_dirs: Sequence[str]) -> str:
         return str(chosen)
 
 
+def _listed_model(models: Any, index: Any, key: str) -> Any:
+    """Resolver: `gpt_opt.config.models.listed_model` of nodes of the config."""
+    return listed_model(OmegaConf.to_container(models) if OmegaConf.is_config(models) else models, index, key)
+
+
+def _model_indices(models: Any) -> str:
+    """Resolver: every index of `models`, as --multirun goes through them."""
+    return ",".join(map(str, range(len(models or ()))))
+
+
 def register_resolvers() -> None:
-    """Makes `${run_dir:}` and `${get_local_run_dir:name,dirs}` known to OmegaConf; doing it twice changes nothing."""
+    """Makes the resolvers of hydra_conf/ known to OmegaConf; doing it twice changes nothing."""
+    OmegaConf.register_new_resolver("listed_model", _listed_model, replace=True)
+    OmegaConf.register_new_resolver("model_indices", _model_indices, replace=True)
     OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
     OmegaConf.register_new_resolver("get_local_run_dir", get_local_run_dir, replace=True, use_cache=True)

@@ -13,6 +13,7 @@ from gpt_opt.config.constraints import batch_problems, constraint_problems
 from gpt_opt.config.inputs import AGAIN, WEIGHT_KEYS, changed_inputs, changed_since, inputs_of
 from gpt_opt.errors import ClaimLost, ConfigError, GptOptError, Problem, RequestError, RunFailed
 from gpt_opt.run.claim import Claim, acquire
+from gpt_opt.run.devices import SWEEP, chosen_devices, device_problems, wants_torchrun
 from gpt_opt.run.files import create_text, now, read_json_object, remove_temporaries, to_json, write_text
 from gpt_opt.run.identity import identity_json, run_id
 from gpt_opt.run.paths import RunPaths
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from gpt_opt.training.reporting import Reporters, Tracked
 
 log = logging.getLogger(__name__)
-
-SWEEP = "GPTOPT_SWEEP"
-"""Environment variable of a run of a sweep: the sweep's name, by which trackers group its runs."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -62,7 +60,8 @@ def execute(config: Mapping[str, Any], paths: RunPaths, hydra_files: Mapping[str
     if not config["rerun"] and _is_done(paths):
         _say_complete(config, paths)
         return
-    with stop_on_signals() as stop, acquire(paths) as claim:  # let go of the claim before a signal is passed on
+    # The claim is let go of before a signal is passed on.
+    with chosen_devices(config), stop_on_signals() as stop, acquire(paths) as claim:
         attempt = _Attempt(config, paths, claim, stop)
         if config["rerun"] and (_to_supersede(paths) or attempt.cannot_resume()):
             attempt.supersede()
@@ -89,10 +88,15 @@ def _process_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     """Yields why the training cannot be split over the processes that there are."""
     if (count := this_rank().count) > 1:
         yield from batch_problems(config["training"]["training_params"], count)
+    yield from device_problems(config)
+    if wants_torchrun(config):
+        fix = "start run_hydra.py, which starts it"
+        yield Problem("gpu.use_ddp", "needs the processes of torchrun, but this one was started without it", fix)
+        return
     for engine in ("deepspeed", "fsdp"):
         if config[engine] and not under_torchrun():
             problem = "divides a training among the processes of torchrun, but this one was started without it"
-            fix = "torchrun --nproc-per-node N run_hydra.py ..., or resources.gpus_per_run of 2 or more in a sweep"
+            fix = "gpu.use_ddp=true, torchrun --nproc-per-node N run_hydra.py ..., or resources.gpus_per_run in a sweep"
             yield Problem(engine, problem, fix)
 
 
@@ -251,6 +255,8 @@ class _Attempt:
             fence=self.claim.require,
             report=self.reporters.log,
         )
+        if self.stop:
+            return None  # before the other processes are told to train: they may be gone by the same signal
         try:
             peers().train(self.config, self.paths)
             with peers().watched(self._end_with):

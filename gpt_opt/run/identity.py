@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,11 +23,20 @@ is one run, and a folder that moves makes new ones. The content is compared apar
 processes: like their number, that changes nothing but the rounding.
 """
 
-ABSENT_MEANS: Mapping[str, Any] = {}
+ABSENT_MEANS: Mapping[str, Any] = {
+    "user": {},
+    "training.training_params.eval_batch_size": None,  # counts: kto_pair measures against the rest of a batch
+    "training.training_params.max_completion_length": None,
+    "data.dataset.text_column": "text",
+    "data.dataset.messages_column": "messages",
+}
 """Keys that came after the first ids were given, each with the value that means "as before".
 
-A key at that value does not enter the hash, so that ids survive the upgrade that brings the key.
+A key at that value does not enter the hash, so that ids survive the upgrade that brings the key. Those of a data set
+hold for the parts of a mixture too.
 """
+
+_PART = re.compile(r"^data\.dataset\.(?:parts\.[^.]+\.dataset\.)+")
 
 ID_LENGTH = 12
 """Hex digits of a run id: 48 bits, a collision in 100,000 runs has a probability of 2 in 100,000."""
@@ -49,7 +59,8 @@ def identifying(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     kept = {}
     for key, value in config.items():
         name = above + key
-        if name not in NOT_IDENTITY and not (name in ABSENT_MEANS and _same(value, ABSENT_MEANS[name])):
+        known = _PART.sub("data.dataset.", name)
+        if name not in NOT_IDENTITY and not (known in ABSENT_MEANS and _same(value, ABSENT_MEANS[known])):
             kept[key] = identifying(value, f"{name}.") if isinstance(value, dict) else value
     return kept
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import signal
 import sys
 import threading
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from gpt_opt.errors import GptOptError, RunFailed
 from gpt_opt.run.paths import RunPaths
 from gpt_opt.run.ranks import Rank, this_rank
-from gpt_opt.run.signals import SIGNALS, stop_on_signals
+from gpt_opt.run.signals import SIGNALS, StopRequest, stop_on_signals
 
 if TYPE_CHECKING:
     from gpt_opt.training.processes import Channel
@@ -35,6 +36,7 @@ FIRST_WORD_S = 10.0
 
 _OWN_FAILURE_S = FIRST_WORD_S / 2
 _WATCH_S = 0.5
+_POLL_S = 0.1
 _ORDER = "order"
 
 
@@ -170,31 +172,47 @@ def _follow(rank: Rank) -> None:
         RunFailed: If this process failed and rank 0 did not end it.
     """
     logging.basicConfig(level=logging.WARNING, format=f"process {rank.index}: %(message)s")
-    from gpt_opt.training.processes import Channel, lost_a_process
+    error: Exception | None = None
+    with stop_on_signals() as stop:  # from here on: a rank that a signal ends now leaves the others waiting for it
+        from gpt_opt.training.processes import Channel, lost_a_process
 
-    channel = Channel()
-    order = json.loads(channel.wait(_ORDER))
-    if order is None:
+        channel = Channel()
+        order = _order_of(channel, stop)
+        if order is None:
+            return
+        try:
+            _train(order["config"], RunPaths(Path(order["root"])), stop)
+        except Exception as caught:
+            error = caught
+    if error is None:
+        for number in SIGNALS:
+            # Rank 0 alone says how the run ended: a signal that comes late must not make this process look failed.
+            signal.signal(number, signal.SIG_IGN)
         return
-    try:
-        _train(order["config"], RunPaths(Path(order["root"])))
-    except Exception as error:
-        if lost_a_process(error):
-            sys.exit(1)  # whichever process ended first has said why, or torchrun will
-        record = error_record(error)
-        channel.leave(f"error/{rank.index}", json.dumps(record))
-        time.sleep(FIRST_WORD_S)
-        log.error("%s", record["traceback"])
-        raise RunFailed(f"process {rank.index}: {record['type']}: {record['message']}") from error
+    if stop or lost_a_process(error):
+        sys.exit(1)  # whichever process ended first has said why, or torchrun will
+    record = error_record(error)
+    channel.leave(f"error/{rank.index}", json.dumps(record))
+    time.sleep(FIRST_WORD_S)
+    log.error("%s", record["traceback"])
+    raise RunFailed(f"process {rank.index}: {record['type']}: {record['message']}") from error
 
 
-def _train(config: Mapping[str, Any], paths: RunPaths) -> None:
+def _order_of(channel: Channel, stop: StopRequest) -> Any:
+    """Returns what rank 0 orders; None where nothing is to be trained, or a signal came before there was an order."""
+    deadline = math.inf
+    while (text := channel.read(_ORDER)) is None:
+        if stop and deadline == math.inf:
+            deadline = time.monotonic() + FIRST_WORD_S
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(_POLL_S)
+    return json.loads(text)
+
+
+def _train(config: Mapping[str, Any], paths: RunPaths, stop: StopRequest) -> None:
     from gpt_opt.training.hooks import Folder, Hooks
     from gpt_opt.training.stages import train
 
-    with stop_on_signals() as stop:
-        hooks = Hooks(progress=lambda step, total: None, stop_requested=lambda: bool(stop), fence=lambda: None)
-        train(config, Folder(paths.checkpoints, paths.metrics, paths.samples), hooks)
-    for number in SIGNALS:
-        # Rank 0 alone says how the run ended: a signal that comes late must not make this process look failed.
-        signal.signal(number, signal.SIG_IGN)
+    hooks = Hooks(progress=lambda step, total: None, stop_requested=lambda: bool(stop), fence=lambda: None)
+    train(config, Folder(paths.checkpoints, paths.metrics, paths.samples), hooks)

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import TypeVar
 
+from gpt_opt.config.suggest import SYNONYMS
 from gpt_opt.errors import Problem, SweepError
 from gpt_opt.sweep.jsonfile import Document, Json, Path, shown
 from gpt_opt.sweep.model import Metric, Resources, settings
@@ -47,7 +48,9 @@ class Report:
     def unknown(self, path: Path, what: str, valid: Iterable[str], fix: str = "") -> None:
         """Note that the last key of `path` is none of the valid ones, and name the nearest."""
         names = list(valid)
-        close = difflib.get_close_matches(str(path[-1]), names, n=1)
+        name = str(path[-1])
+        ours = SYNONYMS.get(name.lower(), "").rpartition(".")[2]
+        close = [ours] if ours in names else difflib.get_close_matches(name, names, n=1)
         near = f"did you mean {shown(close[0])}?" if close else f"valid are {', '.join(names) or 'none'}"
         self.add(path, f"{what} must be a known one, but got {shown(path[-1])}", "; ".join(filter(None, [near, fix])))
 

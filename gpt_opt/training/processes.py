@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from datetime import timedelta
 
 import torch
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-_POLL_S = 0.1
 _CONNECT_TIMEOUT = timedelta(minutes=5)
 _LOST = re.compile(r"connection (closed|reset|refused|was likely closed)|broken pipe|socket (closed|error)", re.I)
 
@@ -34,12 +32,6 @@ class Channel:
             DistNetworkError: If the store is gone, as when torchrun was killed.
         """
         return self._store.get(name).decode() if self._store.check([name]) else None
-
-    def wait(self, name: str) -> str:
-        """Returns the text under a name as soon as there is one; signals are still heard meanwhile."""
-        while (text := self.read(name)) is None:
-            time.sleep(_POLL_S)
-        return text
 
 
 def processes() -> int:

@@ -11,7 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from gpt_opt.config.sampling import DEFAULT_SAMPLES
 from gpt_opt.errors import ConfigError, DataError, Problem
-from gpt_opt.training.data.tokenize import TokenizedPair
+from gpt_opt.training.data.tokenize import TokenizedPair, token_ids
 from gpt_opt.training.models.build import Reference
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Sampler:
         """Returns the answer of the data, where it is a wanted one."""
         if isinstance(item, TokenizedPair):
             return {"chosen": self._text(item.chosen)}
-        return {"chosen": self._text(item.completion)} if item.desirable else {}
+        return {"chosen": self._text(token_ids(item.completion))} if item.desirable else {}
 
     def rows(self, policy: PreTrainedModel, reference: Reference | None, device: torch.device) -> list[Row]:
         """Lets the models write; every process of a training must call it at the same step and gets the same.

@@ -35,10 +35,11 @@ from gpt_opt.training.callbacks import Bar, Flow
 from gpt_opt.training.checkpoints import latest_checkpoint, link_final, remove_unfinished
 from gpt_opt.training.continuing import require_continuable
 from gpt_opt.training.data.batches import Collate, Collator, ExampleCollator, ExampleOrder, TrainingOrder
+from gpt_opt.training.data.collect import Data
 from gpt_opt.training.data.examples import mismatched, targets, unpaired
 from gpt_opt.training.data.mixture import build_dataset
 from gpt_opt.training.data.prepare import prepare
-from gpt_opt.training.data.records import ExampleData, PairData
+from gpt_opt.training.data.records import Example, ExampleData, PairData
 from gpt_opt.training.data.tokenize import Limits, Tokenized, start_of
 from gpt_opt.training.engines import engine_arguments
 from gpt_opt.training.failures import memory_advice, memory_failures_named
@@ -145,7 +146,8 @@ def build(config: Config) -> Parts:
         policy = add_adapters(policy, config["lora"])
     data = _suited(build_dataset(config["data"]["dataset"]), loss)
     start = start_of(tokenizer) if params["add_bos"] else ()
-    limits = Limits(params["max_length"], params["max_prompt_length"], params["truncation"] == "keep_end", start)
+    keep_end, completion = params["truncation"] == "keep_end", params["max_completion_length"]
+    limits = Limits(params["max_length"], params["max_prompt_length"], keep_end, start, completion)
     prepared = prepare(data, tokenizer, limits)
     train, validation = prepared.train, prepared.validation
     steps = _steps(params, len(train))
@@ -192,23 +194,33 @@ def _steps(params: Mapping[str, Any], items: int) -> int:
     return int(params["num_epochs"] * (items // params["batch_size"]))
 
 
-def _suited(data: PairData | ExampleData, loss: Any) -> PairData | ExampleData:
-    """Returns the data as the loss takes them: pairs, for KTO single judged answers, for SFT one answer a prompt.
+def _suited(data: Data, loss: Any) -> PairData | ExampleData:
+    """Returns the data as the loss takes them: pairs, for KTO single judged answers, for SFT what is to be learned.
 
     Raises:
-        DataError: If the loss needs pairs and the data has none.
+        DataError: If the data has records that the loss cannot use.
     """
-    if isinstance(loss, KTO):
-        judged = unpaired(data) if isinstance(data, PairData) else data
-        good = sum(example.desirable for example in judged.train)
-        bad = len(judged.train) - good
-        weighted = loss.desirable_weight * good, loss.undesirable_weight * bad
-        log.info("%d desirable and %d undesirable answers, %g to %g with their weights", good, bad, *weighted)
-        return judged
-    if isinstance(data, ExampleData):
-        problem = "must give pairs of a chosen and a rejected answer for this loss, but gives single judged answers"
-        raise DataError([Problem("data.dataset", problem, "take loss=kto, which needs no pairs, or data with pairs")])
-    return targets(data) if isinstance(loss, SFT) else data
+    if isinstance(loss, SFT):
+        return targets(data)
+    single = [record for record in (*data.train, *data.validation) if isinstance(record, Example)]
+    shown = [record for record in single if record.desirable is None]
+    unfit = shown if isinstance(loss, KTO) else single
+    if unfit:
+        count = len(data.train) + len(data.validation)
+        kind = "demonstrations (no rejected answer, no label)" if shown else "single judged answers"
+        wants = "judged answers or pairs" if isinstance(loss, KTO) else "pairs of a chosen and a rejected answer"
+        first = f", the first: {unfit[0].place}" if unfit[0].place else ""
+        problem = f"must give {wants} for this loss, but {len(unfit):,} of {count:,} rows are {kind}{first}"
+        fix = "take loss=sft, which learns from demonstrations" if shown else "take loss=kto, which needs no pairs"
+        raise DataError([Problem("data.dataset", problem, f"{fix}, or data with {wants}")])
+    if not isinstance(loss, KTO):
+        return cast("PairData", data)
+    judged = unpaired(data)
+    good = sum(bool(example.desirable) for example in judged.train)
+    bad = len(judged.train) - good
+    weighted = loss.desirable_weight * good, loss.undesirable_weight * bad
+    log.info("%d desirable and %d undesirable answers, %g to %g with their weights", good, bad, *weighted)
+    return judged
 
 
 def _reference(config: Config, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Reference | None:
@@ -235,7 +247,7 @@ def _arguments(config: Config, parts: Parts, folder: Folder, devices: int) -> Tr
     return TrainingArguments(
         output_dir=str(folder.checkpoints),
         per_device_train_batch_size=micro,
-        per_device_eval_batch_size=micro,
+        per_device_eval_batch_size=params["eval_batch_size"] or micro,
         gradient_accumulation_steps=accumulation_steps(params, devices),
         max_steps=parts.steps,
         max_grad_norm=params["max_grad_norm"],

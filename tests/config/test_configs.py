@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from gpt_opt.config.constraints import SCHEDULES, constraint_problems
 from gpt_opt.config.schema import register
 from gpt_opt.run.directory import plain_config, register_resolvers
-from tests.conftest import CONFIG_DIR
+from tests.conftest import CONFIG_DIR, ROOT
 
 register()
 register_resolvers()
@@ -27,7 +27,7 @@ ADDED = {"logging"}  # groups without an option by default
 MANDATORY = {
     ("model", "hf"): ["model.name_or_path=gpt2"],
     ("model", "blank"): ["model.name=mine", "model.name_or_path=gpt2"],
-    ("data", "jsonl"): [f"data.dataset.path={__file__}"],
+    ("data", "jsonl"): [f"data.dataset.path={ROOT / 'params'}"],
     ("data", "hf"): ["data.dataset.path=trl-lib/kto-mix-14k"],
     ("data", "mixture"): ["+data@data.dataset.parts.a=pydoc", "+data.dataset.weights={a: 1}"],
     ("paths", "local_run_dir"): ["exp_name=x"],

@@ -10,8 +10,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from gpt_opt.config.constraints import accumulation_steps, batch_problems, constraint_problems
-from gpt_opt.config.explain import comment_of, nearest
+from gpt_opt.config.explain import comment_of
 from gpt_opt.config.schema import register
+from gpt_opt.config.sources import data_problems
+from gpt_opt.config.suggest import nearest
 from gpt_opt.run.directory import plain_config
 from tests.conftest import CONFIG_DIR
 
@@ -118,3 +120,13 @@ def test_the_meaning_of_a_key_is_its_comment(tmp_path: Path) -> None:
     assert "reference model" in comment_of("loss.beta", CONFIG_DIR, {"loss": "dpo"})
     assert "random seed" in comment_of("seed", CONFIG_DIR, {})
     assert comment_of("loss.nothing", CONFIG_DIR, {"loss": "dpo"}) == ""
+
+
+def test_a_folder_of_data_whose_path_is_a_pattern_is_refused(tmp_path: Path) -> None:
+    dataset = {"name": "x", "path": str(tmp_path / "runs [1]" / "data"), "split": "train", "subset": None}
+    Path(dataset["path"]).mkdir(parents=True)
+    config = {"data": {"dataset": dataset | {"validation_split": 0.1}}}
+    (problem,) = data_problems(config)
+    assert "must be a folder without *, ? and [ in its path" in problem.message
+    (Path(dataset["path"]) / "state.json").touch()  # saved by datasets, which reads it by its name
+    assert not list(data_problems(config))

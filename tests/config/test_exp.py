@@ -92,6 +92,43 @@ def test_several_models_are_several_runs_and_one_is_chosen_by_its_index() -> Non
     assert run_id(one) == run_id(by_hand)
 
 
+def problems(*overrides: str) -> list[str]:
+    return [str(item) for item in checker().problems(next(checker().composer.compose_many([overrides])))]
+
+
+def test_models_may_be_mappings_and_a_list_needs_no_other_length(tmp_path: Path) -> None:
+    listed = "models=[a/b,{name: short, huggingface_id: c/d, trust_remote_code: true}]"
+    points = checker().points(["+exp=multi_model_dpo", listed], multirun=True)
+    models = [composed(*point)["model"] for point in points]
+    kept = [[model[key] for key in ("name", "name_or_path", "trust_remote_code")] for model in models]
+    assert kept == [["a/b", "a/b", False], ["short", "c/d", True]]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["+exp=multi_model_dpo", "model_index=7"], ["model_index: must be an index of models, 0 to 2, but is 7"]),
+        (["+exp=multi_model_dpo", "model_index=-1"], ["model_index: must be an index of models, 0 to 2, but is -1"]),
+        (["+exp=multi_model_dpo", "models=[]"], ["model_index: must be an index of models, none, since it is empty"]),
+        (["+exp=multi_model_dpo", "model=pythia28"], ["model: is chosen by models[0]=openai-community/gpt2-large of"]),
+        (["+exp=multi_model_dpo", "model.name_or_path=x/y"], ["model_index: is 0 and models[0] is openai-community"]),
+        (["loss.beta=0.1", "models=[a/b]", "model_index=0"], ["model_index: is 0 and models[0] is a/b, but the model"]),
+        (
+            ["+exp=multi_model_dpo", "models=[1,{nme: x},{huggingface_id: a, name_or_path: b}]", "model_index=2"],
+            [
+                "models[0]: must be a hub id, a folder or a mapping, but is 1",
+                "models[1]: has the keys name, name_or_path, huggingface_id, trust_remote_code, but not nme",
+                "models[1]: must have one text name_or_path (or huggingface_id), but has none",
+                "models[2]: must have one text name_or_path (or huggingface_id), but has ['b', 'a']",
+            ],
+        ),
+    ],
+)
+def test_a_list_of_models_and_its_index_agree_with_the_model(overrides: list[str], said: list[str]) -> None:
+    found = problems(*overrides)
+    assert [start in text for text, start in zip(found, said, strict=True)] == [True] * len(said), found
+
+
 def test_an_index_without_models_is_refused() -> None:
     result = next(checker().composer.compose_many([["loss.beta=0.1", "model_index=1"]]))
     assert [problem.where for problem in checker().problems(result)] == ["model_index"]

@@ -32,7 +32,8 @@ def refused(sweep: Sweep) -> str:
     return str(reason)
 
 
-def test_a_node_that_lacks_what_a_run_needs_gets_none(tmp_path: Path) -> None:
+def test_a_node_that_lacks_what_a_run_needs_gets_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOSTNAME", "login1")  # as batch jobs have it from where they were submitted
     reason = refused(one_run(tmp_path, tmp_path / "gone"))
     assert f"the working directory must be visible on every node, but {tmp_path}/gone is not there" in reason
 

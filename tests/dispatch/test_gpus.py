@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from gpt_opt.dispatch import gpus
-from gpt_opt.dispatch.gpus import GpuBusy, lease, lock_dir, node_name, slot_environment, visible
+from gpt_opt.dispatch.gpus import GpuBusy, lease, lock_dir, node_name, slot_environment
 from gpt_opt.errors import GptOptError
+from gpt_opt.run.devices import visible
 
 TAKE = """
 import json, os, subprocess, sys
@@ -156,11 +157,11 @@ def test_more_gpus_than_the_slot_has_is_an_error_of_the_request() -> None:
 
 
 def test_locks_go_by_uuid_where_indices_are_counted_anew_in_every_slot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpus, "_nvidia_smi", lambda: {"0": "GPU-aaa"})
+    monkeypatch.setattr(gpus, "nvidia_smi", lambda: {"0": "GPU-aaa"})
     first = lease(slot("0"), 1, wait_s=0)
     with pytest.raises(GpuBusy):
         lease(slot("GPU-aaa"), 1, wait_s=0)
-    monkeypatch.setattr(gpus, "_nvidia_smi", lambda: {"0": "GPU-bbb"})
+    monkeypatch.setattr(gpus, "nvidia_smi", lambda: {"0": "GPU-bbb"})
     lease(slot("0"), 1, wait_s=0).release()
     first.release()
 

@@ -99,6 +99,64 @@ def test_good_requests_pass(arguments: list[str]) -> None:
     check_command_line(CONFIG_DIR, arguments)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "problem", "fix"),
+    [
+        (["+loss.betta=0.1"], "loss.betta: is not a key of this config", "did you mean loss.beta?"),
+        (["++loss.betta=0.1"], "loss.betta: is not a key of this config", "did you mean loss.beta?"),
+        (["+foo=1"], "foo: is not a key of this config", "one of your own goes below user, as user.NAME=VALUE"),
+        (["+foo.bar={a: 1}"], "foo.bar.a: is not a key of this config", "below user"),
+        (["+lora.r=16"], "lora.r: is not a key of this config", "write lora=lora lora.r=16"),
+        (["+training.training_params={max_stepz: 1}"], "max_stepz: is not a key", "training_params.max_steps?"),
+        (
+            ["+optimizer.optimizer_params.weigth_decay=1"],
+            "weigth_decay: is not a key",
+            "optimizer_params.weight_decay?",
+        ),
+        (["+hydra.job.nme=x"], "hydra.job.nme: is not a key", "did you mean hydra.job.name?"),
+        (["+seed=1"], "seed: has a value already", "write seed=1"),
+        (["~loss.bta"], "loss.bta: is not a key of this config", "did you mean loss.beta?"),
+        (["~loss.label_smoothing"], "loss.label_smoothing: is needed, so it cannot be deleted", ""),
+        (["loss._target_=mine.Loss", "+loss.own=1"], "", ""),
+        (["+optimizer.optimizer_params.amsgrad=true"], "", ""),
+        (["+model.config.n_inner=8"], "", ""),
+        (["+user.width=3", "user.depth=2"], "", ""),
+        (["callbacks=[{_target_: mine.Told, width: '${user.width}'}]", "user={width: 3}"], "", ""),
+    ],
+)
+def test_an_added_key_is_checked_like_any(checker: PointChecker, overrides: list[str], problem: str, fix: str) -> None:
+    result = next(checker.composer.compose_many([["loss.beta=0.1", *overrides]]))
+    text = "\n".join(str(found) for found in checker.problems(result))
+    assert problem in text
+    assert fix in text
+    assert bool(text) == bool(problem)
+
+
+def test_added_keys_are_checked_at_every_point() -> None:
+    text = report(["-m", "loss.beta=0.1,0.2", "+loss.betta=1,2"])
+    assert text == (
+        "1 problem, nothing was started:\n  - loss.betta: is not a key of this config\n      did you mean loss.beta?"
+    )
+
+
+def test_flags_and_files_are_answered_with_what_to_write() -> None:
+    text = report(["--dry-run", "--lr", "3e-4", "--output-dir=D", "loss.beta=0.1"])
+    assert text.startswith("3 problems")
+    for fix in ("write dry_run=true", "write optimizer.optimizer_params.lr=3e-4", "write paths.output_dir=D"):
+        assert fix in text
+    assert "`gptopt plan params/x.json`" in report(["params/x.json", "loss.beta=0.1"])
+    assert "write +exp=mine" in report(["mine.yaml", "loss.beta=0.1"])
+
+
+def test_an_option_is_answered_with_the_one_that_was_meant() -> None:
+    assert "did you mean optimizer=adamw?" in report(["optimizer=AdamW", "loss.beta=0.1"])
+    assert "write model=hf model.name_or_path=lab/gpt" in report(["model=lab/gpt", "loss.beta=0.1"])
+
+
+def test_an_interpolation_to_nothing_on_the_command_line_is_named() -> None:
+    assert "names a key that does not exist: ${sed}" in report(["exp_name=${sed}", "loss.beta=0.1"])
+
+
 @pytest.mark.parametrize("arguments", [["--cfg", "job"], ["--help"], ["--info"], ["-cn", "other"]])
 def test_what_runs_nothing_is_left_to_hydra(arguments: list[str]) -> None:
     check_command_line(CONFIG_DIR, arguments)
@@ -181,3 +239,15 @@ def test_a_study_optimizes_the_metric_in_its_direction() -> None:
     text = report([*OPTUNA, *metric])
     assert "hydra.sweeper.direction: must be maximize, since a run returns eval/rewards/accuracies" in text
     check_command_line(CONFIG_DIR, [*OPTUNA, *metric, "hydra.sweeper.direction=maximize"])
+
+
+def test_resources_that_nobody_reads_are_named(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_command_line(CONFIG_DIR, ["-m", "loss.beta=0.1,0.2", "resources.gpus_per_run=2", "hydra/launcher=disbatch"])
+    monkeypatch.setenv("GPTOPT_SWEEP", "betas")  # a run of a sweep, whose slot has read them
+    check_command_line(CONFIG_DIR, ["loss.beta=0.1", "resources.gpus_per_run=2"])
+    assert not caplog.messages
+    monkeypatch.delenv("GPTOPT_SWEEP")
+    check_command_line(CONFIG_DIR, ["loss.beta=0.1", "resources.gpus_per_run=2"])
+    assert "resources.gpus_per_run=2: gptopt submit and hydra/launcher=disbatch alone read" in caplog.messages[0]

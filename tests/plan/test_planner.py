@@ -190,6 +190,16 @@ def test_what_would_fail_in_every_run_or_be_ignored_does_not_pass_the_plan(
     assert message in text
 
 
+def test_an_experiment_that_is_a_sweep_is_not_read_by_half(tmp_path: Path) -> None:
+    folder = tmp_path / "hydra_conf"
+    shutil.copytree(CONFIG_DIR, folder)
+    text = "# @package _global_\nhydra: {sweeper: {params: {loss.beta: '0.1,0.2', seed: '0,1'}}}\n"
+    (folder / "exp" / "many.yaml").write_text(text)
+    desk = Desk(tmp_path, Planner(folder))
+    assert "exp: +exp=many is a sweep of its own over seed" in refusal(desk, {"loss.beta": [0.1], "+exp": ["many"]})
+    assert len(desk.plan({"loss.beta": [0.1], "+exp": ["many"], "seed": [3]}).runs) == 1
+
+
 def test_points_that_differ_only_in_what_changes_no_result_are_told(desk: Desk) -> None:
     plan = desk.plan({"loss.beta": [0.1, 1e-1], "logging.logging_params.log_level": ["info", "debug"]})
     assert len(plan.runs) == 1

@@ -9,14 +9,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from gpt_opt.config.schema import register
+from gpt_opt.plan.compose import Composer
+from gpt_opt.run import execute, peers
 from gpt_opt.run.claim import read_claim
+from gpt_opt.run.directory import register_resolvers
 from gpt_opt.run.paths import RunPaths, find_run_dirs
+from gpt_opt.run.signals import StopRequest
 from gpt_opt.run.state import State, read_state
-from tests.conftest import ROOT, Runner, small_overrides
+from tests.conftest import CONFIG_DIR, ROOT, Runner, small_overrides
 
 pytestmark = pytest.mark.slow
 
@@ -25,16 +31,20 @@ DPO = ["loss.beta=0.1"]
 SAMPLES = ["training.sampling.sample_during_eval=true"]
 
 
-def start(overrides: list[str]) -> subprocess.Popen[str]:
-    """Starts a run of two processes."""
+def start(overrides: list[str], by_itself: bool = False) -> subprocess.Popen[str]:
+    """Starts a run of two processes: under torchrun, or by run_hydra.py, which becomes torchrun for two GPUs."""
+    if by_itself:
+        command = [sys.executable, str(ROOT / "run_hydra.py"), *overrides, "gpu.use_ddp=true"]
+        environment = os.environ | {"CUDA_VISIBLE_DEVICES": "0,1"}
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, str(ROOT / "run_hydra.py"), *overrides]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def run(overrides: list[str]) -> subprocess.CompletedProcess[str]:
+def run(overrides: list[str], by_itself: bool = False) -> subprocess.CompletedProcess[str]:
     """Runs a run of two processes to its end, which must come soon."""
-    process = start(overrides)
+    process = start(overrides, by_itself)
     try:
         output, errors = process.communicate(timeout=120)
     finally:
@@ -88,7 +98,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A finished run of two processes: its folder, and what it was started with."""
     folder = tmp_path_factory.mktemp("two")
     overrides = [*small_overrides(folder), *DPO, *SAMPLES]
-    done = run(overrides)
+    done = run(overrides, by_itself=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("completed: ") == 1
     return folder, overrides
@@ -191,3 +201,35 @@ def test_two_processes_agree_when_to_stop_and_which_checkpoint_is_the_best(
         summary = json.loads(paths.summary.read_text())
         assert (summary["step"], summary["final_step"]) == (12, 4)
         assert {path.name for path in paths.checkpoints.iterdir()} == {"checkpoint-4", "checkpoint-12", "final"}
+
+
+def test_a_rank_that_is_asked_to_stop_before_there_is_an_order_waits_for_it_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words: list[str | None] = [None, '{"root": "x"}']
+    channel = SimpleNamespace(read=lambda name: words.pop(0) if words else None)
+    stop = StopRequest()
+    assert peers._order_of(channel, stop) == {"root": "x"}  # type: ignore[arg-type]
+    stop.signal = signal.SIGTERM
+    monkeypatch.setattr(peers, "FIRST_WORD_S", 0.0)
+    assert peers._order_of(channel, stop) is None  # type: ignore[arg-type]
+
+
+def test_a_run_that_is_asked_to_stop_before_it_trains_orders_nothing(
+    tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register()
+    register_resolvers()
+    prepare = execute._Attempt.prepare
+
+    def prepare_and_stop(attempt: execute._Attempt, files: dict[str, str]) -> None:
+        prepare(attempt, files)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(execute._Attempt, "prepare", prepare_and_stop)
+    paths = RunPaths(tmp_path / "run")
+    paths.root.mkdir()
+    with pytest.raises(execute.Interrupted):
+        execute.execute(Composer(CONFIG_DIR).compose([*small, *DPO]).config, paths, {})
+    assert read_state(paths).state is State.INTERRUPTED
+    assert not paths.checkpoints.exists()

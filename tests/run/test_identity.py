@@ -80,6 +80,7 @@ GOLDEN = {
     ("loss=kto", "loss.beta=0.1"): "668792a5a209",
     ("loss.beta=0.3", "lora=lora", "optimizer=rmsprop"): "d21e99e79691",
     ("data=hh", "model=pythia28"): "67140e3b8f26",
+    ("data=hf", "data.dataset.path=me/prefs"): "09d0adf856ae",
 }
 
 
@@ -96,6 +97,17 @@ def test_a_key_that_came_later_moves_no_id_while_it_means_as_before(monkeypatch:
     before = run_id({"loss": {"beta": 0.1}})
     assert run_id({"loss": {"beta": 0.1, "new": False}}) == before
     assert len({before, *(run_id({"loss": {"beta": 0.1, "new": value}}) for value in (True, 0, None))}) == 4
+
+
+def test_it_moves_no_id_as_part_of_a_mixture_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "ABSENT_MEANS", {"data.dataset.new": "x"})
+
+    def mixture(**part: str) -> str:
+        inner = {"parts": {"b": {"dataset": {"path": "d", **part}}}}
+        return run_id({"data": {"dataset": {"parts": {"a": {"dataset": inner}}}}})
+
+    assert mixture(new="x") == mixture()
+    assert mixture(new="y") != mixture()
 
 
 def test_a_label_says_what_was_asked_for() -> None:

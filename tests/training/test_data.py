@@ -144,6 +144,16 @@ def test_answers_end_in_end_of_sequence_and_cuts_are_told(caplog: pytest.LogCapt
     }
 
 
+def test_a_completion_is_truncated_to_its_own_limit_before_the_others_apply(caplog: pytest.LogCaptureFixture) -> None:
+    pairs = (Pair("a" * 20, "c" * 20, "de"), Pair("a" * 21, "c" * 20, "de"))
+    limits = Limits(26, 8, keep_end=False, max_completion_length=5)
+    with caplog.at_level("INFO"):
+        prepared = prepare(PairData(pairs[:1], pairs[1:], ""), byte_tokenizer(), limits)
+    assert prepared.train == [TokenizedPair([97] * 20, [99] * 5, [100, 101, 256])]
+    assert prepared.account["train"] == {"rows": 1, "prompts_cut": 0, "answers_cut": 1}
+    assert caplog.records[-1].message == "data: of 2 rows; 2 an answer to 5 (end-of-sequence lost)"
+
+
 def kept(splits: tuple[list[Any], list[Any]], limits: Limits) -> tuple[list[str], list[str], dict[str, int]]:
     """The prompts and completions that are left of each split, and what was left out."""
     kind = PairData if isinstance(splits[0][0], Pair) else ExampleData

@@ -12,11 +12,12 @@ from typing import Any
 import datasets
 import pytest
 
-from gpt_opt.config.sources import DATA_SUFFIXES, data_problems
+from gpt_opt.config.sources import data_problems
 from gpt_opt.errors import DataError, Problem
-from gpt_opt.training.data import Example, ExampleData, Pair, PairData, rows, sources
+from gpt_opt.training.data import Example, ExampleData, MixedData, Pair, PairData, sources
 from gpt_opt.training.data.chat import Chat
 from gpt_opt.training.data.collect import MAX_PROBLEMS, Dropped, require
+from gpt_opt.training.data.examples import UNWANTED, targets, unpaired
 from gpt_opt.training.data.html import plain_text
 from gpt_opt.training.data.mixture import build_mixture
 
@@ -299,15 +300,11 @@ def test_every_kind_of_file_gives_the_same_texts(tmp_path: Path, suffix: str) ->
     assert everything(hf(file)) == {Pair(**row) for row in found}
 
 
-def test_the_suffixes_that_are_checked_are_those_that_are_read() -> None:
-    assert tuple(rows._READERS) == DATA_SUFFIXES
-
-
 def test_bad_rows_are_named_by_their_places_and_no_more_than_some(tmp_path: Path) -> None:
     good = {"prompt": "p", "chosen": "c", "rejected": "r"}
     wrong = [
         good,
-        {"prompt": "p", "text": "t"},
+        {"prompt": "p", "answer": "t"},
         {"chosen": say(("user", "x")), "rejected": say(("user", "y"))},
         {"chosen": say(("user", "x"), ("assistant", "a")), "rejected": say(("user", "y"), ("assistant", "b"))},
         {"prompt": "p", "chosen": [{"role": "bot", "content": "x"}], "rejected": []},
@@ -317,7 +314,10 @@ def test_bad_rows_are_named_by_their_places_and_no_more_than_some(tmp_path: Path
         hf(write_lines(tmp_path / "x.jsonl", wrong))
     text = str(caught.value)
     for line, says in [
-        (2, "needs the columns 'chosen' and 'rejected', or 'completion' and 'label' (its keys: prompt, text)"),
+        (
+            2,
+            "needs the columns 'chosen' and 'rejected', 'completion' (with 'label' for a judged answer), ",
+        ),
         (3, "'chosen' no message before the answer"),
         (4, "must continue the same dialogue"),
         (5, "'chosen' must be a list of messages {role, content} with roles system, user, assistant"),
@@ -406,12 +406,16 @@ def test_a_mixture_of_all_there_is_leaves_nothing_out(tmp_path: Path) -> None:
     assert set(data.train) == {pair for part in each.values() for pair in part.train}
 
 
-def test_pairs_and_judged_answers_do_not_mix(tmp_path: Path) -> None:
+def test_pairs_and_single_answers_mix_for_the_losses_that_take_both(tmp_path: Path) -> None:
     made = parts(tmp_path, x=50, y=50)
-    judged = [{"prompt": f"z{n}", "completion": "c", "label": True} for n in range(50)]
+    judged = [{"prompt": f"z{n}", "completion": "c", "label": n % 2 == 0} for n in range(50)]
     write_lines(Path(made["y"]["dataset"]["path"]), judged)
-    with pytest.raises(DataError, match="holds both"):
-        build_mixture(made, {"x": 1, "y": 1}, seed=0)
+    data = build_mixture(made, {"x": 1, "y": 1}, seed=0)
+    assert isinstance(data, MixedData)
+    learned = targets(data)
+    assert {example.desirable for example in learned.train} == {True}
+    assert learned.dropped[UNWANTED] == sum(isinstance(r, Example) and not r.desirable for r in everything(data))
+    assert len(unpaired(data).train) == sum(1 + isinstance(record, Pair) for record in data.train)
 
 
 # -- constraints ------------------------------------------------------------------------------------------------------
@@ -420,9 +424,9 @@ def test_pairs_and_judged_answers_do_not_mix(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"path": "/no/such"}, "path: must be a folder, a file (.jsonl, .json, .csv, .parquet) or a name on the hub"),
+        ({"path": "/no/such"}, "path: must be a file, a folder or a name on the hub"),
         ({"path": "no.csv"}, "path: must be a file"),
-        ({"path": __file__}, "or a name on the hub"),
+        ({"path": __file__}, "must be JSON lines, a JSON list, CSV (.csv), parquet or plain text (.txt)"),
         ({"path": "./absent"}, "or a name on the hub"),
         ({"path": "a/b/c"}, "or a name on the hub"),
         ({"path": "FILE", "split": "test"}, "split: must be train with a file, but is 'test'"),
@@ -434,7 +438,7 @@ def test_pairs_and_judged_answers_do_not_mix(tmp_path: Path) -> None:
     ],
 )
 def test_contradictions_are_found_before_a_run(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
-    file = write_lines(tmp_path / "x.jsonl", [])
+    file = write_lines(tmp_path / "x.jsonl", [{}])
     dataset = {"path": "a/b", **COMMON, **changes}
     dataset["path"] = str(file) if dataset["path"] == "FILE" else dataset["path"]
     (problem,) = data_problems({"data": {"dataset": dataset}})

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import get_linear_schedule_with_warmup
 
 from gpt_opt.training.optimizers import build_optimizer, lr_factor, phase_steps
 
@@ -28,11 +29,17 @@ def test_linear_warm_up_is_that_of_the_dpo_reference(vectors: dict[str, Any]) ->
     assert found == pytest.approx(expected, rel=1e-9)
 
 
+def test_linear_is_that_of_transformers() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = get_linear_schedule_with_warmup(optimizer, 3, 10).lr_lambdas[0]
+    assert [lr_factor("warm-up-linear", step, 3, 10) for step in range(12)] == [theirs(step) for step in range(12)]
+
+
 def test_constant_is_constant() -> None:
     assert {lr_factor("constant", step, 3, 10) for step in range(10)} == {1.0}
 
 
-@pytest.mark.parametrize("name", ["warm-up-constant", "warm-up-cosine", "constant-linear"])
+@pytest.mark.parametrize("name", ["warm-up-constant", "warm-up-cosine", "warm-up-linear", "constant-linear"])
 def test_a_first_phase_as_long_as_the_run_divides_by_nothing(name: str) -> None:
     assert all(0 <= lr_factor(name, step, 10, 10) <= 1 for step in range(12))
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from gpt_opt.config.inputs import inputs_of
 from gpt_opt.config.schema import register
@@ -23,6 +23,7 @@ from gpt_opt.run.directory import plain_config, register_resolvers
 from gpt_opt.training.checkpoints import checkpoints, final_checkpoint, latest_checkpoint
 from gpt_opt.training.hooks import Folder, Hooks, Result
 from gpt_opt.training.memory import estimate_mb
+from gpt_opt.training.models.build import _read_weights, require_archive
 from gpt_opt.training.stages import build, describe, train
 from tests.conftest import CONFIG_DIR, small_overrides
 
@@ -144,7 +145,11 @@ def test_a_run_is_the_same_alone_and_as_the_third_of_a_process(tmp_path: Path, s
 def test_accumulation_changes_nothing_but_rounding(tmp_path: Path, small: list[str], loss: list[str]) -> None:
     whole, parts = folder(tmp_path / "whole"), folder(tmp_path / "parts")
     finish([*small, *loss], whole)
-    finish([*small, *loss, "training.training_params.micro_batch_size=2"], parts)
+    sizes = ["training.training_params.micro_batch_size=2", "training.training_params.eval_batch_size=3"]
+    finish([*small, *loss, *sizes], parts)
+    evaluations = [[row["eval/loss"] for row in rows(place) if "eval/loss" in row] for place in (whole, parts)]
+    assert evaluations[0] == pytest.approx(evaluations[1], rel=1e-4)
+    assert evaluations[0] != evaluations[1]  # rounding: the batches were others
     losses = [[row["loss"] for row in rows(place) if "loss" in row] for place in (whole, parts)]
     assert len(losses[0]) == 6
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
@@ -437,11 +442,34 @@ def test_weights_that_do_not_fit_are_an_error(tmp_path: Path, small: list[str]) 
         build(config([*small, *DPO, "model.config.model_type=nonsense"]))
 
 
+@pytest.mark.parametrize("key", [None, "model", "state_dict", "model_state_dict"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_a_file_of_weights_is_read_as_training_loops_write_it(tmp_path: Path, key: str | None, prefix: str) -> None:
+    weights = {"transformer.wte.weight": torch.arange(4.0), "lm_head.weight": torch.arange(4.0)}
+    saved: dict[str, Any] = {f"{prefix}{name}": value for name, value in weights.items()}
+    file = tmp_path / "weights.pth"
+    torch.save(saved if key is None else {key: saved, "optimizer": {"state": {}}, "epoch": 3}, file)
+    assert equal(_read_weights(file), weights)
+
+
+def test_weights_in_several_files_are_read_by_their_index(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "one.safetensors")
+    save_file({"b": torch.zeros(2)}, tmp_path / "two.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}))
+    assert equal(_read_weights(index), {"a": torch.ones(2), "b": torch.zeros(2)})
+
+
 def test_a_saved_model_is_loaded_by_name_and_by_archive(tmp_path: Path, small: list[str]) -> None:
     place = folder(tmp_path / "run")
     finish([*small, *DPO], place)
     latest = latest_checkpoint(place.checkpoints)
-    by_archive = build(config([*small, *DPO, f"model.archive={latest}"])).policy
+    require_archive(config([*small, *DPO, f"model.archive={latest}"])["model"])
+    torch.save({"model": load_file(latest / "model.safetensors")}, tmp_path / "weights.pt")
+    require_archive(config([*small, *DPO, f"model.archive={tmp_path / 'weights.pt'}"])["model"])
+    with pytest.raises(ConfigError, match=r"model\.archive: .* must fit the model, but: size mismatch"):
+        require_archive(config(["loss.beta=0.1", f"model.archive={latest}"])["model"])
+    by_archive = build(config([*small, *DPO, f"model.archive={tmp_path / 'weights.pt'}"])).policy
     hf = [item for item in small if not item.startswith("model")]
     names = ["model=hf", f"model.name_or_path={latest}", "model.tokenizer_name_or_path=bytes"]
     by_name = build(config([*hf, *names, *DPO])).policy

@@ -16,7 +16,7 @@ from gpt_opt.training.data.tokenize import Limits, Tokenized, TokenizedExample, 
 from gpt_opt.training.losses.logprob import IGNORED
 
 Row = tuple[list[int], list[int]]
-"""Token ids of a prompt and of an answer."""
+"""Token ids of a prompt and of an answer, in which `~id` stands for a token `id` that is only context."""
 
 
 class TrainingOrder(Dataset[Any]):
@@ -177,7 +177,9 @@ def pad(items: Sequence[Sequence[Row]]) -> dict[str, Tensor | int]:
     labels = torch.full((len(rows), width), IGNORED)
     for row, (prompt, answer) in enumerate(rows):
         end = len(prompt) + len(answer)
-        ids[row, :end] = torch.tensor(prompt + answer)
-        labels[row, len(prompt) - 1 : end - 1] = torch.tensor(answer)
+        learned = torch.tensor(answer, dtype=torch.long)
+        ids[row, : len(prompt)] = torch.tensor(prompt)
+        ids[row, len(prompt) : end] = torch.where(learned < 0, ~learned, learned)
+        labels[row, len(prompt) - 1 : end - 1] = learned.masked_fill(learned < 0, IGNORED)
     keep = width - min(len(prompt) for prompt, _ in rows) + 1
     return {"input_ids": ids, "labels": labels[:, -keep:], "logits_to_keep": keep}

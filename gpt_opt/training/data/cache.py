@@ -24,7 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from gpt_opt.config.cache import cache_folder
-from gpt_opt.training.data.chat import Chat
+from gpt_opt.training.data.chat import Chat, Turns
+from gpt_opt.training.data.demonstrations import is_demonstration
 from gpt_opt.training.data.records import Example, Pair
 from gpt_opt.training.data.tokenize import Ids, Limits, Tokenized, from_ids, ids_of, texts_of, tokenize
 
@@ -77,7 +78,11 @@ def _key(records: Sequence[Pair] | Sequence[Example], tokenizer: Any, limits: Li
     for record in records:
         texts = texts_of(record)
         messages = texts[0].messages if isinstance(texts[0], Chat) else None
-        digest.update(json.dumps([messages, *texts]).encode() + b"\n")
+        # A demonstration is cut in another way, and knows which of its messages are answers.
+        shown = (
+            ["shown", texts[1].messages if isinstance(texts[1], Turns) else None] if is_demonstration(record) else []
+        )
+        digest.update(json.dumps([messages, *texts, *shown]).encode() + b"\n")
     return digest.hexdigest()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os.path
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 NAMES = {"system": "System", "user": "Human", "assistant": "Assistant"}
@@ -45,6 +45,48 @@ class Chat(str):
         return chat
 
 
+class Turns(str):
+    """What follows a `Chat`: an assistant's message, and any others up to the last one of the assistant.
+
+    As a string, its plain rendering; like an answer, it starts with one space.
+
+    Args:
+        messages: Roles and contents, the first and the last of the assistant.
+    """
+
+    __slots__ = ("messages",)
+    messages: tuple[Message, ...]
+
+    def __new__(cls, messages: Iterable[Message]) -> Turns:  # noqa: D102
+        kept = tuple(messages)
+        turns = super().__new__(cls, "".join(text for text, _ in plain_parts(kept)))
+        turns.messages = kept
+        return turns
+
+
+def plain_parts(messages: Sequence[Message]) -> Iterator[Part]:
+    """Yields the plain rendering of `Turns`: each message of the assistant, learned, and what comes between two."""
+    between: list[Message] = []
+    for role, content in messages:
+        if role != "assistant":
+            between.append((role, content))
+            continue
+        if between:
+            yield str(Chat(between)), False
+        between = []
+        yield answer_text(content), True
+
+
+Part = tuple[str, bool]
+"""A piece of a text, and whether it is learned or only context."""
+
+
+class Document(str):
+    """The text of a whole file, of which the end can be held out."""
+
+    __slots__ = ()
+
+
 ANSWER = f"\n\n{NAMES['assistant']}:"
 """The end of every plain rendering: the assistant's turn."""
 
@@ -78,9 +120,10 @@ def render(chat: Chat, answers: Sequence[str], tokenizer: TemplateTokenizer) -> 
         turn = {"role": "assistant", "content": answer.removeprefix(" ")}
         texts.append(tokenizer.apply_chat_template([*history, turn], tokenize=False, add_generation_prompt=False))
     prompt = os.path.commonprefix(texts)  # noqa: RUF071
-    return prompt, [_without_end(text[len(prompt) :], tokenizer.eos_token) for text in texts[1:]]
+    return prompt, [without_end(text[len(prompt) :], tokenizer.eos_token) for text in texts[1:]]
 
 
-def _without_end(text: str, eos: str) -> str:
+def without_end(text: str, eos: str) -> str:
+    """Returns a text without the end-of-sequence token, and blanks after it, that a template may put at its end."""
     ended = text.rstrip()
     return ended.removesuffix(eos) if ended.endswith(eos) else text

@@ -9,18 +9,19 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 from gpt_opt.errors import DataError, Problem, told_once
+from gpt_opt.training.data.chat import Chat, Document
 from gpt_opt.training.data.records import (
     Example,
     ExampleData,
+    MixedData,
     Pair,
     PairData,
-    fingerprint_examples,
-    fingerprint_pairs,
+    fingerprint_records,
 )
 
 Row = Mapping[str, Any]
 Record = Pair | Example
-Data = PairData | ExampleData
+Data = PairData | ExampleData | MixedData
 R = TypeVar("R", Pair, Example)
 
 MAX_PROBLEMS = 50
@@ -29,6 +30,10 @@ MAX_PROBLEMS = 50
 
 class BadRow(Exception):
     """A row that cannot be what it must be; the message says why."""
+
+
+class UnknownLayout(BadRow):
+    """A row whose columns are not those that are read."""
 
 
 @dataclass(frozen=True)
@@ -112,14 +117,35 @@ def share(text: str, salt: str = "") -> float:
 
 
 def divide(records: Iterable[Record], validation_split: float) -> tuple[list[Record], list[Record]]:
-    """Divides records into training and validation by a hash of the prompt.
+    """Divides records into training and validation by a hash of the prompt; of a whole document, holds out the end.
 
     Records with one prompt go to the same side, and more records move no other one.
     """
     sides: tuple[list[Record], list[Record]] = ([], [])
     for record in records:
-        sides[share(record.prompt) < validation_split].append(record)
+        if isinstance(record, Example) and isinstance(record.completion, Document):
+            for side, text in zip(sides, _cut_document(record.completion, validation_split), strict=True):
+                if text.strip():
+                    side.append(replace(record, completion=text))
+        else:
+            sides[share(asked(record)) < validation_split].append(record)
     return sides
+
+
+def _cut_document(text: str, held_out: float) -> tuple[str, str]:
+    """Cuts a text in two at the end of a line, or of a word where it has no lines."""
+    most = int(len(text) * (1 - held_out))
+    place = next((end for sign in "\n " if (end := text.rfind(sign, 0, most) + 1)), most)
+    return text[:place], text[place:]
+
+
+def asked(record: Record) -> str:
+    """Returns what decides on which side a record is: its prompt, or all of it where that asks nothing."""
+    prompt = record.prompt
+    if isinstance(record, Pair) or record.desirable is not None:
+        return prompt
+    asks = any(role == "user" for role, _ in prompt.messages) if isinstance(prompt, Chat) else bool(prompt)
+    return prompt if asks else prompt + record.completion
 
 
 def assemble(
@@ -135,14 +161,10 @@ def assemble(
         advice: What to do about one.
 
     Raises:
-        DataError: If a split is empty, or pairs and single examples are mixed.
+        DataError: If a split is empty.
     """
-    kinds = {type(record) for record in (*train, *validation)}
-    if len(kinds) > 1:
-        problem = "must be pairs alone or judged answers alone, but holds both"
-        raise DataError([Problem("data.dataset", problem, "mix sources of one kind")])
-    prompts = {record.prompt for record in train}
-    unseen = [record for record in validation if record.prompt not in prompts]
+    prompts = {asked(record) for record in train}
+    unseen = [record for record in validation if asked(record) not in prompts]
     splits = [tuple(dict.fromkeys(records)) for records in (train, unseen)]
     _count(dropped, "validation row with a prompt of the training split", len(validation) - len(unseen))
     _count(dropped, "duplicate", len(train) + len(unseen) - sum(map(len, splits)))
@@ -151,11 +173,9 @@ def assemble(
         why = f"; left out: {left_out(dropped)}" if dropped else ""
         problem = f"must give rows for training and for validation, but gives {sizes}{why}"
         raise DataError([Problem(where, problem, advice)])
-    if kinds == {Example}:
-        examples = cast("list[tuple[Example, ...]]", splits)
-        return ExampleData(examples[0], examples[1], fingerprint_examples(*examples), dict(dropped))
-    pairs = cast("list[tuple[Pair, ...]]", splits)
-    return PairData(pairs[0], pairs[1], fingerprint_pairs(*pairs), dict(dropped))
+    kinds = {type(record) for records in splits for record in records}
+    made = PairData if kinds == {Pair} else ExampleData if kinds == {Example} else MixedData
+    return cast("Data", cast("Any", made)(*splits, fingerprint_records(*splits), dict(dropped)))
 
 
 def left_out(dropped: Mapping[str, int]) -> str:

@@ -1,15 +1,18 @@
-"""What a row says by its columns: plain texts, dialogues as lists of messages, pairs, single judged answers."""
+"""What a row says by its columns: pairs, single judged answers, demonstrations; as texts or lists of messages."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpt_opt.training.data.chat import NAMES, Chat, Message, answer_text
-from gpt_opt.training.data.collect import BadRow, Record, Row
+from gpt_opt.training.data.chat import NAMES, Chat, Message, Turns, answer_text
+from gpt_opt.training.data.collect import BadRow, Record, Row, UnknownLayout
 from gpt_opt.training.data.records import Example, Pair
+
+TEXT = "text"
+"""The one column of a file of plain text, whatever `Columns` says."""
 
 _TRUTHS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
@@ -24,6 +27,8 @@ class Columns:
         rejected: The other answer.
         completion: The answer of a row that has only one.
         label: Whether that answer is wanted.
+        text: A text that is learned whole.
+        messages: A dialogue, of which the assistant's messages are learned.
     """
 
     prompt: str = "prompt"
@@ -31,6 +36,8 @@ class Columns:
     rejected: str = "rejected"
     completion: str = "completion"
     label: str = "label"
+    text: str = "text"
+    messages: str = "messages"
 
 
 def plain_pair(row: Row, columns: Columns) -> Pair:
@@ -50,26 +57,73 @@ def plain_pair(row: Row, columns: Columns) -> Pair:
 def record_of(row: Row, columns: Columns) -> Iterator[Record]:
     """Yields the record of a row of any known layout.
 
-    With the columns of chosen and rejected it is a pair, with those of completion and label a judged answer. Texts
-    are plain strings, or lists of messages {role, content}; the answers then end in an assistant's message, and what
-    comes before it (and the prompt before that) is the dialogue.
+    With the columns of chosen and rejected it is a pair, with those of completion and label a judged answer. A
+    demonstration has messages (or ShareGPT's `conversations`), a completion without a label, Alpaca's `instruction`,
+    `output` and perhaps `input`, or a text. Prompts and answers are plain strings, or lists of messages {role,
+    content}; the answers then end in an assistant's message, and what comes before it (and the prompt before that) is
+    the dialogue.
 
     Raises:
         BadRow: If it has no known layout, or a text is missing, empty or no text.
     """
-    if columns.chosen in row and columns.rejected in row:
+    has = {column for column, value in row.items() if value is not None}
+    dialogue = next((name for name in (columns.messages, _SHAREGPT) if name in has), None)
+    if columns.chosen in row or columns.rejected in row:
         yield _pair(row, columns)
     elif columns.completion in row and columns.label in row:
-        yield _example(row, columns)
+        yield _judged(row, columns)
+    elif columns.completion in has and dialogue is None:
+        yield _answered(row, columns)
+    elif dialogue is not None:
+        yield _demonstrated(_messages(row, dialogue), 0, dialogue)
+    elif {"instruction", "output"} <= has:
+        yield _instructed(row)
+    elif columns.text in has or TEXT in has:
+        name = columns.text if columns.text in has else TEXT
+        require_texts(row, (name,))
+        yield Example("", row[name], None)
     else:
-        raise BadRow(
-            f"needs the columns {columns.chosen!r} and {columns.rejected!r}, or {columns.completion!r} and "
-            f"{columns.label!r} (its keys: {', '.join(map(str, row)) or 'none'})"
+        raise UnknownLayout(
+            f"needs the columns {columns.chosen!r} and {columns.rejected!r}, {columns.completion!r} (with "
+            f"{columns.label!r} for a judged answer), {columns.messages!r} or {columns.text!r} "
+            f"(its keys: {', '.join(map(str, row)) or 'none'})"
         )
 
 
+_SHAREGPT = "conversations"
+
+
+def _instructed(row: Row) -> Example:
+    given = [name for name in ("instruction", "input") if name == "instruction" or row.get(name)]
+    require_texts(row, (*given, "output"))
+    return Example(
+        Chat([("user", "\n\n".join(row[name] for name in given))]), Turns([("assistant", row["output"])]), None
+    )
+
+
+def _answered(row: Row, columns: Columns) -> Example:
+    if isinstance(row[columns.completion], str):
+        require_texts(row, (columns.prompt, columns.completion))
+        return Example(row[columns.prompt], row[columns.completion], None)
+    dialogue, _ = dialogue_of(row, columns.prompt, columns.completion)
+    answers = _messages(row, columns.completion)
+    before = len(dialogue) + 1 - len(answers)
+    return _demonstrated([*dialogue, answers[-1]], before, columns.completion)
+
+
+def _demonstrated(messages: list[Message], before: int, column: str) -> Example:
+    """Returns the dialogue from the first answer of the assistant that comes after `before` messages."""
+    places = [place for place, (role, _) in enumerate(messages) if role == "assistant" and place >= before]
+    if not places:
+        raise BadRow(f"{column!r} must have a message of the assistant, but has none")
+    if blank := [place for place in places if not messages[place][1].strip()]:
+        raise BadRow(f"{column!r} must have no empty message of the assistant, but message {blank[0]} is")
+    first, last = places[0], places[-1]
+    return Example(Chat(messages[:first]), Turns(messages[first : last + 1]), None)
+
+
 def _pair(row: Row, columns: Columns) -> Pair:
-    if isinstance(row[columns.chosen], str) or isinstance(row[columns.rejected], str):
+    if isinstance(row.get(columns.chosen), str) or isinstance(row.get(columns.rejected), str):
         return plain_pair(row, columns)
     dialogue, chosen = dialogue_of(row, columns.prompt, columns.chosen)
     other, rejected = dialogue_of(row, columns.prompt, columns.rejected)
@@ -80,7 +134,7 @@ def _pair(row: Row, columns: Columns) -> Pair:
     return Pair(Chat(dialogue), answer_text(chosen), answer_text(rejected))
 
 
-def _example(row: Row, columns: Columns) -> Example:
+def _judged(row: Row, columns: Columns) -> Example:
     label = _truth(row[columns.label], columns.label)
     if isinstance(row[columns.completion], str):
         require_texts(row, (columns.prompt, columns.completion))
@@ -123,13 +177,23 @@ def _messages(row: Row, column: str) -> list[Message]:
         shown = json.dumps(found, default=str)[:60]
         roles = ", ".join(NAMES)
         raise BadRow(f"{column!r} must be a list of messages {{role, content}} with roles {roles}, but is {shown}")
-    return [(item["role"], item["content"]) for item in found]
+    return [_role_and_content(item) for item in found]
+
+
+_ROLES = {"human": "user", "gpt": "assistant"}
+"""What ShareGPT calls roles."""
+
+
+def _role_and_content(item: Mapping[str, Any]) -> tuple[Any, Any]:
+    role = item.get("role", item.get("from"))
+    return _ROLES.get(role, role) if isinstance(role, str) else role, item.get("content", item.get("value"))
 
 
 def _is_message(item: Any) -> bool:
-    if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in ("role", "content")):
+    if not isinstance(item, dict):
         return False
-    return item["role"] in NAMES and not _has_half_pair(item["content"])
+    role, content = _role_and_content(item)
+    return role in NAMES and isinstance(content, str) and not _has_half_pair(content)
 
 
 def _truth(value: Any, column: str) -> bool:

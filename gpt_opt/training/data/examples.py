@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from gpt_opt.training.data.records import Example, ExampleData, Pair, PairData
+from gpt_opt.training.data.collect import Data
+from gpt_opt.training.data.records import Example, ExampleData, Pair
 from gpt_opt.training.data.tokenize import Limits, TokenizedExample, cut
 
 
@@ -25,35 +26,49 @@ class MismatchedExample:
     other: list[int]
 
 
-def unpaired(data: PairData) -> ExampleData:
-    """Returns two examples for each pair: the chosen answer as desirable, the rejected one as undesirable."""
+def unpaired(data: Data) -> ExampleData:
+    """Returns two examples for each pair: the chosen answer as desirable, the rejected one as undesirable.
 
-    def split(pairs: Iterable[Pair]) -> tuple[Example, ...]:
+    Single answers stay.
+    """
+
+    def split(records: Iterable[Pair | Example]) -> tuple[Example, ...]:
         found: list[Example] = []
-        for pair in pairs:
+        for record in records:
+            if isinstance(record, Example):
+                found.append(record)
+                continue
             found += (
-                Example(pair.prompt, pair.chosen, True, pair.place),
-                Example(pair.prompt, pair.rejected, False, pair.place),
+                Example(record.prompt, record.chosen, True, record.place),
+                Example(record.prompt, record.rejected, False, record.place),
             )
         return tuple(found)
 
     return ExampleData(split(data.train), split(data.validation), data.fingerprint, data.dropped)
 
 
-def targets(data: PairData) -> ExampleData:
-    """Returns what fine-tuning learns from pairs: one answer to each prompt.
+def targets(data: Data) -> ExampleData:
+    """Returns what fine-tuning learns: demonstrations, wanted answers, and of pairs one answer to each prompt.
 
     Of the chosen answers to a prompt it is the last one that is nowhere rejected, or else the last one. What is left
     out is counted.
     """
-    found = [_targets(pairs) for pairs in (data.train, data.validation)]
     dropped = Counter(data.dropped)
-    if others := len(data.train) + len(data.validation) - sum(map(len, found)):
-        dropped[OTHER_ANSWER] += others
-    return ExampleData(found[0], found[1], data.fingerprint, dict(dropped))
+
+    def split(records: Sequence[Pair | Example]) -> tuple[Example, ...]:
+        pairs = [record for record in records if isinstance(record, Pair)]
+        single = [record for record in records if isinstance(record, Example)]
+        chosen, wanted = _targets(pairs), [record for record in single if record.desirable is not False]
+        dropped[OTHER_ANSWER] += len(pairs) - len(chosen)
+        dropped[UNWANTED] += len(single) - len(wanted)
+        return (*chosen, *wanted)
+
+    train, validation = split(data.train), split(data.validation)
+    return ExampleData(train, validation, data.fingerprint, {why: count for why, count in dropped.items() if count})
 
 
 OTHER_ANSWER = "pair of a prompt that has its one target"
+UNWANTED = "answer that is judged as unwanted"
 
 
 def _targets(pairs: Sequence[Pair]) -> tuple[Example, ...]:

@@ -47,26 +47,26 @@ class PairData:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One judged answer, for losses that need no pairs.
+    """One answer, for losses that need no pairs: a judged one, or a demonstration, which fine-tuning learns.
 
     The texts are joined as they are, `prompt + completion`: a space between the two belongs to the data.
 
     Attributes:
-        prompt: What the answer continues.
-        completion: The answer.
-        desirable: Whether answers like this one are wanted.
+        prompt: What the answer continues; "" where the whole text is learned.
+        completion: The answer; for a dialogue with several of them its `Turns`.
+        desirable: Whether answers like this one are wanted; None for a demonstration, which nobody judged.
         place: As that of a `Pair`.
     """
 
     prompt: str
     completion: str
-    desirable: bool
+    desirable: bool | None
     place: str | None = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ExampleData:
-    """A data set of judged answers.
+    """A data set of judged answers or of demonstrations.
 
     Attributes:
         train: Examples to learn from.
@@ -77,6 +77,23 @@ class ExampleData:
 
     train: tuple[Example, ...]
     validation: tuple[Example, ...]
+    fingerprint: str
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MixedData:
+    """A data set of pairs and of single answers, which some losses make one kind of.
+
+    Attributes:
+        train: Records to learn from.
+        validation: Records only to measure on.
+        fingerprint: As that of `ExampleData`.
+        dropped: How many rows of the source were not used, by the reason.
+    """
+
+    train: tuple[Pair | Example, ...]
+    validation: tuple[Pair | Example, ...]
     fingerprint: str
     dropped: Mapping[str, int] = field(default_factory=dict)
 
@@ -94,12 +111,12 @@ def fingerprint_pairs(train: Sequence[Pair], validation: Sequence[Pair]) -> str:
     return _digest((("train", train), ("validation", validation)))
 
 
-def fingerprint_examples(train: Sequence[Example], validation: Sequence[Example]) -> str:
-    """Name the content of a data set of judged answers, as `fingerprint_pairs` does for pairs."""
+def fingerprint_records(train: Sequence[Pair | Example], validation: Sequence[Pair | Example]) -> str:
+    """Name the content of any data set, as `fingerprint_pairs` does for pairs."""
     return _digest((("train", train), ("validation", validation)))
 
 
-def _digest(splits: Iterable[tuple[str, Sequence[Pair] | Sequence[Example]]]) -> str:
+def _digest(splits: Iterable[tuple[str, Sequence[Pair | Example]]]) -> str:
     digest = hashlib.sha256()
     for split, records in splits:
         for record in records:

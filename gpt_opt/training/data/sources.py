@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import combinations
 
+from gpt_opt.config.sources import TRAIN
 from gpt_opt.training.data.chat import ANSWER, Chat, answer_text, question
 from gpt_opt.training.data.collect import (
     BadRow,
@@ -28,6 +29,7 @@ from gpt_opt.training.data.collect import (
 )
 from gpt_opt.training.data.columns import Columns, dialogue_of, record_of, require_texts
 from gpt_opt.training.data.html import plain_text
+from gpt_opt.training.data.layouts import require_layout
 from gpt_opt.training.data.records import Pair
 from gpt_opt.training.data.rows import read_rows
 
@@ -48,6 +50,8 @@ def build_hf(
     label_column: str,
     max_samples: int | None,
     validation_split: float | str,
+    text_column: str = Columns.text,
+    messages_column: str = Columns.messages,
 ) -> Data:
     """Builds any data set whose columns are those of `record_of`.
 
@@ -62,10 +66,36 @@ def build_hf(
         label_column: Name of what says whether that answer is wanted.
         max_samples: See the module.
         validation_split: See the module.
+        text_column: Name of a text that is learned whole.
+        messages_column: Name of a dialogue, of which the assistant's messages are learned.
     """
-    columns = Columns(prompt_column, chosen_column, rejected_column, completion_column, label_column)
-    convert = partial(record_of, columns=columns)
-    return _build(path, subset, split, convert, max_samples, validation_split, published=False)
+    answers = completion_column, label_column, text_column, messages_column
+    convert = partial(record_of, columns=Columns(prompt_column, chosen_column, rejected_column, *answers))
+    return _build("hf", path, subset, split, convert, max_samples, validation_split, published=False)
+
+
+def build_jsonl(
+    path: str,
+    prompt_column: str,
+    chosen_column: str,
+    rejected_column: str,
+    max_samples: int | None,
+    validation_split: float,
+) -> Data:
+    """Builds data of one's own: what `build_hf` reads, of a file or a folder, the other columns by their usual names.
+
+    Nothing is stripped from a text or added to it.
+
+    Args:
+        path: The file, or a folder of files.
+        prompt_column: Key of the prompt.
+        chosen_column: Key of the preferred answer.
+        rejected_column: Key of the other answer.
+        max_samples: See the module.
+        validation_split: See the module.
+    """
+    convert = partial(record_of, columns=Columns(prompt_column, chosen_column, rejected_column))
+    return _build("jsonl", path, None, TRAIN, convert, max_samples, validation_split, published=False)
 
 
 def build_hh(path: str, subset: str | None, split: str, max_samples: int | None, validation_split: float | str) -> Data:
@@ -73,7 +103,7 @@ def build_hh(path: str, subset: str | None, split: str, max_samples: int | None,
 
     Subsets are its folders, such as helpful-base.
     """
-    return _build(path, subset, split, hh_pair, max_samples, validation_split, subset_is_folder=True)
+    return _build("hh", path, subset, split, hh_pair, max_samples, validation_split, subset_is_folder=True)
 
 
 def build_shp(
@@ -89,7 +119,7 @@ def build_shp(
     Subsets are its folders, such as askculinary. `min_score_ratio` is the least ratio of the two scores.
     """
     convert = partial(shp_pair, min_score_ratio=min_score_ratio)
-    return _build(path, subset, split, convert, max_samples, validation_split, subset_is_folder=True)
+    return _build("shp", path, subset, split, convert, max_samples, validation_split, subset_is_folder=True)
 
 
 def build_se(path: str, subset: str | None, split: str, max_samples: int | None, validation_split: float | str) -> Data:
@@ -97,17 +127,18 @@ def build_se(path: str, subset: str | None, split: str, max_samples: int | None,
 
     Subsets are its folders, such as data/academia.stackexchange.com.
     """
-    return _build(path, subset, split, se_pairs, max_samples, validation_split, subset_is_folder=True)
+    return _build("se", path, subset, split, se_pairs, max_samples, validation_split, subset_is_folder=True)
 
 
 def build_ultrafeedback(
     path: str, subset: str | None, split: str, max_samples: int | None, validation_split: float | str
 ) -> Data:
     """Builds HuggingFaceH4/ultrafeedback_binarized or trl-lib/ultrafeedback_binarized (Cui et al. 2310.01377)."""
-    return _build(path, subset, split, ultrafeedback_pair, max_samples, validation_split)
+    return _build("ultrafeedback", path, subset, split, ultrafeedback_pair, max_samples, validation_split)
 
 
 def _build(
+    option: str,
     path: str,
     subset: str | None,
     split: str,
@@ -120,7 +151,8 @@ def _build(
     dropped: Counter[str] = Counter()
 
     def records(name: str) -> list[Record]:
-        return collect(read_rows(path, subset, name, subset_is_folder), convert, max_samples, dropped, published)
+        rows = require_layout(read_rows(path, subset, name, subset_is_folder), convert, option, path)
+        return collect(rows, convert, max_samples, dropped, published)
 
     if isinstance(validation_split, str):
         train, validation = records(split), records(validation_split)

@@ -65,7 +65,10 @@ class Indistinct:
         if isinstance(item, TokenizedPair) and item.chosen == item.rejected:
             return EQUAL
         _, *completions = ids_of(item)
-        return EMPTY if any(self._is_cut(ids) and all(map(self._is_blank, ids)) for ids in completions) else None
+        return EMPTY if any(self._is_cut(ids) and self._are_blank(ids) for ids in completions) else None
+
+    def _are_blank(self, completion: Sequence[int]) -> bool:
+        return all(self._is_blank(token) for token in completion if token >= 0)  # the others are context
 
     def _may_be_truncated(self, item: Tokenized) -> bool:
         prompt, *completions = ids_of(item)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
+import pickle
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from gpt_opt.config.models import adapters_alone
+from gpt_opt.config.models import WEIGHT_FILES, adapters_alone
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.training.checkpoints import WEIGHTS, damaged_files
 from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
@@ -232,29 +235,68 @@ def from_config(
 
 def _archive_file(archive: str) -> Path:
     path = EMBEDDED if archive == "embedded" else Path(archive)
-    names = ("model.safetensors", "pytorch_model.bin")
-    found = next((path / name for name in names if (path / name).is_file()), path)
+    found = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), path)
     if (path / "adapter_model.safetensors").is_file():
         raise ConfigError([adapters_alone("model.archive", archive)])
     _require_whole("model.archive", str(path))
     if not found.is_file():
-        problem = f"must be `embedded`, a file of weights, or a folder with {' or '.join(names)}, but is {archive!r}"
+        problem = (
+            f"must be `embedded`, a file of weights, or a folder with {' or '.join(WEIGHT_FILES)}, but is {archive!r}"
+        )
         raise ConfigError([Problem("model.archive", problem)])
     return found
 
 
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+"""Keys under which training loops save the weights beside the states of optimizer and schedule."""
+
+_PREFIXES = ("module.", "_orig_mod.")
+"""What DistributedDataParallel and torch.compile put before the name of every weight."""
+
+
 def _read_weights(file: Path) -> dict[str, torch.Tensor]:
+    """Returns the weights of a file, or of all the files that an index names, by the names that they have in the model.
+
+    Raises:
+        ConfigError: If there are none.
+    """
     try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        weights = torch.load(file, map_location="cpu", weights_only=True)
+        if file.name.endswith(".index.json"):
+            parts = sorted(set(json.loads(file.read_text())["weight_map"].values()))
+            return {name: value for part in parts for name, value in _read_weights(file.parent / part).items()}
+        weights: Any = (
+            load_file(file)
+            if file.suffix == ".safetensors"
+            else torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
+        )
+    except ConfigError:
+        raise
+    except pickle.UnpicklingError as error:  # whose words advise to run whatever code is in the file
+        problem = f"{str(file)!r} must hold weights, but is no file of torch.save with tensors and plain values alone"
+        raise ConfigError([Problem("model.archive", problem, "save model.state_dict() itself")]) from error
     except Exception as error:  # whatever a foreign file makes the readers raise
         problem = f"{str(file)!r} must hold weights, but: {_first_line(error)}"
         raise ConfigError([Problem("model.archive", problem)]) from error
+    while isinstance(weights, Mapping) and (inner := next((key for key in _WRAPPERS if _is_tree(weights, key)), "")):
+        weights = weights[inner]
     if not isinstance(weights, Mapping) or not all(isinstance(item, torch.Tensor) for item in weights.values()):
-        problem = f"{str(file)!r} must hold one mapping of names to tensors, but does not"
+        problem = f"{str(file)!r} must hold a mapping of names to tensors, at the top or under {', '.join(_WRAPPERS)}"
         raise ConfigError([Problem("model.archive", problem, "save model.state_dict() itself")])
+    for _ in _PREFIXES:
+        for prefix in _PREFIXES:
+            if weights and all(name.startswith(prefix) for name in weights):
+                weights = {name.removeprefix(prefix): value for name, value in weights.items()}
     return dict(weights)
+
+
+def _is_tree(weights: Mapping[str, Any], key: str) -> bool:
+    return isinstance(weights.get(key), Mapping)
+
+
+def _is_zip(file: Path) -> bool:
+    """Returns whether torch.save wrote a file as it does since torch 1.6, which can be read as it is needed."""
+    with file.open("rb") as stream:
+        return stream.read(2) == b"PK"
 
 
 def saved_weights(model: PreTrainedModel, folder: Path) -> dict[str, torch.Tensor]:
@@ -306,6 +348,33 @@ def load_archive(model: PreTrainedModel, archive: str, dtype: str | None) -> Non
         raise ConfigError([_mismatch(archive, f"it lacks {', '.join(absent[:5])}")])
     if unexpected:
         raise ConfigError([_mismatch(archive, f"it also holds {', '.join(unexpected[:5])}")])
+
+
+def require_archive(model: Mapping[str, Any]) -> None:
+    """Refuses weights of `model.archive` that do not fit the model, without making either of them.
+
+    A model of the user's own making is left to `build_model`.
+
+    Args:
+        model: The `model` group.
+
+    Raises:
+        ConfigError: As `load_archive`, or if there is no such model.
+    """
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nothing is copied to the meta device, and torch says so for each weight
+        if model["_target_"].rpartition(".")[2] == "from_config":
+            shape = from_config(model["config"])
+        elif model["_target_"].rpartition(".")[2] == "from_pretrained":
+            name, trusted = model["name_or_path"], model["trust_remote_code"]
+            try:
+                architecture = AutoConfig.from_pretrained(name, trust_remote_code=trusted)
+                shape = AutoModelForCausalLM.from_config(architecture, trust_remote_code=trusted)
+            except (OSError, ValueError) as error:
+                raise ConfigError([_not_loaded("model.name_or_path", name, error)]) from error
+        else:
+            return
+        load_archive(shape, model["archive"], "float32")
 
 
 def _mismatch(archive: str, what: str) -> Problem:

@@ -22,6 +22,13 @@ def _warm_up_cosine(step: int, first: int, total: int) -> float:
     return max(0.0, 0.5 * (1 + math.cos(math.pi * (step - first) / max(1, total - first))))
 
 
+def _warm_up_linear(step: int, first: int, total: int) -> float:
+    """Linear warm-up from 0, then linear to 0 (get_linear_schedule_with_warmup of transformers)."""
+    if step < first:
+        return step / max(1, first)
+    return max(0.0, (total - step) / max(1, total - first))
+
+
 def _constant_linear(step: int, first: int, total: int) -> float:
     """Full rate for `first` steps, then linear to a tenth; no warm-up."""
     if step < first:
@@ -33,6 +40,7 @@ SCHEDULES: dict[str, Callable[[int, int, int], float]] = {
     "constant": _constant,
     "warm-up-constant": _warm_up_constant,
     "warm-up-cosine": _warm_up_cosine,
+    "warm-up-linear": _warm_up_linear,
     "constant-linear": _constant_linear,
 }
 

@@ -1,0 +1,112 @@
+"""Demonstrations in pieces: what fine-tuning learns, and what is only context."""
+
+from __future__ import annotations
+
+import os.path
+import re
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+from gpt_opt.training.data.chat import Chat, Turns, plain_parts, without_end
+from gpt_opt.training.data.records import Example, Pair
+
+Piece = tuple[str | list[int], bool]
+"""A text, or the ids that a template gave, and whether it is learned."""
+
+_MARKS_ANSWERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_PIECE = 1 << 16
+
+
+class NoMask(Exception):
+    """A chat template that does not say which of its tokens an assistant wrote; the message says why."""
+
+
+def is_demonstration(record: Pair | Example) -> bool:
+    """Returns whether a record is a demonstration."""
+    return isinstance(record, Example) and record.desirable is None
+
+
+def is_text(record: Pair | Example) -> bool:
+    """Returns whether a record is a demonstration without a prompt: all of it is learned, over several rows if long."""
+    return is_demonstration(record) and not record.prompt
+
+
+def pieces(example: Example, tokenizer: Any) -> list[Piece]:
+    """Returns a demonstration in pieces, without the end-of-sequence token at its end.
+
+    Of a dialogue all messages of the assistant from `completion` on are learned. What belongs to them the chat template
+    of the tokenizer marks (`{% generation %}`), or else the renderings of the dialogue up to each of them say it: from
+    the prompt for the message to the end of the rendering with it. Without a template the rendering is the plain one.
+
+    Raises:
+        NoMask: If the template neither marks messages nor renders a dialogue alike when more follows.
+        jinja2.TemplateError: If the template refuses the dialogue.
+    """
+    prompt, completion = example.prompt, example.completion
+    if not prompt:
+        return [(piece, True) for piece in _short(completion)]
+    if not (isinstance(prompt, Chat) and isinstance(completion, Turns)):
+        return [(prompt, False), (completion, True)]
+    template = getattr(tokenizer, "chat_template", None) and tokenizer.get_chat_template()
+    if not template:
+        return [(str(prompt), False), *plain_parts(completion.messages)]
+    messages = [{"role": role, "content": content} for role, content in (*prompt.messages, *completion.messages)]
+    if _MARKS_ANSWERS.search(template):
+        return _marked(messages, len(prompt.messages), tokenizer)
+    return list(_rendered(messages, len(prompt.messages), tokenizer))
+
+
+def way(tokenizer: Any) -> str:
+    """Returns how `pieces` finds out what is learned of a dialogue."""
+    template = getattr(tokenizer, "chat_template", None) and tokenizer.get_chat_template()
+    if not template:
+        return "the plain rendering, since the tokenizer has no chat template"
+    return "the chat template's marks" if _MARKS_ANSWERS.search(template) else "the chat template, message by message"
+
+
+def _marked(messages: Sequence[dict[str, str]], first: int, tokenizer: Any) -> list[Piece]:
+    out = tokenizer.apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, add_generation_prompt=False
+    )
+    runs = [
+        ([token for _, token in run], bool(learned))
+        for learned, run in groupby(
+            zip(out["assistant_masks"], out["input_ids"], strict=True), key=lambda pair: pair[0]
+        )
+    ]
+    answers = [place for place, (_, learned) in enumerate(runs) if learned]
+    if len(answers) != sum(message["role"] == "assistant" for message in messages):
+        raise NoMask("its {% generation %} does not mark each message of the assistant once")
+    earlier = sum(message["role"] == "assistant" for message in messages[:first])
+    start, end = answers[earlier], answers[-1]
+    found: list[Piece] = [(ids, learned and place >= start) for place, (ids, learned) in enumerate(runs[: end + 1])]
+    last = runs[end][0]
+    return [*found[:-1], (last[:-1] if last[-1] == tokenizer.eos_token_id else last, True)]
+
+
+def _rendered(messages: Sequence[dict[str, str]], first: int, tokenizer: Any) -> Iterator[Piece]:
+    def render(count: int, asks: bool = False) -> str:
+        text = tokenizer.apply_chat_template(messages[:count], tokenize=False, add_generation_prompt=asks)
+        return str(text)
+
+    whole, done = render(len(messages)), 0
+    for place in range(first, len(messages)):
+        if messages[place]["role"] != "assistant":
+            continue
+        before, through = render(place, asks=True), render(place + 1)
+        if not whole.startswith(through):
+            raise NoMask("it renders a message of the assistant in another way when more follows")
+        start = max(done, len(os.path.commonprefix([before, through])))  # noqa: RUF071
+        yield whole[done:start], False
+        done = len(through)
+        answer = whole[start:done]
+        yield answer if place + 1 < len(messages) else without_end(answer, tokenizer.eos_token), True
+
+
+def _short(text: str) -> Iterator[str]:
+    """Yields a text in pieces that end at the end of a line, since a tokenizer takes many times the memory of one."""
+    while len(text) > _PIECE and (cut := re.search(r"\n(?=\S)", text[_PIECE:])):
+        yield text[: _PIECE + cut.end()]
+        text = text[_PIECE + cut.end() :]
+    yield text

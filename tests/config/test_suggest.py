@@ -1,0 +1,99 @@
+"""Other names of the field lead to our keys, and every answer can be typed as it stands."""
+
+from __future__ import annotations
+
+import shlex
+from functools import cache
+from typing import Any, cast
+
+import pytest
+from omegaconf import OmegaConf
+
+from gpt_opt.config.explain import flat_keys
+from gpt_opt.config.schema import register
+from gpt_opt.config.suggest import OPTIONS, SYNONYMS, suggestion
+from gpt_opt.plan.compose_hydra import HydraEngine
+from gpt_opt.run.directory import register_resolvers
+from tests.conftest import CONFIG_DIR
+
+
+@cache
+def keys(*overrides: str) -> frozenset[str]:
+    """The keys of the config with these options."""
+    register()
+    register_resolvers()
+    config = HydraEngine(CONFIG_DIR, "config").load(overrides)
+    return frozenset(flat_keys(cast("dict[str, Any]", OmegaConf.to_container(config))))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "answer"),
+    [
+        ("learning_rate", "1", "did you mean optimizer.optimizer_params.lr?"),
+        ("training.training_params.learning_rate", "1", "did you mean optimizer.optimizer_params.lr?"),
+        ("optimizer.lr", "1", "did you mean optimizer.optimizer_params.lr?"),
+        ("per_device_train_batch_size", "4", "did you mean training.training_params.micro_batch_size?"),
+        ("training.gradient_accumulation", "4", "did you mean training.training_params.gradient_accumulation_steps?"),
+        ("num_train_epochs", "1", "did you mean training.training_params.num_epochs?"),
+        ("fp16", "true", "write training.training_params.mixed_precision=fp16"),
+        ("bf16", "True", "write training.training_params.mixed_precision=bf16"),
+        ("bf16", "false", "write training.training_params.mixed_precision=no"),
+        ("optim", "adamw_torch", "write optimizer=adamw"),
+        ("lr_scheduler_type", "cosine", "write optimizer.optimizer_params.lr_schedule=warm-up-cosine"),
+        ("report_to", "wandb", "write logging.logging_params.report_to=[wandb]"),
+        ("model_name_or_path", "lab/gpt", "write model=hf model.name_or_path=lab/gpt"),
+        ("dataset_name", "lab/pairs", "write data=hf data.dataset.path=lab/pairs"),
+        ("lora.r", "16", "write lora=lora lora.r=16"),
+        ("lora_r", "16", "write lora=lora lora.r=16"),
+        ("peft_config.r", "16", "write lora=lora lora.r=16"),
+        ("use_peft", "true", "write lora=lora"),
+        ("beta", "0.1", "did you mean loss.beta?"),
+        ("loss.betta", "0.1", "did you mean loss.beta?"),
+        ("--dry-run", None, "write dry_run=true"),
+        ("--output-dir", "D", "write paths.output_dir=D"),
+        ("--model-index", "1", "write model_index=1"),
+        ("--per-device-train-batch-size", "2", "write training.training_params.micro_batch_size=2"),
+    ],
+)
+def test_a_name_of_the_field_leads_to_our_key(name: str, value: str | None, answer: str) -> None:
+    assert suggestion(name, keys(), value) == answer
+
+
+def test_nothing_is_suggested_that_is_not_valid() -> None:
+    assert suggestion("learning_rate", ["seed", "loss.name"]) not in ("", "did you mean optimizer.optimizer_params.lr?")
+    assert "lora=" not in suggestion("lora_r", keys("lora=lora"))
+    assert "--cfg job" in suggestion("load_in_4bit", keys())
+
+
+def test_a_key_of_another_option_is_said_with_that_option() -> None:
+    assert suggestion("loss.beta", keys("loss=sft"), "0.1") == "write loss=dpo loss.beta=0.1"
+    assert suggestion("loss.reduction", keys(), "token_mean") == "write loss=sft loss.reduction=token_mean"
+
+
+def test_fields_of_a_dataclass_are_known_by_the_last_part_of_their_key() -> None:
+    fields = ["lr", "batch_size", "mixed_precision"]
+    assert suggestion("learning_rate", fields) == "did you mean lr?"
+    assert suggestion("bach_size", fields) == "did you mean batch_size?"
+    assert suggestion("fp16", fields, "True") == 'write mixed_precision="fp16"'
+    assert suggestion("lora_r", fields, "16") == 'write overrides=["lora=lora", "lora.r=16"]'
+
+
+@pytest.mark.parametrize("option", sorted(set(OPTIONS.values())))
+def test_an_option_has_the_keys_that_it_is_named_for(option: str) -> None:
+    assert {key for key, other in OPTIONS.items() if other == option} <= keys(option)
+
+
+LATER = {
+    "training.training_params.eval_batch_size",
+    "training.training_params.max_completion_length",
+    "gpu.device_ids",
+    "gpu.use_ddp",
+}
+
+
+def test_every_name_leads_somewhere() -> None:
+    known = keys() | set(OPTIONS) | LATER
+    lost = {name: target for name, target in SYNONYMS.items() if target.partition("=")[0] not in known}
+    assert set(lost.values()) <= {"+exp=NAME, with the file hydra_conf/exp/NAME.yaml", "--cfg job", "-m"}
+    for target in {target for target in SYNONYMS.values() if "=" in target[:-1] and "NAME" not in target}:
+        assert keys(*shlex.split(target))
