@@ -159,7 +159,7 @@ def _rounds(sweep: Sweep, slots: int | None, session: str, stop: _Stop, claim: C
         log.info("%s: %s", sweep.label, _counts(state))
         if state.runnable:
             work = Round(sweep, state.runnable, together, session, claim.attempt, slots)
-            _one_round(sweep, work, state, session, stop, claim)
+            _one_round(sweep, work, state, stop, claim)
             wait_until = time.monotonic() + STALE_AFTER_S
         elif state.held and time.monotonic() < wait_until:
             time.sleep(_HELD_POLL_S)  # its owner may be dead without our knowing yet
@@ -167,7 +167,7 @@ def _rounds(sweep: Sweep, slots: int | None, session: str, stop: _Stop, claim: C
             return
 
 
-def _one_round(sweep: Sweep, work: Round, state: Due, session: str, stop: _Stop, claim: Claim) -> None:
+def _one_round(sweep: Sweep, work: Round, state: Due, stop: _Stop, claim: Claim) -> None:
     before = _starts(sweep, state)
     lost: dict[str, str] = {}
     try:
@@ -177,7 +177,7 @@ def _one_round(sweep: Sweep, work: Round, state: Due, session: str, stop: _Stop,
                 raise ClaimLost(f"another driver took {sweep.label} over while this one was silent; this one ends")
             if stop.signal is not None:
                 log.warning("%s: runs checkpoint, nothing more is started", stop.signal.name)
-                control.drain(sweep.control, session)
+                control.drain(sweep.control, claim.attempt)
                 _wait_for_runs(sweep, state, work)
                 return
     finally:
