@@ -13,6 +13,8 @@ from gpt_opt.dispatch.again import cancel
 from gpt_opt.dispatch.attempts import CAUSES
 from gpt_opt.dispatch.backends import living_jobs
 from gpt_opt.dispatch.slurm import JobState, SlurmError, options_of, outside_job
+from gpt_opt.dispatch.status import gather
+from gpt_opt.dispatch.submit import start_jobs
 from gpt_opt.dispatch.sweepdir import Job
 from gpt_opt.errors import GptOptError
 from tests.dispatch.on_disk import make_sweep
@@ -39,7 +41,7 @@ def says(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
     """Answers of Slurm's commands by name; None for a command that fails."""
     answers: dict[str, str | None] = {"sacct": ACCOUNTED, "squeue": QUEUED}
 
-    def run(command: Sequence[str], timeout_s: float = 60) -> str:
+    def run(command: Sequence[str], *_: object, timeout_s: float = 60) -> str:
         if (answer := answers[command[0]]) is None:
             raise SlurmError(f"{command[0]} failed: recorded")
         return answer
@@ -86,6 +88,14 @@ def test_a_slurm_that_does_not_answer_is_an_error(says: dict[str, str | None]) -
     says["squeue"] = None
     with pytest.raises(SlurmError, match="squeue failed"):
         slurm.states(["9"])
+
+
+def test_a_new_job_does_not_answer_for_nodes_of_one_before(says: dict[str, str | None], tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, [["seed=1"]], backend="disbatch", jobs=[Job("8", "2026")])
+    sweep.lost_nodes.write_text('{"n2": "not mounted"}')
+    says["sbatch"] = "13"
+    assert [job.id for job in start_jobs(sweep).started] == ["13"]
+    assert not gather(sweep).notes
 
 
 @pytest.mark.parametrize(
