@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _LONGEST = 200
-"""Letters of a word in a message; of a longer one the middle is left out."""
+"""Letters of a word, or of a part of a path, in a message; of a longer one the middle is left out."""
 
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_LONG_WORD = re.compile(rf"\S{{{_LONGEST + 1},}}")
+_LONG_WORD = re.compile(rf"[^\s/]{{{_LONGEST + 1},}}")
 
 
 def plain(text: str) -> str:
