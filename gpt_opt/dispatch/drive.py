@@ -213,6 +213,7 @@ def _wait_for_runs(sweep: Sweep, state: Due, work: Round) -> None:
     deadline = time.monotonic() + _DRAIN_S
     while not work.wait(control.POLL_S) and time.monotonic() < deadline:
         lost = [(run, item) for run in state.runnable for item in read_history(sweep.attempts(run)).lost()]
+        lost = [(run, item) for run, item in lost if item.session == work.session]
         # A slot that is gone writes no end; what counts then is whether the run itself still lives.
         if all(item.owner.is_dead() and status_of(run.paths())[0] is not Status.RUNNING for run, item in lost):
             return

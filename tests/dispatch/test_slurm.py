@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from gpt_opt.cli import main
-from gpt_opt.dispatch import control, slurm
+from gpt_opt.dispatch import control, drive, slurm
 from gpt_opt.dispatch.again import cancel
 from gpt_opt.dispatch.attempts import CAUSES
 from gpt_opt.dispatch.backends import living_jobs
+from gpt_opt.dispatch.settle import cause_of_end
 from gpt_opt.dispatch.slurm import JobState, SlurmError, options_of, outside_job
 from gpt_opt.dispatch.status import gather
 from gpt_opt.dispatch.submit import start_jobs
 from gpt_opt.dispatch.sweepdir import Job
 from gpt_opt.errors import GptOptError
-from tests.dispatch.on_disk import make_sweep
+from tests.dispatch.on_disk import DEAD, attempt, make_sweep
 
 ACCOUNTED = """\
 7_0|COMPLETED|n1
@@ -63,6 +67,27 @@ def test_the_current_state_comes_last_after_those_of_earlier_starts(says: dict[s
     assert found["7_2"][-1] == JobState("7_2", "PENDING", "BeginTime", "")
     assert found["7_1"][-1] == JobState("7_1", "RUNNING", "", "n1")
     assert found["7_3"][-1].node == ""
+
+
+def test_a_job_whose_former_start_completes_waits_for_another(says: dict[str, str | None]) -> None:
+    says["squeue"] = "8|COMPLETING|None|n1\n"
+    says["sacct"] = "8|REQUEUED|n1\n8|PENDING|None assigned\n"
+    assert [state.state for state in slurm.states(["8"])["8"]] == ["REQUEUED", "PENDING"]
+    says["sacct"] = "8|CANCELLED by 0|n1\n"
+    assert not slurm.states(["8"])["8"][-1].alive
+
+
+def test_why_a_job_ended_is_not_guessed_before_accounting_knows(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, [["seed=1"]], backend="disbatch")
+    elsewhere = replace(DEAD, machine="another")
+    lost = attempt(sweep, 0, None, session="8.0", owner=elsewhere)
+    completing = JobState("8", "COMPLETING")
+    assert cause_of_end(lost, {"8": [completing]}) is None
+    assert cause_of_end(lost, {"8": [JobState("8", "CANCELLED"), completing]}) == "stopped"
+    # Whoever drains waits for runs of its own slots alone: of a job that accounting does not know nobody sees the end.
+    began, work = time.monotonic(), SimpleNamespace(session="9.0", wait=lambda _: False)
+    drive._wait_for_runs(sweep, drive.due(sweep), work)  # type: ignore[arg-type]
+    assert time.monotonic() - began < 5
 
 
 def test_what_accounting_calls_running_but_the_queue_does_not_know_is_not_alive(says: dict[str, str | None]) -> None:
