@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from gpt_opt.cli import main
-from gpt_opt.dispatch import control, drive, slurm
+from gpt_opt.dispatch import backends, control, drive, slurm
 from gpt_opt.dispatch.again import cancel
 from gpt_opt.dispatch.attempts import CAUSES
 from gpt_opt.dispatch.backends import living_jobs
@@ -284,6 +284,19 @@ def test_a_slurm_without_a_cluster_is_told_before_anything_is_written(
     )
     assert "run the sweep on this machine: gptopt submit grid.json --backend local" in said
     assert not (tmp_path / "sweeps").exists()
+
+
+@pytest.mark.parametrize("given", ["1", "0,3", None])
+def test_a_local_driver_in_an_allocation_uses_its_gpus_alone(
+    given: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    environment = backends._of_this_machine()
+    assert environment["CUDA_VISIBLE_DEVICES"] == (given or "")
+    assert "SLURM_JOB_ID" not in environment
 
 
 def test_a_local_driver_does_not_wait_for_a_slurm_that_is_silent(
