@@ -17,7 +17,7 @@ from gpt_opt.dispatch.resources import from_record
 from gpt_opt.dispatch.settle import settle
 from gpt_opt.dispatch.sweepdir import Sweep, SweepRun
 from gpt_opt.errors import ClaimLost, RunFailed
-from gpt_opt.plan.existing import Status, status_of
+from gpt_opt.plan.existing import Status, saved_step, status_of
 from gpt_opt.run.claim import STALE_AFTER_S, Claim, RunHeld, acquire, read_claim
 from gpt_opt.run.files import to_json, write_text
 from gpt_opt.run.paths import RunFolders, RunPaths
@@ -116,7 +116,12 @@ def drive(sweep: Sweep, slots: int | None) -> None:
 def _progress(sweep: Sweep) -> int:
     """Returns the steps that a restart would find done."""
     folders = RunFolders()
-    return sum(status_of(run.paths(folders))[1] for run in sweep.runs)
+    return sum(_steps(run.paths(folders)) for run in sweep.runs)
+
+
+def _steps(paths: RunPaths) -> int:
+    status, step = status_of(paths)
+    return (saved_step(paths) or 0) if status is Status.FAILED else step  # which may have come further than it saved
 
 
 def _claimed(sweep: Sweep) -> Claim:
