@@ -121,6 +121,27 @@ def test_a_guide_is_the_same_training_in_our_words(tmp_path: Path) -> None:
             | {"optimizer.optimizer_params.name": "rmsprop", "training.training_params.batch_size": 32}
             | {"training.training_params.micro_batch_size": 4, "training.training_params.warmup_steps": 10},
         ),
+        (  # no sections, as TRL's command line reads it
+            "model_name_or_path: a/b\ntrust_remote_code: true\ndataset_name: c/d\nuse_peft: true\nlora_r: 4\n"
+            "beta: 0.2\nloss_type: sigmoid\nper_device_train_batch_size: 2\ngradient_accumulation_steps: 8\nbf16: true",
+            {"model.name_or_path": "a/b", "model.trust_remote_code": True, "data.dataset.path": "c/d", "lora.r": 4}
+            | {"loss.beta": 0.2, "training.training_params.batch_size": 16},
+        ),
+        (  # axolotl
+            "base_model: a/b\nflash_attention: true\nrl: kto\ndatasets: [{path: c/d, split: train, type: x}]\n"
+            "adapter: lora\nlora_r: 4\nlora_target_linear: true\nval_set_size: 0.05\nsequence_len: 256\n"
+            "micro_batch_size: 2\ngradient_accumulation_steps: 4\nlr_scheduler: cosine\nbf16: auto\nwandb_project:\n",
+            {"model.name_or_path": "a/b", "model.attn_implementation": "flash_attention_2", "loss.name": "kto"}
+            | {"data.dataset.path": "c/d", "data.dataset.validation_split": 0.05, "lora.target_modules": "all-linear"}
+            | {"training.training_params.max_length": 256, "training.training_params.batch_size": 8}
+            | {"logging.logging_params.report_to": []},
+        ),
+        (  # LLaMA-Factory
+            "model_name_or_path: a/b\nstage: sft\nfinetuning_type: lora\nlora_rank: 4\nlora_target: all\n"
+            "dataset: demos\ncutoff_len: 256\n",
+            {"loss.name": "sft", "lora.r": 4, "lora.target_modules": "all-linear", "data.dataset.path": "demos"},
+        ),
+        ("model: a/b\ndataset: c/d\nsft: {max_seq_length: 64}", {"loss.name": "sft"}),
     ],
 )
 def test_other_methods_and_spellings(tree: str, expected: dict[str, Any], tmp_path: Path) -> None:
