@@ -169,7 +169,7 @@ def test_what_has_no_equal_is_named_with_its_value(tmp_path: Path) -> None:
     ("tree", "said"),
     [
         ("dataset: {name: a/b}\n", ["models: must list at least one model"]),
-        ("models: [a/b]\n", ["dataset.name: must be a name on the hub, a folder or a file, but is None"]),
+        ("models: [a/b]\n", ["dataset.name: must be one name on the hub, folder or file, but is None"]),
         (
             "models: [a/b]\ndataset: c/d\npost_training:\n  method: ppo\ntraining:\n  bf16: true\n  fp16: true\n",
             [
