@@ -108,7 +108,7 @@ _NAMES: Mapping[str, str] = {
     "resources.time_min": "time time_limit walltime timeout_min",
     "fsdp=full_shard": "use_fsdp fsdp_config fsdp_sharding_strategy",
     "deepspeed=zero2": "use_deepspeed deepspeed_config deepspeed_stage zero_stage",
-    "+exp=NAME, with the file hydra_conf/exp/NAME.yaml": "config config_file recipe exp",
+    "+exp=NAME, with hydra_conf/exp/NAME.yaml; `gptopt import-config` makes one of TRL's": "config config_file exp",
     "--cfg job": "print_config show_config",
     "-m": "sweep",
 }
