@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
 
 _PARAMS = "training.training_params"
 _OPTIMIZER = "optimizer.optimizer_params"
@@ -195,6 +197,33 @@ def suggestion(wrong: str, valid: Collection[str], value: str | None = None) -> 
     if _has_dots(names) and ("." not in wrong or not siblings):
         return "`python run_hydra.py --cfg job` shows all keys; one of your own goes below user, as user.NAME=VALUE"
     return f"valid here: {', '.join(siblings or sorted(names))}"
+
+
+def typed(key: str, path: Path) -> str:
+    """Returns an override that names a path, as a shell is told it: Hydra wants quotes around names with = and such."""
+    text = str(path)
+    return f"{key}={text}" if re.fullmatch(r"[\w./~-]+", text) else f"\"{key}='{text}'\""
+
+
+def existing_path(key: str, path: Path) -> str:
+    """Returns what to write in place of a path that does not exist: the one most like it, or what its folder holds."""
+    missing = path.absolute()
+    while not missing.parent.is_dir() and missing != missing.parent:
+        missing = missing.parent
+    try:
+        names = sorted(name for name in os.listdir(missing.parent) if not name.startswith("."))
+    except OSError:
+        return ""
+    if near := difflib.get_close_matches(missing.name, names, 1):
+        meant = missing.with_name(near[0]) / path.absolute().relative_to(missing)
+        if meant.exists():
+            return f"did you mean {typed(key, meant)}"
+    more = ", ..." if len(names) > _SHOWN else ""
+    return f"{missing.parent} holds {', '.join(names[:_SHOWN]) or 'nothing'}{more}"
+
+
+_SHOWN = 8
+"""Names of a folder that an answer lists."""
 
 
 def _readings(wrong: str) -> Iterator[str]:
