@@ -160,7 +160,7 @@ def disk_full(error: BaseException) -> DiskFull | None:
     link: BaseException | None = error
     while link is not None:
         if words := next((words for words in FULL_DISK if words in str(link)), None):
-            where = str(error).splitlines()[0]
+            where = next(iter(str(error).splitlines()), type(error).__name__)
             if isinstance(link, OSError):
                 where = link.filename or "a file or the output"
             return DiskFull(f"{words}: {where}; make room there, then give the same command again")

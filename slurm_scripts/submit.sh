@@ -109,7 +109,7 @@ fi
 if [ -z "${SLURM_JOB_ID:-}" ] && command -v sbatch >/dev/null; then
   # What is wrong with the sweep, or with Slurm, is told before a job waits for it.
   gptopt submit "$file" "$@" --backend disbatch --dry-run >/dev/null
-  exec sbatch "${options[@]}" "$GPTOPT_ROOT/slurm_scripts/submit.sh" "$file" "$@"
+  exec sbatch ${options[@]+"${options[@]}"} "$GPTOPT_ROOT/slurm_scripts/submit.sh" "$file" "$@"
 fi
 
 slots=()
@@ -123,4 +123,4 @@ if [ -z "${SLURM_JOB_ID:-}" ]; then
   done
 fi
 # exec: the warning before the time limit goes to the batch process alone.
-exec gptopt drive "$file" "$@" "${slots[@]}"
+exec gptopt drive "$file" "$@" ${slots[@]+"${slots[@]}"} # bash before 4.4 calls an empty array unbound

@@ -22,6 +22,8 @@ def test_names_however_odd_can_be_shown() -> None:
     assert plain("\u2028\ud800\x85") == r"\u2028\ud800\x85"
     long = plain("a" * 150 + "b" * 150)
     assert long == "a" * 100 + "…" + "b" * 100
+    path = "/home/" + "/".join(["b" * 60] * 6)
+    assert plain(path) == path, "who looks for a file needs all of its path"
     assert plain("word " * 200) == "word " * 200
     path = f"cannot read /{'/'.join(['d' * 250] * 3)}/config.json"
     assert plain(path) == path

@@ -258,7 +258,10 @@ def _cancel(options: argparse.Namespace) -> None:
 def _agrees(sweep: Sweep, runs: list[SweepRun]) -> bool:
     if not sys.stdin.isatty():
         raise GptOptError("cancel asks before it stops runs, but there is no terminal to ask at; add --yes")
-    return input(f"stop {len(runs)} runs of {sweep.label}? [y/N] ").strip().lower() in ("y", "yes")
+    try:
+        return input(f"stop {len(runs)} runs of {sweep.label}? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        return False
 
 
 def _doctor(options: argparse.Namespace) -> None:
