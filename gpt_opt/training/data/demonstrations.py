@@ -81,8 +81,15 @@ def _marked(messages: Sequence[dict[str, str]], first: int, tokenizer: Any) -> l
     earlier = sum(message["role"] == "assistant" for message in messages[:first])
     start, end = answers[earlier], answers[-1]
     found: list[Piece] = [(ids, learned and place >= start) for place, (ids, learned) in enumerate(runs[: end + 1])]
-    last = runs[end][0]
-    return [*found[:-1], (last[:-1] if last[-1] == tokenizer.eos_token_id else last, True)]
+    return [*found[:-1], (_without_end(runs[end][0], tokenizer), True)]
+
+
+def _without_end(ids: list[int], tokenizer: Any) -> list[int]:
+    """Does with ids what `without_end` does with a text."""
+    ended = len(ids)
+    while ended and not tokenizer.decode([ids[ended - 1]]).strip():
+        ended -= 1
+    return ids[: ended - 1] if ended and ids[ended - 1] == tokenizer.eos_token_id else ids
 
 
 def _rendered(messages: Sequence[dict[str, str]], first: int, tokenizer: Any) -> Iterator[Piece]:
@@ -90,14 +97,21 @@ def _rendered(messages: Sequence[dict[str, str]], first: int, tokenizer: Any) ->
         text = tokenizer.apply_chat_template(messages[:count], tokenize=False, add_generation_prompt=asks)
         return str(text)
 
+    def before(place: int) -> str:
+        if place:
+            return render(place, asks=True)
+        # No template renders a dialogue without messages: the first one begins where another would differ.
+        other = "b" if messages[0]["content"].lstrip().startswith("a") else "a"
+        return str(tokenizer.apply_chat_template([{"role": "assistant", "content": other}], tokenize=False))
+
     whole, done = render(len(messages)), 0
     for place in range(first, len(messages)):
         if messages[place]["role"] != "assistant":
             continue
-        before, through = render(place, asks=True), render(place + 1)
+        through = render(place + 1)
         if not whole.startswith(through):
             raise NoMask("it renders a message of the assistant in another way when more follows")
-        start = max(done, len(os.path.commonprefix([before, through])))  # noqa: RUF071
+        start = max(done, len(os.path.commonprefix([before(place), through])))  # noqa: RUF071
         yield whole[done:start], False
         done = len(through)
         answer = whole[start:done]
