@@ -56,7 +56,8 @@ def with_real_paths(config: dict[str, Any], memo: Memo | None = None) -> dict[st
     """Returns a config with absolute paths: of the keys above, those that name a file or folder of this machine.
 
     Links are resolved and `~` is the home directory, so that two spellings of one file are one value; but a link keeps
-    its name where that of its file has another suffix. Names on the hub stay as they are. A model's `name` that repeats `name_or_path` follows it.
+    its name where that of its file has another suffix. Names on the hub stay as they are. A model's `name` that repeats
+    `name_or_path` follows it.
 
     Args:
         config: The resolved config as plain containers; it is not changed.
