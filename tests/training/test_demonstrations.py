@@ -107,6 +107,14 @@ def test_the_end_is_learned_once_where_a_template_marks_the_end_of_the_line_too(
     assert spans(item, tokenizer)[1][-1] == (f"B{E}", True)
 
 
+@pytest.mark.parametrize("template", [PROMPTED, MARKED])
+def test_tokens_are_the_same_on_every_day(template: str) -> None:
+    """Some templates write today's date into a dialogue: a resume tomorrow would learn from other texts."""
+    tokenizer = templated("{{ strftime_now('%d %b %Y') }}" + template)
+    shown, pair = tokenize([TALK], tokenizer, LIMITS) + tokenize([Pair(TALK.prompt, " a", " b")], tokenizer, LIMITS)
+    assert tokenizer.decode(shown.prompt)[:11] == tokenizer.decode(pair.prompt)[:11] == "26 Jul 2024"
+
+
 def test_answers_that_are_part_of_the_prompt_are_not_learned() -> None:
     row = {"prompt": say(MESSAGES[:4]), "completion": say(MESSAGES[4:5])}
     (record,) = record_of(row, Columns())

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from gpt_opt.training.data.chat import Chat, Turns, plain_parts, without_end
+from gpt_opt.training.data.chat import Chat, Turns, plain_parts, rendered, without_end
 from gpt_opt.training.data.records import Example, Pair
 
 Piece = tuple[str | list[int], bool]
@@ -66,9 +66,7 @@ def way(tokenizer: Any) -> str:
 
 
 def _marked(messages: Sequence[dict[str, str]], first: int, tokenizer: Any) -> list[Piece]:
-    out = tokenizer.apply_chat_template(
-        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, add_generation_prompt=False
-    )
+    out = rendered(tokenizer, messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
     runs = [
         ([token for _, token in run], bool(learned))
         for learned, run in groupby(
@@ -94,15 +92,14 @@ def _without_end(ids: list[int], tokenizer: Any) -> list[int]:
 
 def _rendered(messages: Sequence[dict[str, str]], first: int, tokenizer: Any) -> Iterator[Piece]:
     def render(count: int, asks: bool = False) -> str:
-        text = tokenizer.apply_chat_template(messages[:count], tokenize=False, add_generation_prompt=asks)
-        return str(text)
+        return str(rendered(tokenizer, messages[:count], asks))
 
     def before(place: int) -> str:
         if place:
             return render(place, asks=True)
         # No template renders a dialogue without messages: the first one begins where another would differ.
         other = "b" if messages[0]["content"].lstrip().startswith("a") else "a"
-        return str(tokenizer.apply_chat_template([{"role": "assistant", "content": other}], tokenize=False))
+        return str(rendered(tokenizer, [{"role": "assistant", "content": other}]))
 
     whole, done = render(len(messages)), 0
     for place in range(first, len(messages)):
