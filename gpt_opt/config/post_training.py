@@ -318,6 +318,9 @@ def _loss(given: _Reader) -> None:
     elif kind is not None and loss not in ("dpo", "kto", kind):
         given.found.without_equal.append(f"post_training.loss_type: {kind}")
     given.found.options["loss"] = loss
+    if loss == "sft" and given.take("assistant_only_loss") is not True:
+        text = "of dialogues the assistant's messages are learned; TRL learns all without assistant_only_loss: true"
+        given.tell(f"post_training: {text}")
 
 
 def _family(given: _Reader) -> str:
@@ -395,6 +398,7 @@ def _length(given: _Reader) -> None:
         given.tell("training.num_train_epochs is not given: 3, the default of transformers")
     given.set(f"{_PARAMS}.max_steps", None)
     given.set(f"{_PARAMS}.num_epochs", epochs)
+    given.tell("training.num_train_epochs: what fills no batch at an epoch's end is left out; transformers trains it")
 
 
 def _optimizer(given: _Reader) -> None:
@@ -425,6 +429,8 @@ def _optimizer(given: _Reader) -> None:
         given.set(f"{_PARAMS}.warmup_steps", steps)
     else:
         given.set(f"{_OPTIMIZER}.warm_up_fraction", ratio or 0.0)
+        if ratio:
+            given.tell("training.warmup_ratio: steps are rounded down; transformers rounds them up")
         if ratio is None and steps is None:
             given.tell("training.warmup_steps is not given: no warm-up, the default of transformers")
 

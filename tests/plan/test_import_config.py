@@ -88,6 +88,8 @@ def test_a_guide_is_the_same_training_in_our_words(tmp_path: Path) -> None:
     assert {key: config[key] for key in expected} == expected
     assert experiment.without_equal == ()
     assert "training.batch_size: 4 per device x 8 accumulation steps x 2 GPUs = batch_size 64" in experiment.interpreted
+    for key, says in (("num_train_epochs", "fills no batch at an epoch's end"), ("warmup_ratio", "rounded down")):
+        assert [text for text in experiment.interpreted if text.startswith(f"training.{key}: ") and says in text]
     other = composed(tmp_path, experiment, "model_index=1")
     assert (other["model.name_or_path"], other["model.trust_remote_code"]) == ("Qwen/Qwen2.5-0.5B", True)
     one = composed(tmp_path, imported(tmp_path, GUIDE, model_index=1))
@@ -145,8 +147,11 @@ def test_a_guide_is_the_same_training_in_our_words(tmp_path: Path) -> None:
     ],
 )
 def test_other_methods_and_spellings(tree: str, expected: dict[str, Any], tmp_path: Path) -> None:
-    config = composed(tmp_path, imported(tmp_path, tree))
+    experiment = imported(tmp_path, tree)
+    config = composed(tmp_path, experiment)
     config.setdefault("lora", {})
+    whose = "post_training: of dialogues the assistant's messages are learned; TRL learns all"
+    assert any(text.startswith(whose) for text in experiment.interpreted) == (config["loss.name"] == "sft")
     assert {key: config[key] for key in expected} == expected
 
 
