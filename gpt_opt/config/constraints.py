@@ -233,24 +233,52 @@ CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     target_problems,
 )
 
+Ask = Callable[[Callable[[Config], Any], Config], Any]
+"""Calls a function with a config, or knows already what it returns."""
 
-def constraint_problems(config: Config) -> list[Problem]:
+
+def constraint_problems(config: Config, ask: Ask = lambda check, config: check(config)) -> list[Problem]:
     """Returns everything that contradicts itself in a resolved config that has no missing keys.
 
     Args:
         config: The config as plain containers. Parts of a user's own making, without the keys that a check reads,
             pass that check.
+        ask: How a check is asked; `Remembered.of` where many configs are checked.
     """
-    found = list(completeness_problems(config))
-    if found:
-        return found
-    for check in CHECKS:
+    if incomplete := ask(_incomplete, config):
+        return list(incomplete)
+    problems: list[Problem] = []
+    for check in _ANSWERED:
+        found, error = ask(check, config)
+        problems += found
+        if error is not None:
+            if mistyped := list(type_problems(config)):
+                return mistyped
+            raise error
+    return problems
+
+
+def _incomplete(config: Config) -> list[Problem]:
+    return list(completeness_problems(config))
+
+
+_Answer = tuple[list[Problem], Exception | None]
+
+
+def _answered(check: Callable[[Config], Iterator[Problem]]) -> Callable[[Config], _Answer]:
+    """Returns a check that always answers: what it finds until it lacks a key, or meets a value of a wrong type."""
+
+    def answered(config: Config) -> _Answer:
+        found: list[Problem] = []
         try:
             found.extend(check(config))
         except KeyError:
-            continue
-        except TypeError:
-            if mistyped := list(type_problems(config)):
-                return mistyped
-            raise
-    return found
+            pass
+        except TypeError as error:
+            return found, error
+        return found, None
+
+    return answered
+
+
+_ANSWERED = tuple(map(_answered, CHECKS))

@@ -13,7 +13,7 @@ import logging
 import os
 import sysconfig
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 from gpt_opt.config.cache import cache_folder
 from gpt_opt.config.files import DATA_KEYS, EMBEDDED, MODEL_KEYS, PATH_KEYS, file_values
 from gpt_opt.config.lookup import targets
+from gpt_opt.config.remember import Remembered
 
 log = logging.getLogger(__name__)
 
@@ -57,33 +58,24 @@ _TOKENIZER = (
 )
 _NOT_DATA = ("README*", "LICENSE*", "cache-*")
 
-Memo = dict[str, dict[str, dict[str, str]]]
-"""Parts of `inputs_of` by what they follow from: what many configs share is looked at once."""
 
-
-def inputs_of(config: Mapping[str, Any], memo: Memo | None = None) -> dict[str, dict[str, str]]:
+def inputs_of(config: Mapping[str, Any], memo: Remembered | None = None) -> dict[str, dict[str, str]]:
     """Returns the files and folders that a config names and the modules of its `_target_`s, with their fingerprints.
 
     Left out are names on the hub, what cannot be read, and modules of this project, of Python and of its packages.
 
     Args:
         config: The resolved config, with real paths.
-        memo: What was found for other configs of the same request; it is added to.
+        memo: What was found for other configs of the same request: each file is read once.
     """
-    memo = {} if memo is None else memo
+    memo = memo or Remembered()
     found: dict[str, dict[str, str]] = {}
-
-    def add(name: str, look: Callable[..., dict[str, dict[str, str]]], *arguments: str) -> None:
-        if name not in memo:
-            memo[name] = look(*arguments)
-        found.update(memo[name])
-
     for key, value in file_values(config, (*DATA_KEYS, *PATH_KEYS, *MODEL_KEYS)):
-        add(f"{key}={value}", _file_input, key, value)
+        found |= memo(_file_input, key, value)
     if config.get("model", {}).get("archive") == EMBEDDED:
-        add(f"model.archive={EMBEDDED}", _file_input, "model.archive", str(_SHIPPED))
+        found |= memo(_file_input, "model.archive", str(_SHIPPED))
     for target in {target for _, target in targets(config) if not target.startswith("gpt_opt.")}:
-        add(target, _module_inputs, target)
+        found |= memo(_module_inputs, target)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import logging
 import os
 import re
@@ -23,9 +24,10 @@ from omegaconf.errors import ConfigKeyError, InterpolationResolutionError, Inter
 
 from gpt_opt.config.constraints import constraint_problems
 from gpt_opt.config.explain import flat_keys, missing_keys, missing_problem
-from gpt_opt.config.files import Memo, with_real_paths
+from gpt_opt.config.files import with_real_paths
 from gpt_opt.config.lookup import NotFound, look_up, targets
 from gpt_opt.config.models import listed_model
+from gpt_opt.config.remember import Remembered
 from gpt_opt.config.suggest import suggestion
 from gpt_opt.config.yaml_files import shown
 from gpt_opt.errors import ConfigError, Problem, SweepError
@@ -78,11 +80,12 @@ class PointChecker:
 
     Attributes:
         composer: What the points are composed with, so that each base is composed once.
+        memo: What was found about the points of the last `compose_many`.
         elsewhere: Objects whose module is not on the path of this process, by their `_target_`.
     """
 
     def __init__(self, config_dir: Path, config_name: str = "config", further: Path | None = None) -> None:
-        self._dir, self._name = config_dir, config_name
+        self._dir, self._root, self._name = config_dir, config_dir.resolve().parent, config_name
         path = search_path(config_dir, further)
         self._loader = ConfigLoaderImpl(path)
         self._yaml = YamlErrors(path, config_name)
@@ -92,7 +95,7 @@ class PointChecker:
         self._blamed: dict[tuple[str, ...], list[Problem]] = {}
         self._choices: dict[tuple[str, ...], dict[str, str]] = {}
         self._unknown_keys: dict[tuple[str, ...], list[Problem]] = {}
-        self._looked_up: dict[str, NotFound | None] = {}
+        self.memo = Remembered()
         self.elsewhere: dict[str, Problem] = {}
 
     def flag_problem(self, flag: str, value: str | None) -> Problem:
@@ -101,13 +104,14 @@ class PointChecker:
 
     def compose_many(self, points: Iterable[Sequence[str]]) -> Iterator[Composed | ComposeFailure]:
         """Composes points as `composer` does, with the real paths of the files that they name."""
-        memo: Memo = {}
-        for result in self.composer.compose_many(points):
-            if isinstance(result, ComposeFailure):
-                yield result
-                continue
-            config = with_real_paths(result.config, memo)
-            yield result if config is result.config else replace(result, config=config)
+        self.memo = Remembered()  # files may have changed since
+        yield from map(self._with_real_paths, self.composer.compose_many(points))
+
+    def _with_real_paths(self, result: Composed | ComposeFailure) -> Composed | ComposeFailure:
+        if isinstance(result, ComposeFailure):
+            return result
+        config = with_real_paths(result.config, self.memo)
+        return result if config is result.config else replace(result, config=config)
 
     def problems(self, result: Composed | ComposeFailure, all_given: bool = True) -> list[Problem]:
         """Returns the problems of one point.
@@ -127,13 +131,12 @@ class PointChecker:
             lacking = [missing_problem(key, self._dir, choices) for key in result.missing if all_given]
             return [*added, *lacking]
         told = {f"{problem.where}." for problem in added}
-        found = [*constraint_problems(result.config), *self._target_problems(result.config)]
+        found = [*constraint_problems(result.config, self.memo.of), *self._target_problems(result.config)]
         located = [
             self._located(problem, result.overrides)
             for problem in found
             if not any(key.startswith(f"{problem.where}.") for key in told)
         ]
-        located = [self._located(problem, result.overrides) for problem in found]
         lost = [*_lost_trackers(result.overrides), *_lost_model(result.overrides, result.config)]
         return [*added, *lost, *located]
 
@@ -150,15 +153,17 @@ class PointChecker:
 
     def _target_problems(self, config: Mapping[str, Any]) -> Iterator[Problem]:
         """Yields the targets that cannot be found; those that may be where the runs start go to `elsewhere`."""
-        for key, target in targets(config):
-            if target not in self._looked_up:
-                self._looked_up[target] = look_up(target, self._dir.resolve().parent)
-            if (missing := self._looked_up[target]) is not None:
-                problem = Problem(key, missing.message, missing.fix)
-                if missing.elsewhere:
-                    self.elsewhere.setdefault(target, problem)
-                else:
-                    yield problem
+        for key, target, missing in itertools.chain.from_iterable(self.memo.each(self._not_found, config)):
+            problem = Problem(key, missing.message, missing.fix)
+            if missing.elsewhere:
+                self.elsewhere.setdefault(target, problem)
+            else:
+                yield problem
+
+    def _not_found(self, key: str, value: Any) -> list[tuple[str, str, NotFound]]:
+        """Returns the targets in one node that cannot be found, with their keys."""
+        asked = [(key, target, self.memo(look_up, target, self._root)) for key, target in targets({key: value})]
+        return [(key, target, missing) for key, target, missing in asked if missing is not None]
 
     def warn_of_elsewhere(self) -> None:
         """Says which modules were not found on this machine."""
@@ -220,7 +225,7 @@ class PointChecker:
         ]
 
     def _rest(self, overrides: tuple[str, ...]) -> list[Problem]:
-        result = next(self.compose_many([overrides]))
+        result = self._with_real_paths(next(self.composer.compose_many([overrides])))
         return self.problems(result) if isinstance(result, Composed) else []
 
     def _missing(self, overrides: tuple[str, ...]) -> list[Problem]:

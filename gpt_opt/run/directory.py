@@ -80,6 +80,8 @@ _VALUE_LIMITS = (60, 40, 30, 24, 18, 14, 10)
 
 def _limited(part: str, limit: int) -> str:
     """Returns `key=value` with the run id, or else the end, of a value that is too long, `--` for its beginning."""
+    if len(part) <= limit:
+        return part
     name, sign, value = part.partition("=")
     if len(value) > limit and _RUN_FIRST.match(value):
         return f"{name}={value[:12]}"
