@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Any, cast
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import split_key
 
 from gpt_opt.config.explain import flat_keys
+from gpt_opt.config.overrides import parse_override
 from gpt_opt.config.suggest import suggestion
 from gpt_opt.errors import Problem
 from gpt_opt.plan.compose import Composed
@@ -67,7 +67,7 @@ class AddedKeys:
         if groups not in self._configs:
             self._configs[groups] = self._compose(groups)
         config = self._configs[groups]
-        override = OverridesParser.create().parse_override(text)
+        override = parse_override(text)
         path = split_key(override.key_or_group)
         value = override.value()
         for added, given in _leaves(path, value):

@@ -15,7 +15,6 @@ from typing import Any, cast
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import get_args_parser
 from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -27,6 +26,7 @@ from gpt_opt.config.explain import flat_keys, missing_keys, missing_problem
 from gpt_opt.config.files import with_real_paths
 from gpt_opt.config.lookup import NotFound, look_up, targets
 from gpt_opt.config.models import listed_model
+from gpt_opt.config.overrides import parse_override
 from gpt_opt.config.remember import Remembered
 from gpt_opt.config.suggest import suggestion
 from gpt_opt.config.yaml_files import shown
@@ -409,7 +409,7 @@ def _not_unicode(text: str) -> Problem:
 
 def _parses(text: str) -> bool:
     try:
-        OverridesParser.create().parse_override(text)
+        parse_override(text)
     except HydraException:
         return False
     return True
