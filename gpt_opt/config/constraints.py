@@ -13,12 +13,11 @@ from gpt_opt.config.finetuning import finetuning_problems
 from gpt_opt.config.losses import loss_problems
 from gpt_opt.config.models import (
     ALL_LINEAR,
-    adapter_problems,
     listed_problems,
-    pointer_problems,
     source_problems,
     weight_problems,
 )
+from gpt_opt.config.remember import Remembered
 from gpt_opt.config.sampling import sampling_problems
 from gpt_opt.config.sources import data_problems
 from gpt_opt.config.targets import target_problems
@@ -218,10 +217,7 @@ CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _architecture,
     _gpu,
     listed_problems,
-    source_problems,
     weight_problems,
-    adapter_problems,
-    pointer_problems,
     loss_problems,
     _optimizer,
     _moments,
@@ -233,29 +229,27 @@ CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     target_problems,
 )
 
-Ask = Callable[[Callable[[Config], Any], Config], Any]
-"""Calls a function with a config, or knows already what it returns."""
 
-
-def constraint_problems(config: Config, ask: Ask = lambda check, config: check(config)) -> list[Problem]:
+def constraint_problems(config: Config, memo: Remembered | None = None) -> list[Problem]:
     """Returns everything that contradicts itself in a resolved config that has no missing keys.
 
     Args:
         config: The config as plain containers. Parts of a user's own making, without the keys that a check reads,
             pass that check.
-        ask: How a check is asked; `Remembered.of` where many configs are checked.
+        memo: What was found for other configs of the same request.
     """
-    if incomplete := ask(_incomplete, config):
+    memo = memo or Remembered()
+    if incomplete := memo.of(_incomplete, config):
         return list(incomplete)
     problems: list[Problem] = []
     for check in _ANSWERED:
-        found, error = ask(check, config)
+        found, error = memo.of(check, config)
         problems += found
         if error is not None:
             if mistyped := list(type_problems(config)):
                 return mistyped
             raise error
-    return problems
+    return [*problems, *source_problems(config, memo)]
 
 
 def _incomplete(config: Config) -> list[Problem]:

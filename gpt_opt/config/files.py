@@ -26,6 +26,9 @@ DATA_KEYS = ("data.dataset.path", "data.dataset.parts.*.dataset.path")
 PATH_KEYS = ("model.archive", "training.finetuning.resume_from_checkpoint")
 """Keys that name nothing but a file or a folder."""
 
+WEIGHT_KEYS = ("model.archive", *MODEL_KEYS)
+"""Keys of what must not change while a run is interrupted, besides the data, whose content the training compares."""
+
 _NO_FILES = {"model.archive": EMBEDDED, "model.tokenizer_name_or_path": BYTES}
 _LIKE_PATHS = ("/", "./", "../", "~")
 

@@ -28,9 +28,6 @@ log = logging.getLogger(__name__)
 Inputs = Mapping[str, Mapping[str, str]]
 """Config key, or name of a module of the user's, to `path` and `sha256`."""
 
-WEIGHT_KEYS = ("model.archive", *MODEL_KEYS)
-"""Keys of what must not change while a run is interrupted, besides the data, whose content the training compares."""
-
 AGAIN = "rerun=true trains again"
 """What to do about a result whose inputs have changed since."""
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
-MAX_NODES = 20_000
+MAX_NODES = 5_000
 """Distinct nodes after which everything is asked anew: what keeps memory flat where every point has its own."""
 
 _KEYS = object()

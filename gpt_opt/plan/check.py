@@ -131,7 +131,7 @@ class PointChecker:
             lacking = [missing_problem(key, self._dir, choices) for key in result.missing if all_given]
             return [*added, *lacking]
         told = {f"{problem.where}." for problem in added}
-        found = [*constraint_problems(result.config, self.memo.of), *self._target_problems(result.config)]
+        found = [*constraint_problems(result.config, self.memo), *self._target_problems(result.config)]
         located = [
             self._located(problem, result.overrides)
             for problem in found

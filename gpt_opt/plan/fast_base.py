@@ -17,7 +17,7 @@ from typing import Any
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig, ListConfig, Node, ValueNode
 
-from gpt_opt.config.remember import token
+from gpt_opt.config.remember import MAX_NODES, token
 from gpt_opt.plan.compose_hydra import detached, plain
 from gpt_opt.plan.compose_overrides import Item
 from gpt_opt.plan.fast_trace import Outcome, Recorder, Unpredictable, missing_keys
@@ -110,7 +110,7 @@ class Base:
 
     def patch(self, values: Sequence[Item]) -> Patched | Outcome:
         """Return the config with these values set, or the first outcome that failed."""
-        if self._stale or self._learned + len(self._leaves) + len(self._nodes) > MAX_REMEMBERED:
+        if self._stale or self._learned + len(self._leaves) > MAX_REMEMBERED:
             self._refresh()
         state = {item.key: item.text for item in values}
         leaves = {item.key: self.leaf(item) for item in values}
@@ -144,6 +144,8 @@ class Base:
                 node = self._tree[top]
                 for key in given:
                     node = _with(node, self._spots[key][1:], changed[key])
+                if len(self._nodes) >= MAX_NODES:
+                    self._nodes.clear()
                 self._nodes[name] = node
             tree[top] = node
         return tree

@@ -33,7 +33,7 @@ def test_checks_and_ids_with_a_memo_are_those_without() -> None:
     points = [(*point, *(() if "loss=sft" in point else beta)) for point in itertools.product(*axes)]
     for point in checker.compose_many(points):
         assert isinstance(point, Composed)
-        found = constraint_problems(point.config, checker.memo.of)
+        found = constraint_problems(point.config, checker.memo)
         assert found == constraint_problems(point.config), point.overrides
         whole = json.dumps(identifying(point.config), sort_keys=True, separators=(",", ":"))
         assert identity_json(point.config, checker.memo) == identity_json(point.config) == whole
