@@ -20,6 +20,7 @@ from gpt_opt.config.models import (
 from gpt_opt.config.remember import Remembered
 from gpt_opt.config.sampling import sampling_problems
 from gpt_opt.config.sources import data_problems
+from gpt_opt.config.suggest import UNKNOWN_KEY
 from gpt_opt.config.targets import target_problems
 from gpt_opt.config.trackers import tracker_problems
 from gpt_opt.errors import Problem
@@ -239,9 +240,9 @@ def constraint_problems(config: Config, memo: Remembered | None = None) -> list[
         memo: What was found for other configs of the same request.
     """
     memo = memo or Remembered()
-    if incomplete := memo.of(_incomplete, config):
-        return list(incomplete)
-    problems: list[Problem] = []
+    problems = list(memo.of(_incomplete, config))
+    if any(problem.message != UNKNOWN_KEY for problem in problems):  # without a key there is nothing to check
+        return problems
     for check in _ANSWERED:
         found, error = memo.of(check, config)
         problems += found

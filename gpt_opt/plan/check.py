@@ -17,18 +17,18 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf._utils import split_key
 from omegaconf.errors import ConfigKeyError, InterpolationResolutionError, InterpolationToMissingValueError
 
 from gpt_opt.config.constraints import constraint_problems
-from gpt_opt.config.explain import flat_keys, missing_keys, missing_problem
+from gpt_opt.config.explain import keys_like, missing_keys, missing_problem
 from gpt_opt.config.files import with_real_paths
 from gpt_opt.config.lookup import NotFound, look_up, targets
 from gpt_opt.config.models import listed_model
 from gpt_opt.config.overrides import parse_override
 from gpt_opt.config.remember import Remembered
-from gpt_opt.config.suggest import suggestion
+from gpt_opt.config.suggest import UNKNOWN_KEY, suggestion, unknown_key
 from gpt_opt.config.yaml_files import shown
 from gpt_opt.errors import ConfigError, Problem, SweepError
 from gpt_opt.plan.added_keys import AddedKeys
@@ -42,8 +42,6 @@ from gpt_opt.run.ranks import this_rank
 from gpt_opt.sweep.overrides import shell_word, to_override
 
 log = logging.getLogger(__name__)
-
-UNKNOWN_KEY = "is not a key of this config"
 
 
 class Findings:
@@ -128,15 +126,12 @@ class PointChecker:
         added = list(self._added.problems(result))
         if result.missing:
             choices = self._chosen(result.overrides) if all_given else {}
-            lacking = [missing_problem(key, self._dir, choices) for key in result.missing if all_given]
+            lacking = [self.memo(missing_problem, key, self._dir, choices) for key in result.missing if all_given]
             return [*added, *lacking]
-        told = {f"{problem.where}." for problem in added}
         found = [*constraint_problems(result.config, self.memo), *self._target_problems(result.config)]
-        located = [
-            self._located(problem, result.overrides)
-            for problem in found
-            if not any(key.startswith(f"{problem.where}.") for key in told)
-        ]
+        told = tuple(f"{problem.where}." for problem in added)
+        new = [p for p in found if p.message != UNKNOWN_KEY or not any(key.startswith(f"{p.where}.") for key in told)]
+        located = [self._located(problem, result.overrides) for problem in new]
         lost = [*_lost_trackers(result.overrides), *_lost_model(result.overrides, result.config)]
         return [*added, *lost, *located]
 
@@ -284,8 +279,7 @@ class PointChecker:
             config = self._compose(overrides)
         except Exception:  # told elsewhere
             return []
-        plain = cast("dict[str, Any]", OmegaConf.to_container(config))
-        return [name for name in flat_keys(plain) if not name.startswith("hydra.")]
+        return keys_like(config, "")
 
     def _key(self, text: str) -> str:
         return text.partition("=")[0].lstrip("+~").partition("@")[0]
@@ -333,12 +327,12 @@ class PointChecker:
         return [Problem(text, first_lines(error.__cause__ or error))]
 
     def _unknown(self, text: str, key: str, groups: Sequence[str]) -> Problem:
-        plain = cast("dict[str, Any]", OmegaConf.to_container(self._compose(groups)))
-        valid = [name for name in flat_keys(plain) if name.startswith("hydra.") == key.startswith("hydra.")]
+        config = self._compose(groups)
         node, _, value = text.partition("._target_=")
-        if node in plain and plain[node] is None:
+        child = config._get_node(node, validate_access=False)
+        if isinstance(child, Node) and child._is_none():
             return Problem(key, f"cannot be set alone while {node} is null", f"write '{node}={{_target_: {value}}}'")
-        return Problem(key, UNKNOWN_KEY, suggestion(key, valid, text.partition("=")[2]))
+        return unknown_key(key, keys_like(config, key), text.partition("=")[2])
 
 
 def _file(text: str) -> Problem:
