@@ -39,7 +39,7 @@ from gpt_opt.plan.yaml_errors import YamlErrors, first_lines, full_key, interpol
 from gpt_opt.run.devices import SWEEP
 from gpt_opt.run.directory import without_hydra
 from gpt_opt.run.ranks import this_rank
-from gpt_opt.sweep.overrides import shell_word, to_override
+from gpt_opt.sweep.overrides import shell_word, target, to_override
 
 log = logging.getLogger(__name__)
 
@@ -148,17 +148,17 @@ class PointChecker:
 
     def _target_problems(self, config: Mapping[str, Any]) -> Iterator[Problem]:
         """Yields the targets that cannot be found; those that may be where the runs start go to `elsewhere`."""
-        for key, target, missing in itertools.chain.from_iterable(self.memo.each(self._not_found, config)):
+        for key, name, missing in itertools.chain.from_iterable(self.memo.each(self._not_found, config)):
             problem = Problem(key, missing.message, missing.fix)
             if missing.elsewhere:
-                self.elsewhere.setdefault(target, problem)
+                self.elsewhere.setdefault(name, problem)
             else:
                 yield problem
 
     def _not_found(self, key: str, value: Any) -> list[tuple[str, str, NotFound]]:
         """Returns the targets in one node that cannot be found, with their keys."""
-        asked = [(key, target, self.memo(look_up, target, self._root)) for key, target in targets({key: value})]
-        return [(key, target, missing) for key, target, missing in asked if missing is not None]
+        asked = [(where, name, self.memo(look_up, name, self._root)) for where, name in targets({key: value})]
+        return [(where, name, missing) for where, name, missing in asked if missing is not None]
 
     def warn_of_elsewhere(self) -> None:
         """Says which modules were not found on this machine."""
@@ -282,7 +282,7 @@ class PointChecker:
         return keys_like(config, "")
 
     def _key(self, text: str) -> str:
-        return text.partition("=")[0].lstrip("+~").partition("@")[0]
+        return target(text.partition("=")[0]).partition("@")[0]
 
     def _is_group(self, text: str) -> bool:
         return bool(self._options(self._key(text)))

@@ -192,9 +192,9 @@ def _sweep_problems(point: Composed, from_file: bool) -> Iterator[Problem]:
             problem = "must be false in a sweep, which starts every run that is not done, once"
             yield Problem(key, problem, f"leave it out; for a single run: python run_hydra.py ... {key}=true")
     for text in point.overrides if from_file else ():
-        if text.lstrip("+~").startswith(_OF_HYDRA):
+        if target(text).startswith(_OF_HYDRA):
             problem = "must not be in a sweep: gptopt starts its runs and chooses their directories"
-            yield Problem(text.partition("=")[0].lstrip("+~"), problem, "leave it out")
+            yield Problem(target(text.partition("=")[0]), problem, "leave it out")
 
 
 def _located(problems: Sequence[Problem], file: Path) -> list[Problem]:
@@ -228,7 +228,7 @@ class _Draft:
         first, overrides = self._first.setdefault(name, (point, frozenset(composed.overrides)))
         if first != point:
             self.collapsed[point] = first
-            keys = {text.partition("=")[0].lstrip("+~") for text in overrides.symmetric_difference(composed.overrides)}
+            keys = {target(text.partition("=")[0]) for text in overrides.symmetric_difference(composed.overrides)}
             self.uncounted.update(key for key in keys if not is_identity(key))
             return
         folder, exists = self._finder.find(config, name, composed.overrides)
