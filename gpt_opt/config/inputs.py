@@ -14,13 +14,13 @@ import os
 import sysconfig
 import time
 from collections.abc import Iterator, Mapping
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
 from gpt_opt.config.cache import cache_folder
 from gpt_opt.config.files import DATA_KEYS, EMBEDDED, MODEL_KEYS, PATH_KEYS, file_values
-from gpt_opt.config.lookup import targets
+from gpt_opt.config.lookup import modules_of, targets
 from gpt_opt.config.remember import Remembered
 
 log = logging.getLogger(__name__)
@@ -153,7 +153,9 @@ def _module_inputs(target: str) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     names = [target]
     while names:
-        for spec in _specs(names.pop()):
+        name = names.pop()
+        # A run also has the folder of this checkout on its path; the process that plans may not.
+        for spec in list(modules_of(name)) or modules_of(name, _PACKAGE.parent):
             file = Path(spec.origin or "")
             if spec.name in found or not _is_own(file):
                 continue
@@ -168,22 +170,6 @@ def _module_inputs(target: str) -> dict[str, dict[str, str]]:
 def _is_own(file: Path) -> bool:
     installed = {"site-packages", "dist-packages"} & set(file.parts) or file.is_relative_to(_LIBRARY)
     return file.suffix == ".py" and not installed and not file.resolve().is_relative_to(_PACKAGE)
-
-
-def _specs(name: str) -> Iterator[ModuleSpec]:
-    """Yields where the modules `a`, `a.b`, ... of a dotted name are, as far as there are any; imports none of them."""
-    parts = name.split(".")
-    try:
-        spec = importlib.util.find_spec(parts[0])
-        for count in range(2, len(parts) + 2):
-            if spec is None:
-                return
-            yield spec
-            if spec.submodule_search_locations is None or count > len(parts):
-                return
-            spec = PathFinder.find_spec(".".join(parts[:count]), list(spec.submodule_search_locations))
-    except (ImportError, ValueError, OSError):  # no name of a module
-        return
 
 
 def _imports(file: Path, spec: ModuleSpec) -> Iterator[str]:
