@@ -94,8 +94,8 @@ def _may_be_on_the_hub(path: str) -> bool:
 
 def _pattern_problems(key: str, folder: Path) -> Iterator[Problem]:
     """Yields a folder of data files in whose path `datasets` would see a pattern: it finds no file, or no split."""
-    saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
-    if folder.is_dir() and not saved and set("*?[") & set(str(folder)):
+    saved = ("dataset_dict.json", "state.json")
+    if set("*?[") & set(str(folder)) and folder.is_dir() and not any((folder / name).is_file() for name in saved):
         problem = (
             f"must be a folder without *, ? and [ in its path, which `datasets` takes for patterns, but is {folder}"
         )

@@ -9,6 +9,8 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from gpt_opt.errors import Problem
+
 _PARAMS = "training.training_params"
 _OPTIMIZER = "optimizer.optimizer_params"
 _DATASET = "data.dataset"
@@ -173,6 +175,14 @@ _OFF = {f"{_PARAMS}.mixed_precision": "no", "lora": "none", "fsdp": "none", "dee
 """The value that leaves out what a name with a value of its own asks for: `fp16=false`."""
 
 _PLAIN = re.compile(r"[\w./:+-]+|\[[\w./:+, -]*\]")
+
+
+UNKNOWN_KEY = "is not a key of this config"
+
+
+def unknown_key(key: str, valid: Collection[str], value: str | None = None) -> Problem:
+    """Returns the problem of a key that there is not; the arguments are those of `suggestion`."""
+    return Problem(key, UNKNOWN_KEY, suggestion(key, valid, value))
 
 
 def suggestion(wrong: str, valid: Collection[str], value: str | None = None) -> str:

@@ -21,7 +21,7 @@ from omegaconf._utils import split_key
 from omegaconf.errors import InterpolationKeyError, UnsupportedInterpolationType
 
 from gpt_opt.config.explain import flat_keys
-from gpt_opt.config.suggest import suggestion
+from gpt_opt.config.suggest import UNKNOWN_KEY, suggestion
 from gpt_opt.config.yaml_files import ConfigFile, ConfigFiles, shown
 from gpt_opt.errors import Problem
 
@@ -101,7 +101,7 @@ class YamlErrors:
             config = self._load(overrides)
         except Exception:  # said already
             config = OmegaConf.create()
-        valid = [key for key in flat_keys(cast("dict[str, Any]", OmegaConf.to_container(config)))]
+        valid = list(flat_keys(cast("dict[str, Any]", OmegaConf.to_container(config))))
         for where, key, value in unknown:
             whole = "" if where.endswith(key) else f" ({key})"
             if key in valid:  # written as one word in the file
@@ -109,7 +109,7 @@ class YamlErrors:
                 fix = f"write `{above.replace('.', ': {')}: {{{last}: {value}}}{'}' * above.count('.')}`"
                 yield Problem(where, "is one key to YAML, not a path: a dot does not divide it", fix)
             else:
-                yield Problem(where, f"is not a key of this config{whole}", suggestion(key, valid, value))
+                yield Problem(where, f"{UNKNOWN_KEY}{whole}", suggestion(key, valid, value))
 
     def interpolation(self, names: Sequence[str], error: Exception, valid: Sequence[str]) -> Problem | None:
         """Returns the problem of an interpolation that cannot be resolved, or None where no file says it.

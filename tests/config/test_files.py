@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gpt_opt.config.files import Memo, with_real_paths
+from gpt_opt.config.files import with_real_paths
+from gpt_opt.config.remember import Remembered
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_the_name_of_a_model_follows_its_folder(home: Path) -> None:
 
 
 def test_a_memo_looks_at_each_file_once(home: Path) -> None:
-    memo: Memo = {}
-    before = with_real_paths(nested("model.archive", "link.jsonl"), memo)
+    memo, given = Remembered(), nested("model.archive", "link.jsonl")
+    before = with_real_paths(given, memo)
     (home / "link.jsonl").unlink()
-    assert with_real_paths(nested("model.archive", "link.jsonl"), memo) == before
+    assert with_real_paths({**given}, memo) == before != with_real_paths(given)

@@ -151,6 +151,13 @@ def test_added_keys_are_checked_at_every_point() -> None:
     )
 
 
+def test_an_unknown_key_is_told_once_and_hides_nothing_else() -> None:
+    text = report(["loss.beta=0.1", "+training.training_params.foo={a: 1}", "training.training_params.max_length=1"])
+    assert text.startswith("2 problems")
+    assert "training.training_params.foo.a: is not a key" in text
+    assert "0 < max_prompt_length < max_length must hold" in text
+
+
 def test_flags_and_files_are_answered_with_what_to_write() -> None:
     text = report(["--dry-run", "--lr", "3e-4", "--output-dir=D", "loss.beta=0.1"])
     assert text.startswith("3 problems")

@@ -132,6 +132,18 @@ def test_all_wrong_keys_of_a_file_are_named_at_once(told: Callable[..., str]) ->
         assert f"several.yaml:{line}: is not a key" in text
 
 
+def test_a_key_is_sought_in_the_files_of_its_own_group(tmp_path: Path) -> None:
+    for name, text in {
+        "loss/own": "defaults: [dpo, _self_]\n_target_: gpt_opt.training.losses.build_dpo\n",
+        "model/own": "defaults: [hf, _self_]\nname_or_path: a/b\n\n_target_: gpt_opt.nothing.Here\n",
+    }.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / f"{name}.yaml").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        check_command_line(CONFIG_DIR, ["--config-dir", str(tmp_path), "loss=own", "model=own", "loss.beta=0.1"])
+    assert [problem.where for problem in error.value.problems] == [f"{tmp_path}/model/own.yaml:4 model._target_"]
+
+
 def test_a_folder_of_ones_own_is_checked_like_ours(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"e0.yaml:3 loss\.betta: is not a key"):
         check_command_line(CONFIG_DIR, ["--config-dir", str(folder), "+exp=e0"])
