@@ -44,6 +44,10 @@ def zstd(content: bytes) -> bytes:
     return bytes(out.getvalue().to_pybytes())
 
 
+def gz(content: bytes) -> bytes:
+    return gzip.compress(content, mtime=0)  # a time in it would be part of a test's name, another for each worker
+
+
 def write(path: Path, content: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
@@ -58,9 +62,9 @@ def jsonl(path: Path | str) -> Any:
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("x.jsonl.gz", gzip.compress(lines())),
-        ("two-members.jsonl.gz", gzip.compress(lines(ROWS[:9])) + gzip.compress(lines(ROWS[9:]))),
-        ("x.json.gz", gzip.compress(json.dumps(ROWS).encode())),
+        ("x.jsonl.gz", gz(lines())),
+        ("two-members.jsonl.gz", gz(lines(ROWS[:9])) + gz(lines(ROWS[9:]))),
+        ("x.json.gz", gz(json.dumps(ROWS).encode())),
         ("x.jsonl.zst", zstd(lines())),
         ("no-suffix", zstd(lines())),
         ("x.xz", lzma.compress(lines())),
@@ -81,7 +85,7 @@ def test_the_content_says_what_a_file_is(tmp_path: Path, name: str, content: byt
     assert instead_of_data(file) is None
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, zstd, bz2.compress, lzma.compress])
+@pytest.mark.parametrize("pack", [gz, zstd, bz2.compress, lzma.compress])
 def test_rows_of_a_compressed_file_keep_their_lines(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
     file = write(tmp_path / "x.jsonl", pack(lines() + b"\n{]\n"))
     with pytest.raises(DataError) as caught:
@@ -94,18 +98,18 @@ def test_rows_of_a_compressed_file_keep_their_lines(tmp_path: Path, pack: Callab
     ("name", "content", "says", "found_early"),
     [
         ("x.jsonl", b"", "is empty", True),
-        ("x.jsonl.gz", gzip.compress(b""), "is empty", False),
+        ("x.jsonl.gz", gz(b""), "is empty", False),
         ("x.jsonl", b"\r\n\n", "holds nothing but blanks", True),
         ("x.jsonl", b"\n<!DOCTYPE html>\n<html>", "is a web page (HTML), saved in the place of data", True),
-        ("x.json.gz", gzip.compress(b"<html>"), "is a web page (HTML)", False),
+        ("x.json.gz", gz(b"<html>"), "is a web page (HTML)", False),
         ("x.jsonl", lines().decode().encode("utf-16"), "must be UTF-8, but is UTF-16", True),
         ("x.csv", table(",").decode().encode("utf-16-le"), "holds zero bytes", True),
         ("x.zip", b"PK\x03\x04data", "is an archive (zip)", True),
         ("x.rows", b"prompt: a\n", "starts with b'prompt: a\\n'", True),
-        ("x.jsonl.gz", gzip.compress(lines())[:90], "is cut off or damaged", False),
+        ("x.jsonl.gz", gz(lines())[:90], "is cut off or damaged", False),
         ("x.zst", zstd(lines())[:90], "is cut off or damaged", False),
         ("x.xz", lzma.compress(lines())[:90], "is cut off or damaged", False),
-        ("x.jsonl.gz", gzip.compress(lines())[:-6] + b"crc   ", "is cut off or damaged", False),
+        ("x.jsonl.gz", gz(lines())[:-6] + b"crc   ", "is cut off or damaged", False),
         ("x.json", json.dumps({"data": ROWS}, indent=1).encode(), "has an object over several lines", False),
         ("x.json", b'[{"prompt": "a"}, ', "cannot be read", False),
         ("x.jsonl", LFS, "is a pointer of git-LFS that stands for 1,234,567 bytes", True),
@@ -196,8 +200,8 @@ def test_files_of_a_folder_need_no_suffix_and_names_say_the_split(tmp_path: Path
     for part in range(2):
         write(tmp_path / "plain" / f"part-{part}", zstd(lines(ROWS[20 * part : 20 * part + 20])))
     assert everything(jsonl(tmp_path / "plain")) == PAIRS
-    write(tmp_path / "splits" / "train-00.jsonl.gz", gzip.compress(lines(ROWS[:30])))
-    write(tmp_path / "splits" / "validation.jsonl.gz", gzip.compress(lines(ROWS[30:])))
+    write(tmp_path / "splits" / "train-00.jsonl.gz", gz(lines(ROWS[:30])))
+    write(tmp_path / "splits" / "validation.jsonl.gz", gz(lines(ROWS[30:])))
     data = hf(tmp_path / "splits", validation_split="validation")
     assert (len(data.train), len(data.validation)) == (30, 10)
 
