@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gpt_opt.config.engines import FSDP
 from gpt_opt.config.schema import AdamWParams, Logging, Lora, ResourcesOptions, RMSpropParams, Training
-from gpt_opt.config.suggest import suggestion
+from gpt_opt.config.suggest import unknown_key
 from gpt_opt.errors import Problem
 
 _WHOLE: Mapping[str, tuple[str, type]] = {
@@ -45,7 +45,7 @@ def completeness_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
         if lacking:
             yield _lacking(group, lacking, option)
         for key in unknown:
-            yield Problem(key, "is not a key of this config", suggestion(key, _keys(cls, f"{group}.")))
+            yield unknown_key(key, _keys(cls, f"{group}."))
     for key, (option, names) in _LEAST.items():
         group, _, below = key.partition(".")
         node = config[group].get(below) if below and isinstance(config[group], Mapping) else config[group]

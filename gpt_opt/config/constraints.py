@@ -13,14 +13,14 @@ from gpt_opt.config.finetuning import finetuning_problems
 from gpt_opt.config.losses import loss_problems
 from gpt_opt.config.models import (
     ALL_LINEAR,
-    adapter_problems,
     listed_problems,
-    pointer_problems,
     source_problems,
     weight_problems,
 )
+from gpt_opt.config.remember import Remembered
 from gpt_opt.config.sampling import sampling_problems
 from gpt_opt.config.sources import data_problems
+from gpt_opt.config.suggest import UNKNOWN_KEY
 from gpt_opt.config.targets import target_problems
 from gpt_opt.config.trackers import tracker_problems
 from gpt_opt.errors import Problem
@@ -218,10 +218,7 @@ CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _architecture,
     _gpu,
     listed_problems,
-    source_problems,
     weight_problems,
-    adapter_problems,
-    pointer_problems,
     loss_problems,
     _optimizer,
     _moments,
@@ -234,23 +231,49 @@ CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
 )
 
 
-def constraint_problems(config: Config) -> list[Problem]:
+def constraint_problems(config: Config, memo: Remembered | None = None) -> list[Problem]:
     """Returns everything that contradicts itself in a resolved config that has no missing keys.
 
     Args:
         config: The config as plain containers. Parts of a user's own making, without the keys that a check reads,
             pass that check.
+        memo: What was found for other configs of the same request.
     """
-    found = list(completeness_problems(config))
-    if found:
-        return found
-    for check in CHECKS:
+    memo = memo or Remembered()
+    problems = list(memo.of(_incomplete, config))
+    if any(problem.message != UNKNOWN_KEY for problem in problems):  # without a key there is nothing to check
+        return problems
+    for check in _ANSWERED:
+        found, error = memo.of(check, config)
+        problems += found
+        if error is not None:
+            if mistyped := list(type_problems(config)):
+                return mistyped
+            raise error
+    return [*problems, *source_problems(config, memo)]
+
+
+def _incomplete(config: Config) -> list[Problem]:
+    return list(completeness_problems(config))
+
+
+_Answer = tuple[list[Problem], Exception | None]
+
+
+def _answered(check: Callable[[Config], Iterator[Problem]]) -> Callable[[Config], _Answer]:
+    """Returns a check that always answers: what it finds until it lacks a key, or meets a value of a wrong type."""
+
+    def answered(config: Config) -> _Answer:
+        found: list[Problem] = []
         try:
             found.extend(check(config))
         except KeyError:
-            continue
-        except TypeError:
-            if mistyped := list(type_problems(config)):
-                return mistyped
-            raise
-    return found
+            pass
+        except TypeError as error:
+            return found, error
+        return found, None
+
+    return answered
+
+
+_ANSWERED = tuple(map(_answered, CHECKS))

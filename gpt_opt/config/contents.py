@@ -157,28 +157,11 @@ def instead_of_data(path: Path) -> Found | None:
     Of a compressed file only what it is called says what it holds.
     """
     try:
-        about = path.stat() if path.exists() else path.lstat()
-    except OSError:
-        return pointer(path)
-    version = str(path), about.st_mtime_ns, about.st_size, about.st_ino
-    if version in _fine:
-        return None
-    if (found := _instead(path)) is None:
-        _fine.add(version)
-    return found
-
-
-_fine: set[tuple[object, ...]] = set()
-"""What was looked at and may be data: the points of a sweep mostly have one data set."""
-
-
-def _instead(path: Path) -> Found | None:
-    if path.is_dir():
-        files = data_files(path)  # of a clone only some may have been fetched: whoever reads one says what it is
-        return pointer_in(path, files) if files and all(map(pointer, files)) else None
-    if found := pointer(path):
-        return found
-    try:
+        if path.is_dir():
+            files = data_files(path)  # of a clone only some may have been fetched: whoever reads one says what it is
+            return pointer_in(path, files) if files and all(map(pointer, files)) else None
+        if found := pointer(path):
+            return found
         with path.open("rb") as stream:
             head = stream.read(HEAD)
     except OSError:

@@ -20,6 +20,12 @@ def flat_keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from flat_keys(value, f"{prefix}{key}.")
 
 
+def keys_like(config: DictConfig, key: str) -> list[str]:
+    """Returns the keys of a composed config among which a misspelt one belongs: Hydra's own, or all others."""
+    plain = cast("dict[str, Any]", OmegaConf.to_container(config))
+    return [name for name in flat_keys(plain) if name.startswith("hydra.") == key.startswith("hydra.")]
+
+
 def flat_values(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields the dotted key and the value of everything in nested mappings that is not a mapping itself."""
     for key, value in config.items():
@@ -63,7 +69,9 @@ def comment_of(key: str, config_dir: Path, choices: Mapping[str, str]) -> str:
     return ""
 
 
-_EXAMPLES = {"loss.beta": "0.1", "data.dataset.path": "prefs.jsonl", "exp_name": "my-experiment"}
+_EXAMPLES = {"loss.beta": "0.1", "data.dataset.path": "prefs.jsonl", "exp_name": "my-experiment"} | {
+    "model.name_or_path": "openai-community/gpt2"
+}
 
 
 def missing_problem(key: str, config_dir: Path, choices: Mapping[str, str]) -> Problem:

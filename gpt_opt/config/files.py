@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gpt_opt.config.remember import Remembered
 from gpt_opt.config.sources import DATA_SUFFIXES
 
 Config = Mapping[str, Any]
@@ -25,6 +26,9 @@ DATA_KEYS = ("data.dataset.path", "data.dataset.parts.*.dataset.path")
 PATH_KEYS = ("model.archive", "training.finetuning.resume_from_checkpoint")
 """Keys that name nothing but a file or a folder."""
 
+WEIGHT_KEYS = ("model.archive", *MODEL_KEYS)
+"""Keys of what must not change while a run is interrupted, besides the data, whose content the training compares."""
+
 _NO_FILES = {"model.archive": EMBEDDED, "model.tokenizer_name_or_path": BYTES}
 _LIKE_PATHS = ("/", "./", "../", "~")
 
@@ -42,41 +46,54 @@ def file_values(config: Config, keys: tuple[str, ...]) -> Iterator[tuple[str, st
 
 def _at(node: Any, key: str) -> Any:
     for part in key.split("."):
-        if not isinstance(node, dict):  # of plain containers; asking for a Mapping takes far longer
+        if not isinstance(node, Mapping):
             return None
         node = node.get(part)
     return node
 
 
-Memo = dict[tuple[str, str], str]
-"""Keys and values to what stands for the values: each file is looked up once."""
-
-
-def with_real_paths(config: dict[str, Any], memo: Memo | None = None) -> dict[str, Any]:
+def with_real_paths(config: dict[str, Any], memo: Remembered | None = None) -> dict[str, Any]:
     """Returns a config with absolute paths: of the keys above, those that name a file or folder of this machine.
 
-    Links are resolved and `~` is the home directory, so that two spellings of one file are one value. Names on the hub
-    stay as they are. A model's `name` that repeats `name_or_path` follows it.
+    Links are resolved and `~` is the home directory, so that two spellings of one file are one value; but a link keeps
+    its name where that of its file has another suffix. Names on the hub stay as they are. A model's `name` that repeats
+    `name_or_path` follows it.
 
     Args:
         config: The resolved config as plain containers; it is not changed.
-        memo: What was found for other configs of the same request; it is added to.
+        memo: What was found for other configs of the same request: each file is looked up once.
     """
-    memo = {} if memo is None else memo
-    model, before = config.get("model", {}), config
-    for key, value in file_values(before, (*PATH_KEYS, *MODEL_KEYS, *DATA_KEYS)):
-        if (real := memo.get((key, value))) is None:
-            real = memo[key, value] = _real_path(key, value)
-        if real != value:
-            config = _with(config, key.split("."), real)
-            if key == "model.name_or_path" and model.get("name") == value:
-                config = _with(config, ["model", "name"], real)
-    return config
+    changed = _changed_nodes(config) if memo is None else memo.of(_changed_nodes, config)
+    return {**config, **changed} if changed else config
+
+
+def _changed_nodes(config: Config) -> dict[str, Any]:
+    """Returns the top-level nodes of a config in which a path becomes another, as they are to be."""
+    changed: dict[str, Any] = {}
+    for key, value in file_values(config, (*PATH_KEYS, *MODEL_KEYS, *DATA_KEYS)):
+        if (real := _real_path(key, value)) != value:
+            group, *below = key.split(".")
+            changed[group] = _with(changed[group] if group in changed else config[group], below, real)
+            if key == "model.name_or_path" and config[group].get("name") == value:
+                changed[group] = _with(changed[group], ["name"], real)
+    return changed
 
 
 def _with(node: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
     below = value if not path[1:] else _with(node[path[0]], path[1:], value)
     return {**node, path[0]: below}
+
+
+def _resolved(path: str) -> str:
+    """Returns the real path, but of a link to a file of another suffix that of the link: its name says what it holds.
+
+    So it is in the caches of the hub and of DVC, where files are named by their content.
+    """
+    real, suffix = os.path.realpath(path), os.path.splitext(path)[1]
+    if suffix and os.path.splitext(real)[1] != suffix and os.path.isfile(real):
+        folder, name = os.path.split(path)
+        return os.path.join(os.path.realpath(folder), name)
+    return real
 
 
 def _real_path(key: str, value: str) -> str:
@@ -86,6 +103,6 @@ def _real_path(key: str, value: str) -> str:
         is_model = key in MODEL_KEYS
         local = os.path.isdir(expanded) if is_model else os.path.exists(expanded) or expanded.endswith(DATA_SUFFIXES)
     try:
-        return os.path.realpath(expanded) if local else value
+        return _resolved(expanded) if local else value
     except (OSError, ValueError):  # no name of a file, such as one with a zero byte: whoever reads it says so
         return value

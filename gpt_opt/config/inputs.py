@@ -13,22 +13,20 @@ import logging
 import os
 import sysconfig
 import time
-from collections.abc import Callable, Iterator, Mapping
-from importlib.machinery import ModuleSpec, PathFinder
+from collections.abc import Iterator, Mapping
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
 from gpt_opt.config.cache import cache_folder
 from gpt_opt.config.files import DATA_KEYS, EMBEDDED, MODEL_KEYS, PATH_KEYS, file_values
-from gpt_opt.config.lookup import targets
+from gpt_opt.config.lookup import modules_of, targets
+from gpt_opt.config.remember import Remembered
 
 log = logging.getLogger(__name__)
 
 Inputs = Mapping[str, Mapping[str, str]]
 """Config key, or name of a module of the user's, to `path` and `sha256`."""
-
-WEIGHT_KEYS = ("model.archive", *MODEL_KEYS)
-"""Keys of what must not change while a run is interrupted, besides the data, whose content the training compares."""
 
 AGAIN = "rerun=true trains again"
 """What to do about a result whose inputs have changed since."""
@@ -57,33 +55,24 @@ _TOKENIZER = (
 )
 _NOT_DATA = ("README*", "LICENSE*", "cache-*")
 
-Memo = dict[str, dict[str, dict[str, str]]]
-"""Parts of `inputs_of` by what they follow from: what many configs share is looked at once."""
 
-
-def inputs_of(config: Mapping[str, Any], memo: Memo | None = None) -> dict[str, dict[str, str]]:
+def inputs_of(config: Mapping[str, Any], memo: Remembered | None = None) -> dict[str, dict[str, str]]:
     """Returns the files and folders that a config names and the modules of its `_target_`s, with their fingerprints.
 
     Left out are names on the hub, what cannot be read, and modules of this project, of Python and of its packages.
 
     Args:
         config: The resolved config, with real paths.
-        memo: What was found for other configs of the same request; it is added to.
+        memo: What was found for other configs of the same request: each file is read once.
     """
-    memo = {} if memo is None else memo
+    memo = memo or Remembered()
     found: dict[str, dict[str, str]] = {}
-
-    def add(name: str, look: Callable[..., dict[str, dict[str, str]]], *arguments: str) -> None:
-        if name not in memo:
-            memo[name] = look(*arguments)
-        found.update(memo[name])
-
     for key, value in file_values(config, (*DATA_KEYS, *PATH_KEYS, *MODEL_KEYS)):
-        add(f"{key}={value}", _file_input, key, value)
+        found |= memo(_file_input, key, value)
     if config.get("model", {}).get("archive") == EMBEDDED:
-        add(f"model.archive={EMBEDDED}", _file_input, "model.archive", str(_SHIPPED))
+        found |= memo(_file_input, "model.archive", str(_SHIPPED))
     for target in {target for _, target in targets(config) if not target.startswith("gpt_opt.")}:
-        add(target, _module_inputs, target)
+        found |= memo(_module_inputs, target)
     return found
 
 
@@ -164,7 +153,9 @@ def _module_inputs(target: str) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     names = [target]
     while names:
-        for spec in _specs(names.pop()):
+        name = names.pop()
+        # A run also has the folder of this checkout on its path; the process that plans may not.
+        for spec in list(modules_of(name)) or modules_of(name, _PACKAGE.parent):
             file = Path(spec.origin or "")
             if spec.name in found or not _is_own(file):
                 continue
@@ -179,22 +170,6 @@ def _module_inputs(target: str) -> dict[str, dict[str, str]]:
 def _is_own(file: Path) -> bool:
     installed = {"site-packages", "dist-packages"} & set(file.parts) or file.is_relative_to(_LIBRARY)
     return file.suffix == ".py" and not installed and not file.resolve().is_relative_to(_PACKAGE)
-
-
-def _specs(name: str) -> Iterator[ModuleSpec]:
-    """Yields where the modules `a`, `a.b`, ... of a dotted name are, as far as there are any; imports none of them."""
-    parts = name.split(".")
-    try:
-        spec = importlib.util.find_spec(parts[0])
-        for count in range(2, len(parts) + 2):
-            if spec is None:
-                return
-            yield spec
-            if spec.submodule_search_locations is None or count > len(parts):
-                return
-            spec = PathFinder.find_spec(".".join(parts[:count]), list(spec.submodule_search_locations))
-    except (ImportError, ValueError, OSError):  # no name of a module
-        return
 
 
 def _imports(file: Path, spec: ModuleSpec) -> Iterator[str]:

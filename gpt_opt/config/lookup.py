@@ -56,24 +56,35 @@ def look_up(target: str, first: Path) -> NotFound | None:
     parts = target.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         return NotFound(f"must be a dotted name, package.module.Name, but is {target!r}")
-    spec = _top(parts[0], first)
-    if spec is None:
+    specs = list(modules_of(target, first))
+    if not specs:
         if close := difflib.get_close_matches(parts[0], _LIBRARIES, 1, 0.8):
             return NotFound(f"names no module: {parts[0]!r}", f"did you mean {'.'.join([close[0], *parts[1:]])}?")
         message = f"the module {parts[0]!r} of {target!r} is not on the path of this Python"
-        return NotFound(message, f"put its folder on PYTHONPATH: export PYTHONPATH=FOLDER_OF_{parts[0]}.py", True)
-    above: ModuleSpec | None = None
-    for place, part in enumerate(parts[1:], 1):
-        below = _below(spec, part)
-        if below is None:
-            return _attribute(parts, place, spec, above)
-        above, spec = spec, below
-    return None
+        here = any(Path(name).exists() for name in (f"{parts[0]}.py", parts[0]))
+        folder = '"$PWD"' if here else f"FOLDER_OF_{parts[0]}.py"
+        return NotFound(message, f"put its folder on PYTHONPATH: export PYTHONPATH={folder}", True)
+    return _attribute(parts, specs) if len(specs) < len(parts) else None
 
 
-def _top(name: str, first: Path) -> ModuleSpec | None:
+def modules_of(name: str, first: Path | None = None) -> Iterator[ModuleSpec]:
+    """Yields where the modules `a`, `a.b`, ... of a dotted name are, as far as there are any; imports none of them.
+
+    Args:
+        name: Dotted name of a module, or of something in one.
+        first: Folder that is searched before the path of this Python.
+    """
+    top, *rest = name.split(".")
+    spec = _top(top, first)
+    while spec is not None:
+        yield spec
+        spec = _below(spec, rest.pop(0)) if rest else None
+
+
+def _top(name: str, first: Path | None) -> ModuleSpec | None:
+    found = PathFinder.find_spec(name, [str(first)]) if first is not None else None
     try:
-        return PathFinder.find_spec(name, [str(first)]) or importlib.util.find_spec(name)
+        return found or importlib.util.find_spec(name)
     except ValueError:  # a module that was made by hand has no spec, but is there
         return ModuleSpec(name, None)
 
@@ -84,8 +95,9 @@ def _below(spec: ModuleSpec, name: str) -> ModuleSpec | None:
     return PathFinder.find_spec(f"{spec.name}.{name}", folders) if folders is not None else None
 
 
-def _attribute(parts: Sequence[str], place: int, spec: ModuleSpec, above: ModuleSpec | None) -> NotFound | None:
-    """Returns why a module has no attribute `parts[place]`, or None where it has one, or may have one."""
+def _attribute(parts: Sequence[str], specs: Sequence[ModuleSpec]) -> NotFound | None:
+    """Returns why the last of some modules lacks the attribute after them, or None where it has one, or may have."""
+    place, spec, above = len(specs), specs[-1], specs[-2] if len(specs) > 1 else None
     try:
         names = _names(spec)
         if above is not None and parts[place - 1] in (_names(above) or ()):

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from gpt_opt.config.contents import model_files, pointer, pointer_in
+from gpt_opt.config.files import WEIGHT_KEYS, file_values
 from gpt_opt.config.losses import has_reference, keeps_reference
+from gpt_opt.config.remember import Remembered
+from gpt_opt.config.suggest import existing_path, typed
 from gpt_opt.errors import Problem
 
 Config = Mapping[str, Any]
@@ -29,57 +32,68 @@ WEIGHT_FILES = (
 """Names of the weights in a folder of a model; an index names several files."""
 
 
+_TOKENIZER = "model.tokenizer_name_or_path"
+
+
 def is_on_disk(name: str) -> bool:
     """Returns whether a name can only be that of a file or folder, not one on the hub."""
     likely = name.startswith(("/", ".", "~")) or name.count("/") > 1 or Path(name).suffix in WEIGHT_SUFFIXES
     return likely or Path(name).exists()
 
 
-def source_problems(config: Config) -> Iterator[Problem]:
-    """Checks that folders of models and files of weights are there, and are what their keys take."""
-    model, loss = config["model"], config["loss"]
-    for key, name, needed in (
-        ("model.name_or_path", model.get("name_or_path"), "config.json"),
-        ("model.tokenizer_name_or_path", model.get("tokenizer_name_or_path"), ""),
-        ("loss.ref_model_id", loss.get("ref_model_id"), "config.json"),
-    ):
-        path = Path(name or "").expanduser()
-        if not isinstance(name, str) or name == "bytes" or not is_on_disk(name):
-            continue
-        if key == "model.tokenizer_name_or_path" and name == model.get("name_or_path"):
-            continue  # said of the model
-        if path.is_file():
-            fix = "a file of weights is model.archive, over a model of its shape" if key == "model.name_or_path" else ""
-            yield Problem(key, f"must be a hub id or a folder, but {name!r} is a file", fix)
-        elif not path.is_dir():
-            yield Problem(key, f"must be a hub id or a folder, but {name!r} does not exist")
-        elif (path / "adapter_config.json").is_file():
-            continue  # adapter_problems says what that is
-        elif needed and (not (path / needed).is_file() or (path / "state.json").is_file()):
-            problem = f"must be a folder written by save_pretrained, but {name!r} has no {needed} of a model"
-            yield Problem(key, problem, _inside(path))
-    yield from _archive_problems(model)
+def source_problems(config: Config, memo: Remembered | None = None) -> Iterator[Problem]:
+    """Checks that folders of models and files of weights are there, and are what their keys take.
+
+    Args:
+        config: The resolved config, with real paths.
+        memo: What was found for other configs of the same request: each file is looked at once.
+    """
+    memo = memo or Remembered()
+    for key, name in file_values(config, WEIGHT_KEYS):
+        if key != _TOKENIZER or name != config["model"].get("name_or_path"):  # else said of the model
+            yield from memo(_file_problems, key, name)
 
 
-def _archive_problems(model: Mapping[str, Any]) -> Iterator[Problem]:
-    archive = model.get("archive")
-    if archive is None or archive == "embedded":
+def _file_problems(key: str, name: str) -> list[Problem]:
+    return list(_problems_of(key, name, Path(name).expanduser()))
+
+
+def _problems_of(key: str, name: str, path: Path) -> Iterator[Problem]:
+    if key != "model.archive" and not is_on_disk(name):
         return
-    path = Path(archive).expanduser()
+    if found := pointer_in(path, model_files(path)) if path.is_dir() else pointer(path):
+        yield Problem(key, f"{name} {found[0]}", found[1])
+    if key != _TOKENIZER and (path / "adapter_config.json").is_file():
+        yield adapters_alone(key, name)
+    elif key == "model.archive":
+        yield from _archive_problems(name, path)
+    elif path.is_file():
+        fix = "a file of weights is model.archive, over a model of its shape" if key == "model.name_or_path" else ""
+        yield Problem(key, f"must be a hub id or a folder, but {name!r} is a file", fix)
+    elif not path.is_dir():
+        problem = f"must be a hub id or a folder, but {name!r} does not exist"
+        yield Problem(key, problem, existing_path(key, path))
+    elif key != _TOKENIZER and (not (path / "config.json").is_file() or (path / "state.json").is_file()):
+        problem = f"must be a folder written by save_pretrained, but {name!r} has no config.json of a model"
+        yield Problem(key, problem, _inside(key, path))
+
+
+def _archive_problems(archive: str, path: Path) -> Iterator[Problem]:
     if not path.exists():
         problem = f"must be `embedded`, null, or a file or folder of weights, but {archive!r} does not exist"
-        yield Problem("model.archive", problem)
-    elif path.is_dir() and not any((path / name).is_file() for name in (*WEIGHT_FILES, "adapter_config.json")):
+        yield Problem("model.archive", problem, existing_path("model.archive", path))
+    elif path.is_dir() and not any((path / name).is_file() for name in WEIGHT_FILES):
         problem = (
             f"must be a file of weights or a folder with {' or '.join(WEIGHT_FILES[:2])}, but {archive!r} has none"
         )
-        yield Problem("model.archive", problem, _inside(path))
+        yield Problem("model.archive", problem, _inside("model.archive", path))
 
 
-def _inside(folder: Path) -> str:
-    """Returns what to take of a folder that is a run directory."""
-    inside = sorted(folder.glob("checkpoints/checkpoint-*"))
-    return f"take a checkpoint of this run: {inside[-1]}" if inside else ""
+def _inside(key: str, folder: Path) -> str:
+    """Returns what to take of a folder that is a run directory, or its folder of checkpoints."""
+    inside = [*folder.glob("checkpoints/checkpoint-*"), *folder.glob("checkpoint-*")]
+    inside.sort(key=lambda found: int(found.name.rpartition("-")[2]) if found.name[11:].isdigit() else -1)
+    return f"take a checkpoint of this run: {typed(key, inside[-1])}" if inside else ""
 
 
 LISTED = ("name", "name_or_path", "huggingface_id", "trust_remote_code")
@@ -179,29 +193,3 @@ def adapters_alone(key: str, name: str) -> Problem:
     """Returns what to say where a whole model is needed, but `name`, the value of `key`, holds adapters."""
     problem = f"must be a whole model, but {name!r} holds adapters alone"
     return Problem(key, problem, f"merge them first: gptopt merge {name}")
-
-
-def adapter_problems(config: Config) -> Iterator[Problem]:
-    """Checks that no folder to load a model from is a checkpoint of adapters."""
-    model, loss = config["model"], config["loss"]
-    named = {
-        "model.name_or_path": model.get("name_or_path"),
-        "model.archive": model.get("archive"),
-        "loss.ref_model_id": loss.get("ref_model_id"),
-    }
-    for key, name in named.items():
-        if name is not None and (Path(name) / "adapter_config.json").is_file():
-            yield adapters_alone(key, name)
-
-
-def pointer_problems(config: Config) -> Iterator[Problem]:
-    """Checks that no file of weights or of a tokenizer is a pointer of git-LFS or git-annex."""
-    model, loss = config["model"], config["loss"]
-    named = {
-        **{f"model.{key}": model.get(key) for key in ("name_or_path", "archive", "tokenizer_name_or_path")},
-        "loss.ref_model_id": loss.get("ref_model_id"),
-    }
-    for key, name in named.items():
-        path = Path(name or "")
-        if name is not None and (found := pointer_in(path, model_files(path)) if path.is_dir() else pointer(path)):
-            yield Problem(key, f"{name} {found[0]}", found[1])

@@ -20,7 +20,6 @@ from omegaconf.grammar_parser import parse
 from gpt_opt.errors import Problem
 
 _HEADER = re.compile(r"^\s*#\s*@package[ \t]+(\S+)", re.M)
-_ENTRY = re.compile(r"(?:(\S+)\s+)??(?:(\S+)\s+)?([^\s@]+)(?:@\S+)?")
 _HINTS = (
     ("mapping values are not allowed", "indent it as the keys beside it, one `key: value` a line"),
     ("expected <block end>", "indent it as the keys beside it, one `key: value` a line"),
@@ -215,6 +214,12 @@ class ConfigFile:
         yield Problem(self._at(line), f"the group {group} has no option {option!r}", fix)
 
     @property
+    def group(self) -> str:
+        """The top-level key that the keys of the file are below; empty where they are top-level keys themselves."""
+        package = self.package or self.name.rpartition("/")[0].replace("/", ".")
+        return "" if package == "_global_" else package.partition(".")[0]
+
+    @property
     def package(self) -> str:
         """Where the header says that the keys of the file belong; empty without a header."""
         match = _HEADER.search(self.path.read_bytes()[:512].decode("utf-8", "replace"))
@@ -317,7 +322,10 @@ class ConfigFiles:
         """
         for file in self.behind(names):
             found = file.find(keys)
-            if found is not None and (not containing or containing in str(found[1].value)):
+            if found is None or containing not in str(found[1].value):
+                continue
+            # The keys of a file are those of its group, or of the whole config: `name` in loss/ is not `model.name`.
+            if found[2] == tuple(keys) or keys[0] == file.group:
                 return file.at(keys)
         return None
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
-from typing import Any, cast
+from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import split_key
 
-from gpt_opt.config.explain import flat_keys
-from gpt_opt.config.suggest import suggestion
+from gpt_opt.config.explain import keys_like
+from gpt_opt.config.overrides import parse_override
+from gpt_opt.config.suggest import unknown_key
 from gpt_opt.errors import Problem
 from gpt_opt.plan.compose import Composed
 
@@ -67,7 +67,7 @@ class AddedKeys:
         if groups not in self._configs:
             self._configs[groups] = self._compose(groups)
         config = self._configs[groups]
-        override = OverridesParser.create().parse_override(text)
+        override = parse_override(text)
         path = split_key(override.key_or_group)
         value = override.value()
         for added, given in _leaves(path, value):
@@ -76,10 +76,8 @@ class AddedKeys:
                 yield self._explain(config, added, depth, given)
 
     def _explain(self, config: DictConfig, path: Sequence[str], depth: int, value: str) -> _Unknown:
-        key, hydra = ".".join(path), path[0] == "hydra"
-        plain = cast("dict[str, Any]", OmegaConf.to_container(config))
-        valid = [name for name in flat_keys(plain) if name.startswith("hydra.") == hydra]
-        problem = Problem(key, "is not a key of this config", suggestion(key, valid, value))
+        key = ".".join(path)
+        problem = unknown_key(key, keys_like(config, key), value)
         node = OmegaConf.select(config, ".".join(path[:depth])) if depth else None
         default = str(node.get("_target_") or "") if isinstance(node, DictConfig) else ""
         return _Unknown(problem, (*path[:depth], "_target_") if default else (), default)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import logging
 import os
 import re
@@ -14,19 +15,20 @@ from typing import Any, cast
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import get_args_parser
 from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf._utils import split_key
 from omegaconf.errors import ConfigKeyError, InterpolationResolutionError, InterpolationToMissingValueError
 
 from gpt_opt.config.constraints import constraint_problems
-from gpt_opt.config.explain import flat_keys, missing_keys, missing_problem
-from gpt_opt.config.files import Memo, with_real_paths
+from gpt_opt.config.explain import keys_like, missing_keys, missing_problem
+from gpt_opt.config.files import with_real_paths
 from gpt_opt.config.lookup import NotFound, look_up, targets
 from gpt_opt.config.models import listed_model
-from gpt_opt.config.suggest import suggestion
+from gpt_opt.config.overrides import parse_override
+from gpt_opt.config.remember import Remembered
+from gpt_opt.config.suggest import UNKNOWN_KEY, suggestion, unknown_key
 from gpt_opt.config.yaml_files import shown
 from gpt_opt.errors import ConfigError, Problem, SweepError
 from gpt_opt.plan.added_keys import AddedKeys
@@ -37,11 +39,9 @@ from gpt_opt.plan.yaml_errors import YamlErrors, first_lines, full_key, interpol
 from gpt_opt.run.devices import SWEEP
 from gpt_opt.run.directory import without_hydra
 from gpt_opt.run.ranks import this_rank
-from gpt_opt.sweep.overrides import shell_word, to_override
+from gpt_opt.sweep.overrides import shell_word, target, to_override
 
 log = logging.getLogger(__name__)
-
-UNKNOWN_KEY = "is not a key of this config"
 
 
 class Findings:
@@ -78,11 +78,12 @@ class PointChecker:
 
     Attributes:
         composer: What the points are composed with, so that each base is composed once.
+        memo: What was found about the points of the last `compose_many`.
         elsewhere: Objects whose module is not on the path of this process, by their `_target_`.
     """
 
     def __init__(self, config_dir: Path, config_name: str = "config", further: Path | None = None) -> None:
-        self._dir, self._name = config_dir, config_name
+        self._dir, self._root, self._name = config_dir, config_dir.resolve().parent, config_name
         path = search_path(config_dir, further)
         self._loader = ConfigLoaderImpl(path)
         self._yaml = YamlErrors(path, config_name)
@@ -92,22 +93,25 @@ class PointChecker:
         self._blamed: dict[tuple[str, ...], list[Problem]] = {}
         self._choices: dict[tuple[str, ...], dict[str, str]] = {}
         self._unknown_keys: dict[tuple[str, ...], list[Problem]] = {}
-        self._looked_up: dict[str, NotFound | None] = {}
+        self.memo = Remembered()
         self.elsewhere: dict[str, Problem] = {}
 
     def flag_problem(self, flag: str, value: str | None) -> Problem:
         """Returns the problem of a flag that run_hydra.py does not have: settings are written without dashes."""
+        if value and flag in ("--config", "--config-file") and re.search(r"\.ya?ml$", value):
+            return self._file(value)
         return Problem(flag, "is no flag: settings are written KEY=VALUE", suggestion(flag, self._valid([]), value))
 
     def compose_many(self, points: Iterable[Sequence[str]]) -> Iterator[Composed | ComposeFailure]:
         """Composes points as `composer` does, with the real paths of the files that they name."""
-        memo: Memo = {}
-        for result in self.composer.compose_many(points):
-            if isinstance(result, ComposeFailure):
-                yield result
-                continue
-            config = with_real_paths(result.config, memo)
-            yield result if config is result.config else replace(result, config=config)
+        self.memo = Remembered()  # files may have changed since
+        yield from map(self._with_real_paths, self.composer.compose_many(points))
+
+    def _with_real_paths(self, result: Composed | ComposeFailure) -> Composed | ComposeFailure:
+        if isinstance(result, ComposeFailure):
+            return result
+        config = with_real_paths(result.config, self.memo)
+        return result if config is result.config else replace(result, config=config)
 
     def problems(self, result: Composed | ComposeFailure, all_given: bool = True) -> list[Problem]:
         """Returns the problems of one point.
@@ -124,16 +128,12 @@ class PointChecker:
         added = list(self._added.problems(result))
         if result.missing:
             choices = self._chosen(result.overrides) if all_given else {}
-            lacking = [missing_problem(key, self._dir, choices) for key in result.missing if all_given]
+            lacking = [self.memo(missing_problem, key, self._dir, choices) for key in result.missing if all_given]
             return [*added, *lacking]
-        told = {f"{problem.where}." for problem in added}
-        found = [*constraint_problems(result.config), *self._target_problems(result.config)]
-        located = [
-            self._located(problem, result.overrides)
-            for problem in found
-            if not any(key.startswith(f"{problem.where}.") for key in told)
-        ]
-        located = [self._located(problem, result.overrides) for problem in found]
+        found = [*constraint_problems(result.config, self.memo), *self._target_problems(result.config)]
+        told = tuple(f"{problem.where}." for problem in added)
+        new = [p for p in found if p.message != UNKNOWN_KEY or not any(key.startswith(f"{p.where}.") for key in told)]
+        located = [self._located(problem, result.overrides) for problem in new]
         lost = [*_lost_trackers(result.overrides), *_lost_model(result.overrides, result.config)]
         return [*added, *lost, *located]
 
@@ -150,15 +150,17 @@ class PointChecker:
 
     def _target_problems(self, config: Mapping[str, Any]) -> Iterator[Problem]:
         """Yields the targets that cannot be found; those that may be where the runs start go to `elsewhere`."""
-        for key, target in targets(config):
-            if target not in self._looked_up:
-                self._looked_up[target] = look_up(target, self._dir.resolve().parent)
-            if (missing := self._looked_up[target]) is not None:
-                problem = Problem(key, missing.message, missing.fix)
-                if missing.elsewhere:
-                    self.elsewhere.setdefault(target, problem)
-                else:
-                    yield problem
+        for key, name, missing in itertools.chain.from_iterable(self.memo.each(self._not_found, config)):
+            problem = Problem(key, missing.message, missing.fix)
+            if missing.elsewhere:
+                self.elsewhere.setdefault(name, problem)
+            else:
+                yield problem
+
+    def _not_found(self, key: str, value: Any) -> list[tuple[str, str, NotFound]]:
+        """Returns the targets in one node that cannot be found, with their keys."""
+        asked = [(where, name, self.memo(look_up, name, self._root)) for where, name in targets({key: value})]
+        return [(where, name, missing) for where, name, missing in asked if missing is not None]
 
     def warn_of_elsewhere(self) -> None:
         """Says which modules were not found on this machine."""
@@ -214,13 +216,15 @@ class PointChecker:
             return list(dict.fromkeys(problem for text in files for problem in blamed[text]))
         wrong = {self._key(text) for text in blamed}
         rest = self._rest(tuple(text for text in overrides if text not in blamed))
+        if any(text.startswith("+") and self._is_group(text) for text in blamed):  # it would have given more keys
+            rest = [item for item in rest if not item.message.startswith("is mandatory")]
         return [
             *(problem for found in blamed.values() for problem in found),
             *(p for p in rest if p.where not in wrong),
         ]
 
     def _rest(self, overrides: tuple[str, ...]) -> list[Problem]:
-        result = next(self.compose_many([overrides]))
+        result = self._with_real_paths(next(self.composer.compose_many([overrides])))
         return self.problems(result) if isinstance(result, Composed) else []
 
     def _missing(self, overrides: tuple[str, ...]) -> list[Problem]:
@@ -279,11 +283,10 @@ class PointChecker:
             config = self._compose(overrides)
         except Exception:  # told elsewhere
             return []
-        plain = cast("dict[str, Any]", OmegaConf.to_container(config))
-        return [name for name in flat_keys(plain) if not name.startswith("hydra.")]
+        return keys_like(config, "")
 
     def _key(self, text: str) -> str:
-        return text.partition("=")[0].lstrip("+~").partition("@")[0]
+        return target(text.partition("=")[0]).partition("@")[0]
 
     def _is_group(self, text: str) -> bool:
         return bool(self._options(self._key(text)))
@@ -308,11 +311,17 @@ class PointChecker:
         if options := self._options(key):
             fix = INSTALL_OPTUNA if text.startswith("hydra/sweeper") and text.endswith("=optuna") else ""
             problem = f"must be one of {', '.join(options)}, but is {value!r}"
-            return [Problem(key, problem, fix or _option(key, value, options))]
+            return [Problem(key, problem, fix or _option(text, options))]
         if re.fullmatch(r"\S+\.(json|ya?ml)", text):
-            return [_file(text)]
+            return [self._file(text)]
+        if "=" not in text.strip("=") and not text.startswith("~"):
+            problem = "is no setting: those are written KEY=VALUE, without blanks around the ="
+            return [Problem(text or "''", problem, f"write {text}=VALUE" if key in self._valid(groups) else "")]
         if not _parses(text):
             return [Problem(text, f"is not a Hydra override: {first_lines(error)}", _quoted(text))]
+        if "Ambiguous value" in str(error):
+            fix = f"to train each of them: -m {text}; as one list: {key}=[{value}]; as a text: \"{key}='{value}'\""
+            return [Problem(key, f"has several values, {value}, but without -m there is one run", fix)]
         unknown = isinstance(error, OSError) or isinstance(error.__cause__, ConfigKeyError)
         if unknown or "Could not override" in str(error):
             inside = full_key(error.__cause__ or error)  # loss={betta: 1}
@@ -325,32 +334,44 @@ class PointChecker:
             return [Problem(key, "is needed, so it cannot be deleted", "give it another value, or leave it as it is")]
         if isinstance(error, InterpolationResolutionError):
             return [Problem(text, *interpolation_words(error, self._valid(groups)))]
-        return [Problem(text, first_lines(error.__cause__ or error))]
+        several = re.fullmatch(r"\[(.+)\]", value)
+        return [
+            Problem(
+                text, first_lines(error.__cause__ or error), f"to train each: -m {key}={several[1]}" if several else ""
+            )
+        ]
+
+    def _file(self, text: str) -> Problem:
+        """Returns the problem of a file where an override is expected."""
+        name = Path(text).stem
+        if text.endswith(".json"):
+            fix = f"a sweep file is for `gptopt plan {text}` and `gptopt submit {text}`"
+        elif name in self._options("exp"):
+            fix = f"write +exp={name}"
+        else:
+            fix = f"`gptopt import-config {text} -o hydra_conf/exp/{name}.yaml` makes an experiment of one in TRL's "
+            fix += f"words; put one of ours into hydra_conf/exp/; then write +exp={name}"
+        return Problem(text, "is a file, but settings are written KEY=VALUE", fix)
 
     def _unknown(self, text: str, key: str, groups: Sequence[str]) -> Problem:
-        plain = cast("dict[str, Any]", OmegaConf.to_container(self._compose(groups)))
-        valid = [name for name in flat_keys(plain) if name.startswith("hydra.") == key.startswith("hydra.")]
+        config = self._compose(groups)
         node, _, value = text.partition("._target_=")
-        if node in plain and plain[node] is None:
+        child = config._get_node(node, validate_access=False)
+        if isinstance(child, Node) and child._is_none():
             return Problem(key, f"cannot be set alone while {node} is null", f"write '{node}={{_target_: {value}}}'")
-        return Problem(key, UNKNOWN_KEY, suggestion(key, valid, text.partition("=")[2]))
+        return unknown_key(key, keys_like(config, key), text.partition("=")[2])
 
 
-def _file(text: str) -> Problem:
-    """Returns the problem of a file where an override is expected."""
-    if text.endswith(".json"):
-        fix = f"a sweep file is for `gptopt plan {text}` and `gptopt submit {text}`"
-    else:
-        fix = f"put it into hydra_conf/exp/ and write +exp={Path(text).stem}"
-    return Problem(text, "is a file, but settings are written KEY=VALUE", fix)
-
-
-def _option(group: str, value: str, options: Sequence[str]) -> str:
+def _option(text: str, options: Sequence[str]) -> str:
     """Returns what was meant by an option that a group does not have; for models and data perhaps a name on the hub."""
+    group, _, value = text.partition("=")
     if "/" in value and group in _BY_NAME:
         return f"write {_BY_NAME[group]}{value}"
     near = difflib.get_close_matches(value.lower(), options, n=1)
-    return f"did you mean {group}={near[0]}?" if near else ""
+    meant = f"did you mean {group}={near[0]}?" if near else ""
+    if group in _BY_NAME and value:
+        return f"{meant} by its name on the hub or a path: {_BY_NAME[group]}{value}".strip()
+    return meant
 
 
 _BY_NAME = {"model": "model=hf model.name_or_path=", "data": "data=hf data.dataset.path="}
@@ -404,7 +425,7 @@ def _not_unicode(text: str) -> Problem:
 
 def _parses(text: str) -> bool:
     try:
-        OverridesParser.create().parse_override(text)
+        parse_override(text)
     except HydraException:
         return False
     return True

@@ -8,6 +8,7 @@ once.
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -16,6 +17,7 @@ from typing import Any
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig, ListConfig, Node, ValueNode
 
+from gpt_opt.config.remember import MAX_NODES, token
 from gpt_opt.plan.compose_hydra import detached, plain
 from gpt_opt.plan.compose_overrides import Item
 from gpt_opt.plan.fast_trace import Outcome, Recorder, Unpredictable, missing_keys
@@ -81,6 +83,8 @@ class Base:
         self._units: list[Unit] = []
         self._slots: dict[str, Slot] = {}
         self._leaves: dict[str, Leaf] = {}
+        self._below = defaultdict[Any, list[str]](list)
+        self._nodes: dict[tuple[Any, ...], Any] = {}
         self._state: Mapping[str, str] = {}
         self._stale = True
         self._learned = 0
@@ -110,16 +114,10 @@ class Base:
             self._refresh()
         state = {item.key: item.text for item in values}
         leaves = {item.key: self.leaf(item) for item in values}
-        containers = [self._tree.copy()]
-        for parent, key in self._copies:
-            child = containers[parent][key].copy()
-            containers[parent][key] = child
-            containers.append(child)
         changed: dict[str, Any] = {}
         missing = [key for key in self._missing if key not in state]
         for key, leaf in leaves.items():
-            index, last = self._spots[key]
-            containers[index][last] = changed[key] = leaf.value
+            changed[key] = leaf.value
             if leaf.value == "???":
                 missing.append(key)
         done: dict[str, Outcome] = {}
@@ -129,10 +127,28 @@ class Base:
             outcome = self._outcome(unit, state, done)
             if outcome.failed:
                 return outcome
-            index, last = self._spots[unit.key]
-            containers[index][last] = changed[unit.key] = outcome.value
+            changed[unit.key] = outcome.value
             missing.extend(outcome.missing)
-        return Patched(containers[0], tuple(sorted(missing)), changed)
+        return Patched(self._tree_with(changed), tuple(sorted(missing)), changed)
+
+    def _tree_with(self, changed: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the tree with these values; below each of its keys points with the same values share one node."""
+        tree = self._tree.copy()
+        for top, keys in self._below.items():
+            given = [key for key in keys if key in changed]
+            if not given:
+                continue
+            name = (top, *[(key, token(changed[key])) for key in given])
+            node = self._nodes.get(name)
+            if node is None:
+                node = self._tree[top]
+                for key in given:
+                    node = _with(node, self._spots[key][1:], changed[key])
+                if len(self._nodes) >= MAX_NODES:
+                    self._nodes.clear()
+                self._nodes[name] = node
+            tree[top] = node
+        return tree
 
     def _working(self) -> DictConfig:
         if self._work is None:
@@ -217,6 +233,7 @@ class Base:
         self._working()
         self._settle({})
         self._leaves.clear()
+        self._nodes.clear()
         self._learned = 0
         for unit in self._units:
             unit.forget()
@@ -226,7 +243,10 @@ class Base:
         self._tree = self._still_tree({key: each for key, each in outcomes.items() if key not in moving})
         self._missing = list(missing_keys(self._tree))
         spots = {key: slot.path for key, slot in self._slots.items()}
-        self._lay_out({unit.key: unit.place for unit in self._moving} | spots)
+        self._spots = {unit.key: unit.place for unit in self._moving} | spots
+        self._below.clear()
+        for key, place in self._spots.items():
+            self._below[place[0]].append(key)
         self._stale = False
 
     def _still_tree(self, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
@@ -242,13 +262,6 @@ class Base:
             if unit.key in outcomes:
                 _container(tree, unit.place)[unit.place[-1]] = outcomes[unit.key].value
         return tree
-
-    def _lay_out(self, spots: Mapping[str, Path]) -> None:
-        """Fix which containers a point copies (parents first), and where in them each changing value goes."""
-        above = {place[:depth] for place in spots.values() for depth in range(len(place))} | {()}
-        index = {place: i for i, place in enumerate(sorted(above, key=len))}
-        self._copies = [(index[place[:-1]], place[-1]) for place in index if place]
-        self._spots = {key: (index[place[:-1]], place[-1]) for key, place in spots.items()}
 
 
 def reads_values(config: DictConfig, item: Item) -> bool:
@@ -288,6 +301,15 @@ def _leaf_at(config: DictConfig, path: Sequence[str]) -> ValueNode | None:
             return None
         node = content.get(step)
     return node if isinstance(node, ValueNode) else None
+
+
+def _with(node: Any, place: Path, value: Any) -> Any:
+    """Return a tree with another value at a place; what lies elsewhere is shared."""
+    if not place:
+        return value
+    changed = node.copy()
+    changed[place[0]] = _with(node[place[0]], place[1:], value)
+    return changed
 
 
 def _container(tree: Any, place: Path) -> Any:

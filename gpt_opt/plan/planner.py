@@ -9,7 +9,8 @@ from types import MappingProxyType
 from typing import Any
 
 from gpt_opt.config.files import with_real_paths
-from gpt_opt.config.inputs import Memo, changed_since, inputs_of
+from gpt_opt.config.inputs import changed_since, inputs_of
+from gpt_opt.config.remember import Remembered
 from gpt_opt.errors import ConfigError, Problem, SweepError
 from gpt_opt.plan.check import Findings, PointChecker
 from gpt_opt.plan.compose import Composed
@@ -142,7 +143,7 @@ class Planner:
                 problems = [*_sweep_problems(result, bool(grid.source)), *self._own_sweep(result, grid)]
                 problems += _needs_problems(needs, index, result.config)
                 if not problems:
-                    draft.add(index, result)
+                    draft.add(index, result, self._checker.memo)
             draft.findings.add(problems, index)
             draft.points += 1
         if problems := [*draft.findings.report(draft.points), *needs.problems()]:
@@ -191,9 +192,9 @@ def _sweep_problems(point: Composed, from_file: bool) -> Iterator[Problem]:
             problem = "must be false in a sweep, which starts every run that is not done, once"
             yield Problem(key, problem, f"leave it out; for a single run: python run_hydra.py ... {key}=true")
     for text in point.overrides if from_file else ():
-        if text.lstrip("+~").startswith(_OF_HYDRA):
+        if target(text).startswith(_OF_HYDRA):
             problem = "must not be in a sweep: gptopt starts its runs and chooses their directories"
-            yield Problem(text.partition("=")[0].lstrip("+~"), problem, "leave it out")
+            yield Problem(target(text.partition("=")[0]), problem, "leave it out")
 
 
 def _located(problems: Sequence[Problem], file: Path) -> list[Problem]:
@@ -220,26 +221,25 @@ class _Draft:
         self.roots: set[Path] = set()
         self._first: dict[str, tuple[int, frozenset[str]]] = {}
         self._finder = RunFinder()
-        self._inputs: Memo = {}
 
-    def add(self, point: int, composed: Composed) -> None:
+    def add(self, point: int, composed: Composed, memo: Remembered) -> None:
         """Adds a point without problems."""
-        config, name = composed.config, run_id(composed.config)
+        config, name = composed.config, run_id(composed.config, memo)
         first, overrides = self._first.setdefault(name, (point, frozenset(composed.overrides)))
         if first != point:
             self.collapsed[point] = first
-            keys = {text.partition("=")[0].lstrip("+~") for text in overrides.symmetric_difference(composed.overrides)}
+            keys = {target(text.partition("=")[0]) for text in overrides.symmetric_difference(composed.overrides)}
             self.uncounted.update(key for key in keys if not is_identity(key))
             return
         folder, exists = self._finder.find(config, name, composed.overrides)
         paths = RunPaths(Path(folder))
         status, step = status_of(paths) if exists else (Status.NEW, 0)
         begun = status is not Status.NEW
-        changed = changed_since(recorded_inputs(paths), inputs_of(config, self._inputs)) if begun else ""
+        changed = changed_since(recorded_inputs(paths), inputs_of(config, memo)) if begun else ""
         self.runs.append(Run(len(self.runs), point, name, folder, composed.overrides, status, step, changed))
         if status in (Status.NEW, Status.RESUME, Status.FAILED):
             steps = config["training"]["training_params"]["max_steps"]
-            self.work.append((shape(config), steps if steps is None else max(0, steps - step)))
+            self.work.append((memo.of(shape, config), steps if steps is None else max(0, steps - step)))
             if "output_dir" in config["paths"]:
                 self.roots.add(Path(config["paths"]["output_dir"]))
 

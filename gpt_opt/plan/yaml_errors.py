@@ -21,7 +21,7 @@ from omegaconf._utils import split_key
 from omegaconf.errors import InterpolationKeyError, UnsupportedInterpolationType
 
 from gpt_opt.config.explain import flat_keys
-from gpt_opt.config.suggest import suggestion
+from gpt_opt.config.suggest import UNKNOWN_KEY, suggestion
 from gpt_opt.config.yaml_files import ConfigFile, ConfigFiles, shown
 from gpt_opt.errors import Problem
 
@@ -30,6 +30,8 @@ _KEY = re.compile(r"^\s*full_key: (\S+)$", re.M)
 _SCALAR = re.compile(r"is not a subclass of \w+\. value: (.*)")
 _VARIABLE = re.compile(r"Environment variable '([^']+)' not found")
 _LOST = re.compile(r"Interpolation key '([^']+)' not found")
+_TYPES = {"Integer": "an integer", "Float": "a number", "Boolean": "true or false"}
+_CONVERSION = re.compile(rf"Value '([^\n]*?)'(?: of type '\w+')? could not be converted to ({'|'.join(_TYPES)})")
 _MOST = 50
 
 
@@ -99,7 +101,7 @@ class YamlErrors:
             config = self._load(overrides)
         except Exception:  # said already
             config = OmegaConf.create()
-        valid = [key for key in flat_keys(cast("dict[str, Any]", OmegaConf.to_container(config)))]
+        valid = list(flat_keys(cast("dict[str, Any]", OmegaConf.to_container(config))))
         for where, key, value in unknown:
             whole = "" if where.endswith(key) else f" ({key})"
             if key in valid:  # written as one word in the file
@@ -107,7 +109,7 @@ class YamlErrors:
                 fix = f"write `{above.replace('.', ': {')}: {{{last}: {value}}}{'}' * above.count('.')}`"
                 yield Problem(where, "is one key to YAML, not a path: a dot does not divide it", fix)
             else:
-                yield Problem(where, f"is not a key of this config{whole}", suggestion(key, valid, value))
+                yield Problem(where, f"{UNKNOWN_KEY}{whole}", suggestion(key, valid, value))
 
     def interpolation(self, names: Sequence[str], error: Exception, valid: Sequence[str]) -> Problem | None:
         """Returns the problem of an interpolation that cannot be resolved, or None where no file says it.
@@ -201,4 +203,10 @@ def first_lines(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     drop = ("full_key:", "object_type=", "reference_type=", "See https://")
     kept = [line for line in lines if line and not line.startswith(drop) and "raised while composing" not in line]
-    return "; ".join(kept) or type(error).__name__
+    return _CONVERSION.sub(_conversion, "; ".join(kept)) or type(error).__name__
+
+
+def _conversion(found: re.Match[str]) -> str:
+    value, wanted = found[1], found[2]
+    whole = wanted == "Integer" and re.fullmatch(r"-?\d+\.0", value)
+    return f"must be {_TYPES[wanted]}, but is {value!r}" + (f": write {value[:-2]}" if whole else "")

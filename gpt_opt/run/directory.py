@@ -11,12 +11,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from gpt_opt.config.explain import missing_keys
 from gpt_opt.config.files import with_real_paths
 from gpt_opt.config.models import listed_model
+from gpt_opt.config.overrides import parse_override
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.run.identity import is_identity, run_id
 from gpt_opt.run.paths import LABEL_LIMIT, allocate_run_dir, existing_run_dir, path_part, run_dir_name
@@ -80,6 +80,8 @@ _VALUE_LIMITS = (60, 40, 30, 24, 18, 14, 10)
 
 def _limited(part: str, limit: int) -> str:
     """Returns `key=value` with the run id, or else the end, of a value that is too long, `--` for its beginning."""
+    if len(part) <= limit:
+        return part
     name, sign, value = part.partition("=")
     if len(value) > limit and _RUN_FIRST.match(value):
         return f"{name}={value[:12]}"
@@ -102,7 +104,7 @@ def _path_value(value: str) -> str:
 @lru_cache(maxsize=1 << 16)
 def _label_part(text: str) -> tuple[str, str]:
     """Returns the key of an override and what a label says of it, nothing where it cannot change the result."""
-    override = OverridesParser.create().parse_override(text)
+    override = parse_override(text)
     key = override.key_or_group
     if not is_identity(key):
         return key, ""

@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gpt_opt.config.constraints import batch_problems, constraint_problems
-from gpt_opt.config.inputs import AGAIN, WEIGHT_KEYS, changed_inputs, changed_since, inputs_of
+from gpt_opt.config.files import WEIGHT_KEYS
+from gpt_opt.config.inputs import AGAIN, changed_inputs, changed_since, inputs_of
 from gpt_opt.errors import ClaimLost, ConfigError, GptOptError, Problem, RequestError, RunFailed, disk_full
 from gpt_opt.run.claim import Claim, acquire
 from gpt_opt.run.devices import SWEEP, chosen_devices, device_problems, wants_torchrun

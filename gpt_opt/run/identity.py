@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from gpt_opt.config.remember import Remembered
+
 NOT_IDENTITY = frozenset(
     {
         *("hydra", "paths", "logging", "gpu", "resources", "deepspeed", "fsdp"),
@@ -69,19 +71,28 @@ def _same(value: Any, other: Any) -> bool:
     return type(value) is type(other) and bool(value == other)
 
 
-def identity_json(config: Mapping[str, Any]) -> str:
+def identity_json(config: Mapping[str, Any], memo: Remembered | None = None) -> str:
     """Returns the canonical JSON of what identifies a run: sorted keys, shortest exact floats, no spaces.
 
     Args:
         config: The resolved config as plain containers.
+        memo: What was found for other configs of the same request.
     """
-    return json.dumps(identifying(config), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    parts = (memo or Remembered()).each(_part_json, config)
+    return f"{{{','.join(part for _, part in sorted(zip(config, parts, strict=True)) if part)}}}"
 
 
-def run_id(config: Mapping[str, Any]) -> str:
+def _part_json(key: str, value: Any) -> str:
+    """Returns what one top-level key contributes, `"key":value`; nothing where it is not part of the identity."""
+    part = identifying({key: value})
+    return json.dumps(part, sort_keys=True, separators=(",", ":"), ensure_ascii=True)[1:-1]
+
+
+def run_id(config: Mapping[str, Any], memo: Remembered | None = None) -> str:
     """Returns the id of the run that `config` describes, `ID_LENGTH` hex digits.
 
     Args:
         config: The resolved config as plain containers; a position, a file name or a time never enters it.
+        memo: What was found for other configs of the same request.
     """
-    return hashlib.sha256(identity_json(config).encode()).hexdigest()[:ID_LENGTH]
+    return hashlib.sha256(identity_json(config, memo).encode()).hexdigest()[:ID_LENGTH]

@@ -11,7 +11,8 @@ from typing import Any
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from gpt_opt.config.inputs import WEIGHT_KEYS, Inputs, changed_inputs, changed_since
+from gpt_opt.config.files import WEIGHT_KEYS
+from gpt_opt.config.inputs import Inputs, changed_inputs, changed_since
 from gpt_opt.errors import ConfigError, DataError, Problem
 from gpt_opt.training.checkpoints import PROGRESS_FILE, damage
 from gpt_opt.training.models.build import saved_weights

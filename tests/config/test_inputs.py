@@ -137,6 +137,14 @@ def test_own_code_counts_with_all_of_the_own_code_that_it_imports(
     assert changed_since(before, inputs_of(config)) == f"{package / 'helper.py'} has changed since"
 
 
+def test_own_code_of_the_checkout_counts_for_a_process_that_does_not_have_it_on_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "_PACKAGE", tmp_path / "gpt_opt")  # as for the program gptopt
+    (tmp_path / "mine_at_root.py").touch()
+    assert list(inputs_of({"loss": {"_target_": "mine_at_root.Loss"}})) == ["mine_at_root"]
+
+
 def test_several_changes_are_one_sentence() -> None:
     before = {name: {"path": name, "sha256": "0"} for name in "abcd"}
     now = {name: {"path": name, "sha256": "1" if name in "abc" else "0"} for name in "abcde"}

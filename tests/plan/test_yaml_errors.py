@@ -22,7 +22,7 @@ EXPERIMENTS = [
     ("loss: {beta: 1}\nfp16: true", "3 fp16: is not a key", "write training.training_params.mixed_precision=fp16"),
     ("loss: {beta: 1}\nlora: {r: 16}", "3 lora: lacks keys of lora: lora_alpha, lora_dropout,", "lora=lora"),
     ("loss.beta: 0.1", "2 loss.beta: is one key to YAML, not a path", "write `loss: {beta: 0.1}`"),
-    ("loss: {beta: strong}", "2 loss.beta: Value 'strong' of type 'str' could not be converted to Float", ""),
+    ("loss: {beta: strong}", "2 loss.beta: must be a number, but is 'strong'", ""),
     ("loss: {beta: -1}", "2 loss.beta: must be a finite number above 0, but is -1", ""),
     ("loss: 3", "2 loss: must hold keys of its own, but is '3'", "write `key: value` lines below it"),
     ("loss:\n  beta:0.1", "2 loss: must hold keys of its own, but is 'beta:0.1'", ""),
@@ -130,6 +130,18 @@ def test_all_wrong_keys_of_a_file_are_named_at_once(told: Callable[..., str]) ->
     text = told("+exp=several")
     for line in ("2 loss.betta", "2 loss.bta", "3 sed", "4 training.training_params.lr"):
         assert f"several.yaml:{line}: is not a key" in text
+
+
+def test_a_key_is_sought_in_the_files_of_its_own_group(tmp_path: Path) -> None:
+    for name, text in {
+        "loss/own": "defaults: [dpo, _self_]\n_target_: gpt_opt.training.losses.build_dpo\n",
+        "model/own": "defaults: [hf, _self_]\nname_or_path: a/b\n\n_target_: gpt_opt.nothing.Here\n",
+    }.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / f"{name}.yaml").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        check_command_line(CONFIG_DIR, ["--config-dir", str(tmp_path), "loss=own", "model=own", "loss.beta=0.1"])
+    assert [problem.where for problem in error.value.problems] == [f"{tmp_path}/model/own.yaml:4 model._target_"]
 
 
 def test_a_folder_of_ones_own_is_checked_like_ours(folder: Path) -> None:

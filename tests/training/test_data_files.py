@@ -16,7 +16,7 @@ import pytest
 
 from gpt_opt.config.contents import instead_of_data
 from gpt_opt.config.files import with_real_paths
-from gpt_opt.config.models import pointer_problems
+from gpt_opt.config.models import source_problems
 from gpt_opt.config.sources import data_problems
 from gpt_opt.errors import DataError
 from gpt_opt.training.data import Pair, build_jsonl, sources
@@ -161,10 +161,10 @@ def test_a_pointer_says_the_command_that_fetches_it(tmp_path: Path) -> None:
 def test_weights_that_are_pointers_are_named_before_anything_starts(tmp_path: Path, name: str) -> None:
     write(tmp_path / name, LFS)
     for key, path in (("name_or_path", tmp_path), ("archive", tmp_path / name)):
-        (problem,) = pointer_problems({"model": {key: str(path)}, "loss": {}})
+        problem, *_ = source_problems({"model": {key: str(path)}, "loss": {}})
         assert problem.where == f"model.{key}"
         assert "is a pointer of git-LFS" in problem.message
-    (reference,) = pointer_problems({"model": {}, "loss": {"ref_model_id": str(tmp_path)}})
+    reference, *_ = source_problems({"model": {}, "loss": {"ref_model_id": str(tmp_path)}})
     assert reference.where == "loss.ref_model_id"
 
 
@@ -172,7 +172,8 @@ def test_weights_in_a_form_that_nobody_loads_may_stay_pointers(tmp_path: Path) -
     write(tmp_path / "model.safetensors", b"weights")
     for other in ("pytorch_model.bin", "tf_model.h5"):
         write(tmp_path / other, LFS)
-    assert list(pointer_problems({"model": {"name_or_path": str(tmp_path), "archive": "embedded"}, "loss": {}})) == []
+    write(tmp_path / "config.json", b"{}")
+    assert list(source_problems({"model": {"name_or_path": str(tmp_path), "archive": "embedded"}, "loss": {}})) == []
 
 
 def test_a_folder_is_read_file_by_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
