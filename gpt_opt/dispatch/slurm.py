@@ -204,14 +204,16 @@ def states(jobs: Sequence[str]) -> dict[str, list[JobState]]:
         return {}
     queued = {row.id: row for row in _queued(wanted)}
     found: dict[str, list[JobState]] = {}
-    for row in _accounted(wanted):
+    accounted = _accounted(wanted)
+    for row in accounted:
         # The queue decides what is alive: accounting lags behind, and keeps jobs whose end it missed.
         if row.alive and row.id in queued:
-            if (queued[row.id].state, row.state) == ("COMPLETING", "PENDING"):
-                queued[row.id] = row  # its former start completes, and it waits for another
             continue
         found.setdefault(row.id, []).append(replace(row, state="UNKNOWN") if row.alive else row)
+    newest = {row.id: row.state for row in accounted}
     for row in queued.values():
+        if row.state == "COMPLETING" and newest.get(row.id) in ("REQUEUED", "PENDING"):
+            row = replace(row, state="PENDING")  # what completes is its former start
         found.setdefault(row.id, []).append(row)
     return found
 

@@ -71,8 +71,11 @@ def test_the_current_state_comes_last_after_those_of_earlier_starts(says: dict[s
 
 def test_a_job_whose_former_start_completes_waits_for_another(says: dict[str, str | None]) -> None:
     says["squeue"] = "8|COMPLETING|None|n1\n"
-    says["sacct"] = "8|REQUEUED|n1\n8|PENDING|None assigned\n"
-    assert [state.state for state in slurm.states(["8"])["8"]] == ["REQUEUED", "PENDING"]
+    for accounted in ("8|REQUEUED|n1\n", "8|REQUEUED|n1\n8|PENDING|None assigned\n"):  # the second a little later
+        says["sacct"] = accounted
+        assert [state.state for state in slurm.states(["8"])["8"]] == ["REQUEUED", "PENDING"]
+    says["sacct"] = "8|REQUEUED|n1\n8|RUNNING|n1\n"
+    assert not slurm.states(["8"])["8"][-1].alive, "its second start is over"
     says["sacct"] = "8|CANCELLED by 0|n1\n"
     assert not slurm.states(["8"])["8"][-1].alive
 
