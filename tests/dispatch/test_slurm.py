@@ -281,6 +281,7 @@ def test_a_slurm_without_a_cluster_is_told_before_anything_is_written(
         command(tmp_path, name, error=NO_CLUSTER)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "grid.json").write_text('{"loss.beta": 0.1}')
     assert main(["submit", "grid.json", *flags]) == 2
     assert "Slurm, which is installed, does not work here: scontrol failed: Could not" in (
         said := capsys.readouterr().err
