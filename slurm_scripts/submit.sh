@@ -14,6 +14,7 @@
 #SBATCH --requeue
 #SBATCH --signal=B:USR2@120
 set -euo pipefail
+trap '' USR2 # of a limit below the two minutes of warning, Slurm warns before gptopt listens, which is no end of the job
 
 # Prints the repository. Slurm runs a copy of this script from its spool folder, so $0 is of use outside of jobs only.
 find_root() {

@@ -130,13 +130,16 @@ def _claimed(sweep: Sweep) -> Claim:
     Raises:
         RunHeld: If a living driver has it.
     """
-    deadline = time.monotonic() + STALE_AFTER_S + 2 * _HELD_POLL_S
+    deadline, told = time.monotonic() + STALE_AFTER_S + 2 * _HELD_POLL_S, False
     while True:
         try:
             return acquire(RunPaths(sweep.root))
-        except RunHeld:
+        except RunHeld as held:
             if is_driven(sweep) or time.monotonic() > deadline:
                 raise
+            if not told:
+                log.info("waiting: the job of that driver has ended, but %s", held)
+            told = True
             time.sleep(_HELD_POLL_S)
 
 

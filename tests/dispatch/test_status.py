@@ -99,6 +99,13 @@ def test_a_terminal_that_is_too_narrow_gets_rows_of_several_lines(tmp_path: Path
     ]
 
 
+@pytest.mark.parametrize("width", [1, 4, 40])
+def test_no_terminal_is_too_narrow(width: int, tmp_path: Path) -> None:
+    lines = show_status.as_text(gather(mixed(tmp_path)), width).splitlines()
+    assert width < 40 or max(map(len, lines)) <= 40
+    assert lines[-1].split()[-1] == "it"
+
+
 def test_a_long_reason_has_lines_of_its_own(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, BETAS[:2])
     reason = "RuntimeError: " + " ".join(["something is not as it has to be"] * 3)
