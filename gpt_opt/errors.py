@@ -16,21 +16,24 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_LONGEST = 200
-"""Letters of a word in a message; of a longer one the middle is left out."""
+_LONGEST = 255
+"""Letters of a name in a message, as many as a file's can have; of a longer one the middle is left out."""
+
+_END = 100
+"""Letters that are left of each end of it."""
 
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_LONG_WORD = re.compile(rf"\S{{{_LONGEST + 1},}}")
+_LONG_WORD = re.compile(rf"[^\s/]{{{_LONGEST + 1},}}")
 
 
 def plain(text: str) -> str:
     """Returns a text as a terminal can show it, whatever names and values it has.
 
-    Control characters, but line ends, become escapes; so do the bytes of a name that are no UTF-8. Of very long words
-    the middle is left out.
+    Control characters, but line ends, become escapes; so do the bytes of a name that are no UTF-8. Of words that are
+    too long for the name of a file the middle is left out; a path stays whole.
     """
     text = _CONTROL.sub(lambda found: _escaped(found[0]), text)
-    return _LONG_WORD.sub(lambda found: f"{found[0][: _LONGEST // 2]}…{found[0][-_LONGEST // 2 :]}", text)
+    return _LONG_WORD.sub(lambda found: f"{found[0][:_END]}…{found[0][-_END:]}", text)
 
 
 def _escaped(character: str) -> str:
@@ -157,7 +160,7 @@ def disk_full(error: BaseException) -> DiskFull | None:
     link: BaseException | None = error
     while link is not None:
         if words := next((words for words in FULL_DISK if words in str(link)), None):
-            where = str(error).splitlines()[0]
+            where = next(iter(str(error).splitlines()), type(error).__name__)
             if isinstance(link, OSError):
                 where = link.filename or "a file or the output"
             return DiskFull(f"{words}: {where}; make room there, then give the same command again")

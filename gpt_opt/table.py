@@ -55,7 +55,7 @@ def wrapped(text: str, width: int | None) -> list[str]:
     """Returns a text as lines of at most `width` characters where words allow it, the further ones indented."""
     if width is None or len(text) <= width:
         return [text]
-    return textwrap.wrap(text, width, subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False)
+    return textwrap.wrap(text, max(1, width), subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

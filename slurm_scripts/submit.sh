@@ -14,6 +14,7 @@
 #SBATCH --requeue
 #SBATCH --signal=B:USR2@120
 set -euo pipefail
+trap '' USR2 # of a limit below the two minutes of warning, Slurm warns before gptopt listens, which is no end of the job
 
 # Prints the repository. Slurm runs a copy of this script from its spool folder, so $0 is of use outside of jobs only.
 find_root() {
@@ -109,7 +110,7 @@ fi
 if [ -z "${SLURM_JOB_ID:-}" ] && command -v sbatch >/dev/null; then
   # What is wrong with the sweep, or with Slurm, is told before a job waits for it.
   gptopt submit "$file" "$@" --backend disbatch --dry-run >/dev/null
-  exec sbatch "${options[@]}" "$GPTOPT_ROOT/slurm_scripts/submit.sh" "$file" "$@"
+  exec sbatch ${options[@]+"${options[@]}"} "$GPTOPT_ROOT/slurm_scripts/submit.sh" "$file" "$@"
 fi
 
 slots=()
@@ -123,4 +124,4 @@ if [ -z "${SLURM_JOB_ID:-}" ]; then
   done
 fi
 # exec: the warning before the time limit goes to the batch process alone.
-exec gptopt drive "$file" "$@" "${slots[@]}"
+exec gptopt drive "$file" "$@" ${slots[@]+"${slots[@]}"} # bash before 4.4 calls an empty array unbound

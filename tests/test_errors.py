@@ -22,7 +22,11 @@ def test_names_however_odd_can_be_shown() -> None:
     assert plain("\u2028\ud800\x85") == r"\u2028\ud800\x85"
     long = plain("a" * 150 + "b" * 150)
     assert long == "a" * 100 + "…" + "b" * 100
+    path = "/home/" + "/".join(["b" * 60] * 6)
+    assert plain(path) == path, "who looks for a file needs all of its path"
     assert plain("word " * 200) == "word " * 200
+    path = f"cannot read /{'/'.join(['d' * 250] * 3)}/config.json"
+    assert plain(path) == path
     assert str(Problem("a\nb", "is c\nd", "write\ne")) == "a\\nb: is c\\nd\n      write\ne"
 
 
@@ -56,6 +60,23 @@ def test_the_standard_output_takes_what_its_encoding_does_not_have(monkeypatch: 
     assert written.getvalue() == b"5 \\xb5s \\u2026 \\udcff\n"
 
 
+def test_a_file_or_sweep_that_is_not_there_is_a_wrong_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "betas.json").write_text("{}")
+    for verb in ("plan", "submit"):  # also where Slurm does not answer
+        assert main([verb, "beta.json"]) == 2
+        assert "beta.json: the file must be readable" in (shown := capsys.readouterr().err)
+        assert "did you mean betas.json?" in shown
+    for arguments in (["status"], ["status", "betas"], ["logs", "betas"], ["retry", "betas"], ["cancel", "betas"]):
+        assert main(arguments) == 2
+        assert f"SWEEP: must be a submitted sweep{'' if arguments == ['status'] else ', but is '}" in (
+            shown := capsys.readouterr().err
+        )
+        assert f"{tmp_path / 'sweeps'} holds none" in shown
+
+
 ODD = [b"no\xff\x1b[31m.json", b"x" * 300, b"a\nb"]
 
 
@@ -69,12 +90,12 @@ def test_gptopt_names_what_it_does_not_know_however_odd(
     sweep.write_text('{"loss.beta": [0.1]}')
     assert main(["plan", given]) == 2
     assert main(["plan", str(sweep), f"exp_name={given}", f"{given}=1", "seed=x"]) == 2
-    assert main(["status", given]) == 1
+    assert main(["status", given]) == (2 if len(name) < 256 else 1)  # where the file system refuses the name
     with pytest.raises(SystemExit):
         main(["plan", str(sweep), f"--{given}"])
     shown = capsys.readouterr().err
     assert "Traceback" not in shown
-    assert "seed=x: Value 'x'" in shown
+    assert "seed=x: must be an integer, but is 'x'" in shown
     assert all(character.isprintable() or character == "\n" for character in shown)
     assert max(map(len, shown.split())) < 220
 

@@ -118,7 +118,9 @@ def _request(options: argparse.Namespace, backend: str, slots: int | None) -> Re
 def _submit(options: argparse.Namespace) -> int:
     from gpt_opt.dispatch import slurm
     from gpt_opt.dispatch.submit import preview, submit
+    from gpt_opt.sweep.jsonfile import read_json
 
+    read_json(options.file)  # a file that is not there is said before what is wrong with the machine
     backend = options.backend or ("disbatch" if slurm.is_installed() else "local")
     if backend != "local" and not slurm.is_installed():
         message = f"is {backend}, which needs Slurm, but sbatch is not on the path"
@@ -256,7 +258,10 @@ def _cancel(options: argparse.Namespace) -> None:
 def _agrees(sweep: Sweep, runs: list[SweepRun]) -> bool:
     if not sys.stdin.isatty():
         raise GptOptError("cancel asks before it stops runs, but there is no terminal to ask at; add --yes")
-    return input(f"stop {len(runs)} runs of {sweep.label}? [y/N] ").strip().lower() in ("y", "yes")
+    try:
+        return input(f"stop {len(runs)} runs of {sweep.label}? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        return False
 
 
 def _doctor(options: argparse.Namespace) -> None:

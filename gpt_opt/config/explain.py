@@ -69,7 +69,9 @@ def comment_of(key: str, config_dir: Path, choices: Mapping[str, str]) -> str:
     return ""
 
 
-_EXAMPLES = {"loss.beta": "0.1", "data.dataset.path": "prefs.jsonl", "exp_name": "my-experiment"}
+_EXAMPLES = {"loss.beta": "0.1", "data.dataset.path": "prefs.jsonl", "exp_name": "my-experiment"} | {
+    "model.name_or_path": "openai-community/gpt2"
+}
 
 
 def missing_problem(key: str, config_dir: Path, choices: Mapping[str, str]) -> Problem:

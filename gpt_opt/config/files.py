@@ -56,8 +56,9 @@ def value_at(node: Any, key: str) -> Any:
 def with_real_paths(config: dict[str, Any], memo: Remembered | None = None) -> dict[str, Any]:
     """Returns a config with absolute paths: of the keys above, those that name a file or folder of this machine.
 
-    Links are resolved and `~` is the home directory, so that two spellings of one file are one value. Names on the hub
-    stay as they are. A model's `name` that repeats `name_or_path` follows it.
+    Links are resolved and `~` is the home directory, so that two spellings of one file are one value; but a link keeps
+    its name where that of its file has another suffix. Names on the hub stay as they are. A model's `name` that repeats
+    `name_or_path` follows it.
 
     Args:
         config: The resolved config as plain containers; it is not changed.
@@ -84,6 +85,18 @@ def _with(node: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any
     return {**node, path[0]: below}
 
 
+def _resolved(path: str) -> str:
+    """Returns the real path, but of a link to a file of another suffix that of the link: its name says what it holds.
+
+    So it is in the caches of the hub and of DVC, where files are named by their content.
+    """
+    real, suffix = os.path.realpath(path), os.path.splitext(path)[1]
+    if suffix and os.path.splitext(real)[1] != suffix and os.path.isfile(real):
+        folder, name = os.path.split(path)
+        return os.path.join(os.path.realpath(folder), name)
+    return real
+
+
 def _real_path(key: str, value: str) -> str:
     expanded = os.path.expanduser(value)
     local = key in PATH_KEYS or expanded.startswith(_LIKE_PATHS) or expanded in (".", "..")
@@ -91,6 +104,6 @@ def _real_path(key: str, value: str) -> str:
         is_model = key in MODEL_KEYS
         local = os.path.isdir(expanded) if is_model else os.path.exists(expanded) or expanded.endswith(DATA_SUFFIXES)
     try:
-        return os.path.realpath(expanded) if local else value
+        return _resolved(expanded) if local else value
     except (OSError, ValueError):  # no name of a file, such as one with a zero byte: whoever reads it says so
         return value

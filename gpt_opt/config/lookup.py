@@ -61,7 +61,9 @@ def look_up(target: str, first: Path) -> NotFound | None:
         if close := difflib.get_close_matches(parts[0], _LIBRARIES, 1, 0.8):
             return NotFound(f"names no module: {parts[0]!r}", f"did you mean {'.'.join([close[0], *parts[1:]])}?")
         message = f"the module {parts[0]!r} of {target!r} is not on the path of this Python"
-        return NotFound(message, f"put its folder on PYTHONPATH: export PYTHONPATH=FOLDER_OF_{parts[0]}.py", True)
+        here = any(Path(name).exists() for name in (f"{parts[0]}.py", parts[0]))
+        folder = '"$PWD"' if here else f"FOLDER_OF_{parts[0]}.py"
+        return NotFound(message, f"put its folder on PYTHONPATH: export PYTHONPATH={folder}", True)
     return _attribute(parts, specs) if len(specs) < len(parts) else None
 
 

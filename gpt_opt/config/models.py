@@ -11,6 +11,7 @@ from gpt_opt.config.contents import model_files, pointer, pointer_in
 from gpt_opt.config.files import WEIGHT_KEYS, file_values
 from gpt_opt.config.losses import has_reference, keeps_reference
 from gpt_opt.config.remember import Remembered
+from gpt_opt.config.suggest import existing_path, typed
 from gpt_opt.errors import Problem
 
 Config = Mapping[str, Any]
@@ -70,27 +71,29 @@ def _problems_of(key: str, name: str, path: Path) -> Iterator[Problem]:
         fix = "a file of weights is model.archive, over a model of its shape" if key == "model.name_or_path" else ""
         yield Problem(key, f"must be a hub id or a folder, but {name!r} is a file", fix)
     elif not path.is_dir():
-        yield Problem(key, f"must be a hub id or a folder, but {name!r} does not exist")
+        problem = f"must be a hub id or a folder, but {name!r} does not exist"
+        yield Problem(key, problem, existing_path(key, path))
     elif key != _TOKENIZER and (not (path / "config.json").is_file() or (path / "state.json").is_file()):
         problem = f"must be a folder written by save_pretrained, but {name!r} has no config.json of a model"
-        yield Problem(key, problem, _inside(path))
+        yield Problem(key, problem, _inside(key, path))
 
 
 def _archive_problems(archive: str, path: Path) -> Iterator[Problem]:
     if not path.exists():
         problem = f"must be `embedded`, null, or a file or folder of weights, but {archive!r} does not exist"
-        yield Problem("model.archive", problem)
+        yield Problem("model.archive", problem, existing_path("model.archive", path))
     elif path.is_dir() and not any((path / name).is_file() for name in WEIGHT_FILES):
         problem = (
             f"must be a file of weights or a folder with {' or '.join(WEIGHT_FILES[:2])}, but {archive!r} has none"
         )
-        yield Problem("model.archive", problem, _inside(path))
+        yield Problem("model.archive", problem, _inside("model.archive", path))
 
 
-def _inside(folder: Path) -> str:
-    """Returns what to take of a folder that is a run directory."""
-    inside = sorted(folder.glob("checkpoints/checkpoint-*"))
-    return f"take a checkpoint of this run: {inside[-1]}" if inside else ""
+def _inside(key: str, folder: Path) -> str:
+    """Returns what to take of a folder that is a run directory, or its folder of checkpoints."""
+    inside = [*folder.glob("checkpoints/checkpoint-*"), *folder.glob("checkpoint-*")]
+    inside.sort(key=lambda found: int(found.name.rpartition("-")[2]) if found.name[11:].isdigit() else -1)
+    return f"take a checkpoint of this run: {typed(key, inside[-1])}" if inside else ""
 
 
 LISTED = ("name", "name_or_path", "huggingface_id", "trust_remote_code")

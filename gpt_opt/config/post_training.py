@@ -86,6 +86,18 @@ _AS_EVER: Mapping[str, Any] = {
 """Names without an equal, and the value at which they say what is done here anyway, or change no result."""
 
 
+_FLAT_MODELS = ("model_name_or_path", "base_model", "huggingface_id", "model_id", "model_name")
+_FLAT_OF_MODEL = (
+    "trust_remote_code",
+    "torch_dtype",
+    "dtype",
+    "attn_implementation",
+    "flash_attention",
+    "tokenizer_name",
+)
+"""Names of the model in a file without sections, as TRL, axolotl and LLaMA-Factory read it, and what belongs to it."""
+
+
 @dataclass
 class Imported:
     """A post-training YAML in our words.
@@ -137,10 +149,15 @@ class _Reader:
     """What a file gives and is not read yet, and what came of the rest."""
 
     def __init__(self, tree: Mapping[str, Any]) -> None:
-        self.models = tree.get("models", tree.get("model"))
-        rest = {key: value for key, value in tree.items() if key not in ("models", "model")}
-        if isinstance(rest.get("dataset"), str):
-            rest["dataset"] = {"name": rest["dataset"]}
+        rest = dict(tree)
+        self.models = rest.pop("models", rest.pop("model", None))
+        if self.models is None and any(rest.get(name) is not None for name in _FLAT_MODELS):
+            self.models = {name: rest.pop(name) for name in (*_FLAT_MODELS, *_FLAT_OF_MODEL) if name in rest}
+        for section in ("dataset", "datasets", "data"):
+            value = rest.get(section)
+            if isinstance(value, list) and len(value) == 1:
+                value = value[0]
+            rest |= {section: {"name": value}} if isinstance(value, str) else {section: value} if value else {}
         self.left: dict[Path, Any] = dict(_leaves(rest))
         self.found = Imported()
         self.problems: list[Problem] = []
@@ -219,7 +236,7 @@ def _entry(given: _Reader, where: str, entry: Any) -> dict[str, Any]:
     """Returns one model in keys of the group model."""
     left = dict(entry) if isinstance(entry, Mapping) else {"huggingface_id": entry}
     found: dict[str, Any] = {}
-    names = ("huggingface_id", "name_or_path", "model_name_or_path", "hf_id", "path", "id", "name")
+    names = (*("huggingface_id", "name_or_path", "hf_id", "path", "id"), *_FLAT_MODELS, "name")
     source = next((left.pop(name) for name in names if left.get(name) is not None), None)
     if not isinstance(source, str):
         given.problems.append(Problem(where, f"must have a text huggingface_id, but is {entry!r}"))
@@ -247,8 +264,10 @@ def _dataset(given: _Reader) -> None:
     if isinstance(name, list) and len(name) == 1:
         name = name[0]
     if not isinstance(name, str):
-        problem = f"must be a name on the hub, a folder or a file, but is {name!r}"
-        given.problems.append(Problem("dataset.name", problem, "dataset: {name: HUB_ID_OR_PATH}"))
+        listed = next((value for path, value in given.left.items() if _canonical(path) == ("dataset",)), name)
+        problem = f"must be one name on the hub, folder or file, but is {listed!r}"
+        fix = "dataset: {name: HUB_ID_OR_PATH}; of several data sets hydra_conf/data/mixture.yaml makes one"
+        given.problems.append(Problem("dataset.name", problem, fix))
         return
     if other is not None:
         given.tell(f"dataset.name: {other} is not needed beside the path {name}")
@@ -265,7 +284,7 @@ def _dataset(given: _Reader) -> None:
     if (split := given.take("train_split", "dataset.split", "dataset_train_split")) is not None:
         given.set(f"{_DATASET}.split", split)
     validation = given.take("eval_split", "test_split", "validation_split", "dataset_test_split", "val_split")
-    share = given.take("test_size", "eval_size", "val_size", "validation_size", "eval_ratio", "validation_ratio")
+    share = given.take("test_size", "eval_size", "val_size", "val_set_size", "validation_size", "eval_ratio")
     if (held_out := validation if validation is not None else share) is not None:
         given.set(f"{_DATASET}.validation_split", held_out)
     elif option is None:
@@ -274,13 +293,19 @@ def _dataset(given: _Reader) -> None:
 
 
 def _loss(given: _Reader) -> None:
-    method = given.take("method", "post_training.type", "post_training.algorithm", "post_training.name") or "dpo"
+    method = given.take("method", "post_training.type", "post_training.algorithm", "post_training.name", "rl")
+    method = given.left.pop(("stage",), None) if method is None else method
+    if method is None:
+        method = next((path[0] for path in given.left if path[0] in _METHODS), None)
+    if method is None:
+        method = "dpo"
+        given.tell("post_training.method is not given: dpo; `post_training: {method: sft}` is fine-tuning")
     loss = _METHODS.get(str(method).lower())
     if loss is None:
         problem = f"must be one of {', '.join(_METHODS)}, but is {method}"
         given.problems.append(Problem("post_training.method", problem, "the others are not built here"))
         return
-    kind = given.take("loss_type")
+    kind = given.take("loss_type", "pref_loss")
     kind = kind[0] if isinstance(kind, list) and len(kind) == 1 else kind
     if loss == "dpo" and kind not in (None, "sigmoid"):
         if kind not in LOSS_TYPES:
@@ -293,6 +318,9 @@ def _loss(given: _Reader) -> None:
     elif kind is not None and loss not in ("dpo", "kto", kind):
         given.found.without_equal.append(f"post_training.loss_type: {kind}")
     given.found.options["loss"] = loss
+    if loss == "sft" and given.take("assistant_only_loss") is not True:
+        text = "of dialogues the assistant's messages are learned; TRL learns all without assistant_only_loss: true"
+        given.tell(f"post_training: {text}")
 
 
 def _family(given: _Reader) -> str:
@@ -302,6 +330,13 @@ def _family(given: _Reader) -> str:
 
 def _lora(given: _Reader) -> None:
     switch = given.take("lora.enabled", "lora.enable", "lora.use_lora", "use_lora", "use_peft", "lora.use_peft")
+    if (adapter := given.take("adapter", "finetuning_type")) is not None:
+        switch = adapter in ("lora", "qlora")
+        if adapter not in ("lora", "full"):
+            place = "lora" if switch else "no adapter"
+            given.found.without_equal.append(f"adapter: {adapter} ({place} takes its place)")
+    if given.take("lora_target_linear"):
+        given.set("lora.target_modules", "all-linear")
     paths = [path for path in given.left if _canonical(path)[0] == "lora"]
     if switch is False or (switch is None and not paths):
         for path in paths:
@@ -363,6 +398,7 @@ def _length(given: _Reader) -> None:
         given.tell("training.num_train_epochs is not given: 3, the default of transformers")
     given.set(f"{_PARAMS}.max_steps", None)
     given.set(f"{_PARAMS}.num_epochs", epochs)
+    given.tell("training.num_train_epochs: what fills no batch at an epoch's end is left out; transformers trains it")
 
 
 def _optimizer(given: _Reader) -> None:
@@ -393,6 +429,8 @@ def _optimizer(given: _Reader) -> None:
         given.set(f"{_PARAMS}.warmup_steps", steps)
     else:
         given.set(f"{_OPTIMIZER}.warm_up_fraction", ratio or 0.0)
+        if ratio:
+            given.tell("training.warmup_ratio: steps are rounded down; transformers rounds them up")
         if ratio is None and steps is None:
             given.tell("training.warmup_steps is not given: no warm-up, the default of transformers")
 
@@ -429,7 +467,7 @@ def _trackers(given: _Reader) -> None:
     said, wandb = given.take("report_to"), given.take("use_wandb", "wandb.enabled")
     names = [said] if isinstance(said, str) else list(said or [])
     names = list(TRACKERS) if names == ["all"] else [name for name in names if name not in ("none", "null")]
-    settings = [path for path in given.left if "wandb" in ".".join(path)]
+    settings = [path for path, value in given.left.items() if "wandb" in ".".join(path) and value is not None]
     if (wandb or (said is None and wandb is None and settings)) and "wandb" not in names:
         names.append("wandb")
     for name in [name for name in names if name not in TRACKERS]:
@@ -452,6 +490,7 @@ def _direct(given: _Reader) -> None:
         if key is None or (value := given.left[path]) is None:
             continue
         del given.left[path]
+        value = "all-linear" if (key, value) == ("lora.target_modules", "all") else value
         if key in given.found.settings and given.found.settings[key] != value:
             problem = f"says {value} of {key}, but another key says {given.found.settings[key]}"
             given.problems.append(Problem(".".join(path), problem, "leave one of them out"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_opt.config.contents import COMPRESSED_SUFFIXES, FORMS, has_data_suffix, instead_of_data
+from gpt_opt.config.suggest import existing_path
 from gpt_opt.errors import Problem
 
 DATA_SUFFIXES = (*FORMS, *COMPRESSED_SUFFIXES)
@@ -69,10 +70,14 @@ def _path_problems(key: str, dataset: Mapping[str, Any]) -> Iterator[Problem]:
     if instead := instead_of_data(path):
         yield Problem(f"{key}.path", f"{dataset['path']} {instead[0]}", instead[1])
     elif not path.exists() and (not has_splits or has_data_suffix(dataset["path"])):
-        yield Problem(f"{key}.path", f"must be a file or a folder, but {str(path.absolute())!r} is none")
+        yield Problem(
+            f"{key}.path",
+            f"must be a file or a folder, but {str(path.absolute())!r} is none",
+            existing_path(f"{key}.path", path),
+        )
     elif not path.exists() and not _may_be_on_the_hub(dataset["path"]):
         problem = f"must be a file, a folder or a name on the hub, but {dataset['path']!r} is none"
-        yield Problem(f"{key}.path", problem)
+        yield Problem(f"{key}.path", problem, existing_path(f"{key}.path", path))
     if not has_splits or path.is_dir() or not (path.is_file() or has_data_suffix(dataset["path"])):
         return
     for name, valid in (("split", TRAIN), ("subset", None)):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
 
 from gpt_opt.errors import Problem
 
@@ -110,7 +112,7 @@ _NAMES: Mapping[str, str] = {
     "resources.time_min": "time time_limit walltime timeout_min",
     "fsdp=full_shard": "use_fsdp fsdp_config fsdp_sharding_strategy",
     "deepspeed=zero2": "use_deepspeed deepspeed_config deepspeed_stage zero_stage",
-    "+exp=NAME, with the file hydra_conf/exp/NAME.yaml": "config config_file recipe exp",
+    "+exp=NAME, with hydra_conf/exp/NAME.yaml; `gptopt import-config` makes one of TRL's": "config config_file exp",
     "--cfg job": "print_config show_config",
     "-m": "sweep",
 }
@@ -205,6 +207,33 @@ def suggestion(wrong: str, valid: Collection[str], value: str | None = None) -> 
     if _has_dots(names) and ("." not in wrong or not siblings):
         return "`python run_hydra.py --cfg job` shows all keys; one of your own goes below user, as user.NAME=VALUE"
     return f"valid here: {', '.join(siblings or sorted(names))}"
+
+
+def typed(key: str, path: Path) -> str:
+    """Returns an override that names a path, as a shell is told it: Hydra wants quotes around names with = and such."""
+    text = str(path)
+    return f"{key}={text}" if re.fullmatch(r"[\w./~-]+", text) else f"\"{key}='{text}'\""
+
+
+def existing_path(key: str, path: Path) -> str:
+    """Returns what to write in place of a path that does not exist: the one most like it, or what its folder holds."""
+    missing = path.absolute()
+    while not missing.parent.is_dir() and missing != missing.parent:
+        missing = missing.parent
+    try:
+        names = sorted(name for name in os.listdir(missing.parent) if not name.startswith("."))
+    except OSError:
+        return ""
+    if near := difflib.get_close_matches(missing.name, names, 1):
+        meant = missing.with_name(near[0]) / path.absolute().relative_to(missing)
+        if meant.exists():
+            return f"did you mean {typed(key, meant)}"
+    more = ", ..." if len(names) > _SHOWN else ""
+    return f"{missing.parent} holds {', '.join(names[:_SHOWN]) or 'nothing'}{more}"
+
+
+_SHOWN = 8
+"""Names of a folder that an answer lists."""
 
 
 def _readings(wrong: str) -> Iterator[str]:

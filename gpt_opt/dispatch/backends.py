@@ -23,7 +23,7 @@ from gpt_opt.dispatch.submitit_jobs import SlotJob, executor, text
 from gpt_opt.dispatch.sweepdir import Job, Submission, Sweep, SweepRun
 from gpt_opt.errors import GptOptError
 from gpt_opt.run.claim import read_claim
-from gpt_opt.run.devices import visible
+from gpt_opt.run.devices import DEVICES, visible
 from gpt_opt.run.files import now
 from gpt_opt.run.paths import RunPaths
 from gpt_opt.sweep.model import Resources
@@ -94,7 +94,7 @@ class Local:
             process = subprocess.Popen(
                 command,
                 cwd=submission.cwd,
-                env=slurm.outside_job(os.environ),
+                env=_of_this_machine(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -107,6 +107,14 @@ class Local:
             lines = (sweep.logs / "driver-local.out").read_text(errors="replace").strip().splitlines()
             raise GptOptError(f"the driver ended at once: {lines[-1] if lines else 'it said nothing'}")
         record([Job(f"local-{process.pid}", now())])
+
+
+def _of_this_machine() -> dict[str, str]:
+    """Returns the environment of a local driver: nothing of a surrounding job but its GPUs, for others are not ours."""
+    environment = slurm.outside_job(os.environ)
+    if slurm.job_id() is not None:
+        environment[DEVICES] = ",".join(visible(os.environ))
+    return environment
 
 
 class Submitit:

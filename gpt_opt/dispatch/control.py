@@ -22,25 +22,30 @@ class Control:
     """What was asked for.
 
     Attributes:
-        drained: Sessions (one start of one driver) that hand out no more runs and stop those they have.
+        drained: Drivers, by the attempt of their claim on the sweep, whose slots start no run and stop those they have.
         cancelled: Run ids that shall stop and not be started again.
     """
 
-    drained: frozenset[str]
+    drained: frozenset[int]
     cancelled: frozenset[str]
 
-    def stops(self, session: str | None, run_id: str) -> bool:
-        """Returns whether a run of a session shall stop."""
-        return session in self.drained or run_id in self.cancelled
+    def stops(self, driver: int | None, run_id: str) -> bool:
+        """Returns whether a run that a slot of a driver has shall stop."""
+        return driver in self.drained or run_id in self.cancelled
 
 
-def _append(file: Path, record: dict[str, str]) -> None:
+def _append(file: Path, record: dict[str, str | int]) -> None:
     append_record(file, {**record, "time": now()})
 
 
-def drain(file: Path, session: str) -> None:
-    """Asks the slots of a session to let their runs checkpoint and to start none."""
-    _append(file, {"drain": session})
+def drain(file: Path, driver: int) -> None:
+    """Asks the slots of a driver to let their runs checkpoint and to start none.
+
+    Args:
+        file: Of the sweep.
+        driver: Attempt of its claim. A process id or the id of a job would come again, on another day or cluster.
+    """
+    _append(file, {"drain": driver})
 
 
 def cancel(file: Path, run_id: str) -> None:
@@ -55,7 +60,7 @@ def allow(file: Path, run_id: str) -> None:
 
 def read(file: Path) -> Control:
     """Reads what was asked for so far; a line that is not whole yet is left for the next time."""
-    drained: set[str] = set()
+    drained: set[int] = set()
     cancelled: set[str] = set()
     try:
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()

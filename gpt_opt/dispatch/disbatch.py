@@ -82,7 +82,7 @@ class Round:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.folder = folder
+        self.folder, self.session = folder, session
 
     def lost_nodes(self) -> dict[str, str]:
         """Returns the nodes whose slots do not start, with the reason."""

@@ -17,7 +17,7 @@ from gpt_opt.dispatch.resources import from_record
 from gpt_opt.dispatch.settle import settle
 from gpt_opt.dispatch.sweepdir import Sweep, SweepRun
 from gpt_opt.errors import ClaimLost, RunFailed
-from gpt_opt.plan.existing import Status, status_of
+from gpt_opt.plan.existing import Status, saved_step, status_of
 from gpt_opt.run.claim import STALE_AFTER_S, Claim, RunHeld, acquire, read_claim
 from gpt_opt.run.files import to_json, write_text
 from gpt_opt.run.paths import RunFolders, RunPaths
@@ -116,7 +116,12 @@ def drive(sweep: Sweep, slots: int | None) -> None:
 def _progress(sweep: Sweep) -> int:
     """Returns the steps that a restart would find done."""
     folders = RunFolders()
-    return sum(status_of(run.paths(folders))[1] for run in sweep.runs)
+    return sum(_steps(run.paths(folders)) for run in sweep.runs)
+
+
+def _steps(paths: RunPaths) -> int:
+    status, step = status_of(paths)
+    return (saved_step(paths) or 0) if status is Status.FAILED else step  # which may have come further than it saved
 
 
 def _claimed(sweep: Sweep) -> Claim:
@@ -125,13 +130,16 @@ def _claimed(sweep: Sweep) -> Claim:
     Raises:
         RunHeld: If a living driver has it.
     """
-    deadline = time.monotonic() + STALE_AFTER_S + 2 * _HELD_POLL_S
+    deadline, told = time.monotonic() + STALE_AFTER_S + 2 * _HELD_POLL_S, False
     while True:
         try:
             return acquire(RunPaths(sweep.root))
-        except RunHeld:
+        except RunHeld as held:
             if is_driven(sweep) or time.monotonic() > deadline:
                 raise
+            if not told:
+                log.info("waiting: the job of that driver has ended, but %s", held)
+            told = True
             time.sleep(_HELD_POLL_S)
 
 
@@ -159,7 +167,7 @@ def _rounds(sweep: Sweep, slots: int | None, session: str, stop: _Stop, claim: C
         log.info("%s: %s", sweep.label, _counts(state))
         if state.runnable:
             work = Round(sweep, state.runnable, together, session, claim.attempt, slots)
-            _one_round(sweep, work, state, session, stop, claim)
+            _one_round(sweep, work, state, stop, claim)
             wait_until = time.monotonic() + STALE_AFTER_S
         elif state.held and time.monotonic() < wait_until:
             time.sleep(_HELD_POLL_S)  # its owner may be dead without our knowing yet
@@ -167,7 +175,7 @@ def _rounds(sweep: Sweep, slots: int | None, session: str, stop: _Stop, claim: C
             return
 
 
-def _one_round(sweep: Sweep, work: Round, state: Due, session: str, stop: _Stop, claim: Claim) -> None:
+def _one_round(sweep: Sweep, work: Round, state: Due, stop: _Stop, claim: Claim) -> None:
     before = _starts(sweep, state)
     lost: dict[str, str] = {}
     try:
@@ -177,7 +185,7 @@ def _one_round(sweep: Sweep, work: Round, state: Due, session: str, stop: _Stop,
                 raise ClaimLost(f"another driver took {sweep.label} over while this one was silent; this one ends")
             if stop.signal is not None:
                 log.warning("%s: runs checkpoint, nothing more is started", stop.signal.name)
-                control.drain(sweep.control, session)
+                control.drain(sweep.control, claim.attempt)
                 _wait_for_runs(sweep, state, work)
                 return
     finally:
@@ -213,6 +221,7 @@ def _wait_for_runs(sweep: Sweep, state: Due, work: Round) -> None:
     deadline = time.monotonic() + _DRAIN_S
     while not work.wait(control.POLL_S) and time.monotonic() < deadline:
         lost = [(run, item) for run in state.runnable for item in read_history(sweep.attempts(run)).lost()]
+        lost = [(run, item) for run, item in lost if item.session == work.session]
         # A slot that is gone writes no end; what counts then is whether the run itself still lives.
         if all(item.owner.is_dead() and status_of(run.paths())[0] is not Status.RUNNING for run, item in lost):
             return

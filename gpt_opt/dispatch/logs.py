@@ -8,14 +8,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from gpt_opt.dispatch.backends import living_jobs
 from gpt_opt.dispatch.drive import due, is_driven
-from gpt_opt.dispatch.status import gather
+from gpt_opt.dispatch.slurm import SlurmError
 from gpt_opt.dispatch.sweepdir import Sweep, SweepRun
 from gpt_opt.errors import GptOptError
 from gpt_opt.run.state import State, StateUnreadable, read_state
 
 POLL_S = 0.5
 """How often a followed file is looked at."""
+
+_PATIENCE, _MOST_S = 20, 15.0
+"""Whether to go on is asked again after 20 times as long as the answer took, at most 15 s: that spares Slurm."""
 
 _CHUNK = 1 << 16
 
@@ -63,16 +67,24 @@ def _run_files(sweep: Sweep, run: SweepRun) -> list[Path]:
     return own if any(file.exists() and file.stat().st_size for file in own) else [run.paths().task_log]
 
 
+def _sweep_goes_on(sweep: Sweep) -> bool:
+    """Returns whether a driver or a job works on a sweep, or waits to."""
+    try:
+        return bool(living_jobs(sweep))
+    except SlurmError:
+        return is_driven(sweep)
+
+
 def _run_goes_on(sweep: Sweep, run: SweepRun) -> bool:
     """Returns whether a run works, or waits for a driver or a job that will start it."""
     try:
         state = read_state(run.paths()).state
     except StateUnreadable:
-        return is_driven(sweep)
+        return _sweep_goes_on(sweep)
     if state in (State.COMPLETED, State.RUNNING):
         return state is State.RUNNING
     waits = run.run_id in {item.run_id for item in due(sweep).runnable}
-    return waits and (is_driven(sweep) or any(job.alive for job in gather(sweep).jobs))
+    return waits and _sweep_goes_on(sweep)
 
 
 def show(sweep: Sweep, run: SweepRun | None, follow: bool, out: TextIO) -> None:
@@ -89,17 +101,19 @@ def show(sweep: Sweep, run: SweepRun | None, follow: bool, out: TextIO) -> None:
     """
     tail = _Tail(out)
     if run is None:
-        _follow(tail, lambda: sorted(sweep.logs.glob("driver-*.out")), lambda: follow and is_driven(sweep), sweep)
+        _follow(tail, lambda: sorted(sweep.logs.glob("driver-*.out")), lambda: follow and _sweep_goes_on(sweep), sweep)
     else:
         chosen = run
         _follow(tail, lambda: _run_files(sweep, chosen), lambda: follow and _run_goes_on(sweep, chosen), sweep)
 
 
 def _follow(tail: _Tail, files: Callable[[], list[Path]], goes_on: Callable[[], bool], sweep: Sweep) -> None:
-    any_output = False
+    any_output, last, ask_at = False, False, 0.0
     try:
         while True:
-            last = not goes_on()  # asked first: what is written before the end is still printed
+            if (began := time.monotonic()) >= ask_at:
+                last = not goes_on()  # asked first: what is written before the end is still printed
+                ask_at = time.monotonic() + min(_MOST_S, _PATIENCE * (time.monotonic() - began))
             any_output = tail.print_new(files()) or any_output
             if last:
                 break

@@ -110,6 +110,8 @@ class Slot:
                         return
                     if (child := self._start(run, held)) is not None:
                         self._children.append(child)
+                        if self._stopping is not None:  # the signal came before there was anybody to pass it on to
+                            _stop(child)
                 self._watch(waiting)
         finally:
             if held is not None:
@@ -214,7 +216,7 @@ class Slot:
 
     def _asked_to_stop(self, run: SweepRun) -> bool:
         try:
-            if control.read(self._sweep.control).stops(self._session, run.run_id):
+            if control.read(self._sweep.control).stops(self._driver, run.run_id):
                 return True
             driver = None if self._driver is None else read_claim(RunPaths(self._sweep.root))
         except (OSError, GptOptError) as error:

@@ -32,7 +32,8 @@ def cause_of_end(attempt: Attempt, ends: Ends, over: str | None = None) -> str |
     if attempt.cause is not None:
         return attempt.cause
     restart = (attempt.session or "").rpartition(".")[2]
-    ended = [state for state in ends.get(job_of(attempt.session), ()) if not state.alive]
+    # A job that is COMPLETING has ended, but why is told a little later, by accounting.
+    ended = [i for i in ends.get(job_of(attempt.session), ()) if not i.alive and i.state != "COMPLETING"]
     if restart.isdigit() and int(restart) < len(ended):
         return ended[int(restart)].cause or "slot_lost"
     if over is not None and attempt.session == over:

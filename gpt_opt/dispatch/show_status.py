@@ -195,7 +195,7 @@ def as_text(status: SweepStatus, width: int | None) -> str:
     lines = [part for line in _head(status) for part in wrapped(line, width)] + common_lines(common, width)
     lines += ["", *_table(status, varying, width)]
     advised = [part for line in advice(status) for part in wrapped(line, width)]
-    for part in (_groups(status, width), _notes(status, width), advised, [outcome(status)]):
+    for part in (_groups(status, width), _notes(status, width), advised, wrapped(outcome(status), width)):
         lines += ["", *part] if part else []
     return "\n".join(lines)
 

@@ -207,6 +207,8 @@ def states(jobs: Sequence[str]) -> dict[str, list[JobState]]:
     for row in _accounted(wanted):
         # The queue decides what is alive: accounting lags behind, and keeps jobs whose end it missed.
         if row.alive and row.id in queued:
+            if (queued[row.id].state, row.state) == ("COMPLETING", "PENDING"):
+                queued[row.id] = row  # its former start completes, and it waits for another
             continue
         found.setdefault(row.id, []).append(replace(row, state="UNKNOWN") if row.alive else row)
     for row in queued.values():

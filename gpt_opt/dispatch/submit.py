@@ -228,6 +228,7 @@ def start_jobs(sweep: Sweep) -> Outcome:
         started.extend(jobs)
 
     if runs:
+        sweep.lost_nodes.unlink(missing_ok=True)  # of jobs before
         script = backend.script(sweep, submission)
         write_text(sweep.submission_file, to_json(asdict(replace(submission, script=script))))
         write_text(sweep.tasks, tasks_of(sweep, submission, runs))

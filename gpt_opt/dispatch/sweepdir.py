@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fcntl
 import json
 import os
@@ -13,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.errors import GptOptError
+from gpt_opt.errors import GptOptError, Problem, RequestError
 from gpt_opt.run.files import now, read_json_object, sync_dir, to_json, write_text
 from gpt_opt.run.paths import RunFolders, RunPaths
 
@@ -192,15 +193,15 @@ class Sweep:
         """Returns the run with an id or an index.
 
         Raises:
-            GptOptError: If there is none.
+            RequestError: If there is none.
         """
         for run in self.runs:
             if name in (run.run_id, str(run.index)):
                 return run
-        raise GptOptError(
-            f"{name!r} must be the id or the index of a run of sweep {self.label}, which has the indices 0 to "
-            f"{len(self.runs) - 1}; gptopt status {self.label} lists them"
+        problem = (
+            f"must be the id of a run of sweep {self.label}, or its index, 0 to {len(self.runs) - 1}, but is {name!r}"
         )
+        raise RequestError([Problem("RUN", problem, f"gptopt status {self.label} lists them")])
 
     def submission(self) -> Submission:
         """Reads submission.json.
@@ -264,7 +265,7 @@ def find(name: str | None, sweeps: Path) -> Sweep:
     """Returns the sweep that a user names: a directory, `<name>/<n>`, `<name>` for its last, None for the last of all.
 
     Raises:
-        GptOptError: If there is none; lists what there is.
+        RequestError: If there is none; lists what there is.
     """
     choices = [Path(name)] if name is not None and (Path(name) / "submission.json").is_file() else []
     if name is not None:
@@ -274,9 +275,14 @@ def find(name: str | None, sweeps: Path) -> Sweep:
     for choice in choices:
         if (choice / "submission.json").is_file():
             return Sweep(choice.resolve())
-    known = ", ".join(sorted(entry.name for entry in sweeps.glob("*") if numbers(entry))) or "none"
-    asked = f"{name!r} must be a submitted sweep" if name is not None else "there must be a submitted sweep"
-    raise GptOptError(f"{asked}, but {sweeps} holds: {known}; gptopt submit FILE makes one")
+    submitted = sorted(entry.name for entry in sweeps.glob("*") if numbers(entry))
+    asked = "must be a submitted sweep" + (f", but is {name!r}" if name is not None else "")
+    problem = f"{asked}; {sweeps.absolute()} holds {', '.join(submitted) or 'none'}"
+    near = difflib.get_close_matches(name or "", submitted, 1)
+    fix = (
+        f"did you mean {near[0]}?" if near else "gptopt submit FILE makes one; of another folder, change into it first"
+    )
+    raise RequestError([Problem("SWEEP", problem, fix)])
 
 
 def _submitted(folder: Path, pattern: str) -> list[Path]:

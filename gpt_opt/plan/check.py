@@ -98,6 +98,8 @@ class PointChecker:
 
     def flag_problem(self, flag: str, value: str | None) -> Problem:
         """Returns the problem of a flag that run_hydra.py does not have: settings are written without dashes."""
+        if value and flag in ("--config", "--config-file") and re.search(r"\.ya?ml$", value):
+            return self._file(value)
         return Problem(flag, "is no flag: settings are written KEY=VALUE", suggestion(flag, self._valid([]), value))
 
     def compose_many(self, points: Iterable[Sequence[str]]) -> Iterator[Composed | ComposeFailure]:
@@ -214,6 +216,8 @@ class PointChecker:
             return list(dict.fromkeys(problem for text in files for problem in blamed[text]))
         wrong = {self._key(text) for text in blamed}
         rest = self._rest(tuple(text for text in overrides if text not in blamed))
+        if any(text.startswith("+") and self._is_group(text) for text in blamed):  # it would have given more keys
+            rest = [item for item in rest if not item.message.startswith("is mandatory")]
         return [
             *(problem for found in blamed.values() for problem in found),
             *(p for p in rest if p.where not in wrong),
@@ -307,11 +311,17 @@ class PointChecker:
         if options := self._options(key):
             fix = INSTALL_OPTUNA if text.startswith("hydra/sweeper") and text.endswith("=optuna") else ""
             problem = f"must be one of {', '.join(options)}, but is {value!r}"
-            return [Problem(key, problem, fix or _option(key, value, options))]
+            return [Problem(key, problem, fix or _option(text, options))]
         if re.fullmatch(r"\S+\.(json|ya?ml)", text):
-            return [_file(text)]
+            return [self._file(text)]
+        if "=" not in text.strip("=") and not text.startswith("~"):
+            problem = "is no setting: those are written KEY=VALUE, without blanks around the ="
+            return [Problem(text or "''", problem, f"write {text}=VALUE" if key in self._valid(groups) else "")]
         if not _parses(text):
             return [Problem(text, f"is not a Hydra override: {first_lines(error)}", _quoted(text))]
+        if "Ambiguous value" in str(error):
+            fix = f"to train each of them: -m {text}; as one list: {key}=[{value}]; as a text: \"{key}='{value}'\""
+            return [Problem(key, f"has several values, {value}, but without -m there is one run", fix)]
         unknown = isinstance(error, OSError) or isinstance(error.__cause__, ConfigKeyError)
         if unknown or "Could not override" in str(error):
             inside = full_key(error.__cause__ or error)  # loss={betta: 1}
@@ -324,7 +334,24 @@ class PointChecker:
             return [Problem(key, "is needed, so it cannot be deleted", "give it another value, or leave it as it is")]
         if isinstance(error, InterpolationResolutionError):
             return [Problem(text, *interpolation_words(error, self._valid(groups)))]
-        return [Problem(text, first_lines(error.__cause__ or error))]
+        several = re.fullmatch(r"\[(.+)\]", value)
+        return [
+            Problem(
+                text, first_lines(error.__cause__ or error), f"to train each: -m {key}={several[1]}" if several else ""
+            )
+        ]
+
+    def _file(self, text: str) -> Problem:
+        """Returns the problem of a file where an override is expected."""
+        name = Path(text).stem
+        if text.endswith(".json"):
+            fix = f"a sweep file is for `gptopt plan {text}` and `gptopt submit {text}`"
+        elif name in self._options("exp"):
+            fix = f"write +exp={name}"
+        else:
+            fix = f"`gptopt import-config {text} -o hydra_conf/exp/{name}.yaml` makes an experiment of one in TRL's "
+            fix += f"words; put one of ours into hydra_conf/exp/; then write +exp={name}"
+        return Problem(text, "is a file, but settings are written KEY=VALUE", fix)
 
     def _unknown(self, text: str, key: str, groups: Sequence[str]) -> Problem:
         config = self._compose(groups)
@@ -335,21 +362,16 @@ class PointChecker:
         return unknown_key(key, keys_like(config, key), text.partition("=")[2])
 
 
-def _file(text: str) -> Problem:
-    """Returns the problem of a file where an override is expected."""
-    if text.endswith(".json"):
-        fix = f"a sweep file is for `gptopt plan {text}` and `gptopt submit {text}`"
-    else:
-        fix = f"put it into hydra_conf/exp/ and write +exp={Path(text).stem}"
-    return Problem(text, "is a file, but settings are written KEY=VALUE", fix)
-
-
-def _option(group: str, value: str, options: Sequence[str]) -> str:
+def _option(text: str, options: Sequence[str]) -> str:
     """Returns what was meant by an option that a group does not have; for models and data perhaps a name on the hub."""
+    group, _, value = text.partition("=")
     if "/" in value and group in _BY_NAME:
         return f"write {_BY_NAME[group]}{value}"
     near = difflib.get_close_matches(value.lower(), options, n=1)
-    return f"did you mean {group}={near[0]}?" if near else ""
+    meant = f"did you mean {group}={near[0]}?" if near else ""
+    if group in _BY_NAME and value:
+        return f"{meant} by its name on the hub or a path: {_BY_NAME[group]}{value}".strip()
+    return meant
 
 
 _BY_NAME = {"model": "model=hf model.name_or_path=", "data": "data=hf data.dataset.path="}

@@ -42,9 +42,14 @@ def status_of(paths: RunPaths) -> tuple[Status, int]:
         return Status.RUNNING, state.step
     if state.state in (State.FAILED, State.COMPLETED):
         return Status.FAILED, state.step
+    step = saved_step(paths)
+    return (Status.NEW, 0) if step is None else (Status.RESUME, step)
+
+
+def saved_step(paths: RunPaths) -> int | None:
+    """Returns the step of the newest checkpoint, None where there is none."""
     saved = [path.name.rpartition("-")[2] for path in paths.checkpoints.glob("checkpoint-*")]
-    steps = [int(step) for step in saved if step.isdigit()]
-    return (Status.RESUME, max(steps)) if steps else (Status.NEW, 0)
+    return max((int(step) for step in saved if step.isdigit()), default=None)
 
 
 class RunFinder:

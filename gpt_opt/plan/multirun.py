@@ -154,6 +154,9 @@ class CommandLine:
         """
         if self.hydra is None or not self.sweeper.startswith(_OPTUNA):
             return
+        if config["dry_run"]:
+            problem = "must be false, because the sweeper chooses values by what the runs before them came to"
+            yield Problem("dry_run", problem, "leave -m and the sweeper out: one run with values, and dry_run=true")
         finetuning = config["training"]["finetuning"]
         metric, said = finetuning["metric_for_best_model"] or DEFAULT_METRIC, self.hydra.sweeper.direction
         directions = [getattr(item, "name", item) for item in (said if OmegaConf.is_list(said) else [said])]

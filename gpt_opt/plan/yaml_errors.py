@@ -30,6 +30,8 @@ _KEY = re.compile(r"^\s*full_key: (\S+)$", re.M)
 _SCALAR = re.compile(r"is not a subclass of \w+\. value: (.*)")
 _VARIABLE = re.compile(r"Environment variable '([^']+)' not found")
 _LOST = re.compile(r"Interpolation key '([^']+)' not found")
+_TYPES = {"Integer": "an integer", "Float": "a number", "Boolean": "true or false"}
+_CONVERSION = re.compile(rf"Value '([^\n]*?)'(?: of type '\w+')? could not be converted to ({'|'.join(_TYPES)})")
 _MOST = 50
 
 
@@ -201,4 +203,10 @@ def first_lines(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     drop = ("full_key:", "object_type=", "reference_type=", "See https://")
     kept = [line for line in lines if line and not line.startswith(drop) and "raised while composing" not in line]
-    return "; ".join(kept) or type(error).__name__
+    return _CONVERSION.sub(_conversion, "; ".join(kept)) or type(error).__name__
+
+
+def _conversion(found: re.Match[str]) -> str:
+    value, wanted = found[1], found[2]
+    whole = wanted == "Integer" and re.fullmatch(r"-?\d+\.0", value)
+    return f"must be {_TYPES[wanted]}, but is {value!r}" + (f": write {value[:-2]}" if whole else "")

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -42,6 +43,7 @@ def task(config: DictConfig) -> float | None:
     logging.getLogger().setLevel(plain["logging"]["logging_params"]["log_level"].upper())
     folder = Path(hydra.runtime.output_dir)
     overrides = list(hydra.overrides.task)
+    _drop_log_files(hydra.job.name)
     if plain["dry_run"]:
         _dry_run(plain, overrides, folder)
         return None
@@ -52,7 +54,7 @@ def task(config: DictConfig) -> float | None:
     }
     paths = RunPaths(folder)
     try:
-        with _task_log(paths, hydra.job.name):
+        with _task_log(paths):
             execute(plain, paths, files)
     except RequestError as error:
         if hydra.mode is not RunMode.MULTIRUN:
@@ -62,17 +64,22 @@ def task(config: DictConfig) -> float | None:
     return objective(plain, RunPaths(folder)) if learns else None
 
 
-@contextmanager
-def _task_log(paths: RunPaths, job: str) -> Iterator[None]:
-    """Writes what the run says to its task.log, whatever hydra/job_logging is."""
+def _drop_log_files(job: str) -> None:
+    """Ends the <job>.log that hydra-colorlog and Hydra's default write, even in the current directory."""
     root = logging.getLogger()
     for handler in list(root.handlers):
-        # hydra-colorlog and Hydra's default log to <job>.log, in the current directory even: task.log holds the same.
+        # task.log holds the same
         if isinstance(handler, logging.FileHandler) and (log_file := Path(handler.baseFilename)).name == f"{job}.log":
             root.removeHandler(handler)
             handler.close()
             if log_file.is_file() and not log_file.stat().st_size:
                 log_file.unlink()
+
+
+@contextmanager
+def _task_log(paths: RunPaths) -> Iterator[None]:
+    """Writes what the run says to its task.log, whatever hydra/job_logging is."""
+    root = logging.getLogger()
     for name, logger in logging.root.manager.loggerDict.items():
         if name.partition(".")[0] == "gpt_opt" and isinstance(logger, logging.Logger):
             logger.disabled = False  # as hydra/job_logging=disabled leaves them
@@ -128,6 +135,13 @@ def require_weights(points: Sequence[tuple[Mapping[str, Any], Sequence[str]]]) -
         raise ConfigError(list(problems), ", nothing was started")
 
 
+def _value_or_error(job: JobReturn) -> Any:
+    """Returns what a job of Hydra returned, or raises its error: as Hydra, but without a report of its own."""
+    if job.status is JobStatus.COMPLETED:
+        return job._return_value
+    raise job._return_value
+
+
 @contextmanager
 def hydra_errors(explain: Callable[[], Sequence[Problem]] = tuple) -> Iterator[None]:
     """Turns what Hydra raises about a config into our own errors.
@@ -139,6 +153,7 @@ def hydra_errors(explain: Callable[[], Sequence[Problem]] = tuple) -> Iterator[N
         GptOptError: The one that a resolver of ours raised inside Hydra, a RequestError with Hydra's words, or a
             RunFailed with submitit's.
     """
+    JobReturn.return_value = JobReturn.return_value.getter(_value_or_error)  # type: ignore[method-assign, attr-defined]
     try:
         yield
     except GptOptError:

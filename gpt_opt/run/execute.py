@@ -240,7 +240,7 @@ class _Attempt:
                 raise
             raise RunFailed(f"{_relative(self.paths)}: {type(told).__name__}: {told}") from error
         finally:
-            self.paths.reserve.unlink(missing_ok=True)
+            self._give_room()
             if self.reporters is not None:
                 self.reporters.close(completed=self.state.state is State.COMPLETED)
 
@@ -260,9 +260,14 @@ class _Attempt:
         self._commit(result)
         log.info("completed: %s", _relative(self.paths))
 
+    def _give_room(self) -> None:
+        """Gives back the room that was kept, unless it is a later attempt's by now."""
+        if self.claim.is_mine():
+            self.paths.reserve.unlink(missing_ok=True)
+
     def _write_end(self, **changes: Any) -> None:
         """Writes how the run ended, on a disk that is full as soon as there is room again, if that is soon."""
-        self.paths.reserve.unlink(missing_ok=True)
+        self._give_room()
         deadline = time.monotonic() + _ROOM_S
         while True:
             try:
@@ -312,7 +317,7 @@ class _Attempt:
         """Ends this process, whatever its main thread waits for, because another process of the run failed."""
         log.error("run failed: %s", failed)
         try:
-            self.write(state=State.FAILED, error=failed.record)
+            self._write_end(state=State.FAILED, error=failed.record)
             self.claim.__exit__()
         finally:
             os._exit(1)

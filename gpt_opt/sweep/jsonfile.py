@@ -8,6 +8,7 @@ after a mistake that is not one of syntax.
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
@@ -108,7 +109,10 @@ def read_json(path: str | FilePath) -> Document:
         data = FilePath(path).read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise SweepError([Problem(str(path), f"the file must be readable: {reason}", "check the path")]) from None
+        others = [other.name for other in FilePath(path).parent.glob("*.json")]
+        near = difflib.get_close_matches(FilePath(path).name, others, 1)
+        fix = f"did you mean {FilePath(path).with_name(near[0])}?" if near else "check the path"
+        raise SweepError([Problem(str(path), f"the file must be readable: {reason}", fix)]) from None
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

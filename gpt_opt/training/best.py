@@ -79,7 +79,7 @@ class Best:
 
     def forget(self) -> None:
         """Starts anew, as when the checkpoint of the best evaluation is gone."""
-        self.step, self.metrics = None, {}
+        self.step, self.metrics, self.since = None, {}, 0
 
 
 def best_of(finetuning: Mapping[str, Any]) -> Best | None:

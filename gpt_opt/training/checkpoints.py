@@ -84,7 +84,7 @@ def damaged_files(folder: Path, *patterns: str) -> Iterator[str]:
 
     Args:
         folder: A checkpoint, or a model that somebody else has saved.
-        patterns: Which files to look at; none is all.
+        patterns: Which files to look at, of those that are in no folder below; none is all.
     """
     chosen = patterns or ("*",)
     try:
@@ -94,7 +94,7 @@ def damaged_files(folder: Path, *patterns: str) -> Iterator[str]:
         return
     wrong = set()
     for name, size in recorded.items():
-        if any(fnmatch(name, pattern) for pattern in chosen):
+        if any(fnmatch(name, pattern) for pattern in chosen) and not (patterns and "/" in name):
             file = folder / name
             held = file.stat().st_size if file.is_file() else None
             if held != size:
@@ -104,7 +104,8 @@ def damaged_files(folder: Path, *patterns: str) -> Iterator[str]:
                     if held is None
                     else f"{name} has {held:,} bytes, not the {size:,} that were written"
                 )
-    for file in sorted({file for pattern in chosen for file in folder.rglob(pattern)} - wrong):
+    find = folder.glob if patterns else folder.rglob  # nobody loads what lies in a folder of a model's own
+    for file in sorted({file for pattern in chosen for file in find(pattern)} - wrong):
         read = _READERS.get(file.suffix)
         if read is not None and file.is_file():
             try:

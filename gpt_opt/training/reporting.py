@@ -177,7 +177,8 @@ class _Wandb:
     def log(self, rows: Sequence[Row]) -> None:
         for row in rows[max(self._first - rows[0].number, 0) :]:
             self._run.log({"step": row.step, "_timestamp": row.time, **row.values}, step=row.number, commit=True)
-        self._count.write_text(str(rows[-1].number + 1))
+        if self._count.parent.is_dir():  # with mode=disabled there is no record
+            self._count.write_text(str(rows[-1].number + 1))
         for record in self._replaced:
             (record.parent / _ROWS).unlink(missing_ok=True)
             record.with_suffix(_UPLOADED).touch()

@@ -40,5 +40,5 @@ def bench(cluster: Cluster, tmp_path: Path, request: pytest.FixtureRequest) -> I
     cluster.reset()
     bench = Bench(tmp_path, cluster)
     yield bench
-    print(f"{request.node.name}: {bench.account()}")  # a row of the README's fault table: pytest -rP shows it
+    print(f"{request.node.name}: {bench.account()}")  # a row of the fault table of docs/slurm.md: pytest -rP shows it
     cluster.reset()

@@ -19,6 +19,11 @@ from tests.conftest import CONFIG_DIR
 
 register()
 
+LORA = {"r": 8, "lora_alpha": 16, "bias": "none", "target_modules": None, "task_type": "CAUSAL_LM"} | {
+    "use_rslora": False,
+    "use_dora": False,
+}
+
 
 @pytest.fixture(scope="module")
 def good() -> dict[str, Any]:
@@ -56,7 +61,7 @@ def good() -> dict[str, Any]:
         ("model.config.n_head", 3, "must divide n_embd"),
         ("model.archive", "/no/such/weights", "does not exist"),
         ("paths.output_dir", "/proc/version/x", "can be written to"),
-        ("lora", {"lora_dropout": -0.1}, "0 <= lora_dropout < 1 must hold, but it is -0.1"),
+        ("lora", {**LORA, "lora_dropout": -0.1}, "0 <= lora_dropout < 1 must hold, but it is -0.1"),
         ("data.dataset.max_samples", 0, "at least 1"),
         ("data.dataset.path", "/no/such/file.jsonl", "must be a file"),
         ("data.dataset.validation_split", 1.0, "< 1"),

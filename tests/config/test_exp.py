@@ -183,9 +183,12 @@ def test_every_experiment_trains(name: str, folder: Path) -> None:
     assert run_training(overrides).name == "checkpoint-2"
 
 
+DOCS = "".join(file.read_text() for file in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))))
+
+
 def readme(start: str) -> str:
-    """The block of the README that begins so."""
-    blocks = re.findall(r"^```\w*\n(.*?)^```$", (ROOT / "README.md").read_text(), flags=re.M | re.S)
+    """The block of the README, or of a page of docs/, that begins so."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", DOCS, flags=re.M | re.S)
     (found,) = [block for block in blocks if block.startswith(start)]
     return found
 
@@ -208,7 +211,7 @@ def test_a_loss_and_data_of_ones_own_train_as_the_readme_says(tmp_path: Path, mo
     # Policy and reference are equal before training: (0 - 1)^2.
     assert json.loads(RunPaths(by_target).metrics.read_text().splitlines()[0])["eval/loss"] == pytest.approx(1)
 
-    option = re.search(r"`(\{name: squared.*?\})`", (ROOT / "README.md").read_text())
+    option = re.search(r"`(\{name: squared.*?\})`", DOCS)
     assert option is not None
     (tmp_path / "loss").mkdir()
     (tmp_path / "loss" / "squared.yaml").write_text(option[1])

@@ -69,6 +69,15 @@ def test_every_spelling_of_a_file_is_its_real_path(home: Path, key: str, name: s
         assert given == nested(key, text)
 
 
+@pytest.mark.parametrize(("key", "name"), [("model.archive", "w.safetensors"), ("data.dataset.path", "notes.txt")])
+def test_a_link_to_a_file_that_is_named_by_its_content_keeps_its_name(home: Path, key: str, name: str) -> None:
+    """As a snapshot of the hub's cache, or a working copy of DVC: the suffix says how to read the file."""
+    (home / "d" / "0a1b2c").touch()
+    (home / "d" / name).symlink_to("0a1b2c")
+    for text in (f"d/{name}", f"links/{name}", f"~/d/{name}", f"d/w/../{name}"):
+        assert with_real_paths(nested(key, text)) == nested(key, str(home / "d" / name)), text
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

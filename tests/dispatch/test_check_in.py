@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
-from gpt_opt.dispatch import check_in
+from gpt_opt.dispatch import check_in, control, run_one
+from gpt_opt.dispatch.attempts import read_history
 from gpt_opt.dispatch.drive import drive
+from gpt_opt.dispatch.gpus import Lease
 from gpt_opt.dispatch.status import gather
 from gpt_opt.dispatch.sweepdir import Submission, Sweep, SweepRun, create
 from gpt_opt.errors import RunFailed
+from gpt_opt.run.claim import acquire
+from gpt_opt.run.paths import RunPaths
 
 
 def one_run(folder: Path, cwd: Path) -> Sweep:
@@ -55,3 +62,38 @@ def test_what_does_not_start_is_told_in_its_own_words(
     (tmp_path / "sitecustomize.py").write_text(start)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert f"{alien}: cannot execute binary file: Exec format error" in refused(one_run(tmp_path, tmp_path))
+
+
+def stopped_once(folder: Path) -> Sweep:
+    """Makes a sweep whose run waits for a signal at its first start and fails at its second."""
+    sweep = one_run(folder, folder)
+    code = "import pathlib, time\nstarted = pathlib.Path('started')\nif not started.exists():\n"
+    (folder / "run_hydra.py").write_text(code + "    started.touch()\n    time.sleep(60)\n")
+    return sweep
+
+
+def test_a_request_of_one_driver_is_not_for_another_of_the_same_process_id(tmp_path: Path) -> None:
+    """As in a container, where process ids begin anew, or on a cluster that counts its jobs from 1 again."""
+    sweep = stopped_once(tmp_path)
+    (tmp_path / "started").touch()
+    for starts in (0, 1):
+        with acquire(RunPaths(sweep.root)) as driver:
+            if starts == 0:
+                control.drain(sweep.control, driver.attempt)
+            environment = {**os.environ, run_one.SESSION: "local-7", run_one.DRIVER: str(driver.attempt)}
+            run_one.Slot(sweep, environment).execute(sweep.runs)
+        assert len(read_history(sweep.attempts(sweep.runs[0])).attempts) == starts
+
+
+def test_a_signal_to_a_slot_that_just_starts_a_run_reaches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = stopped_once(tmp_path)
+
+    def signal_comes(*_: object) -> Lease:
+        signal.raise_signal(signal.SIGTERM)
+        return Lease((), ())
+
+    monkeypatch.setattr(run_one, "lease", signal_comes)
+    began = time.monotonic()
+    assert not run_one.Slot(sweep, os.environ).execute(sweep.runs)
+    assert time.monotonic() - began < 20
+    assert [item.cause for item in read_history(sweep.attempts(sweep.runs[0])).attempts] == ["stopped"]

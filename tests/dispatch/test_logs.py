@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gpt_opt.dispatch import logs
-from gpt_opt.dispatch.sweepdir import Sweep
+from gpt_opt.dispatch.sweepdir import Job, Sweep
 from gpt_opt.errors import GptOptError
 from gpt_opt.run.paths import RunPaths
 from gpt_opt.run.state import State
@@ -106,6 +106,24 @@ def test_following_goes_on_over_an_interruption_while_a_driver_holds_the_sweep(s
     assert not thread.is_alive()
 
 
+def test_the_log_of_a_driver_whose_job_waits_is_waited_for_and_slurm_is_not_asked_in_every_round(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def jobs(_: Sweep) -> list[Job]:
+        time.sleep(0.1)
+        asked.append(time.monotonic())
+        if len(asked) == 2:
+            (sweep.logs / "driver-12.out").write_text("at work\n")
+        return [Job("12", "2026")] * (len(asked) < 2)
+
+    monkeypatch.setattr(logs, "living_jobs", jobs)
+    logs.show(sweep, None, True, out := io.StringIO())
+    assert out.getvalue().endswith("at work\n")
+    assert asked[1] - asked[0] > 1.9
+
+
 def test_a_file_that_is_begun_anew_is_shown_anew(sweep: Sweep) -> None:
     run, out = sweep.runs[0], io.StringIO()
     file = sweep.logs / "0.out"
@@ -125,7 +143,7 @@ FOLLOW = """
 import sys
 from pathlib import Path
 from gpt_opt.dispatch.logs import show
-from gpt_opt.dispatch.sweepdir import Sweep
+from gpt_opt.dispatch.sweepdir import Job, Sweep
 sweep = Sweep(Path(sys.argv[1]))
 show(sweep, sweep.runs[0], True, sys.stdout)
 """

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from gpt_opt.cli import main
-from gpt_opt.dispatch import control, slurm
+from gpt_opt.dispatch import backends, control, drive, slurm
 from gpt_opt.dispatch.again import cancel
 from gpt_opt.dispatch.attempts import CAUSES
 from gpt_opt.dispatch.backends import living_jobs
+from gpt_opt.dispatch.settle import cause_of_end
 from gpt_opt.dispatch.slurm import JobState, SlurmError, options_of, outside_job
+from gpt_opt.dispatch.status import gather
+from gpt_opt.dispatch.submit import start_jobs
 from gpt_opt.dispatch.sweepdir import Job
 from gpt_opt.errors import GptOptError
-from tests.dispatch.on_disk import make_sweep
+from tests.dispatch.on_disk import DEAD, attempt, make_sweep
 
 ACCOUNTED = """\
 7_0|COMPLETED|n1
@@ -39,7 +45,7 @@ def says(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
     """Answers of Slurm's commands by name; None for a command that fails."""
     answers: dict[str, str | None] = {"sacct": ACCOUNTED, "squeue": QUEUED}
 
-    def run(command: Sequence[str], timeout_s: float = 60) -> str:
+    def run(command: Sequence[str], *_: object, timeout_s: float = 60) -> str:
         if (answer := answers[command[0]]) is None:
             raise SlurmError(f"{command[0]} failed: recorded")
         return answer
@@ -61,6 +67,27 @@ def test_the_current_state_comes_last_after_those_of_earlier_starts(says: dict[s
     assert found["7_2"][-1] == JobState("7_2", "PENDING", "BeginTime", "")
     assert found["7_1"][-1] == JobState("7_1", "RUNNING", "", "n1")
     assert found["7_3"][-1].node == ""
+
+
+def test_a_job_whose_former_start_completes_waits_for_another(says: dict[str, str | None]) -> None:
+    says["squeue"] = "8|COMPLETING|None|n1\n"
+    says["sacct"] = "8|REQUEUED|n1\n8|PENDING|None assigned\n"
+    assert [state.state for state in slurm.states(["8"])["8"]] == ["REQUEUED", "PENDING"]
+    says["sacct"] = "8|CANCELLED by 0|n1\n"
+    assert not slurm.states(["8"])["8"][-1].alive
+
+
+def test_why_a_job_ended_is_not_guessed_before_accounting_knows(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, [["seed=1"]], backend="disbatch")
+    elsewhere = replace(DEAD, machine="another")
+    lost = attempt(sweep, 0, None, session="8.0", owner=elsewhere)
+    completing = JobState("8", "COMPLETING")
+    assert cause_of_end(lost, {"8": [completing]}) is None
+    assert cause_of_end(lost, {"8": [JobState("8", "CANCELLED"), completing]}) == "stopped"
+    # Whoever drains waits for runs of its own slots alone: of a job that accounting does not know nobody sees the end.
+    began, work = time.monotonic(), SimpleNamespace(session="9.0", wait=lambda _: False)
+    drive._wait_for_runs(sweep, drive.due(sweep), work)  # type: ignore[arg-type]
+    assert time.monotonic() - began < 5
 
 
 def test_what_accounting_calls_running_but_the_queue_does_not_know_is_not_alive(says: dict[str, str | None]) -> None:
@@ -86,6 +113,14 @@ def test_a_slurm_that_does_not_answer_is_an_error(says: dict[str, str | None]) -
     says["squeue"] = None
     with pytest.raises(SlurmError, match="squeue failed"):
         slurm.states(["9"])
+
+
+def test_a_new_job_does_not_answer_for_nodes_of_one_before(says: dict[str, str | None], tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, [["seed=1"]], backend="disbatch", jobs=[Job("8", "2026")])
+    sweep.lost_nodes.write_text('{"n2": "not mounted"}')
+    says["sbatch"] = "13"
+    assert [job.id for job in start_jobs(sweep).started] == ["13"]
+    assert not gather(sweep).notes
 
 
 @pytest.mark.parametrize(
@@ -249,6 +284,19 @@ def test_a_slurm_without_a_cluster_is_told_before_anything_is_written(
     )
     assert "run the sweep on this machine: gptopt submit grid.json --backend local" in said
     assert not (tmp_path / "sweeps").exists()
+
+
+@pytest.mark.parametrize("given", ["1", "0,3", None])
+def test_a_local_driver_in_an_allocation_uses_its_gpus_alone(
+    given: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    environment = backends._of_this_machine()
+    assert environment["CUDA_VISIBLE_DEVICES"] == (given or "")
+    assert "SLURM_JOB_ID" not in environment
 
 
 def test_a_local_driver_does_not_wait_for_a_slurm_that_is_silent(

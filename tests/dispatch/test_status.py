@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_opt.dispatch import control, show_status, slurm
+from gpt_opt.dispatch import control, drive, show_status, slurm
 from gpt_opt.dispatch.attempts import CAUSES, note_retry
 from gpt_opt.dispatch.drive import due
 from gpt_opt.dispatch.facts import Shown
@@ -99,6 +99,13 @@ def test_a_terminal_that_is_too_narrow_gets_rows_of_several_lines(tmp_path: Path
     ]
 
 
+@pytest.mark.parametrize("width", [1, 4, 40])
+def test_no_terminal_is_too_narrow(width: int, tmp_path: Path) -> None:
+    lines = show_status.as_text(gather(mixed(tmp_path)), width).splitlines()
+    assert width < 40 or max(map(len, lines)) <= 40
+    assert lines[-1].split()[-1] == "it"
+
+
 def test_a_long_reason_has_lines_of_its_own(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, BETAS[:2])
     reason = "RuntimeError: " + " ".join(["something is not as it has to be"] * 3)
@@ -152,6 +159,14 @@ def test_it_says_the_same_as_the_driver_would_do(tmp_path: Path) -> None:
         assert {item.run for item in items if item.state is Shown.RUNNING} == set(wanted.held)
         left = {item.run: item.cause for item in items if item.state in (Shown.FAILED, Shown.CANCELLED)}
         assert left == dict(wanted.left)
+
+
+def test_progress_is_what_a_restart_finds_not_how_far_a_failed_run_came(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, [["seed=0"]])
+    for state, step, saved in ((State.FAILED, 50, 40), (State.INTERRUPTED, 45, 45), (State.COMPLETED, 100, 45)):
+        paths = write_run(sweep.runs[0], state, step)
+        (paths.checkpoints / f"checkpoint-{saved}").mkdir(parents=True, exist_ok=True)
+        assert drive._progress(sweep) == (step if state is State.COMPLETED else saved)
 
 
 def test_a_failure_that_was_forgiven_will_start_again(tmp_path: Path) -> None:

@@ -68,6 +68,13 @@ def test_options_and_overrides_go_where_they_belong(tmp_path: Path) -> None:
     assert answer(tmp_path, "grid.json", "seed=1", SLURM_JOB_ID="7")[1] == "gptopt drive grid.json seed=1 "
 
 
+def test_a_warning_that_comes_before_gptopt_listens_does_not_end_the_job(tmp_path: Path) -> None:
+    (tmp_path / "grid.json").write_text("{}")
+    (tmp_path / "slurm_scripts").mkdir()
+    (tmp_path / "slurm_scripts" / "environment.sh").write_text("kill -USR2 $$")
+    assert answer(tmp_path, "grid.json", SLURM_JOB_ID="7")[:2] == (0, "gptopt drive grid.json ")
+
+
 def test_a_file_that_is_not_there_and_options_after_it_are_refused(tmp_path: Path) -> None:
     (tmp_path / "grid.json").write_text("{}")
     assert "no.json must be a sweep file, but is neither in" in answer(tmp_path, "no.json")[2]

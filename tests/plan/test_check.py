@@ -48,7 +48,7 @@ def test_every_wrong_override_is_named_with_what_is_valid() -> None:
     text = report(["loss=sftt", "loss.beta=x", "lr=3", "seed=a", "model.config.n_embdd=3", "exp_name=["])
     assert text.startswith("6 problems")
     assert "loss: must be one of dpo, hinge, ipo, ipo_sum, kto, kto_pair, orpo, robust, sft, but is 'sftt'" in text
-    assert "loss.beta=x: Value 'x' of type 'str' could not be converted to Float" in text
+    assert "loss.beta=x: must be a number, but is 'x'" in text
     assert "did you mean optimizer.optimizer_params.lr?" in text
     assert "seed=a" in text
     assert "did you mean model.config.n_embd?" in text
@@ -83,7 +83,19 @@ def test_an_unknown_key_is_told_once_whatever_its_values() -> None:
 
 
 def test_a_sweep_without_m_says_what_to_do() -> None:
-    assert "--multirun" in report(["loss.beta=0.1,0.2"])
+    text = report(["loss.beta=0.1,0.2"])
+    assert "loss.beta: has several values, 0.1,0.2, but without -m there is one run" in text
+    assert "to train each of them: -m loss.beta=0.1,0.2" in text
+    assert "to train each: -m loss.beta=0.1,0.2" in report(["-m", "loss.beta=[0.1, 0.2]"])
+    assert "must be an integer, but is '1000.0': write 1000" in report(["loss.beta=0.1", "seed=1e3"])
+
+
+def test_blanks_around_the_sign_are_named() -> None:
+    text = report(["loss.beta", "=", "0.1"])
+    assert "loss.beta: is no setting: those are written KEY=VALUE, without blanks around the =" in text
+    assert "write loss.beta=VALUE" in text
+    assert text.startswith("3 problems")
+    assert "quote" not in text
 
 
 def test_several_trackers_as_options_are_refused_with_how_to_say_it() -> None:
@@ -152,12 +164,20 @@ def test_flags_and_files_are_answered_with_what_to_write() -> None:
     for fix in ("write dry_run=true", "write optimizer.optimizer_params.lr=3e-4", "write paths.output_dir=D"):
         assert fix in text
     assert "`gptopt plan params/x.json`" in report(["params/x.json", "loss.beta=0.1"])
-    assert "write +exp=mine" in report(["mine.yaml", "loss.beta=0.1"])
+    for arguments in (["mine.yaml"], ["--config", "mine.yaml"], ["--config=mine.yaml"]):
+        text = report([*arguments, "loss.beta=0.1"])
+        assert "`gptopt import-config mine.yaml -o hydra_conf/exp/mine.yaml`" in text
+        assert "write +exp=mine" in text
+    assert "      write +exp=hh_dpo" in report(["hydra_conf/exp/hh_dpo.yaml", "loss.beta=0.1"])
 
 
 def test_an_option_is_answered_with_the_one_that_was_meant() -> None:
     assert "did you mean optimizer=adamw?" in report(["optimizer=AdamW", "loss.beta=0.1"])
     assert "write model=hf model.name_or_path=lab/gpt" in report(["model=lab/gpt", "loss.beta=0.1"])
+    assert "by its name on the hub or a path: model=hf model.name_or_path=gpt2" in report(["model=gpt2"])
+    text = report(["+exp=hh_dpoo"])  # the experiment would say more keys: nothing is said of those
+    assert text.startswith("1 problem,")
+    assert "did you mean +exp=hh_dpo?" in text
 
 
 def test_an_interpolation_to_nothing_on_the_command_line_is_named() -> None:
@@ -228,7 +248,7 @@ def test_what_a_sweeper_draws_counts_as_given_and_the_rest_is_checked(tmp_path: 
     assert "loss.beta: is mandatory" in report([*OPTUNA, "seed=0,1"])
     assert "loss.beta: must be a finite number above 0, but is -1.0" in report([*OPTUNA, "loss.beta=interval(-1,1)"])
     text = report([*OPTUNA, "loss.beta=interval(0.1,1)", "seed=0,x", "hydra.sweeper.n_trails=3"])
-    for part in ("seed=x: Value 'x'", "did you mean hydra.sweeper.n_trials?"):
+    for part in ("seed=x: must be an integer, but is 'x'", "did you mean hydra.sweeper.n_trials?"):
         assert part in text
     folder = tmp_path / "hydra_conf"
     shutil.copytree(CONFIG_DIR, folder)

@@ -88,6 +88,8 @@ def test_a_guide_is_the_same_training_in_our_words(tmp_path: Path) -> None:
     assert {key: config[key] for key in expected} == expected
     assert experiment.without_equal == ()
     assert "training.batch_size: 4 per device x 8 accumulation steps x 2 GPUs = batch_size 64" in experiment.interpreted
+    for key, says in (("num_train_epochs", "fills no batch at an epoch's end"), ("warmup_ratio", "rounded down")):
+        assert [text for text in experiment.interpreted if text.startswith(f"training.{key}: ") and says in text]
     other = composed(tmp_path, experiment, "model_index=1")
     assert (other["model.name_or_path"], other["model.trust_remote_code"]) == ("Qwen/Qwen2.5-0.5B", True)
     one = composed(tmp_path, imported(tmp_path, GUIDE, model_index=1))
@@ -121,11 +123,35 @@ def test_a_guide_is_the_same_training_in_our_words(tmp_path: Path) -> None:
             | {"optimizer.optimizer_params.name": "rmsprop", "training.training_params.batch_size": 32}
             | {"training.training_params.micro_batch_size": 4, "training.training_params.warmup_steps": 10},
         ),
+        (  # no sections, as TRL's command line reads it
+            "model_name_or_path: a/b\ntrust_remote_code: true\ndataset_name: c/d\nuse_peft: true\nlora_r: 4\n"
+            "beta: 0.2\nloss_type: sigmoid\nper_device_train_batch_size: 2\ngradient_accumulation_steps: 8\nbf16: true",
+            {"model.name_or_path": "a/b", "model.trust_remote_code": True, "data.dataset.path": "c/d", "lora.r": 4}
+            | {"loss.beta": 0.2, "training.training_params.batch_size": 16},
+        ),
+        (  # axolotl
+            "base_model: a/b\nflash_attention: true\nrl: kto\ndatasets: [{path: c/d, split: train, type: x}]\n"
+            "adapter: lora\nlora_r: 4\nlora_target_linear: true\nval_set_size: 0.05\nsequence_len: 256\n"
+            "micro_batch_size: 2\ngradient_accumulation_steps: 4\nlr_scheduler: cosine\nbf16: auto\nwandb_project:\n",
+            {"model.name_or_path": "a/b", "model.attn_implementation": "flash_attention_2", "loss.name": "kto"}
+            | {"data.dataset.path": "c/d", "data.dataset.validation_split": 0.05, "lora.target_modules": "all-linear"}
+            | {"training.training_params.max_length": 256, "training.training_params.batch_size": 8}
+            | {"logging.logging_params.report_to": []},
+        ),
+        (  # LLaMA-Factory
+            "model_name_or_path: a/b\nstage: sft\nfinetuning_type: lora\nlora_rank: 4\nlora_target: all\n"
+            "dataset: demos\ncutoff_len: 256\n",
+            {"loss.name": "sft", "lora.r": 4, "lora.target_modules": "all-linear", "data.dataset.path": "demos"},
+        ),
+        ("model: a/b\ndataset: c/d\nsft: {max_seq_length: 64}", {"loss.name": "sft"}),
     ],
 )
 def test_other_methods_and_spellings(tree: str, expected: dict[str, Any], tmp_path: Path) -> None:
-    config = composed(tmp_path, imported(tmp_path, tree))
+    experiment = imported(tmp_path, tree)
+    config = composed(tmp_path, experiment)
     config.setdefault("lora", {})
+    whose = "post_training: of dialogues the assistant's messages are learned; TRL learns all"
+    assert any(text.startswith(whose) for text in experiment.interpreted) == (config["loss.name"] == "sft")
     assert {key: config[key] for key in expected} == expected
 
 
@@ -148,7 +174,7 @@ def test_what_has_no_equal_is_named_with_its_value(tmp_path: Path) -> None:
     ("tree", "said"),
     [
         ("dataset: {name: a/b}\n", ["models: must list at least one model"]),
-        ("models: [a/b]\n", ["dataset.name: must be a name on the hub, a folder or a file, but is None"]),
+        ("models: [a/b]\n", ["dataset.name: must be one name on the hub, folder or file, but is None"]),
         (
             "models: [a/b]\ndataset: c/d\npost_training:\n  method: ppo\ntraining:\n  bf16: true\n  fp16: true\n",
             [

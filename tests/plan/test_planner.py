@@ -273,7 +273,7 @@ def test_unknown_keys_wrong_types_and_missing_values_are_told_together(desk: Des
     text = str(caught.value)
     assert f"{tmp_path / 'sweep.json'}:1 loss.betta: is not a key" in text
     assert "did you mean loss.beta?" in text
-    assert "seed=x: Value 'x' of type 'str' could not be converted to Integer" in text
+    assert "seed=x: must be an integer, but is 'x'" in text
     assert "data.dataset.path: is mandatory" in text
     assert "loss.beta: is mandatory" in text
 

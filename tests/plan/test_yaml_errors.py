@@ -22,7 +22,7 @@ EXPERIMENTS = [
     ("loss: {beta: 1}\nfp16: true", "3 fp16: is not a key", "write training.training_params.mixed_precision=fp16"),
     ("loss: {beta: 1}\nlora: {r: 16}", "3 lora: lacks keys of lora: lora_alpha, lora_dropout,", "lora=lora"),
     ("loss.beta: 0.1", "2 loss.beta: is one key to YAML, not a path", "write `loss: {beta: 0.1}`"),
-    ("loss: {beta: strong}", "2 loss.beta: Value 'strong' of type 'str' could not be converted to Float", ""),
+    ("loss: {beta: strong}", "2 loss.beta: must be a number, but is 'strong'", ""),
     ("loss: {beta: -1}", "2 loss.beta: must be a finite number above 0, but is -1", ""),
     ("loss: 3", "2 loss: must hold keys of its own, but is '3'", "write `key: value` lines below it"),
     ("loss:\n  beta:0.1", "2 loss: must hold keys of its own, but is 'beta:0.1'", ""),

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from gpt_opt.config.schema import register
+from gpt_opt.errors import ClaimLost
 from gpt_opt.plan.compose import Composer
 from gpt_opt.run import execute, peers
-from gpt_opt.run.claim import read_claim
+from gpt_opt.run.claim import acquire, read_claim
 from gpt_opt.run.directory import register_resolvers
 from gpt_opt.run.paths import RunPaths, find_run_dirs
 from gpt_opt.run.signals import StopRequest
@@ -233,3 +234,28 @@ def test_a_run_that_is_asked_to_stop_before_it_trains_orders_nothing(
         execute.execute(Composer(CONFIG_DIR).compose([*small, *DPO]).config, paths, {})
     assert read_state(paths).state is State.INTERRUPTED
     assert not paths.checkpoints.exists()
+
+
+def test_room_for_the_last_word_is_given_back_but_not_that_of_a_later_attempt(
+    tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register()
+    register_resolvers()
+    config, paths = Composer(CONFIG_DIR).compose([*small, *DPO]).config, RunPaths(tmp_path / "run")
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    with acquire(paths) as claim:
+        attempt = execute._Attempt(config, paths, claim, StopRequest())
+        paths.reserve.touch()
+        with pytest.raises(SystemExit):
+            attempt._end_with(peers.PeerFailed(1, {"type": "E", "message": "m", "traceback": "t"}))
+    assert not paths.reserve.exists()
+    assert read_state(paths).state is State.FAILED
+    with acquire(paths):
+        paths.reserve.touch()
+        with pytest.raises(ClaimLost), attempt.recorded():
+            claim.require()
+        assert paths.reserve.exists(), "it is the later attempt's"

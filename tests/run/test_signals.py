@@ -99,6 +99,9 @@ def test_a_full_disk_and_a_full_quota_are_named_with_the_file(number: int, capsy
     assert capsys.readouterr().err.strip() == words
     inner = RuntimeError(f"I/O error: {os.strerror(number)} (os error {number})")
     assert isinstance(disk_full(inner), DiskFull)
+    silent = AssertionError()
+    silent.__cause__ = inner
+    assert "AssertionError" in str(disk_full(silent))
     assert disk_full(RuntimeError("boom")) is None
 
 

@@ -398,6 +398,15 @@ def test_a_mixture_has_the_shares_and_nothing_twice(tmp_path: Path) -> None:
     assert Counter(pair.prompt[0] for pair in other.train) == names
 
 
+def test_a_whole_text_is_no_part_of_a_mixture(tmp_path: Path) -> None:
+    """As one row it would leave out all but one of the other part."""
+    made = parts(tmp_path, x=40, y=1)
+    made["y"]["dataset"]["path"] = str(tmp_path / "book.txt")
+    (tmp_path / "book.txt").write_text("a line\n" * 100)
+    with pytest.raises(DataError, match=r"parts\.y: must be rows, of which the weights are shares, but is the whole"):
+        build_mixture(made, {"x": 1, "y": 1}, seed=0)
+
+
 def test_a_mixture_of_all_there_is_leaves_nothing_out(tmp_path: Path) -> None:
     made = parts(tmp_path, x=300, y=100)
     each = {name: hf(part["dataset"]["path"]) for name, part in made.items()}

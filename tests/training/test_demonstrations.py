@@ -91,6 +91,30 @@ def test_all_turns_of_the_assistant_are_learned(template: str | None, prompt: st
     assert tokenizer.decode(ids[0].tolist()) == prompt + "".join(text for text, _ in pieces)
 
 
+@pytest.mark.parametrize("template", [None, PROMPTED, MARKED])
+def test_a_dialogue_may_begin_with_the_assistant(template: str | None) -> None:
+    """No template renders the dialogue before it, which has no messages."""
+    tokenizer = templated(template) if template else byte_tokenizer()
+    (item,) = tokenize([Example(Chat(()), Turns(MESSAGES[2:5]), None)], tokenizer, LIMITS)
+    prompt, pieces = spans(item, tokenizer)
+    assert prompt == ("[assistant]" if template else "\n\nAssistant:")
+    assert [text.strip() for text, learned in pieces if learned] == ["A" if not template else f"A{E}", f"B{E}"]
+
+
+def test_the_end_is_learned_once_where_a_template_marks_the_end_of_the_line_too() -> None:
+    tokenizer = templated(MARKED.replace("{% endgeneration %}", "{{ '\n' }}{% endgeneration %}"))
+    (item,) = tokenize([TALK], tokenizer, LIMITS)
+    assert spans(item, tokenizer)[1][-1] == (f"B{E}", True)
+
+
+@pytest.mark.parametrize("template", [PROMPTED, MARKED])
+def test_tokens_are_the_same_on_every_day(template: str) -> None:
+    """Some templates write today's date into a dialogue: a resume tomorrow would learn from other texts."""
+    tokenizer = templated("{{ strftime_now('%d %b %Y') }}" + template)
+    shown, pair = tokenize([TALK], tokenizer, LIMITS) + tokenize([Pair(TALK.prompt, " a", " b")], tokenizer, LIMITS)
+    assert tokenizer.decode(shown.prompt)[:11] == tokenizer.decode(pair.prompt)[:11] == "26 Jul 2024"
+
+
 def test_answers_that_are_part_of_the_prompt_are_not_learned() -> None:
     row = {"prompt": say(MESSAGES[:4]), "completion": say(MESSAGES[4:5])}
     (record,) = record_of(row, Columns())
@@ -123,6 +147,8 @@ def test_layouts_of_demonstrations() -> None:
     layouts: list[tuple[dict[str, Any], Example]] = [
         ({"prompt": "p", "completion": "c"}, Example("p", "c", None)),
         ({"prompt": "q", "completion": say([("assistant", "a")])}, Example(chat, turns, None)),
+        ({"prompt": "U", "completion": say(MESSAGES[2:5])}, Example(Chat(MESSAGES[1:2]), TALK.completion, None)),
+        ({"prompt": "U", "completion": say(MESSAGES[1:3])}, Example(Chat(MESSAGES[1:2]), Turns(MESSAGES[2:3]), None)),
         ({"messages": say(MESSAGES)}, TALK),
         ({"messages": say(MESSAGES[2:3])}, Example(Chat(()), Turns(MESSAGES[2:3]), None)),
         ({"conversations": sharegpt, "id": "1"}, Example(chat, turns, None)),
@@ -166,6 +192,17 @@ def test_a_demonstration_is_cut_at_its_end_and_counted(caplog: pytest.LogCapture
     assert told[0] == "data: of 3 rows; 2 their end beyond 60 (end-of-sequence lost)"
     assert told[1].startswith("data: learned are 3 completions, of dialogues every turn of the assistant (by the plain")
     assert told[1].endswith(f"66 tokens in 3 sequences; {len(prompt) + 4} tokens before and between them are context")
+
+
+def test_a_demonstration_is_truncated_to_the_limit_of_completions(caplog: pytest.LogCaptureFixture) -> None:
+    data = ExampleData((TALK, Example("ab", "c" * 60, None)), (Example("", "t" * 30, None),), "")
+    with caplog.at_level("INFO"):
+        prepared = prepare(data, byte_tokenizer(), Limits(90, 40, keep_end=False, max_completion_length=8))
+    first, second = prepared.train
+    assert spans(first, byte_tokenizer())[1] == [(" A", True)]
+    assert second == TokenizedExample([*b"ab"], [99] * 8, True)
+    assert prepared.account["validation"]["learned_tokens"] == 30  # a text has no prompt and no completion
+    assert caplog.messages[0].endswith("2 their end beyond 90, or 8 after the prompt (end-of-sequence lost)")
 
 
 def test_each_token_of_a_text_is_learned_once(tmp_path: Path) -> None:

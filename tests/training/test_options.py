@@ -242,6 +242,23 @@ def test_patience_and_the_best_evaluation_survive_an_interruption(
     assert (again.step, again.final_step, rows(broken)) == (6, 2, rows(whole))
 
 
+def test_where_the_best_checkpoint_is_damaged_training_goes_on_to_another_best_one(
+    tmp_path: Path, small: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It had ended for want of a better evaluation, and was killed before the summary."""
+    overrides = [*small, *DPO, *LEAST_KL, f"{KEYS}.eval_every=2", f"{KEYS}.save_every=100"]
+    overrides += [f"{FINETUNING}.early_stopping_patience=1", f"{FINETUNING}.load_best_model_at_end=true"]
+    place = folder(tmp_path / "run")
+    result = finish(overrides, place)
+    assert (result.step, result.final_step) == (4, 2)
+    weights = place.checkpoints / "checkpoint-2" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    again = finish(overrides, place)
+    assert (again.step, again.final_step) == (8, 6)
+    assert again.metrics["eval/kl"] == {row["step"]: row["eval/kl"] for row in rows(place) if "eval/kl" in row}[6]
+    assert any("checkpoint-2, the best so far, is gone or damaged" in text for text in caplog.messages)
+
+
 def test_a_metric_that_no_evaluation_has_is_an_error_before_training(tmp_path: Path, small: list[str]) -> None:
     names = [f"{FINETUNING}.metric_for_best_model=eval/nonsense", f"{FINETUNING}.greater_is_better=true"]
     with pytest.raises(ConfigError, match=r"must be one of eval/kl, eval/logps/chosen, .* but is 'eval/nonsense'"):

@@ -253,6 +253,19 @@ def test_each_row_of_a_resumed_run_is_in_one_record_that_wandb_will_sync(
 
 
 @pytest.mark.usefixtures("wandb_home")
+def test_wandb_that_is_disabled_fails_at_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    params: dict[str, Any] = {"report_to": ["wandb"], "wandb": dict.fromkeys(("project", "entity", "group", "tags"))}
+    params["wandb"]["mode"] = "disabled"
+    metrics = tmp_path / "metrics.jsonl"
+    plain = {"logging": {"logging_params": params}}
+    reporters = Reporters(Tracked("0123456789ab", "name", tmp_path, metrics, None, plain))
+    metrics.write_text('{"step": 0, "time": 0.0, "loss": 1.0}\n')
+    reporters.log(0, {"loss": 1.0})
+    reporters.close(completed=True)
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == []
+
+
+@pytest.mark.usefixtures("wandb_home")
 def test_a_run_outlives_its_tracker_with_one_warning(tmp_path: Path, small: list[str]) -> None:
     """The process that wandb writes through is killed in the middle of a run, in a process of its own."""
     code = (

@@ -25,8 +25,8 @@ from gpt_opt.training.data.batches import Collator
 from gpt_opt.training.loss_trainers import SFTTrainer
 from gpt_opt.training.stages import build, describe, train
 from gpt_opt.training.targets import call_target
-from tests.config.test_exp import readme
-from tests.conftest import CONFIG_DIR, ROOT, Runner
+from tests.config.test_exp import DOCS, readme
+from tests.conftest import CONFIG_DIR, Runner
 from tests.training.test_training import DPO, config, equal, final_weights, finish, folder, hooks, rows
 
 TWO_STEPS = [f"training.training_params.{item}" for item in ("max_steps=2", "eval_every=2", "save_every=2")]
@@ -107,7 +107,7 @@ def test_the_readme_trains_with_everything_of_ones_own(
 ) -> None:
     (tmp_path / "mine.py").write_text(readme("# mine.py"))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    option = re.search(r"`(\{name: narrow.*?\})`", (ROOT / "README.md").read_text())
+    option = re.search(r"`(\{name: narrow.*?\})`", DOCS)
     assert option is not None
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "narrow.yaml").write_text(option[1])

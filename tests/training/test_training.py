@@ -284,6 +284,8 @@ def test_a_damaged_checkpoint_is_no_result_and_no_start(saved: Path, tmp_path: P
     place = tmp_path / "checkpoints" / "checkpoint-1"
     shutil.copytree(saved, place)
     (place / "optimizer.pt").unlink()
+    (place / "onnx").mkdir()
+    (place / "onnx" / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1")  # nobody loads it
     assert final_checkpoint(place.parent) == place  # whoever takes the result needs the weights alone
     cut(place / "model.safetensors")
     with pytest.raises(GptOptError, match=r"must be the result of its run, but model\.safetensors has .* rerun=true"):

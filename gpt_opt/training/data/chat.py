@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os.path
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from functools import cache
 from typing import Any, Protocol
 
 NAMES = {"system": "System", "user": "Human", "assistant": "Assistant"}
@@ -18,10 +21,36 @@ class TemplateTokenizer(Protocol):
 
     eos_token: str
 
-    def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
-    ) -> Any:
+    def get_chat_template(self) -> str:
+        """Returns the template."""
+
+    def apply_chat_template(self, conversation: Sequence[dict[str, str]], **how: Any) -> Any:
         """Returns the text of a dialogue."""
+
+
+_TODAY = datetime(2024, 7, 26)
+"""The date for templates that write today's into a dialogue: a run has the same tokens on every day."""
+
+_STRFTIME = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+
+
+def rendered(tokenizer: TemplateTokenizer, messages: Sequence[dict[str, str]], asks: bool = False, **how: Any) -> Any:
+    """Returns what the chat template of a tokenizer makes of messages: the same on every day.
+
+    Args:
+        tokenizer: One with a chat template.
+        messages: The dialogue.
+        asks: Whether the assistant's turn comes next.
+        how: Other arguments of `apply_chat_template`, by default those for a text.
+    """
+    how = {"tokenize": False, **how}
+    template = _on_one_day(tokenizer.get_chat_template())
+    return tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=asks, **how)
+
+
+@cache
+def _on_one_day(template: str) -> str:
+    return _STRFTIME.sub(lambda call: repr(_TODAY.strftime(call[2])), template)
 
 
 class Chat(str):
@@ -115,10 +144,10 @@ def render(chat: Chat, answers: Sequence[str], tokenizer: TemplateTokenizer) -> 
         begin to differ.
     """
     history = [{"role": role, "content": content} for role, content in chat.messages]
-    texts = [tokenizer.apply_chat_template(history, tokenize=False, add_generation_prompt=True)]
+    texts = [rendered(tokenizer, history, asks=True)]
     for answer in answers:
         turn = {"role": "assistant", "content": answer.removeprefix(" ")}
-        texts.append(tokenizer.apply_chat_template([*history, turn], tokenize=False, add_generation_prompt=False))
+        texts.append(rendered(tokenizer, [*history, turn]))
     prompt = os.path.commonprefix(texts)  # noqa: RUF071
     return prompt, [without_end(text[len(prompt) :], tokenizer.eos_token) for text in texts[1:]]
 

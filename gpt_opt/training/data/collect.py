@@ -126,7 +126,7 @@ def divide(records: Iterable[Record], validation_split: float) -> tuple[list[Rec
         if isinstance(record, Example) and isinstance(record.completion, Document):
             for side, text in zip(sides, _cut_document(record.completion, validation_split), strict=True):
                 if text.strip():
-                    side.append(replace(record, completion=text))
+                    side.append(replace(record, completion=Document(text)))
         else:
             sides[share(asked(record)) < validation_split].append(record)
     return sides

@@ -156,7 +156,7 @@ def dialogue_of(row: Row, prompt: str, answer: str) -> tuple[list[Message], str]
     """
     messages = _messages(row, answer)
     before = row.get(prompt)
-    if isinstance(before, str) and len(messages) == 1:
+    if isinstance(before, str) and (len(messages) == 1 or messages[0][0] == "assistant"):
         require_texts(row, (prompt,))
         messages = [("user", before), *messages]
     elif before is not None and not isinstance(before, str):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from gpt_opt.training.data.chat import Chat, Turns, plain_parts, without_end
+from gpt_opt.training.data.chat import Chat, Turns, plain_parts, rendered, without_end
 from gpt_opt.training.data.records import Example, Pair
 
 Piece = tuple[str | list[int], bool]
@@ -66,9 +66,7 @@ def way(tokenizer: Any) -> str:
 
 
 def _marked(messages: Sequence[dict[str, str]], first: int, tokenizer: Any) -> list[Piece]:
-    out = tokenizer.apply_chat_template(
-        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, add_generation_prompt=False
-    )
+    out = rendered(tokenizer, messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
     runs = [
         ([token for _, token in run], bool(learned))
         for learned, run in groupby(
@@ -81,23 +79,36 @@ def _marked(messages: Sequence[dict[str, str]], first: int, tokenizer: Any) -> l
     earlier = sum(message["role"] == "assistant" for message in messages[:first])
     start, end = answers[earlier], answers[-1]
     found: list[Piece] = [(ids, learned and place >= start) for place, (ids, learned) in enumerate(runs[: end + 1])]
-    last = runs[end][0]
-    return [*found[:-1], (last[:-1] if last[-1] == tokenizer.eos_token_id else last, True)]
+    return [*found[:-1], (_without_end(runs[end][0], tokenizer), True)]
+
+
+def _without_end(ids: list[int], tokenizer: Any) -> list[int]:
+    """Does with ids what `without_end` does with a text."""
+    ended = len(ids)
+    while ended and not tokenizer.decode([ids[ended - 1]]).strip():
+        ended -= 1
+    return ids[: ended - 1] if ended and ids[ended - 1] == tokenizer.eos_token_id else ids
 
 
 def _rendered(messages: Sequence[dict[str, str]], first: int, tokenizer: Any) -> Iterator[Piece]:
     def render(count: int, asks: bool = False) -> str:
-        text = tokenizer.apply_chat_template(messages[:count], tokenize=False, add_generation_prompt=asks)
-        return str(text)
+        return str(rendered(tokenizer, messages[:count], asks))
+
+    def before(place: int) -> str:
+        if place:
+            return render(place, asks=True)
+        # No template renders a dialogue without messages: the first one begins where another would differ.
+        other = "b" if messages[0]["content"].lstrip().startswith("a") else "a"
+        return str(rendered(tokenizer, [{"role": "assistant", "content": other}]))
 
     whole, done = render(len(messages)), 0
     for place in range(first, len(messages)):
         if messages[place]["role"] != "assistant":
             continue
-        before, through = render(place, asks=True), render(place + 1)
+        through = render(place + 1)
         if not whole.startswith(through):
             raise NoMask("it renders a message of the assistant in another way when more follows")
-        start = max(done, len(os.path.commonprefix([before, through])))  # noqa: RUF071
+        start = max(done, len(os.path.commonprefix([before(place), through])))  # noqa: RUF071
         yield whole[done:start], False
         done = len(through)
         answer = whole[start:done]

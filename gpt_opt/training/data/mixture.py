@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpt_opt.errors import DataError, Problem
+from gpt_opt.training.data.chat import Document
 from gpt_opt.training.data.collect import Data, Record, assemble, share
+from gpt_opt.training.data.records import Example
 from gpt_opt.training.targets import call_target
 
 
@@ -36,6 +38,10 @@ def build_mixture(parts: Mapping[str, Mapping[str, Any]], weights: Mapping[str, 
         DataError: If a part cannot be used, or the mixture is empty.
     """
     built = {name: build_dataset(part["dataset"]) for name, part in parts.items()}
+    if whole := [name for name, data in built.items() if len(data.train) == 1 and _is_document(data.train[0])]:
+        problem = "must be rows, of which the weights are shares, but is the whole text of a file"
+        fix = 'write it in rows, each a JSON line {"text": ...}'
+        raise DataError([Problem(f"data.dataset.parts.{name}", problem, fix) for name in whole])
     dropped = Counter({f"{name}: {why}": n for name, data in built.items() for why, n in data.dropped.items()})
     train, validation = (
         _mixed({name: getattr(data, split) for name, data in built.items()}, weights, seed, dropped)
@@ -43,6 +49,10 @@ def build_mixture(parts: Mapping[str, Mapping[str, Any]], weights: Mapping[str, 
     )
     advice = "give every part a weight closer to its share of all rows, or more rows"
     return assemble(train, validation, dropped, "data.dataset.weights", advice)
+
+
+def _is_document(record: Record) -> bool:
+    return isinstance(record, Example) and isinstance(record.completion, Document)
 
 
 def _mixed(

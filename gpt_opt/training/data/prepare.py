@@ -157,7 +157,9 @@ def _tell(account: dict[str, dict[str, int]], truncated: Counter[str], limits: L
     if total["prompts_cut"]:
         parts.append(f"{total['prompts_cut']:,} had their prompt cut to {limits.max_prompt_length} tokens")
     if total["answers_cut"]:
-        what = f"an answer to {answers}" if "learned_tokens" not in total else f"their end beyond {limits.max_length}"
+        completion = f", or {limits.max_completion_length} after the prompt" if limits.max_completion_length else ""
+        beyond = f"their end beyond {limits.max_length}{completion}"
+        what = f"an answer to {answers}" if "learned_tokens" not in total else beyond
         parts.append(f"{total['answers_cut']:,} {what} (end-of-sequence lost)")
     if account["dropped"]:
         parts.append(f"left out: {left_out(account['dropped'])}")

@@ -34,7 +34,8 @@ class Limits:
         max_prompt_length: Tokens that a prompt is cut to when the two are longer than that.
         keep_end: Which end of such a prompt is kept.
         start: Ids that every prompt starts with, also when it is cut.
-        max_completion_length: Tokens that an answer is truncated to before anything else; None leaves it to the others.
+        max_completion_length: Tokens that an answer, or all turns that follow a prompt, are truncated to before
+            anything else; None leaves it to the others.
     """
 
     max_length: int
@@ -122,8 +123,11 @@ def cut(ids: Ids, limits: Limits) -> Ids:
 
 
 def cut_demonstration(ids: Ids, limits: Limits) -> Ids:
-    """Cuts a demonstration: the prompt only where the first answer does not fit, then the end of what is too long."""
-    prompt, answer = ids
+    """Cuts a demonstration: the prompt only where the first answer does not fit, then the end of what is too long.
+
+    Before that all that follows the prompt is truncated to `max_completion_length`.
+    """
+    prompt, answer = ids[0], ids[1][: limits.max_completion_length]
     first = next((place for place, token in enumerate(answer) if token < 0), len(answer))
     if len(prompt) + first > limits.max_length:
         prompt = limits.cut_prompt(prompt)
