@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpt_opt.config.suggest import checkpoint_of_run
 from gpt_opt.errors import Problem
 
 Config = Mapping[str, Any]
@@ -42,7 +43,8 @@ def finetuning_problems(config: Config) -> Iterator[Problem]:
         yield Problem(
             f"{_KEYS}.resume_from_checkpoint",
             f"must be a folder checkpoint-<step> of a run, but {start!r} has no trainer_state.json",
-            "leave it null to resume this run; to start from weights alone, set model.archive or model.name_or_path",
+            checkpoint_of_run(f"{_KEYS}.resume_from_checkpoint", Path(start))
+            or "leave it null to resume this run; to start from weights alone, set model.archive or model.name_or_path",
         )
 
 

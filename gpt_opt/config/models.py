@@ -11,7 +11,7 @@ from gpt_opt.config.contents import model_files, pointer, pointer_in
 from gpt_opt.config.files import WEIGHT_KEYS, file_values
 from gpt_opt.config.losses import has_reference, keeps_reference
 from gpt_opt.config.remember import Remembered
-from gpt_opt.config.suggest import existing_path, typed
+from gpt_opt.config.suggest import checkpoint_of_run, existing_path
 from gpt_opt.errors import Problem
 
 Config = Mapping[str, Any]
@@ -75,7 +75,7 @@ def _problems_of(key: str, name: str, path: Path) -> Iterator[Problem]:
         yield Problem(key, problem, existing_path(key, path))
     elif key != _TOKENIZER and (not (path / "config.json").is_file() or (path / "state.json").is_file()):
         problem = f"must be a folder written by save_pretrained, but {name!r} has no config.json of a model"
-        yield Problem(key, problem, _inside(key, path))
+        yield Problem(key, problem, checkpoint_of_run(key, path))
 
 
 def _archive_problems(archive: str, path: Path) -> Iterator[Problem]:
@@ -86,14 +86,7 @@ def _archive_problems(archive: str, path: Path) -> Iterator[Problem]:
         problem = (
             f"must be a file of weights or a folder with {' or '.join(WEIGHT_FILES[:2])}, but {archive!r} has none"
         )
-        yield Problem("model.archive", problem, _inside("model.archive", path))
-
-
-def _inside(key: str, folder: Path) -> str:
-    """Returns what to take of a folder that is a run directory, or its folder of checkpoints."""
-    inside = [*folder.glob("checkpoints/checkpoint-*"), *folder.glob("checkpoint-*")]
-    inside.sort(key=lambda found: int(found.name.rpartition("-")[2]) if found.name[11:].isdigit() else -1)
-    return f"take a checkpoint of this run: {typed(key, inside[-1])}" if inside else ""
+        yield Problem("model.archive", problem, checkpoint_of_run("model.archive", path))
 
 
 LISTED = ("name", "name_or_path", "huggingface_id", "trust_remote_code")

@@ -232,6 +232,13 @@ def existing_path(key: str, path: Path) -> str:
     return f"{missing.parent} holds {', '.join(names[:_SHOWN]) or 'nothing'}{more}"
 
 
+def checkpoint_of_run(key: str, folder: Path) -> str:
+    """Returns what to take of a folder that is a run directory, or its folder of checkpoints; empty for others."""
+    found = [*folder.glob("checkpoints/checkpoint-*"), *folder.glob("checkpoint-*")]
+    found.sort(key=lambda path: (len(path.name), path.name))
+    return f"take a checkpoint of this run: {typed(key, found[-1])}" if found else ""
+
+
 _SHOWN = 8
 """Names of a folder that an answer lists."""
 

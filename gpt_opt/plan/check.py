@@ -365,12 +365,12 @@ class PointChecker:
 def _option(text: str, options: Sequence[str]) -> str:
     """Returns what was meant by an option that a group does not have; for models and data perhaps a name on the hub."""
     group, _, value = text.partition("=")
-    if "/" in value and group in _BY_NAME:
+    if group in _BY_NAME and ("/" in value or Path(value).suffix):
         return f"write {_BY_NAME[group]}{value}"
     near = difflib.get_close_matches(value.lower(), options, n=1)
     meant = f"did you mean {group}={near[0]}?" if near else ""
     if group in _BY_NAME and value:
-        return f"{meant} by its name on the hub or a path: {_BY_NAME[group]}{value}".strip()
+        return f"{meant} one of the hub, or a path, is {_BY_NAME[group]}{value}".strip()
     return meant
 
 

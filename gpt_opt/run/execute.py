@@ -255,7 +255,12 @@ class _Attempt:
         if result is None:
             self._write_end(state=State.INTERRUPTED)
             name = self.stop.signal.name if self.stop.signal else "a signal"
-            log.info("interrupted by %s at step %d of %s", name, self.state.step, self.state.total_steps)
+            log.info(
+                "interrupted by %s at step %d of %s; the same command goes on from there",
+                name,
+                self.state.step,
+                self.state.total_steps,
+            )
             raise Interrupted(name)
         self._commit(result)
         log.info("completed: %s", _relative(self.paths))

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from gpt_opt.config.explain import flat_keys
 from gpt_opt.config.schema import register
-from gpt_opt.config.suggest import OPTIONS, SYNONYMS, existing_path, suggestion, typed
+from gpt_opt.config.suggest import OPTIONS, SYNONYMS, checkpoint_of_run, existing_path, suggestion, typed
 from gpt_opt.plan.compose_hydra import HydraEngine
 from gpt_opt.run.directory import register_resolvers
 from tests.conftest import CONFIG_DIR
@@ -87,9 +87,11 @@ def test_a_path_that_is_not_there_is_answered_with_one_that_is(tmp_path: Path) -
     assert existing_path(key, folder.with_name("checkpoint-8")) == f"did you mean \"{key}='{folder}'\""
     assert existing_path(key, tmp_path / "run=1" / folder.relative_to(tmp_path / "run=1,x")).endswith(f"'{folder}'\"")
     assert existing_path(key, folder.with_name("final")) == f"{folder.parent} holds checkpoint-80"
-    assert (
-        existing_path(key, tmp_path / "run=1,x" / "a" / "b") == f"{tmp_path / 'run=1,x'} holds checkpoints, state.json"
-    )
+    run = tmp_path / "run=1,x"
+    assert existing_path(key, run / "a" / "b") == f"{run} holds checkpoints, state.json"
+    for inside in (run, run / "checkpoints"):
+        assert checkpoint_of_run(key, inside) == f"take a checkpoint of this run: \"{key}='{folder}'\""
+    assert checkpoint_of_run(key, folder) == ""
     assert typed(key, Path("a/b.pt")) == f"{key}=a/b.pt"
 
 

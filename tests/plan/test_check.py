@@ -174,7 +174,8 @@ def test_flags_and_files_are_answered_with_what_to_write() -> None:
 def test_an_option_is_answered_with_the_one_that_was_meant() -> None:
     assert "did you mean optimizer=adamw?" in report(["optimizer=AdamW", "loss.beta=0.1"])
     assert "write model=hf model.name_or_path=lab/gpt" in report(["model=lab/gpt", "loss.beta=0.1"])
-    assert "by its name on the hub or a path: model=hf model.name_or_path=gpt2" in report(["model=gpt2"])
+    assert "one of the hub, or a path, is model=hf model.name_or_path=gpt2" in report(["model=gpt2"])
+    assert "      write data=hf data.dataset.path=prefs.jsonl" in report(["data=prefs.jsonl", "loss.beta=0.1"])
     text = report(["+exp=hh_dpoo"])  # the experiment would say more keys: nothing is said of those
     assert text.startswith("1 problem,")
     assert "did you mean +exp=hh_dpo?" in text
