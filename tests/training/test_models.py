@@ -229,7 +229,7 @@ def test_an_archive_that_is_no_plain_state_dict_is_refused(
     torch.save({"weight": Planted()}, "code.pt")
     torch.save({"state": {"weight": torch.zeros(2)}, "step": 3}, "nested.pt")
     torch.save([torch.zeros(2)], "list.pt")
-    for name, says in (("code", "must hold weights"), ("nested", "one mapping of names"), ("list", "one mapping")):
+    for name, says in (("code", "must hold weights"), ("nested", "a mapping of names"), ("list", "a mapping of names")):
         with pytest.raises(ConfigError, match=says):
             build(config([*hf, f"model.archive={tmp_path / name}.pt"]))
     assert not Path("planted").exists()
