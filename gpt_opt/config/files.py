@@ -37,14 +37,15 @@ def file_values(config: Config, keys: tuple[str, ...]) -> Iterator[tuple[str, st
     """Yields the dotted key and the value of every one of `keys` that a config gives, but for words of ours."""
     for key in keys:
         before, _, after = key.partition(".*.")
-        found = _at(config, before)
+        found = value_at(config, before)
         if after and isinstance(found, dict):
             yield from file_values(config, tuple(f"{before}.{name}.{after}" for name in found))
         elif isinstance(found, str) and found not in ("", "???", _NO_FILES.get(key)):
             yield key, found
 
 
-def _at(node: Any, key: str) -> Any:
+def value_at(node: Any, key: str) -> Any:
+    """Returns what a dotted key has in nested mappings; None where it has nothing."""
     for part in key.split("."):
         if not isinstance(node, Mapping):
             return None

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import split_key
 
 from gpt_opt.config.explain import keys_like
+from gpt_opt.config.files import value_at
 from gpt_opt.config.overrides import parse_override
 from gpt_opt.config.suggest import unknown_key
 from gpt_opt.errors import Problem
@@ -32,7 +33,7 @@ class _Unknown:
     """
 
     problem: Problem
-    target: tuple[str, ...] = ()
+    target: str = ""
     default: str = ""
 
 
@@ -60,7 +61,7 @@ class AddedKeys:
             if key not in self._known:
                 self._known[key] = list(self._check(text, groups))
             for found in self._known[key]:
-                if not found.target or _at(point.config, found.target) == found.default:
+                if not found.target or value_at(point.config, found.target) == found.default:
                     yield found.problem
 
     def _check(self, text: str, groups: tuple[str, ...]) -> Iterator[_Unknown]:
@@ -80,7 +81,7 @@ class AddedKeys:
         problem = unknown_key(key, keys_like(config, key), value)
         node = OmegaConf.select(config, ".".join(path[:depth])) if depth else None
         default = str(node.get("_target_") or "") if isinstance(node, DictConfig) else ""
-        return _Unknown(problem, (*path[:depth], "_target_") if default else (), default)
+        return _Unknown(problem, ".".join([*path[:depth], "_target_"]) if default else "", default)
 
 
 def _leaves(path: Sequence[str], value: Any) -> Iterator[tuple[list[str], str]]:
@@ -113,9 +114,3 @@ def _takes(node: DictConfig, key: str) -> bool:
     if target is None or str(target).startswith("gpt_opt."):
         return False
     return not difflib.get_close_matches(key, [str(name) for name in node], n=1, cutoff=_ALIKE)
-
-
-def _at(config: Any, path: Sequence[str]) -> Any:
-    for step in path:
-        config = config.get(step) if isinstance(config, Mapping) else None
-    return config

@@ -234,6 +234,13 @@ def test_unchanged_subtrees_are_shared(composer: Composer) -> None:
     assert other.config["seed"] == 2
 
 
+def test_a_node_is_shared_by_all_points_with_its_values(composer: Composer) -> None:
+    points = [[f"loss.beta={beta}", f"seed={seed}"] for beta in (0.5, 1, 0.5) for seed in (1, 2)]
+    nodes = [composed(result).config["loss"] for result in composer.compose_many(points)]
+    assert len({id(node) for node in nodes}) == 2
+    assert [node["beta"] for node in nodes] == [0.5, 0.5, 1.0, 1.0, 0.5, 0.5]
+
+
 def test_compose_raises_what_hydra_raises(composer: Composer) -> None:
     with pytest.raises(ConfigCompositionException, match="Error merging override seed=x") as caught:
         composer.compose([BETA, "seed=x"])
