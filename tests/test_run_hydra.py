@@ -366,6 +366,7 @@ def test_a_run_whose_only_checkpoint_is_damaged_is_an_error_until_it_is_told_to_
     refused = run_hydra(arguments)
     assert refused.returncode == 2
     assert f"{file.parent}: must be a whole checkpoint, but optimizer.pt has " in refused.stderr
+    assert "Error executing job" not in refused.stderr
     write_state(paths, replace(read_state(paths), state=State.INTERRUPTED))
     again = run_hydra([*arguments, "rerun=true"])
     assert again.returncode == 0, again.stdout + again.stderr

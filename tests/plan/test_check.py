@@ -247,6 +247,7 @@ OPTUNA = ["-m", "hydra/sweeper=optuna"]
 def test_what_a_sweeper_draws_counts_as_given_and_the_rest_is_checked(tmp_path: Path) -> None:
     check_command_line(CONFIG_DIR, [*OPTUNA, "loss.beta=tag(log,interval(0.01,0.5))", "optimizer=adamw,rmsprop"])
     assert "loss.beta: is mandatory" in report([*OPTUNA, "seed=0,1"])
+    assert "dry_run: must be false" in report([*OPTUNA, "loss.beta=interval(0.1,1)", "dry_run=true"])
     assert "loss.beta: must be a finite number above 0, but is -1.0" in report([*OPTUNA, "loss.beta=interval(-1,1)"])
     text = report([*OPTUNA, "loss.beta=interval(0.1,1)", "seed=0,x", "hydra.sweeper.n_trails=3"])
     for part in ("seed=x: must be an integer, but is 'x'", "did you mean hydra.sweeper.n_trials?"):
