@@ -16,6 +16,7 @@ from tests.helpers.forked import ForkServer
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("COLUMNS", None)  # xdist's, by which tables would wrap
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_DIR = ROOT / "hydra_conf"

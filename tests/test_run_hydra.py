@@ -227,7 +227,8 @@ def test_bad_rows_exit_with_2_and_the_run_says_failed(tmp_path: Path, small: lis
     file.write_text(file.read_text() + '{"prompt": "x"}\n')
     done = run_hydra([*small, "loss.beta=0.1"])
     assert done.returncode == 2
-    assert f"{file}:81: has no 'chosen'" in done.stderr
+    assert f"{file}:81: needs the columns 'chosen' and 'rejected'" in done.stderr
+    assert "(its keys: prompt)" in done.stderr
     assert read_state(only_run(tmp_path)).state is State.FAILED
 
 

@@ -113,6 +113,7 @@ def our_trainer(
         data_fingerprint="",
         best=None,
         sampler=None,
+        inputs={},
     )
     own = arguments(TrainingArguments, folder, **settings)
     if isinstance(loss, SFT):

@@ -34,7 +34,7 @@ def samples(place: Folder) -> list[dict[str, Any]]:
 def files(place: Folder) -> dict[str, bytes]:
     """The bytes of the last checkpoint, without the files that hold seconds and paths."""
     (last,) = place.checkpoints.iterdir()
-    others = ("progress.json", "trainer_state.json", "training_args.bin")
+    others = ("progress.json", "sizes.json", "trainer_state.json", "training_args.bin")
     return {path.name: path.read_bytes() for path in last.iterdir() if path.name not in others}
 
 
