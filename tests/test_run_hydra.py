@@ -402,7 +402,8 @@ def test_task_log_is_written_whatever_the_job_logging(tmp_path: Path, monkeypatc
     root, ours = logging.getLogger(), logging.getLogger("gpt_opt.some.module")
     monkeypatch.setattr(root, "handlers", [logging.FileHandler(tmp_path / "job.log")])  # as hydra-colorlog leaves it
     monkeypatch.setattr(ours, "disabled", True)  # as hydra/job_logging=disabled does
-    with app._task_log(RunPaths(tmp_path), "job"):
+    app._drop_log_files("job")
+    with app._task_log(RunPaths(tmp_path)):
         ours.warning("said")
     assert RunPaths(tmp_path).task_log.read_text().endswith("[gpt_opt.some.module][WARNING] said\n")
     assert not (tmp_path / "job.log").exists()
