@@ -61,7 +61,7 @@ def task(config: DictConfig) -> float | None:
             raise
         raise RunFailed(str(error)) from error  # other points may have run: not a request that started nothing
     learns = hydra.mode is RunMode.MULTIRUN and not hydra.sweeper._target_.endswith(".BasicSweeper")
-    return objective(plain, RunPaths(folder)) if learns else None
+    return objective(plain, paths) if learns else None
 
 
 def _drop_log_files(job: str) -> None:
