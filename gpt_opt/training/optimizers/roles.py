@@ -31,11 +31,13 @@ class NamedParameter:
         name: As in `model.named_parameters()`; a tied one has the first of its names.
         parameter: Of any shape.
         role: What it is for.
+        module: What holds it.
     """
 
     name: str
     parameter: nn.Parameter
     role: Role
+    module: nn.Module
 
 
 def named_parameters(model: nn.Module) -> list[NamedParameter]:
@@ -59,4 +61,7 @@ def named_parameters(model: nn.Module) -> list[NamedParameter]:
         return Role.HEAD if parameter is getattr(head, "weight", None) else Role.MATRIX
 
     trained = ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
-    return [NamedParameter(name, parameter, role(name, parameter)) for name, parameter in trained]
+    return [
+        NamedParameter(name, parameter, role(name, parameter), model.get_submodule(name.rpartition(".")[0]))
+        for name, parameter in trained
+    ]

@@ -1,0 +1,116 @@
+"""The orthogonal factor U V^T of matrices with the singular value decomposition U S V^T, by iterations of products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+_JORDAN = (3.4445, -4.7750, 2.0315)
+
+_POLAR_EXPRESS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
+    (1.875, -1.25, 0.375),
+)
+_SAFETY = 1.01
+
+
+def _iterate(matrices: Tensor, coefficients: Sequence[tuple[float, float, float]], factor: float = 1.0) -> Tensor:
+    """Returns matrices of (..., rows, columns), rows <= columns, after steps X <- (a + b X X^T + c (X X^T)^2) X."""
+    norm = torch.linalg.matrix_norm(matrices.float() if matrices.dtype.itemsize < 4 else matrices, keepdim=True)
+    # A matrix of zeros stays one.
+    x = matrices / (factor * norm).clamp_min(torch.finfo(norm.dtype).tiny).to(matrices.dtype)
+    for a, b, c in coefficients:
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x
+
+
+def _jordan(matrices: Tensor, steps: int) -> Tensor:
+    return _iterate(matrices, [_JORDAN] * steps)
+
+
+def _polar_express(matrices: Tensor, steps: int, deflation: float = 1.0) -> Tensor:
+    table = [*_POLAR_EXPRESS[:steps], *[_POLAR_EXPRESS[-1]] * (steps - len(_POLAR_EXPRESS))]
+    scales = [1.0 if row is _POLAR_EXPRESS[-1] else _SAFETY for row in table]
+    rows = [
+        (a / s / deflation, b / s**3 / deflation, c / s**5 / deflation)
+        for (a, b, c), s in zip(table, scales, strict=True)
+    ]
+    return _iterate(matrices, rows, _SAFETY)
+
+
+def _polar_express_deflated(matrices: Tensor, steps: int) -> Tensor:
+    return _polar_express(matrices, steps, _SAFETY)
+
+
+def _svd(matrices: Tensor, steps: int) -> Tensor:
+    wide = matrices.float() if matrices.dtype.itemsize < 4 else matrices
+    left, _, right = torch.linalg.svd(wide, full_matrices=False)
+    return (left @ right).to(matrices.dtype)
+
+
+METHODS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "jordan": _jordan,
+    "polar_express": _polar_express,
+    "polar_express_deflated": _polar_express_deflated,
+    "svd": _svd,
+}
+"""Ways to the orthogonal factor.
+
+jordan: Newton-Schulz with a quintic polynomial (Jordan 2024, the blog on Muon); singular values end in [0.7, 1.2].
+polar_express: Amsel, Persson, Musco, Gower 2025, arXiv 2505.16932, Algorithm 1 with its table for l = 1e-3.
+polar_express_deflated: the same with every coefficient divided by 1.01; it goes to 0.9901 U V^T, and the results that
+    Crawshaw et al. 2025 (arXiv 2510.09827) report of muon and scion are with it.
+svd: exact.
+"""
+
+
+def orthogonalize(matrices: Tensor, method: str = "polar_express", steps: int = 5) -> Tensor:
+    """Returns the orthogonal factor of each of several matrices.
+
+    On a GPU the iterations run in bfloat16, as they were made for; svd, and every other device, keep the type.
+
+    Args:
+        matrices: (..., rows, columns), floating point.
+        method: A key of `METHODS`.
+        steps: Iterations; svd has none.
+
+    Returns:
+        The same shape and type.
+    """
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    wide = matrices.mT if tall else matrices
+    if matrices.is_cuda and method != "svd":
+        wide = wide.bfloat16()
+    found = METHODS[method](wide, steps).to(matrices.dtype)
+    return found.mT if tall else found
+
+
+def orthogonalize_all(
+    matrices: Sequence[Tensor], method: str = "polar_express", steps: int = 5, batched: bool = True
+) -> list[Tensor]:
+    """Returns the orthogonal factors of several matrices, those of equal shapes in one batch.
+
+    Args:
+        matrices: Each (..., rows, columns): the last two are one matrix, such as that of each expert.
+        method: A key of `METHODS`.
+        steps: Iterations.
+        batched: Whether equal shapes go together; the results are the same but for rounding.
+    """
+    found: list[Tensor] = [*matrices]
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, matrix in enumerate(matrices):
+        groups.setdefault((*matrix.shape, -1 if batched else index), []).append(index)
+    for indices in groups.values():
+        whole = orthogonalize(torch.stack([matrices[index] for index in indices]), method, steps)
+        for index, one in zip(indices, whole.unbind(), strict=True):
+            found[index] = one
+    return found
