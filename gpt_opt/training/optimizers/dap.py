@@ -1,7 +1,7 @@
 """DAP: gradients of linear layers times a pseudo-inverse of the second moment of the layers' inputs.
 
-That matrix is the input factor of K-FAC (Martens and Grosse 2015, arXiv 1503.05671). Hooks that are no part of the model
-gather it in the forward passes of a step.
+That matrix is the input factor of K-FAC (Martens and Grosse 2015, arXiv 1503.05671). Hooks, which are no part of the
+model, gather it in the forward passes of a step.
 """
 
 from __future__ import annotations

@@ -1,0 +1,264 @@
+"""GPT: a decoder of attention and MLP blocks, with learned or rotary positions and, where asked for, muP.
+
+Its weights are shared between the embeddings of tokens and the head. It is registered with transformers as the model
+type `gpt`, so that everything that takes a causal language model takes it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import CausalLMOutput
+
+HIDDEN = ("c_attn.weight", "c_proj.weight", "c_fc.weight", "c_gate.weight")
+"""Ends of the names of the matrices between hidden states: those that muP scales with the width."""
+
+
+class GPTConfig(PreTrainedConfig):
+    """The shape of a GPT.
+
+    Args:
+        vocab_size: Tokens.
+        n_positions: Longest sequence, tokens.
+        n_embd: Width of the residual stream.
+        n_layer: Blocks.
+        n_head: Attention heads; divides n_embd, with rotary positions into an even width.
+        positions: `learned` or `rotary`.
+        mlp: `gelu` of width 4 n_embd, or `swiglu` of width 8 n_embd / 3.
+        dropout: Probability, of embeddings, attention weights and the output of blocks.
+        initializer_range: Standard deviation of the initial weights.
+        rotary_base: Longest wavelength of rotary positions, in units of 2 pi tokens.
+        enable_mup_with_base_n_embd: Width at which muP (Yang et al. 2022, arXiv 2203.03466) changes nothing; None is
+            without muP.
+    """
+
+    model_type = "gpt"
+    attribute_map = {  # noqa: RUF012 (transformers' own)
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+    }
+
+    def __init__(
+        self,
+        vocab_size: int = 50257,
+        n_positions: int = 1024,
+        n_embd: int = 768,
+        n_layer: int = 12,
+        n_head: int = 12,
+        positions: str = "learned",
+        mlp: str = "gelu",
+        dropout: float = 0.0,
+        initializer_range: float = 0.02,
+        rotary_base: float = 10_000.0,
+        enable_mup_with_base_n_embd: int | None = None,
+        **others: Any,
+    ) -> None:
+        if n_embd % n_head or (positions == "rotary" and n_embd // n_head % 2):
+            even = " into an even width, as rotary positions need" if positions == "rotary" else ""
+            raise ValueError(f"n_head must divide n_embd{even}, but they are {n_head} and {n_embd}")
+        if positions not in ("learned", "rotary") or mlp not in ("gelu", "swiglu"):
+            raise ValueError(f"positions must be learned or rotary, mlp gelu or swiglu, but are {positions} and {mlp}")
+        self.vocab_size, self.n_positions, self.n_embd = vocab_size, n_positions, n_embd
+        self.n_layer, self.n_head, self.positions, self.mlp = n_layer, n_head, positions, mlp
+        self.dropout, self.initializer_range, self.rotary_base = dropout, initializer_range, rotary_base
+        self.enable_mup_with_base_n_embd = enable_mup_with_base_n_embd
+        super().__init__(**{"tie_word_embeddings": True, "use_cache": False, **others})
+
+    @property
+    def width_multiplier(self) -> float:
+        """Width over the base width of muP; 1 without muP."""
+        base = self.enable_mup_with_base_n_embd
+        return 1.0 if base is None else self.n_embd / base
+
+
+def rotate(x: Tensor, positions: Tensor, base: float) -> Tensor:
+    """Turns pairs of features by angles that grow with the position (Su et al. 2021, arXiv 2104.09864, eq. 34).
+
+    Feature i makes a pair with feature i + d/2, in the angles as in the values.
+
+    Args:
+        x: Queries or keys, (..., T, d), d even.
+        positions: Position of each token, (..., T), broadcast against x without its last dimension.
+        base: Longest wavelength in units of 2 pi tokens.
+
+    Returns:
+        The shape and type of x; the angles are computed in float32 at least.
+    """
+    half = x.shape[-1] // 2
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    rates = base ** (-torch.arange(half, device=x.device, dtype=dtype) / half)
+    angles = positions[..., None].to(dtype) * rates
+    cos, sin = angles.cos(), angles.sin()
+    first, second = x[..., :half].to(dtype), x[..., half:].to(dtype)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Causal self-attention of several heads."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=False)
+        width = config.n_embd // config.n_head
+        self.scale = 1 / width if config.enable_mup_with_base_n_embd else 1 / math.sqrt(width)
+
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns what each token attends to.
+
+        Args:
+            x: (B, T, n_embd).
+            positions: (B, T) or (1, T).
+            mask: (B, 1, T, T), true where a token may look; None is every token up to itself.
+        """
+        batch, length, width = x.shape
+        q, k, v = self.c_attn(x).view(batch, length, 3, self.config.n_head, -1).permute(2, 0, 3, 1, 4).unbind()
+        if self.config.positions == "rotary":
+            q, k = (rotate(item, positions[:, None], self.config.rotary_base) for item in (q, k))
+        dropped = self.config.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, mask, dropped, is_causal=mask is None, scale=self.scale)
+        return self.c_proj(y.transpose(1, 2).reshape(batch, length, width))
+
+
+class MLP(nn.Module):
+    """Two layers with a GELU, or a gated SiLU (Shazeer 2020, arXiv 2002.05202), between them."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        gated = config.mlp == "swiglu"
+        width = int(8 * config.n_embd / 3) if gated else 4 * config.n_embd
+        self.c_fc = nn.Linear(config.n_embd, width, bias=False)
+        self.c_gate = nn.Linear(config.n_embd, width, bias=False) if gated else None
+        self.c_proj = nn.Linear(width, config.n_embd, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the output, of the shape of x, (B, T, n_embd)."""
+        if self.c_gate is None:
+            return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+        return self.c_proj(F.silu(self.c_gate(x)) * self.c_fc(x))
+
+
+class Block(GradientCheckpointingLayer):
+    """Attention and MLP, each behind a norm and beside a residual connection."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.ln_1, self.ln_2 = nn.RMSNorm(config.n_embd), nn.RMSNorm(config.n_embd)
+        self.attn, self.mlp = Attention(config), MLP(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns the residual stream after this block, (B, T, n_embd)."""
+        x = x + self.dropout(self.attn(self.ln_1(x), positions, mask))
+        return x + self.dropout(self.mlp(self.ln_2(x)))
+
+
+class GPT(PreTrainedModel, GenerationMixin):
+    """A causal language model; see `GPTConfig`."""
+
+    config_class = GPTConfig
+    base_model_prefix = "transformer"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("Block",)
+    _supports_sdpa = True
+    _tied_weights_keys = {"lm_head.weight": "transformer.wte.weight"}  # noqa: RUF012 (transformers' own)
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__(config)
+        self.transformer = nn.ModuleDict(
+            {
+                "wte": nn.Embedding(config.vocab_size, config.n_embd),
+                **({"wpe": nn.Embedding(config.n_positions, config.n_embd)} if config.positions == "learned" else {}),
+                "drop": nn.Dropout(config.dropout),
+                "h": nn.ModuleList(Block(config) for _ in range(config.n_layer)),
+                "ln_f": nn.RMSNorm(config.n_embd),
+            }
+        )
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.post_init()
+        self._scale_initial_weights()
+
+    def _scale_initial_weights(self) -> None:
+        """Scales projections into the residual stream by 1/sqrt(2 n_layer), with muP all hidden ones by 1/sqrt(m)."""
+        config: GPTConfig = self.config
+        for name, weight in self.named_parameters():
+            if not weight.is_meta and name.endswith(HIDDEN):
+                std = config.initializer_range / math.sqrt(config.width_multiplier)
+                if name.endswith("c_proj.weight"):
+                    std /= math.sqrt(2 * config.n_layer)
+                weight.data.mul_(std / config.initializer_range)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Returns the table of tokens."""
+        return self.transformer["wte"]
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the table of tokens."""
+        self.transformer["wte"] = value
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Returns the head."""
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replaces the head."""
+        self.lm_head = new_embeddings
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        **_: Any,
+    ) -> CausalLMOutput:
+        """Returns logits, and with labels the mean cross-entropy.
+
+        Args:
+            input_ids: (B, T), integers.
+            attention_mask: (B, T), 0 where a token is padding; None is none.
+            position_ids: (B, T); None counts the tokens that are no padding.
+            labels: (B, T), as input_ids, of which each is predicted from those before it; -100 is left out.
+
+        Returns:
+            `logits` of (B, T, vocab_size), `loss` of () or None.
+        """
+        length = input_ids.shape[1]
+        if length > self.config.n_positions:
+            raise ValueError(f"a sequence must have at most {self.config.n_positions} tokens, but has {length}")
+        positions, mask = torch.arange(length, device=input_ids.device)[None], None
+        if attention_mask is not None and not bool(attention_mask.all()):
+            positions = (attention_mask.long().cumsum(1) - 1).clamp_min(0)
+            causal = torch.ones(length, length, dtype=torch.bool, device=input_ids.device).tril()
+            # A padded token looks at itself, as a row of nothing would give no number.
+            own = torch.eye(length, dtype=torch.bool, device=input_ids.device)
+            mask = (causal & attention_mask.bool()[:, None, None]) | own
+        positions = positions if position_ids is None else position_ids
+        x = self.transformer["wte"](input_ids)
+        if self.config.positions == "learned":
+            x = x + self.transformer["wpe"](positions)
+        x = self.transformer["drop"](x)
+        for block in self.transformer["h"]:
+            x = block(x, positions, mask)
+        logits = self.lm_head(self.transformer["ln_f"](x) / self.config.width_multiplier)
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100)
+        return CausalLMOutput(loss=loss, logits=logits)
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+        """Returns what `forward` gets while it generates; nothing is cached."""
+        return {"input_ids": input_ids, "attention_mask": kwargs.get("attention_mask")}
+
+
+AutoConfig.register(GPTConfig.model_type, GPTConfig)
+AutoModelForCausalLM.register(GPTConfig, GPT)
