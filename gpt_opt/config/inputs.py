@@ -22,11 +22,9 @@ from gpt_opt.config.cache import cache_folder
 from gpt_opt.config.files import DATA_KEYS, EMBEDDED, MODEL_KEYS, PATH_KEYS, file_values
 from gpt_opt.config.lookup import modules_of, targets
 from gpt_opt.config.remember import Remembered
+from gpt_opt.records.provenance import Inputs
 
 log = logging.getLogger(__name__)
-
-Inputs = Mapping[str, Mapping[str, str]]
-"""Config key, or name of a module of the user's, to `path` and `sha256`."""
 
 AGAIN = "rerun=true trains again"
 """What to do about a result whose inputs have changed since."""

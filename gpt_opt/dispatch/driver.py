@@ -15,12 +15,12 @@ from gpt_opt.dispatch.backends.disbatch import Round, remove_stale_pipes
 from gpt_opt.dispatch.backends.resources import from_record
 from gpt_opt.dispatch.reconcile import settle
 from gpt_opt.errors import ClaimLost, RunFailed
-from gpt_opt.plan.existing import Status, saved_step, status_of
+from gpt_opt.plan.existing import Status, status_of
 from gpt_opt.records import stop_requests as control
 from gpt_opt.records.attempts import CAUSES, read_history
 from gpt_opt.records.claim import STALE_AFTER_S, Claim, RunHeld, acquire, read_claim
-from gpt_opt.records.io import to_json, write_text
-from gpt_opt.records.run_dir import RunFolders, RunPaths
+from gpt_opt.records.lost_nodes import forget_lost_nodes, write_lost_nodes
+from gpt_opt.records.run_dir import RunFolders, RunPaths, saved_step
 from gpt_opt.records.sweep_dir import Sweep, SweepRun
 from gpt_opt.run.signals import WARNINGS, handled, stop_signals
 
@@ -101,7 +101,7 @@ def drive(sweep: Sweep, slots: int | None) -> None:
     session = slurm.session()
     stop = _Stop()
     with _claimed(sweep) as claim, handled(stop_signals(), stop.receive):
-        sweep.lost_nodes.unlink(missing_ok=True)
+        forget_lost_nodes(sweep.lost_nodes)
         before = _progress(sweep)
         _rounds(sweep, slots, session, stop, claim)
         remove_stale_pipes()
@@ -209,7 +209,7 @@ def _told(sweep: Sweep, work: Round, before: dict[str, str]) -> dict[str, str]:
     for node in lost.keys() - before.keys():
         log.error("node %s gives no slot: %s", node, lost[node])
     if lost != before:
-        write_text(sweep.lost_nodes, to_json(lost))
+        write_lost_nodes(sweep.lost_nodes, lost)
     return lost
 
 

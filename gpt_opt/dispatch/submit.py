@@ -17,11 +17,12 @@ from gpt_opt.dispatch.backends.sbatch_script import check_backend
 from gpt_opt.dispatch.driver import Due, due
 from gpt_opt.dispatch.reconcile import settle
 from gpt_opt.errors import ConfigError, GptOptError, Problem
-from gpt_opt.plan.existing import NEW_DIRECTORY
 from gpt_opt.plan.planner import Plan, Planner
 from gpt_opt.plan.show import changes
 from gpt_opt.records.io import now, to_json, write_text
-from gpt_opt.records.sweep_dir import Job, Submission, Sweep, SweepRun, create, locked, numbers
+from gpt_opt.records.lost_nodes import forget_lost_nodes
+from gpt_opt.records.sweep_dir import Job, Submission, Sweep, SweepRun, create, locked, numbers, submissions
+from gpt_opt.run.resolvers import NEW_DIRECTORY
 from gpt_opt.sweep.model import Grid, Space
 
 log = logging.getLogger(__name__)
@@ -112,8 +113,9 @@ def _with_slots(submission: Submission, runs: int) -> Submission:
 def _same_sweep(parent: Path, runs: Sequence[SweepRun]) -> Sweep | None:
     """Returns the newest submission that has exactly these runs, in any order."""
     wanted = {run.run_id for run in runs}
-    former = (Sweep(parent / str(number)) for number in reversed(numbers(parent)))
-    return next((sweep for sweep in former if {run.run_id for run in sweep.runs} == wanted), None)
+    return next(
+        (sweep for sweep in reversed(submissions(parent)) if {run.run_id for run in sweep.runs} == wanted), None
+    )
 
 
 def preview(request: Request) -> str:
@@ -228,7 +230,7 @@ def start_jobs(sweep: Sweep) -> Outcome:
         started.extend(jobs)
 
     if runs:
-        sweep.lost_nodes.unlink(missing_ok=True)  # of jobs before
+        forget_lost_nodes(sweep.lost_nodes)  # of jobs before
         script = backend.script(sweep, submission)
         write_text(sweep.submission_file, to_json(asdict(replace(submission, script=script))))
         write_text(sweep.tasks, tasks_of(sweep, submission, runs))

@@ -19,9 +19,10 @@ from gpt_opt.errors import GptOptError
 from gpt_opt.records import stop_requests as control
 from gpt_opt.records.attempts import Attempt, History, read_history
 from gpt_opt.records.claim import read_claim
-from gpt_opt.records.io import read_json_object
-from gpt_opt.records.run_dir import RunFolders, RunPaths
+from gpt_opt.records.lost_nodes import read_lost_nodes
+from gpt_opt.records.run_dir import RunFolders, RunPaths, saved_step
 from gpt_opt.records.state import RunState, State, StateUnreadable, has_result, read_state
+from gpt_opt.records.summary import read_summary
 from gpt_opt.records.sweep_dir import Submission, Sweep, SweepRun
 
 STALLED_AFTER_S = 60.0
@@ -116,7 +117,7 @@ class _Reader:
             claim = None
         if claim is not None and not claim.is_over():
             return RunState(run.run_id, State.RUNNING), False
-        begun = paths.summary.exists() or any(paths.checkpoints.glob("checkpoint-*"))
+        begun = paths.summary.exists() or saved_step(paths) is not None
         return RunState(run.run_id, State.INTERRUPTED if begun else State.PENDING), False
 
     def _shown(self, run: SweepRun, state: RunState, done: bool, history: History) -> tuple[Shown, bool, str | None]:
@@ -146,7 +147,7 @@ class _Reader:
 
     def _time_s(self, paths: RunPaths, state: RunState, shown: Shown) -> float | None:
         if shown is Shown.COMPLETED:
-            value = read_json_object(paths.summary).get("time_s")
+            value = read_summary(paths).get("time_s")
             return float(value) if isinstance(value, int | float) else None
         begin, end = _seconds(state.started), _seconds(state.updated)
         if shown is Shown.RUNNING:
@@ -244,7 +245,7 @@ def gather(sweep: Sweep, ask_slurm: bool = True, before: SweepStatus | None = No
     failures = grouped(list(_failures(runs)), {item.run.index: item.run.overrides for item in runs})
     statuses = tuple(_jobs(submission, known, former, driven))
     notes += _last_words(sweep, statuses[-1:], histories.values())
-    notes += [f"node {node} gave no slot: {reason}" for node, reason in _lost_nodes(sweep).items()]
+    notes += [f"node {node} gave no slot: {reason}" for node, reason in read_lost_nodes(sweep.lost_nodes).items()]
     return SweepStatus(sweep.label, submission, metric, runs, statuses, driven, failures, tuple(notes))
 
 
@@ -258,13 +259,6 @@ def _last_words(sweep: Sweep, last: Sequence[JobStatus], histories: Iterable[His
                 said = file.read_text(errors="replace").strip().splitlines()
                 lines += [f"job {job.id} started no run and said at last: {said[-1]}"] if said else []
     return lines
-
-
-def _lost_nodes(sweep: Sweep) -> dict[str, Any]:
-    try:
-        return read_json_object(sweep.lost_nodes)
-    except (OSError, ValueError):
-        return {}
 
 
 def _failures(runs: Sequence[RunStatus]) -> Iterator[Failure]:

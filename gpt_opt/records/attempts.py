@@ -6,14 +6,13 @@ lost with its slot; the next driver settles it with what Slurm knows.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.records.io import append_record, now
+from gpt_opt.records.io import append_records, now, read_lines
 from gpt_opt.records.process import Owner
 
 
@@ -125,7 +124,7 @@ def _counts(attempt: Attempt, mem_gb: float | None) -> bool:
 
 def _append(file: Path, record: Mapping[str, Any]) -> None:
     file.parent.mkdir(exist_ok=True)
-    append_record(file, record)
+    append_records(file, [record])
 
 
 def note_start(file: Path, attempt: Attempt) -> None:
@@ -176,14 +175,6 @@ class _Draft:
 
 def read_history(file: Path) -> History:
     """Reads the attempts at a run; torn and foreign lines are left out and counted."""
-    try:
-        lines: Sequence[str] = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return History()
-    draft, unreadable = _Draft(), 0
-    for line in filter(None, lines):
-        try:
-            draft.add(json.loads(line))
-        except (ValueError, LookupError, TypeError):
-            unreadable += 1
-    return History(tuple(draft.started.values()), draft.forgiven, unreadable)
+    draft = _Draft()
+    lines = read_lines(file, draft.add)
+    return History(tuple(draft.started.values()), draft.forgiven, lines.left_out)

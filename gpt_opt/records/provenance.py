@@ -12,9 +12,11 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, cast
 
-from gpt_opt.config.inputs import Inputs
 from gpt_opt.records.io import now, read_json_object, to_json, write_text
 from gpt_opt.records.run_dir import PROGRESS_FILE, RunPaths, checkpoints
+
+Inputs = Mapping[str, Mapping[str, str]]
+"""Config key, or name of a module of the user's, to `path` and `sha256`."""
 
 _SLURM_IDS = (
     "SLURM_JOB_ID",

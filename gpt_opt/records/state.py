@@ -10,6 +10,7 @@ from gpt_opt.errors import GptOptError
 from gpt_opt.records.claim import read_claim
 from gpt_opt.records.io import read_json_object, to_json, write_text
 from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.summary import read_summary
 
 
 class State(StrEnum):
@@ -112,7 +113,7 @@ def has_result(paths: RunPaths) -> bool:
     if not paths.summary.exists():
         return False
     try:
-        read_json_object(paths.summary)
+        read_summary(paths)
     except (OSError, ValueError) as error:
         raise StateUnreadable(
             f"{paths.summary} must be a summary written by gpt-opt, but: {error}; rerun=true puts it aside"

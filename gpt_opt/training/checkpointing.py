@@ -16,7 +16,7 @@ from pathlib import Path
 from stat import S_IMODE
 
 from gpt_opt.errors import GptOptError, Problem, RequestError, disk_full
-from gpt_opt.records.run_dir import PROGRESS_FILE, checkpoints
+from gpt_opt.records.run_dir import PROGRESS_FILE, checkpoints, step_of
 
 FINAL = "final"
 """Link to the best checkpoint of a run with load_best_model_at_end that has ended."""
@@ -228,7 +228,7 @@ def remove_beyond(folder: Path, step: int, limit: int | None, best: int | None =
     Those beyond `step`, the newest one, are damaged ones that an attempt before this one has left.
     """
     for path in checkpoints(folder):
-        if int(path.name.rpartition("-")[2]) > step:
+        if (step_of(path) or 0) > step:
             shutil.rmtree(path, ignore_errors=True)
     if limit is not None:
         for old in checkpoints(folder)[:-limit]:
