@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_opt.records.io import append_records, now, read_lines
+from gpt_opt.records.job_id import JobId
 from gpt_opt.records.process import Owner
 
 
@@ -57,7 +58,7 @@ class Attempt:
     Attributes:
         id: Tells attempts apart.
         started: ISO 8601 UTC.
-        session: The start of a driver that it belongs to (`12.0`: Slurm job 12, not restarted); None by hand.
+        session: The start of a driver that it belongs to, as `gpt_opt.records.job_id` spells it; None by hand.
         owner: The process of the slot.
         node: Name of the node.
         gpus: Devices it was given.
@@ -79,6 +80,12 @@ class Attempt:
     cause: str | None = None
     code: int | None = None
     message: str = ""
+
+    @property
+    def job(self) -> JobId | None:
+        """The start of a Slurm job that it belongs to; None outside Slurm."""
+        found = JobId(self.session or "")
+        return found if found.is_slurm else None
 
 
 @dataclass(frozen=True)

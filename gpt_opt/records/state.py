@@ -9,6 +9,7 @@ from typing import Any
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.claim import read_claim
 from gpt_opt.records.io import read_json_object, to_json, write_text
+from gpt_opt.records.job_id import JobId
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.summary import read_summary
 
@@ -59,6 +60,11 @@ class RunState:
     step: int = 0
     total_steps: int | None = None
     error: dict[str, str] | None = None
+
+    @property
+    def job(self) -> JobId | None:
+        """The start of the Slurm job of the last attempt; None outside Slurm."""
+        return JobId.of(self.slurm)
 
 
 def write_state(paths: RunPaths, state: RunState) -> None:

@@ -17,7 +17,8 @@ from gpt_opt.config.inputs import AGAIN, changed_inputs, changed_since, inputs_o
 from gpt_opt.errors import ClaimLost, ConfigError, GptOptError, Problem, RequestError, RunFailed, disk_full
 from gpt_opt.records.claim import Claim, acquire
 from gpt_opt.records.io import now, read_json_object, remove_temporaries, to_json, write_text
-from gpt_opt.records.provenance import gpus, recorded_inputs, slurm_ids, write_provenance
+from gpt_opt.records.job_id import slurm_ids
+from gpt_opt.records.provenance import gpus, recorded_inputs, write_provenance
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.run_id import identity_json, run_id
 from gpt_opt.records.state import RunState, State, StateUnreadable, has_result, read_state, write_state

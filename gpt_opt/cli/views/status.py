@@ -15,6 +15,7 @@ from gpt_opt.dispatch.facts import JobStatus, RunStatus, Shown, SweepStatus
 from gpt_opt.dispatch.failure_groups import FailureGroup
 from gpt_opt.dispatch.sweep_status import gather
 from gpt_opt.plan.show import columns, common_lines, duration, one_line, parameter_columns, parameters, short_names
+from gpt_opt.records.job_id import JobId
 from gpt_opt.records.sweep_dir import Sweep
 from gpt_opt.sweep.overrides import shell_word
 from gpt_opt.table import Column, render, terminal_width, wrapped
@@ -91,7 +92,7 @@ def _job_line(jobs: Sequence[JobStatus]) -> str:
         array = "_" in job.id
         words = job.state or "state unknown"
         words += f" ({job.reason})" if job.reason else f" on {job.node}" if job.node and not array else ""
-        said.setdefault(job.id.partition("_")[0] + "_*" * array, Counter())[words] += 1
+        said.setdefault(JobId(job.id).array + "_*" * array, Counter())[words] += 1
     parts = []
     for name, counts in said.items():
         numbers = (f"{number} {words}" if name.endswith("*") else words for words, number in counts.items())
