@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from gpt_opt.records.metrics import EVALUATION, METRICS
+
 Reduce = Callable[[Tensor], Tensor]
 """Sums a tensor over all processes."""
 
@@ -52,20 +54,12 @@ class Means:
         return means
 
 
-_SHOWN = {
-    "loss": ("loss", "{:.4f}"),
-    "rewards/accuracies": ("accuracy", "{:.2%}"),
-    "rewards/margins": ("margin", "{:.4f}"),
-    "kl": ("kl", "{:.4f}"),
-    "learning_rate": ("lr", "{:.3e}"),
-}
-
-
 def log_line(step: int, values: Mapping[str, float]) -> str:
     """Returns `step=100 loss=0.4523 accuracy=72.50% lr=5.000e-06` for a row of training or evaluation metrics."""
     parts = [f"step={step}"]
-    for prefix in ("", "eval/"):
-        for name, (short, form) in _SHOWN.items():
-            if (value := values.get(prefix + name)) is not None and (prefix or short not in ("margin", "kl")):
-                parts.append(f"{prefix.replace('/', '_')}{short}={form.format(value)}")
+    for prefix in ("", EVALUATION):
+        for name, info in METRICS.items():
+            if (value := values.get(prefix + name)) is not None and info.log and (prefix or info.log_training):
+                label, form = info.log
+                parts.append(f"{prefix.replace('/', '_')}{label}={value:{form}}")
     return " ".join(parts)
