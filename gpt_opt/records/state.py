@@ -22,7 +22,10 @@ class State(StrEnum):
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
     INTERRUPTED = "INTERRUPTED"
-    PREEMPTED = "PREEMPTED"
+
+
+_EARLIER = {"PREEMPTED": State.INTERRUPTED}
+"""What states of earlier versions are now."""
 
 
 class StateUnreadable(GptOptError):
@@ -75,7 +78,7 @@ def write_state(paths: RunPaths, state: RunState) -> None:
 def _parse(record: dict[str, Any]) -> RunState:
     known = {item.name for item in fields(RunState)}
     state = RunState(**{key: value for key, value in record.items() if key in known})
-    return replace(state, state=State(state.state))
+    return replace(state, state=State(_EARLIER.get(state.state, state.state)))
 
 
 def read_state(paths: RunPaths) -> RunState:
