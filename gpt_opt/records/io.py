@@ -44,8 +44,8 @@ def _write_synced(path: Path, text: str) -> None:
         os.fsync(stream.fileno())
 
 
-def sync_dir(path: Path) -> None:
-    """Makes renames inside the directory `path` survive a power failure."""
+def sync(path: Path) -> None:
+    """Makes a file, or the renames inside a directory, survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -61,7 +61,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_dir(path.parent)
+    sync(path.parent)
 
 
 def append_records(path: Path, records: Iterable[Mapping[str, Any]], durable: bool = True) -> None:
@@ -102,7 +102,7 @@ def create_text(path: Path, text: str) -> bool:
         return False
     finally:
         temporary.unlink(missing_ok=True)
-    sync_dir(path.parent)
+    sync(path.parent)
     return True
 
 

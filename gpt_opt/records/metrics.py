@@ -46,7 +46,7 @@ METRICS: Mapping[str, MetricInfo] = {
     "rewards/rejected": MetricInfo("rejected reward"),
     "logps/chosen": MetricInfo("chosen log-probability", True, "nats"),
     "logps/rejected": MetricInfo("rejected log-probability", None, "nats"),
-    "kl": MetricInfo("KL", False, "nats", log=("kl", ".4f"), in_training=False),
+    "kl": MetricInfo("KL", False, "nats", log=("kl", ".4f"), log_training=False),
     "kto/kl": MetricInfo("reference point", None, "nats"),
     "learning_rate": MetricInfo("learning rate", form=".3e", log=("lr", ".3e"), in_evaluation=False),
     "grad_norm": MetricInfo("gradient norm", in_evaluation=False),
@@ -63,7 +63,7 @@ def metric_info(name: str) -> MetricInfo | None:
 
 
 def metric_label(name: str) -> str:
-    """Returns what tables and figures call a metric: `eval loss`; plain `KL` where only evaluations have it."""
+    """Returns what tables and figures call a metric: `eval loss`; plain `learning rate` where one side alone has it."""
     info = metric_info(name)
     if info is None:
         return name

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from gpt_opt.errors import named_errors
-from gpt_opt.records.io import JsonLines, append_records, read_lines, write_text
+from gpt_opt.records.io import JsonLines, append_records, read_lines, sync, write_text
 
 NOT_METRICS = frozenset({"step", "time"})
 """Keys of a row of metrics.jsonl that are no metrics."""
@@ -42,8 +41,8 @@ class StepLog:
     def sync(self) -> None:
         """Makes every row so far survive a power failure."""
         if self._path.exists():
-            with named_errors(self._path), self._path.open("a", encoding="utf-8") as stream:
-                os.fsync(stream.fileno())
+            with named_errors(self._path):
+                sync(self._path)
 
     def keep_until(self, step: int) -> dict[str, Any]:
         """Drops every row after `step`, and lines that are no rows; returns the last value of each name that stays."""

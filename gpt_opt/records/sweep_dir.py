@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gpt_opt.errors import GptOptError, Problem, RequestError
-from gpt_opt.records.io import lock, now, read_json_object, read_lines, sync_dir, to_json, write_text
+from gpt_opt.records.io import lock, now, read_json_object, read_lines, sync, to_json, write_text
 from gpt_opt.records.run_dir import RunFolders, RunPaths
 
 
@@ -265,7 +265,7 @@ def create(parent: Path, params: str, runs: Iterable[SweepRun], submission: Subm
     write_text(new.submission_file, to_json(asdict(submission)))
     final = parent / str(max(numbers(parent), default=0) + 1)
     new.root.rename(final)
-    sync_dir(parent)
+    sync(parent)
     return Sweep(final)
 
 

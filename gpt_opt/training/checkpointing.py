@@ -16,6 +16,7 @@ from pathlib import Path
 from stat import S_IMODE
 
 from gpt_opt.errors import GptOptError, Problem, RequestError, disk_full
+from gpt_opt.records.io import sync
 from gpt_opt.records.run_dir import PROGRESS_FILE, checkpoints, step_of
 
 FINAL = "final"
@@ -170,15 +171,7 @@ def is_of_deepspeed(checkpoint: Path) -> bool:
 def sync_tree(folder: Path) -> None:
     """Makes every file of a folder survive a power failure."""
     for path in [*folder.rglob("*"), folder]:
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(path)
 
 
 @contextmanager
@@ -218,7 +211,7 @@ def commit_checkpoint(saved: Path, folder: Path) -> None:
     target = folder / saved.name
     shutil.rmtree(target, ignore_errors=True)
     saved.rename(target)
-    _sync(folder)
+    sync(folder)
     shutil.rmtree(saved.parent, ignore_errors=True)
 
 
@@ -247,7 +240,7 @@ def link_final(folder: Path, step: int) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(f"checkpoint-{step}")
     temporary.replace(folder / FINAL)
-    _sync(folder)
+    sync(folder)
 
 
 def final_checkpoint(folder: Path) -> Path | None:

@@ -17,7 +17,7 @@ from gpt_opt.records.metrics import METRICS, comparable, greater_is_better, metr
         ("eval/loss", "eval loss"),
         ("eval/rewards/accuracies", "eval accuracy"),
         ("rewards/accuracies", "train accuracy"),
-        ("eval/kl", "KL"),
+        ("eval/kl", "eval KL"),
         ("learning_rate", "learning rate"),
         ("time_s", "seconds"),
         ("eval/mine", "eval/mine"),
