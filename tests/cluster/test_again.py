@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from gpt_opt.dispatch.driver import due, is_driven
+from gpt_opt.dispatch.classify import BlockedBy, classify_runs
+from gpt_opt.dispatch.driver_claim import is_driven
 from gpt_opt.records.sweep_dir import Sweep
 from tests.cluster.bench import Bench
 
@@ -63,8 +64,8 @@ def test_cancel_reaches_every_submission_of_a_run_and_the_old_grid_is_found_agai
     assert "sweep sweep/1" in told
     assert "at work already" in told
     bench.gptopt("cancel", "sweep/2", "--yes")
-    assert {cause for sweep in (first, Sweep(first.root.parent / "2")) for _, cause in due(sweep).left} == {"cancelled"}
-    assert not due(first).runnable
+    for sweep in (first, Sweep(first.root.parent / "2")):
+        assert {item.blocked_by for item in classify_runs(sweep).items.values()} == {BlockedBy.CANCEL}
 
 
 def test_retry_of_the_runs_with_a_value(bench: Bench) -> None:
@@ -72,14 +73,14 @@ def test_retry_of_the_runs_with_a_value(bench: Bench) -> None:
     for value in (70, 71, 72):
         (bench.folder / f"break-{value}").touch()
     bench.submit("--slots", "3")
-    bench.wait("all failed", lambda: len(due(bench.sweep()).left) == 3)
+    bench.wait("all failed", lambda: len(classify_runs(bench.sweep()).needs_retry) == 3)
     bench.wait_until_idle()
     told = bench.gptopt("retry", "sweep", "--where", "max_samples=99", expect=2)
     assert "fits none; there are 3 FAILED" in told
     for value in (70, 71, 72):
         (bench.folder / f"break-{value}").unlink()
     bench.gptopt("retry", "sweep", "--where", "data.dataset.max_samples=71")
-    bench.wait("one done", lambda: len(due(bench.sweep()).done) == 1)
+    bench.wait("one done", lambda: len(classify_runs(bench.sweep()).done) == 1)
     bench.wait_until_idle()
     assert bench.starts() == [1, 2, 1]
     assert "gptopt retry sweep/1 starts failed ones again" in bench.gptopt("submit", "sweep.json")
