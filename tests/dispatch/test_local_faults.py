@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from gpt_opt.dispatch.classify import classify_runs
+from gpt_opt.dispatch.driver_claim import is_driven
 from gpt_opt.records.claim import STALE_AFTER_S, read_claim
 from gpt_opt.records.run_dir import RunPaths, find_run_dirs
 from gpt_opt.records.state import State, StateUnreadable, read_state
@@ -68,6 +69,25 @@ def test_a_truncated_state_in_mid_run_resumes(bench: Bench) -> None:
     drive(bench)
     bench.verify()
     assert "resuming from checkpoint-" in (bench.sweep().logs / "0.out").read_text()
+
+
+def test_a_claim_file_that_is_not_ours_costs_one_attempt_and_is_named(bench: Bench) -> None:
+    bench.write([70], steps=40)
+    (bench.folder / "break-70").touch()
+    drive(bench, expect=1)
+    (bench.folder / "break-70").unlink()
+    foreign = bench.sweep().runs[0].paths().claims / "0002.json"
+    foreign.write_text("not json")
+    bench.gptopt("retry", "sweep")
+    bench.wait("its end", lambda: bool(classify_runs(bench.sweep()).needs_retry))
+    told = bench.gptopt("status", expect=1)
+    assert f"{foreign}: must be a claim written by gpt-opt" in " ".join(told.split())
+    assert [item.cause for item in bench.history(0).attempts] == ["exception", "request"]
+    foreign.unlink()
+    bench.wait("the end of the driver", lambda: not is_driven(bench.sweep()))
+    bench.gptopt("retry", "sweep")
+    bench.wait_until_done()
+    bench.verify(steps=40)
 
 
 @pytest.fixture
