@@ -146,9 +146,9 @@ def _submit(options: argparse.Namespace) -> int:
 
 
 def _told(outcome: Outcome) -> str:
-    state, sweep = outcome.state, outcome.sweep
-    numbers = {"done": state.done, "to run": state.runnable, "at work": state.held, "left to you": state.left}
-    counts = ", ".join(f"{len(runs)} {name}" for name, runs in numbers.items() if runs)
+    runs, sweep = outcome.runs, outcome.sweep
+    numbers = {"done": runs.done, "to run": runs.due, "running": runs.locked, "need a retry": runs.needs_retry}
+    counts = ", ".join(f"{len(found)} {name}" for name, found in numbers.items() if found)
     lines = [f"sweep {sweep.label}: {len(sweep.runs)} runs ({counts})"]
     ids = list(dict.fromkeys(JobId(job.id).array for job in outcome.started))
     if outcome.started:
@@ -158,10 +158,10 @@ def _told(outcome: Outcome) -> str:
         lines.append(f"at work already: job {', '.join(alive)}")
     if not outcome.started and not outcome.alive:
         lines.append("nothing to submit")
-    if state.left:
+    if runs.needs_retry:
         from gpt_opt.dispatch.driver import retry_hints
 
-        lines += [f"{len(state.left)} failed or cancelled runs are not started again", *retry_hints(sweep, state)]
+        lines += [f"{len(runs.needs_retry)} failed or cancelled runs are not started again", *retry_hints(sweep, runs)]
     lines.append(f"gptopt status {sweep.label}")
     return "\n".join(lines)
 

@@ -29,6 +29,9 @@ _ENDED: Mapping[str, str | None] = {
 }
 """States in which a job is over, and the cause (see `attempts.CAUSES`) that they give to a run that was cut off."""
 
+_STARTS_AGAIN = ("REQUEUED", "PENDING", "PREEMPTED", "NODE_FAIL")
+"""What accounting says last of a job that Slurm mostly starts again once it has completed."""
+
 _OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "PMI_", "PMIX_", "DISBATCH_")
 
 
@@ -195,7 +198,7 @@ def states(jobs: Sequence[str]) -> dict[str, list[JobState]]:
         found.setdefault(row.id, []).append(replace(row, state="UNKNOWN") if row.alive else row)
     newest = {row.id: row.state for row in accounted}
     for row in queued.values():
-        if row.state == "COMPLETING" and newest.get(row.id) in ("REQUEUED", "PENDING"):
+        if row.state == "COMPLETING" and newest.get(row.id) in _STARTS_AGAIN:
             row = replace(row, state="PENDING")  # what completes is its former start
         found.setdefault(row.id, []).append(row)
     return found

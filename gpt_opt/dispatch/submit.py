@@ -13,8 +13,8 @@ from gpt_opt.dispatch.backends.base import BACKENDS, living_jobs, tasks_of
 from gpt_opt.dispatch.backends.plain_names import require_links
 from gpt_opt.dispatch.backends.resources import as_record, from_record
 from gpt_opt.dispatch.backends.sbatch_script import check_backend
-from gpt_opt.dispatch.driver import Due, due
-from gpt_opt.dispatch.reconcile import settle
+from gpt_opt.dispatch.classify import ClassifiedRuns, classify_runs
+from gpt_opt.dispatch.reconcile import reconcile
 from gpt_opt.errors import ConfigError, GptOptError, Problem
 from gpt_opt.plan.planner import Plan, Planner
 from gpt_opt.plan.show import changes
@@ -59,13 +59,13 @@ class Outcome:
         sweep: The sweep directory.
         started: Jobs that this call submitted.
         alive: Jobs of this sweep that were at work or waiting already.
-        state: Which runs are done, due, held, or left to the user.
+        runs: What each run is.
     """
 
     sweep: Sweep
     started: tuple[Job, ...]
     alive: tuple[Job, ...]
-    state: Due
+    runs: ClassifiedRuns
 
 
 def _planned(request: Request) -> Plan:
@@ -217,13 +217,13 @@ def submit(request: Request) -> Outcome:
 
 def start_jobs(sweep: Sweep) -> Outcome:
     """Submits jobs for the runs that are due and that no living job has; the caller holds `locked`."""
-    settle(sweep)
-    submission, state = sweep.submission(), due(sweep)
+    reconcile(sweep)
+    submission, classified = sweep.submission(), classify_runs(sweep)
     backend = BACKENDS[submission.backend]
     alive = living_jobs(sweep)
     covered = {index for job in alive if job.runs is not None for index in job.runs}
     everything = any(job.runs is None for job in alive)
-    runs = [] if everything else [run for run in state.runnable if run.index not in covered]
+    runs = [] if everything else [run for run in classified.due if run.index not in covered]
     started: list[Job] = []
 
     def record(jobs: Sequence[Job]) -> None:
@@ -236,7 +236,7 @@ def start_jobs(sweep: Sweep) -> Outcome:
         write_text(sweep.submission_file, to_json(asdict(replace(submission, script=script))))
         write_text(sweep.tasks, tasks_of(sweep, submission, runs))
         backend.start(sweep, submission, runs, record)
-    return Outcome(sweep, tuple(started), tuple(alive), state)
+    return Outcome(sweep, tuple(started), tuple(alive), classified)
 
 
 def adopt(sweep: Sweep) -> None:

@@ -19,7 +19,7 @@ from gpt_opt.dispatch.backends.plain_names import make_links, plain, program
 from gpt_opt.dispatch.backends.resources import from_record
 from gpt_opt.dispatch.backends.sbatch_script import groups, sbatch_text
 from gpt_opt.dispatch.backends.submitit import SlotJob, executor, text
-from gpt_opt.dispatch.driver import is_driven, local_slots
+from gpt_opt.dispatch.driver_claim import is_driven
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.claim import read_claim
 from gpt_opt.records.io import now
@@ -80,7 +80,7 @@ class Local:
 
     def slots(self, resources: Resources, runs: int) -> int:
         """Returns what the GPUs, or the cores, of this machine take."""
-        most = local_slots(len(visible(os.environ)), resources.gpus_per_run, resources.cpus_per_run)
+        most = _local_slots(len(visible(os.environ)), resources.gpus_per_run, resources.cpus_per_run)
         return max(1, min(runs, most * (resources.runs_per_gpu or 1)))
 
     def script(self, sweep: Sweep, submission: Submission) -> str:
@@ -108,6 +108,13 @@ class Local:
             lines = (sweep.logs / "driver-local.out").read_text(errors="replace").strip().splitlines()
             raise GptOptError(f"the driver ended at once: {lines[-1] if lines else 'it said nothing'}")
         record([Job(f"local-{process.pid}", now())])
+
+
+def _local_slots(gpus: int, gpus_per_run: int | None, cpus_per_run: int | None) -> int:
+    """Returns how many runs this machine takes at a time: by its GPUs, or else by the cores that a run asks for."""
+    if gpus and gpus_per_run != 0:
+        return max(1, gpus // (gpus_per_run or 1))
+    return max(1, len(os.sched_getaffinity(0)) // cpus_per_run) if cpus_per_run else 1
 
 
 def _of_this_machine() -> dict[str, str]:

@@ -156,7 +156,7 @@ class Slot:
     def _note_end(self, run: SweepRun, attempt: Attempt, cause: str, code: int | None, message: str) -> None:
         if self._leads:
             note_end(self._sweep.attempts(run), attempt.id, cause, code, message)
-        _say(run, f"{CAUSES[cause].says}" + (f": {message}" if message else ""))
+        _say(run, f"{CAUSES[cause].message}" + (f": {message}" if message else ""))
 
     def _start(self, run: SweepRun, held: Lease) -> _Child | None:
         attempt = self._note_start(run, held.devices)
@@ -245,7 +245,7 @@ class Slot:
         """Writes down how a run ended; returns whether this slot shall start it again at once."""
         cause, message = self._cause(child)
         self._note_end(child.run, child.attempt, cause, child.process.returncode, message)
-        return cause == "killed" and read_history(self._sweep.attempts(child.run)).spent() is None
+        return cause == "killed" and read_history(self._sweep.attempts(child.run)).exhausted() is None
 
     def _cause(self, child: _Child) -> tuple[str, str]:
         code, paths = child.process.returncode, child.run.paths()
