@@ -94,7 +94,7 @@ def _task_log(paths: RunPaths) -> Iterator[None]:
 
 
 def _dry_run(config: dict[str, object], overrides: list[str], folder: Path) -> None:
-    from gpt_opt.training.loop import describe
+    from gpt_opt.training.describe import describe
 
     try:
         directory = expected_run_dir(config, overrides) if "output_dir" in config["paths"] else "a new directory"  # type: ignore[operator]

@@ -19,7 +19,7 @@ Reduce = Callable[[Tensor], Tensor]
 """Sums a tensor over all processes."""
 
 
-class Means:
+class MetricAccumulator:
     """Running means of named values, kept on the device so that adding to them never waits for it."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Means:
         return means
 
 
-class StepFile:
+class StepLog:
     """A file of one JSON object a line, each with its step; a resume drops what came after its checkpoint."""
 
     def __init__(self, path: Path) -> None:
@@ -99,7 +99,7 @@ class StepFile:
         return {name: value for name, value in last.items() if name not in ("step", "time")}
 
 
-class MetricsFile(StepFile):
+class MetricsLog(StepLog):
     """metrics.jsonl."""
 
     def append(self, step: int, values: Mapping[str, float]) -> None:

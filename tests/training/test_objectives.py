@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from gpt_opt.errors import DataError
+from gpt_opt.training.build import build
 from gpt_opt.training.data.records import Example, ExampleData, Pair, PairData
-from gpt_opt.training.data.tokenize import ids_of
-from gpt_opt.training.data.unpaired import OTHER_ANSWER
-from gpt_opt.training.loop import build, describe, train
+from gpt_opt.training.describe import describe
+from gpt_opt.training.loop import train
 from gpt_opt.training.losses import KTO
 from gpt_opt.training.models.build import Reference
 from gpt_opt.training.models.byte_tokenizer import END_OF_TEXT
+from gpt_opt.training.objectives.sft import OTHER_COMPLETION
 from tests.conftest import Runner, small_overrides
 from tests.run.test_distributed import assert_same, only_run, run
 from tests.training.test_training import config, equal, final_weights, finish, folder, hooks, rows
@@ -132,7 +133,7 @@ def test_a_reference_that_only_measures_runs_only_where_its_divergence_is_logged
     lend = Reference.of
     monkeypatch.setattr(Reference, "of", lambda *given: seen.append(given) or lend(*given))
     finish([*small, *loss, "loss.beta=0.1"], folder(tmp_path / "run"))
-    validation = len(build(config([*small, *loss, "loss.beta=0.1"])).validation)
+    validation = len(build(config([*small, *loss, "loss.beta=0.1"])).items.validation)
     assert len(seen) == 6 + 4 * math.ceil(validation / 8)
 
 
@@ -154,7 +155,7 @@ def test_kto_takes_single_answers(tmp_path: Path, small: list[str], caplog: pyte
         result = train(made, folder(tmp_path / "run"), hooks())
     assert result is not None
     assert {"rewards/chosen", "rewards/rejected"} <= result.metrics.keys()
-    assert "11 desirable and 21 undesirable answers, 11 to 10.5 with their weights" in caplog.text
+    assert "11 desirable and 21 undesirable completions, 11 to 10.5 with their weights" in caplog.text
     assert "32 training and 8 validation examples" in describe(made)
 
 
@@ -174,9 +175,12 @@ def test_single_answers_are_refused_by_losses_over_pairs(small: list[str], loss:
 
 def test_kto_on_pairs_sees_twice_as_many_examples(small: list[str]) -> None:
     parts, pairs = build(config([*small, *KTO_LOSS])), build(config([*small, "loss.beta=0.1"]))
-    assert isinstance(parts.loss, KTO)
-    assert (len(parts.train), len(parts.validation)) == (2 * len(pairs.train), 2 * len(pairs.validation))
-    assert parts.data.fingerprint == pairs.data.fingerprint
+    assert isinstance(parts.objective.loss, KTO)
+    assert (len(parts.items.train), len(parts.items.validation)) == (
+        2 * len(pairs.items.train),
+        2 * len(pairs.items.validation),
+    )
+    assert parts.items.fingerprint == pairs.items.fingerprint
 
 
 def paired() -> PairData:
@@ -191,9 +195,9 @@ def test_fine_tuning_looks_at_no_rejected_answer(small: list[str]) -> None:
     made["data"]["dataset"] = {"name": "paired", "_target_": f"{__name__}.paired"}
     parts = build(made)
     ids = [[*f"{index + 1}".encode(), 256] for index in range(1, 32)]
-    assert [ids_of(item)[1] for item in parts.train] == [[*b"one", 256], *ids]
-    assert parts.account["train"] == {"rows": 32, "prompts_cut": 0, "answers_cut": 0}
-    assert parts.account["dropped"] == {OTHER_ANSWER: 1}
+    assert [item.ids[1] for item in parts.items.train] == [[*b"one", 256], *ids]
+    assert parts.items.report["train"] == {"rows": 32, "prompts_cut": 0, "answers_cut": 0}
+    assert parts.items.report["dropped"] == {OTHER_COMPLETION: 1}
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch.nn.functional import logsigmoid, relu
 
-from gpt_opt.training.losses.pairs import PairLogps, PreferenceLoss, judged
+from gpt_opt.training.losses.pairs import PairLogps, PreferenceLoss, with_rewards
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class DPO:
         chosen, rejected = ratios = logps.log_ratios(self.reference_free)
         scaled = self.beta * (chosen - rejected)
         losses = -(1 - self.label_smoothing) * logsigmoid(scaled) - self.label_smoothing * logsigmoid(-scaled)
-        return judged(losses, self.beta, ratios)
+        return with_rewards(losses, self.beta, ratios)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Robust:
         chosen, rejected = ratios = logps.log_ratios(self.reference_free)
         scaled, share = self.beta * (chosen - rejected), self.label_smoothing
         losses = (-(1 - share) * logsigmoid(scaled) + share * logsigmoid(-scaled)) / (1 - 2 * share)
-        return judged(losses, self.beta, ratios)
+        return with_rewards(losses, self.beta, ratios)
 
 
 @dataclass(frozen=True)
@@ -87,4 +87,4 @@ class Hinge:
             ValueError: If the reference's log-probabilities are missing and `reference_free` is false.
         """
         chosen, rejected = ratios = logps.log_ratios(self.reference_free)
-        return judged(relu(1 - self.beta * (chosen - rejected)), self.beta, ratios)
+        return with_rewards(relu(1 - self.beta * (chosen - rejected)), self.beta, ratios)

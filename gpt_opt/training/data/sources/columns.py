@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpt_opt.training.data.chat import NAMES, Chat, Message, Turns, answer_text
-from gpt_opt.training.data.collect import BadRow, Record, Row, UnknownLayout
-from gpt_opt.training.data.records import Example, Pair
+from gpt_opt.training.data.collect import BadRow, Row, UnknownLayout
+from gpt_opt.training.data.records import Example, Pair, Record
 
 TEXT = "text"
 """The one column of a file of plain text, whatever `Columns` says."""

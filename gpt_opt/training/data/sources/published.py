@@ -18,16 +18,14 @@ from gpt_opt.training.data.chat import ANSWER, Chat, answer_text, question
 from gpt_opt.training.data.collect import (
     BadRow,
     Convert,
-    Data,
     Dropped,
-    Record,
     Row,
     assemble,
     collect,
-    divide,
     more_rows,
+    split_records,
 )
-from gpt_opt.training.data.records import Pair
+from gpt_opt.training.data.records import Data, Pair, Record
 from gpt_opt.training.data.sources.columns import Columns, dialogue_of, record_of, require_texts
 from gpt_opt.training.data.sources.html import plain_text
 from gpt_opt.training.data.sources.layouts import require_layout
@@ -157,7 +155,7 @@ def _build(
     if isinstance(validation_split, str):
         train, validation = records(split), records(validation_split)
     else:
-        train, validation = divide(records(split), validation_split)
+        train, validation = split_records(records(split), validation_split)
     return assemble(train, validation, dropped, path, more_rows(validation_split))
 
 
