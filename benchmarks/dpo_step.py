@@ -46,10 +46,10 @@ from gpt_opt.run.resolvers import plain_config, register_resolvers
 from gpt_opt.training.build import build, build_trainer
 from gpt_opt.training.data.mixture import build_dataset
 from gpt_opt.training.data.order import TrainingOrder
+from gpt_opt.training.distributed import fresh_accelerate
 from gpt_opt.training.interface import Folder, Hooks
 from gpt_opt.training.models.build import Reference
 from gpt_opt.training.optimizers import phase_steps
-from gpt_opt.training.trainer import fresh_accelerate
 
 ROOT = Path(__file__).resolve().parent.parent
 SKIPPED_STEPS = 5

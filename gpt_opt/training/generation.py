@@ -39,8 +39,8 @@ class GenerationCallback(TrainerCallback):
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Generates; every process of a training does."""
-        with self._trainer.generating() as (policy, reference):
-            rows = self._generator.rows(policy, reference, args.device)
+        with self._trainer.forwards.generating(f"the generations after step {state.global_step}") as models:
+            rows = self._generator.rows(*models, args.device)
         self._trainer.log_generations(rows)
 
 

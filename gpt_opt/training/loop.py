@@ -7,23 +7,21 @@ import logging
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import transformers
-from accelerate.utils import broadcast_object_list
 from tqdm.contrib.logging import logging_redirect_tqdm
-from transformers import PreTrainedModel, TrainerState
+from transformers import TrainerState
 
 from gpt_opt.config.inputs import Inputs
 from gpt_opt.training.build import Parts, build, build_trainer
-from gpt_opt.training.checkpoint_compat import require_continuable
-from gpt_opt.training.checkpointing import latest_checkpoint, link_final, remove_unfinished
-from gpt_opt.training.distributed import close
+from gpt_opt.training.checkpointing import link_final, remove_unfinished
+from gpt_opt.training.distributed import close, fresh_accelerate
 from gpt_opt.training.failures import memory_advice, memory_failures_named
 from gpt_opt.training.interface import Folder, Hooks, Result
 from gpt_opt.training.memory import PeakMemory
-from gpt_opt.training.trainer import ObjectiveTrainer, fresh_accelerate
+from gpt_opt.training.restore import restore
+from gpt_opt.training.trainer import ObjectiveTrainer
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +54,8 @@ def train(config: Config, folder: Folder, hooks: Hooks, inputs: Inputs | None = 
         _log_sizes(parts)
         params = config["training"]["training_params"]
         advice = memory_advice(params, trainer.args.per_device_train_batch_size, bool(config["lora"]))
-        with memory_failures_named(trainer.activity, advice):
-            _run(trainer, _checkpoint(trainer, folder), config["training"]["finetuning"]["resume_from_checkpoint"])
+        with memory_failures_named(trainer.forwards.describe, advice):
+            _run(trainer, config["training"]["finetuning"]["resume_from_checkpoint"])
         close()
         try:
             best = trainer.task.best
@@ -91,14 +89,6 @@ def _log_sizes(parts: Parts) -> None:
     )
 
 
-def _checkpoint(trainer: ObjectiveTrainer, folder: Folder) -> Path | None:
-    """Returns the checkpoint to resume from as the first process sees it: a shared folder may look older elsewhere."""
-    found = [latest_checkpoint(folder.checkpoints) if trainer.is_world_process_zero() else None]
-    if trainer.args.world_size > 1:
-        broadcast_object_list(found)
-    return found[0]
-
-
 def _choose_final(trainer: ObjectiveTrainer) -> int:
     """Returns the steps before the final checkpoint, and makes the best one final where that was asked for."""
     best, folder = trainer.task.best, trainer.task.folder.checkpoints
@@ -112,26 +102,15 @@ def _choose_final(trainer: ObjectiveTrainer) -> int:
     return best.step
 
 
-def _run(trainer: ObjectiveTrainer, checkpoint: Path | None, start: str | None) -> None:
-    if checkpoint is None and start is not None:
-        checkpoint = Path(start).absolute()
-        model, task = cast("PreTrainedModel", trainer.model), trainer.task
-        order, steps = task.order.settings(), trainer.args.max_steps
-        require_continuable(checkpoint, model, task.optimizer, order, task.data_fingerprint, steps)
-        if trainer.is_world_process_zero():
-            trainer.keep_until(-1)
+def _run(trainer: ObjectiveTrainer, resume_from: str | None) -> None:
+    checkpoint = restore(trainer, resume_from)
     if checkpoint is None:
-        if trainer.is_world_process_zero():
-            trainer.keep_until(-1)
         trainer.args.eval_on_start = True
         trainer.train()
-        return
-    log.info("resuming from %s", checkpoint.name)
-    trainer.restore_progress(checkpoint)
-    if trainer.task.best is not None and trainer.task.best.over:
+    elif trainer.task.best is not None and trainer.task.best.over:
         trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        return
-    trainer.train(resume_from_checkpoint=str(checkpoint))
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint))
 
 
 def _bar_friendly() -> AbstractContextManager[None]:

@@ -7,13 +7,9 @@ what is measured, the optimizer and its schedule, and how a checkpoint reaches t
 from __future__ import annotations
 
 import itertools
-import json
-import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,29 +20,22 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from gpt_opt.config.inputs import Inputs
-from gpt_opt.records.run_dir import PROGRESS_FILE
-from gpt_opt.training.checkpoint_compat import checkpoint_step, require_resumable, settings_of
+from gpt_opt.training.checkpoint_compat import settings_of
 from gpt_opt.training.checkpointing import (
     OPTIMIZER_FILE,
     SCHEDULER_FILE,
-    WEIGHTS,
-    checkpoint_path,
     commit_checkpoint,
-    damaged_files,
     finish_checkpoint,
     remove_beyond,
     staging_folder,
     whole_or_removed,
 )
-from gpt_opt.training.data.order import Collate, TrainingOrder
 from gpt_opt.training.distributed import Processes
 from gpt_opt.training.evaluation import compare, measure
 from gpt_opt.training.failures import require_finite
-from gpt_opt.training.interface import Folder, Hooks
+from gpt_opt.training.forwards import TrainerForwards
 from gpt_opt.training.metrics import MetricsLog, StepLog
-from gpt_opt.training.model_selection import Best
-from gpt_opt.training.models.build import Reference, cast_weights
+from gpt_opt.training.models.build import Reference
 from gpt_opt.training.objectives import Batch, Objective
 from gpt_opt.training.optimizers.protocols import UsesLoss, evaluation_mode
 from gpt_opt.training.progress import Progress
@@ -56,46 +45,13 @@ from gpt_opt.training.sharding import (
     load_optimizer_state,
     load_weights,
     prepare_fsdp,
-    shard_reference,
     sharding_of,
 )
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is trained on what, besides model and objective.
-
-    Attributes:
-        order: All training items in order.
-        validation: Evaluation data, items of the same kind.
-        collator: Makes batches of items.
-        optimizer: Of the policy's parameters.
-        schedule: The factor on the learning rate at each step, applied to that optimizer.
-        save_total_limit: Newest checkpoints to keep; None keeps all.
-        folder: Where to write.
-        hooks: Of whoever runs the training.
-        data_fingerprint: SHA-256 of training and validation data; a resume with other data is refused.
-        inputs: Files and modules of the run with their fingerprints; a resume with other weights is refused.
-        best: Compares the evaluations; None where nothing depends on which is best.
-    """
-
-    order: TrainingOrder
-    validation: Sequence[Any]
-    collator: Collate
-    optimizer: Optimizer
-    schedule: LambdaLR
-    save_total_limit: int | None
-    folder: Folder
-    hooks: Hooks
-    data_fingerprint: str
-    inputs: Inputs
-    best: Best | None
+from gpt_opt.training.task import Task
 
 
 class ObjectiveTrainer(Trainer):
-    """Trains a policy on an objective, for which it is the `Forwards`.
+    """Trains a policy on an objective.
 
     Args:
         model: The policy.
@@ -103,6 +59,12 @@ class ObjectiveTrainer(Trainer):
         task: What it is trained on.
         objective: What is minimised.
         reference: What the policy is compared with, where there is one.
+
+    Attributes:
+        forwards: The models, as the objective calls them.
+        progress: What has been done so far.
+        processes: All that train together.
+        draws_anew: Whether the coming step sets the random state, as another number of processes saved theirs.
     """
 
     def __init__(
@@ -120,72 +82,21 @@ class ObjectiveTrainer(Trainer):
             train_dataset=task.order,
         )
         self.remove_callback(PrinterCallback)
-        self.task, self.reference = task, reference
+        self.task = task
         self.objective: Objective = objective
-        objective.forwards = self
-        if reference is not None and reference.model is not None:
-            cast("nn.Module", reference.model).to(self.args.device).eval().requires_grad_(False)
-            if self.is_deepspeed_enabled:  # which has no autocast: it rounds the weights of the policy
-                cast_weights(reference.model, self.args.hf_deepspeed_config.dtype())
-            reference.model = shard_reference(reference.model, arguments, self.accelerator)
         self.processes = Processes(
             self.args.process_index,
             self.args.world_size,
             self.args.device,
             lambda values: cast("Tensor", self.accelerator.reduce(values, reduction="sum")),
         )
+        self.forwards = objective.forwards = TrainerForwards(self, reference, self.processes)
         self.progress = Progress()
         self.metrics_log = MetricsLog(task.folder.metrics)
         self.generations_log = StepLog(task.folder.samples)
         self._step_loss: Tensor | None = None
         self._micro_batches_left = 0
-        self._draws_anew = False
-        self._activity, self._shape = "the start", (0, 0)
-
-    # -- models, as the objective calls them --------------------------------------------------------------------
-
-    @property
-    def policy(self) -> PreTrainedModel:
-        """The trained model itself, without the wrappers of data parallelism."""
-        return cast("PreTrainedModel", self.accelerator.unwrap_model(self.model))
-
-    @property
-    def device(self) -> torch.device:
-        """Where batches and logits are."""
-        return self.args.device
-
-    def logits(self, model: PreTrainedModel, batch: Batch) -> Tensor:
-        """Returns the logits (R, K, V) of the last K positions, in the type that the model computes with."""
-        keep, self._shape = batch["logits_to_keep"], tuple(batch["input_ids"].shape)
-        output = model(input_ids=batch["input_ids"], use_cache=False, logits_to_keep=keep)
-        return cast("Tensor", output.logits[:, -keep:])
-
-    def reference_logits(self, batch: Batch) -> Tensor | None:
-        """Returns those of the reference (R, K, V), float32 and without gradient; None without a reference."""
-        if self.reference is None:
-            return None
-        # Forwards of the policy, and of all that FSDP shards, have their precision with them; so has every output.
-        precision = nullcontext() if self.is_fsdp_enabled else self.accelerator.autocast()
-        with self.reference.of(self.policy) as model, precision:
-            return self.logits(model, batch).float()
-
-    def on_device(self, batch: Batch) -> Batch:
-        """Returns a batch with its tensors on the device of the models."""
-        return cast("Batch", self._prepare_inputs(batch))
-
-    def sum(self, values: Tensor) -> Tensor:
-        """Returns the sum of a tensor over the processes; all of them have to call it."""
-        return self.processes.sum(values)
-
-    @contextmanager
-    def generating(self) -> Iterator[tuple[PreTrainedModel, Reference | None]]:
-        """Lends policy and reference to generate with; all processes take part, as sharded models need it."""
-        self._activity, self._shape = f"the generations after step {self.state.global_step}", (0, 0)
-        model, training = self.policy, self.policy.training
-        model.eval()
-        with self.accelerator.autocast():  # the reference alone would generate in full precision
-            yield model, self.reference
-        model.train(training)
+        self.draws_anew = False
 
     # -- setup --------------------------------------------------------------------------------------------------
 
@@ -214,14 +125,14 @@ class ObjectiveTrainer(Trainer):
         """Returns the micro-batches of one optimizer step and what their loss is divided by, over all processes."""
         batches = list(itertools.islice(epoch_iterator, num_batches))
         self.require_finite_step()  # of the step before; asked here, the device works while the batches are made
-        if self._draws_anew:  # as another number of processes saved the random states
-            self._draws_anew = False
+        if self.draws_anew:
+            self.draws_anew = False
             set_seed((self.args.seed + self.state.global_step) % 2**32)
-        self._activity, self._micro_batches_left = f"step {self.state.global_step + 1}", len(batches)
+        self.forwards.activity, self._micro_batches_left = f"step {self.state.global_step + 1}", len(batches)
         self.objective.prepare(batches)
         self.progress.tokens += self._step_tokens()
         denominators = sum(self.objective.loss_denominator(batch) for batch in batches)
-        return batches, self.sum(torch.tensor(float(denominators), device=device))
+        return batches, self.processes.sum(torch.tensor(float(denominators), device=device))
 
     def compute_loss(
         self,
@@ -242,7 +153,7 @@ class ObjectiveTrainer(Trainer):
         self._micro_batches_left -= 1
         # Here and not in `on_pre_optimizer_step`: DeepSpeed takes the step within the backward that comes next.
         if self._micro_batches_left == 0 and isinstance(self.task.optimizer, UsesLoss):
-            self.task.optimizer.observe_loss(self.sum(self._step_loss) / self.args.world_size)
+            self.task.optimizer.observe_loss(self.processes.sum(self._step_loss) / self.args.world_size)
         return loss
 
     def require_finite_step(self) -> None:
@@ -256,16 +167,11 @@ class ObjectiveTrainer(Trainer):
         """
         if self._step_loss is None:
             return
-        loss, self._step_loss = self.sum(self._step_loss).item() / self.args.world_size, None
+        loss, self._step_loss = self.processes.sum(self._step_loss).item() / self.args.world_size, None
         if not math.isfinite(loss):
             step, order = self.state.global_step, self.task.order
             positions = [order.position(index) for index in order.of_step(step - 1)]
             require_finite(loss, "loss", step, order.item_name, positions)
-
-    def activity(self) -> str:
-        """Returns what is worked on, and the shape of the batch."""
-        rows, width = self._shape
-        return f"{self._activity}: a batch of {rows} sequences x {width} tokens" if rows else self._activity
 
     def _step_tokens(self) -> int:
         """Returns the tokens of the coming step over all processes, without padding: that depends on who has what."""
@@ -278,7 +184,7 @@ class ObjectiveTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Writes a row of metrics; training rows carry our own means instead of the Trainer's window average."""
         if "learning_rate" in logs:
-            own = self.objective.finish(self.progress.metrics.take(self.sum))
+            own = self.objective.finish(self.progress.metrics.take(self.processes.sum))
             own.update((name, float(logs[name])) for name in ("grad_norm", "learning_rate") if name in logs)
             logs = {**own, "tokens_per_second": self.progress.tokens_per_second()}
         elif "eval/loss" not in logs:
@@ -299,10 +205,10 @@ class ObjectiveTrainer(Trainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measures the validation data, with the weights that the optimizer has for it, and lets callbacks look."""
         started, step, task = time.perf_counter(), self.state.global_step, self.task
-        self._activity = f"the evaluation after step {step}"
+        self.forwards.activity = f"the evaluation after step {step}"
         with evaluation_mode(task.optimizer):
             size = self.args.per_device_eval_batch_size
-            result = measure(self.objective, self.policy, task.validation, task.collator, size, self.processes)
+            result = measure(self.objective, self.forwards.policy, task.validation, task.collator, size, self.processes)
             self.log(dict(result))
             require_finite(result["eval/loss"], "validation loss", step)
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
@@ -346,7 +252,7 @@ class ObjectiveTrainer(Trainer):
     def _progress(self) -> dict[str, Any]:
         task = self.task
         return {
-            **self.progress.state(self.sum),
+            **self.progress.state(self.processes.sum),
             "data_fingerprint": task.data_fingerprint,
             "inputs": task.inputs,
             "order": task.order.settings(),
@@ -390,56 +296,10 @@ class ObjectiveTrainer(Trainer):
 
         Private, as transformers only warns of weights that do not fit, and expects files of FSDP's own.
         """
-        if not self.is_fsdp_enabled:  # of which `restore_progress` has loaded the weights before they were sharded
+        if not self.is_fsdp_enabled:  # of which `restore` has loaded the weights before they were sharded
             load_weights(cast("PreTrainedModel", self.model), Path(resume_from_checkpoint))
 
     def keep_until(self, step: int) -> dict[str, float]:
         """Drops what was written after `step`, and returns the last value of each metric that stays."""
         self.generations_log.keep_until(step)
         return self.metrics_log.keep_until(step)
-
-    def restore_progress(self, checkpoint: Path) -> None:
-        """Continues metrics.jsonl, the means of the current log window, and the counts from a checkpoint.
-
-        Raises:
-            DataError: If the checkpoint was trained on other data, or from other weights.
-            ConfigError: If DeepSpeed sharded the training otherwise, or not at all.
-        """
-        task, is_first = self.task, self.is_world_process_zero()
-        progress = json.loads((checkpoint / PROGRESS_FILE).read_text())
-        require_resumable(checkpoint, progress, task.data_fingerprint, task.inputs, sharding_of(self.args))
-        if self.is_fsdp_enabled:
-            load_weights(cast("PreTrainedModel", self.model), checkpoint)
-        random_state = f"rng_state_{self.args.process_index}.pth" if self.args.world_size > 1 else "rng_state.pth"
-        self._draws_anew = not (checkpoint / random_state).is_file()
-        self.progress.load(progress, self.args.device, is_first)
-        if task.best is not None and checkpoint.parent == task.folder.checkpoints:
-            _restore_best(task.best, progress["best"], task.folder.checkpoints)
-        if is_first:
-            self.progress.last_metrics = self.keep_until(checkpoint_step(checkpoint))
-
-
-def _restore_best(best: Best, state: dict[str, Any], folder: Path) -> None:
-    best.load(state)
-    kept = checkpoint_path(folder, best.step)
-    if best.keeps and kept is not None and (not kept.is_dir() or any(damaged_files(kept, *WEIGHTS))):
-        log.warning(
-            "%s, the best so far, is gone or damaged: the best of the evaluations to come is kept instead", kept
-        )
-        best.forget()
-
-
-@contextmanager
-def fresh_accelerate() -> Iterator[None]:
-    """Forgets accelerate's process-wide state before and after a run, so that runs of one process do not meet."""
-    from accelerate.state import AcceleratorState, GradientState
-
-    def forget() -> None:
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-
-    forget()
-    try:
-        yield
-    finally:
-        forget()

@@ -20,13 +20,15 @@ from gpt_opt.errors import DataError
 from gpt_opt.training.data.order import Collator, TrainingOrder
 from gpt_opt.training.data.records import Pair, PairData, TokenizedPair
 from gpt_opt.training.data.tokenize import SequenceLimits, tokenize
+from gpt_opt.training.distributed import fresh_accelerate
 from gpt_opt.training.interface import Folder, Hooks
 from gpt_opt.training.losses import DPO, IGNORED, IPO, KTO, ORPO, SFT, Hinge, PairLoss, Robust
 from gpt_opt.training.models.build import Reference
 from gpt_opt.training.models.byte_tokenizer import END_OF_TEXT, VOCAB_SIZE, byte_tokenizer
 from gpt_opt.training.objectives import objective_of
 from gpt_opt.training.objectives.unpaired import unpaired
-from gpt_opt.training.trainer import ObjectiveTrainer, Task, fresh_accelerate
+from gpt_opt.training.task import Task
+from gpt_opt.training.trainer import ObjectiveTrainer
 
 trl = pytest.importorskip("trl", reason="the peer is a development tool")
 datasets = pytest.importorskip("datasets")
