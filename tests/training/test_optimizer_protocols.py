@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from gpt_opt.records.run_dir import checkpoints
 from gpt_opt.training.loop import train
 from tests.conftest import Runner, small_overrides
 from tests.run.test_distributed import assert_same, only_run, run
@@ -72,7 +74,7 @@ class Observing(torch.optim.SGD):
 
 
 class Polyak(Observing):
-    """A step of the length loss / |gradient|^2, at most `lr`: other numbers, unless all processes know the same loss."""
+    """A step of loss / |gradient|^2, at most `lr`: as with one process only where each knows the loss of all."""
 
     def step(self, closure: Any = None) -> None:
         norm = torch.stack([weight.grad.pow(2).sum() for weight in self.param_groups[0]["params"]]).sum()
@@ -98,23 +100,19 @@ def test_evaluations_checkpoints_and_generations_have_the_weights_to_evaluate(tm
     """The steps are those of SGD, so every training loss is; what is evaluated and saved is the mean of the weights."""
     overrides = [*small, *FEW, "training.sampling.sample_during_eval=true"]
     plain, averaged = folder(tmp_path / "plain"), folder(tmp_path / "averaged")
-    assert train(with_optimizer(overrides, torch.optim.SGD), plain, hooks()) is not None
+    every = [f"training.training_params.{item}" for item in ("save_every=1", "save_total_limit=null")]
+    assert train(with_optimizer([*overrides, *every], torch.optim.SGD), plain, hooks()) is not None
     assert train(with_optimizer(overrides, Averaging), averaged, hooks()) is not None
     assert of_training(rows(averaged)) == of_training(rows(plain))
     first, *later = zip(of_training(rows(averaged), "eval/"), of_training(rows(plain), "eval/"), strict=True)
     assert first[0] == first[1]
     assert len(later) == 3
     assert all(mine != its for mine, its in later)
-
-    mean: dict[str, Tensor] = {}
-    for count in range(1, 13):
-        step = folder(tmp_path / f"step{count}")
-        only = [f"training.training_params.{key}={count}" for key in ("max_steps", "save_every")]
-        assert train(with_optimizer([*small, *FEW, *only], torch.optim.SGD), step, hooks()) is not None
-        for name, weight in final_weights(step).items():
-            mean[name] = mean.get(name, torch.zeros_like(weight)) + weight / 12
+    steps = [load_file(path / "model.safetensors") for path in checkpoints(plain.checkpoints)]
+    assert len(steps) == 12
     for name, weight in final_weights(averaged).items():
-        torch.testing.assert_close(weight, mean[name], rtol=1e-5, atol=1e-6)
+        mean = torch.stack([step[name] for step in steps]).mean(0)
+        torch.testing.assert_close(weight, mean, rtol=1e-5, atol=1e-6)
 
 
 def test_an_interrupted_run_with_modes_ends_like_an_undisturbed_one(tmp_path: Path, small: list[str]) -> None:
@@ -133,9 +131,12 @@ def test_a_step_sees_the_mean_loss_of_its_batch(
 ) -> None:
     made: list[Observing] = []
     first = Observing.__init__
-    monkeypatch.setattr(
-        Observing, "__init__", lambda own, *args, **keys: (made.append(own), first(own, *args, **keys))[1]
-    )
+
+    def remember(own: Observing, *args: Any, **settings: Any) -> None:
+        made.append(own)
+        first(own, *args, **settings)
+
+    monkeypatch.setattr(Observing, "__init__", remember)
     place = folder(tmp_path / "run")
     overrides = [*small, *FEW, f"training.training_params.micro_batch_size={micro}"]
     assert train(with_optimizer(overrides, Observing), place, hooks()) is not None
@@ -158,7 +159,5 @@ def test_every_process_sees_the_loss_of_all(tmp_path: Path, run_hydra: Runner, m
     alone = run_hydra([*small_overrides(places[1]), *own])
     assert alone.returncode == 0, alone.stdout + alone.stderr
     assert_same(only_run(places[0]), only_run(places[1]))
-    losses = [
-        json.loads(line)["loss"] for line in only_run(places[1]).metrics.read_text().splitlines() if '"loss"' in line
-    ]
-    assert losses[-1] < losses[0]
+    found = [json.loads(line) for line in only_run(places[1]).metrics.read_text().splitlines()]
+    assert of_training(found)[-1] < of_training(found)[0]
