@@ -63,7 +63,7 @@ def settings_of(optimizer: Optimizer) -> list[dict[str, Any]]:
 
 
 def require_inputs(checkpoint: Path, before: Inputs, now: Inputs) -> None:
-    """Checks that a training goes on from the weights that it began with; other code of the user's is told.
+    """Checks that a training goes on from the weights that it began with; other code of the user's is logged.
 
     Args:
         checkpoint: Where to resume.

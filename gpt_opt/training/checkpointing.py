@@ -228,7 +228,7 @@ def finish_checkpoint(saved: Path, progress: Mapping[str, Any]) -> None:
 
 
 def commit_checkpoint(saved: Path, folder: Path) -> None:
-    """Moves a finished checkpoint to its place in `folder`, replacing one of the same step."""
+    """Moves a finished checkpoint into `folder`, replacing one of the same step."""
     target = folder / saved.name
     shutil.rmtree(target, ignore_errors=True)
     saved.rename(target)

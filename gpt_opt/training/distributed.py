@@ -1,4 +1,4 @@
-"""What the processes of one training tell each other besides gradients."""
+"""The processes of one training: what they exchange besides gradients."""
 
 from __future__ import annotations
 

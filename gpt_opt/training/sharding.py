@@ -1,6 +1,6 @@
 """Training whose weights or optimizer states are sharded over the processes: FSDP of torch, ZeRO of DeepSpeed.
 
-What both are told follows from the training keys. A checkpoint of FSDP has the files of one without it, so a run may
+What both are given follows from the training keys. A checkpoint of FSDP has the files of one without it, so a run may
 change between them; DeepSpeed keeps its optimizer states in files of its own.
 """
 
@@ -66,7 +66,7 @@ def _on_both(fsdp: Mapping[str, Any]) -> bool:
 def deepspeed_settings(deepspeed: Mapping[str, Any], params: Mapping[str, Any], devices: int) -> dict[str, Any]:
     """Returns the JSON that DeepSpeed receives, in its words (deepspeed.ai/docs/config-json).
 
-    Optimizer and schedule are not in it: they are those of every other run, handed over as objects.
+    Optimizer and schedule are not in it: they are those of every other run, given as objects.
 
     Args:
         deepspeed: The group `deepspeed`.

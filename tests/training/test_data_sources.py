@@ -230,7 +230,7 @@ def test_ultrafeedback_in_both_layouts(tmp_path: Path, with_prompt: bool) -> Non
     settings = {**COMMON, "split": "train_prefs", "validation_split": "test_prefs"}
     data = sources.build_ultrafeedback(path=str(tmp_path / "uf"), **settings)
     assert (len(data.train), len(data.validation)) == (20, 1)
-    assert data.dropped == {"chosen answer with no higher score": 1, sources.BLANK: 1, sources.EQUAL: 1}
+    assert data.dropped == {"chosen completion with no higher score": 1, sources.BLANK: 1, sources.EQUAL: 1}
     first = data.train[0]
     assert first == Pair("\n\nHuman: what is 0?\n\nAssistant:", " one", " two")
     assert isinstance(first.prompt, Chat)
@@ -318,9 +318,9 @@ def test_bad_rows_are_named_by_their_places_and_no_more_than_some(tmp_path: Path
     for line, says in [
         (
             2,
-            "needs the columns 'chosen' and 'rejected', 'completion' (with 'label' for a judged answer), ",
+            "needs the columns 'chosen' and 'rejected', 'completion' (with 'label' for an unpaired preference), ",
         ),
-        (3, "'chosen' no message before the answer"),
+        (3, "'chosen' no message before the response"),
         (4, "must continue the same dialogue"),
         (5, "'chosen' must be a list of messages {role, content} with roles system, user, assistant"),
         (6, "'label' must be true or false, but is \"maybe\""),

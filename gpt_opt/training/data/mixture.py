@@ -60,10 +60,10 @@ def _mixed(
         problem = f"must name the parts {', '.join(parts)}, but names {', '.join(weights)}"
         raise DataError([Problem("data.dataset.weights", problem)])
     # The part that runs out first says how large the whole can be; a tolerance keeps rounding from costing a record.
-    unit = min(len(records) / weights[name] for name, records in parts.items())
+    most = min(len(records) / weights[name] for name, records in parts.items())
     mixed: list[Record] = []
     for name, records in parts.items():
-        size = int(unit * weights[name] + 1e-6)
+        size = int(most * weights[name] + 1e-6)
         order = sorted(range(len(records)), key=lambda index: hash_fraction(f"{seed}:{index}", name))
         mixed += [records[index] for index in sorted(order[:size])]
         if left := len(records) - size:

@@ -19,7 +19,7 @@ class DPO:
 
     Attributes:
         beta: Strength of the pull towards the reference, above 0.
-        label_smoothing: Assumed share of flipped preferences, at least 0 and below 0.5.
+        label_smoothing: Assumed fraction of flipped preferences, at least 0 and below 0.5.
         reference_free: Leave the reference out.
     """
 
@@ -43,12 +43,12 @@ class DPO:
 class Robust:
     """(-(1 - e) log sigmoid(beta h) + e log sigmoid(-beta h)) / (1 - 2e), an unbiased estimate of DPO's loss.
 
-    For preferences of which a share e = label_smoothing is flipped (Chowdhury et al. 2024, "Provably Robust DPO", arXiv
-    2403.00409). The loss can be negative.
+    For preferences of which a fraction e = label_smoothing is flipped (Chowdhury et al. 2024, "Provably Robust DPO",
+    arXiv 2403.00409). The loss can be negative.
 
     Attributes:
         beta: Strength of the pull towards the reference, above 0.
-        label_smoothing: Share of flipped preferences, above 0 and below 0.5.
+        label_smoothing: Fraction of flipped preferences, above 0 and below 0.5.
         reference_free: Leave the reference out.
     """
 
@@ -63,8 +63,8 @@ class Robust:
             ValueError: If the reference's log-probabilities are missing and `reference_free` is false.
         """
         chosen, rejected = ratios = logps.log_ratios(self.reference_free)
-        scaled, share = self.beta * (chosen - rejected), self.label_smoothing
-        losses = (-(1 - share) * logsigmoid(scaled) + share * logsigmoid(-scaled)) / (1 - 2 * share)
+        scaled, flipped = self.beta * (chosen - rejected), self.label_smoothing
+        losses = (-(1 - flipped) * logsigmoid(scaled) + flipped * logsigmoid(-scaled)) / (1 - 2 * flipped)
         return with_rewards(losses, self.beta, ratios)
 
 

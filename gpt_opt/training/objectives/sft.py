@@ -13,8 +13,8 @@ from gpt_opt.training.losses import SFT, token_logps
 from gpt_opt.training.metrics import MetricAccumulator
 from gpt_opt.training.objectives.base import Batch, RecordObjective, completion_tokens
 
-OTHER_COMPLETION = "pair of a prompt that has its one target"
-UNWANTED = "answer that is judged as unwanted"
+OTHER_COMPLETION = "pair of a prompt that has its SFT example"
+UNWANTED = "completion with the label unwanted"
 
 
 class SFTObjective(RecordObjective):

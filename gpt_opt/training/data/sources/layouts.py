@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gpt_opt.config.checks.data import TRAIN
 from gpt_opt.errors import DataError, Problem
-from gpt_opt.training.data.chat import ANSWER
+from gpt_opt.training.data.chat import RESPONSE
 from gpt_opt.training.data.collect import BadRow, Convert, Row, Rows, UnknownLayout
 from gpt_opt.training.data.records import DEMONSTRATIONS, PAIRS, UNPAIRED
 from gpt_opt.training.data.sources.columns import Columns, record_of
@@ -24,7 +24,7 @@ _LOSSES = {PAIRS: "", DEMONSTRATIONS: " loss=sft", UNPAIRED: " loss=kto"}
 
 def _is_hh(row: Row) -> bool:
     sides = [row.get(side) for side in ("chosen", "rejected")]
-    return "prompt" not in row and all(isinstance(side, str) and ANSWER in side for side in sides)
+    return "prompt" not in row and all(isinstance(side, str) and RESPONSE in side for side in sides)
 
 
 def _is_shp(row: Row) -> bool:
@@ -73,8 +73,8 @@ def require_layout(rows: Rows, convert: Convert, option: str, path: str) -> Rows
     read = [(row, _failure(convert, row)) for _, row in first if not isinstance(row, BadRow)]
     if read and all(failure for _, failure in read):
         found = [row for row, _ in read]
-        if answer := _other_option(found, option, path):
-            raise DataError([Problem(path, *answer)])
+        if advice := _other_option(found, option, path):
+            raise DataError([Problem(path, *advice)])
         if all(isinstance(failure, UnknownLayout) for _, failure in read):
             fix = "" if option != "hf" else "say which they are, as in data.dataset.chosen_column=NAME"
             fix = fix or f"data=hf {_quoted(path)} has a key for the name of each column"
