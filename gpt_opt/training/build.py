@@ -45,8 +45,7 @@ from gpt_opt.training.models.lora import add_adapters
 from gpt_opt.training.objectives import Objective, objective_of
 from gpt_opt.training.optimizers import build_optimizer, lr_factor, phase_steps
 from gpt_opt.training.sharding import sharding_arguments
-from gpt_opt.training.task import Task
-from gpt_opt.training.trainer import ObjectiveTrainer
+from gpt_opt.training.trainer import ObjectiveTrainer, Task
 
 log = logging.getLogger(__name__)
 

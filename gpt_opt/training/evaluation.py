@@ -12,11 +12,11 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from gpt_opt.training.data.order import Collate
+from gpt_opt.training.data.order import Batch, Collate
 from gpt_opt.training.distributed import Processes
 from gpt_opt.training.metrics import MetricAccumulator
 from gpt_opt.training.model_selection import Best
-from gpt_opt.training.objectives import Batch, Objective
+from gpt_opt.training.objectives import Objective
 
 
 @torch.no_grad()

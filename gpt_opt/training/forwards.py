@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
 
+from gpt_opt.training.data.order import Batch
 from gpt_opt.training.distributed import Processes
 from gpt_opt.training.models.build import Reference, cast_weights
-from gpt_opt.training.objectives import Batch
 from gpt_opt.training.sharding import shard_reference
 
 
-class TrainerForwards:
-    """The `gpt_opt.training.objectives.Forwards` of a trainer.
+class Forwards:
+    """The models of a training.
 
     Args:
         trainer: Which has the policy; its accelerator is made.

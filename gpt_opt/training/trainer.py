@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
+from gpt_opt.config.inputs import Inputs
 from gpt_opt.training.checkpoint_compat import settings_of
 from gpt_opt.training.checkpointing import (
     OPTIMIZER_FILE,
@@ -30,13 +32,16 @@ from gpt_opt.training.checkpointing import (
     staging_folder,
     whole_or_removed,
 )
+from gpt_opt.training.data.order import Batch, Collate, TrainingOrder
 from gpt_opt.training.distributed import Processes
 from gpt_opt.training.evaluation import compare, measure
 from gpt_opt.training.failures import require_finite
-from gpt_opt.training.forwards import TrainerForwards
+from gpt_opt.training.forwards import Forwards
+from gpt_opt.training.interface import Folder, Hooks
 from gpt_opt.training.metrics import MetricsLog, StepLog
+from gpt_opt.training.model_selection import Best
 from gpt_opt.training.models.build import Reference
-from gpt_opt.training.objectives import Batch, Objective
+from gpt_opt.training.objectives import Objective
 from gpt_opt.training.optimizers.protocols import UsesLoss, evaluation_mode
 from gpt_opt.training.progress import Progress
 from gpt_opt.training.sharding import (
@@ -47,7 +52,37 @@ from gpt_opt.training.sharding import (
     prepare_fsdp,
     sharding_of,
 )
-from gpt_opt.training.task import Task
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained on what, besides model and objective.
+
+    Attributes:
+        order: All training items in order.
+        validation: Evaluation data, items of the same kind.
+        collator: Makes batches of items.
+        optimizer: Of the policy's parameters.
+        schedule: The factor on the learning rate at each step, applied to that optimizer.
+        save_total_limit: Newest checkpoints to keep; None keeps all.
+        folder: Where to write.
+        hooks: Of whoever runs the training.
+        data_fingerprint: SHA-256 of training and validation data; a resume with other data is refused.
+        inputs: Files and modules of the run with their fingerprints; a resume with other weights is refused.
+        best: Compares the evaluations; None where nothing depends on which is best.
+    """
+
+    order: TrainingOrder
+    validation: Sequence[Any]
+    collator: Collate
+    optimizer: Optimizer
+    schedule: LambdaLR
+    save_total_limit: int | None
+    folder: Folder
+    hooks: Hooks
+    data_fingerprint: str
+    inputs: Inputs
+    best: Best | None
 
 
 class ObjectiveTrainer(Trainer):
@@ -90,7 +125,7 @@ class ObjectiveTrainer(Trainer):
             self.args.device,
             lambda values: cast("Tensor", self.accelerator.reduce(values, reduction="sum")),
         )
-        self.forwards = objective.forwards = TrainerForwards(self, reference, self.processes)
+        self.forwards = objective.forwards = Forwards(self, reference, self.processes)
         self.progress = Progress()
         self.metrics_log = MetricsLog(task.folder.metrics)
         self.generations_log = StepLog(task.folder.samples)

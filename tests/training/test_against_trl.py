@@ -27,8 +27,7 @@ from gpt_opt.training.models.build import Reference
 from gpt_opt.training.models.byte_tokenizer import END_OF_TEXT, VOCAB_SIZE, byte_tokenizer
 from gpt_opt.training.objectives import objective_of
 from gpt_opt.training.objectives.unpaired import unpaired
-from gpt_opt.training.task import Task
-from gpt_opt.training.trainer import ObjectiveTrainer
+from gpt_opt.training.trainer import ObjectiveTrainer, Task
 
 trl = pytest.importorskip("trl", reason="the peer is a development tool")
 datasets = pytest.importorskip("datasets")

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from gpt_opt.errors import DataError, Problem, told_once
 from gpt_opt.training.data.chat import Chat, Document
-from gpt_opt.training.data.records import Data, Record, fingerprint_records
+from gpt_opt.training.data.records import Data, Example, Record, fingerprint_records
 
 Row = Mapping[str, Any]
 
@@ -80,7 +80,7 @@ def _converted(
                 if isinstance(item, Dropped):
                     dropped[item.reason] += 1
                 else:
-                    records.append(cast("Record", replace(cast("Any", item), source=None if published else where)))
+                    records.append(replace(item, source=None if published else where))
                 if most is not None and len(records) >= most:
                     return
         except BadRow as error:
@@ -116,7 +116,7 @@ def split_records(records: Iterable[Record], validation_split: float) -> tuple[l
         if isinstance(whole := record.texts[1], Document):
             for side, text in zip(sides, _split_document(whole, validation_split), strict=True):
                 if text.strip():
-                    side.append(replace(cast("Any", record), completion=Document(text)))
+                    side.append(replace(cast("Example", record), completion=Document(text)))
         else:
             sides[hash_fraction(asked(record)) < validation_split].append(record)
     return sides

@@ -14,6 +14,12 @@ from gpt_opt.errors import DataError, Problem
 from gpt_opt.training.data.records import Tokenized
 from gpt_opt.training.losses.logprob import IGNORED
 
+Batch = dict[str, Any]
+"""What a collator returns, on the device: `input_ids` (R, T) int64, `labels` (R, K) int64, `logits_to_keep` = K.
+
+R is the number of sequences, of several for each item first all first ones, then all second ones. See `pad`.
+"""
+
 Row = tuple[Sequence[int], Sequence[int]]
 """Token ids of a prompt and of a completion, in which `~id` stands for a token `id` that is only context."""
 

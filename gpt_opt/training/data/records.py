@@ -6,45 +6,17 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar
+
+PAIRS, UNPAIRED, DEMONSTRATIONS = "pairs", "unpaired preferences", "demonstrations"
+"""Kinds of records."""
 
 Ids = tuple[list[int], ...]
 """Token ids of a prompt and of each completion of it."""
 
 
-class Tokenized:
-    """Token ids of a record.
-
-    Attributes:
-        prompt: Ids of the prompt.
-    """
-
-    __slots__ = ()
-    prompt: list[int]
-
-    @property
-    def ids(self) -> Ids:
-        """Ids of the prompt and of each completion."""
-        raise NotImplementedError
-
-    @property
-    def wanted(self) -> list[int] | None:
-        """Ids of the completion that is wanted; None where there is none."""
-        raise NotImplementedError
-
-    @property
-    def has_equal_completions(self) -> bool:
-        """Whether there are two completions, and they are equal."""
-        return False
-
-    @property
-    def direction(self) -> bool:
-        """Which of two preferences among the same completions this one is."""
-        raise NotImplementedError
-
-
 @dataclass(frozen=True, slots=True)
-class TokenizedPair(Tokenized):
+class TokenizedPair:
     """Token ids of a pair; both completions end in end-of-sequence unless they were truncated.
 
     Attributes:
@@ -59,27 +31,17 @@ class TokenizedPair(Tokenized):
 
     @property
     def ids(self) -> Ids:
-        """Ids of the prompt, the chosen and the rejected completion."""
+        """Ids of the prompt and of each completion."""
         return self.prompt, self.chosen, self.rejected
 
     @property
-    def wanted(self) -> list[int]:
-        """Ids of the chosen completion."""
+    def wanted(self) -> list[int] | None:
+        """Ids of the completion that is wanted; None where there is none."""
         return self.chosen
-
-    @property
-    def has_equal_completions(self) -> bool:
-        """Whether the two completions are equal."""
-        return self.chosen == self.rejected
-
-    @property
-    def direction(self) -> bool:
-        """Whether the chosen completion comes first in the order of ids."""
-        return self.chosen < self.rejected
 
 
 @dataclass(frozen=True, slots=True)
-class TokenizedExample(Tokenized):
+class TokenizedExample:
     """Token ids of one completion, which ends in end-of-sequence unless it was truncated.
 
     Attributes:
@@ -95,18 +57,13 @@ class TokenizedExample(Tokenized):
 
     @property
     def ids(self) -> Ids:
-        """Ids of the prompt and of the completion."""
+        """Ids of the prompt and of each completion."""
         return self.prompt, self.completion
 
     @property
     def wanted(self) -> list[int] | None:
-        """Ids of the completion, those of context included, where it is wanted."""
+        """Ids of the completion that is wanted, those of context included; None where there is none."""
         return token_ids(self.completion) if self.desirable else None
-
-    @property
-    def direction(self) -> bool:
-        """Whether the completion is wanted."""
-        return self.desirable
 
 
 def token_ids(completion: Sequence[int]) -> list[int]:
@@ -114,75 +71,35 @@ def token_ids(completion: Sequence[int]) -> list[int]:
     return [token if token >= 0 else ~token for token in completion]
 
 
-PAIRS, UNPAIRED, DEMONSTRATIONS = "pairs", "unpaired preferences", "demonstrations"
-"""Kinds of records."""
-
-
-class Record:
-    """One row of a data set.
-
-    The texts are joined as they are, `prompt + completion`: a space between the two belongs to the data.
-
-    Attributes:
-        prompt: What each completion continues; "" where the whole text is learned.
-        source: Where people can correct the row, file and line, or "" where that is not known; None where nobody can,
-            as in published data: then a row that cannot be used is left out and counted.
-    """
-
-    __slots__ = ()
-    prompt: str
-    source: str | None
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """The prompt and each completion of it."""
-        raise NotImplementedError
-
-    @property
-    def kind(self) -> str:
-        """`PAIRS`, `UNPAIRED` or `DEMONSTRATIONS`."""
-        raise NotImplementedError
-
-    @property
-    def is_demonstration(self) -> bool:
-        """Whether the record is a completion without a label, which fine-tuning learns."""
-        return self.kind == DEMONSTRATIONS
-
-    @property
-    def is_text(self) -> bool:
-        """Whether it is a demonstration without a prompt: all of it is learned, over several rows if long."""
-        return self.is_demonstration and not self.prompt
-
-    def with_ids(self, ids: Ids) -> Tokenized:
-        """Returns the record with token ids in place of its texts."""
-        raise NotImplementedError
-
-
 @dataclass(frozen=True, slots=True)
-class Pair(Record):
+class Pair:
     """One preference.
+
+    The texts are joined as they are, `prompt + chosen`: a space between the two belongs to the data.
 
     Attributes:
         prompt: What both completions continue.
         chosen: The preferred completion.
         rejected: The other completion; never equal to `chosen`.
-        source: As that of any `Record`.
+        source: Where people can correct its row, file and line, or "" where that is not known; None where nobody can,
+            as in published data: then a row that cannot be used is left out and counted.
+        kind: `PAIRS`.
+        is_demonstration: False.
+        is_text: False.
     """
 
     prompt: str
     chosen: str
     rejected: str
     source: str | None = field(default="", compare=False)
+    kind: ClassVar[str] = PAIRS
+    is_demonstration: ClassVar[bool] = False
+    is_text: ClassVar[bool] = False
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The prompt, the chosen and the rejected completion."""
+        """The prompt and each completion of it."""
         return self.prompt, self.chosen, self.rejected
-
-    @property
-    def kind(self) -> str:
-        """`PAIRS`."""
-        return PAIRS
 
     def with_ids(self, ids: Ids) -> TokenizedPair:
         """Returns the pair with token ids in place of its texts."""
@@ -190,14 +107,16 @@ class Pair(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Example(Record):
+class Example:
     """One completion: an unpaired preference (it has a label), or a demonstration, which fine-tuning learns.
+
+    The texts are joined as they are, `prompt + completion`: a space between the two belongs to the data.
 
     Attributes:
         prompt: What the completion continues; "" where the whole text is learned.
         completion: The completion; of a dialogue with several responses its `Turns`.
         desirable: The label, whether completions like this one are wanted; None for a demonstration.
-        source: As that of any `Record`.
+        source: As that of a `Pair`.
     """
 
     prompt: str
@@ -206,21 +125,33 @@ class Example(Record):
     source: str | None = field(default="", compare=False)
 
     @property
-    def texts(self) -> tuple[str, ...]:
-        """The prompt and the completion."""
-        return self.prompt, self.completion
-
-    @property
     def kind(self) -> str:
         """`UNPAIRED`, or `DEMONSTRATIONS` without a label."""
-        return DEMONSTRATIONS if self.desirable is None else UNPAIRED
+        return DEMONSTRATIONS if self.is_demonstration else UNPAIRED
+
+    @property
+    def is_demonstration(self) -> bool:
+        """Whether nobody gave the completion a label."""
+        return self.desirable is None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a demonstration without a prompt: all of it is learned, over several rows if long."""
+        return self.is_demonstration and not self.prompt
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The prompt and each completion of it."""
+        return self.prompt, self.completion
 
     def with_ids(self, ids: Ids) -> TokenizedExample:
         """Returns the example with token ids in place of its texts; a demonstration is wanted."""
         return TokenizedExample(ids[0], ids[1], self.desirable is not False)
 
 
-R = TypeVar("R", bound=Record)
+Record = Pair | Example
+Tokenized = TokenizedPair | TokenizedExample
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -256,11 +187,10 @@ def fingerprint_records(train: Sequence[Record], validation: Sequence[Record]) -
         64 hexadecimal digits of a SHA-256. Any change of a text, of an order or of a split gives others.
     """
     digest = hashlib.sha256()
-    splits: dict[str, Sequence[Record]] = {"train": train, "validation": validation}
-    for split, records in splits.items():
+    for split, records in {"train": train, "validation": validation}.items():
         for record in records:
             # JSON lines are unambiguous: no text can imitate the border of a field or of a record.
-            row = [split, *(getattr(record, name) for name in cast("Any", record).__slots__ if name != "source")]
+            row = [split, *(getattr(record, name) for name in record.__slots__ if name != "source")]
             digest.update(json.dumps(row).encode("ascii") + b"\n")
     return digest.hexdigest()
 

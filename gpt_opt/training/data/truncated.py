@@ -55,16 +55,16 @@ class Indistinct:
             if self._earlier.get(digest, texts[0]) != texts[0]:
                 found |= dict.fromkeys(indices, REPEATED)
             elif any(text != texts[0] for text in texts):
-                contradict = len({items[index].direction for index in indices}) > 1
+                contradict = any(items[index] != items[indices[0]] for index in indices)
                 others = (index for index, text in zip(indices, texts, strict=True) if text != texts[0])
                 found |= dict.fromkeys(indices, CONTRADICTORY) if contradict else dict.fromkeys(others, REPEATED)
             self._earlier.setdefault(digest, texts[0])
         return found
 
     def _nothing_left(self, item: Tokenized) -> str | None:
-        if item.has_equal_completions:
-            return EQUAL
         _, *completions = item.ids
+        if completions[1:] == completions[:1]:
+            return EQUAL
         return EMPTY if any(self._is_truncated(ids) and self._are_blank(ids) for ids in completions) else None
 
     def _are_blank(self, completion: Sequence[int]) -> bool:

@@ -11,14 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 from gpt_opt.training.losses import KTO, SFT
-from gpt_opt.training.objectives.base import Batch, Forwards, Objective, RecordObjective
+from gpt_opt.training.objectives.base import Objective, RecordObjective
 from gpt_opt.training.objectives.preference import PreferenceObjective
 from gpt_opt.training.objectives.sft import SFTObjective
 from gpt_opt.training.objectives.unpaired import UnpairedObjective
 
 __all__ = [
-    "Batch",
-    "Forwards",
     "Objective",
     "PreferenceObjective",
     "RecordObjective",

@@ -1,54 +1,24 @@
-"""What every objective says, and what it is given to compute with."""
+"""What every objective says."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, cast
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from gpt_opt.config.checks.losses import has_reference
 from gpt_opt.errors import DataError, Problem
 from gpt_opt.training.data.mixture import build_dataset
-from gpt_opt.training.data.order import Collate, Collator, TrainingOrder
+from gpt_opt.training.data.order import Batch, Collate, Collator, TrainingOrder
 from gpt_opt.training.data.prepare import Items, prepare
 from gpt_opt.training.data.records import DEMONSTRATIONS, Data, Record
 from gpt_opt.training.data.tokenize import SequenceLimits
+from gpt_opt.training.forwards import Forwards
 from gpt_opt.training.losses import IGNORED
 from gpt_opt.training.metrics import MetricAccumulator
-
-Batch = dict[str, Any]
-"""What a collator returns, on the device: `input_ids` (R, T) int64, `labels` (R, K) int64, `logits_to_keep` = K.
-
-R is the number of sequences, of several for each item first all first ones, then all second ones. See `data.order.pad`.
-"""
-
-
-class Forwards(Protocol):
-    """The models of a training as an objective calls them; the trainer is one."""
-
-    @property
-    def policy(self) -> PreTrainedModel:
-        """The trained model itself, without the wrappers of data parallelism."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where batches and logits are."""
-
-    def logits(self, model: PreTrainedModel, batch: Batch) -> Tensor:
-        """Returns the logits (R, K, V) of the last K positions, in the type that the model computes with."""
-
-    def reference_logits(self, batch: Batch) -> Tensor | None:
-        """Returns those of the reference (R, K, V), float32 and without gradient; None without a reference."""
-
-    def on_device(self, batch: Batch) -> Batch:
-        """Returns a batch with its tensors on the device of the models."""
-
-    def sum(self, values: Tensor) -> Tensor:
-        """Returns the sum of a tensor over the processes of the training; all of them have to call it."""
 
 
 class Objective(ABC):
@@ -98,14 +68,7 @@ class Objective(ABC):
         return items
 
     def order(self, items: Items, batch_size: int, steps: int, seed: int) -> TrainingOrder:
-        """Returns the training items of all steps in their order.
-
-        Args:
-            items: What `items` returned.
-            batch_size: Items of one optimizer step over all processes.
-            steps: Optimizer steps of the whole training.
-            seed: The run's seed.
-        """
+        """Returns the training items of all steps in their order; see `TrainingOrder`."""
         return TrainingOrder(items.train, batch_size, steps, seed, self.item_name, self.arrange)
 
     @abstractmethod

@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from gpt_opt.training.data.order import Batch
 from gpt_opt.training.data.records import PAIRS, Data
 from gpt_opt.training.losses import PairLogps, PairLoss, sequence_kl, token_logps
 from gpt_opt.training.metrics import MetricAccumulator
-from gpt_opt.training.objectives.base import Batch, RecordObjective, completion_tokens, require_kinds
+from gpt_opt.training.objectives.base import RecordObjective, completion_tokens, require_kinds
 
 
 class PreferenceObjective(RecordObjective):

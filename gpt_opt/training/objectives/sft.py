@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from gpt_opt.training.data.order import Batch
 from gpt_opt.training.data.records import Data, Example, Pair, Record
 from gpt_opt.training.losses import SFT, token_logps
 from gpt_opt.training.metrics import MetricAccumulator
-from gpt_opt.training.objectives.base import Batch, RecordObjective, completion_tokens
+from gpt_opt.training.objectives.base import RecordObjective, completion_tokens
 
 OTHER_COMPLETION = "pair of a prompt that has its SFT example"
 UNWANTED = "completion with the label unwanted"

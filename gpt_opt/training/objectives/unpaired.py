@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from gpt_opt.training.data.order import Collate, Row, pad
+from gpt_opt.training.data.order import Batch, Collate, Row, pad
 from gpt_opt.training.data.records import PAIRS, UNPAIRED, Data, Example, Pair, Record, TokenizedExample
 from gpt_opt.training.data.tokenize import SequenceLimits, truncate
 from gpt_opt.training.losses import KTO, reference_point, sequence_kl, token_logps
 from gpt_opt.training.metrics import MetricAccumulator
-from gpt_opt.training.objectives.base import Batch, RecordObjective, require_kinds
+from gpt_opt.training.objectives.base import RecordObjective, require_kinds
 
 log = logging.getLogger(__name__)
 
