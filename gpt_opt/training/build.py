@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
@@ -23,11 +22,10 @@ from gpt_opt.config.checks.losses import keeps_reference
 from gpt_opt.config.inputs import Inputs
 from gpt_opt.errors import DataError, Problem
 from gpt_opt.training.callbacks import EvalSaveCallback, ProgressBar
-from gpt_opt.training.data.order import Collate, TrainingOrder
-from gpt_opt.training.data.prepare import Items
+from gpt_opt.training.data.order import Collate
 from gpt_opt.training.data.tokenize import SequenceLimits, leading_special_tokens
 from gpt_opt.training.distributed import process_count
-from gpt_opt.training.generation import GenerationCallback, Generator
+from gpt_opt.training.generation import GenerationCallback, generator_of
 from gpt_opt.training.instantiate import build_target, call_target, require_kind
 from gpt_opt.training.interface import Folder, Hooks
 from gpt_opt.training.model_selection import best_of
@@ -44,6 +42,7 @@ from gpt_opt.training.models.build import (
 from gpt_opt.training.models.lora import add_adapters
 from gpt_opt.training.objectives import Objective, objective_of
 from gpt_opt.training.optimizers import build_optimizer, lr_factor, phase_steps
+from gpt_opt.training.parts import Parts
 from gpt_opt.training.sharding import sharding_arguments
 from gpt_opt.training.trainer import ObjectiveTrainer, Task
 
@@ -52,36 +51,6 @@ log = logging.getLogger(__name__)
 Config = Mapping[str, Any]
 
 _NOT_LOSS_ARGUMENTS = frozenset({"name", "use_ref_model", "ref_model_id"})
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Everything a training is made of.
-
-    Attributes:
-        tokenizer: Of policy and reference.
-        policy: The model that is trained, with its adapters.
-        reference: What the policy is compared with, or None.
-        objective: What an item, a batch and a loss are.
-        items: What is trained and measured on.
-        steps: Optimizer steps of the whole training.
-        collator: What makes batches of items.
-        callbacks: The user's own, beside ours.
-    """
-
-    tokenizer: PreTrainedTokenizerFast
-    policy: PreTrainedModel
-    reference: Reference | None
-    objective: Objective
-    items: Items
-    steps: int
-    collator: Collate
-    callbacks: list[TrainerCallback]
-
-    def order(self, config: Config) -> TrainingOrder:
-        """Returns the items of the whole training in order."""
-        batch_size = config["training"]["training_params"]["batch_size"]
-        return self.objective.order(self.items, batch_size, self.steps, config["seed"])
 
 
 def build(config: Config) -> Parts:
@@ -199,27 +168,13 @@ def build_trainer(
         inputs=inputs or {},
         best=best_of(config["training"]["finetuning"]),
     )
-    generator = build_generator(config, parts, arguments.per_device_eval_batch_size)
+    generator = generator_of(config, parts, arguments.per_device_eval_batch_size)
     trainer = ObjectiveTrainer(parts.policy, arguments, task, parts.objective, parts.reference)
     eval_save = EvalSaveCallback(hooks, params["eval_every"], trainer.processes.any, trainer.require_finite_step)
     generation = [GenerationCallback(generator, trainer)] if generator is not None else []
     for callback in (eval_save, ProgressBar(), *generation, *parts.callbacks):
         trainer.add_callback(callback)
     return trainer
-
-
-def build_generator(config: Config, parts: Parts, batch_size: int) -> Generator | None:
-    """Returns what generates at evaluations, `batch_size` prompts at a time; None where that is not asked for.
-
-    Raises:
-        ConfigError: If the model cannot generate.
-        DataError: If no prompt is short enough.
-    """
-    settings = config["training"]["sampling"]
-    if not settings["sample_during_eval"]:
-        return None
-    what = parts.objective, parts.policy, parts.tokenizer, parts.items.validation
-    return Generator(settings, *what, batch_size, config["seed"] % 2**32)
 
 
 def _arguments(config: Config, steps: int, folder: Folder) -> TrainingArguments:

@@ -10,7 +10,6 @@ import torch
 from transformers import (
     GenerationConfig,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -20,7 +19,7 @@ from transformers import (
 from gpt_opt.config.checks.sampling import DEFAULT_SAMPLES
 from gpt_opt.errors import ConfigError, DataError, Problem
 from gpt_opt.training.models.build import Reference
-from gpt_opt.training.objectives import Objective
+from gpt_opt.training.parts import Parts
 from gpt_opt.training.trainer import ObjectiveTrainer
 
 Row = dict[str, Any]
@@ -52,10 +51,7 @@ class Generator:
 
     Args:
         settings: The group training.sampling, switched on.
-        objective: Knows the prompts of items.
-        policy: The model that is trained.
-        tokenizer: Of both models.
-        validation: The validation items.
+        parts: Of the training.
         batch_size: Prompts in one forward.
         seed: The run's seed.
 
@@ -64,25 +60,17 @@ class Generator:
         DataError: If no prompt is short enough.
     """
 
-    def __init__(
-        self,
-        settings: Mapping[str, Any],
-        objective: Objective,
-        policy: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerFast,
-        validation: Sequence[Any],
-        batch_size: int,
-        seed: int,
-    ) -> None:
-        if not hasattr(policy, "generate"):
-            problem = f"needs a model with transformers' generate, but {type(policy).__name__} has none"
+    def __init__(self, settings: Mapping[str, Any], parts: Parts, batch_size: int, seed: int) -> None:
+        if not hasattr(parts.policy, "generate"):
+            problem = f"needs a model with transformers' generate, but {type(parts.policy).__name__} has none"
             raise ConfigError([Problem("training.sampling.sample_during_eval", problem, "set it to false")])
-        self._tokenizer, self._batch_size, self._seed = tokenizer, batch_size, seed
-        longest, room = objective.limits.max_prompt_length, objective.limits.max_length
+        self._tokenizer, self._batch_size, self._seed = parts.tokenizer, batch_size, seed
+        limits = parts.objective.limits
+        longest, room = limits.max_prompt_length, limits.max_length - limits.max_prompt_length
         indices: dict[tuple[int, ...], int] = {}
         completions: dict[int, list[int] | None] = {}
-        for index, item in enumerate(validation):
-            prompt, completions[index] = objective.continuation(item)
+        for index, item in enumerate(parts.items.validation):
+            prompt, completions[index] = parts.objective.continuation(item)
             if len(prompt) <= longest:
                 indices.setdefault(tuple(prompt), index)
         if not indices:
@@ -96,7 +84,7 @@ class Generator:
         self._completions = [
             {} if (ids := completions[index]) is None else {"chosen": self._text(ids)} for _, index in chosen
         ]
-        self._room = settings["max_new_tokens"] if settings["max_new_tokens"] is not None else room - longest
+        self._room = settings["max_new_tokens"] if settings["max_new_tokens"] is not None else room
         self._temperature = settings["temperature"]
         self._reference: list[str] | None = None
 
@@ -163,6 +151,12 @@ class Generator:
         """Returns the tokens that may follow prompts of `width` tokens within the positions of the model."""
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         return int(self._room if positions is None else min(self._room, max(positions - width, 1)))
+
+
+def generator_of(config: Mapping[str, Any], parts: Parts, batch_size: int) -> Generator | None:
+    """Returns what generates at evaluations, `batch_size` prompts at a time; None where that is not asked for."""
+    settings = config["training"]["sampling"]
+    return Generator(settings, parts, batch_size, config["seed"] % 2**32) if settings["sample_during_eval"] else None
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, TrainerState
 
 from gpt_opt.config.inputs import Inputs
 from gpt_opt.records.run_dir import PROGRESS_FILE
-from gpt_opt.training.build import Parts, build, build_trainer
+from gpt_opt.training.build import build, build_trainer
 from gpt_opt.training.checkpoint_compat import checkpoint_step, require_continuable, require_resumable
 from gpt_opt.training.checkpointing import (
     WEIGHTS,
@@ -33,6 +33,7 @@ from gpt_opt.training.failures import memory_advice, memory_failures_named
 from gpt_opt.training.interface import Folder, Hooks, Result
 from gpt_opt.training.memory import PeakMemory
 from gpt_opt.training.model_selection import Best
+from gpt_opt.training.parts import Parts
 from gpt_opt.training.sharding import load_weights, sharding_of
 from gpt_opt.training.trainer import ObjectiveTrainer
 

@@ -15,10 +15,11 @@ from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.errors import ConfigError, DataError
 from gpt_opt.records.run_id import run_id
 from gpt_opt.training import loop
-from gpt_opt.training.build import Parts, build, build_generator
-from gpt_opt.training.generation import Generator
+from gpt_opt.training.build import build
+from gpt_opt.training.generation import Generator, generator_of
 from gpt_opt.training.interface import Folder
 from gpt_opt.training.loop import train
+from gpt_opt.training.parts import Parts
 from tests.training.test_training import DPO, SFT, config, finish, folder, hooks, rows
 
 KEYS = "training.training_params"
@@ -176,7 +177,7 @@ def test_the_model_writes_from_its_cache(
 
 def sampler(overrides: list[str]) -> tuple[Parts, Generator]:
     parts = build(config(overrides))
-    made = build_generator(config(overrides), parts, 8)
+    made = generator_of(config(overrides), parts, 8)
     assert made is not None
     return parts, made
 
@@ -224,7 +225,7 @@ def test_too_long_prompts_are_passed_over(small: list[str]) -> None:
 def test_a_model_that_cannot_write_is_an_error(small: list[str]) -> None:
     parts = replace(build(config([*small, *DPO])), policy=cast("Any", torch.nn.Linear(1, 1)))
     with pytest.raises(ConfigError, match="needs a model with transformers' generate, but Linear has none"):
-        build_generator(config([*small, *DPO, *ON]), parts, 8)
+        generator_of(config([*small, *DPO, *ON]), parts, 8)
 
 
 @pytest.mark.parametrize(

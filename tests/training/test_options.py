@@ -22,7 +22,6 @@ from gpt_opt.records.run_dir import checkpoints
 from gpt_opt.records.state import RunState, State
 from gpt_opt.run.distributed import error_record
 from gpt_opt.training import loop
-from gpt_opt.training.build import Parts
 from gpt_opt.training.build import build as build_parts
 from gpt_opt.training.checkpointing import final_checkpoint
 from gpt_opt.training.data.order import TrainingOrder
@@ -34,6 +33,7 @@ from gpt_opt.training.failures import (
     require_finite,
 )
 from gpt_opt.training.loop import train
+from gpt_opt.training.parts import Parts
 from tests.conftest import ROOT, Runner
 from tests.training.test_training import DPO, config, equal, final_weights, finish, folder, hooks, rows
 

@@ -21,13 +21,14 @@ from gpt_opt.config.schema import register
 from gpt_opt.errors import ConfigError, DataError, GptOptError, RequestError
 from gpt_opt.records.run_dir import checkpoints
 from gpt_opt.run.resolvers import plain_config, register_resolvers
-from gpt_opt.training.build import Parts, build
+from gpt_opt.training.build import build
 from gpt_opt.training.checkpointing import final_checkpoint, latest_checkpoint
 from gpt_opt.training.describe import describe
 from gpt_opt.training.interface import Folder, Hooks, Result
 from gpt_opt.training.loop import train
 from gpt_opt.training.memory import estimate_mb
 from gpt_opt.training.models.build import _read_weights, require_archive
+from gpt_opt.training.parts import Parts
 from tests.conftest import CONFIG_DIR, small_overrides
 
 register()
