@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from gpt_opt.errors import DataError
 from gpt_opt.training.build import build
+from gpt_opt.training.data.order import Batch, Collate
+from gpt_opt.training.data.prepare import Items
 from gpt_opt.training.data.records import Example, ExampleData, Pair, PairData
 from gpt_opt.training.describe import describe
 from gpt_opt.training.loop import train
-from gpt_opt.training.losses import KTO
+from gpt_opt.training.losses import KTO, token_logps
+from gpt_opt.training.metrics import MetricAccumulator
 from gpt_opt.training.models.build import Reference
 from gpt_opt.training.models.byte_tokenizer import END_OF_TEXT
+from gpt_opt.training.objectives import Objective
 from gpt_opt.training.objectives.sft import OTHER_COMPLETION
 from tests.conftest import Runner, small_overrides
 from tests.run.test_distributed import assert_same, only_run, run
@@ -210,3 +218,65 @@ def test_two_processes_give_the_numbers_of_one_with_kto(tmp_path: Path, run_hydr
     alone = run_hydra([*small_overrides(places[1]), *KTO_LOSS])
     assert alone.returncode == 0, alone.stdout + alone.stderr
     assert_same(only_run(places[0]), only_run(places[1]))
+
+
+class Blocks(Objective):
+    """Language modelling on blocks of a file of token ids, which is mapped and never tokenized."""
+
+    item_name = "blocks"
+    keeps_dropout = True
+
+    def __init__(self, *parts: Any, file: str) -> None:
+        super().__init__(*parts)
+        self.file = file
+
+    def items(self, config: Mapping[str, Any], tokenizer: Any) -> Items:
+        blocks: Any = np.memmap(self.file, dtype=np.uint16, mode="r").reshape(-1, 32)
+        return Items(blocks[8:], blocks[:8], {"train": {"rows": len(blocks) - 8}}, "f" * 64)
+
+    def collator(self) -> Collate:
+        return BlockCollator()
+
+    def continuation(self, item: Any) -> tuple[list[int], list[int] | None]:
+        return item[:8].tolist(), item[8:].tolist()
+
+    def uses_reference(self, config: Mapping[str, Any]) -> bool:
+        return False
+
+    def loss_denominator(self, batch: Batch) -> float:
+        return float(batch["labels"].numel())
+
+    def batch_loss(
+        self, model: Any, batch: Batch, metrics: MetricAccumulator, with_kl: bool
+    ) -> tuple[torch.Tensor, float]:
+        total, count = -token_logps(self.forwards.logits(model, batch), batch["labels"]).sum(), batch["labels"].numel()
+        metrics.add_sum("loss", total, count)
+        return total, float(count)
+
+
+class BlockCollator:
+    def rows(self, item: Any) -> list[Any]:
+        return [(item[:1], item[1:])]
+
+    def __call__(self, batch: Sequence[Any]) -> dict[str, Any]:
+        ids = torch.from_numpy(np.stack(batch).astype(np.int64))
+        return {"input_ids": ids[:, :-1], "labels": ids[:, 1:], "logits_to_keep": ids.shape[1] - 1}
+
+
+def test_an_objective_needs_no_records(tmp_path: Path, small: list[str]) -> None:
+    """Ten of the 258 tokens are in the file, each after the one before: the loss falls from about ln 258 = 5.55."""
+    (np.arange(32 * 72) % 10).astype(np.uint16).tofile(tmp_path / "tokens.bin")
+    aligner = f"aligner={{_target_: {__name__}.Blocks, file: {tmp_path / 'tokens.bin'}}}"
+    fast = "optimizer.optimizer_params.lr=0.03"
+    overrides = [*small, "loss=sft", aligner, fast, "training.sampling.sample_during_eval=true"]
+    whole, broken = folder(tmp_path / "whole"), folder(tmp_path / "broken")
+    result = finish(overrides, whole)
+    assert train(config(overrides), broken, hooks(stop_at=5)) is None
+    finish(overrides, broken)
+    assert rows(whole) == rows(broken)
+    assert equal(final_weights(whole), final_weights(broken))
+    assert result.metrics["eval/loss"] < 3 < 5 < rows(whole)[0]["eval/loss"]
+    assert result.tokens == 12 * 8 * 32
+    assert "64 training and 8 validation blocks" in describe(config(overrides))
+    written = [json.loads(line) for line in whole.samples.read_text().splitlines()]
+    assert written[0]["chosen"] == "".join(chr(token % 10) for token in range(8, 32))
