@@ -152,7 +152,7 @@ def build_trainer(
     if config["fsdp"] and params["mixed_precision"] != "no":
         for weight in parts.policy.parameters():  # as FSDP is about to: a resume must find the type that was saved
             weight.data = weight.data.float() if weight.requires_grad else weight.data
-    optimizer = build_optimizer(optimizer_params, parts.policy.parameters())
+    optimizer = build_optimizer(optimizer_params, parts.policy)
     first = phase_steps(parts.steps, optimizer_params["warm_up_fraction"], params["warmup_steps"])
     schedule, steps = optimizer_params["lr_schedule"], parts.steps
     task = Task(

@@ -21,7 +21,7 @@ def describe(config: Mapping[str, Any]) -> str:
     params, items, objective = config["training"]["training_params"], parts.items, parts.objective
     total = sum(weight.numel() for weight in parts.policy.parameters())
     trained = sum(weight.numel() for weight in parts.policy.parameters() if weight.requires_grad)
-    optimizer = build_optimizer(config["optimizer"]["optimizer_params"], parts.policy.parameters())
+    optimizer = build_optimizer(config["optimizer"]["optimizer_params"], parts.policy)
     order = parts.order(config)
     rows = [parts.collator.rows(item) for item in objective.arrange(items.train)]
     lengths = [len(prompt) + len(completion) for item in rows for prompt, completion in item]
