@@ -16,6 +16,7 @@ from gpt_opt.errors import ConfigError, DataError
 from gpt_opt.records.run_id import run_id
 from gpt_opt.training import loop
 from gpt_opt.training.build import build
+from gpt_opt.training.data.mixture import build_dataset
 from gpt_opt.training.generation import Generator, generator_of
 from gpt_opt.training.interface import Folder
 from gpt_opt.training.loop import train
@@ -47,7 +48,7 @@ def test_every_evaluation_has_a_row_a_prompt(tmp_path: Path, small: list[str]) -
     assert [(row["step"], row["index"]) for row in found] == [
         (step, item) for step in (0, 4, 8, 12) for item in (0, 1, 2)
     ]
-    validation = build(config([*small, *DPO])).data.validation
+    validation = build_dataset(config([*small, *DPO])["data"]["dataset"]).validation
     for row in found:
         assert list(row) == ["step", "index", "prompt", "policy", "reference", "chosen"]
         assert (row["prompt"], row["chosen"]) == (
