@@ -19,8 +19,8 @@ from transformers import (
 
 from gpt_opt.config.checks.constraints import accumulation_steps, micro_batch_size
 from gpt_opt.config.checks.losses import keeps_reference
-from gpt_opt.config.inputs import Inputs
 from gpt_opt.errors import DataError, Problem
+from gpt_opt.records.provenance import Inputs
 from gpt_opt.training.callbacks import EvalSaveCallback, ProgressBar
 from gpt_opt.training.data.order import Collate
 from gpt_opt.training.data.tokenize import SequenceLimits, leading_special_tokens

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from gpt_opt.records.metrics import EVALUATION
 from gpt_opt.training.data.order import Batch, Collate
 from gpt_opt.training.distributed import Processes
 from gpt_opt.training.metrics import MetricAccumulator
@@ -39,7 +40,7 @@ def measure(
         processes: Of the training.
 
     Returns:
-        By names that begin with "eval/"; `eval/seconds` is how long it took.
+        By names that begin with `EVALUATION`; `eval/seconds` is how long it took.
     """
     # With fewer items than processes some had none, and no names to sum: then each measures all of them.
     processes = processes if len(items) >= processes.count else processes.alone()
@@ -58,7 +59,7 @@ def measure(
     model.train(training)
     means = objective.finish(metrics.take(processes.sum))
     seconds = round(time.perf_counter() - started, 3)
-    return {**{f"eval/{name}": value for name, value in means.items()}, "eval/seconds": seconds}
+    return {EVALUATION + name: value for name, value in {**means, "seconds": seconds}.items()}
 
 
 def even_batches(items: int, size: int, rank: int, count: int) -> list[list[int]]:

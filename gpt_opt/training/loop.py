@@ -16,7 +16,7 @@ from accelerate.utils import broadcast_object_list
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedModel, TrainerState
 
-from gpt_opt.config.inputs import Inputs
+from gpt_opt.records.provenance import Inputs
 from gpt_opt.records.run_dir import PROGRESS_FILE
 from gpt_opt.training.build import build, build_trainer
 from gpt_opt.training.checkpoint_compat import checkpoint_step, require_continuable, require_resumable

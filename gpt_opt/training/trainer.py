@@ -21,7 +21,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from gpt_opt.config.inputs import Inputs
+from gpt_opt.records.provenance import Inputs
+from gpt_opt.records.step_log import MetricsLog, StepLog
 from gpt_opt.training.checkpoint_compat import settings_of
 from gpt_opt.training.checkpointing import (
     OPTIMIZER_FILE,
@@ -38,7 +39,6 @@ from gpt_opt.training.evaluation import compare, measure
 from gpt_opt.training.failures import require_finite
 from gpt_opt.training.forwards import Forwards
 from gpt_opt.training.interface import Folder, Hooks
-from gpt_opt.training.metrics import MetricsLog, StepLog
 from gpt_opt.training.model_selection import Best
 from gpt_opt.training.models.build import Reference
 from gpt_opt.training.objectives import Objective
