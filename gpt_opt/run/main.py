@@ -95,7 +95,7 @@ def _task_log(paths: RunPaths) -> Iterator[None]:
 
 
 def _dry_run(config: dict[str, object], overrides: list[str], folder: Path) -> None:
-    from gpt_opt.training.loop import describe
+    from gpt_opt.training.describe import describe
 
     try:
         directory, _ = RunFinder().find(config, run_id(config), overrides)

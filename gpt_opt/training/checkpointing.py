@@ -9,11 +9,12 @@ import os
 import shutil
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from stat import S_IMODE
+from typing import Any
 
 from gpt_opt.errors import GptOptError, Problem, RequestError, disk_full
 from gpt_opt.records.io import sync
@@ -23,10 +24,10 @@ FINAL = "final"
 """Link to the best checkpoint of a run with load_best_model_at_end that has ended."""
 
 OPTIMIZER_FILE = "optimizer.pt"
-"""States of the optimizer, but for those that DeepSpeed divides among the processes: they are in `global_step*/`."""
+"""State of the optimizer, but for that which DeepSpeed shards: it is in `global_step*/`."""
 
 SCHEDULER_FILE = "scheduler.pt"
-"""Where the schedule is."""
+"""State of the learning rate schedule."""
 
 SIZES_FILE = "sizes.json"
 """Bytes of every other file of a checkpoint that is read again, by its name, as they were when it was committed."""
@@ -206,8 +207,21 @@ def _is_full(folder: Path) -> bool:
     return False
 
 
+def finish_checkpoint(saved: Path, progress: Mapping[str, Any]) -> None:
+    """Adds to a saved checkpoint what a resume asks, and makes all of it survive a power failure.
+
+    Args:
+        saved: What transformers has written.
+        progress: JSON values for `PROGRESS_FILE`.
+    """
+    (saved / PROGRESS_FILE).write_text(json.dumps(progress))
+    record_sizes(saved)
+    usual_modes(saved)
+    sync_tree(saved)
+
+
 def commit_checkpoint(saved: Path, folder: Path) -> None:
-    """Moves a finished checkpoint to its place in `folder`, replacing one of the same step."""
+    """Moves a finished checkpoint into `folder`, replacing one of the same step."""
     target = folder / saved.name
     shutil.rmtree(target, ignore_errors=True)
     saved.rename(target)
@@ -244,7 +258,7 @@ def link_final(folder: Path, step: int) -> None:
 
 
 def final_checkpoint(folder: Path) -> Path | None:
-    """Returns the checkpoint that a complete run hands over: the one chosen as the best, else the newest.
+    """Returns the final checkpoint of a complete run: the one chosen as the best, else the newest.
 
     Raises:
         GptOptError: If its weights are damaged: an older one would not be the result.
@@ -259,6 +273,11 @@ def final_checkpoint(folder: Path) -> Path | None:
     if wrong:
         raise GptOptError(f"{chosen} must be the result of its run, but {'; '.join(wrong)}; train again: rerun=true")
     return chosen
+
+
+def staging_folder(folder: Path, step: int) -> Path:
+    """Returns where the checkpoint of a step is saved before it is committed to `folder`."""
+    return folder / f".saving-{step}"
 
 
 def remove_unfinished(folder: Path) -> None:

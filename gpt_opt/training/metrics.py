@@ -13,7 +13,7 @@ Reduce = Callable[[Tensor], Tensor]
 """Sums a tensor over all processes."""
 
 
-class Means:
+class MetricAccumulator:
     """Running means of named values, kept on the device so that adding to them never waits for it."""
 
     def __init__(self) -> None:
