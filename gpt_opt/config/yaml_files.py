@@ -20,6 +20,7 @@ from omegaconf.grammar_parser import parse
 from gpt_opt.errors import Problem
 
 _HEADER = re.compile(r"^\s*#\s*@package[ \t]+(\S+)", re.M)
+_COMMENT = re.compile(r"\s#\s*(.+)$")
 _HINTS = (
     ("mapping values are not allowed", "indent it as the keys beside it, one `key: value` a line"),
     ("expected <block end>", "indent it as the keys beside it, one `key: value` a line"),
@@ -96,6 +97,16 @@ class ConfigFile:
             if key is not None and node is not None:
                 return key, node, path
         return None
+
+    def comment(self, keys: Sequence[str]) -> str:
+        """Returns the comment beside `keys`, or beside as many of its last ones as stand here; empty without one."""
+        if (found := self.find(keys)) is None:
+            return ""
+        key, value, _ = found
+        line = key.start_mark.line
+        end = value.end_mark if value.end_mark.line == line else key.end_mark
+        match = _COMMENT.search(self.path.read_text(encoding="utf-8").split("\n")[line], end.column)
+        return match[1].strip() if match else ""
 
     def path_of(self, value: str) -> tuple[str, ...] | None:
         """Returns the keys that lead to the first value with this text."""

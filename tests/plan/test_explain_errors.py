@@ -157,6 +157,6 @@ def test_an_option_chooses_the_job_logging(entry: str, tmp_path: Path) -> None:
     (tmp_path / "training").mkdir()
     (tmp_path / "training" / "mine.yaml").write_text(f"defaults: [default, _self_, {entry}]\n")
     checker = PointChecker(CONFIG_DIR, further=tmp_path)
-    assert checker._chosen(("training=mine",))["hydra/job_logging"] == "colorlog"
-    assert checker._chosen(())["hydra/job_logging"] == "task"
+    assert checker._source.choices(("training=mine",))["hydra/job_logging"] == "colorlog"
+    assert checker._source.choices(())["hydra/job_logging"] == "task"
     assert checker._compose(["training=mine"]).hydra.job_logging.handlers.console.formatter == "colorlog"

@@ -18,10 +18,10 @@ from gpt_opt.config.checks.models import (
     weight_problems,
 )
 from gpt_opt.config.checks.sampling import sampling_problems
+from gpt_opt.config.checks.sharding import sharding_problems
 from gpt_opt.config.checks.targets import target_problems
 from gpt_opt.config.checks.trackers import tracker_problems
 from gpt_opt.config.remember import Remembered
-from gpt_opt.config.schema.sharding import engine_problems
 from gpt_opt.config.suggest import UNKNOWN_KEY
 from gpt_opt.errors import Problem
 
@@ -46,7 +46,7 @@ def accumulation_steps(params: Mapping[str, Any], devices: int = 1) -> int:
 
 
 def batch_problems(params: Mapping[str, Any], devices: int = 1) -> Iterator[Problem]:
-    """Checks that batch_size = micro_batch_size x devices x gradient_accumulation_steps, in whole numbers."""
+    """Checks that batch_size = micro_batch_size x devices x gradient_accumulation_steps, in integers."""
     batch, micro = params["batch_size"], micro_batch_size(params, devices)
     if batch < 1 or micro < 1:
         yield Problem(
@@ -57,7 +57,7 @@ def batch_problems(params: Mapping[str, Any], devices: int = 1) -> Iterator[Prob
     if batch % (micro * devices):
         yield Problem(
             f"{_TRAINING}.batch_size",
-            "batch_size must be micro_batch_size x devices x a whole number of accumulation steps, but "
+            "batch_size must be micro_batch_size x devices x an integer number of accumulation steps, but "
             f"{batch} / ({micro} x {devices}) = {batch / (micro * devices):g}",
             f"set batch_size to a multiple of {micro * devices}, or change micro_batch_size",
         )
@@ -137,7 +137,7 @@ def _architecture(config: Config) -> Iterator[Problem]:
     shape, embedded = model.get("config") or {}, model.get("archive") == "embedded"
     width, heads = shape.get("n_embd"), shape.get("n_head")
     if width is not None and heads is not None and (heads < 1 or width % heads):
-        yield Problem("model.config.n_head", f"must divide n_embd, but {width} / {heads} leaves a rest")
+        yield Problem("model.config.n_head", f"must divide n_embd, but {width} / {heads} leaves a remainder")
     for key, value in EMBEDDED_SHAPE.items() if embedded else ():
         if shape.get(key, value) != value:
             problem = f"must be {value} with model.archive=embedded, the weights that are shipped, but is {shape[key]}"
@@ -224,7 +224,7 @@ CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _moments,
     data_problems,
     _lora,
-    engine_problems,
+    sharding_problems,
     _output,
     tracker_problems,
     target_problems,

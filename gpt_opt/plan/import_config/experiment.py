@@ -14,10 +14,11 @@ import yaml
 from omegaconf._utils import get_yaml_loader
 
 from gpt_opt.config.explain import comment_of
-from gpt_opt.config.post_training import Imported, import_post_training
 from gpt_opt.config.yaml_files import ConfigFile
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.plan.compose.composer import Composed
+from gpt_opt.plan.import_config.reader import Imported
+from gpt_opt.plan.import_config.translate import import_post_training
 from gpt_opt.plan.validate import PointChecker
 from gpt_opt.sweep.overrides import to_override
 
