@@ -20,9 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import split_key
 from omegaconf.errors import InterpolationKeyError, UnsupportedInterpolationType
 
+from gpt_opt.config.defaults_lists import ConfigFiles
 from gpt_opt.config.explain import flat_keys
 from gpt_opt.config.suggest import UNKNOWN_KEY, suggestion
-from gpt_opt.config.yaml_files import ConfigFile, ConfigFiles, shown
+from gpt_opt.config.yaml_files import ConfigFile, shown
 from gpt_opt.errors import Problem
 
 _IN_FILE = re.compile(r"In '([^']+)'")

@@ -19,7 +19,7 @@ class Report:
     """Collects the problems of a document, so that one run of the reader finds them all."""
 
     def __init__(self, document: Document) -> None:
-        """Start with what the parser of `document` found."""
+        """Starts with what the parser of `document` found."""
         self._document = document
         self._found = list(document.problems)
 

@@ -116,7 +116,7 @@ def shell_word(text: str) -> str:
 
 
 def describe(items: Iterable[tuple[str, Json]]) -> str:
-    """Name a point in one short line for a person; not an override: `loss.beta=0.1, seed=0`."""
+    """Names a point in one short line for a person; not an override: `loss.beta=0.1, seed=0`."""
     return ", ".join(f"{key}={v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)}" for key, v in items)
 
 

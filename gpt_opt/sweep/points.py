@@ -77,7 +77,7 @@ class Survey:
 
 
 def points(grid: Grid) -> Iterator[Point]:
-    """Enumerate the points of a sweep, holding one at a time."""
+    """Enumerates the points of a sweep, holding one at a time."""
     return (Point(index, items) for index, (items, _) in enumerate(_walk(grid.space, ())))
 
 

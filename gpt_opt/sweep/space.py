@@ -71,7 +71,7 @@ class SpaceReader:
     """Reads one space; the members of its union are read by readers of their own."""
 
     def __init__(self, report: Report, path: Path, members: dict[str, Json]) -> None:
-        """Take the members of the object at `path`, in the short or the long form."""
+        """Takes the members of the object at `path`, in the short or the long form."""
         self.keys: _Keys = {}
         self._report = report
         self._path = path

@@ -55,7 +55,7 @@ EXPERIMENTS = [
     ("exp_name: !!python/name:os.sep ''", "2: is not YAML: could not determine a constructor", "leave the tag out"),
     ("loss: {beta: 1}\n---\nseed: 1", "3: is not YAML: expected a single document", "leave out the line ---"),
     ("- loss", "2: must hold `key: value` lines, but holds a list", "leave the leading dashes out"),
-    ("loss.beta=0.1", "2: must hold `key: value` lines, but holds the text", "write `loss: {beta: 0.1}`"),
+    ("loss.beta=0.1", "2: must hold `key: value` lines, but holds the string", "write `loss: {beta: 0.1}`"),
 ]
 OPTIONS = [
     (

@@ -11,8 +11,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from gpt_opt.errors import SweepError
-from gpt_opt.sweep import count, load_grid, parse_grid, points
-from gpt_opt.sweep import json_schema as schema
+from gpt_opt.sweep import count, load_grid, parse_grid, points, schema
 
 PARAMS = sorted((Path(__file__).parents[2] / "params").glob("*.json"))
 TYPES: dict[str, Any] = {
