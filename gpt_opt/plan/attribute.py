@@ -1,4 +1,4 @@
-"""Which overrides of a point are to blame for an error of Hydra, and what is wrong with each."""
+"""Attributes an error of Hydra to overrides of a point, and says what is wrong with each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpt_opt.config.suggest import UNKNOWN_KEY
 from gpt_opt.errors import Problem
 from gpt_opt.plan.compose.composer import ComposeFailure, Composer
 from gpt_opt.plan.config_source import ConfigSource, key_of
-from gpt_opt.plan.explain_errors import YamlErrors, first_lines, interpolation_words
+from gpt_opt.plan.explain_errors import YamlErrors, first_lines, interpolation_problem
 from gpt_opt.plan.explain_overrides import override_problems
 from gpt_opt.run.resolvers import without_hydra
 
@@ -111,5 +111,5 @@ class ErrorAttribution:
         where = self._files.interpolation(names, error, valid)
         if where is None and isinstance(error, InterpolationResolutionError):
             text = next((text for text in overrides if "${" in text), " ".join(overrides))
-            return Problem(text, *interpolation_words(error, valid))
+            return Problem(text, *interpolation_problem(error, valid))
         return where or Problem(" ".join(overrides), first_lines(error))

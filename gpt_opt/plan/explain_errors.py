@@ -122,7 +122,7 @@ class YamlErrors:
         """
         key = full_key(error)
         where = self.files.at(split_key(key), [*names, self._root], "${") if key else None
-        return None if where is None else Problem(where, *interpolation_words(error, valid))
+        return None if where is None else Problem(where, *interpolation_problem(error, valid))
 
     def _read_without(self, config_path: str) -> Any:
         """Returns a config as Hydra's repository does, without the keys that were dropped."""
@@ -166,7 +166,7 @@ class YamlErrors:
         return Problem(shown(file.path), first_lines(error))
 
 
-def interpolation_words(error: Exception, valid: Sequence[str]) -> tuple[str, str]:
+def interpolation_problem(error: Exception, valid: Sequence[str]) -> tuple[str, str]:
     """Returns what an interpolation does wrong, and what to do."""
     if isinstance(error, InterpolationKeyError) and (lost := _LOST.search(str(error))):
         return f"names a key that does not exist: ${{{lost[1]}}}", suggestion(lost[1], valid)

@@ -16,7 +16,7 @@ from gpt_opt.config.overrides import parse_override
 from gpt_opt.config.suggest import unknown_key
 from gpt_opt.errors import Problem, SweepError
 from gpt_opt.plan.config_source import ConfigSource, key_of
-from gpt_opt.plan.explain_errors import YamlErrors, first_lines, full_key, interpolation_words
+from gpt_opt.plan.explain_errors import YamlErrors, first_lines, full_key, interpolation_problem
 from gpt_opt.plan.multirun import INSTALL_OPTUNA
 from gpt_opt.sweep.overrides import shell_word, to_override
 
@@ -105,7 +105,7 @@ def _value_problem(text: str, error: Exception, groups: Sequence[str], source: C
             return _unknown(text, key, groups, source)
         return Problem(key, "is needed, so it cannot be deleted", "give it another value, or leave it as it is")
     if isinstance(error, InterpolationResolutionError):
-        return Problem(text, *interpolation_words(error, source.valid_keys(groups)))
+        return Problem(text, *interpolation_problem(error, source.valid_keys(groups)))
     several = re.fullmatch(r"\[(.+)\]", value)
     fix = f"to train each: -m {key}={several[1]}" if several else ""
     return Problem(text, first_lines(error.__cause__ or error), fix)

@@ -159,4 +159,4 @@ def test_an_option_chooses_the_job_logging(entry: str, tmp_path: Path) -> None:
     checker = PointChecker(CONFIG_DIR, further=tmp_path)
     assert checker._source.choices(("training=mine",))["hydra/job_logging"] == "colorlog"
     assert checker._source.choices(())["hydra/job_logging"] == "task"
-    assert checker._compose(["training=mine"]).hydra.job_logging.handlers.console.formatter == "colorlog"
+    assert checker._source.compose(["training=mine"]).hydra.job_logging.handlers.console.formatter == "colorlog"

@@ -51,7 +51,7 @@ _AS_EVER: Mapping[str, Any] = {
 
 @dataclass
 class Imported:
-    """A post-training YAML in our words.
+    """A post-training YAML in keys of ours.
 
     Attributes:
         options: Config group to option.

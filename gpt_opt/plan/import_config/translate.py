@@ -1,4 +1,4 @@
-"""From a post-training YAML in the words of TRL, transformers and PEFT to the settings that are the same training.
+"""From a post-training YAML with the names of TRL, transformers and PEFT to the settings that are the same training.
 
 Input: the file as plain containers. Output: `Imported`, which says what has no equal here and what was interpreted.
 """
@@ -48,7 +48,7 @@ _DIRECT = {
 
 
 def import_post_training(tree: Mapping[str, Any], model_index: int | None = None) -> Imported:
-    """Returns a post-training YAML in our words.
+    """Returns a post-training YAML in keys of ours.
 
     Args:
         tree: The file, with sections models, dataset, post_training, lora, training, gpu, finetuning, logging.
