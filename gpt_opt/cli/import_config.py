@@ -24,7 +24,7 @@ def add_verbs(verbs: Any) -> None:
 
 
 def _import(options: argparse.Namespace) -> None:
-    from gpt_opt.plan.import_config.experiment import import_config
+    from gpt_opt.plan.import_config import import_config
 
     fill_registries()
     output: Path | None = options.output

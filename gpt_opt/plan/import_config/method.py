@@ -71,4 +71,4 @@ def _lora(given: Reader) -> None:
     given.found.options["lora"] = "lora"
 
 
-STEPS = (_loss, _lora)
+METHOD_STEPS = (_loss, _lora)

@@ -99,4 +99,4 @@ def _dataset(given: Reader) -> None:
         given.tell("dataset: no split to evaluate on is given, so 0.1 of the prompts are held out")
 
 
-STEPS = (_models, _dataset)
+SOURCE_STEPS = (_models, _dataset)

@@ -149,4 +149,4 @@ def _trackers(given: Reader) -> None:
             given.tell(f"{'.'.join(path)} is left out: nothing is reported there")
 
 
-STEPS = (_gpu, _batch, _length, _optimizer, _precision, _evaluation, _trackers)
+TRAINING_STEPS = (_gpu, _batch, _length, _optimizer, _precision, _evaluation, _trackers)

@@ -11,8 +11,7 @@ from typing import Any
 from gpt_opt.config.checks.data import PUBLISHED
 from gpt_opt.config.suggest import SYNONYMS
 from gpt_opt.errors import ConfigError, Problem
-from gpt_opt.plan.import_config import method, sources, training
-from gpt_opt.plan.import_config.method import LOSS_KEYS, family_of
+from gpt_opt.plan.import_config.method import LOSS_KEYS, METHOD_STEPS, family_of
 from gpt_opt.plan.import_config.reader import (
     DATASET,
     FINETUNING,
@@ -24,7 +23,8 @@ from gpt_opt.plan.import_config.reader import (
     canonical,
     is_default,
 )
-from gpt_opt.plan.import_config.sources import COLUMNS
+from gpt_opt.plan.import_config.sources import COLUMNS, SOURCE_STEPS
+from gpt_opt.plan.import_config.training import TRAINING_STEPS
 
 _RATES = {"sft": 2e-5, "dpo": 1e-6, "kto": 1e-6, "orpo": 1e-6}
 """Learning rates of TRL where none is given."""
@@ -58,7 +58,7 @@ def import_post_training(tree: Mapping[str, Any], model_index: int | None = None
         ConfigError: If it says nothing that could be trained here, or two things of one setting; all problems.
     """
     reader = Reader(tree, model_index)
-    for step in (*sources.STEPS, *method.STEPS, *training.STEPS, _equal, _unknown, _defaults):
+    for step in (*SOURCE_STEPS, *METHOD_STEPS, *TRAINING_STEPS, _equal, _unknown, _defaults):
         step(reader)
     if reader.problems:
         raise ConfigError(reader.problems)
