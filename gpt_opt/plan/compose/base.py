@@ -207,7 +207,7 @@ class Base:
             setting.target._val = setting.raw
         OmegaConf.clear_cache(self._config)
         try:
-            node = interpolation.node._dereference_node()
+            node = interpolation.resolve()
             value = plain(node) if isinstance(node, Container) else node._value()
         except Exception:  # the error to report comes from Hydra, for the whole point
             return Resolved(None, failed=True)

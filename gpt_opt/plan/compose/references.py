@@ -1,12 +1,13 @@
 """The interpolations of a composed config, and which keys each of them can read, told from its text alone.
 
 Input: a `DictConfig`. Output: an `Interpolation` a node that holds one. OmegaConf's own grammar parses each text once;
-what the text does not say (a key that is computed, a resolver that looks into the config) counts as every key.
+of a key that is computed, every key below the part that is not.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -24,7 +25,9 @@ EVERYTHING: Path = ()
 """The path that every key is below."""
 
 _LOOKS_UP = frozenset({"oc.select", "oc.dict.keys", "oc.dict.values"})
-"""Resolvers that read the config at a key which is one of their arguments."""
+"""Resolvers whose first argument is a key of the config, from the root unless it starts with a dot."""
+
+_LITERAL = re.compile(r"[A-Za-z_][\w.]*", re.ASCII)
 
 _PARSES = frozenset({"oc.decode"})
 """Resolvers that parse their argument, so that a text in it may become an interpolation."""
@@ -43,6 +46,7 @@ class Interpolation:
 
     Attributes:
         node: The node.
+        tree: OmegaConf's parse of its text.
         place: Keys and indices from the root of the plain tree to it.
         path: The same, for comparison with other paths.
         reads: Paths that its text names; whatever is at, above or below one of them can change the value.
@@ -50,10 +54,25 @@ class Interpolation:
     """
 
     node: Node
+    tree: Any
     place: tuple[Any, ...]
     path: Path
     reads: frozenset[Path]
     resolvers: frozenset[str]
+
+    def resolve(self) -> Node:
+        """Returns what `Node._dereference_node` does, without parsing the text again.
+
+        Raises:
+            Exception: Whatever OmegaConf raises.
+        """
+        container = self.node._get_parent_container()
+        assert container is not None
+        found = container._resolve_interpolation_from_parse_tree(
+            container, self.node, self.node._key(), self.tree, throw_on_resolution_failure=True, memo=None
+        )
+        assert found is not None
+        return found
 
 
 def overlap(one: Path, other: Path) -> bool:
@@ -78,7 +97,7 @@ def find_interpolations(node: Any, place: tuple[Any, ...] = (), path: Path = ())
                 raise Unpredictable(f"a key of {(*place, step)} holds a dot or a bracket")
             tree = parse(child._value())
             reads = frozenset(_reads(tree, below[:-1]))
-            yield Interpolation(child, (*place, step), below, reads, frozenset(_resolvers(tree)))
+            yield Interpolation(child, tree, (*place, step), below, reads, frozenset(_resolvers(tree)))
         else:
             yield from find_interpolations(child, (*place, step), below)
 
@@ -148,11 +167,20 @@ def _resolvers(tree: Any) -> Iterator[str]:
 
 def _reads(tree: Any, container: Path) -> Iterator[Path]:
     """Yields the paths that a parse tree names, relative ones from the container of its node."""
-    if _LOOKS_UP & set(_resolvers(tree)):
-        yield EVERYTHING
     for node in _contexts(tree):
         if isinstance(node, Grammar.InterpolationNodeContext):
             yield _named(node, container)
+        elif isinstance(node, Grammar.InterpolationResolverContext) and node.getChild(1).getText() in _LOOKS_UP:
+            yield _looked_up(node.getChild(3).getChild(0).getText() if node.getChildCount() > 4 else "")
+
+
+def _looked_up(key: str) -> Path:
+    """Returns the path of an argument that is a key; of a computed one what is surely above the computed part."""
+    literal, computed, _ = key.partition("${")
+    if not _LITERAL.fullmatch(literal):
+        return EVERYTHING
+    steps = literal.rstrip(".").split(".")
+    return tuple(steps[:-1] if computed and not literal.endswith(".") else steps)
 
 
 def _named(node: Any, container: Path) -> Path:
