@@ -14,7 +14,7 @@ import hydra
 
 from gpt_opt.config.schema import register
 from gpt_opt.errors import exit_code
-from gpt_opt.plan.validate import check_command_line, composition_problems
+from gpt_opt.plan.command_line import check_command_line, composition_problems
 from gpt_opt.run.devices import start_processes
 from gpt_opt.run.distributed import run_ranks
 from gpt_opt.run.main import hydra_errors, require_weights, task

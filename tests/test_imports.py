@@ -75,7 +75,7 @@ def test_torch_is_imported_under_training_alone(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["gpt_opt.run.main", "gpt_opt.plan.validate", "analysis", "gpt_opt.config.schema", "gpt_opt.api"]
+    "module", ["gpt_opt.run.main", "gpt_opt.plan.command_line", "analysis", "gpt_opt.config.schema", "gpt_opt.api"]
 )
 def test_nothing_heavy_is_loaded(module: str) -> None:
     code = f"import {module}, sys; print([name for name in {HEAVY} if name in sys.modules])"

@@ -81,7 +81,7 @@ def changed_inputs(before: Inputs, now: Inputs) -> list[str]:
 
 
 def changed_since(before: Inputs, now: Inputs) -> str:
-    """Returns which inputs have changed, in words: `/a/b.jsonl and /c/mine.py have changed since`; "" for none."""
+    """Returns which inputs have changed: `/a/b.jsonl and /c/mine.py have changed since`; "" for none."""
     *some, last = [now[name]["path"] for name in changed_inputs(before, now)] or [""]
     if not last:
         return ""

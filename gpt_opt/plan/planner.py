@@ -15,8 +15,9 @@ from gpt_opt.errors import ConfigError, Problem, SweepError
 from gpt_opt.plan.compose.composer import Composed
 from gpt_opt.plan.estimate import History, Price, price, shape
 from gpt_opt.plan.existing import Status, status_of
+from gpt_opt.plan.findings import Findings
 from gpt_opt.plan.resources import SweepResources, process_problems
-from gpt_opt.plan.validate import Findings, PointChecker
+from gpt_opt.plan.validate import PointChecker
 from gpt_opt.records.provenance import recorded_inputs
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.run_id import is_identity, run_id

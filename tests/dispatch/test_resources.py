@@ -37,7 +37,7 @@ def test_all_wrong_values_are_told_at_once_with_where_they_were_said() -> None:
     told = str(caught.value)
     for part in ("resources.mem_gb", "resources.cpus_per_run", "--time-min", "--sbatch", "nothing was submitted"):
         assert part in told
-    assert "must be a whole number, at least 1, but is 0" in told
+    assert "must be an integer, at least 1, but is 0" in told
 
 
 @pytest.mark.parametrize(

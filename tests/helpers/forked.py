@@ -79,7 +79,7 @@ def main() -> None:
     import hydra  # noqa: F401
     from transformers import AutoModelForCausalLM, GPT2LMHeadModel  # noqa: F401
 
-    import gpt_opt.plan.validate
+    import gpt_opt.plan.command_line
     import gpt_opt.run.main
     import gpt_opt.training.loop  # noqa: F401
 

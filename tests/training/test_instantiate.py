@@ -16,8 +16,8 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.errors import ConfigError
+from gpt_opt.plan.command_line import check_command_line
 from gpt_opt.plan.planner import Planner
-from gpt_opt.plan.validate import check_command_line
 from gpt_opt.records.io import to_json
 from gpt_opt.records.run_dir import RunPaths, find_run_dirs
 from gpt_opt.records.run_id import run_id
