@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import time
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import FrameType
 
 from gpt_opt.dispatch import slurm
 from gpt_opt.dispatch.backends.disbatch import Round, remove_stale_pipes
-from gpt_opt.dispatch.backends.resources import from_record
 from gpt_opt.dispatch.reconcile import settle
-from gpt_opt.errors import ClaimLost, RunFailed
+from gpt_opt.errors import ClaimLost, ConfigError, Problem, RunFailed
 from gpt_opt.plan.existing import Status, saved_step, status_of
+from gpt_opt.plan.resources import from_record
 from gpt_opt.records import stop_requests as control
 from gpt_opt.records.attempts import CAUSES, read_history
-from gpt_opt.records.claim import STALE_AFTER_S, Claim, RunHeld, acquire, read_claim
+from gpt_opt.records.claim import STALE_AFTER_S, Claim, ClaimInfo, RunHeld, acquire, read_claim
 from gpt_opt.records.io import to_json, write_text
 from gpt_opt.records.run_dir import RunFolders, RunPaths
 from gpt_opt.records.sweep_dir import Sweep, SweepRun
@@ -49,7 +49,7 @@ class Due:
 
 def due(sweep: Sweep) -> Due:
     """Sorts the runs of a sweep by their own files."""
-    mem_gb = from_record(sweep.submission().resources).mem_gb
+    memory = [from_record(shape.resources).mem_gb for shape in sweep.submission().shapes]
     cancelled = control.read(sweep.control).cancelled
     found: dict[str, list[SweepRun]] = {"runnable": [], "held": [], "done": []}
     left: list[tuple[SweepRun, str]] = []
@@ -62,7 +62,7 @@ def due(sweep: Sweep) -> Due:
             found["held"].append(run)
         elif run.run_id in cancelled:
             left.append((run, "cancelled"))
-        elif (spent := read_history(sweep.attempts(run)).spent(mem_gb)) is not None:
+        elif (spent := read_history(sweep.attempts(run)).spent(memory[run.shape])) is not None:
             left.append((run, spent))
         else:
             found["runnable"].append(run)
@@ -84,15 +84,36 @@ class _Stop:
             self.signal = signal.Signals(number)
 
 
-def drive(sweep: Sweep, slots: int | None) -> None:
-    """Works through a sweep until nothing of it is due.
+def part_to_drive(sweep: Sweep, shape: int | None, in_job: bool) -> Sweep:
+    """Returns what a driver works through: the part with a shape; without one all of the sweep, on this machine.
+
+    Raises:
+        ConfigError: If no run has that shape, or an allocation shall serve several.
+    """
+    shapes = [part.shape for part in sweep.parts()]
+    listed = ", ".join(map(str, shapes))
+    if shape in shapes:
+        return sweep.part(shape) if shape is not None else sweep
+    if shape is not None:
+        problem = f"must be a shape that runs of {sweep.label} have, {listed}, but is {shape}"
+        raise ConfigError([Problem("--shape", problem)], ", nothing was started")
+    if in_job and len(shapes) > 1:
+        problem = f"must be given in a Slurm job, for one allocation serves one shape, and {sweep.label} has {listed}"
+        fix = f"gptopt drive {sweep.label} --shape {shapes[0]}; gptopt status {sweep.label} says what each needs"
+        raise ConfigError([Problem("--shape", problem, fix)], ", nothing was started")
+    return sweep
+
+
+def drive(sweep: Sweep, in_job: bool, slots: int | None = None) -> None:
+    """Works through a sweep, or a part of it, until nothing of it is due; one shape after the other.
 
     SIGTERM and the others of `signals.SIGNALS` stop handing out runs and let running ones checkpoint; after a warning
     of the time limit (SIGUSR1, SIGUSR2) the job is put back into the queue.
 
     Args:
-        sweep: The sweep directory.
-        slots: Runs at a time on this machine; None for the slots of the Slurm allocation.
+        sweep: The sweep directory, or a part of it: an allocation serves one shape.
+        in_job: Whether the slots are those of the Slurm allocation, else of this machine.
+        slots: Runs at a time on this machine, whatever the submission says.
 
     Raises:
         RunHeld: If another driver works on the sweep.
@@ -100,10 +121,12 @@ def drive(sweep: Sweep, slots: int | None) -> None:
     """
     session = slurm.session()
     stop = _Stop()
-    with _claimed(sweep) as claim, handled(stop_signals(), stop.receive):
-        sweep.lost_nodes.unlink(missing_ok=True)
+    with ExitStack() as held, handled(stop_signals(), stop.receive):
+        claims = [(part, held.enter_context(_claimed(part))) for part in sweep.parts()]
         before = _progress(sweep)
-        _rounds(sweep, slots, session, stop, claim)
+        for part, claim in claims:
+            part.lost_nodes.unlink(missing_ok=True)
+            _rounds(part, None if in_job else slots or part.needs().slots or 1, session, stop, claim)
         remove_stale_pipes()
         state = due(sweep)
         if stop.limit_near and (state.runnable or state.held) and (job := slurm.job_id()) is not None:
@@ -126,7 +149,7 @@ def _steps(paths: RunPaths) -> int:
 
 
 def _claimed(sweep: Sweep) -> Claim:
-    """Claims the sweep; a driver that Slurm knows to be gone is outwaited, until its claim is stale.
+    """Claims a part of a sweep; a driver that Slurm knows to be gone is outwaited, until its claim is stale.
 
     Raises:
         RunHeld: If a living driver has it.
@@ -134,7 +157,7 @@ def _claimed(sweep: Sweep) -> Claim:
     deadline, told = time.monotonic() + STALE_AFTER_S + 2 * _HELD_POLL_S, False
     while True:
         try:
-            return acquire(RunPaths(sweep.root))
+            return acquire(sweep.driver)
         except RunHeld as held:
             if is_driven(sweep) or time.monotonic() > deadline:
                 raise
@@ -145,8 +168,11 @@ def _claimed(sweep: Sweep) -> Claim:
 
 
 def is_driven(sweep: Sweep) -> bool:
-    """Returns whether a driver holds the sweep that, as far as Slurm knows, still lives."""
-    claim = read_claim(RunPaths(sweep.root))
+    """Returns whether a driver holds the sweep, or a part of it, that, as far as Slurm knows, still lives."""
+    return any(_is_held(read_claim(part.driver)) for part in ([sweep] if sweep.shape is not None else sweep.parts()))
+
+
+def _is_held(claim: ClaimInfo | None) -> bool:
     if claim is None or claim.is_over():
         return False
     if claim.slurm is None or not slurm.is_installed():
@@ -159,7 +185,8 @@ def is_driven(sweep: Sweep) -> bool:
 
 
 def _rounds(sweep: Sweep, slots: int | None, session: str, stop: _Stop, claim: Claim) -> None:
-    together = from_record(sweep.submission().resources).runs_per_gpu or 1
+    resources = from_record(sweep.needs().resources)
+    driver = control.driver_name(sweep.shape, claim.attempt)
     wait_until = time.monotonic() + STALE_AFTER_S
     remove_stale_pipes()
     while stop.signal is None:
@@ -167,7 +194,7 @@ def _rounds(sweep: Sweep, slots: int | None, session: str, stop: _Stop, claim: C
         state = due(sweep)
         log.info("%s: %s", sweep.label, _counts(state))
         if state.runnable:
-            work = Round(sweep, state.runnable, together, session, claim.attempt, slots)
+            work = Round(sweep, state.runnable, resources, session, driver, slots)
             _one_round(sweep, work, state, stop, claim)
             wait_until = time.monotonic() + STALE_AFTER_S
         elif state.held and time.monotonic() < wait_until:
@@ -186,7 +213,7 @@ def _one_round(sweep: Sweep, work: Round, state: Due, stop: _Stop, claim: Claim)
                 raise ClaimLost(f"another driver took {sweep.label} over while this one was silent; this one ends")
             if stop.signal is not None:
                 log.warning("%s: runs checkpoint, nothing more is started", stop.signal.name)
-                control.drain(sweep.control, claim.attempt)
+                control.drain(sweep.control, control.driver_name(sweep.shape, claim.attempt))
                 _wait_for_runs(sweep, state, work)
                 return
     finally:
@@ -252,10 +279,3 @@ def retry_hints(sweep: Sweep, state: Due) -> list[str]:
     hints = [f"gptopt retry {sweep.label} starts failed ones again"] if len(state.left) > cancelled else []
     again = f"gptopt retry {sweep.label} --state CANCELLED starts cancelled ones again"
     return [*hints, again] if cancelled else hints
-
-
-def local_slots(gpus: int, gpus_per_run: int | None, cpus_per_run: int | None) -> int:
-    """Returns how many runs this machine takes at a time: by its GPUs, or else by the cores that a run asks for."""
-    if gpus and gpus_per_run != 0:
-        return max(1, gpus // (gpus_per_run or 1))
-    return max(1, len(os.sched_getaffinity(0)) // cpus_per_run) if cpus_per_run else 1

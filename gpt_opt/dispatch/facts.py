@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from gpt_opt.dispatch.failure_groups import FailureGroup
 from gpt_opt.dispatch.progress import Metric, Progress
-from gpt_opt.records.sweep_dir import Submission, SweepRun
+from gpt_opt.records.sweep_dir import Shape, Submission, SweepRun
 
 NO_PROGRESS = Progress()
 
@@ -85,6 +85,7 @@ class JobStatus:
         reason: Why it waits; may be empty.
         node: Where it runs; may be empty.
         alive: Whether it may still start or continue; None when not known.
+        shape: The shape of the runs it takes; None for every shape.
     """
 
     id: str
@@ -92,6 +93,7 @@ class JobStatus:
     reason: str = ""
     node: str = ""
     alive: bool | None = None
+    shape: int | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,15 @@ class SweepStatus:
     driven: bool
     failures: tuple[FailureGroup, ...]
     notes: tuple[str, ...]
+
+    @property
+    def shapes(self) -> dict[int, tuple[Shape, list[RunStatus]]]:
+        """Every shape that runs have, by its index, with those runs."""
+        found: dict[int, tuple[Shape, list[RunStatus]]] = {}
+        for item in sorted(self.runs, key=lambda item: item.run.shape):
+            index = item.run.shape
+            found.setdefault(index, (self.submission.shapes[index], []))[1].append(item)
+        return found
 
     @property
     def all_done(self) -> bool:

@@ -9,13 +9,13 @@ from datetime import datetime
 from typing import Any
 
 from gpt_opt.dispatch import slurm
-from gpt_opt.dispatch.backends.resources import from_record
 from gpt_opt.dispatch.driver import is_driven
 from gpt_opt.dispatch.facts import JobStatus, RunStatus, Shown, SweepStatus
 from gpt_opt.dispatch.failure_groups import Failure, grouped
 from gpt_opt.dispatch.progress import Metric, Progress, read_progress
 from gpt_opt.dispatch.reconcile import Ends, cause_of_end, job_of
 from gpt_opt.errors import GptOptError
+from gpt_opt.plan.resources import from_record
 from gpt_opt.records import stop_requests as control
 from gpt_opt.records.attempts import Attempt, History, read_history
 from gpt_opt.records.claim import read_claim
@@ -54,7 +54,7 @@ class _Reader:
 
     def __init__(self, sweep: Sweep, submission: Submission, metric: Metric, notes: list[str]) -> None:
         self._sweep, self._metric, self._notes = sweep, metric, notes
-        self._mem_gb = from_record(submission.resources).mem_gb
+        self._memory = [from_record(shape.resources).mem_gb for shape in submission.shapes]
         self._cancelled = control.read(sweep.control).cancelled
         self._jobs = {index: job.id for job in submission.jobs for index in job.runs or ()}
         self._folders = RunFolders()
@@ -125,7 +125,7 @@ class _Reader:
             return Shown.COMPLETED, False, None
         if state.state is State.RUNNING:
             return Shown.RUNNING, False, None
-        spent = history.spent(self._mem_gb)
+        spent = history.spent(self._memory[run.shape])
         if run.run_id in self._cancelled or spent == "cancelled":
             return Shown.CANCELLED, False, "cancelled"
         if spent is not None:
@@ -202,11 +202,12 @@ def _jobs(
     for job in submission.jobs:
         if not _is_slurm(job.id):
             works = driven and job is submission.jobs[-1]
-            yield JobStatus(job.id, "RUNNING" if works else "", alive=works)
+            status = JobStatus(job.id, "RUNNING" if works else "", alive=works)
         elif known is None:
-            yield before.get(job.id, JobStatus(job.id))
+            status = before.get(job.id, JobStatus(job.id))
         else:
-            yield _job_status(job.id, known.get(job.id))
+            status = _job_status(job.id, known.get(job.id))
+        yield replace(status, shape=job.shape)
 
 
 def _ask(jobs: Sequence[str], notes: list[str]) -> dict[str, list[slurm.JobState]] | None:
@@ -243,8 +244,10 @@ def gather(sweep: Sweep, ask_slurm: bool = True, before: SweepStatus | None = No
     runs = tuple(kept.get(run.run_id) or reader.run(run, histories[run.index], known or {}) for run in sweep.runs)
     failures = grouped(list(_failures(runs)), {item.run.index: item.run.overrides for item in runs})
     statuses = tuple(_jobs(submission, known, former, driven))
-    notes += _last_words(sweep, statuses[-1:], histories.values())
-    notes += [f"node {node} gave no slot: {reason}" for node, reason in _lost_nodes(sweep).items()]
+    newest = {job.shape: job for job in statuses}
+    notes += _last_words(sweep, list(newest.values()), histories.values())
+    lost_nodes = [item for part in sweep.parts() for item in _lost_nodes(part).items()]
+    notes += [f"node {node} gave no slot: {reason}" for node, reason in dict(lost_nodes).items()]
     return SweepStatus(sweep.label, submission, metric, runs, statuses, driven, failures, tuple(notes))
 
 

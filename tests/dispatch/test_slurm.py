@@ -14,7 +14,7 @@ from gpt_opt.cli import main
 from gpt_opt.dispatch import driver, slurm
 from gpt_opt.dispatch.actions import cancel
 from gpt_opt.dispatch.backends import base as backends
-from gpt_opt.dispatch.backends.base import living_jobs
+from gpt_opt.dispatch.jobs import living_jobs
 from gpt_opt.dispatch.reconcile import cause_of_end
 from gpt_opt.dispatch.slurm import JobState, SlurmError, options_of, outside_job
 from gpt_opt.dispatch.submit import start_jobs

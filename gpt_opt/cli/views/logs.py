@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from gpt_opt.dispatch.backends.base import living_jobs
 from gpt_opt.dispatch.driver import due, is_driven
+from gpt_opt.dispatch.jobs import living_jobs
 from gpt_opt.dispatch.slurm import SlurmError
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.state import State, StateUnreadable, read_state
