@@ -251,8 +251,9 @@ def jobs_with_comment(comment: str) -> dict[str, str]:
         row.split("|", 1)
         for row in run(["squeue", "--noheader", "--me", "--format=%i|%k"], timeout_s=_ANSWER_S).splitlines()
     )
-    found = {row[0]: row[1].strip().removeprefix(comment) for row in rows if len(row) == 2 and comment in row[1]}
-    return {job: rest[1:] for job, rest in found.items() if rest == "" or rest.startswith(":")}
+    found = {row[0]: row[1].strip() for row in rows if len(row) == 2 and row[1].startswith(comment)}
+    rest = {job: text.removeprefix(comment) for job, text in found.items()}
+    return {job: text[1:] for job, text in rest.items() if text == "" or text.startswith(":")}
 
 
 def max_array_size() -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from gpt_opt.dispatch import slurm
 from gpt_opt.dispatch.backends.base import BACKENDS
 from gpt_opt.dispatch.backends.disbatch import task_text
-from gpt_opt.dispatch.backends.limits import check_backend
+from gpt_opt.dispatch.backends.limits import check_backend, usable
 from gpt_opt.dispatch.backends.plain_names import require_links
 from gpt_opt.dispatch.backends.resources import by_shape
 from gpt_opt.dispatch.driver import Due, due
@@ -105,22 +105,23 @@ def _require_one_allocation(plan: Plan, request: Request) -> None:
 
 def _draft(request: Request, plan: Plan) -> tuple[Submission, list[SweepRun]]:
     metric = None if plan.grid.metric is None else asdict(plan.grid.metric)
-    backend, counts = BACKENDS[request.backend], Counter(run.resources for run in plan.runs)
-    slots = [backend.slots(shape, counts[shape]) if request.slots is None else request.slots for shape in plan.shapes]
+    backend, needed = BACKENDS[request.backend], [usable(run.resources, request.backend) for run in plan.runs]
+    counts = Counter(needed)
+    slots = {shape: request.slots or backend.slots(shape, number) for shape, number in counts.items()}
     submission = Submission(
         sweep=plan.grid.name,
         file="" if request.file is None else str(request.file),
         extra=request.extra,
         backend=request.backend,
-        shapes=tuple(Shape(to_record(shape), number) for shape, number in zip(plan.shapes, slots, strict=True)),
+        shapes=tuple(Shape(to_record(shape), number) for shape, number in slots.items()),
         metric=metric,
         cwd=os.getcwd(),
         root=str(request.root),
     )
-    index = {shape: number for number, shape in enumerate(plan.shapes)}
+    index = {shape: number for number, shape in enumerate(slots)}
     runs = [
-        SweepRun(run.index, run.run_id, str(Path(run.run_dir).absolute()), run.overrides, index[run.resources])
-        for run in plan.runs
+        SweepRun(run.index, run.run_id, str(Path(run.run_dir).absolute()), run.overrides, index[resources])
+        for run, resources in zip(plan.runs, needed, strict=True)
     ]
     return submission, runs
 

@@ -105,8 +105,9 @@ def needs(resources: Resources) -> str:
         parts[0] += f" on each of {nodes} nodes"
     if (together := resources.runs_per_gpu or 1) > 1:
         parts[0] += f" for {together} runs"
-    named = {"cpus_per_run": "{} cores", "mem_gb": "{:g} GB", "time_min": "{} min"}
     values = {name: getattr(resources, name) for name in settings(Resources)}
+    cores = "{} core" if values["cpus_per_run"] == 1 else "{} cores"
+    named = {"cpus_per_run": cores, "mem_gb": "{:g} GB", "time_min": "{} min"}
     parts += [text.format(values[name]) for name, text in named.items() if values[name] is not None]
     sites = ("partition", "qos", "account", "constraint", "exclude")
     parts += [f"{name}={values[name]}" for name in sites if values[name] is not None]

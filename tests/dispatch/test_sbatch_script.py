@@ -59,6 +59,13 @@ exec gptopt drive /lab/sweeps/beta/3
     )
 
 
+def test_the_job_of_one_of_several_shapes_says_which() -> None:
+    script = sbatch_text(SWEEP.part(1), Resources(gpus_per_run=2), 3, "/r", "/b")
+    said = options(script)
+    assert {"--job-name=beta-3.1", "--comment=/lab/sweeps/beta/3:shape-1", "--gpus-per-task=2"} <= set(said)
+    assert script.endswith("\nexec gptopt drive /lab/sweeps/beta/3 --shape 1\n")
+
+
 def test_what_is_not_said_is_not_asked_for() -> None:
     said = options(sbatch_text(SWEEP, Resources(), 2, "/r", "/b"))
     assert not [option for option in said if option.startswith(("--mem", "--time", "--partition", "--account"))]

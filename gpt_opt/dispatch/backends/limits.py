@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 from gpt_opt.errors import ConfigError, Problem
@@ -13,6 +14,13 @@ log = logging.getLogger(__name__)
 
 SLURM_ONLY = ("time_min", "partition", "qos", "account", "constraint", "exclude", "sbatch")
 """Resources that mean nothing on a machine by itself; `mem_gb` says there whether a retry would have more."""
+
+_UNSAID: Mapping[str, Any] = {item.name: item.default for item in fields(Resources) if item.name in SLURM_ONLY}
+
+
+def usable(resources: Resources, backend: str) -> Resources:
+    """Returns the part of the resources that a backend can use: runs that differ in others alone are of one shape."""
+    return replace(resources, **_UNSAID) if backend == "local" else resources
 
 
 def check_backend(shapes: Sequence[Resources], backend: str, slots: int | None, flags: Mapping[str, Any]) -> None:
