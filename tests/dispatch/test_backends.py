@@ -46,7 +46,7 @@ class Contract:
         jobs = sweep.submission().jobs
         given = [run.index for job in jobs for run in sweep.runs if run not in unserved(sweep.runs, [job])]
         assert sorted(given) == [0, 1, 2]
-        bench.wait_until_done()
+        bench.wait_until_done(timeout_s=300)
         bench.wait("no job", lambda: not bench.gptopt("status", "--json", expect=None).count('"alive": true'))
         bench.verify(steps=40)
         assert bench.starts() == [1, 1, 1]
