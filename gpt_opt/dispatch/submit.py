@@ -140,13 +140,13 @@ def preview(request: Request) -> str:
     parent = (request.sweeps / plan.grid.name).absolute()
     sweep = _same_sweep(parent, runs) or Sweep(parent / str(max(numbers(parent), default=0) + 1))
     tasks = [f"# {file}\n{text}" for file, text in _task_files(sweep, submission, runs).items()]
-    return "\n".join([_scripts(sweep, submission), *tasks])
+    return "\n".join([_scripts(sweep, submission, runs), *tasks])
 
 
-def _scripts(sweep: Sweep, submission: Submission) -> str:
-    """Returns the texts of all shapes; equal ones once."""
+def _scripts(sweep: Sweep, submission: Submission, runs: Sequence[SweepRun]) -> str:
+    """Returns the texts that are submitted for the shapes of `runs`; equal ones once."""
     backend = BACKENDS[submission.backend]
-    texts = [backend.script(sweep, submission, shape) for shape in range(len(submission.shapes))]
+    texts = [backend.script(sweep, submission, shape) for shape in by_shape(runs)]
     return "\n".join(dict.fromkeys(texts))
 
 
@@ -236,9 +236,8 @@ def _renew(sweep: Sweep, submission: Submission, runs: Sequence[SweepRun]) -> No
     """
     former, living = sweep.submission(), living_jobs(sweep, submission.backend)
     asked = {run.run_id: run for run in runs}
-    free = {run.run_id for run in unserved(sweep.runs, living)}
-    if living and former.backend != submission.backend:
-        free = set()
+    other_backend = bool(living) and former.backend != submission.backend
+    free = set() if other_backend else {run.run_id for run in unserved(sweep.runs, living)}
     shapes, place = _places(former, submission, sweep.runs, asked, free)
     renewed = [
         replace(run, overrides=asked[run.run_id].overrides, shape=place[asked[run.run_id].shape])
@@ -246,11 +245,11 @@ def _renew(sweep: Sweep, submission: Submission, runs: Sequence[SweepRun]) -> No
         else run
         for run in sweep.runs
     ]
-    if any(shapes[run.shape] != submission.shapes[asked[run.run_id].shape] for run in renewed):
+    if other_backend or any(shapes[run.shape] != submission.shapes[asked[run.run_id].shape] for run in renewed):
         log.warning("%s: its job goes on with the resources it has; submit again when it has ended", sweep.label)
-    if free:
-        sweep.write_plan(renewed)
+    if free:  # the plan comes last: whatever it says, before and after, the submission has such a shape
         sweep.write_submission(replace(submission, shapes=shapes, created=former.created, jobs=former.jobs))
+        sweep.write_plan(renewed)
 
 
 def _places(
@@ -265,7 +264,8 @@ def _places(
     Shapes that a job still works on keep their places; nothing joins them, for their drivers know what they have.
     """
     if all(run.run_id in free for run in runs):
-        return submission.shapes, {index: index for index in range(len(submission.shapes))}
+        new = len(submission.shapes)
+        return (*submission.shapes, *former.shapes[new:]), {index: index for index in range(new)}
     taken = {run.shape for run in runs if run.run_id not in free}
     shapes, place = list(former.shapes), {}
     for index in sorted({asked[name].shape for name in free}):
@@ -295,7 +295,7 @@ def start_jobs(sweep: Sweep) -> Outcome:
     submission, state, alive = sweep.submission(), due(sweep), living_jobs(sweep)
     runs, started = unserved(state.runnable, alive), list[Job]()
     if runs:
-        sweep.write_submission(replace(submission, script=_scripts(sweep, submission)))
+        sweep.write_submission(replace(submission, script=_scripts(sweep, submission, runs)))
         for file, text in _task_files(sweep, submission, runs).items():
             file.parent.mkdir(parents=True, exist_ok=True)
             write_text(file, text)
@@ -311,7 +311,7 @@ def adopt(sweep: Sweep) -> None:
     """Records the Slurm job that this process is in as a job of the sweep, or part; the caller holds `locked`."""
     own = slurm.job_id()
     if own is not None and own not in {job.id for job in sweep.submission().jobs}:
-        sweep.add_jobs([Job(own, now(), shape=sweep.shape or 0)])
+        sweep.add_jobs([Job(own, now(), shape=sweep.shape)])
 
 
 def sweep_of_this_job(sweeps: Path, file: Path) -> Sweep | None:
