@@ -22,7 +22,7 @@ def merged(file: Resources, group: Mapping[str, Any], flags: Mapping[str, Any]) 
     Raises:
         ConfigError: If a value is none that the field may have.
     """
-    said: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     problems = []
     for origin, values in (("resources", group), ("--", flags)):
         for name, (kind, doc, _) in settings(Resources).items():
@@ -32,10 +32,10 @@ def merged(file: Resources, group: Mapping[str, Any], flags: Mapping[str, Any]) 
             if not kind.accepts(list(value) if isinstance(value, tuple) else value):
                 key = f"--{name.replace('_', '-')}" if origin == "--" else f"resources.{name}"
                 problems.append(Problem(key, f"({doc}) must be {kind.expects}, but is {value!r}"))
-            said[name] = tuple(value) if isinstance(value, list) else value
+            given[name] = tuple(value) if isinstance(value, list) else value
     if problems:
         raise ConfigError(problems, ", nothing was submitted")
-    return replace(file, **said)
+    return replace(file, **given)
 
 
 class SweepResources:
@@ -93,8 +93,8 @@ def to_record(resources: Resources) -> dict[str, Any]:
 
 def from_record(record: Mapping[str, Any]) -> Resources:
     """Reads what `to_record` wrote."""
-    said: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()}
-    return Resources(**said)
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()}
+    return Resources(**values)
 
 
 def needs(resources: Resources) -> str:
