@@ -92,8 +92,8 @@ def part_to_drive(sweep: Sweep, shape: int | None, in_job: bool) -> Sweep:
     """
     shapes = [part.shape for part in sweep.parts()]
     listed = ", ".join(map(str, shapes))
-    if shape in shapes:
-        return sweep.part(shape) if shape is not None else sweep
+    if shape is not None and shape in shapes:
+        return sweep.part(shape)
     if shape is not None:
         problem = f"must be a shape that runs of {sweep.label} have, {listed}, but is {shape}"
         raise ConfigError([Problem("--shape", problem)], ", nothing was started")
