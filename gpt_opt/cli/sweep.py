@@ -37,6 +37,7 @@ def add_verbs(verbs: Any) -> None:
     drive.add_argument("target", help="a sweep file (.json), or a sweep: its name, name/number, or directory")
     drive.add_argument("overrides", nargs="*", help="with a sweep file: Hydra overrides for every point")
     drive.add_argument("--slots", type=int, metavar="N", help="runs at a time where there is no Slurm allocation")
+    drive.add_argument("--shape", type=int, metavar="N", help="only the runs of this shape, as status numbers them")
     execute = _verb(verbs, "exec", _exec, "execute runs of a sweep in this slot; the lines of a task file do this")
     execute.add_argument("sweep", help="the sweep directory")
     execute.add_argument("runs", nargs="*", metavar="RUN", help="run ids or indices; none: only check this node")
@@ -167,7 +168,7 @@ def _told(outcome: Outcome) -> str:
 
 
 def _drive(options: argparse.Namespace) -> None:
-    from gpt_opt.dispatch.driver import drive
+    from gpt_opt.dispatch.driver import drive, part_to_drive
     from gpt_opt.dispatch.submit import adopt, prepare, sweep_of_this_job
     from gpt_opt.records.sweep_dir import find, locked
     from gpt_opt.run.outputs import work_without_readers
@@ -183,11 +184,11 @@ def _drive(options: argparse.Namespace) -> None:
         sweep = sweep_of_this_job(SWEEPS, options.file) or prepare(request)
     else:
         sweep = find(options.target, SWEEPS)
+    sweep = part_to_drive(sweep, options.shape, in_job)
     if in_job:
         with locked(sweep.root.parent):
             adopt(sweep)
-    slots = options.slots if options.slots is not None else sweep.submission().slots
-    drive(sweep, None if in_job else slots)
+    drive(sweep, in_job, options.slots)
 
 
 def _exec(options: argparse.Namespace) -> None:
@@ -203,7 +204,7 @@ def _exec(options: argparse.Namespace) -> None:
     check_in(sweep)
     if not runs:
         print("ready")
-    elif not Slot(sweep, os.environ).execute(runs):
+    elif not Slot(sweep.part(runs[0].shape), os.environ).execute(runs):
         raise RunFailed("not every run is COMPLETED")
 
 

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from gpt_opt.dispatch import slurm
-from gpt_opt.dispatch.backends.base import living_jobs
 from gpt_opt.dispatch.classify import classify_runs
+from gpt_opt.dispatch.jobs import idle, living_jobs
 from gpt_opt.dispatch.submit import Outcome, start_jobs
 from gpt_opt.errors import ConfigError, GptOptError, Problem
 from gpt_opt.records import stop_requests
@@ -65,7 +65,7 @@ def cancel(sweep: Sweep, runs: Sequence[SweepRun]) -> None:
         sibling = Sweep(sweep.root.parent / str(number))
         for run_id in stopped & {run.run_id for run in sibling.runs}:
             stop_requests.cancel(sibling.control, run_id)
-    open_still = {run.index for run in open_runs(sweep, None)}
+    open_still = open_runs(sweep, None)
     try:
         living = living_jobs(sweep)
     except slurm.SlurmError as error:
@@ -73,7 +73,6 @@ def cancel(sweep: Sweep, runs: Sequence[SweepRun]) -> None:
             f"running runs were asked to stop, but waiting jobs cannot be withdrawn now: {error}; cancel again later"
         )
         raise GptOptError(message) from error
-    idle = [job for job in living if not open_still & set(job.runs if job.runs is not None else open_still)]
-    ids = [job.id for job in idle]
+    ids = [job.id for job in idle(living, open_still)]
     states = slurm.states(ids)
     slurm.cancel([name for name in ids if name in states and states[name][-1].state == "PENDING"])

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from gpt_opt.dispatch.backends.resources import from_record
 from gpt_opt.dispatch.reconcile import Ends, with_ends
+from gpt_opt.plan.resources import from_record
 from gpt_opt.records import stop_requests
 from gpt_opt.records.attempts import History, read_history
 from gpt_opt.records.run_dir import RunFolders, RunPaths
@@ -117,7 +117,7 @@ class RunClassifier:
 
     def __init__(self, sweep: Sweep, submission: Submission) -> None:
         self._sweep = sweep
-        self._mem_gb = from_record(submission.resources).mem_gb
+        self._memory = [from_record(shape.resources).mem_gb for shape in submission.shapes]
         self._cancelled = stop_requests.read(sweep.control).cancelled
         self._folders = RunFolders()
 
@@ -127,7 +127,7 @@ class RunClassifier:
 
     def classify(self, run: SweepRun, record: RunRecord, history: History, ends: Ends = _NO_ENDS) -> Classification:
         """Returns what `classify` says of a run whose files have been read."""
-        return classify(record, history, run.run_id in self._cancelled, self._mem_gb, ends)
+        return classify(record, history, run.run_id in self._cancelled, self._memory[run.shape], ends)
 
     def read(self, run: SweepRun) -> Classification:
         """Reads the files of a run and classifies it, without asking Slurm."""

@@ -7,16 +7,17 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from types import FrameType
 
 from gpt_opt.dispatch import slurm
 from gpt_opt.dispatch.backends.disbatch import Round, remove_stale_pipes
-from gpt_opt.dispatch.backends.resources import from_record
 from gpt_opt.dispatch.classify import BlockedBy, ClassifiedRuns, classify_runs
 from gpt_opt.dispatch.driver_claim import POLL_S, claim_sweep
 from gpt_opt.dispatch.progress import saved_steps
 from gpt_opt.dispatch.reconcile import reconcile
-from gpt_opt.errors import ClaimLost, RunFailed
+from gpt_opt.errors import ClaimLost, ConfigError, Problem, RunFailed
+from gpt_opt.plan.resources import from_record
 from gpt_opt.records import stop_requests
 from gpt_opt.records.attempts import CAUSES, read_history
 from gpt_opt.records.claim import STALE_AFTER_S, Claim
@@ -46,58 +47,65 @@ class _Stop:
             self.signal = signal.Signals(number)
 
 
-def drive(sweep: Sweep, slots: int | None) -> None:
-    """Works through a sweep until nothing of it is due.
+def part_to_drive(sweep: Sweep, shape: int | None, in_job: bool) -> Sweep:
+    """Returns what a driver works through: the part with a shape; without one all of the sweep, on this machine.
+
+    Raises:
+        ConfigError: If no run has that shape, or an allocation shall serve several.
+    """
+    shapes = [part.shape for part in sweep.parts()]
+    listed = ", ".join(map(str, shapes))
+    if shape is not None and shape in shapes:
+        return sweep.part(shape)
+    if shape is not None:
+        problem = f"must be a shape that runs of {sweep.label} have, {listed}, but is {shape}"
+        raise ConfigError([Problem("--shape", problem)], ", nothing was started")
+    if in_job and len(shapes) > 1:
+        problem = f"must be given in a Slurm job, for one allocation serves one shape, and {sweep.label} has {listed}"
+        fix = f"gptopt drive {sweep.label} --shape {shapes[0]}; gptopt status {sweep.label} says what each needs"
+        raise ConfigError([Problem("--shape", problem, fix)], ", nothing was started")
+    return sweep
+
+
+def drive(sweep: Sweep, in_job: bool, slots: int | None = None) -> None:
+    """Works through a sweep, or a part of it, until nothing of it is due; one shape after the other.
 
     SIGTERM and the others of `signals.SIGNALS` stop handing out runs and let running ones checkpoint; after a warning
     of the time limit (SIGUSR1, SIGUSR2) the job is put back into the queue.
 
     Args:
-        sweep: The sweep directory.
-        slots: Runs at a time on this machine; None for the slots of the Slurm allocation.
+        sweep: The sweep directory, or a part of it: an allocation serves one shape.
+        in_job: Whether the slots are those of the Slurm allocation, else of this machine.
+        slots: Runs at a time on this machine, whatever the submission says.
 
     Raises:
         RunHeld: If another driver works on the sweep.
         RunFailed: If not every run is COMPLETED in the end; the message says how many are what.
     """
     stop = _Stop()
-    with handled(stop_signals(), stop.receive):
-        claim = claim_sweep(sweep, lambda: stop.signal is not None)
-        if claim is None:
-            runs = classify_runs(sweep)
-            _requeue_if_due(stop, runs)
-        else:
-            with claim:
-                runs = _drive(sweep, slots, stop, claim)
+    with ExitStack() as held, handled(stop_signals(), stop.receive):
+        claims = []
+        for part in sweep.parts():
+            claim = claim_sweep(part, lambda: stop.signal is not None)
+            if claim is not None:
+                claims.append((part, held.enter_context(claim)))
+        before = saved_steps(sweep) if claims else None
+        for part, claim in claims:
+            forget_lost_nodes(part.lost_nodes)
+            _rounds(part, None if in_job else slots or part.needs().slots or 1, stop, claim)
+        remove_stale_pipes()
+        runs = classify_runs(sweep)
+        if stop.limit_near and (runs.due or runs.locked) and this_job().is_slurm:
+            if before is not None and saved_steps(sweep) <= before:
+                raise RunFailed(f"{sweep.label}: no run got a step further within the time limit; give it more time")
+            log.info("time limit near: %d runs go on after a requeue", len(runs.due) + len(runs.locked))
+            slurm.requeue(this_job().job)
     _report(sweep, runs)
 
 
-def _drive(sweep: Sweep, slots: int | None, stop: _Stop, claim: Claim) -> ClassifiedRuns:
-    """Returns what the runs are after all rounds."""
-    forget_lost_nodes(sweep.lost_nodes)
-    before = saved_steps(sweep)
-    _rounds(sweep, slots, stop, claim)
-    remove_stale_pipes()
-    runs = classify_runs(sweep)
-    if _is_to_requeue(stop, runs) and saved_steps(sweep) <= before:
-        raise RunFailed(f"{sweep.label}: no run got a step further within the time limit; give it more time")
-    _requeue_if_due(stop, runs)
-    return runs
-
-
-def _is_to_requeue(stop: _Stop, runs: ClassifiedRuns) -> bool:
-    return stop.limit_near and bool(runs.due or runs.locked) and this_job().is_slurm
-
-
-def _requeue_if_due(stop: _Stop, runs: ClassifiedRuns) -> None:
-    if _is_to_requeue(stop, runs):
-        log.info("time limit near: %d runs go on after a requeue", len(runs.due) + len(runs.locked))
-        slurm.requeue(this_job().job)
-
-
 def _rounds(sweep: Sweep, slots: int | None, stop: _Stop, claim: Claim) -> None:
-    incarnation = this_job()
-    together = from_record(sweep.submission().resources).runs_per_gpu or 1
+    incarnation, resources = this_job(), from_record(sweep.needs().resources)
+    driver = stop_requests.driver_name(sweep.shape, claim.attempt)
     wait_until = time.monotonic() + STALE_AFTER_S
     remove_stale_pipes()
     while stop.signal is None:
@@ -105,7 +113,7 @@ def _rounds(sweep: Sweep, slots: int | None, stop: _Stop, claim: Claim) -> None:
         runs = classify_runs(sweep)
         log.info("%s: %s", sweep.label, _counts(runs))
         if runs.due:
-            work = Round(sweep, runs.due, together, incarnation, claim.attempt, slots)
+            work = Round(sweep, runs.due, resources, incarnation, driver, slots)
             _one_round(sweep, work, runs.due, stop, claim)
             wait_until = time.monotonic() + STALE_AFTER_S
         elif runs.locked and time.monotonic() < wait_until:
@@ -124,7 +132,7 @@ def _one_round(sweep: Sweep, work: Round, due: Sequence[SweepRun], stop: _Stop, 
                 raise ClaimLost(f"another driver took {sweep.label} over while this one was silent; this one ends")
             if stop.signal is not None:
                 log.warning("%s: runs checkpoint, nothing more is started", stop.signal.name)
-                stop_requests.drain(sweep.control, claim.attempt)
+                stop_requests.drain(sweep.control, stop_requests.driver_name(sweep.shape, claim.attempt))
                 _wait_for_runs(sweep, due, work)
                 return
     finally:

@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable
 
 from gpt_opt.dispatch import slurm
-from gpt_opt.records.claim import STALE_AFTER_S, Claim, RunHeld, acquire, read_claim
-from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.claim import STALE_AFTER_S, Claim, ClaimInfo, RunHeld, acquire, read_claim
 from gpt_opt.records.sweep_dir import Sweep
 
 log = logging.getLogger(__name__)
@@ -18,10 +17,10 @@ POLL_S = 2.0
 
 
 def claim_sweep(sweep: Sweep, is_stopped: Callable[[], bool]) -> Claim | None:
-    """Claims the sweep; waits for the claim of a driver that Slurm knows to have ended to become stale.
+    """Claims a part of a sweep; waits for the claim of a driver that Slurm knows to have ended to become stale.
 
     Args:
-        sweep: The sweep.
+        sweep: The part.
         is_stopped: Whether to stop waiting; asked every `POLL_S`.
 
     Returns:
@@ -33,7 +32,7 @@ def claim_sweep(sweep: Sweep, is_stopped: Callable[[], bool]) -> Claim | None:
     deadline, is_logged = time.monotonic() + STALE_AFTER_S + 2 * POLL_S, False
     while not is_stopped():
         try:
-            return acquire(RunPaths(sweep.root))
+            return acquire(sweep.driver)
         except RunHeld as held:
             if is_driven(sweep) or time.monotonic() > deadline:
                 raise
@@ -45,8 +44,11 @@ def claim_sweep(sweep: Sweep, is_stopped: Callable[[], bool]) -> Claim | None:
 
 
 def is_driven(sweep: Sweep) -> bool:
-    """Returns whether a driver holds the sweep that, as far as Slurm knows, is alive."""
-    claim = read_claim(RunPaths(sweep.root))
+    """Returns whether a driver holds the sweep, or a part of it, that, as far as Slurm knows, is alive."""
+    return any(_is_held(read_claim(part.driver)) for part in sweep.parts())
+
+
+def _is_held(claim: ClaimInfo | None) -> bool:
     if claim is None or claim.is_over():
         return False
     if claim.job is None or not slurm.is_installed():

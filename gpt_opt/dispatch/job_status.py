@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpt_opt.dispatch import slurm
 from gpt_opt.records.attempts import History
@@ -21,6 +21,7 @@ class JobStatus:
         reason: Why it waits; may be empty.
         node: Where it runs; may be empty.
         alive: Whether it may still start or continue; None when not known.
+        shape: The shape of the runs it takes; None for every shape.
     """
 
     id: str
@@ -28,6 +29,7 @@ class JobStatus:
     reason: str = ""
     node: str = ""
     alive: bool | None = None
+    shape: int | None = None
 
 
 def known_to_slurm(jobs: Sequence[str], notes: list[str]) -> dict[str, list[slurm.JobState]] | None:
@@ -56,20 +58,21 @@ def job_statuses(
     for job in submission.jobs:
         if not JobId(job.id).is_slurm:
             running = driven and job is submission.jobs[-1]
-            yield JobStatus(job.id, "RUNNING" if running else "", alive=running)
+            status = JobStatus(job.id, "RUNNING" if running else "", alive=running)
         elif known is None:
-            yield before.get(job.id, JobStatus(job.id))
+            status = before.get(job.id, JobStatus(job.id))
         elif states := known.get(job.id):
-            yield JobStatus(job.id, states[-1].state, states[-1].reason, states[-1].node, states[-1].alive)
+            status = JobStatus(job.id, states[-1].state, states[-1].reason, states[-1].node, states[-1].alive)
         else:
-            yield JobStatus(job.id, alive=False)  # Slurm has forgotten it
+            status = JobStatus(job.id, alive=False)  # Slurm has forgotten it
+        yield replace(status, shape=job.shape)
 
 
 def last_lines(sweep: Sweep, jobs: Sequence[JobStatus], histories: Iterable[History]) -> list[str]:
-    """Returns the last line that the newest job wrote, where it ended without having started any run."""
+    """Returns the last lines that jobs wrote which ended without having started any run."""
     with_attempts = {item.job.job for history in histories for item in history.attempts if item.job is not None}
     lines: list[str] = []
-    for job in jobs[-1:]:
+    for job in jobs:
         if job.alive is False and job.state not in ("COMPLETED", "") and job.id not in with_attempts:
             for file in (*sweep.logs.glob(f"driver-{job.id}.out"), *sweep.submitit.glob(f"{job.id}_*log.err")):
                 written = file.read_text(errors="replace").strip().splitlines()

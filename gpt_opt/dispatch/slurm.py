@@ -219,8 +219,16 @@ def _accounted(wanted: set[str]) -> list[JobState]:
     return [JobState(i, _first(s), "", "" if n == "None assigned" else n) for i, s, n in rows]
 
 
-def jobs_with_comment(comment: str) -> list[str]:
-    """Returns this user's jobs in the queue that carry `comment`.
+def took_some(taken: int, asked: int, reason: str) -> str:
+    """Returns what to tell a user when Slurm took only some of the jobs of a submission."""
+    return (
+        f"Slurm took {taken} of {asked} jobs and then refused: {reason}; what it took is recorded, and the same "
+        "command submits the rest once there is room"
+    )
+
+
+def jobs_with_comment(comment: str) -> dict[str, str]:
+    """Returns this user's jobs in the queue whose comment is `comment`, or that and more after a colon: id to the rest.
 
     Raises:
         SlurmError: If Slurm does not answer.
@@ -229,7 +237,9 @@ def jobs_with_comment(comment: str) -> list[str]:
         row.split("|", 1)
         for row in run(["squeue", "--noheader", "--me", "--format=%i|%k"], timeout_s=_ANSWER_S).splitlines()
     )
-    return [row[0] for row in rows if len(row) == 2 and row[1].strip() == comment]
+    found = {row[0]: row[1].strip() for row in rows if len(row) == 2 and row[1].startswith(comment)}
+    rest = {job: text.removeprefix(comment) for job, text in found.items()}
+    return {job: text[1:] for job, text in rest.items() if text == "" or text.startswith(":")}
 
 
 def max_array_size() -> int:

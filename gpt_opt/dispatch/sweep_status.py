@@ -14,7 +14,7 @@ from gpt_opt.dispatch.run_status import RunReader, RunStatus
 from gpt_opt.records.job_id import JobId
 from gpt_opt.records.lost_nodes import read_lost_nodes
 from gpt_opt.records.state import State
-from gpt_opt.records.sweep_dir import Submission, Sweep
+from gpt_opt.records.sweep_dir import Shape, Submission, Sweep
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,15 @@ class SweepStatus:
     driven: bool
     failures: tuple[FailureGroup, ...]
     notes: tuple[str, ...]
+
+    @property
+    def shapes(self) -> dict[int, tuple[Shape, list[RunStatus]]]:
+        """Every shape that runs have, by its index, with those runs."""
+        found: dict[int, tuple[Shape, list[RunStatus]]] = {}
+        for item in sorted(self.runs, key=lambda item: item.run.shape):
+            index = item.run.shape
+            found.setdefault(index, (self.submission.shapes[index], []))[1].append(item)
+        return found
 
     @property
     def all_done(self) -> bool:
@@ -122,8 +131,10 @@ def gather(sweep: Sweep, ask_slurm: bool = True, before: SweepStatus | None = No
     runs = tuple(completed.get(run.run_id) or reader.read(run, histories[run.index], known or {}) for run in sweep.runs)
     failures = grouped(list(_failures(runs)), {item.run.index: item.run.overrides for item in runs})
     statuses = tuple(job_statuses(submission, known, former, driven))
-    notes += last_lines(sweep, statuses, histories.values())
-    notes += [f"node {node} gave no slot: {reason}" for node, reason in read_lost_nodes(sweep.lost_nodes).items()]
+    newest = {job.shape: job for job in statuses}
+    notes += last_lines(sweep, list(newest.values()), histories.values())
+    lost_nodes = [item for part in sweep.parts() for item in read_lost_nodes(part.lost_nodes).items()]
+    notes += [f"node {node} gave no slot: {reason}" for node, reason in dict(lost_nodes).items()]
     return SweepStatus(sweep.label, submission, metric, runs, statuses, driven, failures, tuple(notes))
 
 

@@ -82,7 +82,7 @@ class DisBatchLauncher(Launcher):
         error = None
         try:
             with _counts_shown(sweep), _quiet("gpt_opt.dispatch.driver"):
-                drive(sweep, None if in_job else sweep.submission().slots)
+                drive(sweep, in_job)
         except RunFailed as failure:
             error = failure
         status = gather(sweep, ask_slurm=False)

@@ -120,7 +120,7 @@ class Bench:
         return [job.id for job in self.sweep().submission().jobs]
 
     def driver_pid(self) -> int:
-        claim = read_claim(RunPaths(self.sweep().root))
+        claim = read_claim(self.sweep().driver)
         assert claim is not None
         return claim.owner.pid
 

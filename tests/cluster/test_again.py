@@ -26,7 +26,7 @@ def vanished_driver(bench: Bench) -> Path:
     bench.write([70], steps=40)
     bench.submit("--slots", "1", "--sbatch=--hold")
     (job,) = bench.jobs()
-    claims = bench.sweep().claims
+    claims = bench.sweep().driver.claims
     claims.mkdir()
     file = claims / "0001.json"
     owner = {"host": "gone", "machine": "another", "pid": 1, "pid_start": 1, "slurm": [job, 0], "claimed": "then"}
@@ -81,7 +81,7 @@ def test_a_job_keeps_the_resources_it_was_given(bench: Bench) -> None:
     bench.gptopt("cancel", "sweep", "--yes")
     bench.wait_until_idle()
     bench.gptopt("submit", "sweep.json", "--slots", "1", "--gpus-per-run", "2")
-    assert bench.sweep().submission().resources == {"gpus_per_run": 2}
+    assert bench.sweep().needs().resources == {"gpus_per_run": 2}
 
 
 def test_cancel_reaches_every_submission_of_a_run_and_the_old_grid_is_found_again(bench: Bench) -> None:

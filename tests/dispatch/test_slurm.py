@@ -13,9 +13,9 @@ import pytest
 from gpt_opt.cli import main
 from gpt_opt.dispatch import driver, slurm
 from gpt_opt.dispatch.actions import cancel
-from gpt_opt.dispatch.backends import base as backends
-from gpt_opt.dispatch.backends.base import living_jobs
+from gpt_opt.dispatch.backends import local
 from gpt_opt.dispatch.classify import classify_runs
+from gpt_opt.dispatch.jobs import living_jobs
 from gpt_opt.dispatch.reconcile import cause_of_end
 from gpt_opt.dispatch.slurm import JobState, SlurmError, options_of, outside_job
 from gpt_opt.dispatch.submit import start_jobs
@@ -158,8 +158,10 @@ def test_a_state_says_whether_the_job_lives_and_why_it_ended(state: str, alive: 
 
 def test_jobs_are_found_by_their_whole_comment(says: dict[str, str | None]) -> None:
     says["squeue"] = "6|/my work/a|b\n7_[2-4%2]|/my work/a\n8|/my work/a \n9|(null)\n"
-    assert slurm.jobs_with_comment("/my work/a|b") == ["6"]
-    assert slurm.jobs_with_comment("/my work/a") == ["7_[2-4%2]", "8"]
+    assert slurm.jobs_with_comment("/my work/a|b") == {"6": ""}
+    assert slurm.jobs_with_comment("/my work/a") == {"7_[2-4%2]": "", "8": ""}
+    says["squeue"] = "6|/my work/a:shape-1\n7|/my work/a1\n8|/x/my work/a\n"
+    assert slurm.jobs_with_comment("/my work/a") == {"6": "shape-1"}
 
 
 def test_the_largest_array(says: dict[str, str | None]) -> None:
@@ -286,7 +288,7 @@ def test_a_local_driver_in_an_allocation_uses_its_gpus_alone(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if given is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
-    environment = backends._of_this_machine()
+    environment = local._of_this_machine()
     assert environment["CUDA_VISIBLE_DEVICES"] == (given or "")
     assert "SLURM_JOB_ID" not in environment
 

@@ -112,6 +112,7 @@ def test_number_of_points_of_the_shipped_files() -> None:
     assert {path.name: count(load_grid(path)) for path in PARAMS} == {
         "batch_sizes.json": 11,
         "beta_sweep.json": 3,
+        "model_sizes.json": 6,
         "optimizers.json": 15,
         "random_search.json": 16,
         "smoothing_seeds.json": 6,

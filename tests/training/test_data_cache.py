@@ -72,7 +72,7 @@ def test_an_entry_is_for_its_texts_tokenizer_and_limits_alone(folder: Path) -> N
         once(tokenizer=splitting),
         once(limits=replace(LIMITS, truncation_side="left")),
         once(limits=replace(LIMITS, max_length=25)),
-        once(limits=replace(LIMITS, start=(97,))),
+        once(limits=replace(LIMITS, special_tokens=(97,))),
         once(chats),
         once(plain),
         once(chats, templated),

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from gpt_opt.dispatch.backends.base import living_jobs
 from gpt_opt.dispatch.classify import RunClassifier
 from gpt_opt.dispatch.driver_claim import is_driven
+from gpt_opt.dispatch.jobs import living_jobs
 from gpt_opt.dispatch.slurm import SlurmError
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.sweep_dir import Sweep, SweepRun

@@ -15,11 +15,21 @@ from gpt_opt.dispatch.failure_groups import FailureGroup
 from gpt_opt.dispatch.job_status import JobStatus
 from gpt_opt.dispatch.run_status import RunStatus
 from gpt_opt.dispatch.sweep_status import SweepStatus, gather
-from gpt_opt.plan.show import columns, common_lines, duration, one_line, parameter_columns, parameters, short_names
+from gpt_opt.plan.resources import from_record, needs
+from gpt_opt.plan.show import (
+    columns,
+    common_lines,
+    duration,
+    one_line,
+    parameter_columns,
+    parameters,
+    run_count,
+    short_names,
+)
 from gpt_opt.records.job_id import JobId
 from gpt_opt.records.metrics import metric_text
 from gpt_opt.records.state import State
-from gpt_opt.records.sweep_dir import Sweep
+from gpt_opt.records.sweep_dir import Shape, Sweep
 from gpt_opt.sweep.overrides import shell_word
 from gpt_opt.table import Column, render, terminal_width, wrapped
 
@@ -86,7 +96,7 @@ def _table(status: SweepStatus, varying: Sequence[str], width: int | None) -> li
     return lines
 
 
-def _job_line(jobs: Sequence[JobStatus]) -> str:
+def _job_line(jobs: Sequence[JobStatus], one_shape: bool) -> str:
     """Returns what the living jobs of a sweep do, the tasks of an array together."""
     said: dict[str, Counter[str]] = {}
     for job in jobs:
@@ -95,10 +105,11 @@ def _job_line(jobs: Sequence[JobStatus]) -> str:
         array = "_" in job.id
         words = job.state or "state unknown"
         words += f" ({job.reason})" if job.reason else f" on {job.node}" if job.node and not array else ""
-        said.setdefault(JobId(job.id).array + "_*" * array, Counter())[words] += 1
+        of_shape = "" if job.shape is None or one_shape else f" (shape {job.shape})"
+        said.setdefault(JobId(job.id).array + "_*" * array + of_shape, Counter())[words] += 1
     parts = []
     for name, counts in said.items():
-        numbers = (f"{number} {words}" if name.endswith("*") else words for words, number in counts.items())
+        numbers = (f"{number} {words}" if "_*" in name else words for words, number in counts.items())
         parts.append(f"{name} {', '.join(numbers)}")
     if not parts and jobs and jobs[-1].state:
         parts.append(f"none alive, the last ({jobs[-1].id}) ended as {jobs[-1].state}")
@@ -117,10 +128,25 @@ def _summary(status: SweepStatus) -> str:
 
 
 def _head(status: SweepStatus) -> list[str]:
-    submission = status.submission
-    slots = "" if submission.slots is None else f", {submission.slots} slot{'' if submission.slots == 1 else 's'}"
-    number = "1 run" if len(status.runs) == 1 else f"{len(status.runs)} runs"
-    return [f"sweep {status.label}: {number}, {submission.backend}{slots}", _job_line(status.jobs), _summary(status)]
+    shapes, backend = status.shapes, status.submission.backend
+    one = len(shapes) == 1
+    slots = _slots(next(iter(shapes.values()))[0]) if one else f", {len(shapes)} shapes"
+    head = f"sweep {status.label}: {run_count(len(status.runs))}, {backend}{slots}"
+    return [head, *([] if one else _shape_lines(status)), _job_line(status.jobs, one), _summary(status)]
+
+
+def _slots(shape: Shape) -> str:
+    return "" if shape.slots is None else f", {shape.slots} slot{'' if shape.slots == 1 else 's'}"
+
+
+def _shape_lines(status: SweepStatus) -> list[str]:
+    """Returns for each shape what a run of it needs and how many are done."""
+    lines = []
+    for index, (shape, items) in status.shapes.items():
+        done = sum(item.state is State.COMPLETED for item in items)
+        need = needs(from_record(shape.resources))
+        lines.append(f"shape {index}: {run_count(len(items))}, {done} COMPLETED, each {need}{_slots(shape)}")
+    return lines
 
 
 def _group_lines(group: FailureGroup, width: int | None) -> list[str]:
@@ -217,6 +243,7 @@ def _item(item: RunStatus) -> dict[str, Any]:
         "run_id": item.run.run_id,
         "run_dir": item.run_dir,
         "overrides": list(item.run.overrides),
+        "shape": item.run.shape,
         "state": str(item.state),
         "due": item.what.is_due,
         "cause": item.cause,
@@ -243,14 +270,26 @@ def _group(group: FailureGroup) -> dict[str, Any]:
 def as_record(status: SweepStatus) -> dict[str, Any]:
     """Returns a status as JSON values; a metric that is NaN or infinite is null, as one that is not there."""
     jobs = [
-        {"id": job.id, "state": job.state or None, "reason": job.reason, "node": job.node, "alive": job.alive}
+        {
+            "id": job.id,
+            "state": job.state or None,
+            "reason": job.reason,
+            "node": job.node,
+            "alive": job.alive,
+            "shape": job.shape,
+        }
         for job in status.jobs
+    ]
+    shapes = [
+        {"shape": index, "resources": dict(shape.resources), "slots": shape.slots, "n": len(items)}
+        for index, (shape, items) in status.shapes.items()
     ]
     return {
         "sweep": status.label,
         "file": status.submission.file,
         "backend": status.submission.backend,
-        "slots": status.submission.slots,
+        "slots": status.submission.shapes[0].slots,
+        "shapes": shapes,
         "n": len(status.runs),
         "all_done": status.all_done,
         "counts": {str(state): number for state, number in status.counts.items()},

@@ -18,9 +18,9 @@ from pathlib import Path
 from types import FrameType
 
 from gpt_opt.dispatch import slurm
-from gpt_opt.dispatch.backends.resources import from_record
 from gpt_opt.dispatch.slot.gpus import GpuBusy, Lease, lease, node_name, slot_environment
 from gpt_opt.errors import FULL_DISK, GptOptError
+from gpt_opt.plan.resources import from_record
 from gpt_opt.records import stop_requests as control
 from gpt_opt.records.attempts import CAUSES, Attempt, note_end, note_start, read_history
 from gpt_opt.records.claim import read_claim
@@ -28,10 +28,11 @@ from gpt_opt.records.io import now
 from gpt_opt.records.process import this_process
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import RunState, State, StateUnreadable, is_done, read_state
-from gpt_opt.records.sweep_dir import Submission, Sweep, SweepRun
+from gpt_opt.records.sweep_dir import Sweep, SweepRun
 from gpt_opt.run.devices import DEVICES, SHUTDOWN, SWEEP
 from gpt_opt.run.outputs import write_line
 from gpt_opt.run.signals import WARNINGS, handled, stop_signals
+from gpt_opt.sweep.model import Resources
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ SESSION = "GPTOPT_SESSION"
 """Environment variable of a slot: the start of the driver that made it, see `gpt_opt.records.job_id`."""
 
 DRIVER = "GPTOPT_DRIVER"
-"""Environment variable of a slot: attempt of the driver's claim on the sweep; the slot ends with that driver."""
+"""Environment variable of a slot: its driver, by `stop_requests.driver_name`; the slot ends with that driver."""
 
 _PR_SET_PDEATHSIG = 1
 _TAIL_BYTES = 20_000
@@ -72,19 +73,19 @@ class Slot:
     """One slot at work: runs the given runs, `runs_per_gpu` at a time, on the GPUs it leases.
 
     Args:
-        sweep: The sweep directory.
+        sweep: The part of the sweep that its runs belong to.
         environment: Of this process.
     """
 
     def __init__(self, sweep: Sweep, environment: Mapping[str, str]) -> None:
         self._sweep = sweep
-        self._submission = sweep.submission()
-        self._resources = from_record(self._submission.resources)
+        self._submission, self._shape = sweep.submission(), sweep.needs()
+        self._resources = from_record(self._shape.resources)
         self._environment = slot_environment(environment)
         self._session = environment.get(SESSION)
         self._children: list[_Child] = []
         self._stopping: str | None = None
-        self._driver = int(environment[DRIVER]) if DRIVER in environment else None
+        self._driver = environment.get(DRIVER)
         self._leads = self._environment.get("SLURM_NODEID", "0") == "0" or (self._resources.nodes_per_run or 1) == 1
 
     # -- the user's side ------------------------------------------------------------------------------------------
@@ -160,7 +161,7 @@ class Slot:
 
     def _start(self, run: SweepRun, held: Lease) -> _Child | None:
         attempt = self._note_start(run, held.devices)
-        command, workers = command_of(run, self._submission, self._environment)
+        command, workers = command_of(run, self._submission.root, self._resources, self._environment)
         environment = self._run_environment(held, workers)
         name = f"{run.index}" if self._leads else f"{run.index}.{attempt.node}"
         files = [self._sweep.logs / f"{name}.{end}" for end in ("out", "err")]
@@ -193,7 +194,7 @@ class Slot:
         if held.devices or self._resources.gpus_per_run == 0:
             environment[DEVICES] = ",".join(held.devices)
         cores = self._resources.cpus_per_run or int(environment.get("SLURM_CPUS_PER_TASK", "0"))
-        cores = cores or len(os.sched_getaffinity(0)) // (self._submission.slots or 1)
+        cores = cores or len(os.sched_getaffinity(0)) // (self._shape.slots or 1)
         threads = max(1, cores // workers // (self._resources.runs_per_gpu or 1))
         environment.setdefault("OMP_NUM_THREADS", str(threads))
         environment[SWEEP] = self._submission.sweep
@@ -219,11 +220,14 @@ class Slot:
         try:
             if control.read(self._sweep.control).stops(self._driver, run.run_id):
                 return True
-            driver = None if self._driver is None else read_claim(RunPaths(self._sweep.root))
+            driver = None if self._driver is None else read_claim(self._sweep.driver)
         except (OSError, GptOptError) as error:
             log.warning("whether to stop is not known now, asking again: %s", error)
             return False
-        return driver is not None and (driver.attempt != self._driver or driver.released or driver.owner.is_dead())
+        if driver is None:
+            return False
+        other = control.driver_name(self._sweep.shape, driver.attempt) != self._driver
+        return other or driver.released or driver.owner.is_dead()
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         if self._stopping is None:
@@ -377,14 +381,19 @@ def _as_child() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def command_of(run: SweepRun, submission: Submission, environment: Mapping[str, str]) -> tuple[list[str], int]:
+def command_of(run: SweepRun, root: str, resources: Resources, environment: Mapping[str, str]) -> tuple[list[str], int]:
     """Returns the command that starts a run, and its number of processes on this node.
 
     The overrides are separate arguments: no shell ever reads a parameter value.
+
+    Args:
+        run: The run.
+        root: The repository.
+        resources: What it needs.
+        environment: Of the slot.
     """
-    resources = from_record(submission.resources)
     workers, nodes = max(1, resources.gpus_per_run or 1), resources.nodes_per_run or 1
-    task = [str(Path(submission.root) / "run_hydra.py"), *run.overrides]
+    task = [str(Path(root) / "run_hydra.py"), *run.overrides]
     if workers == 1 and nodes == 1:
         return [sys.executable, *task], 1
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(workers)]
