@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,18 @@ os.environ.pop("COLUMNS", None)  # xdist's, by which tables would wrap
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_DIR = ROOT / "hydra_conf"
+
+
+@pytest.fixture(autouse=True)
+def _imports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Forgets what a test imported from temporary folders, and puts sys.path back: `mine` is another in each test."""
+    path, before, temporary = list(sys.path), set(sys.modules), str(tmp_path_factory.getbasetemp())
+    yield
+    sys.path[:] = path
+    for name in sys.modules.keys() - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(temporary):
+            del sys.modules[name]
+            importlib.invalidate_caches()
 
 
 @pytest.fixture(scope="session")
