@@ -14,11 +14,11 @@ import hydra
 
 from gpt_opt.config.schema import register
 from gpt_opt.errors import exit_code
-from gpt_opt.plan.check import check_command_line, composition_problems
-from gpt_opt.run.app import hydra_errors, require_weights, task
+from gpt_opt.plan.validate import check_command_line, composition_problems
 from gpt_opt.run.devices import start_processes
-from gpt_opt.run.directory import register_resolvers
-from gpt_opt.run.peers import run_ranks
+from gpt_opt.run.distributed import run_ranks
+from gpt_opt.run.main import hydra_errors, require_weights, task
+from gpt_opt.run.resolvers import register_resolvers
 
 CONFIG_DIR = Path(__file__).resolve().parent / "hydra_conf"
 

@@ -15,8 +15,8 @@ import pandas as pd
 
 from analysis.files import Problems, flatten, number, read_object, read_rows, take, text, whole
 from gpt_opt.errors import GptOptError
-from gpt_opt.run.paths import RunPaths, find_run_dirs
-from gpt_opt.run.state import StateUnreadable, read_state
+from gpt_opt.records.run_dir import RunPaths, find_run_dirs
+from gpt_opt.records.state import StateUnreadable, read_state
 
 Where = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from gpt_opt.run.identity import is_identity
+from gpt_opt.records.run_id import is_identity
 
 MAIN_PARAMETER = "loss.beta"
 """Shown when nothing varies."""

@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from analysis.parameters import format_value, run_labels, run_order, short_names, shown_parameters
 from gpt_opt.errors import GptOptError
-from gpt_opt.run.state import State
+from gpt_opt.records.state import State
 from gpt_opt.table import shortened
 
 Color = tuple[float, float, float, float]

@@ -40,12 +40,12 @@ from transformers.trainer_callback import PrinterCallback
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from gpt_opt.config.constraints import accumulation_steps, micro_batch_size
+from gpt_opt.config.checks.constraints import accumulation_steps, micro_batch_size
 from gpt_opt.config.schema import register
-from gpt_opt.run.directory import plain_config, register_resolvers
-from gpt_opt.training import stages
-from gpt_opt.training.data.batches import TrainingOrder
-from gpt_opt.training.hooks import Folder, Hooks
+from gpt_opt.run.resolvers import plain_config, register_resolvers
+from gpt_opt.training import loop
+from gpt_opt.training.data.order import TrainingOrder
+from gpt_opt.training.interface import Folder, Hooks
 from gpt_opt.training.models.build import Reference
 from gpt_opt.training.optimizers import phase_steps
 from gpt_opt.training.trainer import fresh_accelerate
@@ -163,7 +163,7 @@ def ours(config: Config, folder: Path) -> Trainer:
     (folder / "checkpoints").mkdir()
     # The assembly of the product itself, not a copy: what it sets is what is measured.
     place = Folder(folder / "checkpoints", folder / "metrics.jsonl", folder / "samples.jsonl")
-    return stages._trainer(config, stages.build(config), place, hooks)
+    return loop._trainer(config, loop.build(config), place, hooks)
 
 
 def trl(config: Config, folder: Path) -> Trainer:
@@ -172,7 +172,7 @@ def trl(config: Config, folder: Path) -> Trainer:
     Raises:
         RuntimeError: If it would train on other tokens than ours.
     """
-    parts = stages.build(config)
+    parts = loop.build(config)
     batch_size = config["training"]["training_params"]["batch_size"]
     texts = TrainingOrder(cast("Any", parts.data.train), batch_size, parts.steps, config["seed"])
     tokens = TrainingOrder(parts.train, batch_size, parts.steps, config["seed"])

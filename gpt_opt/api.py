@@ -22,21 +22,21 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.version import setbase
 from omegaconf import DictConfig
 
-from gpt_opt.config.models import WEIGHT_SUFFIXES, is_on_disk
+from gpt_opt.config.checks.data import data_option
+from gpt_opt.config.checks.models import WEIGHT_SUFFIXES, is_on_disk
 from gpt_opt.config.schema import Finetuning, Sampling, register
-from gpt_opt.config.sources import data_option
 from gpt_opt.config.suggest import SYNONYMS, suggestion
 from gpt_opt.errors import ConfigError, Problem, RunFailed
-from gpt_opt.plan.check import PointChecker
-from gpt_opt.plan.compose import Composed
-from gpt_opt.plan.compose_hydra import VERSION_BASE
-from gpt_opt.run.app import hydra_errors, require_weights, task
-from gpt_opt.run.directory import register_resolvers
-from gpt_opt.run.files import read_json_object
-from gpt_opt.run.paths import RunPaths
+from gpt_opt.plan.compose.composer import Composed
+from gpt_opt.plan.compose.hydra import VERSION_BASE
+from gpt_opt.plan.validate import PointChecker
+from gpt_opt.records.io import read_json_object
+from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.run.main import hydra_errors, require_weights, task
 from gpt_opt.run.ranks import this_rank
+from gpt_opt.run.resolvers import register_resolvers
 from gpt_opt.sweep.overrides import to_override
-from gpt_opt.training.checkpoints import final_checkpoint
+from gpt_opt.training.checkpointing import final_checkpoint
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "hydra_conf"
 

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 
 from gpt_opt import api
 from gpt_opt.config.schema import DPOLoss, Finetuning, Sampling, TrainingParams
-from gpt_opt.config.schema_data import HfDataset, JsonlDataset, ShpDataset
+from gpt_opt.config.schema.data import HfDataset, JsonlDataset, ShpDataset
 from gpt_opt.errors import ConfigError, SweepError
-from gpt_opt.run.paths import RunPaths, find_run_dirs
-from gpt_opt.run.state import State, read_state
+from gpt_opt.records.run_dir import RunPaths, find_run_dirs
+from gpt_opt.records.state import State, read_state
 from gpt_opt.training import DPOConfig, PreferenceDatasetConfig, TrainingConfig, run_dpo, run_sft, run_training
 from tests.conftest import Runner, write_pairs
 

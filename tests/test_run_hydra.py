@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 
 from gpt_opt.cli import main
-from gpt_opt.run import app
-from gpt_opt.run.claim import read_claim
-from gpt_opt.run.paths import RunPaths, find_run_dirs
-from gpt_opt.run.state import State, read_state, write_state
+from gpt_opt.records.claim import read_claim
+from gpt_opt.records.run_dir import RunPaths, find_run_dirs
+from gpt_opt.records.state import State, read_state, write_state
 from tests.conftest import ROOT, Runner
 
 CLOCK = ("tokens_per_second", "eval/seconds")
@@ -402,8 +401,8 @@ def test_task_log_is_written_whatever_the_job_logging(tmp_path: Path, monkeypatc
     root, ours = logging.getLogger(), logging.getLogger("gpt_opt.some.module")
     monkeypatch.setattr(root, "handlers", [logging.FileHandler(tmp_path / "job.log")])  # as hydra-colorlog leaves it
     monkeypatch.setattr(ours, "disabled", True)  # as hydra/job_logging=disabled does
-    app._drop_log_files("job")
-    with app._task_log(RunPaths(tmp_path)):
+    main._drop_log_files("job")
+    with main._task_log(RunPaths(tmp_path)):
         ours.warning("said")
     assert RunPaths(tmp_path).task_log.read_text().endswith("[gpt_opt.some.module][WARNING] said\n")
     assert not (tmp_path / "job.log").exists()

@@ -1,4 +1,4 @@
-"""Points per second of `gpt_opt.plan.compose.Composer` against `hydra.compose`: same grid, same process, results equal.
+"""Points per second of `gpt_opt.plan.compose` against `hydra.compose`: same grid, same process, results equal.
 
     python benchmarks/plan/compose.py hydra_conf
     python benchmarks/plan/compose.py CONFIG_DIR --schema my_module:register --axes '{"seed": [0, 1]}'
@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from gpt_opt.plan.compose import Composed, Composer
+from gpt_opt.plan.compose.composer import Composed, Composer
 
 Axes = Mapping[str, Sequence[Any]]
 

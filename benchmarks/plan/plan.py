@@ -25,8 +25,8 @@ from omegaconf import OmegaConf
 
 from gpt_opt.config.schema import register
 from gpt_opt.plan.planner import Planner
-from gpt_opt.run.directory import plain_config, register_resolvers
-from gpt_opt.run.identity import run_id
+from gpt_opt.records.run_id import run_id
+from gpt_opt.run.resolvers import plain_config, register_resolvers
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "hydra_conf"
 

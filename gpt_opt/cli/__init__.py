@@ -7,7 +7,8 @@ import difflib
 from collections.abc import Sequence
 from typing import NoReturn
 
-from gpt_opt.cli import dispatch, import_config, models, plan
+from gpt_opt.cli import import_config, models, plan
+from gpt_opt.cli import sweep as dispatch
 from gpt_opt.config.suggest import SYNONYMS, suggestion
 from gpt_opt.errors import exit_code, plain
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gpt_opt.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from gpt_opt.run.paths import RunPaths
+    from gpt_opt.records.run_dir import RunPaths
 
 
 def add_verbs(verbs: Any) -> None:
@@ -22,7 +22,7 @@ def add_verbs(verbs: Any) -> None:
 
 
 def _merge(options: argparse.Namespace) -> None:
-    from gpt_opt.run.files import read_json_object
+    from gpt_opt.records.io import read_json_object
 
     given = options.run_dir.resolve()
     paths = _run_of(given)
@@ -44,7 +44,7 @@ def _merge(options: argparse.Namespace) -> None:
 
 def _run_of(folder: Path) -> RunPaths | None:
     """Returns the run that `folder` is the directory, or a checkpoint, of."""
-    from gpt_opt.run.paths import RunPaths
+    from gpt_opt.records.run_dir import RunPaths
 
     for paths in map(RunPaths, (folder.parent.parent, folder)):  # a checkpoint may have a config.json of its own
         if paths.config.is_file() and (folder == paths.root or folder.parent == paths.checkpoints):

@@ -41,7 +41,7 @@ def _plan(options: argparse.Namespace) -> None:
     if options.slots < 1:
         options.parser.error(f"--slots must be at least 1, but is {options.slots}")
     from gpt_opt.plan import show
-    from gpt_opt.plan.explain import nearest_run
+    from gpt_opt.plan.diff import nearest_run
     from gpt_opt.plan.planner import Planner
     from gpt_opt.table import terminal_width
 
@@ -70,7 +70,7 @@ def _plan(options: argparse.Namespace) -> None:
 def fill_registries() -> None:
     """Makes our schemas and resolvers known to Hydra, as composing a config needs them."""
     from gpt_opt.config.schema import register
-    from gpt_opt.run.directory import register_resolvers
+    from gpt_opt.run.resolvers import register_resolvers
 
     register()
     register_resolvers()

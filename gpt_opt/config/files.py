@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gpt_opt.config.checks.data import DATA_SUFFIXES
 from gpt_opt.config.remember import Remembered
-from gpt_opt.config.sources import DATA_SUFFIXES
 
 Config = Mapping[str, Any]
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpt_opt.config.losses import LOSS_TYPES
-from gpt_opt.config.sources import PUBLISHED
+from gpt_opt.config.checks.data import PUBLISHED
+from gpt_opt.config.checks.losses import LOSS_TYPES
+from gpt_opt.config.checks.trackers import TRACKERS
 from gpt_opt.config.suggest import SYNONYMS
-from gpt_opt.config.trackers import TRACKERS
 from gpt_opt.errors import ConfigError, Problem
 
 _PARAMS = "training.training_params"

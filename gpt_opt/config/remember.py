@@ -1,8 +1,8 @@
 """What follows from parts of a config, asked once for each distinct value of those parts within one request.
 
-The points of a sweep share the nodes in which they do not differ (`gpt_opt.plan.fast_base`), so a node is told by its
-identity, and what is found for one point holds for every point with the same nodes. Files may change between requests:
-each has a `Remembered` of its own.
+The points of a sweep share the nodes in which they do not differ (`gpt_opt.plan.compose.base`), so a node is told by
+its identity, and what is found for one point holds for every point with the same nodes. Files may change between
+requests: each has a `Remembered` of its own.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from gpt_opt.dispatch import slurm
-from gpt_opt.run.claim import HEARTBEAT_S, STALE_AFTER_S
-from gpt_opt.run.files import create_text
+from gpt_opt.records.claim import HEARTBEAT_S, STALE_AFTER_S
+from gpt_opt.records.io import create_text
 from gpt_opt.table import aligned
 
 ROOT = Path(__file__).resolve().parents[2]

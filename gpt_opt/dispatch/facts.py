@@ -1,4 +1,4 @@
-"""The facts about a sweep at one moment, as `gpt_opt.dispatch.status` gathers them."""
+"""The facts about a sweep at one moment, as `gpt_opt.dispatch.sweep_status` gathers them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from gpt_opt.dispatch.failures import FailureGroup
+from gpt_opt.dispatch.failure_groups import FailureGroup
 from gpt_opt.dispatch.progress import Metric, Progress
-from gpt_opt.dispatch.sweepdir import Submission, SweepRun
+from gpt_opt.records.sweep_dir import Submission, SweepRun
 
 NO_PROGRESS = Progress()
 

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from gpt_opt.dispatch import slurm
-from gpt_opt.dispatch.backends import BACKENDS, living_jobs, tasks_of
-from gpt_opt.dispatch.drive import Due, due
-from gpt_opt.dispatch.plain import require_links
-from gpt_opt.dispatch.resources import as_record, from_record
-from gpt_opt.dispatch.scripts import check_backend
-from gpt_opt.dispatch.settle import settle
-from gpt_opt.dispatch.sweepdir import Job, Submission, Sweep, SweepRun, create, locked, numbers
+from gpt_opt.dispatch.backends.base import BACKENDS, living_jobs, tasks_of
+from gpt_opt.dispatch.backends.plain_names import require_links
+from gpt_opt.dispatch.backends.resources import as_record, from_record
+from gpt_opt.dispatch.backends.sbatch_script import check_backend
+from gpt_opt.dispatch.driver import Due, due
+from gpt_opt.dispatch.reconcile import settle
 from gpt_opt.errors import ConfigError, GptOptError, Problem
 from gpt_opt.plan.existing import NEW_DIRECTORY
 from gpt_opt.plan.planner import Plan, Planner
 from gpt_opt.plan.show import changes
-from gpt_opt.run.files import now, to_json, write_text
+from gpt_opt.records.io import now, to_json, write_text
+from gpt_opt.records.sweep_dir import Job, Submission, Sweep, SweepRun, create, locked, numbers
 from gpt_opt.sweep.model import Grid, Space
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from gpt_opt.config.files import value_at
 from gpt_opt.config.overrides import parse_override
 from gpt_opt.config.suggest import unknown_key
 from gpt_opt.errors import Problem
-from gpt_opt.plan.compose import Composed
+from gpt_opt.plan.compose.composer import Composed
 
 _ALIKE = 0.8
 _NONE = frozenset({"lora", "deepspeed", "fsdp"})

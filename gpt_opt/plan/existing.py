@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from gpt_opt.errors import GptOptError
-from gpt_opt.run.directory import parent_dir, run_label
-from gpt_opt.run.paths import RunFolders, RunPaths, run_dir_name
-from gpt_opt.run.state import State, StateUnreadable, has_result, read_state
+from gpt_opt.records.run_dir import RunFolders, RunPaths, run_dir_name
+from gpt_opt.records.state import State, StateUnreadable, has_result, read_state
+from gpt_opt.run.resolvers import parent_dir, run_label
 
 NEW_DIRECTORY = "(a new directory)"
 """Stands for the run directory under paths=local_run_dir."""

@@ -17,8 +17,8 @@ from gpt_opt.config.explain import comment_of
 from gpt_opt.config.post_training import Imported, import_post_training
 from gpt_opt.config.yaml_files import ConfigFile
 from gpt_opt.errors import ConfigError, Problem
-from gpt_opt.plan.check import PointChecker
-from gpt_opt.plan.compose import Composed
+from gpt_opt.plan.compose.composer import Composed
+from gpt_opt.plan.validate import PointChecker
 from gpt_opt.sweep.overrides import to_override
 
 _TRIAL = "gptopt_import_config"

@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from gpt_opt.config.finetuning import DEFAULT_METRIC, is_greater_better
+from gpt_opt.config.checks.finetuning import DEFAULT_METRIC, is_greater_better
 from gpt_opt.errors import Problem
 
 _OPTUNA = "hydra_plugins.hydra_optuna_sweeper"

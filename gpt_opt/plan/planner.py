@@ -12,17 +12,17 @@ from gpt_opt.config.files import with_real_paths
 from gpt_opt.config.inputs import changed_since, inputs_of
 from gpt_opt.config.remember import Remembered
 from gpt_opt.errors import ConfigError, Problem, SweepError
-from gpt_opt.plan.check import Findings, PointChecker
-from gpt_opt.plan.compose import Composed
+from gpt_opt.plan.compose.composer import Composed
+from gpt_opt.plan.estimate import History, Price, price, shape
 from gpt_opt.plan.existing import RunFinder, Status, earlier_runs, status_of
-from gpt_opt.plan.price import History, Price, price, shape
 from gpt_opt.plan.resources import SweepResources, process_problems
+from gpt_opt.plan.validate import Findings, PointChecker
+from gpt_opt.records.provenance import recorded_inputs
+from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.run_id import is_identity, run_id
 from gpt_opt.run.devices import sweep_device_problems
-from gpt_opt.run.identity import is_identity, run_id
-from gpt_opt.run.paths import RunPaths
-from gpt_opt.run.provenance import recorded_inputs
 from gpt_opt.sweep import Grid, load_grid, points, target, to_override
-from gpt_opt.sweep.jsonfile import read_json
+from gpt_opt.sweep.json_file import read_json
 from gpt_opt.sweep.model import Resources
 
 

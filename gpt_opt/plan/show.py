@@ -9,10 +9,10 @@ from typing import Any
 
 from gpt_opt.config.inputs import AGAIN
 from gpt_opt.errors import plain
+from gpt_opt.plan.diff import Nearest
+from gpt_opt.plan.estimate import Price
 from gpt_opt.plan.existing import Status
-from gpt_opt.plan.explain import Nearest
 from gpt_opt.plan.planner import Plan, Run
-from gpt_opt.plan.price import Price
 from gpt_opt.sweep.overrides import shell_word
 from gpt_opt.table import Column, render, wrapped
 

@@ -1,6 +1,6 @@
 """Which GPUs a run that is started by hand uses: `gpu.device_ids` and `gpu.use_ddp`.
 
-The runs of a sweep get theirs from the slot that starts them (`gpt_opt.dispatch.gpus`).
+The runs of a sweep get theirs from the slot that starts them (`gpt_opt.dispatch.slot.gpus`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from gpt_opt.config.constraints import batch_problems
+from gpt_opt.config.checks.constraints import batch_problems
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.run.ranks import under_torchrun
 

@@ -11,25 +11,25 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gpt_opt.config.constraints import batch_problems, constraint_problems
+from gpt_opt.config.checks.constraints import batch_problems, constraint_problems
 from gpt_opt.config.files import WEIGHT_KEYS
 from gpt_opt.config.inputs import AGAIN, changed_inputs, changed_since, inputs_of
 from gpt_opt.errors import ClaimLost, ConfigError, GptOptError, Problem, RequestError, RunFailed, disk_full
-from gpt_opt.run.claim import Claim, acquire
+from gpt_opt.records.claim import Claim, acquire
+from gpt_opt.records.io import create_text, now, read_json_object, remove_temporaries, to_json, write_text
+from gpt_opt.records.provenance import gpus, recorded_inputs, slurm_ids, write_provenance
+from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.run_id import identity_json, run_id
+from gpt_opt.records.state import RunState, State, StateUnreadable, has_result, read_state, write_state
 from gpt_opt.run.devices import SWEEP, chosen_devices, device_problems, wants_torchrun
-from gpt_opt.run.files import create_text, now, read_json_object, remove_temporaries, to_json, write_text
-from gpt_opt.run.identity import identity_json, run_id
-from gpt_opt.run.paths import RunPaths
-from gpt_opt.run.peers import PeerFailed, PeerLost, error_record, message_of, peers
-from gpt_opt.run.provenance import gpus, recorded_inputs, slurm_ids, write_provenance
+from gpt_opt.run.distributed import PeerFailed, PeerLost, error_record, message_of, peers
 from gpt_opt.run.ranks import this_rank, under_torchrun
 from gpt_opt.run.signals import StopRequest, stop_on_signals
-from gpt_opt.run.state import RunState, State, StateUnreadable, has_result, read_state, write_state
-from gpt_opt.training.checkpoints import latest_checkpoint
+from gpt_opt.training.checkpointing import latest_checkpoint
 
 if TYPE_CHECKING:
-    from gpt_opt.training.hooks import Result
-    from gpt_opt.training.reporting import Reporters, Tracked
+    from gpt_opt.training.interface import Result
+    from gpt_opt.training.trackers import Reporters, Tracked
 
 log = logging.getLogger(__name__)
 
@@ -285,9 +285,9 @@ class _Attempt:
             time.sleep(_ROOM_S / 10)
 
     def _train(self) -> Result | None:
-        from gpt_opt.training.hooks import Folder, Hooks  # torch only from here on: skipping a run stays quick
-        from gpt_opt.training.reporting import Reporters
-        from gpt_opt.training.stages import train
+        from gpt_opt.training.interface import Folder, Hooks  # torch only from here on: skipping a run stays quick
+        from gpt_opt.training.loop import train
+        from gpt_opt.training.trackers import Reporters
 
         self.reporters = Reporters(self._tracked())
         hooks = Hooks(
@@ -310,7 +310,7 @@ class _Attempt:
 
     def _tracked(self) -> Tracked:
         """Returns the run as trackers know it: one run there for each result, `<id>`, `<id>-1` after a rerun, ..."""
-        from gpt_opt.training.reporting import Tracked
+        from gpt_opt.training.trackers import Tracked
 
         identity, reruns = self.state.run_id, len(list(self.paths.superseded.glob("*")))
         identity += f"-{reruns}" if reruns else ""

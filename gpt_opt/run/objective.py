@@ -7,10 +7,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from gpt_opt.config.finetuning import DEFAULT_METRIC, is_greater_better
+from gpt_opt.config.checks.finetuning import DEFAULT_METRIC, is_greater_better
 from gpt_opt.errors import RunFailed
-from gpt_opt.run.files import read_json_object
-from gpt_opt.run.paths import RunPaths
+from gpt_opt.records.io import read_json_object
+from gpt_opt.records.run_dir import RunPaths
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ Hydra, the configs or torch.
 """
 
 from gpt_opt.sweep.grid import load_grid, parse_grid
+from gpt_opt.sweep.json_schema import schema
 from gpt_opt.sweep.model import Axis, Exclude, Grid, Items, Metric, Resources, Space
 from gpt_opt.sweep.overrides import describe, target, to_override
 from gpt_opt.sweep.points import Column, Point, columns, count, points
-from gpt_opt.sweep.schema import schema
 
 __all__ = [
     "Axis",

@@ -46,9 +46,9 @@ import re
 from pathlib import Path as FilePath
 from typing import Any
 
-from gpt_opt.sweep.jsonfile import Document, Json, parse_json, read_json, shown
+from gpt_opt.sweep.diagnostics import Report
+from gpt_opt.sweep.json_file import Document, Json, parse_json, read_json, shown
 from gpt_opt.sweep.model import Grid, Metric, Resources, Space
-from gpt_opt.sweep.report import Report
 from gpt_opt.sweep.space import SPACE_SECTIONS, TOP_SECTIONS, SpaceReader, check_sections, is_short
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpt_opt.sweep.generators import is_whole
-from gpt_opt.sweep.jsonfile import Json
+from gpt_opt.sweep.distributions import is_whole
+from gpt_opt.sweep.json_file import Json
 
 Items = tuple[tuple[str, Json], ...]
 """Parameters and their values, in order."""

@@ -29,7 +29,7 @@ import shlex
 from collections.abc import Iterable
 
 from gpt_opt.errors import Problem, SweepError
-from gpt_opt.sweep.jsonfile import Json
+from gpt_opt.sweep.json_file import Json
 
 MAX_DEPTH = 64
 """Deepest nesting of lists and objects in one value; Hydra's parser is recursive."""

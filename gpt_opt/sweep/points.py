@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import chain, product
 from typing import Any
 
-from gpt_opt.sweep.jsonfile import Json
+from gpt_opt.sweep.json_file import Json
 from gpt_opt.sweep.model import Grid, Items, Space
 from gpt_opt.sweep.overrides import target, to_override
 

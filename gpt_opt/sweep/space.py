@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from gpt_opt.sweep.generators import DISTRIBUTIONS, GENERATORS, MAX_VALUES, BadValues, draw_number, is_whole
-from gpt_opt.sweep.jsonfile import Json, Path, shown
+from gpt_opt.sweep.diagnostics import Report
+from gpt_opt.sweep.distributions import DISTRIBUTIONS, GENERATORS, MAX_VALUES, BadValues, draw_number, is_whole
+from gpt_opt.sweep.json_file import Json, Path, shown
 from gpt_opt.sweep.model import Axis, Exclude, Items, Space
 from gpt_opt.sweep.overrides import describe, target
 from gpt_opt.sweep.points import frozen, survey, values_by_key
-from gpt_opt.sweep.report import Report
 
 SPACE_SECTIONS = {
     "base": "parameters of every point: key -> the value itself, a list or object included",

@@ -10,7 +10,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from gpt_opt.training.hooks import Hooks
+from gpt_opt.training.interface import Hooks
 from gpt_opt.training.metrics import log_line
 
 log = logging.getLogger(__name__)

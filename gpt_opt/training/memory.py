@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from gpt_opt.training.stages import Parts
+    from gpt_opt.training.loop import Parts
 
 _MIB = 1 << 20
 

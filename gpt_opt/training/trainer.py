@@ -28,10 +28,10 @@ from transformers.trainer_callback import PrinterCallback
 
 from gpt_opt.config.inputs import Inputs
 from gpt_opt.errors import DataError, Problem
-from gpt_opt.training.best import Best
-from gpt_opt.training.checkpoints import (
+from gpt_opt.records.run_dir import PROGRESS_FILE
+from gpt_opt.training.checkpoint_compat import checkpoint_step, require_engine, require_inputs, settings_of
+from gpt_opt.training.checkpointing import (
     OPTIMIZER_FILE,
-    PROGRESS_FILE,
     SCHEDULER_FILE,
     WEIGHTS,
     checkpoint_path,
@@ -43,9 +43,14 @@ from gpt_opt.training.checkpoints import (
     usual_modes,
     whole_or_removed,
 )
-from gpt_opt.training.continuing import checkpoint_step, require_engine, require_inputs, settings_of
-from gpt_opt.training.data.batches import Collate, TrainingOrder
-from gpt_opt.training.engines import (
+from gpt_opt.training.data.order import Collate, TrainingOrder
+from gpt_opt.training.failures import require_finite
+from gpt_opt.training.generation import Sampler
+from gpt_opt.training.interface import Folder, Hooks
+from gpt_opt.training.metrics import Means, MetricsFile, Reduce, StepFile
+from gpt_opt.training.model_selection import Best
+from gpt_opt.training.models.build import Reference, cast_weights
+from gpt_opt.training.sharding import (
     divide_reference,
     full_optimizer_state,
     full_weights,
@@ -53,11 +58,6 @@ from gpt_opt.training.engines import (
     load_weights,
     prepare_fsdp,
 )
-from gpt_opt.training.failures import require_finite
-from gpt_opt.training.hooks import Folder, Hooks
-from gpt_opt.training.metrics import Means, MetricsFile, Reduce, StepFile
-from gpt_opt.training.models.build import Reference, cast_weights
-from gpt_opt.training.sampling import Sampler
 
 log = logging.getLogger(__name__)
 

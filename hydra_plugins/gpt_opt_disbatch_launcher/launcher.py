@@ -18,8 +18,8 @@ from omegaconf import DictConfig
 if TYPE_CHECKING:
     from gpt_opt.dispatch.facts import Shown, SweepStatus
     from gpt_opt.dispatch.submit import Request
-    from gpt_opt.dispatch.sweepdir import Sweep, SweepRun
     from gpt_opt.errors import Problem
+    from gpt_opt.records.sweep_dir import Sweep, SweepRun
 
 # Hydra imports this module at every start, of every run: what is of use to a launch alone is imported there.
 
@@ -66,11 +66,11 @@ class DisBatchLauncher(Launcher):
             ConfigError: If the command line asks for what the runs would not get; nothing was started then.
         """
         from gpt_opt.dispatch import slurm
-        from gpt_opt.dispatch.drive import drive
-        from gpt_opt.dispatch.status import gather
+        from gpt_opt.dispatch.driver import drive
         from gpt_opt.dispatch.submit import prepare_points
+        from gpt_opt.dispatch.sweep_status import gather
         from gpt_opt.errors import ConfigError, RunFailed
-        from gpt_opt.run.paths import path_part
+        from gpt_opt.records.run_dir import path_part
 
         assert self._config is not None, "Hydra calls setup first"
         if problems := [*self._wrong_keys(), *_refused(self._config)]:
@@ -80,7 +80,7 @@ class DisBatchLauncher(Launcher):
         sweep, runs = prepare_points(self._request(in_job), name, job_overrides)
         error = None
         try:
-            with _counts_shown(sweep), _quiet("gpt_opt.dispatch.drive"):
+            with _counts_shown(sweep), _quiet("gpt_opt.dispatch.driver"):
                 drive(sweep, None if in_job else sweep.submission().slots)
         except RunFailed as failure:
             error = failure
@@ -129,7 +129,7 @@ def _refused(config: DictConfig) -> Iterator[Problem]:
 @contextmanager
 def _counts_shown(sweep: Sweep) -> Iterator[None]:
     """Shows a line for every change of the counts while the block works; the last one is shown after it."""
-    from gpt_opt.dispatch.status import gather
+    from gpt_opt.dispatch.sweep_status import gather
 
     over = threading.Event()
 
@@ -168,9 +168,9 @@ def _quiet(name: str) -> Iterator[None]:
 
 def _failed_lines(status: SweepStatus) -> Iterator[str]:
     """Yields a line for every run that is not COMPLETED: what is its own, and why."""
-    from gpt_opt.dispatch.attempts import CAUSES
     from gpt_opt.dispatch.facts import Shown
     from gpt_opt.plan.show import columns, parameters
+    from gpt_opt.records.attempts import CAUSES
 
     _, varying = columns([item.run.overrides for item in status.runs])
     for item in status.runs:
@@ -186,7 +186,7 @@ def _job_return(
     config: DictConfig, overrides: Sequence[str], run: SweepRun, state: Shown, error: Exception | None
 ) -> JobReturn:
     from gpt_opt.dispatch.facts import Shown
-    from gpt_opt.run.files import read_json_object
+    from gpt_opt.records.io import read_json_object
     from gpt_opt.run.objective import objective
 
     done = state is Shown.COMPLETED

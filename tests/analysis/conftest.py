@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from gpt_opt.run.files import to_json, write_text
-from gpt_opt.run.paths import RunPaths
-from gpt_opt.run.state import RunState, State, write_state
+from gpt_opt.records.io import to_json, write_text
+from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.state import RunState, State, write_state
 
 MakeRun = Callable[..., RunPaths]
 

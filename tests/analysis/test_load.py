@@ -18,8 +18,8 @@ from analysis import load_metrics, load_runs
 from analysis.files import flatten
 from analysis.load import METRIC_COLUMNS, RUN_COLUMNS, RunsNotFound
 from gpt_opt.errors import GptOptError
-from gpt_opt.run.paths import RunPaths
-from gpt_opt.run.state import State
+from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.state import State
 
 MakeRun = Callable[..., RunPaths]
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import load_metrics, load_runs
-from gpt_opt.run.paths import RunPaths
-from gpt_opt.run.state import RunState, State, write_state
+from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.state import RunState, State, write_state
 
 MakeRun = Callable[..., RunPaths]
 

@@ -11,7 +11,7 @@ import pytest
 
 from analysis import load_runs
 from analysis.parameters import format_value, run_labels, run_order, short_names, varying_parameters
-from gpt_opt.run.paths import RunPaths
+from gpt_opt.records.run_dir import RunPaths
 
 MakeRun = Callable[..., RunPaths]
 

@@ -17,8 +17,8 @@ from matplotlib.lines import Line2D
 from analysis import load_metrics, load_runs
 from analysis.plot_curves import main
 from analysis.plots import FEW_RUNS, OTHERS, NothingToPlot, plot_curves
-from gpt_opt.run.paths import RunPaths
-from gpt_opt.run.state import State
+from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.state import State
 
 MakeRun = Callable[..., RunPaths]
 

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 
 from analysis.summarize import main
-from gpt_opt.run.paths import RunPaths
-from gpt_opt.run.state import State
+from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.state import State
 
 MakeRun = Callable[..., RunPaths]
 

@@ -10,8 +10,8 @@ import pytest
 
 from analysis import load_runs
 from analysis.tables import render_table, summary_table
-from gpt_opt.run.paths import RunPaths
-from gpt_opt.run.state import State
+from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.state import State
 
 MakeRun = Callable[..., RunPaths]
 

@@ -17,13 +17,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.dispatch.attempts import History, read_history
-from gpt_opt.dispatch.drive import due
-from gpt_opt.dispatch.gpus import lock_dir
-from gpt_opt.dispatch.sweepdir import Sweep, find
-from gpt_opt.run.claim import read_claim
-from gpt_opt.run.paths import RunPaths
-from gpt_opt.run.state import State, StateUnreadable, read_state
+from gpt_opt.dispatch.driver import due
+from gpt_opt.dispatch.slot.gpus import lock_dir
+from gpt_opt.records.attempts import History, read_history
+from gpt_opt.records.claim import read_claim
+from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.state import State, StateUnreadable, read_state
+from gpt_opt.records.sweep_dir import Sweep, find
 from tests.cluster.cluster import Cluster
 from tests.conftest import ROOT, small_overrides
 

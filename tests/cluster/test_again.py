@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from gpt_opt.dispatch.drive import due, is_driven
-from gpt_opt.dispatch.sweepdir import Sweep
+from gpt_opt.dispatch.driver import due, is_driven
+from gpt_opt.records.sweep_dir import Sweep
 from tests.cluster.bench import Bench
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]

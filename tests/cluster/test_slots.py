@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from gpt_opt.dispatch.attempts import Attempt
-from gpt_opt.dispatch.gpus import lock_dir
-from gpt_opt.run.state import State, read_state
+from gpt_opt.dispatch.slot.gpus import lock_dir
+from gpt_opt.records.attempts import Attempt
+from gpt_opt.records.state import State, read_state
 from tests.cluster.bench import Bench, assert_locks_free
 from tests.cluster.cluster import ROOT
 

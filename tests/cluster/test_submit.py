@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_opt.run.state import State, read_state
+from gpt_opt.records.state import State, read_state
 from tests.cluster.bench import Bench
 from tests.cluster.cluster import ROOT
 from tests.cluster.config import MAX_ARRAY_SIZE, TINY_QOS_MAX_SUBMIT

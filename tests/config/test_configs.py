@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from gpt_opt.config.constraints import SCHEDULES, constraint_problems
+from gpt_opt.config.checks.constraints import SCHEDULES, constraint_problems
 from gpt_opt.config.schema import register
-from gpt_opt.run.directory import plain_config, register_resolvers
+from gpt_opt.run.resolvers import plain_config, register_resolvers
 from tests.conftest import CONFIG_DIR, ROOT
 
 register()

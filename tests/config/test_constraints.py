@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from gpt_opt.config.constraints import accumulation_steps, batch_problems, constraint_problems
+from gpt_opt.config.checks.constraints import accumulation_steps, batch_problems, constraint_problems
+from gpt_opt.config.checks.data import data_problems
 from gpt_opt.config.explain import comment_of
 from gpt_opt.config.schema import register
-from gpt_opt.config.sources import data_problems
 from gpt_opt.config.suggest import nearest
-from gpt_opt.run.directory import plain_config
+from gpt_opt.run.resolvers import plain_config
 from tests.conftest import CONFIG_DIR
 
 register()

@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from gpt_opt.config.schema import register
-from gpt_opt.plan.check import PointChecker
-from gpt_opt.plan.compose import Composed
-from gpt_opt.run.directory import register_resolvers
-from gpt_opt.run.identity import run_id
+from gpt_opt.plan.compose.composer import Composed
+from gpt_opt.plan.validate import PointChecker
+from gpt_opt.records.run_id import run_id
+from gpt_opt.run.resolvers import register_resolvers
 from tests.conftest import CONFIG_DIR, ROOT, Runner, write_pairs
 
 EXPERIMENTS = sorted(file.stem for file in (CONFIG_DIR / "exp").glob("*.yaml"))
@@ -198,7 +198,7 @@ SMALL_MODEL = ["model.archive=null", "model.config.n_layer=1", "model.config.n_e
 
 @pytest.mark.slow
 def test_a_loss_and_data_of_ones_own_train_as_the_readme_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gpt_opt.run.paths import RunPaths
+    from gpt_opt.records.run_dir import RunPaths
     from gpt_opt.training import run_training
 
     (tmp_path / "mine.py").write_text(readme("# mine.py"))

@@ -8,11 +8,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 
-from gpt_opt.config.constraints import constraint_problems
-from gpt_opt.config.losses import LOSS_TYPES, has_reference, keeps_reference
+from gpt_opt.config.checks.constraints import constraint_problems
+from gpt_opt.config.checks.losses import LOSS_TYPES, has_reference, keeps_reference
 from gpt_opt.config.schema import LossType, register
-from gpt_opt.run.directory import plain_config
-from gpt_opt.run.identity import run_id
+from gpt_opt.records.run_id import run_id
+from gpt_opt.run.resolvers import plain_config
 from tests.conftest import CONFIG_DIR
 
 register()

@@ -6,13 +6,13 @@ import itertools
 import json
 from typing import Any
 
-from gpt_opt.config.constraints import constraint_problems
+from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.config.remember import Remembered
 from gpt_opt.config.schema import register
-from gpt_opt.plan.check import PointChecker
-from gpt_opt.plan.compose import Composed
-from gpt_opt.run.directory import register_resolvers
-from gpt_opt.run.identity import identifying, identity_json
+from gpt_opt.plan.compose.composer import Composed
+from gpt_opt.plan.validate import PointChecker
+from gpt_opt.records.run_id import identifying, identity_json
+from gpt_opt.run.resolvers import register_resolvers
 from tests.conftest import ROOT
 
 

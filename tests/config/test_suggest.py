@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from gpt_opt.config.explain import flat_keys
 from gpt_opt.config.schema import register
 from gpt_opt.config.suggest import OPTIONS, SYNONYMS, checkpoint_of_run, existing_path, suggestion, typed
-from gpt_opt.plan.compose_hydra import HydraEngine
-from gpt_opt.run.directory import register_resolvers
+from gpt_opt.plan.compose.hydra import HydraEngine
+from gpt_opt.run.resolvers import register_resolvers
 from tests.conftest import CONFIG_DIR
 
 

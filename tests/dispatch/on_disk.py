@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.dispatch.attempts import Attempt, note_end, note_start
-from gpt_opt.dispatch.sweepdir import Job, Submission, Sweep, SweepRun, create
-from gpt_opt.run.files import to_json, write_text
-from gpt_opt.run.owner import Owner, this_process
-from gpt_opt.run.paths import RunPaths
-from gpt_opt.run.state import RunState, State, write_state
+from gpt_opt.records.attempts import Attempt, note_end, note_start
+from gpt_opt.records.io import to_json, write_text
+from gpt_opt.records.process import Owner, this_process
+from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.state import RunState, State, write_state
+from gpt_opt.records.sweep_dir import Job, Submission, Sweep, SweepRun, create
 
 STARTED, UPDATED = "2026-01-01T10:00:00.000+00:00", "2026-01-01T10:05:00.000+00:00"
 DEAD = Owner("n1", this_process().machine, 2**22 + 1, 1)
@@ -89,8 +89,8 @@ def attempt(
 HOLD = """
 import sys
 from pathlib import Path
-from gpt_opt.run.claim import acquire
-from gpt_opt.run.paths import RunPaths
+from gpt_opt.records.claim import acquire
+from gpt_opt.records.run_dir import RunPaths
 claim = acquire(RunPaths(Path(sys.argv[1])))
 print("held", flush=True)
 sys.stdin.read()

@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from gpt_opt.dispatch import check_in, control, run_one
-from gpt_opt.dispatch.attempts import read_history
-from gpt_opt.dispatch.drive import drive
-from gpt_opt.dispatch.gpus import Lease
-from gpt_opt.dispatch.status import gather
-from gpt_opt.dispatch.sweepdir import Submission, Sweep, SweepRun, create
+from gpt_opt.dispatch.backends import check_in
+from gpt_opt.dispatch.driver import drive
+from gpt_opt.dispatch.slot import slot as run_one
+from gpt_opt.dispatch.slot.gpus import Lease
+from gpt_opt.dispatch.sweep_status import gather
 from gpt_opt.errors import RunFailed
-from gpt_opt.run.claim import acquire
-from gpt_opt.run.paths import RunPaths
+from gpt_opt.records import stop_requests as control
+from gpt_opt.records.attempts import read_history
+from gpt_opt.records.claim import acquire
+from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.sweep_dir import Submission, Sweep, SweepRun, create
 
 
 def one_run(folder: Path, cwd: Path) -> Sweep:

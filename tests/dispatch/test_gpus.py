@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from gpt_opt.dispatch import gpus
-from gpt_opt.dispatch.gpus import GpuBusy, lease, lock_dir, node_name, slot_environment
+from gpt_opt.dispatch.slot import gpus
+from gpt_opt.dispatch.slot.gpus import GpuBusy, lease, lock_dir, node_name, slot_environment
 from gpt_opt.errors import GptOptError
 from gpt_opt.run.devices import visible
 
 TAKE = """
 import json, os, subprocess, sys
-from gpt_opt.dispatch.gpus import lease
+from gpt_opt.dispatch.slot.gpus import lease
 held = lease(os.environ, int(sys.argv[1]), wait_s=20)
 child = subprocess.Popen(["sleep", "60"], pass_fds=held.fds).pid if sys.argv[2:] else None
 print(json.dumps([held.devices, child]), flush=True)
@@ -191,7 +191,7 @@ subprocess.run([sys.executable, "-c", sys.argv[1]], env={**os.environ, **json.lo
 """
 SLOT = """
 import json, os
-from gpt_opt.dispatch.gpus import slot_environment
+from gpt_opt.dispatch.slot.gpus import slot_environment
 print(json.dumps(slot_environment(os.environ)))
 """
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from gpt_opt.dispatch.drive import due
-from gpt_opt.dispatch.sweepdir import create, find
-from gpt_opt.run.claim import STALE_AFTER_S, read_claim
-from gpt_opt.run.paths import RunPaths, find_run_dirs
-from gpt_opt.run.state import State, StateUnreadable, read_state
+from gpt_opt.dispatch.driver import due
+from gpt_opt.records.claim import STALE_AFTER_S, read_claim
+from gpt_opt.records.run_dir import RunPaths, find_run_dirs
+from gpt_opt.records.state import State, StateUnreadable, read_state
+from gpt_opt.records.sweep_dir import create, find
 from tests.cluster.bench import Bench
 from tests.conftest import ROOT, Runner
 

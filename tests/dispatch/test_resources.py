@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gpt_opt.dispatch.resources import as_record, from_record, mem_mb, site_options
+from gpt_opt.dispatch.backends.resources import as_record, from_record, mem_mb, site_options
 from gpt_opt.errors import ConfigError
 from gpt_opt.plan.resources import merged
 from gpt_opt.sweep.model import Resources

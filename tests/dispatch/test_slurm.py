@@ -11,16 +11,18 @@ from types import SimpleNamespace
 import pytest
 
 from gpt_opt.cli import main
-from gpt_opt.dispatch import backends, control, drive, slurm
-from gpt_opt.dispatch.again import cancel
-from gpt_opt.dispatch.attempts import CAUSES
-from gpt_opt.dispatch.backends import living_jobs
-from gpt_opt.dispatch.settle import cause_of_end
+from gpt_opt.dispatch import driver, slurm
+from gpt_opt.dispatch.actions import cancel
+from gpt_opt.dispatch.backends import base as backends
+from gpt_opt.dispatch.backends.base import living_jobs
+from gpt_opt.dispatch.reconcile import cause_of_end
 from gpt_opt.dispatch.slurm import JobState, SlurmError, options_of, outside_job
-from gpt_opt.dispatch.status import gather
 from gpt_opt.dispatch.submit import start_jobs
-from gpt_opt.dispatch.sweepdir import Job
+from gpt_opt.dispatch.sweep_status import gather
 from gpt_opt.errors import GptOptError
+from gpt_opt.records import stop_requests as control
+from gpt_opt.records.attempts import CAUSES
+from gpt_opt.records.sweep_dir import Job
 from tests.dispatch.on_disk import DEAD, attempt, make_sweep
 
 ACCOUNTED = """\
@@ -89,7 +91,7 @@ def test_why_a_job_ended_is_not_guessed_before_accounting_knows(tmp_path: Path) 
     assert cause_of_end(lost, {"8": [JobState("8", "CANCELLED"), completing]}) == "stopped"
     # Whoever drains waits for runs of its own slots alone: of a job that accounting does not know nobody sees the end.
     began, work = time.monotonic(), SimpleNamespace(session="9.0", wait=lambda _: False)
-    drive._wait_for_runs(sweep, drive.due(sweep), work)  # type: ignore[arg-type]
+    driver._wait_for_runs(sweep, driver.due(sweep), work)  # type: ignore[arg-type]
     assert time.monotonic() - began < 5
 
 

@@ -14,17 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from gpt_opt.dispatch import control, drive, show_status, slurm
-from gpt_opt.dispatch.attempts import CAUSES, note_retry
-from gpt_opt.dispatch.drive import due
+from gpt_opt.cli.views import status as show_status
+from gpt_opt.dispatch import driver, slurm
+from gpt_opt.dispatch.driver import due
 from gpt_opt.dispatch.facts import Shown
-from gpt_opt.dispatch.failures import Failure, grouped, normalised
+from gpt_opt.dispatch.failure_groups import Failure, grouped, normalised
 from gpt_opt.dispatch.progress import BEST_LIMIT_BYTES, TAIL_BYTES, Metric, read_progress
-from gpt_opt.dispatch.status import STALLED_AFTER_S, gather
-from gpt_opt.dispatch.sweepdir import Job, Sweep
-from gpt_opt.run.claim import acquire
-from gpt_opt.run.paths import RunPaths
-from gpt_opt.run.state import State
+from gpt_opt.dispatch.sweep_status import STALLED_AFTER_S, gather
+from gpt_opt.records import stop_requests as control
+from gpt_opt.records.attempts import CAUSES, note_retry
+from gpt_opt.records.claim import acquire
+from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.state import State
+from gpt_opt.records.sweep_dir import Job, Sweep
 from tests.dispatch.on_disk import DEAD, STARTED, attempt, held, make_sweep, start, write_run
 
 BETAS = [["data=jsonl", f"loss.beta={beta}"] for beta in (0.05, 0.1, 0.3, 0.5, 1.0, 2.0)]
@@ -166,7 +168,7 @@ def test_progress_is_what_a_restart_finds_not_how_far_a_failed_run_came(tmp_path
     for state, step, saved in ((State.FAILED, 50, 40), (State.INTERRUPTED, 45, 45), (State.COMPLETED, 100, 45)):
         paths = write_run(sweep.runs[0], state, step)
         (paths.checkpoints / f"checkpoint-{saved}").mkdir(parents=True, exist_ok=True)
-        assert drive._progress(sweep) == (step if state is State.COMPLETED else saved)
+        assert driver._progress(sweep) == (step if state is State.COMPLETED else saved)
 
 
 def test_a_failure_that_was_forgiven_will_start_again(tmp_path: Path) -> None:
@@ -430,8 +432,8 @@ def test_watch_ends_when_nothing_runs_and_says_what_to_do(tmp_path: Path) -> Non
 WATCH = """
 import sys
 from pathlib import Path
-from gpt_opt.dispatch.show_status import watch
-from gpt_opt.dispatch.sweepdir import Sweep
+from gpt_opt.cli.views.status import watch
+from gpt_opt.records.sweep_dir import Sweep
 sys.exit(watch(Sweep(Path(sys.argv[1])), sys.stdout, 0.05).exit_code)
 """
 

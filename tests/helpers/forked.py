@@ -79,9 +79,9 @@ def main() -> None:
     import hydra  # noqa: F401
     from transformers import AutoModelForCausalLM, GPT2LMHeadModel  # noqa: F401
 
-    import gpt_opt.plan.check
-    import gpt_opt.run.app
-    import gpt_opt.training.stages  # noqa: F401
+    import gpt_opt.plan.validate
+    import gpt_opt.run.main
+    import gpt_opt.training.loop  # noqa: F401
 
     if command := _serve():
         sys.argv = list(command)

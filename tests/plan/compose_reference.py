@@ -9,7 +9,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from gpt_opt.plan.compose import Composed, ComposeFailure, Composer
+from gpt_opt.plan.compose.composer import Composed, ComposeFailure, Composer
 from tests.plan.compose_schema import CONFIG_DIR
 
 Answer = tuple[Any, ...]

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gpt_opt.plan.compose import Composed, ComposeFailure, Composer
-from gpt_opt.plan.compose_overrides import read_override
+from gpt_opt.plan.compose.composer import Composed, ComposeFailure, Composer
+from gpt_opt.plan.compose.overrides import read_override
 from tests.plan.compose_reference import assert_like_hydra, by_hydra, described
 from tests.plan.compose_schema import CONFIG_DIR, PURE
 
@@ -282,7 +282,7 @@ sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[2])]!r}
 import hydra
 from tests.plan import compose_schema
 compose_schema.register()
-from gpt_opt.plan.compose import Composer
+from gpt_opt.plan.compose.composer import Composer
 @hydra.main(config_path={str(CONFIG_DIR)!r}, config_name="config", version_base="1.3")
 def main(cfg):
     composer = Composer(Path({str(CONFIG_DIR)!r}), pure_resolvers=compose_schema.PURE)

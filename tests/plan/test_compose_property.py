@@ -12,7 +12,7 @@ import random
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from gpt_opt.plan.compose import Composer
+from gpt_opt.plan.compose.composer import Composer
 from tests.plan.compose_reference import assert_like_hydra
 from tests.plan.compose_schema import CONFIG_DIR, PURE
 

@@ -18,15 +18,15 @@ from gpt_opt.cli import main
 from gpt_opt.config.schema import register
 from gpt_opt.errors import ConfigError
 from gpt_opt.plan import show
+from gpt_opt.plan.diff import differences, nearest_run
+from gpt_opt.plan.estimate import makespan_s
 from gpt_opt.plan.existing import Status
-from gpt_opt.plan.explain import differences, nearest_run
 from gpt_opt.plan.planner import Plan, Planner
-from gpt_opt.plan.price import makespan_s
-from gpt_opt.run.claim import acquire
-from gpt_opt.run.directory import allocate_run_dir, parent_dir, register_resolvers, run_label
-from gpt_opt.run.files import to_json
-from gpt_opt.run.paths import RunPaths
-from gpt_opt.run.state import RunState, State, write_state
+from gpt_opt.records.claim import acquire
+from gpt_opt.records.io import to_json
+from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.state import RunState, State, write_state
+from gpt_opt.run.resolvers import allocate_run_dir, parent_dir, register_resolvers, run_label
 from gpt_opt.sweep import load_grid
 from gpt_opt.sweep.overrides import shell_word
 from tests.conftest import CONFIG_DIR, ROOT, Runner
@@ -59,7 +59,7 @@ class Desk:
     def make(self, overrides: tuple[str, ...], state: State | None, step: int = 80, time_s: float = 40.0) -> RunPaths:
         """Makes the run directory of a point as a run would leave it."""
         config = self.planner.config(overrides)
-        from gpt_opt.run.identity import run_id
+        from gpt_opt.records.run_id import run_id
 
         paths = RunPaths(allocate_run_dir(parent_dir(config), run_label(config, overrides), run_id(config)))
         paths.config.write_text(to_json(config))

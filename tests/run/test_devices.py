@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from gpt_opt.config.constraints import constraint_problems
+from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.config.schema import register
 from gpt_opt.errors import ConfigError
-from gpt_opt.plan.compose import Composer
+from gpt_opt.plan.compose.composer import Composer
 from gpt_opt.plan.planner import Planner
+from gpt_opt.records.run_id import run_id
 from gpt_opt.run import devices
-from gpt_opt.run.directory import register_resolvers
-from gpt_opt.run.identity import run_id
+from gpt_opt.run.resolvers import register_resolvers
 from tests.conftest import CONFIG_DIR, ROOT
 
 PROGRAM = ["run_hydra.py", "loss.beta=0.1", "x='a b'"]

@@ -16,13 +16,13 @@ import pytest
 
 from gpt_opt.config.schema import register
 from gpt_opt.errors import ClaimLost
-from gpt_opt.plan.compose import Composer
-from gpt_opt.run import execute, peers
-from gpt_opt.run.claim import acquire, read_claim
-from gpt_opt.run.directory import register_resolvers
-from gpt_opt.run.paths import RunPaths, find_run_dirs
+from gpt_opt.plan.compose.composer import Composer
+from gpt_opt.records.claim import acquire, read_claim
+from gpt_opt.records.run_dir import RunPaths, find_run_dirs
+from gpt_opt.records.state import State, read_state
+from gpt_opt.run import distributed, execute
+from gpt_opt.run.resolvers import register_resolvers
 from gpt_opt.run.signals import StopRequest
-from gpt_opt.run.state import State, read_state
 from tests.conftest import CONFIG_DIR, ROOT, Runner, small_overrides
 
 pytestmark = pytest.mark.slow
@@ -238,10 +238,10 @@ def test_a_rank_that_is_asked_to_stop_before_there_is_an_order_waits_for_it_a_wh
     words: list[str | None] = [None, '{"root": "x"}']
     channel = SimpleNamespace(read=lambda name: words.pop(0) if words else None)
     stop = StopRequest()
-    assert peers._order_of(channel, stop) == {"root": "x"}  # type: ignore[arg-type]
+    assert distributed._order_of(channel, stop) == {"root": "x"}  # type: ignore[arg-type]
     stop.signal = signal.SIGTERM
-    monkeypatch.setattr(peers, "FIRST_WORD_S", 0.0)
-    assert peers._order_of(channel, stop) is None  # type: ignore[arg-type]
+    monkeypatch.setattr(distributed, "FIRST_WORD_S", 0.0)
+    assert distributed._order_of(channel, stop) is None  # type: ignore[arg-type]
 
 
 def test_a_run_that_is_asked_to_stop_before_it_trains_orders_nothing(
@@ -279,7 +279,7 @@ def test_room_for_the_last_word_is_given_back_but_not_that_of_a_later_attempt(
         attempt = execute._Attempt(config, paths, claim, StopRequest())
         paths.reserve.touch()
         with pytest.raises(SystemExit):
-            attempt._end_with(peers.PeerFailed(1, {"type": "E", "message": "m", "traceback": "t"}))
+            attempt._end_with(distributed.PeerFailed(1, {"type": "E", "message": "m", "traceback": "t"}))
     assert not paths.reserve.exists()
     assert read_state(paths).state is State.FAILED
     with acquire(paths):

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from gpt_opt.errors import SweepError
-from gpt_opt.sweep.jsonfile import Json
+from gpt_opt.sweep.json_file import Json
 from gpt_opt.sweep.overrides import MAX_BYTES, MAX_DEPTH, describe, target, to_override
 
 PARSER = OverridesParser.create()

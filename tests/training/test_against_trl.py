@@ -17,15 +17,15 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, TrainingArguments
 
 from gpt_opt.errors import DataError
-from gpt_opt.training.data.batches import Collator, ExampleCollator, ExampleOrder, TrainingOrder
-from gpt_opt.training.data.examples import targets, unpaired
+from gpt_opt.training.data.order import Collator, ExampleCollator, ExampleOrder, TrainingOrder
 from gpt_opt.training.data.records import Pair, PairData
 from gpt_opt.training.data.tokenize import Limits, TokenizedExample, TokenizedPair, tokenize
-from gpt_opt.training.hooks import Folder, Hooks
-from gpt_opt.training.loss_trainers import KTOTrainer, PreferenceTrainer, SFTTrainer
+from gpt_opt.training.data.unpaired import targets, unpaired
+from gpt_opt.training.interface import Folder, Hooks
 from gpt_opt.training.losses import DPO, IGNORED, IPO, KTO, ORPO, SFT, Hinge, PairLoss, Robust
 from gpt_opt.training.models.build import Reference
 from gpt_opt.training.models.byte_tokenizer import END_OF_TEXT, VOCAB_SIZE, byte_tokenizer
+from gpt_opt.training.objectives.trainers import KTOTrainer, PreferenceTrainer, SFTTrainer
 from gpt_opt.training.trainer import Task, fresh_accelerate
 
 trl = pytest.importorskip("trl", reason="the peer is a development tool")

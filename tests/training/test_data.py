@@ -14,15 +14,15 @@ from transformers import PreTrainedTokenizerFast
 
 from gpt_opt.errors import DataError
 from gpt_opt.training.data import build_hh, build_jsonl, truncated
-from gpt_opt.training.data.batches import Collator, TrainingOrder
 from gpt_opt.training.data.chat import Chat
-from gpt_opt.training.data.examples import targets, unpaired
+from gpt_opt.training.data.order import Collator, TrainingOrder
 from gpt_opt.training.data.prepare import HOLDS_END, prepare
 from gpt_opt.training.data.records import Example, ExampleData, Pair, PairData
 from gpt_opt.training.data.tokenize import Limits, TokenizedExample, TokenizedPair, ids_of, start_of, tokenize, truncate
+from gpt_opt.training.data.unpaired import targets, unpaired
+from gpt_opt.training.loop import build
 from gpt_opt.training.losses import IGNORED
 from gpt_opt.training.models.byte_tokenizer import END_OF_TEXT, byte_tokenizer
-from gpt_opt.training.stages import build
 from tests.training.test_training import config
 
 

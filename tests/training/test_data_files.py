@@ -14,12 +14,13 @@ from typing import Any
 import pyarrow
 import pytest
 
+from gpt_opt.config.checks.data import data_problems
+from gpt_opt.config.checks.models import source_problems
 from gpt_opt.config.contents import instead_of_data
 from gpt_opt.config.files import with_real_paths
-from gpt_opt.config.models import source_problems
-from gpt_opt.config.sources import data_problems
 from gpt_opt.errors import DataError
-from gpt_opt.training.data import Pair, build_jsonl, sources
+from gpt_opt.training.data import Pair, build_jsonl
+from gpt_opt.training.data.sources import published as sources
 from tests.training.test_data_sources import COLUMNS, COMMON, comment, dialogue, everything, hf, own_cache, say
 
 __all__ = ["own_cache"]

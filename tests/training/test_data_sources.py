@@ -12,14 +12,15 @@ from typing import Any
 import datasets
 import pytest
 
-from gpt_opt.config.sources import data_problems
+from gpt_opt.config.checks.data import data_problems
 from gpt_opt.errors import DataError, Problem
-from gpt_opt.training.data import Example, ExampleData, MixedData, Pair, PairData, sources
+from gpt_opt.training.data import Example, ExampleData, MixedData, Pair, PairData
 from gpt_opt.training.data.chat import Chat
 from gpt_opt.training.data.collect import MAX_PROBLEMS, Dropped, require
-from gpt_opt.training.data.examples import UNWANTED, targets, unpaired
-from gpt_opt.training.data.html import plain_text
 from gpt_opt.training.data.mixture import build_mixture
+from gpt_opt.training.data.sources import published as sources
+from gpt_opt.training.data.sources.html import plain_text
+from gpt_opt.training.data.unpaired import UNWANTED, targets, unpaired
 
 COMMON: dict[str, Any] = {"subset": None, "split": "train", "max_samples": None, "validation_split": 0.25}
 COLUMNS = {f"{name}_column": name for name in ("prompt", "chosen", "rejected", "completion", "label")}

@@ -13,16 +13,16 @@ from transformers import PreTrainedTokenizerFast
 
 from gpt_opt.errors import DataError
 from gpt_opt.training.data import Example, ExampleData, Pair, build_jsonl
-from gpt_opt.training.data.batches import Collator
 from gpt_opt.training.data.cache import _key
 from gpt_opt.training.data.chat import Chat, Turns
-from gpt_opt.training.data.columns import Columns, record_of
 from gpt_opt.training.data.demonstrations import is_demonstration
+from gpt_opt.training.data.order import Collator
 from gpt_opt.training.data.prepare import prepare
+from gpt_opt.training.data.sources.columns import Columns, record_of
 from gpt_opt.training.data.tokenize import Limits, TokenizedExample, token_ids, tokenize
+from gpt_opt.training.loop import build
 from gpt_opt.training.losses import IGNORED, SFT, token_logps
 from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
-from gpt_opt.training.stages import build
 from tests.conftest import Runner
 from tests.training.test_data_chat import PROMPTED, templated
 from tests.training.test_training import config

@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from gpt_opt.cli import main
-from gpt_opt.config.constraints import constraint_problems
+from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.errors import ConfigError, DataError, GptOptError
+from gpt_opt.training.loop import build, train
 from gpt_opt.training.memory import estimate_mb
 from gpt_opt.training.models.lora import TARGET_MODULES, add_adapters
 from gpt_opt.training.models.merge import merge_adapters
-from gpt_opt.training.stages import build, train
 from tests.training.test_training import DPO, config, equal, finish, folder, hooks, rows
 
 LORA = [*DPO, "lora=lora", "lora.r=4"]

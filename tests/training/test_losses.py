@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gpt_opt.config.losses import LOSS_TYPES
+from gpt_opt.config.checks.losses import LOSS_TYPES
 from gpt_opt.errors import ConfigError
 from gpt_opt.training.losses import (
     DPO,

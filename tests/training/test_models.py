@@ -21,11 +21,11 @@ from transformers import (
     dynamic_module_utils,
 )
 
-from gpt_opt.config.constraints import constraint_problems
+from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.errors import ConfigError
+from gpt_opt.training.loop import build, train
 from gpt_opt.training.models.build import build_model, build_tokenizer, without_dropout
 from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
-from gpt_opt.training.stages import build, train
 from tests.training.test_training import DPO, config, equal, final_weights, finish, folder, hooks, rows
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}

@@ -13,16 +13,17 @@ import pytest
 import torch
 from torch import nn
 
-from gpt_opt.config.constraints import constraint_problems
-from gpt_opt.dispatch.failures import normalised
-from gpt_opt.dispatch.run_one import _failure
+from gpt_opt.config.checks.constraints import constraint_problems
+from gpt_opt.dispatch.failure_groups import normalised
+from gpt_opt.dispatch.slot.slot import _failure
 from gpt_opt.errors import ConfigError, DataError
-from gpt_opt.run.files import read_json_object
-from gpt_opt.run.peers import error_record
-from gpt_opt.run.state import RunState, State
-from gpt_opt.training import stages
-from gpt_opt.training.checkpoints import checkpoints, final_checkpoint
-from gpt_opt.training.data.batches import TrainingOrder
+from gpt_opt.records.io import read_json_object
+from gpt_opt.records.run_dir import checkpoints
+from gpt_opt.records.state import RunState, State
+from gpt_opt.run.distributed import error_record
+from gpt_opt.training import loop
+from gpt_opt.training.checkpointing import final_checkpoint
+from gpt_opt.training.data.order import TrainingOrder
 from gpt_opt.training.failures import (
     GPUOutOfMemoryError,
     HostMemoryFull,
@@ -30,7 +31,7 @@ from gpt_opt.training.failures import (
     memory_failures_named,
     require_finite,
 )
-from gpt_opt.training.stages import train
+from gpt_opt.training.loop import train
 from tests.conftest import ROOT, Runner
 from tests.training.test_training import DPO, config, equal, final_weights, finish, folder, hooks, rows
 
@@ -53,14 +54,14 @@ def at_forward(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Hook], None]:
             if seen[0] == number and model.training:
                 hook(model)
 
-        whole = stages.build
+        whole = loop.build
 
-        def build(*args: Any) -> stages.Parts:
+        def build(*args: Any) -> loop.Parts:
             parts = whole(*args)
             parts.policy.register_forward_pre_hook(count)
             return parts
 
-        monkeypatch.setattr(stages, "build", build)
+        monkeypatch.setattr(loop, "build", build)
 
     return register
 
@@ -76,7 +77,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_step_and_its_pairs(
     tmp_path: Path, small: list[str], at_forward: Callable[[int, Hook], None], log_every: int, micro: int
 ) -> None:
     """In step 6: neither a step of evaluation nor of a checkpoint, which come at 4 and 8."""
-    order = TrainingOrder(range(len(stages.build(config([*small, *DPO])).train)), 8, 12, seed=0)
+    order = TrainingOrder(range(len(loop.build(config([*small, *DPO])).train)), 8, 12, seed=0)
     at_forward(5 * 8 // micro + 1, poison)
     place, extra = folder(tmp_path / "run"), [f"{KEYS}.log_every={log_every}", f"{KEYS}.micro_batch_size={micro}"]
     ids = [order[index] for index in range(40, 48)]

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from gpt_opt.errors import DataError
-from gpt_opt.training.data import pydoc
 from gpt_opt.training.data.records import Pair, PairData, fingerprint_pairs
+from gpt_opt.training.data.sources import pydoc
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_a_pair_is_made_from_its_own_paragraph_alone(data: PairData) -> None:
 
 
 def test_another_process_builds_the_same(data: PairData) -> None:
-    code = "from gpt_opt.training.data.pydoc import build_pydoc; print(build_pydoc().fingerprint)"
+    code = "from gpt_opt.training.data.sources.pydoc import build_pydoc; print(build_pydoc().fingerprint)"
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     assert result.stdout.strip() == data.fingerprint

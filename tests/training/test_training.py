@@ -19,12 +19,13 @@ from safetensors.torch import load_file, save_file
 from gpt_opt.config.inputs import inputs_of
 from gpt_opt.config.schema import register
 from gpt_opt.errors import ConfigError, DataError, GptOptError, RequestError
-from gpt_opt.run.directory import plain_config, register_resolvers
-from gpt_opt.training.checkpoints import checkpoints, final_checkpoint, latest_checkpoint
-from gpt_opt.training.hooks import Folder, Hooks, Result
+from gpt_opt.records.run_dir import checkpoints
+from gpt_opt.run.resolvers import plain_config, register_resolvers
+from gpt_opt.training.checkpointing import final_checkpoint, latest_checkpoint
+from gpt_opt.training.interface import Folder, Hooks, Result
+from gpt_opt.training.loop import build, describe, train
 from gpt_opt.training.memory import estimate_mb
 from gpt_opt.training.models.build import _read_weights, require_archive
-from gpt_opt.training.stages import build, describe, train
 from tests.conftest import CONFIG_DIR, small_overrides
 
 register()

@@ -1,9 +1,16 @@
 """From sources to batches: records, tokens, the order of training, padding. `data.dataset._target_` names a source."""
 
 from gpt_opt.training.data.mixture import build_mixture
-from gpt_opt.training.data.pydoc import build_pydoc
 from gpt_opt.training.data.records import Example, ExampleData, MixedData, Pair, PairData
-from gpt_opt.training.data.sources import build_hf, build_hh, build_jsonl, build_se, build_shp, build_ultrafeedback
+from gpt_opt.training.data.sources.published import (
+    build_hf,
+    build_hh,
+    build_jsonl,
+    build_se,
+    build_shp,
+    build_ultrafeedback,
+)
+from gpt_opt.training.data.sources.pydoc import build_pydoc
 
 __all__ = [
     "Example",

@@ -10,7 +10,7 @@ from gpt_opt.errors import DataError, Problem
 from gpt_opt.training.data.chat import Document
 from gpt_opt.training.data.collect import Data, Record, assemble, share
 from gpt_opt.training.data.records import Example
-from gpt_opt.training.targets import call_target
+from gpt_opt.training.instantiate import call_target
 
 
 def build_dataset(dataset: Mapping[str, Any]) -> Data:

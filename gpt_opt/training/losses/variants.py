@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gpt_opt.config.losses import LOSS_TYPES, variant_problems
+from gpt_opt.config.checks.losses import LOSS_TYPES, variant_problems
 from gpt_opt.errors import ConfigError
 from gpt_opt.training.losses.dpo import DPO, Hinge, Robust
 from gpt_opt.training.losses.ipo import IPO, IPOSum
@@ -26,7 +26,7 @@ def build_dpo(loss_type: str, beta: float, label_smoothing: float = 0.0, referen
     """Returns a loss over pairs.
 
     Args:
-        loss_type: One of `gpt_opt.config.losses.LOSS_TYPES`.
+        loss_type: One of `gpt_opt.config.checks.losses.LOSS_TYPES`.
         beta: Strength of the pull towards the reference, above 0.
         label_smoothing: Assumed share of flipped preferences.
         reference_free: Leave the reference out.

@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from gpt_opt.config.models import WEIGHT_FILES, adapters_alone
+from gpt_opt.config.checks.models import WEIGHT_FILES, adapters_alone
 from gpt_opt.errors import ConfigError, Problem
-from gpt_opt.training.checkpoints import WEIGHTS, damaged_files
+from gpt_opt.training.checkpointing import WEIGHTS, damaged_files
+from gpt_opt.training.instantiate import build_target
 from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
-from gpt_opt.training.targets import build_target
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from gpt_opt.config.models import ALL_LINEAR
+from gpt_opt.config.checks.models import ALL_LINEAR
 from gpt_opt.errors import ConfigError, Problem
 
 _QUERY_AND_VALUE = ("q_proj", "v_proj")

@@ -14,8 +14,9 @@ from transformers import set_seed
 
 from gpt_opt.config.inputs import inputs_of
 from gpt_opt.errors import ConfigError, GptOptError, Problem
-from gpt_opt.training.checkpoints import (
-    PROGRESS_FILE,
+from gpt_opt.records.run_dir import PROGRESS_FILE
+from gpt_opt.training.checkpoint_compat import require_inputs
+from gpt_opt.training.checkpointing import (
     WEIGHTS,
     damaged_files,
     final_checkpoint,
@@ -23,7 +24,6 @@ from gpt_opt.training.checkpoints import (
     usual_modes,
     whole_or_removed,
 )
-from gpt_opt.training.continuing import require_inputs
 from gpt_opt.training.models.build import build_model, build_tokenizer, cast_weights
 
 ADAPTERS = "adapter_config.json"

@@ -1,8 +1,8 @@
 """How the shipped checkpoint was made: `python -m gpt_opt.training.models.pretrain_tiny` writes it again.
 
-A GPT-2 shape of 0.86 million parameters learns the bytes of the training documents of `gpt_opt.training.data.pydoc` in
-a few minutes on two cores, so that preference training starts from a model that knows what such text looks like. The
-validation documents are only measured on.
+A GPT-2 shape of 0.86 million parameters learns the bytes of the training documents of
+`gpt_opt.training.data.sources.pydoc` in a few minutes on two cores, so that preference training starts from a model
+that knows what such text looks like. The validation documents are only measured on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt_opt.training.data.pydoc import documents
+from gpt_opt.training.data.sources.pydoc import documents
 from gpt_opt.training.models.byte_tokenizer import VOCAB_SIZE, byte_tokenizer
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from gpt_opt.errors import ConfigError, Problem
-from gpt_opt.training.targets import call_target
+from gpt_opt.training.instantiate import call_target
 
 _NOT_ARGUMENTS = frozenset({"name", "lr_schedule", "warm_up_fraction"})
 

@@ -1,0 +1,1 @@
+"""What a terminal shows: plans, the status of a sweep, logs."""

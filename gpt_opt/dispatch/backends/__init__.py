@@ -1,0 +1,1 @@
+"""How slots for a sweep are asked for: disBatch in an allocation, submitit jobs, this machine."""

@@ -1,0 +1,131 @@
+"""disBatch as a bringer of slots: one call works through a task file on the slots of an allocation or of this machine.
+
+Nothing of what it reports is believed: it exits with 0 when tasks failed, has no word of tasks that were cut off, and
+its resume goes by position. The runs' own files say what happened.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from gpt_opt.dispatch.backends.check_in import CheckIns, start_line
+from gpt_opt.dispatch.backends.plain_names import make_links, plain, program
+from gpt_opt.dispatch.slot.slot import DRIVER, SESSION, task_line
+from gpt_opt.dispatch.slurm import job_id
+from gpt_opt.records.io import write_text
+from gpt_opt.records.sweep_dir import Sweep, SweepRun
+
+_END_S = 20.0
+_FIFOS = "/tmp/slurm_context_engine_*"  # disBatch's own, by a fixed name
+_FIFO_AGE_S = 60.0
+# A prefix is used as it is told: behind a plain link may lie a path that disBatch would break.
+_MAIN = "import os; os.path.realpath = os.path.abspath; from disbatch.disBatch import main; main()"
+
+
+def task_text(sweep: Sweep, runs: Sequence[SweepRun], together: int) -> str:
+    """Returns the task file: a line for every `together` runs, which share one slot."""
+    groups = [runs[start : start + together] for start in range(0, len(runs), together)]
+    return "".join(task_line(program("gptopt"), plain(sweep), group) + "\n" for group in groups)
+
+
+class Round:
+    """One call of disBatch.
+
+    Args:
+        sweep: The sweep directory; its `tasks` is written.
+        runs: What to run.
+        together: Runs that share one slot.
+        session: See `slurm.session`.
+        driver: Attempt of the driver's claim on the sweep.
+        slots: Slots on this machine; None inside a Slurm job, where the allocation decides.
+    """
+
+    def __init__(
+        self, sweep: Sweep, runs: Sequence[SweepRun], together: int, session: str, driver: int, slots: int | None
+    ) -> None:
+        make_links(sweep)
+        text = task_text(sweep, runs, together)
+        write_text(sweep.tasks, text)
+        sweep.disbatch.mkdir(mode=0o700, exist_ok=True)
+        folder = plain(sweep).disbatch / f"{session}-{len(list(sweep.disbatch.iterdir()))}"
+        folder.mkdir(mode=0o700)
+        in_job = job_id() is not None and slots is None
+        start = start_line(program("gptopt"), plain(sweep), folder, in_job)
+        write_text(folder / "tasks", f"{start}\n{text}")
+        # disBatch logs its whole environment at level INFO.
+        python = [program(Path(sys.executable).name), "-c", _MAIN]
+        command = [*python, "--loglevel", "WARNING", "--no-retire", "-p", f"{folder}/d"]
+        # Slots get the environment of the driver, even where the job was submitted with none (SBATCH_EXPORT=NONE).
+        environment = {**os.environ, "SLURM_EXPORT_ENV": "ALL", SESSION: session, DRIVER: str(driver)}
+        if environment.get("SLURM_GPUS_PER_TASK") == "0":
+            del environment["SLURM_GPUS_PER_TASK"]  # srun would hide the GPUs of the allocation from every slot
+        if len(memory := [name for name in environment if name.startswith("SLURM_MEM_PER_")]) > 1:
+            for name in memory:  # one is of an allocation around the job, and srun takes no two: it has the job's then
+                del environment[name]
+        if not in_job:
+            command += ["--ssh-node", f"localhost:{slots or 1}", "--use-address", "localhost:0"]
+        self._check_ins = CheckIns(folder, text.count("\n"))
+        with (folder / "output").open("wb") as output:
+            self._process = subprocess.Popen(
+                [*command, f"{folder}/tasks"],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.folder, self.session = folder, session
+
+    def lost_nodes(self) -> dict[str, str]:
+        """Returns the nodes whose slots do not start, with the reason."""
+        return self._check_ins.lost(over=self._process.returncode is not None)
+
+    def is_over(self) -> bool:
+        """Returns whether there is nothing to wait for, though disBatch may not have ended."""
+        return self._check_ins.is_over()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Waits for the end, at most so long; returns whether it came."""
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def end(self) -> None:
+        """Ends disBatch and everything of it that is left."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+            if self.wait(_END_S):
+                break
+
+    def problem(self) -> str | None:
+        """Returns what disBatch said when it could not do its work, or None."""
+        if self._process.returncode in (0, None) or self._process.returncode < 0:
+            return None
+        lines = (self.folder / "output").read_text(errors="replace").strip().splitlines()
+        return f"disBatch ended with {self._process.returncode}: " + (lines[-1] if lines else "it said nothing")
+
+
+def remove_stale_pipes() -> None:
+    """Removes named pipes that killed disBatch workers of this user left in /tmp on this node."""
+    for path in Path("/tmp").glob(Path(_FIFOS).name):
+        with suppress(OSError):
+            info = path.stat()
+            if not stat.S_ISFIFO(info.st_mode) or info.st_uid != os.getuid():
+                continue
+            if time.time() - info.st_mtime < _FIFO_AGE_S:
+                continue  # it may just be waiting for its other end
+            try:
+                os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+            except OSError:
+                path.unlink()  # nobody reads it any more

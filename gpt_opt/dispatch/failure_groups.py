@@ -1,0 +1,94 @@
+"""Runs that did not end well, grouped by why, with the parameters that each group has in common."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gpt_opt.plan.show import columns, parameters
+from gpt_opt.records.attempts import CAUSES
+
+_OWN_WORDS = ("exception", "request")
+"""Causes that say little without the message of the run."""
+
+_VARYING = re.compile(
+    r"(?:[\w.~-]*/)[\w./@+=,-]+"  # a path
+    r"|0[xX][0-9a-fA-F]+"
+    r"|[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
+)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One run that did not end well.
+
+    Attributes:
+        index: Of the run.
+        state: As it is shown, `FAILED`.
+        cause: Key of `CAUSES`.
+        message: First line of its error; may be empty.
+    """
+
+    index: int
+    state: str
+    cause: str
+    message: str
+
+
+@dataclass(frozen=True)
+class FailureGroup:
+    """Runs that failed alike.
+
+    Attributes:
+        state: As it is shown.
+        cause: Key of `CAUSES`.
+        says: For people: the cause, or the message where it says more, `…` where messages differ.
+        indices: Of the runs, ascending.
+        shared: Override values that all of them have and that not all runs of the sweep have.
+    """
+
+    state: str
+    cause: str
+    says: str
+    indices: tuple[int, ...]
+    shared: Mapping[str, str]
+
+
+def normalised(message: str) -> str:
+    """Returns a message with `…` for its numbers and paths."""
+    return _VARYING.sub("…", message)
+
+
+def _key(failure: Failure) -> tuple[str, str, str]:
+    text = normalised(failure.message) if failure.cause in _OWN_WORDS else ""
+    return failure.state, failure.cause, text
+
+
+def _says(failures: Sequence[Failure]) -> str:
+    cause = failures[0].cause
+    messages = {failure.message for failure in failures}
+    if cause not in _OWN_WORDS or messages == {""}:
+        return CAUSES[cause].says
+    return messages.pop() if len(messages) == 1 else normalised(failures[0].message)
+
+
+def grouped(failures: Sequence[Failure], overrides: Mapping[int, Sequence[str]]) -> tuple[FailureGroup, ...]:
+    """Groups failures by cause and message, the largest group first.
+
+    Args:
+        failures: In order of their index.
+        overrides: Of every run of the sweep, by index.
+    """
+    groups: dict[tuple[str, str, str], list[Failure]] = {}
+    for failure in failures:
+        groups.setdefault(_key(failure), []).append(failure)
+    _, varying = columns(list(overrides.values()))
+    found = []
+    for (state, cause, _), members in groups.items():
+        indices = tuple(member.index for member in members)
+        values = [parameters(overrides[index]) for index in indices]
+        shared = {key: value for key, value in values[0].items() if key in varying}
+        shared = {key: value for key, value in shared.items() if all(item.get(key) == value for item in values)}
+        found.append(FailureGroup(state, cause, _says(members), indices, shared))
+    return tuple(sorted(found, key=lambda group: -len(group.indices)))

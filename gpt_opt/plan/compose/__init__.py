@@ -1,0 +1,1 @@
+"""The configs of many sweep points: exactly what Hydra composes, without composing each one with Hydra."""

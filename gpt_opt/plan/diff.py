@@ -1,0 +1,72 @@
+"""Why a point is not done already: the finished or started run that is nearest to it, and the keys that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt_opt.plan.existing import Status, status_of
+from gpt_opt.records.io import read_json_object
+from gpt_opt.records.run_dir import RunPaths, find_run_dirs
+from gpt_opt.records.run_id import identifying
+
+_ABSENT = "(absent)"
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The existing run that differs least from a point.
+
+    Attributes:
+        run_dir: Its directory.
+        status: Its status.
+        differs: Dotted key to (value of the existing run, value of the point); empty when it is the point's own run.
+    """
+
+    run_dir: Path
+    status: Status
+    differs: dict[str, tuple[Any, Any]]
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    stack = [("", identifying(config))]
+    while stack:
+        prefix, node = stack.pop()
+        for key, value in node.items():
+            if isinstance(value, Mapping) and value:
+                stack.append((f"{prefix}{key}.", dict(value)))
+            else:
+                flat[prefix + key] = value
+    return flat
+
+
+def differences(existing: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns the dotted keys in which two configs differ as runs: value there, value here."""
+    there, here = _flat(existing), _flat(wanted)
+    keys = sorted({*there, *here})
+    pairs = {key: (there.get(key, _ABSENT), here.get(key, _ABSENT)) for key in keys}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] or type(pair[0]) is not type(pair[1])}
+
+
+def nearest_run(config: Mapping[str, Any]) -> Nearest | None:
+    """Returns the run below the config's output folder that is nearest to it, or None when there is no run.
+
+    Args:
+        config: The resolved config of a point.
+    """
+    if "output_dir" not in config["paths"]:
+        return None
+    root = Path(config["paths"]["output_dir"])
+    best: Nearest | None = None
+    for folder in find_run_dirs(root) if root.is_dir() else []:
+        paths = RunPaths(folder)
+        try:
+            differs = differences(read_json_object(paths.config), config)
+        except (OSError, ValueError):
+            continue  # a run without a readable config has nothing to compare
+        if best is None or len(differs) < len(best.differs):
+            best = Nearest(folder, status_of(paths)[0], differs)
+    return best

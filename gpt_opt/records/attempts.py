@@ -1,0 +1,189 @@
+"""What happened to the starts of a run in a sweep, why they ended, and whether another start is due.
+
+`attempts/<index>.jsonl` gets a line when a slot starts a run and one when it sees it end. A start without an end was
+lost with its slot; the next driver settles it with what Slurm knows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from gpt_opt.records.io import append_record, now
+from gpt_opt.records.process import Owner
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why an attempt ended.
+
+    Attributes:
+        says: For people.
+        starts: How many attempts may end so before the run is left to the user; None for any number.
+    """
+
+    says: str
+    starts: int | None
+
+
+CAUSES: Mapping[str, Cause] = {
+    "completed": Cause("completed", None),
+    "exception": Cause("raised an exception", 1),
+    "request": Cause("its config or data cannot be used", 1),
+    "out_of_gpu_memory": Cause("GPU out of memory", 1),
+    "out_of_memory": Cause("out of memory", 1),
+    "no_space": Cause("no space left on the disk", 1),
+    "killed": Cause("killed by a signal", 3),
+    "gpu_busy": Cause("its GPU was in use", 3),
+    "slot_lost": Cause("lost with its slot", 5),
+    "node_failure": Cause("node failed", 5),
+    "cancelled": Cause("cancelled", 1),
+    "time_limit": Cause("time limit", 100),
+    "preempted": Cause("preempted", 100),
+    "requeued": Cause("requeued", 100),
+    "stopped": Cause("asked to stop", 100),
+    "held": Cause("held by another process", 100),
+}
+"""Every cause of an end. What the machine did is tried again; what the run did waits for `gptopt retry`."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a run by a slot.
+
+    Attributes:
+        id: Tells attempts apart.
+        started: ISO 8601 UTC.
+        session: The start of a driver that it belongs to (`12.0`: Slurm job 12, not restarted); None by hand.
+        owner: The process of the slot.
+        node: Name of the node.
+        gpus: Devices it was given.
+        mem_gb: Memory that the sweep asked for then; None if it did not say.
+        ended: ISO 8601 UTC; None while it runs, or when nobody saw the end.
+        cause: Key of `CAUSES`; None like `ended`.
+        code: Exit code of the run's process, negative for a signal; None if nobody saw it.
+        message: First line of the error, may be empty.
+    """
+
+    id: str
+    started: str
+    session: str | None
+    owner: Owner
+    node: str
+    gpus: tuple[str, ...] = ()
+    mem_gb: float | None = None
+    ended: str | None = None
+    cause: str | None = None
+    code: int | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class History:
+    """The attempts at one run in one sweep.
+
+    Attributes:
+        attempts: Oldest first, those before the last `retry` too.
+        forgiven: How many of them, from the oldest, the user's `retry` took off the count.
+        unreadable: Lines of the file that are torn or not ours.
+    """
+
+    attempts: tuple[Attempt, ...] = ()
+    forgiven: int = 0
+    unreadable: int = 0
+
+    @property
+    def last(self) -> Attempt | None:
+        """The newest attempt."""
+        return self.attempts[-1] if self.attempts else None
+
+    def lost(self) -> list[Attempt]:
+        """Returns attempts that nobody saw end."""
+        return [item for item in self.attempts if item.cause is None]
+
+    def spent(self, mem_gb: float | None = None) -> str | None:
+        """Returns the cause that has used up its starts, or None while another start is due.
+
+        Args:
+            mem_gb: Memory that a start would get now: out of memory with less does not count.
+        """
+        counts = Counter(item.cause for item in self.attempts[self.forgiven :] if _counts(item, mem_gb))
+        for name, number in counts.items():
+            if name is not None and (most := CAUSES[name].starts) is not None and number >= most:
+                return name
+        return None
+
+
+def _counts(attempt: Attempt, mem_gb: float | None) -> bool:
+    raised = mem_gb is not None and (attempt.mem_gb is None or mem_gb > attempt.mem_gb)
+    return not (attempt.cause == "out_of_memory" and raised)
+
+
+def _append(file: Path, record: Mapping[str, Any]) -> None:
+    file.parent.mkdir(exist_ok=True)
+    append_record(file, record)
+
+
+def note_start(file: Path, attempt: Attempt) -> None:
+    """Appends the start of an attempt."""
+    record: dict[str, Any] = {
+        "start": attempt.id,
+        "time": attempt.started,
+        "session": attempt.session,
+        "node": attempt.node,
+    }
+    record |= {"gpus": list(attempt.gpus), "mem_gb": attempt.mem_gb, "owner": attempt.owner.to_record()}
+    _append(file, record)
+
+
+def note_end(file: Path, name: str, cause: str, code: int | None = None, message: str = "") -> None:
+    """Appends the end of the attempt `name`; the first end that is noted counts."""
+    _append(file, {"end": name, "time": now(), "cause": cause, "code": code, "message": message})
+
+
+def note_retry(file: Path) -> None:
+    """Takes all attempts so far off the count."""
+    _append(file, {"retry": now()})
+
+
+@dataclass
+class _Draft:
+    started: dict[str, Attempt] = field(default_factory=dict)
+    forgiven: int = 0
+
+    def add(self, record: dict[str, Any]) -> None:
+        if "start" in record:
+            self.started[record["start"]] = Attempt(
+                id=record["start"],
+                started=record["time"],
+                session=record["session"],
+                owner=Owner.from_record(record["owner"]),
+                node=record["node"],
+                gpus=tuple(record["gpus"]),
+                mem_gb=record["mem_gb"],
+            )
+        elif "end" in record and self.started[record["end"]].cause is None:
+            cause = record["cause"] if record["cause"] in CAUSES else "exception"
+            end = {"ended": record["time"], "cause": cause, "code": record["code"], "message": record["message"]}
+            self.started[record["end"]] = replace(self.started[record["end"]], **end)
+        elif "retry" in record:
+            self.forgiven = len(self.started)
+
+
+def read_history(file: Path) -> History:
+    """Reads the attempts at a run; torn and foreign lines are left out and counted."""
+    try:
+        lines: Sequence[str] = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return History()
+    draft, unreadable = _Draft(), 0
+    for line in filter(None, lines):
+        try:
+            draft.add(json.loads(line))
+        except (ValueError, LookupError, TypeError):
+            unreadable += 1
+    return History(tuple(draft.started.values()), draft.forgiven, unreadable)

@@ -1,0 +1,176 @@
+"""Who owns a run directory: numbered claims, each created once, the highest one rules.
+
+`claims/0001.json` is the claim of the first attempt. A process that wants the run creates the next number, which only
+one process can, and only when the highest existing claim is over: released, its owner known dead, or its heartbeat
+(the file's modification time) older than `STALE_AFTER_S`. Nothing is ever deleted or taken over in place, so there is
+no window in which two processes own a run, and a process that slept through its own replacement sees a higher number
+than its own before it writes anything that lasts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gpt_opt.errors import ClaimLost, GptOptError
+from gpt_opt.records.io import create_text, now, read_json_object, to_json, write_text
+from gpt_opt.records.process import Owner, this_process
+from gpt_opt.records.run_dir import RunPaths
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 15.0
+"""How often a living owner touches its claim."""
+
+STALE_AFTER_S = 180.0
+"""A claim that was not touched for this long is over, wherever its owner is."""
+
+
+class RunHeld(GptOptError):
+    """Another living process owns the run."""
+
+
+@dataclass(frozen=True)
+class ClaimInfo:
+    """A claim as read from its file.
+
+    Attributes:
+        attempt: Number of the attempt, from 1.
+        owner: The process that made the claim.
+        released: Whether the owner gave it back.
+        age_s: Seconds since the last heartbeat.
+        slurm: Job id and restart count of the Slurm job that it was made in, or None.
+    """
+
+    attempt: int
+    owner: Owner
+    released: bool
+    age_s: float
+    slurm: tuple[str, int] | None = None
+
+    def is_over(self) -> bool:
+        """Returns whether another process may take the run."""
+        return self.released or self.owner.is_dead() or self._restarted() or self.age_s > STALE_AFTER_S
+
+    def _restarted(self) -> bool:
+        """Returns whether this process is a later start of the Slurm job that made the claim: Slurm ended the first."""
+        own = _slurm_start()
+        return own is not None and self.slurm is not None and own[0] == self.slurm[0] and own[1] > self.slurm[1]
+
+
+def _slurm_start() -> tuple[str, int] | None:
+    job = os.environ.get("SLURM_JOB_ID")
+    return None if job is None else (job, int(os.environ.get("SLURM_RESTART_COUNT", "0")))
+
+
+def _attempts(paths: RunPaths) -> list[int]:
+    """Returns the numbers of all claims, ascending."""
+    if not paths.claims.is_dir():
+        return []
+    return sorted(int(entry.stem) for entry in paths.claims.iterdir() if entry.stem.isdigit())
+
+
+def _claim_file(paths: RunPaths, attempt: int) -> Path:
+    return paths.claims / f"{attempt:04d}.json"
+
+
+def read_claim(paths: RunPaths) -> ClaimInfo | None:
+    """Returns the highest claim of a run, or None when nobody ever claimed it.
+
+    Raises:
+        GptOptError: If the claim file is not one of ours.
+    """
+    attempts = _attempts(paths)
+    if not attempts:
+        return None
+    file = _claim_file(paths, attempts[-1])
+    try:
+        record = read_json_object(file)
+        owner = Owner.from_record(record)
+        slurm = (str(record["slurm"][0]), int(record["slurm"][1])) if record.get("slurm") else None
+        age_s = time.time() - file.stat().st_mtime
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise GptOptError(
+            f"{file} must be a claim written by gpt-opt, but cannot be read: {error}; remove it if no process works on "
+            "this run"
+        ) from error
+    return ClaimInfo(attempts[-1], owner, record.get("released") is not None, age_s, slurm)
+
+
+@dataclass
+class Claim:
+    """A claim that this process holds; `with` releases it."""
+
+    paths: RunPaths
+    attempt: int
+    owner: Owner
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _beat: threading.Thread | None = None
+
+    def __enter__(self) -> Claim:
+        self._beat = threading.Thread(target=self._heartbeat, name="heartbeat", daemon=True)
+        self._beat.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._beat is not None:
+            self._beat.join()
+        if self.is_mine():
+            record = {**self.owner.to_record(), "slurm": _slurm_start(), "released": now()}
+            try:
+                write_text(_claim_file(self.paths, self.attempt), to_json(record))
+            except OSError as error:
+                log.warning("%s is not given back, which this process's end will do: %s", self.paths.root, error)
+
+    def _heartbeat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_S):
+            try:
+                os.utime(_claim_file(self.paths, self.attempt))
+            except OSError as error:
+                log.warning("heartbeat of %s failed, trying again in %.0f s: %s", self.paths.root, HEARTBEAT_S, error)
+
+    def is_mine(self) -> bool:
+        """Returns whether no later attempt has taken the run."""
+        attempts = _attempts(self.paths)
+        return bool(attempts) and attempts[-1] == self.attempt
+
+    def require(self) -> None:
+        """Fences every lasting write.
+
+        Raises:
+            ClaimLost: If a later attempt owns the run now.
+        """
+        if not self.paths.claims.is_dir():
+            raise ClaimLost(f"{self.paths.root} was deleted while it was being worked on; nothing more is written")
+        if not self.is_mine():
+            raise ClaimLost(
+                f"attempt {self.attempt} of {self.paths.root} was replaced while it was silent; it stops without "
+                "writing anything more"
+            )
+
+
+def acquire(paths: RunPaths) -> Claim:
+    """Claims a run for this process.
+
+    Raises:
+        RunHeld: If a living process owns it; the message says who.
+    """
+    paths.claims.mkdir(parents=True, exist_ok=True)
+    owner = this_process()
+    while True:
+        current = read_claim(paths)
+        if current is not None and not current.is_over():
+            raise RunHeld(
+                f"{paths.root} is being worked on by {current.owner} (attempt {current.attempt}, last heartbeat "
+                f"{current.age_s:.0f} s ago); it is taken over when that process ends or is silent for "
+                f"{STALE_AFTER_S:.0f} s"
+            )
+        attempt = current.attempt + 1 if current is not None else 1
+        record = {**owner.to_record(), "slurm": _slurm_start(), "claimed": now()}
+        if create_text(_claim_file(paths, attempt), to_json(record)):
+            return Claim(paths, attempt, owner)

@@ -1,0 +1,165 @@
+"""Where everything of a run lies: one object knows every file name, one function chooses the directory."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+PROGRESS_FILE = "progress.json"
+"""Sums of the metrics since the last log line, tokens and seconds so far: a resumed run goes on counting from them."""
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The files of one run directory."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config as JSON."""
+        return self.root / "config.json"
+
+    @property
+    def hydra(self) -> Path:
+        """Hydra's own three YAML files: config, overrides, hydra."""
+        return self.root / ".hydra"
+
+    @property
+    def state(self) -> Path:
+        """What `gpt_opt.records.state` reads and writes."""
+        return self.root / "state.json"
+
+    @property
+    def claims(self) -> Path:
+        """One file an attempt; the highest number owns the run."""
+        return self.root / "claims"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """What the models wrote at the evaluations, one JSON object a line; only where that was asked for."""
+        return self.root / "samples.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        """Written once, last: its presence with state COMPLETED is what done means."""
+        return self.root / "summary.json"
+
+    @property
+    def provenance(self) -> Path:
+        """Code, packages and machine of the last attempt."""
+        return self.root / "provenance.json"
+
+    @property
+    def git_diff(self) -> Path:
+        """Uncommitted changes of the code that ran."""
+        return self.root / "provenance.diff"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folders `checkpoint-<step>` in Hugging Face format."""
+        return self.root / "checkpoints"
+
+    @property
+    def task_log(self) -> Path:
+        """Everything the run said, with times."""
+        return self.root / "task.log"
+
+    @property
+    def reserve(self) -> Path:
+        """Room on the disk for the last words of a run at work; a temporary file like others."""
+        return self.root / ".reserve.tmp"
+
+    @property
+    def superseded(self) -> Path:
+        """Records of results that `rerun=true` replaced, one folder an attempt."""
+        return self.root / "superseded"
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Returns the complete checkpoints in `folder`, oldest step first."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def find_run_dirs(root: Path) -> list[Path]:
+    """Returns every run directory at or below `root`, sorted; what lies inside one is not searched."""
+    found = []
+    for folder, subfolders, files in os.walk(root):
+        if {"state.json", "summary.json"} & set(files) or ("config.json" in files and "claims" in subfolders):
+            found.append(Path(folder))
+            subfolders.clear()
+    return sorted(found)
+
+
+LABEL_LIMIT = 80
+"""Characters of the readable part of a run directory's name."""
+
+
+def path_part(text: str, limit: int = LABEL_LIMIT) -> str:
+    """Returns `text` as one plain path component: letters, digits and `. _ = , + -`, at most `limit` characters.
+
+    A slash, as in `EleutherAI/pythia-2.8b`, becomes `--`; anything else that is special becomes `_`.
+    """
+    plain = re.sub(r"[^A-Za-z0-9._=,+-]", "_", text.replace("/", "--"))[:limit]
+    return plain.lstrip(".-") or "_"
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def run_dir_name(label: str, run_id: str) -> str:
+    """Returns the name that the directory of a run gets when it is made."""
+    return f"{path_part(label)}-{run_id}"
+
+
+def existing_run_dir(parent: Path, run_id: str) -> Path | None:
+    """Returns the directory of run `run_id` below `parent`, whatever its readable label, or None."""
+    return next(iter(sorted(parent.glob(f"*-{run_id}"))), None)
+
+
+class RunFolders:
+    """Finds many run directories by their ids, listing each parent once; later changes are not seen."""
+
+    def __init__(self) -> None:
+        self._listed: dict[str, dict[str, str]] = {}
+
+    def find(self, parent: str, run_id: str) -> str | None:
+        """Returns the directory of run `run_id` below `parent`, as `existing_run_dir` does."""
+        if parent not in self._listed:
+            names = sorted(os.listdir(parent), reverse=True) if os.path.isdir(parent) else []
+            ids = ((name.rpartition("-")[2], name) for name in names if "-" in name)
+            self._listed[parent] = dict(ids)
+        name = self._listed[parent].get(run_id)
+        return None if name is None else f"{parent}/{name}"
+
+
+def allocate_run_dir(parent: Path, label: str, run_id: str) -> Path:
+    """Returns the one directory of run `run_id` below `parent`, making it when there is none.
+
+    The id decides; the label is for people and is chosen by whoever comes first. Callers that come at the same time
+    with different labels get the same directory.
+    """
+    if (found := existing_run_dir(parent, run_id)) is not None:
+        return found
+    parent.mkdir(parents=True, exist_ok=True)
+    with _locked(parent):
+        if (found := existing_run_dir(parent, run_id)) is not None:
+            return found
+        chosen = parent / run_dir_name(label, run_id)
+        chosen.mkdir()
+        return chosen

@@ -1,0 +1,294 @@
+"""The sweep directory `sweeps/<name>/<n>/`: what was submitted, with what, and which runs it has."""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gpt_opt.errors import GptOptError, Problem, RequestError
+from gpt_opt.records.io import now, read_json_object, sync_dir, to_json, write_text
+from gpt_opt.records.run_dir import RunFolders, RunPaths
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRun:
+    """One line of plan.jsonl.
+
+    Attributes:
+        index: Its place in the plan, from 0: for people and file names, never for identity.
+        run_id: Hash of its config.
+        run_dir: Where it was expected to lie when it was planned.
+        overrides: Hydra override strings that give its config.
+    """
+
+    index: int
+    run_id: str
+    run_dir: str
+    overrides: tuple[str, ...]
+
+    def paths(self, folders: RunFolders | None = None) -> RunPaths:
+        """Returns the files of the run; the id finds the directory, whatever its readable label.
+
+        Args:
+            folders: Shared by those who ask for many runs at one time.
+        """
+        found = (folders or RunFolders()).find(os.path.dirname(self.run_dir), self.run_id)
+        return RunPaths(Path(found or self.run_dir))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job that works, or worked, on a sweep.
+
+    Attributes:
+        id: Slurm job id (`12`, or `12_3` of an array), or `local-<pid>`.
+        submitted: ISO 8601 UTC.
+        runs: Indices of the runs it was given; None for all.
+    """
+
+    id: str
+    submitted: str
+    runs: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Submission:
+    """submission.json.
+
+    Attributes:
+        sweep: Name of the sweep.
+        file: The sweep file as the user named it.
+        extra: Overrides that were given after the file.
+        backend: `disbatch`, `submitit` or `local`.
+        slots: Runs at a time; None where the allocation decides.
+        resources: What one run needs, as in the sweep file.
+        metric: Name and goal of the metric to compare runs by, or None.
+        cwd: Working directory of every run: relative paths of configs start here.
+        root: The repository.
+        created: ISO 8601 UTC.
+        script: The exact sbatch text; None where there is none.
+        jobs: Every job so far, oldest first.
+    """
+
+    sweep: str
+    file: str
+    extra: tuple[str, ...]
+    backend: str
+    slots: int | None
+    resources: dict[str, Any]
+    metric: dict[str, str] | None
+    cwd: str
+    root: str
+    created: str = field(default_factory=now)
+    script: str | None = None
+    jobs: tuple[Job, ...] = ()
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Submission:
+        """Reads the fields from JSON values; unknown ones are left out.
+
+        Raises:
+            TypeError: If a field is missing.
+        """
+        known = {key: value for key, value in record.items() if key in {item.name for item in fields(cls)}}
+        jobs = tuple(
+            Job(j["id"], j["submitted"], None if j["runs"] is None else tuple(j["runs"])) for j in known["jobs"]
+        )
+        return cls(**{**known, "extra": tuple(known["extra"]), "jobs": jobs})
+
+
+class Sweep:
+    """One sweep directory.
+
+    Args:
+        root: The directory `sweeps/<name>/<n>`, absolute.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def label(self) -> str:
+        """`<name>/<n>`, as the user says it."""
+        return f"{self.root.parent.name}/{self.root.name}"
+
+    @property
+    def submission_file(self) -> Path:
+        """Backend, resources and jobs."""
+        return self.root / "submission.json"
+
+    @property
+    def plan_file(self) -> Path:
+        """One line a run."""
+        return self.root / "plan.jsonl"
+
+    @property
+    def tasks(self) -> Path:
+        """The disBatch task file of the last round; its lines can be run by hand."""
+        return self.root / "tasks"
+
+    @property
+    def logs(self) -> Path:
+        """Output of runs (`<index>.out`, `<index>.err`), drivers and jobs."""
+        return self.root / "logs"
+
+    @property
+    def disbatch(self) -> Path:
+        """What disBatch writes, a folder a round."""
+        return self.root / "disbatch"
+
+    @property
+    def submitit(self) -> Path:
+        """What submitit writes."""
+        return self.root / "submitit"
+
+    @property
+    def control(self) -> Path:
+        """Requests to stop; see `gpt_opt.records.stop_requests`."""
+        return self.root / "control.jsonl"
+
+    @property
+    def lost_nodes(self) -> Path:
+        """Nodes whose slots did not start for the last driver, each with the reason."""
+        return self.root / "lost_nodes.json"
+
+    @property
+    def claims(self) -> Path:
+        """Who drives the sweep; see `gpt_opt.records.claim`."""
+        return self.root / "claims"
+
+    def attempts(self, run: SweepRun) -> Path:
+        """Returns the file of the attempts at a run; see `gpt_opt.records.attempts`."""
+        return self.root / "attempts" / f"{run.index}.jsonl"
+
+    @cached_property
+    def runs(self) -> tuple[SweepRun, ...]:
+        """The runs of the plan, in order.
+
+        Raises:
+            GptOptError: If plan.jsonl is not one of ours.
+        """
+        return tuple(self._read_runs())
+
+    def _read_runs(self) -> Iterator[SweepRun]:
+        for number, line in enumerate(self.plan_file.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                record = json.loads(line)
+                yield SweepRun(record["index"], record["run_id"], record["run_dir"], tuple(record["overrides"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise GptOptError(
+                    f"{self.plan_file}:{number} must be a line of a plan, but is not: {error!r}"
+                ) from error
+
+    def run(self, name: str) -> SweepRun:
+        """Returns the run with an id or an index.
+
+        Raises:
+            RequestError: If there is none.
+        """
+        for run in self.runs:
+            if name in (run.run_id, str(run.index)):
+                return run
+        problem = (
+            f"must be the id of a run of sweep {self.label}, or its index, 0 to {len(self.runs) - 1}, but is {name!r}"
+        )
+        raise RequestError([Problem("RUN", problem, f"gptopt status {self.label} lists them")])
+
+    def submission(self) -> Submission:
+        """Reads submission.json.
+
+        Raises:
+            GptOptError: If it is not one of ours.
+        """
+        try:
+            return Submission.from_record(read_json_object(self.submission_file))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise GptOptError(
+                f"{self.submission_file} must be written by gptopt submit, but: {error!r}; submit the sweep file again"
+            ) from error
+
+    def add_jobs(self, jobs: Iterable[Job]) -> None:
+        """Records further jobs; the caller holds `locked`."""
+        submission = self.submission()
+        write_text(self.submission_file, to_json(asdict(replace(submission, jobs=(*submission.jobs, *jobs)))))
+
+
+@contextmanager
+def locked(parent: Path) -> Iterator[None]:
+    """Lets one process at a time change what lies in `sweeps/<name>/`."""
+    parent.mkdir(parents=True, exist_ok=True)
+    with (parent / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def numbers(parent: Path) -> list[int]:
+    """Returns the numbers of the submissions in `sweeps/<name>/`, ascending."""
+    return sorted(int(entry.name) for entry in parent.glob("*") if entry.name.isdigit() and entry.is_dir())
+
+
+def create(parent: Path, params: str, runs: Iterable[SweepRun], submission: Submission) -> Sweep:
+    """Makes the next `sweeps/<name>/<n>/`, whole or not at all; the caller holds `locked`.
+
+    Args:
+        parent: `sweeps/<name>`, absolute.
+        params: Text of the sweep file.
+        runs: The plan.
+        submission: What submission.json holds.
+    """
+    for remains in parent.glob(".new-*"):
+        shutil.rmtree(remains, ignore_errors=True)
+    new = Sweep(parent / f".new-{os.getpid()}")
+    new.root.mkdir(mode=0o700)
+    for folder in ("logs", "disbatch", "attempts"):
+        (new.root / folder).mkdir(mode=0o700)
+    write_text(new.root / "params.json", params)
+    write_text(new.plan_file, "".join(json.dumps(asdict(run)) + "\n" for run in runs))
+    new.control.touch(mode=0o600)
+    write_text(new.submission_file, to_json(asdict(submission)))
+    final = parent / str(max(numbers(parent), default=0) + 1)
+    new.root.rename(final)
+    sync_dir(parent)
+    return Sweep(final)
+
+
+def find(name: str | None, sweeps: Path) -> Sweep:
+    """Returns the sweep that a user names: a directory, `<name>/<n>`, `<name>` for its last, None for the last of all.
+
+    Raises:
+        RequestError: If there is none; lists what there is.
+    """
+    choices = [Path(name)] if name is not None and (Path(name) / "submission.json").is_file() else []
+    if name is not None:
+        choices += [sweeps / name, *sorted(_submitted(sweeps / name, "*"), key=_touched, reverse=True)]
+    else:
+        choices += sorted(_submitted(sweeps, "*/*"), key=_touched, reverse=True)
+    for choice in choices:
+        if (choice / "submission.json").is_file():
+            return Sweep(choice.resolve())
+    submitted = sorted(entry.name for entry in sweeps.glob("*") if numbers(entry))
+    asked = "must be a submitted sweep" + (f", but is {name!r}" if name is not None else "")
+    problem = f"{asked}; {sweeps.absolute()} holds {', '.join(submitted) or 'none'}"
+    near = difflib.get_close_matches(name or "", submitted, 1)
+    fix = (
+        f"did you mean {near[0]}?" if near else "gptopt submit FILE makes one; of another folder, change into it first"
+    )
+    raise RequestError([Problem("SWEEP", problem, fix)])
+
+
+def _submitted(folder: Path, pattern: str) -> list[Path]:
+    files = folder.glob(f"{pattern}/submission.json")
+    return [file.parent for file in files if not file.parent.name.startswith(".")]
+
+
+def _touched(root: Path) -> float:
+    return (root / "submission.json").stat().st_mtime

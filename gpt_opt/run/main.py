@@ -1,0 +1,177 @@
+"""What run_hydra.py does around Hydra: check the request first, run the task, turn errors into exit codes."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gpt_opt.errors import ConfigError, GptOptError, Problem, RequestError, RunFailed
+from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.run.execute import execute
+from gpt_opt.run.objective import objective
+from gpt_opt.run.outputs import work_without_readers
+from gpt_opt.run.resolvers import DRY_RUN_PREFIX, expected_run_dir, plain_config
+
+log = logging.getLogger(__name__)
+
+
+def task(config: DictConfig) -> float | None:
+    """Runs one composed config inside a Hydra job.
+
+    Returns:
+        The metric that the sweeper optimizes; None where it learns nothing from the runs, as Hydra's basic one.
+
+    Raises:
+        GptOptError: As `gpt_opt.run.execute.execute`.
+    """
+    work_without_readers()
+    hydra = HydraConfig.get()
+    plain = plain_config(config)
+    logging.getLogger().setLevel(plain["logging"]["logging_params"]["log_level"].upper())
+    folder = Path(hydra.runtime.output_dir)
+    overrides = list(hydra.overrides.task)
+    _drop_log_files(hydra.job.name)
+    if plain["dry_run"]:
+        _dry_run(plain, overrides, folder)
+        return None
+    files = {
+        "config.yaml": OmegaConf.to_yaml(config),
+        "overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
+        "hydra.yaml": OmegaConf.to_yaml(HydraConfig.instance().cfg),
+    }
+    paths = RunPaths(folder)
+    try:
+        with _task_log(paths):
+            execute(plain, paths, files)
+    except RequestError as error:
+        if hydra.mode is not RunMode.MULTIRUN:
+            raise
+        raise RunFailed(str(error)) from error  # other points may have run: not a request that started nothing
+    learns = hydra.mode is RunMode.MULTIRUN and not hydra.sweeper._target_.endswith(".BasicSweeper")
+    return objective(plain, paths) if learns else None
+
+
+def _drop_log_files(job: str) -> None:
+    """Ends the <job>.log that hydra-colorlog and Hydra's default write, even in the current directory."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        # task.log holds the same
+        if isinstance(handler, logging.FileHandler) and (log_file := Path(handler.baseFilename)).name == f"{job}.log":
+            root.removeHandler(handler)
+            handler.close()
+            if log_file.is_file() and not log_file.stat().st_size:
+                log_file.unlink()
+
+
+@contextmanager
+def _task_log(paths: RunPaths) -> Iterator[None]:
+    """Writes what the run says to its task.log, whatever hydra/job_logging is."""
+    root = logging.getLogger()
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.partition(".")[0] == "gpt_opt" and isinstance(logger, logging.Logger):
+            logger.disabled = False  # as hydra/job_logging=disabled leaves them
+    file = logging.FileHandler(paths.task_log, encoding="utf-8", errors="backslashreplace", delay=True)
+    file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
+    root.addHandler(file)
+    try:
+        yield
+    finally:
+        root.removeHandler(file)
+        file.close()
+
+
+def _dry_run(config: dict[str, object], overrides: list[str], folder: Path) -> None:
+    from gpt_opt.training.loop import describe
+
+    try:
+        directory = expected_run_dir(config, overrides) if "output_dir" in config["paths"] else "a new directory"  # type: ignore[operator]
+        log.info("%s\n%-14s %s", describe(config), "run directory", directory)
+    finally:
+        # Only what the resolver made for this dry run; hydra.run.dir may name a folder of the user's.
+        if folder.name.startswith(DRY_RUN_PREFIX) and folder.parent == Path(tempfile.gettempdir()):
+            logging.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_weights(points: Sequence[tuple[Mapping[str, Any], Sequence[str]]]) -> None:
+    """Refuses weights of `model.archive` that do not fit their model, before there is a directory of the run.
+
+    Args:
+        points: Resolved config and overrides of every run that was asked for; of those that have a directory already
+            the weights did fit.
+
+    Raises:
+        ConfigError: If any do not; all of them are named.
+    """
+    problems: dict[Problem, None] = {}
+    models: list[Any] = []
+    for config, overrides in points:
+        model = config["model"]
+        if model.get("archive") in (None, "embedded") or model in models:
+            continue
+        models.append(model)
+        if "output_dir" in config["paths"] and expected_run_dir(config, overrides).exists():
+            continue
+        from gpt_opt.training.models.build import require_archive  # torch, which the run needs anyway
+
+        try:
+            require_archive(model)
+        except ConfigError as error:
+            problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise ConfigError(list(problems), ", nothing was started")
+
+
+def _value_or_error(job: JobReturn) -> Any:
+    """Returns what a job of Hydra returned, or raises its error: as Hydra, but without a report of its own."""
+    if job.status is JobStatus.COMPLETED:
+        return job._return_value
+    raise job._return_value
+
+
+@contextmanager
+def hydra_errors(explain: Callable[[], Sequence[Problem]] = tuple) -> Iterator[None]:
+    """Turns what Hydra raises about a config into our own errors.
+
+    Args:
+        explain: Returns what is wrong with the config, asked only when something is raised.
+
+    Raises:
+        GptOptError: The one that a resolver of ours raised inside Hydra, a RequestError with Hydra's words, or a
+            RunFailed with submitit's.
+    """
+    JobReturn.return_value = JobReturn.return_value.getter(_value_or_error)  # type: ignore[method-assign, attr-defined]
+    try:
+        yield
+    except GptOptError:
+        raise
+    except (HydraException, OmegaConfBaseException, ValueError, RecursionError, yaml.YAMLError) as error:
+        link: BaseException | None = error
+        while link is not None:
+            if isinstance(link, GptOptError):
+                raise link from None
+            link = link.__cause__ or link.__context__
+        if problems := explain():
+            raise RequestError(problems) from None
+        if not isinstance(error, HydraException | OmegaConfBaseException):
+            raise
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise RequestError([Problem("config", "; ".join(lines))]) from error
+    except Exception as error:
+        # What hydra/launcher=submitit_* raises when a job ended without an answer; submitit itself is optional.
+        if type(error).__module__.partition(".")[0] != "submitit":
+            raise
+        raise RunFailed(str(error)) from error

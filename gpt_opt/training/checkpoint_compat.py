@@ -1,0 +1,152 @@
+"""Whether a training can be continued from a checkpoint of another run."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.optim import Optimizer
+from transformers import PreTrainedModel
+
+from gpt_opt.config.files import WEIGHT_KEYS
+from gpt_opt.config.inputs import Inputs, changed_inputs, changed_since
+from gpt_opt.errors import ConfigError, DataError, Problem
+from gpt_opt.records.run_dir import PROGRESS_FILE
+from gpt_opt.training.checkpointing import damage
+from gpt_opt.training.models.build import saved_weights
+
+log = logging.getLogger(__name__)
+
+_KEY = "training.finetuning.resume_from_checkpoint"
+_NOT_SETTINGS = ("params", "lr")
+"""Keys of an optimizer's group that no user sets: `lr` is where the schedule is, `initial_lr` what it began with."""
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """Returns the optimizer steps before a checkpoint."""
+    return int(json.loads((checkpoint / "trainer_state.json").read_text())["global_step"])
+
+
+def require_engine(checkpoint: Path, engine: str | None) -> None:
+    """Checks that the optimizer states of a checkpoint can be read: those of DeepSpeed serve one division alone.
+
+    Args:
+        checkpoint: Where to resume.
+        engine: How DeepSpeed divides the training now, or None.
+
+    Raises:
+        ConfigError: If they cannot.
+    """
+    saved = json.loads((checkpoint / PROGRESS_FILE).read_text()).get("engine")
+    if saved != engine:
+        ways = [way or "without DeepSpeed" for way in (saved, engine)]
+        problem = f"must be as for {checkpoint}, which was saved {ways[0]}; now it is {ways[1]}"
+        raise ConfigError([Problem("deepspeed", problem, "go on as it began, or train anew: rerun=true")])
+
+
+def settings_of(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Returns the settings of each group of parameters as JSON values."""
+    return [{key: _plain(value) for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+
+
+def require_inputs(checkpoint: Path, before: Inputs, now: Inputs) -> None:
+    """Checks that a training goes on from the weights that it began with; other code of the user's is told.
+
+    Args:
+        checkpoint: Where to resume.
+        before: The inputs that the checkpoint was trained with; empty for those of a version that recorded none.
+        now: The inputs now.
+
+    Raises:
+        DataError: If weights or a tokenizer are other ones: start and reference of the training come from them.
+    """
+    changed = changed_inputs(before, now)
+    fix = "restore it, or train from the start: rerun=true"
+    problems = [
+        Problem(
+            name,
+            f"must be what {checkpoint.name} was trained with, {before[name]['sha256'][:12]}, "
+            f"but {now[name]['path']} is now {now[name]['sha256'][:12]}",
+            fix,
+        )
+        for name in changed
+        if name in WEIGHT_KEYS
+    ]
+    if problems:
+        raise DataError(problems)
+    code = {name: item for name, item in now.items() if item["path"].endswith(".py")}
+    if words := changed_since(before, code):
+        log.warning("%s: the training goes on with it as it is now", words)
+
+
+def require_continuable(
+    checkpoint: Path, model: PreTrainedModel, optimizer: Optimizer, order: Mapping[str, Any], data: str, steps: int
+) -> None:
+    """Checks that a checkpoint is of the model and the optimizer of a training, and not beyond its end.
+
+    Args:
+        checkpoint: The folder that training.finetuning.resume_from_checkpoint names.
+        model: What is trained.
+        optimizer: Of its parameters, with a schedule.
+        order: What decides which rows each step takes, as `TrainingOrder.settings` has it.
+        data: Fingerprint of the data; who loads the checkpoint refuses others.
+        steps: Optimizer steps of the whole training.
+
+    Raises:
+        ConfigError: If it is not; an optimizer goes on with the settings of the checkpoint, so others are refused.
+    """
+    if wrong := damage(checkpoint):
+        raise ConfigError([Problem(_KEY, f"must be a whole checkpoint, but of {checkpoint}: {wrong}")])
+    problems = [*_length(checkpoint, steps), *_weights(checkpoint, model), *_settings(checkpoint, optimizer)]
+    if problems := [*problems, *_order(checkpoint, order, data)]:
+        raise ConfigError(problems)
+
+
+def _order(checkpoint: Path, order: Mapping[str, Any], data: str) -> Iterator[Problem]:
+    """Checks that the steps to come take the rows that come next, none twice and none left out."""
+    progress = json.loads((checkpoint / PROGRESS_FILE).read_text())
+    saved = progress.get("order", {}) if progress["data_fingerprint"] == data else {}
+    for key, value in saved.items():
+        if order.get(key) != value:
+            problem = f"must be that of {checkpoint}, {value}, whose order of rows goes on; is {order.get(key)}"
+            yield Problem(key, problem, "to change it, start from the weights alone: set model.archive instead")
+
+
+def _length(checkpoint: Path, steps: int) -> Iterator[Problem]:
+    if (step := checkpoint_step(checkpoint)) >= steps:
+        problem = f"must leave steps to do, but {checkpoint.name} has done {step} of {steps}"
+        yield Problem(_KEY, problem, "raise training.training_params.max_steps, which counts from the very start")
+
+
+def _weights(checkpoint: Path, model: PreTrainedModel) -> Iterator[Problem]:
+    has_adapters, wants_adapters = (checkpoint / "adapter_model.safetensors").is_file(), hasattr(model, "peft_config")
+    if has_adapters != wants_adapters:
+        kinds = ("a whole model", "adapters")
+        yield Problem(_KEY, f"must hold {kinds[wants_adapters]}, as lora says, but holds {kinds[has_adapters]}")
+        return
+    own = {name: list(value.shape) for name, value in model.state_dict().items()}
+    for name, value in ({} if has_adapters else saved_weights(model, checkpoint)).items():
+        if own.get(name) != (shape := list(value.shape)):
+            problem = f"must have weights of the model's shape, but {name} is {shape}, in the model {own.get(name)}"
+            yield Problem(_KEY, problem, "take a checkpoint of the same model")
+            return
+
+
+def _settings(checkpoint: Path, optimizer: Optimizer) -> Iterator[Problem]:
+    saved = json.loads((checkpoint / PROGRESS_FILE).read_text())["optimizer"]
+    if len(saved) != len(optimizer.param_groups):
+        yield Problem(_KEY, "must have the optimizer's groups of parameters, but has others", "keep the optimizer")
+        return
+    for own, theirs in zip(optimizer.param_groups, saved, strict=True):
+        for key in (own.keys() | theirs.keys()) - set(_NOT_SETTINGS):
+            if _plain(own.get(key)) != _plain(theirs.get(key)):
+                name = "lr" if key == "initial_lr" else key
+                problem = f"must be that of {checkpoint}, {theirs.get(key)}, with which it goes on; is {own.get(key)}"
+                yield Problem(f"optimizer.optimizer_params.{name}", problem, "to change it, set model.archive instead")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

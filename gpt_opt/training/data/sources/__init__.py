@@ -1,0 +1,1 @@
+"""Where records come from: files, published data sets and their layouts, the embedded text."""

@@ -1,0 +1,1 @@
+"""Objectives: what an item, a batch, a loss and its metrics are."""

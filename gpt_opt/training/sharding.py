@@ -1,0 +1,194 @@
+"""Training whose weights or optimizer states are divided among the processes: FSDP of torch, ZeRO of DeepSpeed.
+
+What both are told follows from the training keys. A checkpoint of FSDP has the files of one without it, so a run may
+change between them; DeepSpeed keeps its optimizer states in files of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.optim import Optimizer
+from transformers import PreTrainedModel, TrainingArguments
+
+from gpt_opt.config.checks.constraints import accumulation_steps, micro_batch_size
+from gpt_opt.errors import ConfigError, Problem
+from gpt_opt.training.models.build import saved_weights
+
+_FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def engine_arguments(config: Mapping[str, Any], devices: int) -> dict[str, Any]:
+    """Returns what TrainingArguments is told of the engine: `deepspeed`, or `fsdp` and `fsdp_config`, or nothing.
+
+    Args:
+        config: The resolved config.
+        devices: Processes of the training.
+
+    Raises:
+        ConfigError: If DeepSpeed cannot compute with the precision that was asked for on this machine.
+    """
+    params = config["training"]["training_params"]
+    if config["deepspeed"]:
+        if params["mixed_precision"] == "fp16" and not _has_fp16():
+            problem = "is fp16, which DeepSpeed cannot compute on the CPU of this machine"
+            fix = "take deepspeed=zero1_bf16, zero2_bf16 or zero3_bf16, a name without _fp16, or a machine with GPUs"
+            raise ConfigError([Problem("training.training_params.mixed_precision", problem, fix)])
+        return {"deepspeed": deepspeed_settings(config["deepspeed"], params, devices)}
+    if config["fsdp"]:
+        # Gradients that lie in the machine's memory are summed there.
+        backend = {"ddp_backend": "cuda:nccl,cpu:gloo"} if _on_both(config["fsdp"]) else {}
+        return {"fsdp": True, "fsdp_config": {**config["fsdp"], "version": 2}, **backend}
+    return {}
+
+
+def _has_fp16() -> bool:
+    """Returns whether this machine computes in float16 as far as DeepSpeed is concerned; what it asks of a CPU."""
+    return torch.accelerator.is_available() or bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+
+
+def _on_both(fsdp: Mapping[str, Any]) -> bool:
+    return bool(fsdp["cpu_offload"]) and torch.cuda.is_available()
+
+
+def deepspeed_settings(deepspeed: Mapping[str, Any], params: Mapping[str, Any], devices: int) -> dict[str, Any]:
+    """Returns the JSON that DeepSpeed receives, in its words (deepspeed.ai/docs/config-json).
+
+    Optimizer and schedule are not in it: they are those of every other run, handed over as objects.
+
+    Args:
+        deepspeed: The group `deepspeed`.
+        params: `training.training_params`.
+        devices: Processes of the training.
+    """
+    zero = {key: value for key, value in deepspeed["zero_optimization"].items() if value is not None}
+    if zero["stage"] == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True  # else a checkpoint would have no weights
+    return {
+        "train_batch_size": params["batch_size"],
+        "train_micro_batch_size_per_gpu": micro_batch_size(params, devices),
+        "gradient_accumulation_steps": accumulation_steps(params, devices),
+        "gradient_clipping": params["max_grad_norm"],
+        "bf16": {"enabled": params["mixed_precision"] == "bf16"},
+        "fp16": {"enabled": params["mixed_precision"] == "fp16"},
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+def prepare_fsdp(accelerator: Any, plugin: Mapping[str, Any]) -> None:
+    """Makes accelerate divide a model on CPUs too, as torch can, and sum gradients in float32 whatever computes them.
+
+    Args:
+        accelerator: A fresh accelerate.Accelerator of several processes.
+        plugin: What TrainingArguments made of `fsdp_config`.
+    """
+    if accelerator.distributed_type == DistributedType.MULTI_CPU:
+        accelerator.state.distributed_type = DistributedType.FSDP
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(**plugin)
+    if accelerator.mixed_precision != "no":
+        computed = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float16
+        policy = MixedPrecisionPolicy(computed, reduce_dtype=torch.float32)
+        accelerator.state.fsdp_plugin.mixed_precision_policy = policy
+
+
+def divide_reference(model: PreTrainedModel, arguments: TrainingArguments, accelerator: Any) -> PreTrainedModel:
+    """Divides a frozen model among the processes where FSDP or ZeRO 3 divides the weights of the trained one.
+
+    Args:
+        model: The model, on its device, in evaluation mode.
+        arguments: Of the training.
+        accelerator: Of the training; the reference computes with the precision of the policy.
+
+    Returns:
+        What to call instead; the model itself where it stays whole.
+    """
+    if arguments.fsdp:
+        offload = CPUOffloadPolicy() if cast("Any", arguments.fsdp_config)["cpu_offload"] else OffloadPolicy()
+        blocks = [module for module in model.modules() if type(module).__name__ in (model._no_split_modules or ())]
+        precision = accelerator.state.fsdp_plugin.mixed_precision_policy or MixedPrecisionPolicy()
+        for module in (*blocks, model):
+            fully_shard(module, offload_policy=offload, mp_policy=precision)
+    settings = cast("dict[str, Any] | None", arguments.deepspeed)
+    if settings is not None and settings["zero_optimization"]["stage"] == 3:
+        import deepspeed
+
+        zero = {key: value for key, value in settings["zero_optimization"].items() if key != "offload_optimizer"}
+        kept = {key: settings[key] for key in ("train_micro_batch_size_per_gpu", "bf16", "fp16")}
+        settings = {**kept, "zero_optimization": zero}
+        engine, *_ = deepspeed.initialize(model=model, config=settings)
+        return cast("PreTrainedModel", engine.module)
+    return model
+
+
+def full_weights(model: nn.Module) -> dict[str, Any]:
+    """Gathers divided weights, tied ones once; all processes call it, the first gets the result, the others nothing."""
+    tied = getattr(model, "all_tied_weights_keys", ())
+    return {name: value for name, value in get_model_state_dict(model, options=_FULL).items() if name not in tied}
+
+
+def full_optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    """Gathers the states of an optimizer over divided weights; all processes call it, the first gets the result.
+
+    Returns:
+        What `optimizer.state_dict()` would be if nothing were divided; empty in the other processes.
+    """
+    gathered = cast("dict[str, Any]", get_optimizer_state_dict(model, optimizer, options=_FULL))
+    place = {name: index for index, name in enumerate(_trained(model))}
+    return {
+        "state": {place[name]: values for name, values in gathered.get("state", {}).items()},
+        "param_groups": [
+            {**group, "params": [place[name] for name in group["params"]]} for group in gathered.get("param_groups", [])
+        ],
+    }
+
+
+def load_optimizer_state(model: nn.Module, optimizer: Optimizer, file: Path) -> None:
+    """Gives each process its part of the states in a file: of `full_optimizer_state`, or of an undivided optimizer."""
+    saved = torch.load(file, map_location="cpu", weights_only=True)
+    if not saved["state"]:  # as of plain SGD, for which torch has nothing to divide
+        for own, theirs in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+            own.update({key: value for key, value in theirs.items() if key != "params"})
+        return
+    names = list(_trained(model))
+    named = {
+        "state": {names[index]: values for index, values in saved["state"].items()},
+        "param_groups": [
+            {**group, "params": [names[index] for index in group["params"]]} for group in saved["param_groups"]
+        ],
+    }
+    set_optimizer_state_dict(model, optimizer, cast("Any", named), options=_FULL)
+
+
+def load_weights(model: PreTrainedModel, checkpoint: Path) -> None:
+    """Loads the weights, or the adapters, of a checkpoint into a model that is not divided yet.
+
+    Raises:
+        ConfigError: If they are not those of the model.
+    """
+    if hasattr(model, "peft_config"):
+        model.load_adapter(str(checkpoint), cast("Any", model).active_adapter, is_trainable=True)
+        return
+    missing, unexpected = model.load_state_dict(saved_weights(model, checkpoint), strict=False)
+    model.tie_weights()
+    if wrong := [*(name for name in missing if name not in model.all_tied_weights_keys), *unexpected]:
+        problem = f"must hold the weights of the model, but {checkpoint} has others: {', '.join(wrong[:5])}"
+        raise ConfigError([Problem("checkpoints", problem, "train anew: rerun=true")])
+
+
+def _trained(model: nn.Module) -> Iterator[str]:
+    """Yields the names of the trained weights in the order in which the optimizer has them."""
+    return (name for name, weight in model.named_parameters() if weight.requires_grad)

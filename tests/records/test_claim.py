@@ -1,0 +1,133 @@
+"""Claims: one owner at a time, taken over only when the owner is gone."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gpt_opt.errors import ClaimLost, GptOptError
+from gpt_opt.records.claim import STALE_AFTER_S, RunHeld, acquire, read_claim
+from gpt_opt.records.process import Owner, this_process
+from gpt_opt.records.run_dir import RunPaths
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> RunPaths:
+    return RunPaths(tmp_path)
+
+
+def dead_owner_claim(paths: RunPaths) -> None:
+    """Leaves the claim of a process that was killed with -9."""
+    code = f"""
+import os, signal, sys
+from pathlib import Path
+from gpt_opt.records.claim import acquire
+from gpt_opt.records.run_dir import RunPaths
+acquire(RunPaths(Path({str(paths.root)!r})))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False)
+    assert done.returncode == -9
+
+
+def test_the_second_of_two_is_told_who_holds_the_run(paths: RunPaths) -> None:
+    with acquire(paths), pytest.raises(RunHeld, match=f"process {os.getpid()} on "):
+        acquire(paths)
+
+
+def test_a_released_claim_can_be_taken(paths: RunPaths) -> None:
+    with acquire(paths) as first:
+        assert first.attempt == 1
+    with acquire(paths) as second:
+        assert second.attempt == 2
+
+
+def test_the_claim_of_a_killed_process_is_over_at_once(paths: RunPaths) -> None:
+    dead_owner_claim(paths)
+    claim = read_claim(paths)
+    assert claim is not None
+    assert not claim.released
+    assert claim.is_over()
+    assert acquire(paths).attempt == 2
+
+
+def test_the_claim_of_another_machine_is_over_after_the_limit(paths: RunPaths) -> None:
+    acquire(paths)
+    file = paths.claims / "0001.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({**record, "machine": "elsewhere"}))
+    with pytest.raises(RunHeld):
+        acquire(paths)
+    old = time.time() - STALE_AFTER_S - 1
+    os.utime(file, (old, old))
+    assert acquire(paths).attempt == 2
+
+
+def test_a_replaced_owner_may_not_write(paths: RunPaths) -> None:
+    with acquire(paths) as first:
+        first.require()
+        old = time.time() - STALE_AFTER_S - 1
+        os.utime(paths.claims / "0001.json", (old, old))
+        second = acquire(paths)
+        with pytest.raises(ClaimLost):
+            first.require()
+        second.require()
+    # Leaving the block must not have released the claim of its successor.
+    with pytest.raises(RunHeld):
+        acquire(paths)
+
+
+def test_the_heartbeat_touches_the_claim(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt_opt.records.claim.HEARTBEAT_S", 0.01)
+    with acquire(paths):
+        file = paths.claims / "0001.json"
+        os.utime(file, (0, 0))
+        deadline = time.time() + 5
+        while file.stat().st_mtime == 0 and time.time() < deadline:
+            time.sleep(0.01)
+        assert file.stat().st_mtime > 0
+
+
+def _contend(root: str, barrier: object, results: object) -> None:
+    barrier.wait()  # type: ignore[attr-defined]
+    try:
+        claim = acquire(RunPaths(Path(root)))
+    except RunHeld:
+        results.put(0)  # type: ignore[attr-defined]
+    else:
+        results.put(claim.attempt)  # type: ignore[attr-defined]
+    barrier.wait()  # type: ignore[attr-defined]
+
+
+def test_of_many_at_once_exactly_one_wins(paths: RunPaths) -> None:
+    dead_owner_claim(paths)  # so that all of them see a claim to take over
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(6), context.Queue()
+    workers = [context.Process(target=_contend, args=(str(paths.root), barrier, results)) for _ in range(6)]
+    for worker in workers:
+        worker.start()
+    outcomes = sorted(results.get(timeout=60) for _ in workers)
+    for worker in workers:
+        worker.join(60)
+    assert outcomes == [0, 0, 0, 0, 0, 2]
+
+
+def test_a_foreign_claim_file_is_an_error_that_names_it(paths: RunPaths) -> None:
+    paths.claims.mkdir()
+    (paths.claims / "0001.json").write_text("not json")
+    with pytest.raises(GptOptError, match=r"0001\.json must be a claim"):
+        acquire(paths)
+
+
+def test_a_reused_pid_is_not_the_old_process() -> None:
+    me = this_process()
+    assert not me.is_dead()
+    assert Owner(me.host, me.machine, me.pid, me.pid_start - 1).is_dead()
+    assert not Owner(me.host, "another machine", me.pid, me.pid_start - 1).is_dead()

@@ -1,0 +1,208 @@
+"""Whole runs of every loss: metrics, micro-batches, resuming, adapters, references, data of the wrong kind."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt_opt.errors import DataError
+from gpt_opt.training.data.records import Example, ExampleData, Pair, PairData
+from gpt_opt.training.data.tokenize import ids_of
+from gpt_opt.training.data.unpaired import OTHER_ANSWER
+from gpt_opt.training.loop import build, describe, train
+from gpt_opt.training.losses import KTO
+from gpt_opt.training.models.build import Reference
+from gpt_opt.training.models.byte_tokenizer import END_OF_TEXT
+from tests.conftest import Runner, small_overrides
+from tests.run.test_distributed import assert_same, only_run, run
+from tests.training.test_training import config, equal, final_weights, finish, folder, hooks, rows
+
+KTO_LOSS = ["loss=kto", "loss.beta=0.1"]
+PREFERENCES = [
+    "dpo",
+    "robust",
+    "hinge",
+    "ipo",
+    "ipo_sum",
+    "kto",
+    "kto_pair",
+    "orpo",
+]
+SHARED = {"loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins"}
+SHARED |= {"logps/chosen", "logps/rejected"}
+
+
+@pytest.mark.parametrize("name", PREFERENCES)
+def test_preference_losses_report_alike(tmp_path: Path, small: list[str], name: str) -> None:
+    result = finish([*small, f"loss={name}", "loss.beta=0.1"], folder(tmp_path / "run"))
+    names = SHARED | (set() if name == "orpo" else {"kl"}) | ({"kto/kl"} if name == "kto" else set())
+    own = {"grad_norm", "learning_rate", "tokens_per_second"}
+    assert result.metrics.keys() == names | own | {f"eval/{metric}" for metric in names | {"seconds"}}
+    margin = result.metrics["eval/rewards/chosen"] - result.metrics["eval/rewards/rejected"]
+    assert result.metrics["eval/rewards/margins"] == pytest.approx(margin, rel=1e-5, abs=1e-7)
+
+
+def test_the_losses_start_where_policy_and_reference_are_one(tmp_path: Path, small: list[str]) -> None:
+    for name, expected in {"hinge": 1.0, "ipo": 25.0, "ipo_sum": 25.0, "kto": 0.5, "kto_pair": 0.5}.items():
+        place = folder(tmp_path / name)
+        assert train(config([*small, f"loss={name}", "loss.beta=0.1"]), place, hooks(stop_at=1)) is None
+        start = rows(place)[0]
+        assert start["eval/loss"] == pytest.approx(expected), name
+        assert start["eval/kl"] == 0
+
+
+@pytest.mark.parametrize("extra", [[], ["lora=lora"], ["model.policy_dtype=bfloat16"]], ids=["whole", "lora", "bf16"])
+def test_the_reference_computes_with_the_precision_of_the_policy(
+    tmp_path: Path, small: list[str], extra: list[str]
+) -> None:
+    mixed = "training.training_params.mixed_precision=bf16"
+    place = folder(tmp_path / "run")
+    assert train(config([*small, "loss.beta=0.1", mixed, *extra]), place, hooks(stop_at=1)) is None
+    assert rows(place)[0]["eval/kl"] == 0
+    assert rows(place)[0]["eval/rewards/margins"] == 0
+
+
+@pytest.mark.parametrize("micro", [1, 2])
+@pytest.mark.parametrize(
+    "loss",
+    [KTO_LOSS, ["loss=orpo", "loss.beta=0.1"], ["loss=sft", "loss.reduction=sequence_mean"]],
+    ids=["kto", "orpo", "sft_sequence_mean"],
+)
+def test_micro_batches_change_nothing_but_rounding(
+    tmp_path: Path, small: list[str], loss: list[str], micro: int
+) -> None:
+    """Of KTO too: its reference point is that of the whole step, so a single answer at a time will do."""
+    fast = [*small, *loss, "optimizer.optimizer_params.lr=0.01", "training.training_params.warmup_steps=0"]
+    whole, parts = folder(tmp_path / "whole"), folder(tmp_path / "parts")
+    finish(fast, whole)
+    finish([*fast, f"training.training_params.micro_batch_size={micro}"], parts)
+    for name in {"loss", "grad_norm", "eval/loss"} | ({"kto/kl", "eval/kto/kl"} if loss is KTO_LOSS else set()):
+        values = [[row[name] for row in rows(place) if name in row] for place in (whole, parts)]
+        assert len(values[0]) >= 4
+        assert values[0] == pytest.approx(values[1], rel=1e-3, abs=1e-5), name
+
+
+def test_an_interrupted_run_of_kto_ends_like_an_undisturbed_one(tmp_path: Path, small: list[str]) -> None:
+    whole, broken = folder(tmp_path / "whole"), folder(tmp_path / "broken")
+    finish([*small, *KTO_LOSS], whole)
+    assert train(config([*small, *KTO_LOSS]), broken, hooks(stop_at=5)) is None
+    finish([*small, *KTO_LOSS], broken)
+    assert rows(whole) == rows(broken)
+    assert equal(final_weights(whole), final_weights(broken))
+
+
+def test_kto_with_adapters_has_the_base_as_reference(tmp_path: Path, small: list[str]) -> None:
+    place = folder(tmp_path / "run")
+    rate = "optimizer.optimizer_params.lr=0.01"
+    result = finish([*small, *KTO_LOSS, "lora=lora", "lora.r=4", "lora.target_modules=[c_attn]", rate], place)
+    start = rows(place)[0]
+    assert (start["eval/kl"], start["eval/kto/kl"]) == (0, 0)
+    assert result.metrics["eval/kl"] > 0
+
+
+@pytest.mark.parametrize("lora", ["none", "lora"])
+def test_no_reference_model_means_the_start_of_the_policy(tmp_path: Path, small: list[str], lora: str) -> None:
+    chosen = [*small, "loss.beta=0.1", f"lora={lora}", "optimizer.optimizer_params.lr=0.01"]
+    kept, switched = folder(tmp_path / "kept"), folder(tmp_path / "switched")
+    finish(chosen, kept)
+    result = finish([*chosen, "loss.use_ref_model=false"], switched)
+    assert result.metrics["eval/kl"] > 0
+    assert rows(kept) == rows(switched)
+
+
+def test_orpo_keeps_a_reference_only_to_measure_the_divergence_from_it(tmp_path: Path, small: list[str]) -> None:
+    loss = [*small, "loss=orpo", "loss.beta=0.1"]
+    alone, measured = folder(tmp_path / "alone"), folder(tmp_path / "measured")
+    finish(loss, alone)
+    result = finish([*loss, "loss.use_ref_model=true"], measured)
+    assert build(config(loss)).reference is None
+    assert result.metrics["eval/kl"] > 0
+    assert equal(final_weights(alone), final_weights(measured))
+
+
+@pytest.mark.parametrize("loss", [["loss=orpo", "loss.use_ref_model=true"], ["loss.reference_free=true"]])
+def test_a_reference_that_only_measures_runs_only_where_its_divergence_is_logged(
+    tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch, loss: list[str]
+) -> None:
+    """In 12 steps every second is logged, and there are evaluations before, in and after them, every 4 steps."""
+    seen = []
+    lend = Reference.of
+    monkeypatch.setattr(Reference, "of", lambda *given: seen.append(given) or lend(*given))
+    finish([*small, *loss, "loss.beta=0.1"], folder(tmp_path / "run"))
+    validation = len(build(config([*small, *loss, "loss.beta=0.1"])).validation)
+    assert len(seen) == 6 + 4 * math.ceil(validation / 8)
+
+
+def judged(label: str = "both") -> ExampleData:
+    """A data set of single answers, all good or some good and some bad."""
+    found = [Example(f"{index}: ", f"{index + 1}", label == "good" or index % 3 == 0) for index in range(40)]
+    return ExampleData(tuple(found[:32]), tuple(found[32:]), "0" * 64)
+
+
+def with_examples(overrides: list[str], **settings: Any) -> dict[str, Any]:
+    made = config(overrides)
+    made["data"]["dataset"] = {"name": "judged", "_target_": f"{__name__}.judged", **settings}
+    return made
+
+
+def test_kto_takes_single_answers(tmp_path: Path, small: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    made = with_examples([*small, *KTO_LOSS, "loss.undesirable_weight=0.5"])
+    with caplog.at_level("INFO"):
+        result = train(made, folder(tmp_path / "run"), hooks())
+    assert result is not None
+    assert {"rewards/chosen", "rewards/rejected"} <= result.metrics.keys()
+    assert "11 desirable and 21 undesirable answers, 11 to 10.5 with their weights" in caplog.text
+    assert "32 training and 8 validation examples" in describe(made)
+
+
+def test_kto_takes_answers_of_one_kind(tmp_path: Path, small: list[str]) -> None:
+    result = train(with_examples([*small, *KTO_LOSS], label="good"), folder(tmp_path / "run"), hooks())
+    assert result is not None
+    assert "rewards/chosen" in result.metrics
+    assert not {"rewards/rejected", "rewards/margins"} & result.metrics.keys()
+
+
+@pytest.mark.parametrize("loss", [["loss.beta=0.1"], ["loss=orpo", "loss.beta=0.1"]])
+def test_single_answers_are_refused_by_losses_over_pairs(small: list[str], loss: list[str]) -> None:
+    with pytest.raises(DataError, match=r"data\.dataset: must give pairs") as caught:
+        build(with_examples([*small, *loss]))
+    assert "take loss=kto" in str(caught.value)
+
+
+def test_kto_on_pairs_sees_twice_as_many_examples(small: list[str]) -> None:
+    parts, pairs = build(config([*small, *KTO_LOSS])), build(config([*small, "loss.beta=0.1"]))
+    assert isinstance(parts.loss, KTO)
+    assert (len(parts.train), len(parts.validation)) == (2 * len(pairs.train), 2 * len(pairs.validation))
+    assert parts.data.fingerprint == pairs.data.fingerprint
+
+
+def paired() -> PairData:
+    """Pairs of which some have one prompt, and a rejected answer that is too long and cannot be used."""
+    rejected = "x" * 500 + END_OF_TEXT
+    found = [Pair(f"{index}", f"{index + 1}", rejected) for index in range(40)]
+    return PairData((*found[:32], Pair("0", "one", "1")), tuple(found[32:]), "0" * 64)
+
+
+def test_fine_tuning_looks_at_no_rejected_answer(small: list[str]) -> None:
+    made = config([*small, "loss=sft"])
+    made["data"]["dataset"] = {"name": "paired", "_target_": f"{__name__}.paired"}
+    parts = build(made)
+    ids = [[*f"{index + 1}".encode(), 256] for index in range(1, 32)]
+    assert [ids_of(item)[1] for item in parts.train] == [[*b"one", 256], *ids]
+    assert parts.account["train"] == {"rows": 32, "prompts_cut": 0, "answers_cut": 0}
+    assert parts.account["dropped"] == {OTHER_ANSWER: 1}
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_numbers_of_one_with_kto(tmp_path: Path, run_hydra: Runner) -> None:
+    places = [tmp_path / "two", tmp_path / "one"]
+    for place in places:
+        place.mkdir()
+    done = run([*small_overrides(places[0]), *KTO_LOSS])
+    assert done.returncode == 0, done.stdout + done.stderr
+    alone = run_hydra([*small_overrides(places[1]), *KTO_LOSS])
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+    assert_same(only_run(places[0]), only_run(places[1]))
