@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,7 +48,7 @@ def run(overrides: list[str], by_itself: bool = False) -> subprocess.CompletedPr
     """Runs a run of two processes to its end, which must come soon."""
     process = start(overrides, by_itself)
     try:
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=300)
     finally:
         process.terminate()
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
@@ -92,6 +93,13 @@ def wait_for_step(folder: Path, process: subprocess.Popen[str], step: int) -> Ru
             return RunPaths(found[0])
         time.sleep(0.02)
     raise AssertionError(f"step {step} was not reached: {process.communicate()[1]}")
+
+
+@pytest.fixture(autouse=True)
+def forked(run_forks: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the workers of torchrun forks; only those of `whole` are new processes."""
+    for name, value in run_forks.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +161,10 @@ def test_processes_end_however_late_the_threads_of_gloo_are(
 ) -> None:
     """On a busy machine such a thread may wait for Python's lock when the model, which joins it, is freed."""
     (tmp_path / "slow_threads.py").write_text(SLOW_THREADS)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    done = run([*small, *DPO, "training.training_params.max_steps=2", "callbacks=[{_target_: slow_threads.SlowThreads}]"])
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), os.pathsep)
+    done = run(
+        [*small, *DPO, "training.training_params.max_steps=2", "callbacks=[{_target_: slow_threads.SlowThreads}]"]
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("completed: ") == 1
 
