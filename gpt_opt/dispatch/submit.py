@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.dispatch import slurm
+from gpt_opt.dispatch import slurm, snapshot
 from gpt_opt.dispatch.backends.base import BACKENDS, living_jobs, tasks_of
 from gpt_opt.dispatch.backends.plain_names import require_links
 from gpt_opt.dispatch.backends.resources import as_record, from_record
@@ -21,6 +21,7 @@ from gpt_opt.plan.existing import NEW_DIRECTORY
 from gpt_opt.plan.planner import Plan, Planner
 from gpt_opt.plan.show import changes
 from gpt_opt.records.io import now, to_json, write_text
+from gpt_opt.records.planned_configs import text_of
 from gpt_opt.records.sweep_dir import Job, Submission, Sweep, SweepRun, create, locked, numbers
 from gpt_opt.sweep.model import Grid, Space
 
@@ -39,6 +40,7 @@ class Request:
         flags: Resources given as flags, None where not given.
         root: The repository.
         sweeps: Folder of sweep directories.
+        live: Whether jobs import from the repository as it is then, instead of a snapshot of what it is now.
     """
 
     file: Path | None
@@ -48,6 +50,7 @@ class Request:
     flags: Mapping[str, Any]
     root: Path
     sweeps: Path
+    live: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,9 +101,23 @@ def _draft(request: Request, plan: Plan) -> tuple[Submission, list[SweepRun]]:
         metric=metric,
         cwd=os.getcwd(),
         root=str(request.root),
+        snapshot=not request.live,
     )
     runs = [SweepRun(run.index, run.run_id, str(Path(run.run_dir).absolute()), run.overrides) for run in plan.runs]
     return submission, runs
+
+
+def _keep(request: Request, plan: Plan) -> Callable[[Sweep], None]:
+    """Takes the snapshot of a request; returns what puts it, and the planned configs, into a sweep directory."""
+    code = None if request.live else snapshot.take(request.sweeps, request.root, Path.cwd(), plan.targets)
+    configs = text_of((run.run_id, changes) for run, changes in zip(plan.runs, plan.configs, strict=True))
+
+    def keep(sweep: Sweep) -> None:
+        write_text(sweep.planned_configs, configs)
+        if code is not None:
+            snapshot.link(sweep, code)
+
+    return keep
 
 
 def _with_slots(submission: Submission, runs: int) -> Submission:
@@ -138,13 +155,14 @@ def prepare(request: Request, state_lock: Callable[[Sweep], None] | None = None)
     plan = _planned(request)
     submission, runs = _draft(request, plan)
     parent = (request.sweeps / plan.grid.name).absolute()
+    keep = _keep(request, plan)
     with locked(parent):
         submission = _with_slots(submission, len(runs))
         sweep = _same_sweep(parent, runs)
         if sweep is None:
-            sweep = create(parent, Path(plan.grid.source).read_text(encoding="utf-8"), runs, submission)
+            sweep = create(parent, Path(plan.grid.source).read_text(encoding="utf-8"), runs, submission, keep)
         else:
-            _renew(sweep, submission)
+            _renew(sweep, submission, keep)
         if state_lock is not None:
             state_lock(sweep)
     return sweep
@@ -171,12 +189,12 @@ def prepare_points(request: Request, name: str, points: Sequence[Sequence[str]])
     plan = planner.plan_points(Grid(name, Space()), points, sweeps=request.sweeps, flags=request.flags)
     _require_slots(plan, request)
     submission, runs = _draft(request, plan)
-    parent = (request.sweeps / name).absolute()
+    parent, keep = (request.sweeps / name).absolute(), _keep(request, plan)
     with locked(parent):
         sweep = _before_requeue(parent, runs)
         if sweep is None:
             params = to_json({"name": name, "points": [list(point) for point in points]})
-            sweep = create(parent, params, runs, _with_slots(submission, len(runs)))
+            sweep = create(parent, params, runs, _with_slots(submission, len(runs)), keep)
         adopt(sweep)
     first = {run.point: sweep.run(run.run_id) for run in plan.runs}
     return sweep, tuple(first[plan.collapsed.get(index, index)] for index in range(plan.points))
@@ -188,16 +206,28 @@ def _before_requeue(parent: Path, runs: Sequence[SweepRun]) -> Sweep | None:
     return last if last is not None and slurm.job_id() in {job.id for job in last.submission().jobs} else None
 
 
-def _renew(sweep: Sweep, submission: Submission) -> None:
-    """Gives a sweep the resources of a new request, unless a job works on it that was given others."""
+def _renew(sweep: Sweep, submission: Submission, keep: Callable[[Sweep], None]) -> None:
+    """Gives a sweep the resources and the code of a new request, unless a job works on it that was given others."""
     former = sweep.submission()
+    before = sweep.code.resolve() if former.snapshot else Path(former.root)
     if not living_jobs(sweep, submission.backend):
+        keep(sweep)
+        after = sweep.code.resolve() if submission.snapshot else Path(submission.root)
+        if before != after:
+            log.warning("%s: %s", sweep.label, _new_code(before, after))
         kept = replace(submission, created=former.created, jobs=former.jobs)
         write_text(sweep.submission_file, to_json(asdict(kept)))
         return
+    if submission.snapshot != former.snapshot or snapshot.has_changed(sweep, former):
+        log.warning("%s: its job goes on with the code it has; submit again when it has ended", sweep.label)
     told, asked = (former.resources, former.slots), (submission.resources, submission.slots)
     if told != asked or former.backend != submission.backend:
         log.warning("%s: its job goes on with the resources it has; submit again when it has ended", sweep.label)
+
+
+def _new_code(before: Path, after: Path) -> str:
+    comparison = f"diff -r -x __pycache__ {os.path.relpath(before)} {os.path.relpath(after)}"
+    return f"the code has changed ({comparison}): done runs keep their results, the others are trained with that of now"
 
 
 def submit(request: Request) -> Outcome:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from gpt_opt.dispatch import slurm
@@ -19,7 +21,9 @@ from gpt_opt.errors import GptOptError
 from gpt_opt.records import stop_requests as control
 from gpt_opt.records.attempts import Attempt, History, read_history
 from gpt_opt.records.claim import read_claim
+from gpt_opt.records.code import Code, code_in, other_code
 from gpt_opt.records.io import read_json_object
+from gpt_opt.records.provenance import read_provenance
 from gpt_opt.records.run_dir import RunFolders, RunPaths
 from gpt_opt.records.state import RunState, State, StateUnreadable, has_result, read_state
 from gpt_opt.records.sweep_dir import Submission, Sweep, SweepRun
@@ -244,8 +248,23 @@ def gather(sweep: Sweep, ask_slurm: bool = True, before: SweepStatus | None = No
     failures = grouped(list(_failures(runs)), {item.run.index: item.run.overrides for item in runs})
     statuses = tuple(_jobs(submission, known, former, driven))
     notes += _last_words(sweep, statuses[-1:], histories.values())
+    notes += other_code(_code(item) for item in runs if item.state is Shown.COMPLETED)
     notes += [f"node {node} gave no slot: {reason}" for node, reason in _lost_nodes(sweep).items()]
     return SweepStatus(sweep.label, submission, metric, runs, statuses, driven, failures, tuple(notes))
+
+
+@lru_cache(maxsize=1 << 16)  # a live view asks for the same ones again and again
+def _code_of(provenance: str, written_ns: int) -> Code | None:
+    return code_in(read_provenance(RunPaths(Path(provenance).parent)))
+
+
+def _code(item: RunStatus) -> Code | None:
+    """Returns what a run was made with."""
+    file = RunPaths(Path(item.run_dir)).provenance
+    try:
+        return _code_of(str(file), file.stat().st_mtime_ns)
+    except OSError:
+        return None
 
 
 def _last_words(sweep: Sweep, last: Sequence[JobStatus], histories: Iterable[History]) -> list[str]:

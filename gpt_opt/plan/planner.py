@@ -9,7 +9,8 @@ from types import MappingProxyType
 from typing import Any
 
 from gpt_opt.config.files import with_real_paths
-from gpt_opt.config.inputs import changed_since, inputs_of
+from gpt_opt.config.inputs import Inputs, changed_since, inputs_of
+from gpt_opt.config.lookup import targets
 from gpt_opt.config.remember import Remembered
 from gpt_opt.errors import ConfigError, Problem, SweepError
 from gpt_opt.plan.compose.composer import Composed
@@ -17,7 +18,9 @@ from gpt_opt.plan.estimate import History, Price, price, shape
 from gpt_opt.plan.existing import RunFinder, Status, earlier_runs, status_of
 from gpt_opt.plan.resources import SweepResources, process_problems
 from gpt_opt.plan.validate import Findings, PointChecker
-from gpt_opt.records.provenance import recorded_inputs
+from gpt_opt.records.code import Code, code_in
+from gpt_opt.records.planned_configs import Change, ConfigChanges
+from gpt_opt.records.provenance import inputs_in, read_provenance, recorded_inputs
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.run_id import is_identity, run_id
 from gpt_opt.run.devices import sweep_device_problems
@@ -39,6 +42,7 @@ class Run:
         status: What starting it would mean.
         step: Optimizer steps done.
         changed: Which files and modules have changed since, in words; "" where none has.
+        code: What a done run was made with; None where that is not known.
     """
 
     index: int
@@ -49,6 +53,7 @@ class Run:
     status: Status
     step: int
     changed: str = ""
+    code: Code | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ class Plan:
         collapsed: Index of a point to the index of the earlier point with the same config.
         uncounted: Keys in which such points differ although they change no result, so that only the first one's count.
         resources: What each run needs from the cluster.
+        configs: For each run, how its config differs from that of the first; see `records.planned_configs`.
+        targets: Every `_target_` of the configs that is not this project's.
         price: What the runs that remain will cost.
         gone: Runs of earlier submissions of this sweep that are no longer in the grid: id to directory.
     """
@@ -71,6 +78,8 @@ class Plan:
     runs: tuple[Run, ...]
     collapsed: dict[int, int]
     uncounted: tuple[str, ...]
+    configs: tuple[Sequence[Change], ...]
+    targets: frozenset[str]
     resources: Resources
     price: Price
     gone: dict[str, str]
@@ -154,7 +163,18 @@ class Planner:
         gone = {name: folder for name, folder in earlier_runs(sweeps / grid.name) if name not in known}
         cost = price(draft.work, History(draft.roots), needs.common, slots)
         uncounted = tuple(sorted(draft.uncounted))
-        return Plan(grid, draft.points, tuple(draft.runs), draft.collapsed, uncounted, needs.common, cost, gone)
+        return Plan(
+            grid=grid,
+            points=draft.points,
+            runs=tuple(draft.runs),
+            collapsed=draft.collapsed,
+            uncounted=uncounted,
+            configs=tuple(draft.configs),
+            targets=frozenset(draft.targets),
+            resources=needs.common,
+            price=cost,
+            gone=gone,
+        )
 
     def _own_sweep(self, point: Composed, grid: Grid) -> Iterator[Problem]:
         """Refuses an experiment that is a sweep itself, of which the sweep file does not give every key."""
@@ -217,10 +237,13 @@ class _Draft:
         self.runs: list[Run] = []
         self.collapsed: dict[int, int] = {}
         self.uncounted: set[str] = set()
+        self.configs: list[Sequence[Change]] = []
+        self.targets: set[str] = set()
         self.work: list[tuple[str, int | None]] = []
         self.roots: set[Path] = set()
         self._first: dict[str, tuple[int, frozenset[str]]] = {}
         self._finder = RunFinder()
+        self._changes = ConfigChanges()
 
     def add(self, point: int, composed: Composed, memo: Remembered) -> None:
         """Adds a point without problems."""
@@ -231,17 +254,31 @@ class _Draft:
             keys = {target(text.partition("=")[0]) for text in overrides.symmetric_difference(composed.overrides)}
             self.uncounted.update(key for key in keys if not is_identity(key))
             return
+        self.configs.append(self._changes.add(config))
+        self.targets.update(*memo.each(_foreign_targets, config))
         folder, exists = self._finder.find(config, name, composed.overrides)
         paths = RunPaths(Path(folder))
         status, step = status_of(paths) if exists else (Status.NEW, 0)
-        begun = status is not Status.NEW
-        changed = changed_since(recorded_inputs(paths), inputs_of(config, memo)) if begun else ""
-        self.runs.append(Run(len(self.runs), point, name, folder, composed.overrides, status, step, changed))
+        before, code = _made_with(paths, status)
+        changed = changed_since(before, inputs_of(config, memo)) if status is not Status.NEW else ""
+        self.runs.append(Run(len(self.runs), point, name, folder, composed.overrides, status, step, changed, code))
         if status in (Status.NEW, Status.RESUME, Status.FAILED):
             steps = config["training"]["training_params"]["max_steps"]
             self.work.append((memo.of(shape, config), steps if steps is None else max(0, steps - step)))
             if "output_dir" in config["paths"]:
                 self.roots.add(Path(config["paths"]["output_dir"]))
+
+
+def _made_with(paths: RunPaths, status: Status) -> tuple[Inputs, Code | None]:
+    """Returns what an existing run was made with: inputs and, of one that is done, code."""
+    if status is Status.DONE:
+        record = read_provenance(paths)
+        return inputs_in(record), code_in(record)
+    return {} if status is Status.NEW else recorded_inputs(paths), None
+
+
+def _foreign_targets(key: str, value: Any) -> tuple[str, ...]:
+    return tuple(name for _, name in targets({key: value}) if not name.startswith("gpt_opt."))
 
 
 def override_lists(grid: Grid, extra: Sequence[str] = ()) -> Iterator[list[str]]:

@@ -13,6 +13,7 @@ from gpt_opt.plan.diff import Nearest
 from gpt_opt.plan.estimate import Price
 from gpt_opt.plan.existing import Status
 from gpt_opt.plan.planner import Plan, Run
+from gpt_opt.records.code import other_code, this_code
 from gpt_opt.sweep.overrides import shell_word
 from gpt_opt.table import Column, render, wrapped
 
@@ -128,7 +129,7 @@ def as_text(plan: Plan, width: int | None = None) -> str:
     if plan.uncounted:
         keys = ", ".join(plan.uncounted)
         lines.append(f"points that differ in {keys} alone are one run, since that changes no result: the first counts")
-    lines += changes(plan.runs)
+    lines += [*changes(plan.runs), *other_code(run.code for run in plan.runs)]
     if plan.gone:
         lines.append(f"{len(plan.gone)} runs of earlier submissions are no longer in the grid:")
         lines += [f"  {folder}" for folder in list(plan.gone.values())[:5]]
@@ -158,6 +159,7 @@ def as_record(plan: Plan) -> dict[str, Any]:
             "overrides": list(run.overrides),
             "status": str(run.status),
             "changed": run.changed,
+            "code": None if run.code is None else run.code.sha256,
         }
         for run in plan.runs
     ]
@@ -165,7 +167,7 @@ def as_record(plan: Plan) -> dict[str, Any]:
     price = {"run_s": cost.run_s, "gpu_hours": cost.gpu_hours, "wall_s": cost.wall_s, "slots": cost.slots}
     price |= {"unknown_runs": cost.unknown, "basis_runs": cost.basis}
     gone = [{"run_id": name, "run_dir": folder} for name, folder in plan.gone.items()]
-    head = {"sweep": plan.grid.name, **counts(plan), "gone": gone, "price": price}
+    head = {"sweep": plan.grid.name, **counts(plan), "gone": gone, "price": price, "code": this_code().sha256}
     return {**head, "errors": [], "items": items}
 
 

@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -74,6 +74,7 @@ class Submission:
         metric: Name and goal of the metric to compare runs by, or None.
         cwd: Working directory of every run: relative paths of configs start here.
         root: The repository.
+        snapshot: Whether drivers, slots and runs import from `code/`; if not, from the repository.
         created: ISO 8601 UTC.
         script: The exact sbatch text; None where there is none.
         jobs: Every job so far, oldest first.
@@ -88,6 +89,7 @@ class Submission:
     metric: dict[str, str] | None
     cwd: str
     root: str
+    snapshot: bool = False
     created: str = field(default_factory=now)
     script: str | None = None
     jobs: tuple[Job, ...] = ()
@@ -166,6 +168,16 @@ class Sweep:
         """Who drives the sweep; see `gpt_opt.records.claim`."""
         return self.root / "claims"
 
+    @property
+    def planned_configs(self) -> Path:
+        """What each run was planned with; see `gpt_opt.records.planned_configs`."""
+        return self.root / "planned_configs.jsonl"
+
+    @property
+    def code(self) -> Path:
+        """Link to the snapshot of the code that its jobs import; see `gpt_opt.dispatch.snapshot`."""
+        return self.root / "code"
+
     def attempts(self, run: SweepRun) -> Path:
         """Returns the file of the attempts at a run; see `gpt_opt.records.attempts`."""
         return self.root / "attempts" / f"{run.index}.jsonl"
@@ -236,7 +248,13 @@ def numbers(parent: Path) -> list[int]:
     return sorted(int(entry.name) for entry in parent.glob("*") if entry.name.isdigit() and entry.is_dir())
 
 
-def create(parent: Path, params: str, runs: Iterable[SweepRun], submission: Submission) -> Sweep:
+def create(
+    parent: Path,
+    params: str,
+    runs: Iterable[SweepRun],
+    submission: Submission,
+    write_more: Callable[[Sweep], None] = lambda sweep: None,
+) -> Sweep:
     """Makes the next `sweeps/<name>/<n>/`, whole or not at all; the caller holds `locked`.
 
     Args:
@@ -244,6 +262,7 @@ def create(parent: Path, params: str, runs: Iterable[SweepRun], submission: Subm
         params: Text of the sweep file.
         runs: The plan.
         submission: What submission.json holds.
+        write_more: Writes what else the directory holds, before it gets its name.
     """
     for remains in parent.glob(".new-*"):
         shutil.rmtree(remains, ignore_errors=True)
@@ -255,6 +274,7 @@ def create(parent: Path, params: str, runs: Iterable[SweepRun], submission: Subm
     write_text(new.plan_file, "".join(json.dumps(asdict(run)) + "\n" for run in runs))
     new.control.touch(mode=0o600)
     write_text(new.submission_file, to_json(asdict(submission)))
+    write_more(new)
     final = parent / str(max(numbers(parent), default=0) + 1)
     new.root.rename(final)
     sync_dir(parent)
@@ -275,7 +295,7 @@ def find(name: str | None, sweeps: Path) -> Sweep:
     for choice in choices:
         if (choice / "submission.json").is_file():
             return Sweep(choice.resolve())
-    submitted = sorted(entry.name for entry in sweeps.glob("*") if numbers(entry))
+    submitted = sorted(entry.name for entry in sweeps.glob("[!.]*") if numbers(entry))
     asked = "must be a submitted sweep" + (f", but is {name!r}" if name is not None else "")
     problem = f"{asked}; {sweeps.absolute()} holds {', '.join(submitted) or 'none'}"
     near = difflib.get_close_matches(name or "", submitted, 1)

@@ -66,7 +66,8 @@ class DisBatch:
     def script(self, sweep: Sweep, submission: Submission) -> str:
         """Returns the batch script."""
         programs, slots = str(Path(program("gptopt")).parent), submission.slots or 1
-        return sbatch_text(sweep, from_record(submission.resources), slots, submission.root, programs)
+        resources, snapshot = from_record(submission.resources), submission.snapshot
+        return sbatch_text(sweep, resources, slots, submission.root, programs, snapshot)
 
     def start(self, sweep: Sweep, submission: Submission, runs: Sequence[SweepRun], record: Record) -> None:
         """Submits the one job."""

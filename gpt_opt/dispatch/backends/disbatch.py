@@ -18,7 +18,8 @@ from pathlib import Path
 
 from gpt_opt.dispatch.backends.check_in import CheckIns, start_line
 from gpt_opt.dispatch.backends.plain_names import make_links, plain, program
-from gpt_opt.dispatch.slot.slot import DRIVER, SESSION, task_line
+from gpt_opt.dispatch.slot.launch import task_line
+from gpt_opt.dispatch.slot.slot import DRIVER, SESSION
 from gpt_opt.dispatch.slurm import job_id
 from gpt_opt.records.io import write_text
 from gpt_opt.records.sweep_dir import Sweep, SweepRun

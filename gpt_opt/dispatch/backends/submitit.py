@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_opt.dispatch.backends.plain_names import plain, program
 from gpt_opt.dispatch.backends.resources import from_record
-from gpt_opt.dispatch.backends.sbatch_script import option_lines, warning_s
+from gpt_opt.dispatch.backends.sbatch_script import import_line, option_lines, warning_s
 from gpt_opt.dispatch.slot.slot import SESSION, Slot
 from gpt_opt.dispatch.slurm import session
 from gpt_opt.errors import RunFailed
@@ -63,7 +64,9 @@ def executor(sweep: Sweep, submission: Submission, arrays: int) -> SlurmExecutor
     from submitit import SlurmExecutor
 
     sweep.submitit.mkdir(mode=0o700, exist_ok=True)
-    chosen = SlurmExecutor(folder=plain(sweep).submitit, max_num_timeout=_MOST_REQUEUES)
+    # -P: else the current directory, which may be the repository, comes before the snapshot.
+    python = f"{shlex.quote(sys.executable)} -P"
+    chosen = SlurmExecutor(folder=plain(sweep).submitit, max_num_timeout=_MOST_REQUEUES, python=python)
     chosen.update_parameters(**_parameters(sweep, submission))
     parallel = (submission.slots or 1) // (from_record(submission.resources).runs_per_gpu or 1)
     chosen.update_parameters(array_parallelism=max(1, parallel // arrays))
@@ -95,6 +98,7 @@ def _parameters(sweep: Sweep, submission: Submission) -> dict[str, Any]:
             f"GPTOPT_ROOT={shlex.quote(submission.root)}",
             f". {shlex.quote(submission.root + '/slurm_scripts/environment.sh')}",
             f"PATH=$PATH:{Path(program('gptopt')).parent}",
+            *([import_line(sweep)] if submission.snapshot else []),
         ],
         "additional_parameters": {"requeue": True},
     }
@@ -105,5 +109,5 @@ def text(sweep: Sweep, submission: Submission) -> str:
     """Returns the batch script that submitit would submit."""
     from submitit.slurm.slurm import _make_sbatch_string
 
-    command = "python -u -m submitit.core._submit " + str(plain(sweep).submitit)
+    command = "python -P -u -m submitit.core._submit " + str(plain(sweep).submitit)
     return _make_sbatch_string(command=command, folder=plain(sweep).submitit, **_parameters(sweep, submission))
