@@ -21,7 +21,7 @@ from gpt_opt.plan.existing import NEW_DIRECTORY
 from gpt_opt.plan.planner import Plan, Planner
 from gpt_opt.plan.show import changes
 from gpt_opt.records.io import now, to_json, write_text
-from gpt_opt.records.planned_configs import text_of
+from gpt_opt.records.planned_configs import targets_in, text_of
 from gpt_opt.records.sweep_dir import Job, Submission, Sweep, SweepRun, create, locked, numbers
 from gpt_opt.sweep.model import Grid, Space
 
@@ -109,7 +109,7 @@ def _draft(request: Request, plan: Plan) -> tuple[Submission, list[SweepRun]]:
 
 def _keep(request: Request, plan: Plan) -> Callable[[Sweep], None]:
     """Takes the snapshot of a request; returns what puts it, and the planned configs, into a sweep directory."""
-    code = None if request.live else snapshot.take(request.sweeps, request.root, Path.cwd(), plan.targets)
+    code = None if request.live else snapshot.take(request.sweeps, request.root, Path.cwd(), targets_in(plan.configs))
     configs = text_of((run.run_id, changes) for run, changes in zip(plan.runs, plan.configs, strict=True))
 
     def keep(sweep: Sweep) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 from gpt_opt.config.files import with_real_paths
 from gpt_opt.config.inputs import Inputs, changed_since, inputs_of
-from gpt_opt.config.lookup import targets
 from gpt_opt.config.remember import Remembered
 from gpt_opt.errors import ConfigError, Problem, SweepError
 from gpt_opt.plan.compose.composer import Composed
@@ -68,7 +67,6 @@ class Plan:
         uncounted: Keys in which such points differ although they change no result, so that only the first one's count.
         resources: What each run needs from the cluster.
         configs: For each run, how its config differs from that of the first; see `records.planned_configs`.
-        targets: Every `_target_` of the configs that is not this project's.
         price: What the runs that remain will cost.
         gone: Runs of earlier submissions of this sweep that are no longer in the grid: id to directory.
     """
@@ -79,7 +77,6 @@ class Plan:
     collapsed: dict[int, int]
     uncounted: tuple[str, ...]
     configs: tuple[Sequence[Change], ...]
-    targets: frozenset[str]
     resources: Resources
     price: Price
     gone: dict[str, str]
@@ -170,7 +167,6 @@ class Planner:
             collapsed=draft.collapsed,
             uncounted=uncounted,
             configs=tuple(draft.configs),
-            targets=frozenset(draft.targets),
             resources=needs.common,
             price=cost,
             gone=gone,
@@ -238,7 +234,6 @@ class _Draft:
         self.collapsed: dict[int, int] = {}
         self.uncounted: set[str] = set()
         self.configs: list[Sequence[Change]] = []
-        self.targets: set[str] = set()
         self.work: list[tuple[str, int | None]] = []
         self.roots: set[Path] = set()
         self._first: dict[str, tuple[int, frozenset[str]]] = {}
@@ -255,7 +250,6 @@ class _Draft:
             self.uncounted.update(key for key in keys if not is_identity(key))
             return
         self.configs.append(self._changes.add(config))
-        self.targets.update(*memo.each(_foreign_targets, config))
         folder, exists = self._finder.find(config, name, composed.overrides)
         paths = RunPaths(Path(folder))
         status, step = status_of(paths) if exists else (Status.NEW, 0)
@@ -275,10 +269,6 @@ def _made_with(paths: RunPaths, status: Status) -> tuple[Inputs, Code | None]:
         record = read_provenance(paths)
         return inputs_in(record), code_in(record)
     return {} if status is Status.NEW else recorded_inputs(paths), None
-
-
-def _foreign_targets(key: str, value: Any) -> tuple[str, ...]:
-    return tuple(name for _, name in targets({key: value}) if not name.startswith("gpt_opt."))
 
 
 def override_lists(grid: Grid, extra: Sequence[str] = ()) -> Iterator[list[str]]:

@@ -12,13 +12,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.records.run_id import identifying, is_identity
+from gpt_opt.config.lookup import targets
+from gpt_opt.records.run_id import NOT_IDENTITY, identifying
 
 CHANGED = "must have the config that was planned"
 """Words in the message of a run that refuses to train another config; by them its slot knows the cause."""
 
 Change = tuple[tuple[str, ...], tuple[Any, ...]]
 """Keys that lead to a node, and its value; an empty tuple where the config has no such node."""
+
+_ABSENT = object()
 
 
 class ConfigChanges:
@@ -29,7 +32,7 @@ class ConfigChanges:
 
     def add(self, config: Mapping[str, Any]) -> list[Change]:
         """Returns the changes of a resolved config; of the first one all of it."""
-        own = {key: value for key, value in config.items() if is_identity(key)}
+        own = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
         if self._first is None:
             self._first = own
             return [((key,), (value,)) for key, value in own.items()]
@@ -38,21 +41,32 @@ class ConfigChanges:
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Change]:
     for key, value in after.items():
-        former = before.get(key)
-        if value is former and key in before:
+        former = before.get(key, _ABSENT)
+        if value is former:
             continue
-        if isinstance(value, Mapping) and isinstance(former, Mapping):
-            yield from _changes(former, value, (*path, key))
-        elif key not in before or type(value) is not type(former) or value != former:
+        if type(value) is not type(former):
             yield (*path, key), (value,)
-    for key in before:
-        if key not in after:
-            yield (*path, key), ()
+        elif isinstance(value, dict) and isinstance(former, dict):
+            yield from _changes(former, value, (*path, key))
+        elif repr(value) != repr(former):  # 1, 1.0 and true are equal, also inside a list
+            yield (*path, key), (value,)
+    if len(after) < len(before) or not after.keys() >= before.keys():
+        yield from (((*path, key), ()) for key in before if key not in after)
 
 
 def text_of(runs: Iterable[tuple[str, Sequence[Change]]]) -> str:
     """Returns the text of the file for run ids with their changes, as `ConfigChanges` told them."""
     return "".join(json.dumps({"run_id": run_id, "changes": changes}) + "\n" for run_id, changes in runs)
+
+
+def targets_in(changes: Iterable[Sequence[Change]]) -> set[str]:
+    """Returns every `_target_` of the configs with these changes, but for those of this project."""
+    found = {name for each in changes for path, value in each for name in _targets(path[-1], *value)}
+    return {name for name in found if not name.startswith("gpt_opt.")}
+
+
+def _targets(key: str, value: Any = None) -> Iterator[str]:
+    return (name for _, name in targets({key: value}) if isinstance(name, str))
 
 
 def planned_config(file: Path, run_id: str) -> dict[str, Any] | None:

@@ -70,7 +70,11 @@ ENDS = {
     "killed by somebody": (End(-9, state=INTERRUPTED, is_own=True), "killed", "signal 9"),
     "killed below a shell": (End(137, state=INTERRUPTED), "killed", "signal 9"),
     "a crash": (End(-11, state=INTERRUPTED, oom_kills=1), "killed", "signal 11"),
-    "no room for a state": (End(1, stderr_tail=[f"OSError: {FULL}", "x"], state=state(State.PENDING)), "no_space", None),
+    "no room for a state": (
+        End(1, stderr_tail=[f"OSError: {FULL}", "x"], state=state(State.PENDING)),
+        "no_space",
+        None,
+    ),
     "no words at all": (End(1, state=state(State.PENDING)), "exception", ""),
     "long words": (End(1, stderr_tail=["x" * 1000], state=state(State.PENDING)), "exception", "x" * 300),
 }

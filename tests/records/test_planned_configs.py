@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpt_opt.records.planned_configs import ConfigChanges, planned_config, text_of
@@ -24,6 +24,7 @@ def written(folder: Path, found: list[dict[str, Any]]) -> Path:
     return file
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(configs)
 def test_every_config_is_read_as_it_was_planned(tmp_path_factory: Any, found: list[dict[str, Any]]) -> None:
     file = written(tmp_path_factory.mktemp("configs"), found)
