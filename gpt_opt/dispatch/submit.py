@@ -116,6 +116,8 @@ def _keep(request: Request, plan: Plan) -> Callable[[Sweep], None]:
         write_text(sweep.planned_configs, configs)
         if code is not None:
             snapshot.link(sweep, code)
+        else:
+            sweep.code.unlink(missing_ok=True)
 
     return keep
 
@@ -209,11 +211,10 @@ def _before_requeue(parent: Path, runs: Sequence[SweepRun]) -> Sweep | None:
 def _renew(sweep: Sweep, submission: Submission, keep: Callable[[Sweep], None]) -> None:
     """Gives a sweep the resources and the code of a new request, unless a job works on it that was given others."""
     former = sweep.submission()
-    before = sweep.code.resolve() if former.snapshot else Path(former.root)
+    before = sweep.code.resolve()
     if not living_jobs(sweep, submission.backend):
         keep(sweep)
-        after = sweep.code.resolve() if submission.snapshot else Path(submission.root)
-        if before != after:
+        if former.snapshot and submission.snapshot and before != (after := sweep.code.resolve()):
             log.warning("%s: %s", sweep.label, _new_code(before, after))
         kept = replace(submission, created=former.created, jobs=former.jobs)
         write_text(sweep.submission_file, to_json(asdict(kept)))

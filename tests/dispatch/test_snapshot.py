@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from gpt_opt.dispatch import snapshot
 from gpt_opt.dispatch.snapshot import code_root, has_changed, import_path, link, take
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.code import Code, Manifest, code_sha256, other_code, this_code
+from gpt_opt.records.io import to_json, write_text
 from gpt_opt.records.sweep_dir import Submission, Sweep
 from tests.conftest import ROOT
 
@@ -230,6 +232,20 @@ def test_the_code_of_a_result_is_told_where_it_is_another(tmp_path: Path, monkey
     assert kept.endswith(f" days ago); see diff -r -x __pycache__ {os.path.relpath(tmp_path)}/gpt_opt ./gpt_opt")
     assert committed.endswith(" days ago); see git -C . diff dddddddddddd -- gpt_opt run_hydra.py")
     assert other_code([now, None]) == []
+
+
+def test_a_task_line_that_is_run_by_hand_becomes_the_gptopt_of_the_snapshot(project: Path) -> None:
+    write(project / "gpt_opt" / "cli" / "__init__.py", "")
+    write(project / "gpt_opt" / "cli" / "__main__.py", "import os, sys\nprint(os.getpid(), __file__, *sys.argv[1:])\n")
+    sweep, submission = submitted(project, folder := taken(project))
+    write_text(sweep.submission_file, to_json(asdict(submission)))
+    command = [Path(sys.executable).with_name("gptopt"), "exec", sweep.root, "0"]
+    # The current directory has a package of that name too, as a checkout has.
+    process = subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, text=True)
+    assert process.communicate()[0] == f"{process.pid} {folder}/gpt_opt/cli/__main__.py exec {sweep.root} 0\n"
+    command[1:] = ["drive", sweep.root, "--slots", "2"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    assert done.stdout.endswith(f" drive {sweep.root} --slots 2\n")
 
 
 PLAN = "from gpt_opt.cli import main; raise SystemExit(main())"
