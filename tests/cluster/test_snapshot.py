@@ -65,8 +65,8 @@ def test_edits_change_nothing_of_a_sweep_that_waits(project: Project, backend: t
     broken.write_text("raise RuntimeError('broken while the sweep waited')\n")
     (bench.folder / "faulty.py").write_text("raise RuntimeError('broken as well')\n")
     project.release()
-    bench.wait_until_done()
-    bench.wait_until_idle()
+    bench.wait_until_done(timeout_s=300)
+    bench.wait_until_idle(timeout_s=300)
     broken.write_text(driver)
     bench.verify(steps=40)
     (run,) = sweep.runs
@@ -89,7 +89,7 @@ def test_live_runs_are_refused_by_their_ids(project: Project) -> None:
     assert not sweep.code.exists()
     project.edit()
     project.release()
-    bench.wait_until_idle()
+    bench.wait_until_idle(timeout_s=300)
     (status,) = gather(sweep, ask_slurm=False).runs
     (attempt,) = bench.history(0).attempts
     assert (str(status.state), status.cause, attempt.cause) == ("FAILED", "changed_config", "changed_config")
@@ -101,13 +101,13 @@ def test_live_runs_are_refused_by_their_ids(project: Project) -> None:
     assert not (bench.folder / "outputs").exists(), "nothing was trained and no run directory made"
     # By hand as in a job; and what was edited put back, it trains.
     project.gptopt("retry", "sweep", "--where", "max_samples=70")
-    bench.wait_until_idle()
+    bench.wait_until_idle(timeout_s=300)
     assert [item.cause for item in bench.history(0).attempts] == ["changed_config", "changed_config"]
     text = project.optimizer.read_text()
     project.optimizer.write_text(text.replace("lr: 1e-5", LR))
     project.gptopt("retry", "sweep")
-    bench.wait_until_done()
-    bench.wait_until_idle()
+    bench.wait_until_done(timeout_s=300)
+    bench.wait_until_idle(timeout_s=300)
     bench.verify(steps=40)
 
 
@@ -117,18 +117,18 @@ def test_a_retry_has_the_code_of_the_sweep_and_a_submit_that_of_now(project: Pro
     sweep = project.submit_and_wait()
     before = sweep.code.resolve()
     project.release()
-    bench.wait_until_idle()
+    bench.wait_until_idle(timeout_s=300)
     (bench.folder / "faulty.py").write_text("from gpt_opt.training.data import build_jsonl as build\n")
     told = project.gptopt("retry", "sweep")
     assert "the runs have the code that the sweep was submitted with; gptopt submit sweep.json first takes" in told
     project.release()
-    bench.wait_until_idle()
+    bench.wait_until_idle(timeout_s=300)
     assert [item.cause for item in bench.history(0).attempts] == ["exception", "exception"]
     told = project.gptopt("submit", "sweep.json", "--slots", "1")
     assert "sweep sweep/1" in told
     assert "the code has changed (diff -r -x __pycache__ sweeps/.code/" in told
     assert before != sweep.code.resolve()
     project.gptopt("retry", "sweep")
-    bench.wait_until_done()
-    bench.wait_until_idle()
+    bench.wait_until_done(timeout_s=300)
+    bench.wait_until_idle(timeout_s=300)
     assert bench.history(0).attempts[-1].cause == "completed"
