@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gpt_opt.plan.show import columns, parameters
 from gpt_opt.records.attempts import CAUSES
 
-_OWN_WORDS = ("exception", "request")
+_OWN_WORDS = ("exception", "request", "changed_config")
 """Causes that say little without the message of the run."""
 
 _VARYING = re.compile(
