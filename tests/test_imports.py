@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 MAY_IMPORT = {
     "gpt_opt.errors": set(),
     "gpt_opt.table": set(),
-    "gpt_opt.config": {"errors"},
+    "gpt_opt.records": {"errors"},
+    "gpt_opt.config": {"errors", "records"},
     "gpt_opt.sweep": {"errors", "config"},
-    "gpt_opt.records": {"errors", "config"},
     "gpt_opt.training": {"errors", "config", "records"},
     "gpt_opt.run": {"errors", "config", "records", "training"},
     "gpt_opt.plan": {"errors", "table", "config", "sweep", "records", "run"},

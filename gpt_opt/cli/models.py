@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gpt_opt.errors import ConfigError, Problem
-
-if TYPE_CHECKING:
-    from gpt_opt.records.run_dir import RunPaths
 
 
 def add_verbs(verbs: Any) -> None:
@@ -23,9 +20,10 @@ def add_verbs(verbs: Any) -> None:
 
 def _merge(options: argparse.Namespace) -> None:
     from gpt_opt.records.io import read_json_object
+    from gpt_opt.records.run_dir import run_of
 
     given = options.run_dir.resolve()
-    paths = _run_of(given)
+    paths = run_of(given)
     if paths is None:
         problem = f"must be a run directory or one of its checkpoints, but {str(options.run_dir)!r} is neither"
         fix = "take a folder below outputs/ that has a config.json and checkpoints/"
@@ -40,13 +38,3 @@ def _merge(options: argparse.Namespace) -> None:
     into = options.into or paths.root / "merged"
     merge_adapters(config, paths.checkpoints if given == paths.root else given, into)
     print(into)
-
-
-def _run_of(folder: Path) -> RunPaths | None:
-    """Returns the run that `folder` is the directory, or a checkpoint, of."""
-    from gpt_opt.records.run_dir import RunPaths
-
-    for paths in map(RunPaths, (folder.parent.parent, folder)):  # a checkpoint may have a config.json of its own
-        if paths.config.is_file() and (folder == paths.root or folder.parent == paths.checkpoints):
-            return paths
-    return None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt_opt.cli.plan import ROOT, fill_registries
 from gpt_opt.errors import ConfigError, GptOptError, Problem, RunFailed
+from gpt_opt.records.job_id import JobId, this_job
 
 if TYPE_CHECKING:
     from gpt_opt.dispatch.submit import Outcome, Request
@@ -154,11 +155,11 @@ def _told(outcome: Outcome) -> str:
     numbers = {"done": state.done, "to run": state.runnable, "at work": state.held, "left to you": state.left}
     counts = ", ".join(f"{len(runs)} {name}" for name, runs in numbers.items() if runs)
     lines = [f"sweep {sweep.label}: {len(sweep.runs)} runs ({counts})"]
-    ids = list(dict.fromkeys(job.id.partition("_")[0] for job in outcome.started))
+    ids = list(dict.fromkeys(JobId(job.id).array for job in outcome.started))
     if outcome.started:
         lines.append(f"submitted job {', '.join(ids)}" if not ids[0].startswith("local") else f"started {ids[0]}")
     if outcome.alive:
-        alive = sorted({job.id.partition("_")[0] for job in outcome.alive})
+        alive = sorted({JobId(job.id).array for job in outcome.alive})
         lines.append(f"at work already: job {', '.join(alive)}")
     if not outcome.started and not outcome.alive:
         lines.append("nothing to submit")
@@ -171,7 +172,6 @@ def _told(outcome: Outcome) -> str:
 
 
 def _drive(options: argparse.Namespace) -> None:
-    from gpt_opt.dispatch import slurm
     from gpt_opt.dispatch.driver import drive
     from gpt_opt.dispatch.snapshot import enter
     from gpt_opt.dispatch.submit import adopt, prepare, sweep_of_this_job
@@ -182,7 +182,7 @@ def _drive(options: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     if options.slots is not None and options.slots < 1:
         options.parser.error(f"--slots must be at least 1, but is {options.slots}")
-    in_job = slurm.job_id() is not None
+    in_job = this_job().is_slurm
     slots = [] if options.slots is None else ["--slots", str(options.slots)]
     if options.target.endswith(".json") or Path(options.target).is_file():
         options.file = Path(options.target)

@@ -22,11 +22,10 @@ from gpt_opt.config.cache import cache_folder
 from gpt_opt.config.files import DATA_KEYS, EMBEDDED, MODEL_KEYS, PATH_KEYS, file_values
 from gpt_opt.config.lookup import modules_of, targets
 from gpt_opt.config.remember import Remembered
+from gpt_opt.records.io import write_text
+from gpt_opt.records.provenance import Inputs
 
 log = logging.getLogger(__name__)
-
-Inputs = Mapping[str, Mapping[str, str]]
-"""Config key, or name of a module of the user's, to `path` and `sha256`."""
 
 AGAIN = "rerun=true trains again"
 """What to do about a result whose inputs have changed since."""
@@ -139,11 +138,9 @@ def _read(entry: Path) -> str | None:
 
 def _write(entry: Path, digest: str) -> None:
     """Keeps a fingerprint; a cache that cannot be written costs time, no run."""
-    temporary = entry.with_name(f".{entry.name}.{os.getpid()}")
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(digest, encoding="ascii")
-        temporary.replace(entry)
+        write_text(entry, digest)
     except OSError as error:
         log.debug("fingerprints are not cached in %s: %s", entry.parent, error)
 

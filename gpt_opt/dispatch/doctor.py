@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import os
 import platform
@@ -24,7 +23,7 @@ from packaging.specifiers import SpecifierSet
 
 from gpt_opt.dispatch import slurm
 from gpt_opt.records.claim import HEARTBEAT_S, STALE_AFTER_S
-from gpt_opt.records.io import create_text
+from gpt_opt.records.io import create_text, lock
 from gpt_opt.table import aligned
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -339,10 +338,9 @@ def _links(folder: Path) -> Check:
 def _locks(folder: Path) -> Check:
     advice = "sweeps are locked while they are submitted: mount the file system with locks (NFS: no nolock option)"
     try:
-        with (folder / "lock").open("w") as first, (folder / "lock").open("w") as second:
-            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with lock(folder / "lock", wait=False):
             try:
-                fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(folder / "lock", wait=False).close()
             except BlockingIOError:
                 return Check("file locks", True, "a lock keeps others out")
     except OSError as error:

@@ -15,12 +15,13 @@ from gpt_opt.dispatch.backends.disbatch import Round, remove_stale_pipes
 from gpt_opt.dispatch.backends.resources import from_record
 from gpt_opt.dispatch.reconcile import settle
 from gpt_opt.errors import ClaimLost, RunFailed
-from gpt_opt.plan.existing import Status, saved_step, status_of
+from gpt_opt.plan.existing import Status, status_of
 from gpt_opt.records import stop_requests as control
 from gpt_opt.records.attempts import CAUSES, read_history
 from gpt_opt.records.claim import STALE_AFTER_S, Claim, RunHeld, acquire, read_claim
-from gpt_opt.records.io import to_json, write_text
-from gpt_opt.records.run_dir import RunFolders, RunPaths
+from gpt_opt.records.job_id import this_job
+from gpt_opt.records.lost_nodes import forget_lost_nodes, write_lost_nodes
+from gpt_opt.records.run_dir import RunFolders, RunPaths, saved_step
 from gpt_opt.records.sweep_dir import Sweep, SweepRun
 from gpt_opt.run.signals import WARNINGS, handled, stop_signals
 
@@ -98,19 +99,19 @@ def drive(sweep: Sweep, slots: int | None) -> None:
         RunHeld: If another driver works on the sweep.
         RunFailed: If not every run is COMPLETED in the end; the message says how many are what.
     """
-    session = slurm.session()
+    session = this_job()
     stop = _Stop()
     with _claimed(sweep) as claim, handled(stop_signals(), stop.receive):
-        sweep.lost_nodes.unlink(missing_ok=True)
+        forget_lost_nodes(sweep.lost_nodes)
         before = _progress(sweep)
         _rounds(sweep, slots, session, stop, claim)
         remove_stale_pipes()
         state = due(sweep)
-        if stop.limit_near and (state.runnable or state.held) and (job := slurm.job_id()) is not None:
+        if stop.limit_near and (state.runnable or state.held) and session.is_slurm:
             if _progress(sweep) <= before:
                 raise RunFailed(f"{sweep.label}: no run got a step further within the time limit; give it more time")
             log.info("time limit near: %d runs go on after a requeue", len(state.runnable) + len(state.held))
-            slurm.requeue(job)
+            slurm.requeue(session.job)
     _report(sweep, state)
 
 
@@ -149,10 +150,10 @@ def is_driven(sweep: Sweep) -> bool:
     claim = read_claim(RunPaths(sweep.root))
     if claim is None or claim.is_over():
         return False
-    if claim.slurm is None or not slurm.is_installed():
+    if claim.job is None or not slurm.is_installed():
         return True
     try:
-        starts = slurm.states([claim.slurm[0]]).get(claim.slurm[0], [])
+        starts = slurm.states([claim.job.job]).get(claim.job.job, [])
     except slurm.SlurmError:
         return True
     return not starts or starts[-1].alive
@@ -209,7 +210,7 @@ def _told(sweep: Sweep, work: Round, before: dict[str, str]) -> dict[str, str]:
     for node in lost.keys() - before.keys():
         log.error("node %s gives no slot: %s", node, lost[node])
     if lost != before:
-        write_text(sweep.lost_nodes, to_json(lost))
+        write_lost_nodes(sweep.lost_nodes, lost)
     return lost
 
 

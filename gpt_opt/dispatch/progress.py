@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from gpt_opt.records.io import parse_line
+from gpt_opt.records.step_log import read_tail
 
 TAIL_BYTES = 32_768
 """How much of the end is read for the latest value and the speed: some hundred rows."""
@@ -53,12 +57,8 @@ class Progress:
 def _rows(lines: list[bytes]) -> Iterator[dict[str, Any]]:
     """Yields the rows from the last to the first; torn and foreign lines are left out."""
     for line in reversed(lines):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            yield row
+        with suppress(ValueError):
+            yield parse_line(line)
 
 
 def _value(row: dict[str, Any], name: str) -> float | None:
@@ -86,10 +86,7 @@ def read_progress(file: Path, metric: Metric, since: float | None) -> Progress:
     """
     key = json.dumps(metric.name).encode()
     try:
-        with file.open("rb") as stream:
-            size = stream.seek(0, 2)
-            stream.seek(max(0, size - TAIL_BYTES))
-            lines = stream.read().split(b"\n")
+        lines, size = read_tail(file, TAIL_BYTES)
     except FileNotFoundError:
         return Progress()
     values = (_value(row, metric.name) for row in _rows(_with(key, lines)))

@@ -16,11 +16,6 @@ Ends = Mapping[str, Sequence[slurm.JobState]]
 """What Slurm says of each job, a state for each of its starts."""
 
 
-def job_of(session: str | None) -> str:
-    """Returns the Slurm job of a session (see `slurm.session`), empty outside Slurm."""
-    return "" if session is None or session.startswith("local") else session.rpartition(".")[0]
-
-
 def cause_of_end(attempt: Attempt, ends: Ends, over: str | None = None) -> str | None:
     """Returns why an attempt ended, or None while it may go on.
 
@@ -31,11 +26,11 @@ def cause_of_end(attempt: Attempt, ends: Ends, over: str | None = None) -> str |
     """
     if attempt.cause is not None:
         return attempt.cause
-    restart = (attempt.session or "").rpartition(".")[2]
-    # A job that is COMPLETING has ended, but why is told a little later, by accounting.
-    ended = [i for i in ends.get(job_of(attempt.session), ()) if not i.alive and i.state != "COMPLETING"]
-    if restart.isdigit() and int(restart) < len(ended):
-        return ended[int(restart)].cause or "slot_lost"
+    if attempt.job is not None:
+        # A job that is COMPLETING has ended, but why is told a little later, by accounting.
+        ended = [i for i in ends.get(attempt.job.job, ()) if not i.alive and i.state != "COMPLETING"]
+        if (restart := attempt.job.restart) is not None and restart < len(ended):
+            return ended[restart].cause or "slot_lost"
     if over is not None and attempt.session == over:
         return "slot_lost"
     if attempt.owner.is_dead():
@@ -52,7 +47,7 @@ def settle(sweep: Sweep, over: str | None = None) -> None:
     """
     lost = [(run, item) for run in sweep.runs for item in read_history(sweep.attempts(run)).lost()]
     lost = [(run, item) for run, item in lost if status_of(run.paths())[0] is not Status.RUNNING]
-    ends = _ends(sorted({job_of(item.session) for _, item in lost} - {""}))
+    ends = _ends(sorted({item.job.job for _, item in lost if item.job is not None}))
     for run, item in lost:
         done = status_of(run.paths())[0] is Status.DONE
         cause = "completed" if done else cause_of_end(item, ends, over)

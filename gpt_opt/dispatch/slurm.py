@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gpt_opt.errors import GptOptError
+from gpt_opt.records.job_id import JobId
 
 _ENDED: Mapping[str, str | None] = {
     "COMPLETED": None,
@@ -69,24 +70,6 @@ class JobState:
 def is_installed() -> bool:
     """Returns whether Slurm's sbatch is on the path."""
     return shutil.which("sbatch") is not None
-
-
-def job_id() -> str | None:
-    """Returns the id of the Slurm job that this process is in."""
-    return os.environ.get("SLURM_JOB_ID")
-
-
-def session() -> str:
-    """Returns what tells this start of a driver, or of a job of an array, from others.
-
-    `12.1` is the first restart of Slurm job 12, `12_3.0` the first start of task 3 of array 12.
-    """
-    env = os.environ
-    if (own := job_id()) is None:
-        return f"local-{os.getpid()}"
-    if "SLURM_ARRAY_TASK_ID" in env:
-        own = f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
-    return f"{own}.{env.get('SLURM_RESTART_COUNT', '0')}"
 
 
 def outside_job(environment: Mapping[str, str], options: Iterable[str] = ()) -> dict[str, str]:
@@ -199,7 +182,7 @@ def states(jobs: Sequence[str]) -> dict[str, list[JobState]]:
     Raises:
         SlurmError: If Slurm does not answer.
     """
-    wanted = {job.partition("_")[0] for job in jobs if job[:1].isdigit()}
+    wanted = {job.array for job in map(JobId, jobs) if job.is_slurm}
     if not wanted:
         return {}
     queued = {row.id: row for row in _queued(wanted)}
@@ -221,7 +204,7 @@ def states(jobs: Sequence[str]) -> dict[str, list[JobState]]:
 def _queued(wanted: set[str]) -> list[JobState]:
     # Asking by --jobs fails as a whole when one of them is unknown already; asking by user does not.
     rows = _rows(run(["squeue", "--noheader", "--array", "--me", "--format=%i|%T|%r|%N"], timeout_s=_ANSWER_S))
-    return [JobState(i, _first(s), "" if r == "None" else r, n) for i, s, r, n in rows if i.partition("_")[0] in wanted]
+    return [JobState(i, _first(s), "" if r == "None" else r, n) for i, s, r, n in rows if JobId(i).array in wanted]
 
 
 def _accounted(wanted: set[str]) -> list[JobState]:

@@ -29,9 +29,11 @@ from pathlib import Path
 
 import gpt_opt
 from gpt_opt.config.inputs import module_inputs
+from gpt_opt.config.lookup import targets
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.code import ENTRY, PACKAGE, Manifest, code_sha256, commit_of, files_below, git
-from gpt_opt.records.io import now, sync_dir
+from gpt_opt.records.io import now, sync
+from gpt_opt.records.planned_configs import Change
 from gpt_opt.records.sweep_dir import Submission, Sweep
 
 log = logging.getLogger(__name__)
@@ -162,6 +164,13 @@ class _Contents:
         return digest.hexdigest()[:12]
 
 
+def targets_in(configs: Iterable[Sequence[Change]]) -> set[str]:
+    """Returns every `_target_` of planned configs, as far as it is not this project's."""
+    nodes = ({path[-1]: value[0]} for changes in configs for path, value in changes if value)
+    found = {name for node in nodes for _, name in targets(node)}
+    return {name for name in found if not name.startswith(f"{PACKAGE}.")}
+
+
 def take(sweeps: Path, root: Path, cwd: Path, targets: Iterable[str]) -> Path:
     """Takes a snapshot, whole or not at all, unless there is an equal one.
 
@@ -191,7 +200,7 @@ def take(sweeps: Path, root: Path, cwd: Path, targets: Iterable[str]) -> Path:
     with suppress(OSError):  # an equal one was faster
         new.rename(snapshot)
     _remove(new)
-    sync_dir(snapshot.parent)
+    sync(snapshot.parent)
     return snapshot
 
 

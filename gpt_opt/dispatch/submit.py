@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.dispatch import slurm, snapshot
+from gpt_opt.dispatch import snapshot
 from gpt_opt.dispatch.backends.base import BACKENDS, living_jobs, tasks_of
 from gpt_opt.dispatch.backends.plain_names import require_links
 from gpt_opt.dispatch.backends.resources import as_record, from_record
@@ -17,12 +17,14 @@ from gpt_opt.dispatch.backends.sbatch_script import check_backend
 from gpt_opt.dispatch.driver import Due, due
 from gpt_opt.dispatch.reconcile import settle
 from gpt_opt.errors import ConfigError, GptOptError, Problem
-from gpt_opt.plan.existing import NEW_DIRECTORY
 from gpt_opt.plan.planner import Plan, Planner
 from gpt_opt.plan.show import changes
 from gpt_opt.records.io import now, to_json, write_text
-from gpt_opt.records.planned_configs import targets_in, text_of
-from gpt_opt.records.sweep_dir import Job, Submission, Sweep, SweepRun, create, locked, numbers
+from gpt_opt.records.job_id import this_job
+from gpt_opt.records.lost_nodes import forget_lost_nodes
+from gpt_opt.records.planned_configs import text_of
+from gpt_opt.records.sweep_dir import Job, Submission, Sweep, SweepRun, create, locked, numbers, submissions
+from gpt_opt.run.resolvers import NEW_DIRECTORY
 from gpt_opt.sweep.model import Grid, Space
 
 log = logging.getLogger(__name__)
@@ -109,7 +111,8 @@ def _draft(request: Request, plan: Plan) -> tuple[Submission, list[SweepRun]]:
 
 def _keep(request: Request, plan: Plan) -> Callable[[Sweep], None]:
     """Takes the snapshot of a request; returns what puts it, and the planned configs, into a sweep directory."""
-    code = None if request.live else snapshot.take(request.sweeps, request.root, Path.cwd(), targets_in(plan.configs))
+    targets = snapshot.targets_in(plan.configs)
+    code = None if request.live else snapshot.take(request.sweeps, request.root, Path.cwd(), targets)
     configs = text_of((run.run_id, changes) for run, changes in zip(plan.runs, plan.configs, strict=True))
 
     def keep(sweep: Sweep) -> None:
@@ -131,8 +134,9 @@ def _with_slots(submission: Submission, runs: int) -> Submission:
 def _same_sweep(parent: Path, runs: Sequence[SweepRun]) -> Sweep | None:
     """Returns the newest submission that has exactly these runs, in any order."""
     wanted = {run.run_id for run in runs}
-    former = (Sweep(parent / str(number)) for number in reversed(numbers(parent)))
-    return next((sweep for sweep in former if {run.run_id for run in sweep.runs} == wanted), None)
+    return next(
+        (sweep for sweep in reversed(submissions(parent)) if {run.run_id for run in sweep.runs} == wanted), None
+    )
 
 
 def preview(request: Request) -> str:
@@ -204,8 +208,9 @@ def prepare_points(request: Request, name: str, points: Sequence[Sequence[str]])
 
 def _before_requeue(parent: Path, runs: Sequence[SweepRun]) -> Sweep | None:
     """Returns the sweep that this Slurm job made of the same runs before it was requeued."""
-    last = _same_sweep(parent, runs) if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" else None
-    return last if last is not None and slurm.job_id() in {job.id for job in last.submission().jobs} else None
+    own = this_job()
+    last = _same_sweep(parent, runs) if own.restart else None
+    return last if last is not None and own.job in {job.id for job in last.submission().jobs} else None
 
 
 def _renew(sweep: Sweep, submission: Submission, keep: Callable[[Sweep], None]) -> None:
@@ -259,7 +264,7 @@ def start_jobs(sweep: Sweep) -> Outcome:
         started.extend(jobs)
 
     if runs:
-        sweep.lost_nodes.unlink(missing_ok=True)  # of jobs before
+        forget_lost_nodes(sweep.lost_nodes)  # of jobs before
         script = backend.script(sweep, submission)
         write_text(sweep.submission_file, to_json(asdict(replace(submission, script=script))))
         write_text(sweep.tasks, tasks_of(sweep, submission, runs))
@@ -269,15 +274,15 @@ def start_jobs(sweep: Sweep) -> Outcome:
 
 def adopt(sweep: Sweep) -> None:
     """Records the Slurm job that this process is in as a job of the sweep; the caller holds `locked`."""
-    own = slurm.job_id()
-    if own is not None and own not in {job.id for job in sweep.submission().jobs}:
-        sweep.add_jobs([Job(own, now())])
+    own = this_job()
+    if own.is_slurm and own.job not in {job.id for job in sweep.submission().jobs}:
+        sweep.add_jobs([Job(own.job, now())])
 
 
 def sweep_of_this_job(sweeps: Path, file: Path) -> Sweep | None:
     """Returns the sweep of `file` that this Slurm job worked on before it was requeued."""
-    own = slurm.job_id()
-    if own is None or os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+    own = this_job()
+    if not own.restart:
         return None
     for record in sorted(sweeps.glob("*/[0-9]*/submission.json"), key=os.path.getmtime, reverse=True):
         sweep = Sweep(record.parent.absolute())
@@ -285,6 +290,6 @@ def sweep_of_this_job(sweeps: Path, file: Path) -> Sweep | None:
             submission = sweep.submission()
         except GptOptError:
             continue  # not ours, and so not this job's
-        if submission.file == str(file) and own in {job.id for job in submission.jobs}:
+        if submission.file == str(file) and own.job in {job.id for job in submission.jobs}:
             return sweep
     return None

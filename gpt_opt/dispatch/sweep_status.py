@@ -16,16 +16,18 @@ from gpt_opt.dispatch.driver import is_driven
 from gpt_opt.dispatch.facts import JobStatus, RunStatus, Shown, SweepStatus
 from gpt_opt.dispatch.failure_groups import Failure, grouped
 from gpt_opt.dispatch.progress import Metric, Progress, read_progress
-from gpt_opt.dispatch.reconcile import Ends, cause_of_end, job_of
+from gpt_opt.dispatch.reconcile import Ends, cause_of_end
 from gpt_opt.errors import GptOptError
 from gpt_opt.records import stop_requests as control
 from gpt_opt.records.attempts import Attempt, History, read_history
 from gpt_opt.records.claim import read_claim
 from gpt_opt.records.code import Code, code_in, other_code
-from gpt_opt.records.io import read_json_object
+from gpt_opt.records.job_id import JobId
+from gpt_opt.records.lost_nodes import read_lost_nodes
 from gpt_opt.records.provenance import read_provenance
-from gpt_opt.records.run_dir import RunFolders, RunPaths
+from gpt_opt.records.run_dir import RunFolders, RunPaths, saved_step
 from gpt_opt.records.state import RunState, State, StateUnreadable, has_result, read_state
+from gpt_opt.records.summary import read_summary
 from gpt_opt.records.sweep_dir import Submission, Sweep, SweepRun
 
 STALLED_AFTER_S = 60.0
@@ -37,13 +39,6 @@ def _seconds(stamp: str | None) -> float | None:
         return None if stamp is None else datetime.fromisoformat(stamp).timestamp()
     except (ValueError, TypeError):
         return None  # not a time that gpt-opt wrote
-
-
-def _slurm_id(ids: Mapping[str, str] | None) -> str:
-    if not ids:
-        return ""
-    array, task = ids.get("slurm_array_job_id"), ids.get("slurm_array_task_id")
-    return f"{array}_{task}" if array and task else ids.get("slurm_job_id", "")
 
 
 class _Reader:
@@ -120,7 +115,7 @@ class _Reader:
             claim = None
         if claim is not None and not claim.is_over():
             return RunState(run.run_id, State.RUNNING), False
-        begun = paths.summary.exists() or any(paths.checkpoints.glob("checkpoint-*"))
+        begun = paths.summary.exists() or saved_step(paths) is not None
         return RunState(run.run_id, State.INTERRUPTED if begun else State.PENDING), False
 
     def _shown(self, run: SweepRun, state: RunState, done: bool, history: History) -> tuple[Shown, bool, str | None]:
@@ -150,7 +145,7 @@ class _Reader:
 
     def _time_s(self, paths: RunPaths, state: RunState, shown: Shown) -> float | None:
         if shown is Shown.COMPLETED:
-            value = read_json_object(paths.summary).get("time_s")
+            value = read_summary(paths).get("time_s")
             return float(value) if isinstance(value, int | float) else None
         begin, end = _seconds(state.started), _seconds(state.updated)
         if shown is Shown.RUNNING:
@@ -160,10 +155,11 @@ class _Reader:
     def _place(self, run: SweepRun, state: RunState, last: Attempt | None) -> dict[str, Any]:
         """Returns node, GPUs and Slurm id of the newest start, be it in state.json already or not."""
         if last is not None and (state.started is None or state.started < last.started):
-            return {"node": last.node, "gpus": last.gpus, "slurm_job": job_of(last.session)}
+            return {"node": last.node, "gpus": last.gpus, "slurm_job": last.job.job if last.job is not None else ""}
         ids = state.slurm or {}
         place = {"node": ids.get("slurmd_nodename") or state.host or "", "gpus": tuple(state.gpus)}
-        return {**place, "slurm_job": _slurm_id(ids) or self._jobs.get(run.index, "")}
+        job = state.job.job if state.job is not None else self._jobs.get(run.index, "")
+        return {**place, "slurm_job": job}
 
 
 def _checked(state: RunState, paths: RunPaths) -> RunState:
@@ -187,10 +183,6 @@ def _settled(history: History, ends: Ends) -> History:
     return replace(history, attempts=tuple(replace(i, cause=cause_of_end(i, ends)) for i in history.attempts))
 
 
-def _is_slurm(job: str) -> bool:
-    return not job.startswith("local")
-
-
 def _job_status(job: str, states: Sequence[slurm.JobState] | None) -> JobStatus:
     if not states:
         return JobStatus(job, alive=False)  # Slurm has forgotten it
@@ -204,7 +196,7 @@ def _jobs(
     driven: bool,
 ) -> Iterator[JobStatus]:
     for job in submission.jobs:
-        if not _is_slurm(job.id):
+        if not JobId(job.id).is_slurm:
             works = driven and job is submission.jobs[-1]
             yield JobStatus(job.id, "RUNNING" if works else "", alive=works)
         elif known is None:
@@ -240,8 +232,8 @@ def gather(sweep: Sweep, ask_slurm: bool = True, before: SweepStatus | None = No
     reader = _Reader(sweep, submission, metric, notes)
     kept = {item.run.run_id: item for item in before.runs if item.state is Shown.COMPLETED} if before else {}
     histories = {run.index: reader.history(run) for run in sweep.runs if run.run_id not in kept}
-    lost = {job_of(item.session) for history in histories.values() for item in history.lost()}
-    jobs = sorted({job.id for job in submission.jobs if _is_slurm(job.id)} | (lost - {""}))
+    lost = {item.job.job for history in histories.values() for item in history.lost() if item.job is not None}
+    jobs = sorted({job.id for job in submission.jobs if JobId(job.id).is_slurm} | lost)
     known = _ask(jobs, notes) if ask_slurm and jobs else None
     former = {job.id: job for job in before.jobs} if before is not None and not ask_slurm else {}
     runs = tuple(kept.get(run.run_id) or reader.run(run, histories[run.index], known or {}) for run in sweep.runs)
@@ -249,7 +241,7 @@ def gather(sweep: Sweep, ask_slurm: bool = True, before: SweepStatus | None = No
     statuses = tuple(_jobs(submission, known, former, driven))
     notes += _last_words(sweep, statuses[-1:], histories.values())
     notes += other_code(_code(item) for item in runs if item.state is Shown.COMPLETED)
-    notes += [f"node {node} gave no slot: {reason}" for node, reason in _lost_nodes(sweep).items()]
+    notes += [f"node {node} gave no slot: {reason}" for node, reason in read_lost_nodes(sweep.lost_nodes).items()]
     return SweepStatus(sweep.label, submission, metric, runs, statuses, driven, failures, tuple(notes))
 
 
@@ -269,21 +261,14 @@ def _code(item: RunStatus) -> Code | None:
 
 def _last_words(sweep: Sweep, last: Sequence[JobStatus], histories: Iterable[History]) -> list[str]:
     """Returns what the last job said at its end, where it ended without a start of any run."""
-    sessions = {item.session for history in histories for item in history.attempts}
+    started = {item.job.job for history in histories for item in history.attempts if item.job is not None}
     lines: list[str] = []
     for job in last:
-        if job.alive is False and job.state not in ("COMPLETED", "") and job.id not in map(job_of, sessions):
+        if job.alive is False and job.state not in ("COMPLETED", "") and job.id not in started:
             for file in (*sweep.logs.glob(f"driver-{job.id}.out"), *sweep.submitit.glob(f"{job.id}_*log.err")):
                 said = file.read_text(errors="replace").strip().splitlines()
                 lines += [f"job {job.id} started no run and said at last: {said[-1]}"] if said else []
     return lines
-
-
-def _lost_nodes(sweep: Sweep) -> dict[str, Any]:
-    try:
-        return read_json_object(sweep.lost_nodes)
-    except (OSError, ValueError):
-        return {}
 
 
 def _failures(runs: Sequence[RunStatus]) -> Iterator[Failure]:

@@ -38,7 +38,7 @@ def nearest_run(config: Mapping[str, Any]) -> Nearest | None:
         return None
     root = Path(config["paths"]["output_dir"])
     best: Nearest | None = None
-    for folder in find_run_dirs(root) if root.is_dir() else []:
+    for folder in find_run_dirs(root):
         paths = RunPaths(folder)
         try:
             differs = differences(read_json_object(paths.config), config)

@@ -12,6 +12,7 @@ from typing import Any
 
 from gpt_opt.records.io import read_json_object
 from gpt_opt.records.run_dir import RunPaths, find_run_dirs
+from gpt_opt.records.summary import read_summary
 from gpt_opt.sweep.model import Resources
 
 NOT_SHAPE = frozenset({"max_steps", "num_epochs", "n_examples", "warmup_steps", "max_grad_norm", "save_total_limit"})
@@ -67,15 +68,14 @@ class History:
     def __init__(self, roots: Iterable[Path]) -> None:
         self._speeds: dict[str, list[float]] = {}
         self.on_gpu = False
-        for root in set(roots):
-            for folder in find_run_dirs(root) if root.is_dir() else []:
-                self._read(RunPaths(folder))
+        for folder in find_run_dirs(*roots):
+            self._read(RunPaths(folder))
 
     def _read(self, paths: RunPaths) -> None:
         if not paths.summary.exists():
             return
         try:
-            config, summary = read_json_object(paths.config), read_json_object(paths.summary)
+            config, summary = read_json_object(paths.config), read_summary(paths)
             seconds = summary["time_s"] / summary["step"]
             self._speeds.setdefault(shape(config), []).append(seconds)
             self.on_gpu = self.on_gpu or summary["device"] != "cpu"

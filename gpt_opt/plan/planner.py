@@ -9,20 +9,22 @@ from types import MappingProxyType
 from typing import Any
 
 from gpt_opt.config.files import with_real_paths
-from gpt_opt.config.inputs import Inputs, changed_since, inputs_of
+from gpt_opt.config.inputs import changed_since, inputs_of
 from gpt_opt.config.remember import Remembered
 from gpt_opt.errors import ConfigError, Problem, SweepError
 from gpt_opt.plan.compose.composer import Composed
 from gpt_opt.plan.estimate import History, Price, price, shape
-from gpt_opt.plan.existing import RunFinder, Status, earlier_runs, status_of
+from gpt_opt.plan.existing import Status, status_of
 from gpt_opt.plan.resources import SweepResources, process_problems
 from gpt_opt.plan.validate import Findings, PointChecker
 from gpt_opt.records.code import Code, code_in
 from gpt_opt.records.planned_configs import Change, ConfigChanges
-from gpt_opt.records.provenance import inputs_in, read_provenance, recorded_inputs
+from gpt_opt.records.provenance import Inputs, inputs_in, read_provenance, recorded_inputs
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.run_id import is_identity, run_id
+from gpt_opt.records.sweep_dir import submissions
 from gpt_opt.run.devices import sweep_device_problems
+from gpt_opt.run.resolvers import RunFinder
 from gpt_opt.sweep import Grid, load_grid, points, target, to_override
 from gpt_opt.sweep.json_file import read_json
 from gpt_opt.sweep.model import Resources
@@ -157,7 +159,8 @@ class Planner:
             raise ConfigError(located, ", nothing was started")
         self._checker.warn_of_elsewhere()
         known = {run.run_id for run in draft.runs}
-        gone = {name: folder for name, folder in earlier_runs(sweeps / grid.name) if name not in known}
+        earlier = (run for sweep in submissions(sweeps / grid.name) for run in sweep.runs)
+        gone = {run.run_id: run.run_dir for run in earlier if run.run_id not in known}
         cost = price(draft.work, History(draft.roots), needs.common, slots)
         uncounted = tuple(sorted(draft.uncounted))
         return Plan(

@@ -6,14 +6,14 @@ lost with its slot; the next driver settles it with what Slurm knows.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.records.io import append_record, now
+from gpt_opt.records.io import append_records, now, read_lines
+from gpt_opt.records.job_id import JobId
 from gpt_opt.records.process import Owner
 
 
@@ -59,7 +59,7 @@ class Attempt:
     Attributes:
         id: Tells attempts apart.
         started: ISO 8601 UTC.
-        session: The start of a driver that it belongs to (`12.0`: Slurm job 12, not restarted); None by hand.
+        session: The start of a driver that it belongs to, as `gpt_opt.records.job_id` spells it; None by hand.
         owner: The process of the slot.
         node: Name of the node.
         gpus: Devices it was given.
@@ -81,6 +81,12 @@ class Attempt:
     cause: str | None = None
     code: int | None = None
     message: str = ""
+
+    @property
+    def job(self) -> JobId | None:
+        """The start of a Slurm job that it belongs to; None outside Slurm."""
+        found = JobId(self.session or "")
+        return found if found.is_slurm else None
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ def _counts(attempt: Attempt, mem_gb: float | None) -> bool:
 
 def _append(file: Path, record: Mapping[str, Any]) -> None:
     file.parent.mkdir(exist_ok=True)
-    append_record(file, record)
+    append_records(file, [record])
 
 
 def note_start(file: Path, attempt: Attempt) -> None:
@@ -177,14 +183,6 @@ class _Draft:
 
 def read_history(file: Path) -> History:
     """Reads the attempts at a run; torn and foreign lines are left out and counted."""
-    try:
-        lines: Sequence[str] = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return History()
-    draft, unreadable = _Draft(), 0
-    for line in filter(None, lines):
-        try:
-            draft.add(json.loads(line))
-        except (ValueError, LookupError, TypeError):
-            unreadable += 1
-    return History(tuple(draft.started.values()), draft.forgiven, unreadable)
+    draft = _Draft()
+    lines = read_lines(file, draft.add)
+    return History(tuple(draft.started.values()), draft.forgiven, lines.left_out)

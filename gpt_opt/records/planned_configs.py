@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.config.lookup import targets
 from gpt_opt.records.run_id import NOT_IDENTITY, identifying
 
 CHANGED = "must have the config that was planned"
@@ -57,16 +56,6 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any], path: tuple[st
 def text_of(runs: Iterable[tuple[str, Sequence[Change]]]) -> str:
     """Returns the text of the file for run ids with their changes, as `ConfigChanges` told them."""
     return "".join(json.dumps({"run_id": run_id, "changes": changes}) + "\n" for run_id, changes in runs)
-
-
-def targets_in(changes: Iterable[Sequence[Change]]) -> set[str]:
-    """Returns every `_target_` of the configs with these changes, but for those of this project."""
-    found = {name for each in changes for path, value in each for name in _targets(path[-1], *value)}
-    return {name for name in found if not name.startswith("gpt_opt.")}
-
-
-def _targets(key: str, value: Any = None) -> Iterator[str]:
-    return (name for _, name in targets({key: value}) if isinstance(name, str))
 
 
 def planned_config(file: Path, run_id: str) -> dict[str, Any] | None:

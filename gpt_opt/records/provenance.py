@@ -10,27 +10,13 @@ from collections.abc import Mapping
 from importlib.metadata import distributions
 from typing import Any, cast
 
-from gpt_opt.config.inputs import Inputs
 from gpt_opt.records.code import provenance_of_code
 from gpt_opt.records.io import now, read_json_object, to_json, write_text
+from gpt_opt.records.job_id import slurm_ids
 from gpt_opt.records.run_dir import PROGRESS_FILE, RunPaths, checkpoints
 
-_SLURM_IDS = (
-    "SLURM_JOB_ID",
-    "SLURM_ARRAY_JOB_ID",
-    "SLURM_ARRAY_TASK_ID",
-    "SLURM_STEP_ID",
-    "SLURM_PROCID",
-    "SLURM_RESTART_COUNT",
-    "SLURM_CLUSTER_NAME",
-    "SLURMD_NODENAME",
-)
-
-
-def slurm_ids() -> dict[str, str] | None:
-    """Returns the Slurm ids of this process by name, or None outside Slurm."""
-    found = {name.lower(): os.environ[name] for name in _SLURM_IDS if name in os.environ}
-    return found or None
+Inputs = Mapping[str, Mapping[str, str]]
+"""Config key, or name of a module of the user's, to `path` and `sha256`."""
 
 
 def gpus() -> list[str]:

@@ -9,7 +9,9 @@ from typing import Any
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.claim import read_claim
 from gpt_opt.records.io import read_json_object, to_json, write_text
+from gpt_opt.records.job_id import JobId
 from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.summary import read_summary
 
 
 class State(StrEnum):
@@ -20,7 +22,10 @@ class State(StrEnum):
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
     INTERRUPTED = "INTERRUPTED"
-    PREEMPTED = "PREEMPTED"
+
+
+_EARLIER = {"PREEMPTED": State.INTERRUPTED}
+"""What states of earlier versions are now."""
 
 
 class StateUnreadable(GptOptError):
@@ -59,6 +64,11 @@ class RunState:
     total_steps: int | None = None
     error: dict[str, str] | None = None
 
+    @property
+    def job(self) -> JobId | None:
+        """The start of the Slurm job of the last attempt; None outside Slurm."""
+        return JobId.of(self.slurm)
+
 
 def write_state(paths: RunPaths, state: RunState) -> None:
     """Replaces state.json in one step."""
@@ -68,7 +78,7 @@ def write_state(paths: RunPaths, state: RunState) -> None:
 def _parse(record: dict[str, Any]) -> RunState:
     known = {item.name for item in fields(RunState)}
     state = RunState(**{key: value for key, value in record.items() if key in known})
-    return replace(state, state=State(state.state))
+    return replace(state, state=State(_EARLIER.get(state.state, state.state)))
 
 
 def read_state(paths: RunPaths) -> RunState:
@@ -112,7 +122,7 @@ def has_result(paths: RunPaths) -> bool:
     if not paths.summary.exists():
         return False
     try:
-        read_json_object(paths.summary)
+        read_summary(paths)
     except (OSError, ValueError) as error:
         raise StateUnreadable(
             f"{paths.summary} must be a summary written by gpt-opt, but: {error}; rerun=true puts it aside"

@@ -7,11 +7,11 @@ which looking for a new file name would not.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from gpt_opt.records.io import append_record, now
+from gpt_opt.records.io import append_records, now, read_lines
 
 POLL_S = 2.0
 """How often a slot looks."""
@@ -35,7 +35,7 @@ class Control:
 
 
 def _append(file: Path, record: dict[str, str | int]) -> None:
-    append_record(file, {**record, "time": now()})
+    append_records(file, [{**record, "time": now()}])
 
 
 def drain(file: Path, driver: int) -> None:
@@ -62,20 +62,13 @@ def read(file: Path) -> Control:
     """Reads what was asked for so far; a line that is not whole yet is left for the next time."""
     drained: set[int] = set()
     cancelled: set[str] = set()
-    try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        lines = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if not isinstance(record, dict):
-            continue
+
+    def add(record: dict[str, Any]) -> None:
         if "drain" in record:
             drained.add(record["drain"])
         if "cancel" in record:
             cancelled.add(record["cancel"])
         cancelled.discard(record.get("allow", ""))
+
+    read_lines(file, add)
     return Control(frozenset(drained), frozenset(cancelled))

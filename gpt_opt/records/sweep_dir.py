@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from gpt_opt.errors import GptOptError, Problem, RequestError
-from gpt_opt.records.io import now, read_json_object, sync_dir, to_json, write_text
+from gpt_opt.records.io import lock, now, read_json_object, read_lines, sync, to_json, write_text
 from gpt_opt.records.run_dir import RunFolders, RunPaths
 
 
@@ -34,6 +32,15 @@ class SweepRun:
     run_id: str
     run_dir: str
     overrides: tuple[str, ...]
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> SweepRun:
+        """Reads a line.
+
+        Raises:
+            KeyError: If a field is missing.
+        """
+        return cls(record["index"], record["run_id"], record["run_dir"], tuple(record["overrides"]))
 
     def paths(self, folders: RunFolders | None = None) -> RunPaths:
         """Returns the files of the run; the id finds the directory, whatever its readable label.
@@ -189,17 +196,15 @@ class Sweep:
         Raises:
             GptOptError: If plan.jsonl is not one of ours.
         """
-        return tuple(self._read_runs())
-
-    def _read_runs(self) -> Iterator[SweepRun]:
-        for number, line in enumerate(self.plan_file.read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                record = json.loads(line)
-                yield SweepRun(record["index"], record["run_id"], record["run_dir"], tuple(record["overrides"]))
-            except (ValueError, KeyError, TypeError) as error:
-                raise GptOptError(
-                    f"{self.plan_file}:{number} must be a line of a plan, but is not: {error!r}"
-                ) from error
+        self.plan_file.stat()  # raises where there is none: an absent plan is no empty one
+        lines = read_lines(self.plan_file, SweepRun.from_record)
+        if lines.left_out:
+            last = len(lines.records) + 1, "it is cut off"
+            number, why = lines.foreign[0] if lines.foreign else last
+            raise GptOptError(
+                f"{self.plan_file}:{number} must be a line of a plan, but is not: {why}; submit the sweep file again"
+            )
+        return tuple(lines.records)
 
     def run(self, name: str) -> SweepRun:
         """Returns the run with an id or an index.
@@ -234,18 +239,21 @@ class Sweep:
         write_text(self.submission_file, to_json(asdict(replace(submission, jobs=(*submission.jobs, *jobs)))))
 
 
-@contextmanager
-def locked(parent: Path) -> Iterator[None]:
-    """Lets one process at a time change what lies in `sweeps/<name>/`."""
+def locked(parent: Path) -> IO[str]:
+    """Lets one process at a time change what lies in `sweeps/<name>/`; a context manager."""
     parent.mkdir(parents=True, exist_ok=True)
-    with (parent / ".lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+    return lock(parent / ".lock")
 
 
 def numbers(parent: Path) -> list[int]:
     """Returns the numbers of the submissions in `sweeps/<name>/`, ascending."""
     return sorted(int(entry.name) for entry in parent.glob("*") if entry.name.isdigit() and entry.is_dir())
+
+
+def submissions(parent: Path) -> list[Sweep]:
+    """Returns the submissions in `sweeps/<name>/`, oldest first."""
+    found = (Sweep(parent / str(number)) for number in numbers(parent))
+    return [sweep for sweep in found if sweep.plan_file.exists()]
 
 
 def create(
@@ -277,7 +285,7 @@ def create(
     write_more(new)
     final = parent / str(max(numbers(parent), default=0) + 1)
     new.root.rename(final)
-    sync_dir(parent)
+    sync(parent)
     return Sweep(final)
 
 

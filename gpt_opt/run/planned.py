@@ -39,16 +39,16 @@ def require_planned(configs: Sequence[Mapping[str, Any]]) -> None:
     for config in configs:
         if (composed := run_id(config)) != planned:
             known = planned_config(Sweep(Path(folder)).planned_configs, planned)
-            message = f"{CHANGED}, but is run {composed} now: {_differences(known, config)}"
-            fix = "put it back and gptopt retry the run, or submit the sweep file again: it plans what there is now"
+            message = f"{CHANGED}, but {_differences(known, config)}"
+            fix = f"put it back and gptopt retry the run; or submit the sweep file again, which plans run {composed}"
             raise ConfigError([Problem(f"run {planned}", message, fix)], ", nothing was started")
 
 
 def _differences(planned: Mapping[str, Any] | None, config: Mapping[str, Any]) -> str:
     if planned is None:
-        return "in which keys it differs is not known, since the sweep has no record of its planned configs"
+        return "has another; in which keys is not known, since the sweep has no record of its planned configs"
     found = differences(planned, json.loads(json.dumps(config)))
     if not found:
-        return "no key differs, but the code that makes ids of configs has changed"
+        return "has another id: no key differs, but the code that makes ids of configs has changed"
     told = [f"{key} was {before!r} and is {after!r}" for key, (before, after) in list(found.items())[:_MOST_KEYS]]
     return ", ".join(told) + (f", and {len(found) - _MOST_KEYS} more keys" if len(found) > _MOST_KEYS else "")

@@ -44,26 +44,6 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Column:
-    """One parameter over the whole sweep, excluded points counted in.
-
-    Attributes:
-        key: The override key, as written.
-        values: Its distinct values, in the order of the file. 1 and 1.0 are two values.
-        always: Whether every point gives it; false for a key of only some members of a union.
-    """
-
-    key: str
-    values: tuple[Json, ...]
-    always: bool
-
-    @property
-    def varies(self) -> bool:
-        """Whether points differ in this parameter."""
-        return len(self.values) > 1 or not self.always
-
-
-@dataclass(frozen=True)
 class Survey:
     """What the exclude entries of a space do.
 
@@ -86,12 +66,6 @@ def count(grid: Grid) -> int:
     return sum(_kept(grid.space, ()).values())
 
 
-def columns(grid: Grid) -> tuple[Column, ...]:
-    """Return every parameter of a sweep with its distinct values, in the order the points give them."""
-    found = values_by_key(grid.space)
-    return tuple(Column(key, tuple(values.values()), always) for key, (values, always) in found.items())
-
-
 def survey(space: Space) -> Survey:
     """Find out what the exclude entries of `space` itself drop."""
     own = len(space.exclude)
@@ -103,17 +77,15 @@ def survey(space: Space) -> Survey:
     return Survey(kept, tuple(i for i in range(own) if not used >> i & 1))
 
 
-def values_by_key(space: Space) -> dict[str, tuple[dict[str, Json], bool]]:
-    """Return for every key of a space its distinct values (under their repr) and whether every point has the key."""
-    found: dict[str, tuple[dict[str, Json], bool]] = {key: ({repr(v): v}, True) for key, v in space.base}
+def values_by_key(space: Space) -> dict[str, dict[str, Json]]:
+    """Return for every key of a space its distinct values under their repr: 1 and 1.0 are two."""
+    found = {key: {repr(v): v} for key, v in space.base}
     for axis in space.axes:
         for key, values in zip(axis.keys, zip(*axis.rows, strict=True), strict=True):
-            found[key] = ({repr(v): v for v in values}, True)
+            found[key] = {repr(v): v for v in values}
     members = [values_by_key(member) for member in space.union]
     for key in dict.fromkeys(chain.from_iterable(members)):
-        values_of = [member[key] for member in members if key in member]
-        merged = {name: value for values, _ in values_of for name, value in values.items()}
-        found[key] = (merged, len(values_of) == len(members) and all(always for _, always in values_of))
+        found[key] = {name: v for member in members for name, v in member.get(key, {}).items()}
     return found
 
 

@@ -293,7 +293,7 @@ class SpaceReader:
             self._report.add(path, "exclude must leave a point, but it drops them all", "make its entries narrower")
 
     def _near_miss(self, space: Space, entry: Exclude) -> str:
-        given = {target(key): list(values.values()) for key, (values, _) in values_by_key(space).items()}
+        given = {target(key): list(values.values()) for key, values in values_by_key(space).items()}
         for key, wanted in entry.conditions:
             values = given[target(key)]
             if not set(map(frozen, wanted)) & set(map(frozen, values)):

@@ -12,8 +12,9 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from gpt_opt.config.files import WEIGHT_KEYS
-from gpt_opt.config.inputs import Inputs, changed_inputs, changed_since
+from gpt_opt.config.inputs import changed_inputs, changed_since
 from gpt_opt.errors import ConfigError, DataError, Problem
+from gpt_opt.records.provenance import Inputs
 from gpt_opt.records.run_dir import PROGRESS_FILE
 from gpt_opt.training.checkpointing import damage
 from gpt_opt.training.models.build import saved_weights

@@ -16,7 +16,8 @@ from pathlib import Path
 from stat import S_IMODE
 
 from gpt_opt.errors import GptOptError, Problem, RequestError, disk_full
-from gpt_opt.records.run_dir import PROGRESS_FILE, checkpoints
+from gpt_opt.records.io import sync
+from gpt_opt.records.run_dir import PROGRESS_FILE, checkpoints, step_of
 
 FINAL = "final"
 """Link to the best checkpoint of a run with load_best_model_at_end that has ended."""
@@ -170,15 +171,7 @@ def is_of_deepspeed(checkpoint: Path) -> bool:
 def sync_tree(folder: Path) -> None:
     """Makes every file of a folder survive a power failure."""
     for path in [*folder.rglob("*"), folder]:
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(path)
 
 
 @contextmanager
@@ -218,7 +211,7 @@ def commit_checkpoint(saved: Path, folder: Path) -> None:
     target = folder / saved.name
     shutil.rmtree(target, ignore_errors=True)
     saved.rename(target)
-    _sync(folder)
+    sync(folder)
     shutil.rmtree(saved.parent, ignore_errors=True)
 
 
@@ -228,7 +221,7 @@ def remove_beyond(folder: Path, step: int, limit: int | None, best: int | None =
     Those beyond `step`, the newest one, are damaged ones that an attempt before this one has left.
     """
     for path in checkpoints(folder):
-        if int(path.name.rpartition("-")[2]) > step:
+        if (step_of(path) or 0) > step:
             shutil.rmtree(path, ignore_errors=True)
     if limit is not None:
         for old in checkpoints(folder)[:-limit]:
@@ -247,7 +240,7 @@ def link_final(folder: Path, step: int) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(f"checkpoint-{step}")
     temporary.replace(folder / FINAL)
-    _sync(folder)
+    sync(folder)
 
 
 def final_checkpoint(folder: Path) -> Path | None:

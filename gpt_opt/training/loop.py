@@ -28,8 +28,8 @@ from transformers import (
 
 from gpt_opt.config.checks.constraints import accumulation_steps, micro_batch_size
 from gpt_opt.config.checks.losses import has_reference, keeps_reference
-from gpt_opt.config.inputs import Inputs
 from gpt_opt.errors import DataError, Problem
+from gpt_opt.records.provenance import Inputs
 from gpt_opt.training.callbacks import Bar, Flow
 from gpt_opt.training.checkpoint_compat import require_continuable
 from gpt_opt.training.checkpointing import latest_checkpoint, link_final, remove_unfinished

@@ -26,9 +26,10 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from gpt_opt.config.inputs import Inputs
 from gpt_opt.errors import DataError, Problem
+from gpt_opt.records.provenance import Inputs
 from gpt_opt.records.run_dir import PROGRESS_FILE
+from gpt_opt.records.step_log import MetricsLog, StepLog
 from gpt_opt.training.checkpoint_compat import checkpoint_step, require_engine, require_inputs, settings_of
 from gpt_opt.training.checkpointing import (
     OPTIMIZER_FILE,
@@ -47,7 +48,7 @@ from gpt_opt.training.data.order import Collate, TrainingOrder
 from gpt_opt.training.failures import require_finite
 from gpt_opt.training.generation import Sampler
 from gpt_opt.training.interface import Folder, Hooks
-from gpt_opt.training.metrics import Means, MetricsFile, Reduce, StepFile
+from gpt_opt.training.metrics import Means, Reduce
 from gpt_opt.training.model_selection import Best
 from gpt_opt.training.models.build import Reference, cast_weights
 from gpt_opt.training.optimizers import load_state_by_name, state_by_name
@@ -135,8 +136,8 @@ class BaseTrainer(Trainer):
                 cast_weights(reference.model, self.args.hf_deepspeed_config.dtype())
             reference.model = divide_reference(reference.model, arguments, self.accelerator)
         self.means = Means()
-        self.metrics_file = MetricsFile(task.folder.metrics)
-        self.samples_file = StepFile(task.folder.samples)
+        self.metrics_file = MetricsLog(task.folder.metrics)
+        self.samples_file = StepLog(task.folder.samples)
         self.last_metrics: dict[str, float] = {}
         self.tokens = 0
         self._started = time.perf_counter()

@@ -65,17 +65,17 @@ class DisBatchLauncher(Launcher):
         Raises:
             ConfigError: If the command line asks for what the runs would not get; nothing was started then.
         """
-        from gpt_opt.dispatch import slurm
         from gpt_opt.dispatch.driver import drive
         from gpt_opt.dispatch.submit import prepare_points
         from gpt_opt.dispatch.sweep_status import gather
         from gpt_opt.errors import ConfigError, RunFailed
+        from gpt_opt.records.job_id import this_job
         from gpt_opt.records.run_dir import path_part
 
         assert self._config is not None, "Hydra calls setup first"
         if problems := [*self._wrong_keys(), *_refused(self._config)]:
             raise ConfigError(problems, ", nothing was started")
-        in_job = slurm.job_id() is not None
+        in_job = this_job().is_slurm
         name = path_part(self._config.get("exp_name") or "multirun")
         sweep, runs = prepare_points(self._request(in_job), name, job_overrides)
         error = None

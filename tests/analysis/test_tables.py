@@ -15,7 +15,7 @@ from gpt_opt.records.state import State
 
 MakeRun = Callable[..., RunPaths]
 
-METRICS = ["train loss", "eval loss", "eval accuracy", "eval margin", "KL", "seconds"]
+METRICS = ["train loss", "eval loss", "eval accuracy", "eval margin", "eval KL", "seconds"]
 END = ["state", "steps", *METRICS, "run_id", "path"]
 
 
@@ -58,10 +58,10 @@ def test_the_text(make_run: MakeRun, outputs: Path) -> None:
     final = {"loss": 0.5, "eval/loss": math.inf, "eval/rewards/accuracies": 1.0}
     make_run({"loss.beta": 0.3}, final=final, time_s=123.456)
     assert render_table(summary_table(load_runs(outputs))).splitlines() == [
-        "beta  optimizer  state          steps  train loss  eval loss  eval accuracy  eval margin      KL  seconds",
-        "0.05  rmsprop    COMPLETED    200/200      0.4523     0.5012          78.1%       0.9876  1.2500     61.2",
-        " 0.1  adamw      INTERRUPTED    7/200   1.235e+04          -              -            -       -        -",
-        " 0.3  adamw      COMPLETED    200/200      0.5000        inf         100.0%            -       -    123.5",
+        "beta  optimizer  state          steps  train loss  eval loss  eval accuracy  eval margin  eval KL  seconds",
+        "0.05  rmsprop    COMPLETED    200/200      0.4523     0.5012          78.1%       0.9876   1.2500     61.2",
+        " 0.1  adamw      INTERRUPTED    7/200   1.235e+04          -              -            -        -        -",
+        " 0.3  adamw      COMPLETED    200/200      0.5000        inf         100.0%            -        -    123.5",
     ]
 
 

@@ -13,7 +13,7 @@ from gpt_opt.records.planned_configs import CHANGED
 from gpt_opt.records.state import RunState, State
 
 FULL = os.strerror(errno.ENOSPC)
-REFUSED = f"- run 0123456789ab: {CHANGED}, but is run ba9876543210 now: seed was 0 and is 1"
+REFUSED = f"- run 0123456789ab: {CHANGED}, but seed was 0 and is 1"
 """As run_hydra.py says it."""
 
 
@@ -49,11 +49,11 @@ ENDS = {
         "exception",
         "KeyError: 1",
     ),
-    "another config": (End(2, stderr_tail=["1 problem:", REFUSED, "put it back"]), "changed_config", REFUSED[2:]),
+    "another config": (End(2, stderr_tail=["1 problem:", REFUSED, "put it back"]), "changed_config", REFUSED[21:]),
     "another config under torchrun": (
         End(1, stderr_tail=[REFUSED, "torch...ChildFailedError", "==="], processes=2),
         "changed_config",
-        REFUSED[2:],
+        REFUSED[21:],
     ),
     "a wrong request": (End(2, stderr_tail=["1 problem:", "- seed: no"], state=state(State.PENDING)), "request", None),
     "cancelled": (End(1, state=INTERRUPTED, stop_requested=True, is_cancelled=True), "cancelled", ""),

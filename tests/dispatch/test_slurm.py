@@ -193,24 +193,6 @@ def test_variables_that_would_beat_what_was_asked_for_are_dropped() -> None:
     assert options_of(script) == ["--time=240", "--partition=gpu"]
 
 
-@pytest.mark.parametrize(
-    ("environment", "session"),
-    [
-        ({"SLURM_JOB_ID": "12"}, "12.0"),
-        ({"SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": "2"}, "12.2"),
-        ({"SLURM_JOB_ID": "15", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}, "12_3.0"),
-    ],
-)
-def test_a_session_is_one_start_of_one_job(
-    environment: dict[str, str], session: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert slurm.session() == session
-
-
 NO_CLUSTER = """\
 scontrol: error: resolve_ctls_from_dns_srv: res_nsearch error: Unknown host
 scontrol: error: fetch_config: DNS SRV lookup failed

@@ -58,12 +58,12 @@ jobs: none alive
 1 COMPLETED, 2 PENDING, 1 CANCELLED, 1 INTERRUPTED, 1 FAILED; 35% of all steps
 all runs: data=jsonl
 
-index  beta  run           state        step     eval/loss  best  time   node  GPU
-0      0.05  000000000000  COMPLETED    100/100  0.45       0.41  2 min  n1    0
-1      0.1   000000000001  FAILED       30/100   nan        0.7   5 min  n1
-2      0.3   000000000002  INTERRUPTED  60/100                    5 min  n1
-3      0.5   000000000003  CANCELLED    20/100                    5 min  n1
-4      1.0   000000000004  PENDING                                       n2    1
+index  beta  run           state        step     eval/loss  best    time   node  GPU
+0      0.05  000000000000  COMPLETED    100/100  0.4500     0.4100  2 min  n1    0
+1      0.1   000000000001  FAILED       30/100   nan        0.7000  5 min  n1
+2      0.3   000000000002  INTERRUPTED  60/100                      5 min  n1
+3      0.5   000000000003  CANCELLED    20/100                      5 min  n1
+4      1.0   000000000004  PENDING                                         n2    1
 5      2.0   000000000005  PENDING
 
 1 x RuntimeError: loss is NaN at step 30 (run 1)
@@ -93,11 +93,11 @@ def test_a_terminal_that_is_too_narrow_gets_rows_of_several_lines(tmp_path: Path
     lines = show_status.as_text(gather(mixed(tmp_path)), 80).splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[5:10] == [
-        "index  beta  run           state        step     eval/loss  best  time   node",
+        "index  beta  run           state        step     eval/loss  best    time   node",
         "    GPU",
-        "0      0.05  000000000000  COMPLETED    100/100  0.45       0.41  2 min  n1",
+        "0      0.05  000000000000  COMPLETED    100/100  0.4500     0.4100  2 min  n1",
         "    0",
-        "1      0.1   000000000001  FAILED       30/100   nan        0.7   5 min  n1",
+        "1      0.1   000000000001  FAILED       30/100   nan        0.7000  5 min  n1",
     ]
 
 

@@ -313,7 +313,8 @@ def test_runs_of_earlier_submissions_that_left_the_grid_are_named(desk: Desk, tm
     first = desk.plan(BETAS)
     submitted = tmp_path / "sweeps" / "sweep" / "1"
     submitted.mkdir(parents=True)
-    lines = [json.dumps({"run_id": run.run_id, "run_dir": run.run_dir}) for run in first.runs]
+    fields = ("index", "run_id", "run_dir", "overrides")
+    lines = [json.dumps({name: getattr(run, name) for name in fields}) for run in first.runs]
     (submitted / "plan.jsonl").write_text("\n".join(lines) + "\n")
     plan = desk.plan({"loss.beta": [0.05, 0.1, 0.2]})
     assert plan.gone == {first.runs[2].run_id: first.runs[2].run_dir}

@@ -15,6 +15,8 @@ from gpt_opt.dispatch.facts import JobStatus, RunStatus, Shown, SweepStatus
 from gpt_opt.dispatch.failure_groups import FailureGroup
 from gpt_opt.dispatch.sweep_status import gather
 from gpt_opt.plan.show import columns, common_lines, duration, one_line, parameter_columns, parameters, short_names
+from gpt_opt.records.job_id import JobId
+from gpt_opt.records.metrics import metric_text
 from gpt_opt.records.sweep_dir import Sweep
 from gpt_opt.sweep.overrides import shell_word
 from gpt_opt.table import Column, render, terminal_width, wrapped
@@ -29,8 +31,8 @@ _MOST_GROUPS = 12
 _MOST_NOTES = 12
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def _number(name: str, value: float | None) -> str:
+    return "" if value is None else metric_text(name, value)
 
 
 def _shorten(text: str, width: int) -> str:
@@ -57,8 +59,8 @@ def _columns(status: SweepStatus, items: Sequence[RunStatus], varying: Sequence[
         "run": [item.run.run_id for item in items],
         "state": [_state(item) for item in items],
         "step": [_steps(item) for item in items],
-        status.metric.name: [_number(item.progress.latest) for item in items],
-        "best": [_number(item.progress.best) for item in items],
+        status.metric.name: [_number(status.metric.name, item.progress.latest) for item in items],
+        "best": [_number(status.metric.name, item.progress.best) for item in items],
         "time": ["" if item.time_s is None else duration(item.time_s) for item in items],
         "node": [item.node for item in items],
         "GPU": [",".join(item.gpus) for item in items],
@@ -91,7 +93,7 @@ def _job_line(jobs: Sequence[JobStatus]) -> str:
         array = "_" in job.id
         words = job.state or "state unknown"
         words += f" ({job.reason})" if job.reason else f" on {job.node}" if job.node and not array else ""
-        said.setdefault(job.id.partition("_")[0] + "_*" * array, Counter())[words] += 1
+        said.setdefault(JobId(job.id).array + "_*" * array, Counter())[words] += 1
     parts = []
     for name, counts in said.items():
         numbers = (f"{number} {words}" if name.endswith("*") else words for words, number in counts.items())
@@ -292,7 +294,7 @@ def _bar(item: RunStatus, metric: str, names: dict[str, str], width: int) -> str
         prefix=label,
         unit="step",
         rate=item.progress.steps_per_s,
-        postfix="" if item.progress.latest is None else f"{metric}={_number(item.progress.latest)}",
+        postfix="" if item.progress.latest is None else f"{metric}={_number(metric, item.progress.latest)}",
     )
 
 

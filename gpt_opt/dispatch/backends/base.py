@@ -23,6 +23,7 @@ from gpt_opt.dispatch.driver import is_driven, local_slots
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.claim import read_claim
 from gpt_opt.records.io import now
+from gpt_opt.records.job_id import JobId, this_job
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.sweep_dir import Job, Submission, Sweep, SweepRun
 from gpt_opt.run.devices import DEVICES, visible
@@ -113,7 +114,7 @@ class Local:
 def _of_this_machine() -> dict[str, str]:
     """Returns the environment of a local driver: nothing of a surrounding job but its GPUs, for others are not ours."""
     environment = slurm.outside_job(os.environ)
-    if slurm.job_id() is not None:
+    if this_job().is_slurm:
         environment[DEVICES] = ",".join(visible(os.environ))
     return environment
 
@@ -189,16 +190,16 @@ def living_jobs(sweep: Sweep, backend: str | None = None) -> list[Job]:
     submission = sweep.submission()
     claim = read_claim(RunPaths(sweep.root))
     jobs = []
-    if claim is not None and claim.slurm is None and not claim.is_over():
+    if claim is not None and claim.job is None and not claim.is_over():
         jobs.append(Job(f"local-{claim.owner.pid}", now()))
-    if submission.backend == "local" and all(job.id.startswith("local") for job in submission.jobs):
+    if submission.backend == "local" and all(not JobId(job.id).is_slurm for job in submission.jobs):
         return jobs
     try:
         known = slurm.states([job.id for job in submission.jobs])
         jobs += [job for job in submission.jobs if job.id in known and known[job.id][-1].alive and job not in jobs]
-        recorded = {job.id.partition("_")[0] for job in submission.jobs}
+        recorded = {JobId(job.id).array for job in submission.jobs}
         found = slurm.jobs_with_comment(str(plain(sweep).root))
-        jobs += [Job(name, now()) for name in found if name.partition("_")[0] not in recorded]
+        jobs += [Job(name, now()) for name in found if JobId(name).array not in recorded]
     except slurm.SlurmError as error:
         if (backend or submission.backend) != "local":
             raise

@@ -20,8 +20,8 @@ from gpt_opt.dispatch.backends.check_in import CheckIns, start_line
 from gpt_opt.dispatch.backends.plain_names import make_links, plain, program
 from gpt_opt.dispatch.slot.launch import task_line
 from gpt_opt.dispatch.slot.slot import DRIVER, SESSION
-from gpt_opt.dispatch.slurm import job_id
 from gpt_opt.records.io import write_text
+from gpt_opt.records.job_id import this_job
 from gpt_opt.records.sweep_dir import Sweep, SweepRun
 
 _END_S = 20.0
@@ -44,7 +44,7 @@ class Round:
         sweep: The sweep directory; its `tasks` is written.
         runs: What to run.
         together: Runs that share one slot.
-        session: See `slurm.session`.
+        session: The start of the driver, see `gpt_opt.records.job_id`.
         driver: Attempt of the driver's claim on the sweep.
         slots: Slots on this machine; None inside a Slurm job, where the allocation decides.
     """
@@ -58,7 +58,7 @@ class Round:
         sweep.disbatch.mkdir(mode=0o700, exist_ok=True)
         folder = plain(sweep).disbatch / f"{session}-{len(list(sweep.disbatch.iterdir()))}"
         folder.mkdir(mode=0o700)
-        in_job = job_id() is not None and slots is None
+        in_job = this_job().is_slurm and slots is None
         start = start_line(program("gptopt"), plain(sweep), folder, in_job)
         write_text(folder / "tasks", f"{start}\n{text}")
         # disBatch logs its whole environment at level INFO.

@@ -12,8 +12,8 @@ from gpt_opt.dispatch.backends.plain_names import plain, program
 from gpt_opt.dispatch.backends.resources import from_record
 from gpt_opt.dispatch.backends.sbatch_script import import_line, option_lines, warning_s
 from gpt_opt.dispatch.slot.slot import SESSION, Slot
-from gpt_opt.dispatch.slurm import session
 from gpt_opt.errors import RunFailed
+from gpt_opt.records.job_id import this_job
 from gpt_opt.records.sweep_dir import Submission, Sweep
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class SlotJob:
             RunFailed: If not all of them are COMPLETED in the end.
         """
         sweep = Sweep(Path(self.sweep))
-        self._slot = Slot(sweep, {**os.environ, SESSION: session()})
+        self._slot = Slot(sweep, {**os.environ, SESSION: this_job()})
         if not self._slot.execute([sweep.run(name) for name in self.run_ids]):
             raise RunFailed(f"not every run of {', '.join(self.run_ids)} is COMPLETED; see gptopt status {sweep.label}")
 

@@ -104,6 +104,10 @@ def _error_line(end: End) -> str:
     return f"{kind}: {lines[0]}" if lines else kind
 
 
+def _changed_config(end: End) -> str:
+    return "".join(end.line_with(CHANGED).partition(CHANGED)[1:])  # without the run's id: equal for equal edits
+
+
 def _full_disk(text: str) -> str:
     return next((words for words in FULL_DISK if words in text), "")
 
@@ -132,7 +136,7 @@ RULES: tuple[Rule, ...] = (
     Rule("request", lambda end: end.failed and end.code == 2, _error_line),
     Rule("exception", lambda end: end.failed, _error_line),
     # It was refused before it began. Under torchrun the code is 1, whatever the process itself ended with.
-    Rule("changed_config", lambda end: bool(end.line_with(CHANGED)), lambda end: end.line_with(CHANGED).lstrip("- ")),
+    Rule("changed_config", lambda end: bool(end.line_with(CHANGED)), _changed_config),
     Rule("request", lambda end: end.code == 2, lambda end: end.last_line),
     # It was stopped, or never had the run.
     Rule("cancelled", lambda end: end.stopped and end.is_cancelled),

@@ -7,7 +7,6 @@ its own environment; and whatever an environment says, a run takes a lock by nod
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from gpt_opt.errors import GptOptError
+from gpt_opt.records.io import lock
 from gpt_opt.run.devices import DEVICES, nvidia_smi, visible
 
 WAIT_S = 30.0
@@ -99,11 +99,9 @@ class Lease:
 
 
 def _try_lock(file: Path) -> IO[str] | None:
-    stream = file.open("a+")
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        stream.close()
+        stream = lock(file, wait=False)
+    except BlockingIOError:
         return None
     stream.truncate(0)
     stream.write(f"process {os.getpid()}\n")

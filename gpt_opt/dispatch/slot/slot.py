@@ -31,7 +31,7 @@ from gpt_opt.run.signals import WARNINGS, handled, stop_signals
 log = logging.getLogger(__name__)
 
 SESSION = "GPTOPT_SESSION"
-"""Environment variable of a slot: the session of the driver that made it (see `slurm.session`)."""
+"""Environment variable of a slot: the start of the driver that made it, see `gpt_opt.records.job_id`."""
 
 DRIVER = "GPTOPT_DRIVER"
 """Environment variable of a slot: attempt of the driver's claim on the sweep; the slot ends with that driver."""
