@@ -49,11 +49,11 @@ ENDS = {
         "exception",
         "KeyError: 1",
     ),
-    "another config": (End(2, stderr_tail=["1 problem:", REFUSED, "put it back"]), "changed_config", REFUSED[21:]),
+    "another config": (End(2, stderr_tail=["1 problem:", REFUSED, "put it back"]), "changed_config", REFUSED[20:]),
     "another config under torchrun": (
         End(1, stderr_tail=[REFUSED, "torch...ChildFailedError", "==="], processes=2),
         "changed_config",
-        REFUSED[21:],
+        REFUSED[20:],
     ),
     "a wrong request": (End(2, stderr_tail=["1 problem:", "- seed: no"], state=state(State.PENDING)), "request", None),
     "cancelled": (End(1, state=INTERRUPTED, stop_requested=True, is_cancelled=True), "cancelled", ""),
