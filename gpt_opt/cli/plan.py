@@ -19,7 +19,13 @@ def add_verbs(verbs: Any) -> None:
     plan = verbs.add_parser("plan", help="check every point of a sweep file and say what would run; writes nothing")
     plan.add_argument("file", type=Path, nargs="?", help="the sweep file, for example params/beta_sweep.json")
     plan.add_argument("overrides", nargs="*", help="Hydra overrides for every point, applied last: seed=1")
-    plan.add_argument("--slots", type=int, default=1, metavar="N", help="runs at a time, for the price (default: 1)")
+    plan.add_argument(
+        "--slots",
+        type=int,
+        default=1,
+        metavar="N",
+        help="runs of one shape at a time, for the cost estimate (default: 1)",
+    )
     output = plan.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     output.add_argument(

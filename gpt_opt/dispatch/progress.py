@@ -1,4 +1,4 @@
-"""How far a run is, read quickly from its metrics.jsonl: the latest and best value of one metric, and its speed."""
+"""How far runs are: the steps that are saved; from metrics.jsonl, read quickly, one metric and the speed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from gpt_opt.records.io import parse_line
+from gpt_opt.records.run_dir import RunFolders, saved_step
+from gpt_opt.records.state import State, read_run
 from gpt_opt.records.step_log import read_tail
+from gpt_opt.records.sweep_dir import Sweep
 
 TAIL_BYTES = 32_768
 """How much of the end is read for the latest value and the speed: some hundred rows."""
@@ -111,3 +114,13 @@ def _with(key: bytes, lines: list[bytes]) -> list[bytes]:
 def _best(values: list[float], metric: Metric) -> float | None:
     finite = [value for value in values if math.isfinite(value)]
     return metric.better(finite) if finite and metric.goal is not None else None
+
+
+def saved_steps(sweep: Sweep) -> int:
+    """Returns the optimizer steps of all runs together that a restart would find done."""
+    folders, steps = RunFolders(), 0
+    for paths in (run.paths(folders) for run in sweep.runs):
+        record = read_run(paths)
+        counted = record.state in (State.COMPLETED, State.RUNNING)
+        steps += record.file.step if counted else saved_step(paths) or 0  # a failed run may have come further
+    return steps

@@ -29,6 +29,9 @@ _ENDED: Mapping[str, str | None] = {
 }
 """States in which a job is over, and the cause (see `attempts.CAUSES`) that they give to a run that was cut off."""
 
+_STARTS_AGAIN = ("REQUEUED", "PENDING", "PREEMPTED", "NODE_FAIL")
+"""What accounting says last of a job that Slurm mostly starts again once it has completed."""
+
 _OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "PMI_", "PMIX_", "DISBATCH_")
 
 
@@ -195,7 +198,7 @@ def states(jobs: Sequence[str]) -> dict[str, list[JobState]]:
         found.setdefault(row.id, []).append(replace(row, state="UNKNOWN") if row.alive else row)
     newest = {row.id: row.state for row in accounted}
     for row in queued.values():
-        if row.state == "COMPLETING" and newest.get(row.id) in ("REQUEUED", "PENDING"):
+        if row.state == "COMPLETING" and newest.get(row.id) in _STARTS_AGAIN:
             row = replace(row, state="PENDING")  # what completes is its former start
         found.setdefault(row.id, []).append(row)
     return found
@@ -216,8 +219,16 @@ def _accounted(wanted: set[str]) -> list[JobState]:
     return [JobState(i, _first(s), "", "" if n == "None assigned" else n) for i, s, n in rows]
 
 
-def jobs_with_comment(comment: str) -> list[str]:
-    """Returns this user's jobs in the queue that carry `comment`.
+def took_some(taken: int, asked: int, reason: str) -> str:
+    """Returns what to tell a user when Slurm took only some of the jobs of a submission."""
+    return (
+        f"Slurm took {taken} of {asked} jobs and then refused: {reason}; what it took is recorded, and the same "
+        "command submits the rest once there is room"
+    )
+
+
+def jobs_with_comment(comment: str) -> dict[str, str]:
+    """Returns this user's jobs in the queue whose comment is `comment`, or that and more after a colon: id to the rest.
 
     Raises:
         SlurmError: If Slurm does not answer.
@@ -226,7 +237,9 @@ def jobs_with_comment(comment: str) -> list[str]:
         row.split("|", 1)
         for row in run(["squeue", "--noheader", "--me", "--format=%i|%k"], timeout_s=_ANSWER_S).splitlines()
     )
-    return [row[0] for row in rows if len(row) == 2 and row[1].strip() == comment]
+    found = {row[0]: row[1].strip() for row in rows if len(row) == 2 and row[1].startswith(comment)}
+    rest = {job: text.removeprefix(comment) for job, text in found.items()}
+    return {job: text[1:] for job, text in rest.items() if text == "" or text.startswith(":")}
 
 
 def max_array_size() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from gpt_opt.records.run_dir import RunPaths, saved_step
-from gpt_opt.records.state import State, StateUnreadable, has_result, read_state
+from gpt_opt.records.state import State, read_run
 
 
 class Status(StrEnum):
@@ -18,20 +18,17 @@ class Status(StrEnum):
     DONE = "done"
 
 
-def status_of(paths: RunPaths) -> tuple[Status, int]:
-    """Returns the status of an existing run directory and its steps done.
+_MEANS = {State.COMPLETED: Status.DONE, State.RUNNING: Status.RUNNING, State.FAILED: Status.FAILED}
 
-    A directory whose state cannot be read counts as failed, never as done.
+
+def status_of(paths: RunPaths) -> tuple[Status, int]:
+    """Returns what starting an existing run would mean, and its steps done.
+
+    A directory whose records cannot be read counts as failed, never as done.
     """
-    try:
-        state = read_state(paths)
-        if has_result(paths) and state.state is State.COMPLETED:
-            return Status.DONE, state.step
-    except StateUnreadable:
-        return Status.FAILED, 0
-    if state.state is State.RUNNING:
-        return Status.RUNNING, state.step
-    if state.state in (State.FAILED, State.COMPLETED):
-        return Status.FAILED, state.step
-    step = saved_step(paths)
+    record = read_run(paths)
+    status = _MEANS.get(record.state, Status.FAILED if record.problem else None)
+    if status is not None:
+        return status, record.file.step
+    step = saved_step(paths)  # PENDING or INTERRUPTED
     return (Status.NEW, 0) if step is None else (Status.RESUME, step)

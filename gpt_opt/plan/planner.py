@@ -13,11 +13,13 @@ from gpt_opt.config.inputs import changed_since, inputs_of
 from gpt_opt.config.remember import Remembered
 from gpt_opt.errors import ConfigError, Problem, SweepError
 from gpt_opt.plan.compose.composer import Composed
-from gpt_opt.plan.estimate import History, Price, price, shape
+from gpt_opt.plan.estimate import CostEstimate, Samples, Work, estimate, workload
 from gpt_opt.plan.existing import Status, status_of
 from gpt_opt.plan.resources import SweepResources, process_problems
 from gpt_opt.plan.validate import Findings, PointChecker
-from gpt_opt.records.provenance import recorded_inputs
+from gpt_opt.records.code import Code, code_in
+from gpt_opt.records.planned_configs import Change, ConfigChanges
+from gpt_opt.records.provenance import Inputs, inputs_in, read_provenance, recorded_inputs
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.run_id import is_identity, run_id
 from gpt_opt.records.sweep_dir import submissions
@@ -38,9 +40,11 @@ class Run:
         run_id: Hash of its config.
         run_dir: Where it lies, or will lie.
         overrides: Hydra override strings that give its config.
+        resources: What it needs from the cluster.
         status: What starting it would mean.
         step: Optimizer steps done.
         changed: Which files and modules have changed since, in words; "" where none has.
+        code: What a done run was made with; None where that is not known.
     """
 
     index: int
@@ -48,9 +52,11 @@ class Run:
     run_id: str
     run_dir: str
     overrides: tuple[str, ...]
+    resources: Resources
     status: Status
     step: int
     changed: str = ""
+    code: Code | None = None
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,9 @@ class Plan:
         runs: Distinct runs, in the order of their first points.
         collapsed: Index of a point to the index of the earlier point with the same config.
         uncounted: Keys in which such points differ although they change no result, so that only the first one's count.
-        resources: What each run needs from the cluster.
-        price: What the runs that remain will cost.
+        configs: For each run, how its config differs from that of the first; see `records.planned_configs`.
+        costs: What the runs that remain will cost, by what a run needs.
+        cost: What all of them will cost.
         gone: Runs of earlier submissions of this sweep that are no longer in the grid: id to directory.
     """
 
@@ -73,9 +80,15 @@ class Plan:
     runs: tuple[Run, ...]
     collapsed: dict[int, int]
     uncounted: tuple[str, ...]
-    resources: Resources
-    price: Price
+    configs: tuple[Sequence[Change], ...]
+    costs: Mapping[Resources, CostEstimate]
+    cost: CostEstimate
     gone: dict[str, str]
+
+    @property
+    def shapes(self) -> tuple[Resources, ...]:
+        """The different needs of the runs, in the order of the runs; each has an allocation of its own."""
+        return tuple(self.costs)
 
     def count(self, status: Status) -> int:
         """Returns the number of runs with a status."""
@@ -106,7 +119,7 @@ class Planner:
         Args:
             file: The sweep file.
             extra: Override strings for every point, applied last.
-            slots: Runs at a time, for the price.
+            slots: Runs of one shape at a time, for the cost estimate.
             sweeps: Folder of submitted sweeps, where earlier plans lie.
             flags: Resources that beat those of file and config, by name; None says nothing.
 
@@ -131,21 +144,23 @@ class Planner:
         Args:
             grid: What the sweep is called and needs; its own points are not looked at.
             lists: The override strings of every point.
-            slots: Runs at a time, for the price.
+            slots: Runs of one shape at a time, for the cost estimate.
             sweeps: Folder of submitted sweeps, where earlier plans lie.
             flags: Resources that beat those of grid and config, by name; None says nothing.
 
         Raises:
             ConfigError: If points are wrong; all problems of all points, equal ones once with a count.
         """
-        draft, needs = _Draft(), SweepResources(grid.resources, flags)
+        needs = SweepResources(grid.resources, flags)
+        draft = _Draft(needs)
         for index, result in enumerate(self._checker.compose_many(lists)):
             problems = self._checker.problems(result)
             if not problems and isinstance(result, Composed):
                 problems = [*_sweep_problems(result, bool(grid.source)), *self._own_sweep(result, grid)]
-                problems += _needs_problems(needs, index, result.config)
+                resources, unfit = _needs(needs, result.config)
+                problems += unfit
                 if not problems:
-                    draft.add(index, result, self._checker.memo)
+                    draft.add(index, result, resources, self._checker.memo)
             draft.findings.add(problems, index)
             draft.points += 1
         if problems := [*draft.findings.report(draft.points), *needs.problems()]:
@@ -155,9 +170,22 @@ class Planner:
         known = {run.run_id for run in draft.runs}
         earlier = (run for sweep in submissions(sweeps / grid.name) for run in sweep.runs)
         gone = {run.run_id: run.run_dir for run in earlier if run.run_id not in known}
-        cost = price(draft.work, History(draft.roots), needs.common, slots)
-        uncounted = tuple(sorted(draft.uncounted))
-        return Plan(grid, draft.points, tuple(draft.runs), draft.collapsed, uncounted, needs.common, cost, gone)
+        samples, runs = Samples(draft.roots), tuple(draft.runs)
+        shapes = dict.fromkeys(run.resources for run in runs)
+        return Plan(
+            grid=grid,
+            points=draft.points,
+            runs=runs,
+            collapsed=draft.collapsed,
+            uncounted=tuple(sorted(draft.uncounted)),
+            configs=tuple(draft.configs),
+            costs={
+                shape: estimate([work for work in draft.work if work.resources == shape], samples, slots)
+                for shape in shapes
+            },
+            cost=estimate(draft.work, samples, slots),
+            gone=gone,
+        )
 
     def _own_sweep(self, point: Composed, grid: Grid) -> Iterator[Problem]:
         """Refuses an experiment that is a sweep itself, of which the sweep file does not give every key."""
@@ -176,11 +204,13 @@ class Planner:
         return with_real_paths(self._checker.composer.compose(overrides).config)
 
 
-def _needs_problems(needs: SweepResources, point: int, config: Mapping[str, Any]) -> list[Problem]:
+def _needs(needs: SweepResources, config: Mapping[str, Any]) -> tuple[Resources, list[Problem]]:
+    """Returns what a point needs, and what is wrong with that."""
     try:
-        return list(process_problems(config, needs.add(point, config)))
+        resources = needs.of(config)
     except ConfigError as error:
-        return list(error.problems)
+        return Resources(), list(error.problems)
+    return resources, list(process_problems(config, resources))
 
 
 _OF_HYDRA = ("hydra.mode", "hydra.run", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
@@ -214,37 +244,53 @@ def _located(problems: Sequence[Problem], file: Path) -> list[Problem]:
 class _Draft:
     """A plan while its points come in."""
 
-    def __init__(self) -> None:
+    def __init__(self, needs: SweepResources) -> None:
         self.findings = Findings()
         self.points = 0
         self.runs: list[Run] = []
         self.collapsed: dict[int, int] = {}
         self.uncounted: set[str] = set()
-        self.work: list[tuple[str, int | None]] = []
+        self.configs: list[Sequence[Change]] = []
+        self.work: list[Work] = []
         self.roots: set[Path] = set()
-        self._first: dict[str, tuple[int, frozenset[str]]] = {}
+        self._needs = needs
+        self._first: dict[str, tuple[int, frozenset[str], Resources]] = {}
         self._finder = RunFinder()
+        self._changes = ConfigChanges()
 
-    def add(self, point: int, composed: Composed, memo: Remembered) -> None:
+    def add(self, point: int, composed: Composed, resources: Resources, memo: Remembered) -> None:
         """Adds a point without problems."""
         config, name = composed.config, run_id(composed.config, memo)
-        first, overrides = self._first.setdefault(name, (point, frozenset(composed.overrides)))
+        entry = (point, frozenset(composed.overrides), resources)
+        first, overrides, needed = self._first.setdefault(name, entry)
         if first != point:
+            self._needs.add_same_run(first, needed, point, resources)
             self.collapsed[point] = first
             keys = {target(text.partition("=")[0]) for text in overrides.symmetric_difference(composed.overrides)}
             self.uncounted.update(key for key in keys if not is_identity(key))
             return
+        self.configs.append(self._changes.add(config))
         folder, exists = self._finder.find(config, name, composed.overrides)
         paths = RunPaths(Path(folder))
         status, step = status_of(paths) if exists else (Status.NEW, 0)
-        begun = status is not Status.NEW
-        changed = changed_since(recorded_inputs(paths), inputs_of(config, memo)) if begun else ""
-        self.runs.append(Run(len(self.runs), point, name, folder, composed.overrides, status, step, changed))
+        before, code = _made_with(paths, status)
+        changed = changed_since(before, inputs_of(config, memo)) if status is not Status.NEW else ""
+        facts = (composed.overrides, resources, status, step, changed, code)
+        self.runs.append(Run(len(self.runs), point, name, folder, *facts))
         if status in (Status.NEW, Status.RESUME, Status.FAILED):
             steps = config["training"]["training_params"]["max_steps"]
-            self.work.append((memo.of(shape, config), steps if steps is None else max(0, steps - step)))
+            remaining = steps if steps is None else max(0, steps - step)
+            self.work.append(Work(memo.of(workload, config), remaining, resources))
             if "output_dir" in config["paths"]:
                 self.roots.add(Path(config["paths"]["output_dir"]))
+
+
+def _made_with(paths: RunPaths, status: Status) -> tuple[Inputs, Code | None]:
+    """Returns what an existing run was made with: inputs and, of one that is done, code."""
+    if status is Status.DONE:
+        record = read_provenance(paths)
+        return inputs_in(record), code_in(record)
+    return {} if status is Status.NEW else recorded_inputs(paths), None
 
 
 def override_lists(grid: Grid, extra: Sequence[str] = ()) -> Iterator[list[str]]:

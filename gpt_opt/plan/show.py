@@ -10,9 +10,12 @@ from typing import Any
 from gpt_opt.config.inputs import AGAIN
 from gpt_opt.errors import plain
 from gpt_opt.plan.diff import Nearest
-from gpt_opt.plan.estimate import Price
+from gpt_opt.plan.estimate import CostEstimate
 from gpt_opt.plan.existing import Status
 from gpt_opt.plan.planner import Plan, Run
+from gpt_opt.plan.resources import needs, to_record
+from gpt_opt.records.code import other_code, this_code
+from gpt_opt.sweep.model import Resources
 from gpt_opt.sweep.overrides import shell_word
 from gpt_opt.table import Column, render, wrapped
 
@@ -84,17 +87,40 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _price(price: Price, work: int) -> str:
+def _cost(cost: CostEstimate, work: int, shapes: int) -> str:
     if not work:
-        return "price: nothing to run"
-    if price.run_s is None:
-        return "price: unknown, no finished run has the shape (model, data, loss, batch) of these"
-    basis = f"from {price.basis} finished {'run' if price.basis == 1 else 'runs'} of the same shape"
-    if price.gpu_hours is None or price.wall_s is None:
-        return f"price: about {duration(price.run_s)} a run; unknown for {price.unknown} of {work} runs ({basis})"
-    slots = f"{price.slots} {'slot' if price.slots == 1 else 'slots'}"
-    hours = f"{price.gpu_hours:.2g} GPU-hours" if price.gpu_hours else "no GPU-hours"
-    return f"price: about {duration(price.run_s)} a run, {hours}, {duration(price.wall_s)} on {slots} ({basis})"
+        return "cost: nothing to run"
+    if cost.run_s is None:
+        return "cost: unknown, no finished run has the workload (model, data, loss, batch) of these"
+    samples = f"from {cost.samples} finished {'run' if cost.samples == 1 else 'runs'} of the same workload"
+    if cost.gpu_hours is None:
+        return f"cost: about {duration(cost.run_s)} a run; unknown for {cost.unknown} of {work} runs ({samples})"
+    each = " for each shape" if shapes > 1 else ""
+    return f"cost: {_amounts(cost)}{each} ({samples})"
+
+
+def _amounts(cost: CostEstimate) -> str:
+    if cost.run_s is None or cost.gpu_hours is None or cost.wall_s is None:
+        return ""
+    slots = f"{cost.slots} {'slot' if cost.slots == 1 else 'slots'}"
+    hours = f"{cost.gpu_hours:.2g} GPU-hours" if cost.gpu_hours else "no GPU-hours"
+    return f"about {duration(cost.run_s)} a run, {hours}, {duration(cost.wall_s)} on {slots}"
+
+
+def _shape_lines(plan: Plan, width: int | None) -> list[str]:
+    """Returns a line for each shape; none where there is one alone that asks for nothing."""
+    if plan.shapes == (Resources(),):
+        return []
+    numbers, lines = Counter(run.resources for run in plan.runs), []
+    for index, (shape, cost) in enumerate(plan.costs.items()):
+        amounts = f"; {_amounts(cost)}" if len(plan.shapes) > 1 and _amounts(cost) else ""
+        lines += wrapped(f"shape {index}: {run_count(numbers[shape])}, each {needs(shape)}{amounts}", width)
+    return lines
+
+
+def run_count(number: int) -> str:
+    """Returns `1 run` or `3 runs`."""
+    return "1 run" if number == 1 else f"{number} runs"
 
 
 def counts(plan: Plan) -> dict[str, int]:
@@ -110,7 +136,7 @@ def common_lines(common: Mapping[str, str], width: int | None) -> list[str]:
 
 
 def as_text(plan: Plan, width: int | None = None) -> str:
-    """Returns the plan for a terminal: what all runs share, a table of what varies, counts and price.
+    """Returns the plan for a terminal: what all runs share, a table of what varies, counts, shapes and cost.
 
     Args:
         plan: What to show.
@@ -128,12 +154,12 @@ def as_text(plan: Plan, width: int | None = None) -> str:
     if plan.uncounted:
         keys = ", ".join(plan.uncounted)
         lines.append(f"points that differ in {keys} alone are one run, since that changes no result: the first counts")
-    lines += changes(plan.runs)
+    lines += [*changes(plan.runs), *other_code(run.code for run in plan.runs)]
     if plan.gone:
         lines.append(f"{len(plan.gone)} runs of earlier submissions are no longer in the grid:")
         lines += [f"  {folder}" for folder in list(plan.gone.values())[:5]]
     work = sum(run.status not in (Status.DONE, Status.RUNNING) for run in plan.runs)
-    return "\n".join([*lines, _price(plan.price, work)])
+    return "\n".join([*lines, *_shape_lines(plan, width), _cost(plan.cost, work, len(plan.shapes))])
 
 
 def changes(runs: Sequence[Run]) -> list[str]:
@@ -150,23 +176,35 @@ def _change(done: bool, words: str) -> str:
 
 def as_record(plan: Plan) -> dict[str, Any]:
     """Returns the plan as JSON values."""
+    number = {shape: index for index, shape in enumerate(plan.shapes)}
     items = [
         {
             "index": run.index,
             "run_id": run.run_id,
             "run_dir": run.run_dir,
             "overrides": list(run.overrides),
+            "shape": number[run.resources],
             "status": str(run.status),
             "changed": run.changed,
+            "code": None if run.code is None else run.code.sha256,
         }
         for run in plan.runs
     ]
-    cost = plan.price
-    price = {"run_s": cost.run_s, "gpu_hours": cost.gpu_hours, "wall_s": cost.wall_s, "slots": cost.slots}
-    price |= {"unknown_runs": cost.unknown, "basis_runs": cost.basis}
+    shapes = [{"resources": to_record(shape), "price": _cost_record(cost)} for shape, cost in plan.costs.items()]
     gone = [{"run_id": name, "run_dir": folder} for name, folder in plan.gone.items()]
-    head = {"sweep": plan.grid.name, **counts(plan), "gone": gone, "price": price}
-    return {**head, "errors": [], "items": items}
+    head = {
+        "sweep": plan.grid.name,
+        **counts(plan),
+        "gone": gone,
+        "price": _cost_record(plan.cost),
+        "code": this_code().sha256,
+    }
+    return {**head, "shapes": shapes, "errors": [], "items": items}
+
+
+def _cost_record(cost: CostEstimate) -> dict[str, Any]:
+    amounts = {"run_s": cost.run_s, "gpu_hours": cost.gpu_hours, "wall_s": cost.wall_s, "slots": cost.slots}
+    return {**amounts, "unknown_runs": cost.unknown, "basis_runs": cost.samples}
 
 
 def override_lines(plan: Plan) -> str:

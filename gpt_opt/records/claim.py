@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.errors import ClaimLost, GptOptError
+from gpt_opt.errors import ClaimLost, GptOptError, Problem, RequestError
 from gpt_opt.records.io import create_text, now, read_json_object, to_json, write_text
 from gpt_opt.records.job_id import JobId, this_job
 from gpt_opt.records.process import Owner, this_process
@@ -85,7 +85,7 @@ def read_claim(paths: RunPaths) -> ClaimInfo | None:
     """Returns the highest claim of a run, or None when nobody ever claimed it.
 
     Raises:
-        GptOptError: If the claim file is not one of ours.
+        RequestError: If the claim file is not one of ours; nothing but the user can say whether it may go.
     """
     attempts = _attempts(paths)
     if not attempts:
@@ -97,10 +97,10 @@ def read_claim(paths: RunPaths) -> ClaimInfo | None:
         job = JobId(f"{record['slurm'][0]}.{int(record['slurm'][1])}") if record.get("slurm") else None
         age_s = time.time() - file.stat().st_mtime
     except (OSError, ValueError, TypeError, LookupError) as error:
-        raise GptOptError(
-            f"{file} must be a claim written by gpt-opt, but cannot be read: {error}; remove it if no process works on "
-            "this run"
-        ) from error
+        message = (
+            f"must be a claim written by gpt-opt, but cannot be read: {error}; remove it if nothing works on this run"
+        )
+        raise RequestError([Problem(str(file), message)]) from error
     return ClaimInfo(attempts[-1], owner, record.get("released") is not None, age_s, job)
 
 

@@ -22,28 +22,36 @@ class Control:
     """What was asked for.
 
     Attributes:
-        drained: Drivers, by the attempt of their claim on the sweep, whose slots start no run and stop those they have.
+        drained: Drivers, by `driver_name`, whose slots start no run and stop those they have.
         cancelled: Run ids that shall stop and not be started again.
     """
 
-    drained: frozenset[int]
+    drained: frozenset[str]
     cancelled: frozenset[str]
 
-    def stops(self, driver: int | None, run_id: str) -> bool:
+    def stops(self, driver: str | None, run_id: str) -> bool:
         """Returns whether a run that a slot of a driver has shall stop."""
         return driver in self.drained or run_id in self.cancelled
 
 
-def _append(file: Path, record: dict[str, str | int]) -> None:
+def _append(file: Path, record: dict[str, str]) -> None:
     append_records(file, [{**record, "time": now()}])
 
 
-def drain(file: Path, driver: int) -> None:
+def driver_name(shape: int | None, attempt: int) -> str:
+    """Returns what a driver is called: its shape, and the attempt of its claim.
+
+    A process id or the id of a job would come again, on another day or cluster.
+    """
+    return f"{shape or 0}.{attempt}"
+
+
+def drain(file: Path, driver: str) -> None:
     """Asks the slots of a driver to let their runs checkpoint and to start none.
 
     Args:
         file: Of the sweep.
-        driver: Attempt of its claim. A process id or the id of a job would come again, on another day or cluster.
+        driver: See `driver_name`.
     """
     _append(file, {"drain": driver})
 
@@ -60,7 +68,7 @@ def allow(file: Path, run_id: str) -> None:
 
 def read(file: Path) -> Control:
     """Reads what was asked for so far; a line that is not whole yet is left for the next time."""
-    drained: set[int] = set()
+    drained: set[str] = set()
     cancelled: set[str] = set()
 
     def add(record: dict[str, Any]) -> None:

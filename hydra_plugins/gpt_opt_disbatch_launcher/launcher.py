@@ -16,9 +16,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from gpt_opt.dispatch.facts import Shown, SweepStatus
     from gpt_opt.dispatch.submit import Request
+    from gpt_opt.dispatch.sweep_status import SweepStatus
     from gpt_opt.errors import Problem
+    from gpt_opt.records.state import State
     from gpt_opt.records.sweep_dir import Sweep, SweepRun
 
 # Hydra imports this module at every start, of every run: what is of use to a launch alone is imported there.
@@ -81,15 +82,15 @@ class DisBatchLauncher(Launcher):
         error = None
         try:
             with _counts_shown(sweep), _quiet("gpt_opt.dispatch.driver"):
-                drive(sweep, None if in_job else sweep.submission().slots)
+                drive(sweep, in_job)
         except RunFailed as failure:
             error = failure
         status = gather(sweep, ask_slurm=False)
         if error is not None:
             error = RunFailed("\n".join([str(error), *_failed_lines(status)]))
-        states = {item.run.run_id: item.state for item in status.runs}
+        done = {item.run for item in status.runs if item.what.is_done}
         return [
-            _job_return(self._config, overrides, run, states[run.run_id], error)
+            _job_return(self._config, overrides, run, run in done, error)
             for overrides, run in zip(job_overrides, runs, strict=True)
         ]
 
@@ -135,7 +136,7 @@ def _counts_shown(sweep: Sweep) -> Iterator[None]:
 
     def show() -> None:
         status: SweepStatus | None = None
-        shown: dict[Shown, int] | None = None
+        shown: dict[State, int] | None = None
         ended = False
         while not ended:
             ended = over.wait(_LOOK_S if status is not None else 0)
@@ -168,28 +169,25 @@ def _quiet(name: str) -> Iterator[None]:
 
 def _failed_lines(status: SweepStatus) -> Iterator[str]:
     """Yields a line for every run that is not COMPLETED: what is its own, and why."""
-    from gpt_opt.dispatch.facts import Shown
     from gpt_opt.plan.show import columns, parameters
     from gpt_opt.records.attempts import CAUSES
 
     _, varying = columns([item.run.overrides for item in status.runs])
     for item in status.runs:
-        if item.state is not Shown.COMPLETED:
+        if not item.what.is_done:
             values = parameters(item.run.overrides)
             own = " ".join(f"{key}={values[key]}" for key in varying if key in values)
-            why = item.message or (CAUSES[item.cause].says if item.cause is not None else "")
-            said = f"  run {item.run.index}{f' ({own})' if own else ''}: {item.state}"
-            yield f"{said}: {why}" if why else said
+            why = item.message or (CAUSES[item.cause].message if item.cause is not None else "")
+            line = f"  run {item.run.index}{f' ({own})' if own else ''}: {item.state}"
+            yield f"{line}: {why}" if why else line
 
 
 def _job_return(
-    config: DictConfig, overrides: Sequence[str], run: SweepRun, state: Shown, error: Exception | None
+    config: DictConfig, overrides: Sequence[str], run: SweepRun, done: bool, error: Exception | None
 ) -> JobReturn:
-    from gpt_opt.dispatch.facts import Shown
     from gpt_opt.records.io import read_json_object
     from gpt_opt.run.objective import objective
 
-    done = state is Shown.COMPLETED
     learns = not config.hydra.sweeper._target_.endswith(".BasicSweeper")
     value = objective(read_json_object(run.paths().config), run.paths()) if done and learns else None
     return JobReturn(

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.dispatch.driver import due
+from gpt_opt.dispatch.classify import classify_runs
 from gpt_opt.dispatch.slot.gpus import lock_dir
 from gpt_opt.records.attempts import History, read_history
 from gpt_opt.records.claim import read_claim
@@ -124,7 +124,7 @@ class Bench:
         return [job.id for job in self.sweep().submission().jobs]
 
     def driver_pid(self) -> int:
-        claim = read_claim(RunPaths(self.sweep().root))
+        claim = read_claim(self.sweep().driver)
         assert claim is not None
         return claim.owner.pid
 
@@ -160,7 +160,9 @@ class Bench:
         return pid
 
     def wait_until_done(self, timeout_s: float = 300) -> float:
-        return self.wait("all runs done", lambda: len(due(self.sweep()).done) == len(self.sweep().runs), timeout_s)
+        return self.wait(
+            "all runs done", lambda: len(classify_runs(self.sweep()).done) == len(self.sweep().runs), timeout_s
+        )
 
     def wait_until_idle(self, timeout_s: float = 120) -> None:
         """Waits until no job of the sweep is in the queue and no process of one is left."""

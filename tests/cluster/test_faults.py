@@ -24,7 +24,7 @@ def test_a_run_that_raises_fails_once_and_the_user_retries(bench: Bench) -> None
     assert bench.cluster is not None
     assert bench.cluster.wait_job(job, timeout_s=120) == "FAILED"
     assert bench.starts() == [1, 1, 1]
-    assert bench.history(1).spent() == "exception"
+    assert bench.history(1).exhausted() == "exception"
     before = bench.results()
     assert len(before) == 2
     told = bench.gptopt("status", expect=1)

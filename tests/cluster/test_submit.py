@@ -175,7 +175,7 @@ def test_the_script_runs_on_this_machine_where_there_is_no_slurm(bench: Bench) -
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all 2 runs are COMPLETED" in done.stdout
     assert set(bench.starts()) == {1}
-    assert bench.sweep().submission().slots == 2
+    assert bench.sweep().needs().slots == 2
     assert read_state(bench.sweep().runs[0].paths()).slurm is None
 
 

@@ -11,13 +11,25 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from gpt_opt.dispatch.facts import JobStatus, RunStatus, Shown, SweepStatus
 from gpt_opt.dispatch.failure_groups import FailureGroup
-from gpt_opt.dispatch.sweep_status import gather
-from gpt_opt.plan.show import columns, common_lines, duration, one_line, parameter_columns, parameters, short_names
+from gpt_opt.dispatch.job_status import JobStatus
+from gpt_opt.dispatch.run_status import RunStatus
+from gpt_opt.dispatch.sweep_status import SweepStatus, gather
+from gpt_opt.plan.resources import from_record, needs
+from gpt_opt.plan.show import (
+    columns,
+    common_lines,
+    duration,
+    one_line,
+    parameter_columns,
+    parameters,
+    run_count,
+    short_names,
+)
 from gpt_opt.records.job_id import JobId
 from gpt_opt.records.metrics import metric_text
-from gpt_opt.records.sweep_dir import Sweep
+from gpt_opt.records.state import State
+from gpt_opt.records.sweep_dir import Shape, Sweep
 from gpt_opt.sweep.overrides import shell_word
 from gpt_opt.table import Column, render, terminal_width, wrapped
 
@@ -42,7 +54,7 @@ def _shorten(text: str, width: int) -> str:
 def _state(item: RunStatus) -> str:
     if item.silent_s is not None:
         return f"{item.state} for {item.silent_s:.0f} s"
-    if item.state is Shown.FAILED and item.due:
+    if item.state is State.FAILED and item.what.is_due:
         return f"{item.state}, will start again"
     return item.state
 
@@ -74,7 +86,7 @@ def _columns(status: SweepStatus, items: Sequence[RunStatus], varying: Sequence[
 def _table(status: SweepStatus, varying: Sequence[str], width: int | None) -> list[str]:
     items: list[RunStatus] = list(status.runs)
     if len(items) > MOST_ROWS:
-        order = list(Shown)
+        order = list(State)
         items.sort(key=lambda item: (order.index(item.state), item.run.index))
     shown, left = items[:MOST_ROWS], Counter(item.state for item in items[MOST_ROWS:])
     lines = render(_columns(status, shown, varying), width)
@@ -84,7 +96,7 @@ def _table(status: SweepStatus, varying: Sequence[str], width: int | None) -> li
     return lines
 
 
-def _job_line(jobs: Sequence[JobStatus]) -> str:
+def _job_line(jobs: Sequence[JobStatus], one_shape: bool) -> str:
     """Returns what the living jobs of a sweep do, the tasks of an array together."""
     said: dict[str, Counter[str]] = {}
     for job in jobs:
@@ -93,10 +105,11 @@ def _job_line(jobs: Sequence[JobStatus]) -> str:
         array = "_" in job.id
         words = job.state or "state unknown"
         words += f" ({job.reason})" if job.reason else f" on {job.node}" if job.node and not array else ""
-        said.setdefault(JobId(job.id).array + "_*" * array, Counter())[words] += 1
+        of_shape = "" if job.shape is None or one_shape else f" (shape {job.shape})"
+        said.setdefault(JobId(job.id).array + "_*" * array + of_shape, Counter())[words] += 1
     parts = []
     for name, counts in said.items():
-        numbers = (f"{number} {words}" if name.endswith("*") else words for words, number in counts.items())
+        numbers = (f"{number} {words}" if "_*" in name else words for words, number in counts.items())
         parts.append(f"{name} {', '.join(numbers)}")
     if not parts and jobs and jobs[-1].state:
         parts.append(f"none alive, the last ({jobs[-1].id}) ended as {jobs[-1].state}")
@@ -115,22 +128,37 @@ def _summary(status: SweepStatus) -> str:
 
 
 def _head(status: SweepStatus) -> list[str]:
-    submission = status.submission
-    slots = "" if submission.slots is None else f", {submission.slots} slot{'' if submission.slots == 1 else 's'}"
-    number = "1 run" if len(status.runs) == 1 else f"{len(status.runs)} runs"
-    return [f"sweep {status.label}: {number}, {submission.backend}{slots}", _job_line(status.jobs), _summary(status)]
+    shapes, backend = status.shapes, status.submission.backend
+    one = len(shapes) == 1
+    slots = _slots(next(iter(shapes.values()))[0]) if one else f", {len(shapes)} shapes"
+    head = f"sweep {status.label}: {run_count(len(status.runs))}, {backend}{slots}"
+    return [head, *([] if one else _shape_lines(status)), _job_line(status.jobs, one), _summary(status)]
+
+
+def _slots(shape: Shape) -> str:
+    return "" if shape.slots is None else f", {shape.slots} slot{'' if shape.slots == 1 else 's'}"
+
+
+def _shape_lines(status: SweepStatus) -> list[str]:
+    """Returns for each shape what a run of it needs and how many are done."""
+    lines = []
+    for index, (shape, items) in status.shapes.items():
+        done = sum(item.state is State.COMPLETED for item in items)
+        need = needs(from_record(shape.resources))
+        lines.append(f"shape {index}: {run_count(len(items))}, {done} COMPLETED, each {need}{_slots(shape)}")
+    return lines
 
 
 def _group_lines(group: FailureGroup, width: int | None) -> list[str]:
     """Returns how many runs ended for one reason and which; the reason has lines of its own where that is long."""
-    state = "" if group.state == Shown.FAILED else f"{group.state.lower()}: "
+    state = "" if group.state == State.FAILED else f"{group.state.lower()}: "
     which = ", all " + " ".join(f"{k}={one_line(v)}" for k, v in group.shared.items()) if group.shared else ""
     which = f" (run {group.indices[0]})" if len(group.indices) == 1 else which
-    line = f"{len(group.indices)} x {state}{group.says}{which}"
+    line = f"{len(group.indices)} x {state}{group.message}{which}"
     if width is None or len(line) <= width:
         return [line]
     head = wrapped(f"{len(group.indices)} x {state or 'failed: '}".rstrip(": ") + which, width)
-    return [*head, *(f"    {part}" for part in wrapped(group.says, width - 4))]
+    return [*head, *(f"    {part}" for part in wrapped(group.message, width - 4))]
 
 
 def _groups(status: SweepStatus, width: int | None) -> list[str]:
@@ -149,19 +177,19 @@ def _notes(status: SweepStatus, width: int | None) -> list[str]:
 
 def _retry_lines(status: SweepStatus) -> list[str]:
     lines = []
-    if any(item.state is Shown.FAILED and not item.due for item in status.runs):
+    if any(item.state is State.FAILED and item.what.needs_retry for item in status.runs):
         lines.append(f"gptopt retry {status.label} starts failed runs again")
-    if status.counts[Shown.CANCELLED]:
+    if status.counts[State.CANCELLED]:
         lines.append(f"gptopt retry {status.label} --state CANCELLED takes cancelled runs up again")
     return lines
 
 
 def advice(status: SweepStatus) -> list[str]:
     """Returns what the user can do when the sweep is not done and nothing works on it."""
-    if status.all_done or not status.at_rest:
+    if status.all_done or not status.idle:
         return []
     submission, lines = status.submission, []
-    if number := sum(item.due for item in status.runs):
+    if number := sum(item.what.is_due for item in status.runs):
         command = ["gptopt", "submit", submission.file, *submission.extra, "--backend", submission.backend]
         if not submission.file:  # the points came from a command line, not from a file
             command = ["gptopt", "drive", status.label]
@@ -175,15 +203,15 @@ def outcome(status: SweepStatus) -> str:
     """Returns in one line how the sweep stands: `3 of 12 done, 2 running, 7 waiting`."""
     if status.all_done:
         return f"all {len(status.runs)} runs are done" if len(status.runs) > 1 else "the run is done"
-    left = Counter(item.state.lower() for item in status.runs if item.is_left)
+    left = Counter(item.state.lower() for item in status.runs if item.what.needs_retry)
     numbers = {
-        "running": sum(item.is_running for item in status.runs),
-        "waiting": sum(item.due for item in status.runs),
+        "running": sum(item.what.is_running for item in status.runs),
+        "waiting": sum(item.what.is_waiting for item in status.runs),
         **left,
     }
-    parts = [f"{status.counts[Shown.COMPLETED]} of {len(status.runs)} done"]
+    parts = [f"{status.counts[State.COMPLETED]} of {len(status.runs)} done"]
     parts += [f"{number} {name}" for name, number in numbers.items() if number]
-    return ", ".join(parts) + (", nothing works on it" if status.at_rest else "")
+    return ", ".join(parts) + (", nothing works on it" if status.idle else "")
 
 
 def as_text(status: SweepStatus, width: int | None) -> str:
@@ -215,8 +243,9 @@ def _item(item: RunStatus) -> dict[str, Any]:
         "run_id": item.run.run_id,
         "run_dir": item.run_dir,
         "overrides": list(item.run.overrides),
+        "shape": item.run.shape,
         "state": str(item.state),
-        "due": item.due,
+        "due": item.what.is_due,
         "cause": item.cause,
         "message": item.message,
         "silent_s": item.silent_s,
@@ -226,7 +255,7 @@ def _item(item: RunStatus) -> dict[str, Any]:
         "best": _json_number(item.progress.best),
         "steps_per_s": item.progress.steps_per_s,
         "time_s": item.time_s,
-        "starts": item.starts,
+        "starts": item.attempts,
         "node": item.node or None,
         "gpus": list(item.gpus),
         "slurm_job": item.slurm_job or None,
@@ -234,21 +263,33 @@ def _item(item: RunStatus) -> dict[str, Any]:
 
 
 def _group(group: FailureGroup) -> dict[str, Any]:
-    head = {"count": len(group.indices), "state": group.state, "cause": group.cause, "says": group.says}
+    head = {"count": len(group.indices), "state": group.state, "cause": group.cause, "says": group.message}
     return {**head, "parameters": dict(group.shared), "indices": list(group.indices)}
 
 
 def as_record(status: SweepStatus) -> dict[str, Any]:
     """Returns a status as JSON values; a metric that is NaN or infinite is null, as one that is not there."""
     jobs = [
-        {"id": job.id, "state": job.state or None, "reason": job.reason, "node": job.node, "alive": job.alive}
+        {
+            "id": job.id,
+            "state": job.state or None,
+            "reason": job.reason,
+            "node": job.node,
+            "alive": job.alive,
+            "shape": job.shape,
+        }
         for job in status.jobs
+    ]
+    shapes = [
+        {"shape": index, "resources": dict(shape.resources), "slots": shape.slots, "n": len(items)}
+        for index, (shape, items) in status.shapes.items()
     ]
     return {
         "sweep": status.label,
         "file": status.submission.file,
         "backend": status.submission.backend,
-        "slots": status.submission.slots,
+        "slots": status.submission.shapes[0].slots,
+        "shapes": shapes,
         "n": len(status.runs),
         "all_done": status.all_done,
         "counts": {str(state): number for state, number in status.counts.items()},
@@ -284,7 +325,7 @@ def _bar(item: RunStatus, metric: str, names: dict[str, str], width: int) -> str
     values = parameters(item.run.overrides)
     said = " ".join(f"{names[key]}={values[key]}" for key in names if key in values)
     label = _shorten(f"{item.run.index} {said}".rstrip(), max(12, width // 3))
-    if item.state is Shown.STALLED:
+    if item.state is State.STALLED:
         label += f" [{_state(item)}]"
     return tqdm.format_meter(
         item.step,
@@ -306,7 +347,7 @@ def _live(status: SweepStatus, width: int, height: int) -> list[str]:
     whole = tqdm.format_meter(
         100 * status.fraction, 100, 0, ncols=width, prefix="all", bar_format="{desc}: {percentage:3.0f}%|{bar}|"
     )
-    running = [item for item in status.runs if item.state in (Shown.RUNNING, Shown.STALLED)]
+    running = [item for item in status.runs if item.what.is_running]
     room = max(1, height - len(head) - len(below) - 3)
     bars = [_bar(item, status.metric.name, names, width) for item in running[:room]]
     if len(running) > room:
@@ -335,17 +376,17 @@ def watch(sweep: Sweep, out: TextIO, every_s: float = 2.0) -> SweepStatus:
     """
     status, asked = gather(sweep), time.monotonic()
     screen = _Screen(out) if out.isatty() else None
-    shown: tuple[dict[Shown, int], bool] | None = None
+    shown: tuple[dict[State, int], bool] | None = None
     try:
         while True:
             if screen is not None:
                 columns_now, lines_now = _size(out)
                 screen.draw(_live(status, columns_now - 1, lines_now))
-            elif (status.counts, status.at_rest) != shown:
-                shown = (status.counts, status.at_rest)
+            elif (status.counts, status.idle) != shown:
+                shown = (status.counts, status.idle)
                 out.write(as_text(status, terminal_width(out)) + "\n\n")
                 out.flush()
-            if status.all_done or status.at_rest:
+            if status.all_done or status.idle:
                 break
             time.sleep(every_s)
             ask = time.monotonic() - asked >= ASK_SLURM_EVERY_S
