@@ -88,7 +88,7 @@ if [ ! -f "$file" ]; then
 fi
 
 for argument in "$@"; do
-  if [[ "$argument" == -* ]]; then
+  if [[ "$argument" == -* && "$argument" != --live ]]; then
     echo "submit.sh: options of sbatch go before the sweep file, but $argument comes after it" >&2
     exit 2
   fi

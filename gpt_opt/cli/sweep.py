@@ -30,6 +30,9 @@ _CODES = (
 _SWEEP = "a sweep: its name, name/number, or directory"
 
 
+_LIVE = "jobs import from this repository as it is then, not from a snapshot of what it is now"
+
+
 def add_verbs(verbs: Any) -> None:
     """Adds the verbs to the subparsers `verbs`."""
     _add_submit(verbs)
@@ -38,6 +41,7 @@ def add_verbs(verbs: Any) -> None:
     drive.add_argument("overrides", nargs="*", help="with a sweep file: Hydra overrides for every point")
     drive.add_argument("--slots", type=int, metavar="N", help="runs at a time where there is no Slurm allocation")
     drive.add_argument("--shape", type=int, metavar="N", help="only the runs of this shape, as status numbers them")
+    drive.add_argument("--live", action="store_true", help=f"with a sweep file: {_LIVE}")
     execute = _verb(verbs, "exec", _exec, "execute runs of a sweep in this slot; the lines of a task file do this")
     execute.add_argument("sweep", help="the sweep directory")
     execute.add_argument("runs", nargs="*", metavar="RUN", help="run ids or indices; none: only check this node")
@@ -83,6 +87,7 @@ def _add_submit(verbs: Any) -> None:
     submit.add_argument(
         "--dry-run", action="store_true", help="print the exact sbatch text and the task file; write nothing"
     )
+    submit.add_argument("--live", action="store_true", help=_LIVE)
     submit.add_argument("--wait", action="store_true", help=f"wait for the end, show the way there: {_CODES}")
     group = submit.add_argument_group("what one run needs (beats the sweep file and the config group resources)")
     types: dict[str, type] = {
@@ -114,7 +119,7 @@ def _request(options: argparse.Namespace, backend: str, slots: int | None) -> Re
 
     fill_registries()
     flags = {item.name: getattr(options, item.name, None) for item in fields(Resources)}
-    return Request(options.file, tuple(options.overrides), backend, slots, flags, ROOT, SWEEPS)
+    return Request(options.file, tuple(options.overrides), backend, slots, flags, ROOT, SWEEPS, options.live)
 
 
 def _submit(options: argparse.Namespace) -> int:
@@ -169,6 +174,7 @@ def _told(outcome: Outcome) -> str:
 
 def _drive(options: argparse.Namespace) -> None:
     from gpt_opt.dispatch.driver import drive, part_to_drive
+    from gpt_opt.dispatch.snapshot import enter
     from gpt_opt.dispatch.submit import adopt, prepare, sweep_of_this_job
     from gpt_opt.records.sweep_dir import find, locked
     from gpt_opt.run.outputs import work_without_readers
@@ -178,12 +184,15 @@ def _drive(options: argparse.Namespace) -> None:
     if options.slots is not None and options.slots < 1:
         options.parser.error(f"--slots must be at least 1, but is {options.slots}")
     in_job = this_job().is_slurm
+    given = [] if options.slots is None else ["--slots", str(options.slots)]
+    given += [] if options.shape is None else ["--shape", str(options.shape)]
     if options.target.endswith(".json") or Path(options.target).is_file():
         options.file = Path(options.target)
         request = _request(options, "disbatch" if in_job else "local", options.slots)
         sweep = sweep_of_this_job(SWEEPS, options.file) or prepare(request)
     else:
         sweep = find(options.target, SWEEPS)
+    enter(sweep, ["drive", str(sweep.root), *given])
     sweep = part_to_drive(sweep, options.shape, in_job)
     if in_job:
         with locked(sweep.root.parent):
@@ -194,12 +203,14 @@ def _drive(options: argparse.Namespace) -> None:
 def _exec(options: argparse.Namespace) -> None:
     from gpt_opt.dispatch.backends.check_in import check_in
     from gpt_opt.dispatch.slot.slot import Slot
+    from gpt_opt.dispatch.snapshot import enter
     from gpt_opt.records.sweep_dir import find
     from gpt_opt.run.outputs import work_without_readers
 
     work_without_readers()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     sweep = find(options.sweep, SWEEPS)
+    enter(sweep, ["exec", str(sweep.root), *options.runs])
     runs = [sweep.run(name) for name in options.runs]
     check_in(sweep)
     if not runs:

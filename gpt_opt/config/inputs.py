@@ -71,7 +71,7 @@ def inputs_of(config: Mapping[str, Any], memo: Remembered | None = None) -> dict
     if config.get("model", {}).get("archive") == EMBEDDED:
         found |= memo(_file_input, "model.archive", str(_SHIPPED))
     for target in {target for _, target in targets(config) if not target.startswith("gpt_opt.")}:
-        found |= memo(_module_inputs, target)
+        found |= memo(module_inputs, target)
     return found
 
 
@@ -145,7 +145,7 @@ def _write(entry: Path, digest: str) -> None:
         log.debug("fingerprints are not cached in %s: %s", entry.parent, error)
 
 
-def _module_inputs(target: str) -> dict[str, dict[str, str]]:
+def module_inputs(target: str) -> dict[str, dict[str, str]]:
     """Returns the user's own modules that a target is in, and those that they import, without importing any."""
     found: dict[str, dict[str, str]] = {}
     names = [target]

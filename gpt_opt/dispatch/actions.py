@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 
-from gpt_opt.dispatch import slurm
+from gpt_opt.dispatch import slurm, snapshot
 from gpt_opt.dispatch.classify import classify_runs
 from gpt_opt.dispatch.jobs import idle, living_jobs
 from gpt_opt.dispatch.submit import Outcome, start_jobs
@@ -13,6 +14,8 @@ from gpt_opt.errors import ConfigError, GptOptError, Problem
 from gpt_opt.records import stop_requests
 from gpt_opt.records.attempts import note_retry
 from gpt_opt.records.sweep_dir import Sweep, SweepRun, locked, numbers
+
+log = logging.getLogger(__name__)
 
 
 def retry(sweep: Sweep, state: str, where: Sequence[str]) -> Outcome:
@@ -33,6 +36,12 @@ def retry(sweep: Sweep, state: str, where: Sequence[str]) -> Outcome:
         asked = " and ".join([f"state {state}", *where])
         message = f"must fit at least one run of {sweep.label}, but {asked} fits none; there are {counts}"
         raise ConfigError([Problem("retry", message)])
+    submission = sweep.submission()
+    if snapshot.has_changed(sweep, submission):
+        message = (
+            "%s: the runs have the code that the sweep was submitted with; gptopt submit %s first takes that of now"
+        )
+        log.warning(message, sweep.label, submission.file or "FILE")
     with locked(sweep.root.parent):
         for run in chosen:
             note_retry(sweep.attempts(run))

@@ -10,7 +10,7 @@ from gpt_opt.plan.show import columns, parameters
 from gpt_opt.records.attempts import CAUSES
 from gpt_opt.records.state import State
 
-_NEED_MESSAGE = ("exception", "request")
+_NEED_MESSAGE = ("exception", "request", "changed_config")
 """Causes that say little without the message of the run."""
 
 _VARYING = re.compile(

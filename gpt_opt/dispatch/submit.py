@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gpt_opt.dispatch import snapshot
 from gpt_opt.dispatch.backends.base import BACKENDS
 from gpt_opt.dispatch.backends.disbatch import task_text
 from gpt_opt.dispatch.backends.limits import check_backend, usable
@@ -25,6 +26,7 @@ from gpt_opt.plan.show import changes, run_count
 from gpt_opt.records.io import now, to_json, write_text
 from gpt_opt.records.job_id import this_job
 from gpt_opt.records.lost_nodes import forget_lost_nodes
+from gpt_opt.records.planned_configs import text_of
 from gpt_opt.records.sweep_dir import Job, Shape, Submission, Sweep, SweepRun, create, locked, numbers, submissions
 from gpt_opt.run.resolvers import NEW_DIRECTORY
 from gpt_opt.sweep.model import Grid, Space
@@ -44,6 +46,7 @@ class Request:
         flags: Resources given as flags, None where not given.
         root: The repository.
         sweeps: Folder of sweep directories.
+        live: Whether jobs import from the repository as it is then, instead of a snapshot of what it is now.
     """
 
     file: Path | None
@@ -53,6 +56,7 @@ class Request:
     flags: Mapping[str, Any]
     root: Path
     sweeps: Path
+    live: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,22 @@ def _planned(request: Request) -> Plan:
     for line in changes(plan.runs):
         log.warning("%s", line)
     return plan
+
+
+def _keep(request: Request, plan: Plan) -> Callable[[Sweep], None]:
+    """Takes the snapshot of a request; returns what puts it, and the planned configs, into a sweep directory."""
+    targets = snapshot.targets_in(plan.configs)
+    code = None if request.live else snapshot.take(request.sweeps, request.root, Path.cwd(), targets)
+    configs = text_of((run.run_id, changes) for run, changes in zip(plan.runs, plan.configs, strict=True))
+
+    def keep(sweep: Sweep) -> None:
+        write_text(sweep.planned_configs, configs)
+        if code is not None:
+            snapshot.link(sweep, code)
+        else:
+            sweep.code.unlink(missing_ok=True)
+
+    return keep
 
 
 def _require_slots(plan: Plan, request: Request) -> None:
@@ -118,6 +138,7 @@ def _draft(request: Request, plan: Plan) -> tuple[Submission, list[SweepRun]]:
         metric=metric,
         cwd=os.getcwd(),
         root=str(request.root),
+        snapshot=not request.live,
     )
     index = {shape: number for number, shape in enumerate(slots)}
     runs = [
@@ -177,13 +198,13 @@ def prepare(request: Request, state_lock: Callable[[Sweep], None] | None = None)
     if state_lock is None:
         _require_one_allocation(plan, request)
     submission, runs = _draft(request, plan)
-    parent = (request.sweeps / plan.grid.name).absolute()
+    parent, keep = (request.sweeps / plan.grid.name).absolute(), _keep(request, plan)
     with locked(parent):
         sweep = _same_sweep(parent, runs)
         if sweep is None:
-            sweep = create(parent, Path(plan.grid.source).read_text(encoding="utf-8"), runs, submission)
+            sweep = create(parent, Path(plan.grid.source).read_text(encoding="utf-8"), runs, submission, keep)
         else:
-            _renew(sweep, submission, runs)
+            _renew(sweep, submission, runs, keep)
         if state_lock is not None:
             state_lock(sweep)
     return sweep
@@ -211,12 +232,12 @@ def prepare_points(request: Request, name: str, points: Sequence[Sequence[str]])
     _require_slots(plan, request)
     _require_one_allocation(plan, request)
     submission, runs = _draft(request, plan)
-    parent = (request.sweeps / name).absolute()
+    parent, keep = (request.sweeps / name).absolute(), _keep(request, plan)
     with locked(parent):
         sweep = _before_requeue(parent, runs)
         if sweep is None:
             params = to_json({"name": name, "points": [list(point) for point in points]})
-            sweep = create(parent, params, runs, submission)
+            sweep = create(parent, params, runs, submission, keep)
         adopt(sweep)
     first = {run.point: sweep.run(run.run_id) for run in plan.runs}
     return sweep, tuple(first[plan.collapsed.get(index, index)] for index in range(plan.points))
@@ -229,15 +250,19 @@ def _before_requeue(parent: Path, runs: Sequence[SweepRun]) -> Sweep | None:
     return last if last is not None and own.job in {job.id for job in last.submission().jobs} else None
 
 
-def _renew(sweep: Sweep, submission: Submission, runs: Sequence[SweepRun]) -> None:
+def _renew(sweep: Sweep, submission: Submission, runs: Sequence[SweepRun], keep: Callable[[Sweep], None]) -> None:
     """Gives a sweep the resources of a new request, but for runs that a job was given which waits or works still.
+
+    The code of the new request comes with them where no job waits or works.
 
     Args:
         sweep: The sweep as it was submitted before.
         submission: The new request.
         runs: The same runs, as the new request has them: in another order perhaps, and of other shapes.
+        keep: Puts the code of the request into the sweep directory.
     """
     former, living = sweep.submission(), living_jobs(sweep, submission.backend)
+    submission = _with_code(sweep, submission, former, bool(living), keep)
     asked = {run.run_id: run for run in runs}
     other_backend = bool(living) and former.backend != submission.backend
     free = set() if other_backend else {run.run_id for run in unserved(sweep.runs, living)}
@@ -253,6 +278,23 @@ def _renew(sweep: Sweep, submission: Submission, runs: Sequence[SweepRun]) -> No
     if free:  # the plan comes last: whatever it says, before and after, the submission has such a shape
         sweep.write_submission(replace(submission, shapes=shapes, created=former.created, jobs=former.jobs))
         sweep.write_plan(renewed)
+
+
+def _with_code(
+    sweep: Sweep, submission: Submission, former: Submission, living: bool, keep: Callable[[Sweep], None]
+) -> Submission:
+    """Gives a sweep the code of a new request where no job is alive; returns the submission as it then is."""
+    if living:
+        if submission.snapshot != former.snapshot or snapshot.has_changed(sweep, former):
+            log.warning("%s: its job goes on with the code it has; submit again when it has ended", sweep.label)
+        return replace(submission, snapshot=former.snapshot)
+    before = sweep.code.resolve()
+    keep(sweep)
+    if former.snapshot and submission.snapshot and before != (after := sweep.code.resolve()):
+        comparison = f"diff -r -x __pycache__ {os.path.relpath(before)} {os.path.relpath(after)}"
+        kept = "done runs keep their results, the others are trained with that of now"
+        log.warning("%s: the code has changed (%s): %s", sweep.label, comparison, kept)
+    return submission
 
 
 def _places(

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 from gpt_opt.dispatch.driver_claim import is_driven
 from gpt_opt.dispatch.failure_groups import Failure, FailureGroup, grouped
 from gpt_opt.dispatch.job_status import JobStatus, job_statuses, known_to_slurm, last_lines
 from gpt_opt.dispatch.progress import Metric
 from gpt_opt.dispatch.run_status import RunReader, RunStatus
+from gpt_opt.records.code import Code, code_in, other_code
 from gpt_opt.records.job_id import JobId
 from gpt_opt.records.lost_nodes import read_lost_nodes
+from gpt_opt.records.provenance import read_provenance
+from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import State
 from gpt_opt.records.sweep_dir import Shape, Submission, Sweep
 
@@ -133,9 +138,24 @@ def gather(sweep: Sweep, ask_slurm: bool = True, before: SweepStatus | None = No
     statuses = tuple(job_statuses(submission, known, former, driven))
     newest = {job.shape: job for job in statuses}
     notes += last_lines(sweep, list(newest.values()), histories.values())
+    notes += other_code(_code(item) for item in runs if item.what.is_done)
     lost_nodes = [item for part in sweep.parts() for item in read_lost_nodes(part.lost_nodes).items()]
     notes += [f"node {node} gave no slot: {reason}" for node, reason in dict(lost_nodes).items()]
     return SweepStatus(sweep.label, submission, metric, runs, statuses, driven, failures, tuple(notes))
+
+
+@lru_cache(maxsize=1 << 16)  # a live view asks for the same ones again and again
+def _code_of(provenance: str, written_ns: int) -> Code | None:
+    return code_in(read_provenance(RunPaths(Path(provenance).parent)))
+
+
+def _code(item: RunStatus) -> Code | None:
+    """Returns what a run was made with."""
+    file = RunPaths(Path(item.run_dir)).provenance
+    try:
+        return _code_of(str(file), file.stat().st_mtime_ns)
+    except OSError:
+        return None
 
 
 def _failures(runs: Sequence[RunStatus]) -> Iterator[Failure]:

@@ -18,7 +18,9 @@ from gpt_opt.plan.existing import Status, status_of
 from gpt_opt.plan.findings import Findings
 from gpt_opt.plan.resources import SweepResources, process_problems
 from gpt_opt.plan.validate import PointChecker
-from gpt_opt.records.provenance import recorded_inputs
+from gpt_opt.records.code import Code, code_in
+from gpt_opt.records.planned_configs import Change, ConfigChanges
+from gpt_opt.records.provenance import Inputs, inputs_in, read_provenance, recorded_inputs
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.run_id import is_identity, run_id
 from gpt_opt.records.sweep_dir import submissions
@@ -43,6 +45,7 @@ class Run:
         status: What starting it would mean.
         step: Optimizer steps done.
         changed: Which files and modules have changed since, in words; "" where none has.
+        code: What a done run was made with; None where that is not known.
     """
 
     index: int
@@ -54,6 +57,7 @@ class Run:
     status: Status
     step: int
     changed: str = ""
+    code: Code | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Plan:
         runs: Distinct runs, in the order of their first points.
         collapsed: Index of a point to the index of the earlier point with the same config.
         uncounted: Keys in which such points differ although they change no result, so that only the first one's count.
+        configs: For each run, how its config differs from that of the first; see `records.planned_configs`.
         costs: What the runs that remain will cost, by what a run needs.
         cost: What all of them will cost.
         gone: Runs of earlier submissions of this sweep that are no longer in the grid: id to directory.
@@ -76,6 +81,7 @@ class Plan:
     runs: tuple[Run, ...]
     collapsed: dict[int, int]
     uncounted: tuple[str, ...]
+    configs: tuple[Sequence[Change], ...]
     costs: Mapping[Resources, CostEstimate]
     cost: CostEstimate
     gone: dict[str, str]
@@ -167,9 +173,20 @@ class Planner:
         gone = {run.run_id: run.run_dir for run in earlier if run.run_id not in known}
         samples, runs = Samples(draft.roots), tuple(draft.runs)
         shapes = dict.fromkeys(run.resources for run in runs)
-        costs = {shape: estimate([w for w in draft.work if w.resources == shape], samples, slots) for shape in shapes}
-        cost, uncounted = estimate(draft.work, samples, slots), tuple(sorted(draft.uncounted))
-        return Plan(grid, draft.points, runs, draft.collapsed, uncounted, costs, cost, gone)
+        return Plan(
+            grid=grid,
+            points=draft.points,
+            runs=runs,
+            collapsed=draft.collapsed,
+            uncounted=tuple(sorted(draft.uncounted)),
+            configs=tuple(draft.configs),
+            costs={
+                shape: estimate([work for work in draft.work if work.resources == shape], samples, slots)
+                for shape in shapes
+            },
+            cost=estimate(draft.work, samples, slots),
+            gone=gone,
+        )
 
     def _own_sweep(self, point: Composed, grid: Grid) -> Iterator[Problem]:
         """Refuses an experiment that is a sweep itself, of which the sweep file does not give every key."""
@@ -234,11 +251,13 @@ class _Draft:
         self.runs: list[Run] = []
         self.collapsed: dict[int, int] = {}
         self.uncounted: set[str] = set()
+        self.configs: list[Sequence[Change]] = []
         self.work: list[Work] = []
         self.roots: set[Path] = set()
         self._needs = needs
         self._first: dict[str, tuple[int, frozenset[str], Resources]] = {}
         self._finder = RunFinder()
+        self._changes = ConfigChanges()
 
     def add(self, point: int, composed: Composed, resources: Resources, memo: Remembered) -> None:
         """Adds a point without problems."""
@@ -251,12 +270,13 @@ class _Draft:
             keys = {target(text.partition("=")[0]) for text in overrides.symmetric_difference(composed.overrides)}
             self.uncounted.update(key for key in keys if not is_identity(key))
             return
+        self.configs.append(self._changes.add(config))
         folder, exists = self._finder.find(config, name, composed.overrides)
         paths = RunPaths(Path(folder))
         status, step = status_of(paths) if exists else (Status.NEW, 0)
-        begun = status is not Status.NEW
-        changed = changed_since(recorded_inputs(paths), inputs_of(config, memo)) if begun else ""
-        facts = (composed.overrides, resources, status, step, changed)
+        before, code = _made_with(paths, status)
+        changed = changed_since(before, inputs_of(config, memo)) if status is not Status.NEW else ""
+        facts = (composed.overrides, resources, status, step, changed, code)
         self.runs.append(Run(len(self.runs), point, name, folder, *facts))
         if status in (Status.NEW, Status.RESUME, Status.FAILED):
             steps = config["training"]["training_params"]["max_steps"]
@@ -264,6 +284,14 @@ class _Draft:
             self.work.append(Work(memo.of(workload, config), remaining, resources))
             if "output_dir" in config["paths"]:
                 self.roots.add(Path(config["paths"]["output_dir"]))
+
+
+def _made_with(paths: RunPaths, status: Status) -> tuple[Inputs, Code | None]:
+    """Returns what an existing run was made with: inputs and, of one that is done, code."""
+    if status is Status.DONE:
+        record = read_provenance(paths)
+        return inputs_in(record), code_in(record)
+    return {} if status is Status.NEW else recorded_inputs(paths), None
 
 
 def override_lists(grid: Grid, extra: Sequence[str] = ()) -> Iterator[list[str]]:

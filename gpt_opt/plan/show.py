@@ -14,6 +14,7 @@ from gpt_opt.plan.estimate import CostEstimate
 from gpt_opt.plan.existing import Status
 from gpt_opt.plan.planner import Plan, Run
 from gpt_opt.plan.resources import needs, to_record
+from gpt_opt.records.code import other_code, this_code
 from gpt_opt.sweep.model import Resources
 from gpt_opt.sweep.overrides import shell_word
 from gpt_opt.table import Column, render, wrapped
@@ -153,7 +154,7 @@ def as_text(plan: Plan, width: int | None = None) -> str:
     if plan.uncounted:
         keys = ", ".join(plan.uncounted)
         lines.append(f"points that differ in {keys} alone are one run, since that changes no result: the first counts")
-    lines += changes(plan.runs)
+    lines += [*changes(plan.runs), *other_code(run.code for run in plan.runs)]
     if plan.gone:
         lines.append(f"{len(plan.gone)} runs of earlier submissions are no longer in the grid:")
         lines += [f"  {folder}" for folder in list(plan.gone.values())[:5]]
@@ -185,12 +186,19 @@ def as_record(plan: Plan) -> dict[str, Any]:
             "shape": number[run.resources],
             "status": str(run.status),
             "changed": run.changed,
+            "code": None if run.code is None else run.code.sha256,
         }
         for run in plan.runs
     ]
     shapes = [{"resources": to_record(shape), "price": _cost_record(cost)} for shape, cost in plan.costs.items()]
     gone = [{"run_id": name, "run_dir": folder} for name, folder in plan.gone.items()]
-    head = {"sweep": plan.grid.name, **counts(plan), "gone": gone, "price": _cost_record(plan.cost)}
+    head = {
+        "sweep": plan.grid.name,
+        **counts(plan),
+        "gone": gone,
+        "price": _cost_record(plan.cost),
+        "code": this_code().sha256,
+    }
     return {**head, "shapes": shapes, "errors": [], "items": items}
 
 

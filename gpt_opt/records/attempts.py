@@ -34,6 +34,7 @@ CAUSES: Mapping[str, Cause] = {
     "completed": Cause("completed", None),
     "exception": Cause("raised an exception", 1),
     "request": Cause("its config or data cannot be used", 1),
+    "changed_config": Cause("its config is not the one that was planned", 1),
     "out_of_gpu_memory": Cause("GPU out of memory", 1),
     "out_of_memory": Cause("out of memory", 1),
     "no_space": Cause("no space left on the disk", 1),

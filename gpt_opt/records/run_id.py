@@ -103,3 +103,26 @@ def run_id(config: Mapping[str, Any], memo: Memo | None = None) -> str:
         memo: What was found for other configs of the same request.
     """
     return hashlib.sha256(identity_json(config, memo).encode()).hexdigest()[:ID_LENGTH]
+
+
+_ABSENT = "(absent)"
+
+
+def differences(existing: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns the dotted keys in which two resolved configs differ as runs: value there, value here."""
+    there, here = _flat(identifying(existing)), _flat(identifying(wanted))
+    pairs = {key: (there.get(key, _ABSENT), here.get(key, _ABSENT)) for key in sorted({*there, *here})}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] or type(pair[0]) is not type(pair[1])}
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    stack = [("", config)]
+    while stack:
+        prefix, node = stack.pop()
+        for key, value in node.items():
+            if isinstance(value, Mapping) and value:
+                stack.append((f"{prefix}{key}.", value))
+            else:
+                flat[f"{prefix}{key}"] = value
+    return flat

@@ -6,7 +6,7 @@ import difflib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -98,6 +98,7 @@ class Submission:
         metric: Name and goal of the metric to compare runs by, or None.
         cwd: Working directory of every run: relative paths of configs start here.
         root: The repository.
+        snapshot: Whether drivers, slots and runs import from `code/`; if not, from the repository.
         created: ISO 8601 UTC.
         script: The exact sbatch text; None where there is none.
         jobs: Every job so far, oldest first.
@@ -111,6 +112,7 @@ class Submission:
     metric: dict[str, str] | None
     cwd: str
     root: str
+    snapshot: bool = False
     created: str = field(default_factory=now)
     script: str | None = None
     jobs: tuple[Job, ...] = ()
@@ -206,6 +208,16 @@ class Sweep:
         """Nodes whose slots did not start for the last driver, each with the reason."""
         return self.driver.root / "lost_nodes.json"
 
+    @property
+    def planned_configs(self) -> Path:
+        """What each run was planned with; see `gpt_opt.records.planned_configs`."""
+        return self.root / "planned_configs.jsonl"
+
+    @property
+    def code(self) -> Path:
+        """Link to the snapshot of the code that its jobs import; see `gpt_opt.dispatch.snapshot`."""
+        return self.root / "code"
+
     def attempts(self, run: SweepRun) -> Path:
         """Returns the file of the attempts at a run; see `gpt_opt.records.attempts`."""
         return self.root / "attempts" / f"{run.index}.jsonl"
@@ -290,7 +302,13 @@ def submissions(parent: Path) -> list[Sweep]:
     return [sweep for sweep in found if sweep.plan_file.exists()]
 
 
-def create(parent: Path, params: str, runs: Iterable[SweepRun], submission: Submission) -> Sweep:
+def create(
+    parent: Path,
+    params: str,
+    runs: Iterable[SweepRun],
+    submission: Submission,
+    write_more: Callable[[Sweep], None] = lambda sweep: None,
+) -> Sweep:
     """Makes the next `sweeps/<name>/<n>/`, whole or not at all; the caller holds `locked`.
 
     Args:
@@ -298,6 +316,7 @@ def create(parent: Path, params: str, runs: Iterable[SweepRun], submission: Subm
         params: Text of the sweep file.
         runs: The plan.
         submission: What submission.json holds.
+        write_more: Writes what else the directory holds, before it gets its name.
     """
     for remains in parent.glob(".new-*"):
         shutil.rmtree(remains, ignore_errors=True)
@@ -309,6 +328,7 @@ def create(parent: Path, params: str, runs: Iterable[SweepRun], submission: Subm
     new.write_plan(runs)
     new.control.touch(mode=0o600)
     new.write_submission(submission)
+    write_more(new)
     final = parent / str(max(numbers(parent), default=0) + 1)
     new.root.rename(final)
     sync(parent)
@@ -329,7 +349,7 @@ def find(name: str | None, sweeps: Path) -> Sweep:
     for choice in choices:
         if (choice / "submission.json").is_file():
             return Sweep(choice.resolve())
-    submitted = sorted(entry.name for entry in sweeps.glob("*") if numbers(entry))
+    submitted = sorted(entry.name for entry in sweeps.glob("[!.]*") if numbers(entry))
     asked = "must be a submitted sweep" + (f", but is {name!r}" if name is not None else "")
     problem = f"{asked}; {sweeps.absolute()} holds {', '.join(submitted) or 'none'}"
     near = difflib.get_close_matches(name or "", submitted, 1)

@@ -78,7 +78,11 @@ def lost_a_process(error: BaseException) -> bool:
 
 
 def close() -> None:
-    """Ends the connection to the other processes, where there are some, in good order."""
+    """Ends the connection to the other processes, where there are some, in good order.
+
+    The model must be freed before: what DistributedDataParallel adds to it ends the connection too if it is the last to
+    hold it, and does so with Python's lock, for which a thread of gloo may wait that is still busy with the last sum.
+    """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -70,7 +70,6 @@ def train(config: Config, folder: Folder, hooks: Hooks, inputs: Inputs | None = 
         advice = memory_advice(params, trainer.args.per_device_train_batch_size, bool(config["lora"]))
         with memory_failures_named(trainer.forwards.describe, advice):
             _run(trainer, config["training"]["finetuning"]["resume_from_checkpoint"])
-        close()
         try:
             best = trainer.task.best
             if trainer.state.global_step < parts.steps and not (best and best.over):
@@ -89,6 +88,7 @@ def train(config: Config, folder: Folder, hooks: Hooks, inputs: Inputs | None = 
         finally:
             del trainer, parts
             gc.collect()
+            close()
 
 
 def _log_sizes(parts: Parts) -> None:

@@ -104,7 +104,7 @@ def test_folders_with_odd_names(bench: Bench, monkeypatch: pytest.MonkeyPatch) -
     places = []
     for name, command in ways.items():
         (folder := bench.folder / f"my {name} [ü] 50%").mkdir()
-        places.append(place := Bench(folder, bench.cluster))
+        places.append(place := Bench(folder, bench.cluster, bench.forks))
         place.write([70], steps=40)
         place.call(*command)
     for place in places:

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -23,8 +23,8 @@ from tests.conftest import ROOT, Runner
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path, None)
+def bench(tmp_path: Path, run_forks: Mapping[str, str]) -> Bench:
+    return Bench(tmp_path, None, run_forks)
 
 
 def drive(bench: Bench, expect: int = 0, *flags: str) -> str:
@@ -152,6 +152,7 @@ def little_memory() -> Iterator[Path]:
     group.rmdir()
 
 
+@pytest.mark.new_process  # a fork has its memory from its server
 def test_out_of_memory_is_tried_again_only_with_more_memory(bench: Bench, little_memory: Path) -> None:
     bench.write([70])
     (bench.folder / "eat-70").touch()
@@ -168,6 +169,7 @@ def test_out_of_memory_is_tried_again_only_with_more_memory(bench: Bench, little
     bench.verify()
 
 
+@pytest.mark.new_process  # what is stopped must be the run itself
 def test_a_zombie_of_attempt_1_wakes_after_attempt_2_finished(bench: Bench) -> None:
     bench.write([70], pause_s=0.01)
     overrides = bench.gptopt("plan", "sweep.json", "--json")

@@ -32,7 +32,8 @@ def test_the_batch_script_word_for_word() -> None:
     resources = Resources(
         cpus_per_run=4, mem_gb=10, time_min=240, partition="gpu", qos="low", sbatch=("--reservation=lab", "--nice")
     )
-    assert sbatch_text(SWEEP, resources, 8, "/home/me/gpt-opt", "/venv/bin") == (
+    script = sbatch_text(SWEEP, resources, 8, "/home/me/gpt-opt", "/venv/bin", snapshot=True)
+    assert script == (
         """\
 #!/bin/bash
 #SBATCH --job-name=beta-3
@@ -53,10 +54,15 @@ def test_the_batch_script_word_for_word() -> None:
 GPTOPT_ROOT=/home/me/gpt-opt
 . /home/me/gpt-opt/slurm_scripts/environment.sh
 PATH=$PATH:/venv/bin
+export PYTHONPATH=/lab/sweeps/beta/3/code${PYTHONPATH:+:$PYTHONPATH}
 # exec: the warning before the time limit goes to this process.
 exec gptopt drive /lab/sweeps/beta/3
 """
     )
+    live = sbatch_text(SWEEP, resources, 8, "/home/me/gpt-opt", "/venv/bin")
+    assert set(script.splitlines()) - set(live.splitlines()) == {
+        "export PYTHONPATH=/lab/sweeps/beta/3/code${PYTHONPATH:+:$PYTHONPATH}"
+    }
 
 
 def test_the_job_of_one_of_several_shapes_says_which() -> None:

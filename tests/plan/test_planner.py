@@ -423,7 +423,7 @@ def test_the_command_speaks_text_json_and_lines(tmp_path: Path, capsys: pytest.C
         "errors",
         "items",
     } <= set(record)
-    assert set(record["items"][0]) == {"index", "run_id", "run_dir", "overrides", "shape", "status", "changed"}
+    assert set(record["items"][0]) == {"index", "run_id", "run_dir", "overrides", "shape", "status", "changed", "code"}
     assert main(["plan", file, output, "--overrides"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
     assert main(["plan", file, output, "--explain", "1"]) == 0

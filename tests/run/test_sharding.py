@@ -23,7 +23,18 @@ from gpt_opt.training.checkpointing import latest_checkpoint
 from gpt_opt.training.evaluation import even_batches
 from gpt_opt.training.sharding import deepspeed_settings, sharding_arguments
 from tests.conftest import Runner, small_overrides
-from tests.run.test_distributed import DPO, LONG, SAMPLES, assert_same, only_run, rows, run, start, wait_for_step
+from tests.run.test_distributed import (  # noqa: F401  a fixture among them
+    DPO,
+    LONG,
+    SAMPLES,
+    assert_same,
+    forked,
+    only_run,
+    rows,
+    run,
+    start,
+    wait_for_step,
+)
 from tests.training.test_training import config
 
 needs_deepspeed = pytest.mark.skipif(
@@ -106,7 +117,7 @@ def test_fsdp_in_16_bits_computes_policy_and_reference_alike(tmp_path: Path, sma
 def test_fsdp_goes_on_with_an_optimizer_without_states(
     tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), os.pathsep)
     (tmp_path / "plain.py").write_text(
         "from torch.optim import SGD\ndef build(parameters, lr, **others): return SGD(parameters, lr)\n"
     )

@@ -15,7 +15,7 @@ from torch import nn
 
 from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.dispatch.failure_groups import normalised
-from gpt_opt.dispatch.slot.slot import _failure
+from gpt_opt.dispatch.slot.diagnose import End, diagnose
 from gpt_opt.errors import ConfigError, DataError
 from gpt_opt.records.io import read_json_object
 from gpt_opt.records.run_dir import checkpoints
@@ -178,7 +178,7 @@ def test_want_of_memory_names_the_batch_and_what_to_lower(
         assert words in text
     assert "gradient_checkpointing=true" in text
     state = RunState("id", State.FAILED, error=error_record(caught.value))
-    assert _failure(state, 1)[0] == cause
+    assert diagnose(End(1, state=state, is_own=True))[0] == cause
 
 
 def test_what_saves_memory_already_is_not_advised(

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from gpt_opt.dispatch.slot.gpus import node_name
+from gpt_opt.dispatch.snapshot import code_root
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.process import lives
 from gpt_opt.records.sweep_dir import Sweep
@@ -34,7 +35,8 @@ def check_in(sweep: Sweep) -> None:
         GptOptError: Says what it lacks.
     """
     submission = sweep.submission()
-    needed = {"the working directory": Path(submission.cwd), "the repository": Path(submission.root) / "run_hydra.py"}
+    code = code_root(sweep, submission)
+    needed = {"the working directory": Path(submission.cwd), "the code": code / "run_hydra.py"}
     for what, path in needed.items():
         if not path.exists():
             raise GptOptError(f"{what} must be visible on every node, but {path} is not there")

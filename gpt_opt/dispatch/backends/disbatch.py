@@ -21,7 +21,8 @@ from gpt_opt.dispatch.backends.check_in import CheckIns, start_line
 from gpt_opt.dispatch.backends.plain_names import make_links, plain, program
 from gpt_opt.dispatch.backends.resources import by_shape, slurm_slots
 from gpt_opt.dispatch.backends.sbatch_script import sbatch_text
-from gpt_opt.dispatch.slot.slot import DRIVER, SESSION, task_line
+from gpt_opt.dispatch.slot.launch import task_line
+from gpt_opt.dispatch.slot.slot import DRIVER, SESSION
 from gpt_opt.errors import GptOptError
 from gpt_opt.plan.resources import from_record
 from gpt_opt.records.io import now, write_text
@@ -47,7 +48,9 @@ class DisBatch:
         """Returns the batch script for the runs of a shape."""
         asked, programs = submission.shapes[shape], str(Path(program("gptopt")).parent)
         part = sweep.part(shape) if len(submission.shapes) > 1 else sweep
-        return sbatch_text(part, from_record(asked.resources), asked.slots or 1, submission.root, programs)
+        return sbatch_text(
+            part, from_record(asked.resources), asked.slots or 1, submission.root, programs, submission.snapshot
+        )
 
     def start(self, sweep: Sweep, submission: Submission, runs: Sequence[SweepRun]) -> Iterator[list[Job]]:
         """Submits a job for each shape that `runs` have."""

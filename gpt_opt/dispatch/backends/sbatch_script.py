@@ -26,7 +26,9 @@ def names(sweep: Sweep) -> tuple[str, str]:
     return f"{sweep.root.parent.name}-{sweep.root.name}{part}", f"{plain(sweep).root}{comment}"
 
 
-def sbatch_text(sweep: Sweep, resources: Resources, slots: int, root: str, programs: str) -> str:
+def sbatch_text(
+    sweep: Sweep, resources: Resources, slots: int, root: str, programs: str, snapshot: bool = False
+) -> str:
     """Returns the batch script of the disbatch backend.
 
     Args:
@@ -35,6 +37,7 @@ def sbatch_text(sweep: Sweep, resources: Resources, slots: int, root: str, progr
         slots: Runs at a time.
         root: The repository, absolute.
         programs: Folder of the submitter's `gptopt`, which serves where the environment of jobs has none.
+        snapshot: Whether the job imports from the sweep's snapshot.
     """
     options = [*_options(sweep, resources, slots), *site_options(resources)]
     environment = shlex.quote(f"{root}/slurm_scripts/environment.sh")
@@ -46,11 +49,17 @@ def sbatch_text(sweep: Sweep, resources: Resources, slots: int, root: str, progr
             f"GPTOPT_ROOT={shlex.quote(root)}",
             f". {environment}",
             f"PATH=$PATH:{shlex.quote(programs)}",
+            *([import_line(sweep)] if snapshot else []),
             "# exec: the warning before the time limit goes to this process.",
             f"exec gptopt drive {plain(sweep).root}{part}",
             "",
         ]
     )
+
+
+def import_line(sweep: Sweep) -> str:
+    """Returns the line of a batch script after which Python imports from the snapshot of a sweep."""
+    return f"export PYTHONPATH={shlex.quote(str(plain(sweep).code))}${{PYTHONPATH:+:$PYTHONPATH}}"
 
 
 def _options(sweep: Sweep, resources: Resources, slots: int) -> list[str]:

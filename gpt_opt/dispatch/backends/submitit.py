@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gpt_opt.dispatch import slurm
 from gpt_opt.dispatch.backends.plain_names import make_links, plain, program
 from gpt_opt.dispatch.backends.resources import by_shape, groups, slurm_slots
-from gpt_opt.dispatch.backends.sbatch_script import names, option_lines, warning_s
+from gpt_opt.dispatch.backends.sbatch_script import import_line, names, option_lines, warning_s
 from gpt_opt.dispatch.slot.slot import SESSION, Slot
 from gpt_opt.errors import GptOptError, RunFailed
 from gpt_opt.plan.resources import from_record
@@ -159,7 +160,9 @@ def executor(sweep: Sweep, submission: Submission, arrays: int) -> SlurmExecutor
     from submitit import SlurmExecutor
 
     sweep.submitit.mkdir(mode=0o700, exist_ok=True)
-    chosen = SlurmExecutor(folder=plain(sweep).submitit, max_num_timeout=_MOST_REQUEUES)
+    # -P: else the current directory, which may be the repository, comes before the snapshot.
+    python = f"{shlex.quote(sys.executable)} -P"
+    chosen = SlurmExecutor(folder=plain(sweep).submitit, max_num_timeout=_MOST_REQUEUES, python=python)
     chosen.update_parameters(**_parameters(sweep, submission))
     asked = submission.shapes[sweep.shape or 0]
     parallel = (asked.slots or 1) // (from_record(asked.resources).runs_per_gpu or 1)
@@ -192,6 +195,7 @@ def _parameters(sweep: Sweep, submission: Submission) -> dict[str, Any]:
             f"GPTOPT_ROOT={shlex.quote(submission.root)}",
             f". {shlex.quote(submission.root + '/slurm_scripts/environment.sh')}",
             f"PATH=$PATH:{Path(program('gptopt')).parent}",
+            *([import_line(sweep)] if submission.snapshot else []),
         ],
         "additional_parameters": {"requeue": True},
     }
@@ -202,5 +206,5 @@ def text(sweep: Sweep, submission: Submission) -> str:
     """Returns the batch script that submitit would submit."""
     from submitit.slurm.slurm import _make_sbatch_string
 
-    command = "python -u -m submitit.core._submit " + str(plain(sweep).submitit)
+    command = "python -P -u -m submitit.core._submit " + str(plain(sweep).submitit)
     return _make_sbatch_string(command=command, folder=plain(sweep).submitit, **_parameters(sweep, submission))
