@@ -13,11 +13,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -25,7 +24,6 @@ from packaging.specifiers import SpecifierSet
 from gpt_opt.dispatch import slurm
 from gpt_opt.records.claim import HEARTBEAT_S, STALE_AFTER_S
 from gpt_opt.records.io import create_text
-from gpt_opt.table import aligned
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository."""
@@ -71,22 +69,6 @@ def checks() -> list[Check]:
 def all_well(found: Sequence[Check]) -> bool:
     """Returns whether nothing that is needed fails."""
     return not any(check.ok is False for check in found)
-
-
-def as_text(found: Sequence[Check]) -> str:
-    """Returns checks for a terminal; advice stands below its check."""
-    words = {True: "ok", False: "FAIL", None: "-"}
-    lines = aligned([[words[check.ok], check.name, check.found] for check in found])
-    advised = []
-    for line, check in zip(lines, found, strict=True):
-        advised += [line, f"      {check.advice}"] if check.advice else [line]
-    failed = sum(check.ok is False for check in found)
-    return "\n".join([*advised, "", f"{failed} of {len(found)} checks failed" if failed else "nothing needed fails"])
-
-
-def as_record(found: Sequence[Check]) -> dict[str, Any]:
-    """Returns checks as JSON values."""
-    return {"all_well": all_well(found), "items": [asdict(check) for check in found]}
 
 
 # -- this Python ------------------------------------------------------------------------------------------------------

@@ -19,7 +19,6 @@ from gpt_opt.dispatch.reconcile import settle
 from gpt_opt.errors import ConfigError, GptOptError, Problem
 from gpt_opt.plan.existing import NEW_DIRECTORY
 from gpt_opt.plan.planner import Plan, Planner
-from gpt_opt.plan.show import changes
 from gpt_opt.records.io import now, to_json, write_text
 from gpt_opt.records.sweep_dir import Job, Submission, Sweep, SweepRun, create, locked, numbers
 from gpt_opt.sweep.model import Grid, Space
@@ -72,7 +71,7 @@ def _planned(request: Request) -> Plan:
     planner = Planner(request.root / "hydra_conf")
     plan = planner.plan(request.file, request.extra, sweeps=request.sweeps, flags=request.flags)
     _require_slots(plan, request)
-    for line in changes(plan.runs):
+    for line in plan.changes():
         log.warning("%s", line)
     return plan
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from gpt_opt.cli.views.doctor import as_record, as_text
 from gpt_opt.dispatch import doctor
-from gpt_opt.dispatch.doctor import Check, all_well, as_record, as_text, checks, file_system
+from gpt_opt.dispatch.doctor import Check, all_well, checks, file_system
 
 
 def by_name(found: list[Check]) -> dict[str, Check]:

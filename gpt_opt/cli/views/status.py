@@ -1,43 +1,34 @@
-"""The status of a sweep as a person reads it, as a program does, and live."""
+"""The status of a sweep as a person reads it, and as a program does."""
 
 from __future__ import annotations
 
 import math
 import os
-import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import Any
 
-from tqdm import tqdm
-
+from gpt_opt.cli.views.parts import common_lines, duration, one_line, parameter_columns
 from gpt_opt.dispatch.facts import JobStatus, RunStatus, Shown, SweepStatus
 from gpt_opt.dispatch.failure_groups import FailureGroup
-from gpt_opt.dispatch.sweep_status import gather
-from gpt_opt.plan.show import columns, common_lines, duration, one_line, parameter_columns, parameters, short_names
-from gpt_opt.records.sweep_dir import Sweep
 from gpt_opt.sweep.overrides import shell_word
-from gpt_opt.table import Column, render, terminal_width, wrapped
+from gpt_opt.sweep.varying import common_and_varying
+from gpt_opt.table import Column, render, wrapped
 
 MOST_ROWS = 200
 """Rows of a table; of a longer sweep the runs that are not COMPLETED come first."""
-
-ASK_SLURM_EVERY_S = 15.0
-"""How often a live view asks Slurm."""
 
 _MOST_GROUPS = 12
 _MOST_NOTES = 12
 
 
-def _number(value: float | None) -> str:
+def number_text(value: float | None) -> str:
+    """Returns a metric in four digits; "" where there is none."""
     return "" if value is None else f"{value:.4g}"
 
 
-def _shorten(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
-
-
-def _state(item: RunStatus) -> str:
+def state_text(item: RunStatus) -> str:
+    """Returns the state of a run with what is special about it."""
     if item.silent_s is not None:
         return f"{item.state} for {item.silent_s:.0f} s"
     if item.state is Shown.FAILED and item.due:
@@ -45,7 +36,8 @@ def _state(item: RunStatus) -> str:
     return item.state
 
 
-def _steps(item: RunStatus) -> str:
+def steps(item: RunStatus) -> str:
+    """Returns the steps done and to do, `30/100`."""
     if item.total_steps is None:
         return str(item.step) if item.step else ""
     return f"{item.step}/{item.total_steps}"
@@ -55,10 +47,10 @@ def _columns(status: SweepStatus, items: Sequence[RunStatus], varying: Sequence[
     """Returns what there is to say of runs; why one is not done stands below the table."""
     rest = {
         "run": [item.run.run_id for item in items],
-        "state": [_state(item) for item in items],
-        "step": [_steps(item) for item in items],
-        status.metric.name: [_number(item.progress.latest) for item in items],
-        "best": [_number(item.progress.best) for item in items],
+        "state": [state_text(item) for item in items],
+        "step": [steps(item) for item in items],
+        status.metric.name: [number_text(item.progress.latest) for item in items],
+        "best": [number_text(item.progress.best) for item in items],
         "time": ["" if item.time_s is None else duration(item.time_s) for item in items],
         "node": [item.node for item in items],
         "GPU": [",".join(item.gpus) for item in items],
@@ -112,7 +104,8 @@ def _summary(status: SweepStatus) -> str:
     return "; ".join(parts)
 
 
-def _head(status: SweepStatus) -> list[str]:
+def head(status: SweepStatus) -> list[str]:
+    """Returns what there is to say of a sweep as a whole, its jobs and its states."""
     submission = status.submission
     slots = "" if submission.slots is None else f", {submission.slots} slot{'' if submission.slots == 1 else 's'}"
     number = "1 run" if len(status.runs) == 1 else f"{len(status.runs)} runs"
@@ -131,7 +124,8 @@ def _group_lines(group: FailureGroup, width: int | None) -> list[str]:
     return [*head, *(f"    {part}" for part in wrapped(group.says, width - 4))]
 
 
-def _groups(status: SweepStatus, width: int | None) -> list[str]:
+def failure_lines(status: SweepStatus, width: int | None) -> list[str]:
+    """Returns the causes why runs failed, the largest group first."""
     lines = [line for group in status.failures[:_MOST_GROUPS] for line in _group_lines(group, width)]
     if (more := len(status.failures) - _MOST_GROUPS) > 0:
         lines.append(f"... and {more} more causes; --json has all")
@@ -191,11 +185,11 @@ def as_text(status: SweepStatus, width: int | None) -> str:
         status: What to show.
         width: Columns of the terminal; None where there is none.
     """
-    common, varying = columns([item.run.overrides for item in status.runs])
-    lines = [part for line in _head(status) for part in wrapped(line, width)] + common_lines(common, width)
+    common, varying = common_and_varying([item.run.overrides for item in status.runs])
+    lines = [part for line in head(status) for part in wrapped(line, width)] + common_lines(common, width)
     lines += ["", *_table(status, varying, width)]
     advised = [part for line in advice(status) for part in wrapped(line, width)]
-    for part in (_groups(status, width), _notes(status, width), advised, wrapped(outcome(status), width)):
+    for part in (failure_lines(status, width), _notes(status, width), advised, wrapped(outcome(status), width)):
         lines += ["", *part] if part else []
     return "\n".join(lines)
 
@@ -260,97 +254,3 @@ def as_record(status: SweepStatus) -> dict[str, Any]:
         "advice": advice(status),
         "items": [_item(item) for item in status.runs],
     }
-
-
-# -- live -------------------------------------------------------------------------------------------------------------
-
-
-class _Screen:
-    """Draws lines over the ones drawn before."""
-
-    def __init__(self, out: TextIO) -> None:
-        self._out, self._drawn = out, 0
-
-    def draw(self, lines: Sequence[str]) -> None:
-        up = f"\x1b[{self._drawn}F" if self._drawn else ""
-        self._out.write(up + "\x1b[J" + "".join(line + "\n" for line in lines))
-        self._out.flush()
-        self._drawn = len(lines)
-
-
-def _bar(item: RunStatus, metric: str, names: dict[str, str], width: int) -> str:
-    values = parameters(item.run.overrides)
-    said = " ".join(f"{names[key]}={values[key]}" for key in names if key in values)
-    label = _shorten(f"{item.run.index} {said}".rstrip(), max(12, width // 3))
-    if item.state is Shown.STALLED:
-        label += f" [{_state(item)}]"
-    return tqdm.format_meter(
-        item.step,
-        item.total_steps,  # type: ignore[arg-type]  # None is what tqdm calls an unknown total
-        item.time_s or 0.0,
-        ncols=width,
-        prefix=label,
-        unit="step",
-        rate=item.progress.steps_per_s,
-        postfix="" if item.progress.latest is None else f"{metric}={_number(item.progress.latest)}",
-    )
-
-
-def _live(status: SweepStatus, width: int, height: int) -> list[str]:
-    """Returns the lines of a live view: head, a bar for the sweep, a bar a running run, failures."""
-    _, varying = columns([item.run.overrides for item in status.runs])
-    names = short_names(varying)
-    head, below = _head(status), _groups(status, width)
-    whole = tqdm.format_meter(
-        100 * status.fraction, 100, 0, ncols=width, prefix="all", bar_format="{desc}: {percentage:3.0f}%|{bar}|"
-    )
-    running = [item for item in status.runs if item.state in (Shown.RUNNING, Shown.STALLED)]
-    room = max(1, height - len(head) - len(below) - 3)
-    bars = [_bar(item, status.metric.name, names, width) for item in running[:room]]
-    if len(running) > room:
-        bars.append(f"... and {len(running) - room} more running")
-    return [_shorten(line, width) for line in [*head, whole, *bars, *below]][: height - 1]
-
-
-def _size(out: TextIO) -> tuple[int, int]:
-    """Returns columns and lines of a terminal."""
-    size = os.get_terminal_size(out.fileno())
-    return size.columns or 80, size.lines or 24
-
-
-def watch(sweep: Sweep, out: TextIO, every_s: float = 2.0) -> SweepStatus:
-    """Shows a sweep until nothing runs and no job is alive, or Ctrl-C.
-
-    A terminal is redrawn in place; anything else gets a text when counts change.
-
-    Args:
-        sweep: The sweep directory.
-        out: Where to.
-        every_s: Seconds between looks at the files.
-
-    Returns:
-        The last status seen.
-    """
-    status, asked = gather(sweep), time.monotonic()
-    screen = _Screen(out) if out.isatty() else None
-    shown: tuple[dict[Shown, int], bool] | None = None
-    try:
-        while True:
-            if screen is not None:
-                columns_now, lines_now = _size(out)
-                screen.draw(_live(status, columns_now - 1, lines_now))
-            elif (status.counts, status.at_rest) != shown:
-                shown = (status.counts, status.at_rest)
-                out.write(as_text(status, terminal_width(out)) + "\n\n")
-                out.flush()
-            if status.all_done or status.at_rest:
-                break
-            time.sleep(every_s)
-            ask = time.monotonic() - asked >= ASK_SLURM_EVERY_S
-            asked = time.monotonic() if ask else asked
-            status = gather(sweep, ask, status)
-    except KeyboardInterrupt:
-        out.write("\n")
-    if screen is not None:
-        screen.draw(as_text(status, terminal_width(out)).splitlines())
-    return status

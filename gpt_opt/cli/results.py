@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import click
+
+from gpt_opt.cli.arguments import FILE
 from gpt_opt.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from gpt_opt.records.run_dir import RunPaths
 
 
-def add_verbs(verbs: Any) -> None:
-    """Adds the verb to the subparsers `verbs`."""
-    text = "write the model of a run with its adapters merged into the base, with tokenizer, in Hugging Face format"
-    merge = verbs.add_parser("merge", help=text, description=text[0].upper() + text[1:] + ".")
-    merge.add_argument("run_dir", type=Path, metavar="RUN", help="a run directory, or one of its checkpoints")
-    merge.add_argument("--into", type=Path, metavar="FOLDER", help="new folder to write (default: RUN/merged)")
-    merge.set_defaults(run=_merge, parser=merge)
+@click.command()
+@click.argument("run_dir", type=FILE, metavar="RUN", help="A run directory, or one of its checkpoints.")
+@click.option("--into", type=FILE, metavar="FOLDER", help="New folder to write (default: RUN/merged).")
+def merge(run_dir: Path, into: Path | None) -> None:
+    """Writes the model of a run with its adapters merged in.
 
-
-def _merge(options: argparse.Namespace) -> None:
+    With its tokenizer, in Hugging Face format.
+    """
     from gpt_opt.records.io import read_json_object
 
-    given = options.run_dir.resolve()
+    given = run_dir.resolve()
     paths = _run_of(given)
     if paths is None:
-        problem = f"must be a run directory or one of its checkpoints, but {str(options.run_dir)!r} is neither"
+        problem = f"must be a run directory or one of its checkpoints, but {str(run_dir)!r} is neither"
         fix = "take a folder below outputs/ that has a config.json and checkpoints/"
         raise ConfigError([Problem("RUN", problem, fix)])
     try:
@@ -37,9 +37,9 @@ def _merge(options: argparse.Namespace) -> None:
         raise ConfigError([Problem(str(paths.config), problem)]) from error
     from gpt_opt.training.models.merge import merge_adapters
 
-    into = options.into or paths.root / "merged"
-    merge_adapters(config, paths.checkpoints if given == paths.root else given, into)
-    print(into)
+    target = into or paths.root / "merged"
+    merge_adapters(config, paths.checkpoints if given == paths.root else given, target)
+    print(target)
 
 
 def _run_of(folder: Path) -> RunPaths | None:
