@@ -1,15 +1,19 @@
-"""Tables as lines of text, laid out by rich: no column is left out and no value is cut, however narrow the terminal."""
+"""Text for a terminal, by rich: tables of which no column is left out and no value is cut, and colours of states."""
 
 from __future__ import annotations
 
 import os
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
-from typing import TextIO, TypeAlias
+from typing import TYPE_CHECKING, TextIO, TypeAlias
 
 from gpt_opt.errors import plain
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 GAP = 2
 """Blanks between two columns."""
@@ -19,6 +23,15 @@ INDENT = "    "
 
 LEAST = 12
 """Characters to which columns are folded before rows go over several lines."""
+
+
+_COLOURS = {
+    r"\bFAILED\b|^FAIL\b": "red",
+    r"\b(?:STALLED|INTERRUPTED|CANCELLED)\b": "yellow",
+    r"\bRUNNING\b": "cyan",
+    r"\bCOMPLETED\b|^ok\b": "green",
+}
+"""Pattern in a text to the colour of what it finds."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +81,26 @@ def terminal_width(stream: TextIO) -> int | None:
         return (os.get_terminal_size(stream.fileno()).columns or 80) if stream.isatty() else None
     except (OSError, ValueError):
         return None
+
+
+def show(text: str, out: TextIO) -> None:
+    """Prints a view; states have colours on a terminal, unless NO_COLOR or TERM=dumb is set."""
+    if not out.isatty():
+        print(text, file=out)
+        return
+    from rich.console import Console
+
+    Console(file=out, highlight=False).print(coloured(text), soft_wrap=True)
+
+
+def coloured(text: str) -> Text:
+    """Returns a text with the colours of its states."""
+    from rich.text import Text
+
+    found = Text(text)
+    for pattern, colour in _COLOURS.items():
+        found.highlight_regex(re.compile(pattern, re.MULTILINE), colour)
+    return found
 
 
 def wrapped(text: str, width: int | None) -> list[str]:

@@ -50,11 +50,10 @@ def plan(
         return
     if file is None:
         raise click.UsageError("the sweep file is missing, for example: gptopt plan params/beta_sweep.json")
-    from gpt_opt.cli.views import parts
     from gpt_opt.cli.views import plan as views
     from gpt_opt.plan.diff import nearest_run
     from gpt_opt.plan.planner import Planner
-    from gpt_opt.table import terminal_width
+    from gpt_opt.table import show, terminal_width
 
     fill_registries()
     planner = Planner(ROOT / "hydra_conf")
@@ -75,7 +74,7 @@ def plan(
         run = found.runs[explain]
         print(views.explanation(run, nearest_run(planner.config(run.overrides))))
     else:
-        parts.show(views.as_text(found, terminal_width(sys.stdout)), sys.stdout)
+        show(views.as_text(found, terminal_width(sys.stdout)), sys.stdout)
 
 
 def fill_registries() -> None:

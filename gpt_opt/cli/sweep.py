@@ -28,11 +28,10 @@ CODES = "0 all runs are done, 1 a run failed or something else waits for you, 3 
 @JSON
 def status(sweep: str | None, is_watched: bool, as_json: bool) -> int:
     """Says how the runs of a sweep are doing."""
-    from gpt_opt.cli.views import parts
     from gpt_opt.cli.views import status as views
     from gpt_opt.dispatch.sweep_status import gather
     from gpt_opt.records.sweep_dir import find
-    from gpt_opt.table import terminal_width
+    from gpt_opt.table import show, terminal_width
 
     target = find(sweep, SWEEPS)
     if is_watched:
@@ -43,7 +42,7 @@ def status(sweep: str | None, is_watched: bool, as_json: bool) -> int:
     if as_json:
         print(json.dumps(views.as_record(found), indent=2))
     else:
-        parts.show(views.as_text(found, terminal_width(sys.stdout)), sys.stdout)
+        show(views.as_text(found, terminal_width(sys.stdout)), sys.stdout)
     return found.exit_code
 
 

@@ -1,45 +1,12 @@
-"""What several views of runs have in common, and how a view is printed: with colours on a terminal, else plain."""
+"""What several views of runs have in common."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TextIO
 
 from gpt_opt.errors import plain
 from gpt_opt.sweep.varying import parameters, short_names
 from gpt_opt.table import Column, wrapped
-
-if TYPE_CHECKING:
-    from rich.text import Text
-
-_COLOURS = {
-    r"\bFAILED\b|^FAIL\b": "red",
-    r"\b(?:STALLED|INTERRUPTED|CANCELLED)\b": "yellow",
-    r"\bRUNNING\b": "cyan",
-    r"\bCOMPLETED\b|^ok\b": "green",
-}
-"""Pattern in a text to the colour of what it finds."""
-
-
-def show(text: str, out: TextIO) -> None:
-    """Prints a view; states have colours on a terminal, unless NO_COLOR or TERM=dumb is set."""
-    if not out.isatty():
-        print(text, file=out)
-        return
-    from rich.console import Console
-
-    Console(file=out, highlight=False).print(coloured(text), soft_wrap=True)
-
-
-def coloured(text: str) -> Text:
-    """Returns a text with the colours of its states."""
-    from rich.text import Text
-
-    found = Text(text)
-    for pattern, colour in _COLOURS.items():
-        found.highlight_regex(re.compile(pattern, re.MULTILINE), colour)
-    return found
 
 
 def one_line(text: str) -> str:

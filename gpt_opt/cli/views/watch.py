@@ -13,13 +13,13 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from gpt_opt.cli.views.parts import coloured, duration, one_line, show
+from gpt_opt.cli.views.parts import duration, one_line
 from gpt_opt.cli.views.status import as_text, failure_lines, head, number_text, state_text, steps
 from gpt_opt.dispatch.facts import RunStatus, Shown, SweepStatus
 from gpt_opt.dispatch.sweep_status import gather
 from gpt_opt.records.sweep_dir import Sweep
 from gpt_opt.sweep.varying import common_and_varying, parameters, short_names
-from gpt_opt.table import terminal_width, wrapped
+from gpt_opt.table import coloured, show, terminal_width, wrapped
 
 ASK_SLURM_EVERY_S = 15.0
 """How often Slurm is asked."""
