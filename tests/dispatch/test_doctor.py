@@ -71,12 +71,7 @@ def test_a_folder_that_cannot_be_written_fails(no_slurm: Path) -> None:
     assert found[0].advice
 
 
-MOUNTS = """\
-rootfs / ext4 rw 0 0
-server:/home /home nfs4 rw 0 0
-scratch /home/me/my\\040scratch lustre rw 0 0
-tmpfs /home/me/my\\040scratch/tmp tmpfs rw 0 0
-"""
+MOUNTS = {"/": "ext4", "/home": "nfs4", "/home/me/my scratch": "lustre", "/home/me/my scratch/tmp": "tmpfs"}
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import psutil
+
 from gpt_opt.dispatch import slurm
 from gpt_opt.dispatch.backends.resources import from_record
 from gpt_opt.dispatch.slot.gpus import GpuBusy, Lease, lease, node_name, slot_environment
@@ -345,17 +347,18 @@ def _memory_events() -> Iterator[Path]:
 
 
 def _has_ended(pid: int) -> bool:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    return True
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _stop(child: _Child) -> None:
     """Asks a run to checkpoint and end; under torchrun its workers, for torchrun itself would kill them after 30 s."""
     pid, workers = child.process.pid, []
     if child.workers > 1:
-        with suppress(OSError):
-            workers = [int(item) for item in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        with suppress(psutil.Error):
+            workers = [worker.pid for worker in psutil.Process(pid).children()]
     for target in workers or [pid]:
         with suppress(ProcessLookupError):
             os.kill(target, signal.SIGTERM)
