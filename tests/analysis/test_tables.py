@@ -82,7 +82,7 @@ def test_long_texts_are_folded_and_what_they_begin_with_stands_below(
     lines = render_table(summary_table(load_runs(outputs)), width).splitlines()
     assert max(map(len, lines)) <= width
     assert [line.split()[0] for line in lines if line.startswith("…")] == ["…0.jsonl", "…1.jsonl"]
-    assert lines[-1] == "path: … is /very/long/folder/name/for/preference/pairs/"
+    assert lines[-1] == "dataset.path: … is /very/long/folder/name/for/preference/pairs/"
 
 
 def test_parameters_that_do_not_fit_go_over_several_lines(make_run: MakeRun, outputs: Path) -> None:
@@ -101,7 +101,7 @@ def test_numbers_are_never_cut(make_run: MakeRun, outputs: Path) -> None:
         make_run({"training.training_params.seed_of_the_data_order_and_dropout": seed})
     lines = render_table(summary_table(load_runs(outputs)), 105).splitlines()
     assert [line.split()[0] for line in lines[-2:]] == ["123456789012345", "543210987654321"]
-    assert "".join(line[:15].strip() for line in lines[:-2]) == "seed_of_the_data_order_and_dropout"
+    assert "".join(line[:17].strip() for line in lines[:-2]) == "seed_of_the_data_order_and_dropout"
 
 
 def test_a_table_without_runs(outputs: Path) -> None:
