@@ -281,7 +281,7 @@ def _trainer(config: Config, parts: Parts, folder: Folder, hooks: Hooks, inputs:
     if config["fsdp"] and params["mixed_precision"] != "no":
         for weight in parts.policy.parameters():  # as FSDP is about to: a resume must find the type that was saved
             weight.data = weight.data.float() if weight.requires_grad else weight.data
-    optimizer = build_optimizer(optimizer_params, parts.policy.parameters())
+    optimizer = build_optimizer(optimizer_params, parts.policy)
     first = phase_steps(parts.steps, optimizer_params["warm_up_fraction"], params["warmup_steps"])
     schedule, steps = optimizer_params["lr_schedule"], parts.steps
     task = Task(
@@ -426,7 +426,7 @@ def describe(config: Config) -> str:
     params = config["training"]["training_params"]
     total = sum(item.numel() for item in parts.policy.parameters())
     trained = sum(item.numel() for item in parts.policy.parameters() if item.requires_grad)
-    optimizer = build_optimizer(config["optimizer"]["optimizer_params"], parts.policy.parameters())
+    optimizer = build_optimizer(config["optimizer"]["optimizer_params"], parts.policy)
     order = parts.order(params["batch_size"], config["seed"])
     rows_of_items = [parts.collator.rows(item) for item in parts.items(parts.train)]
     lengths = [len(prompt) + len(answer) for item in rows_of_items for prompt, answer in item]

@@ -6,7 +6,7 @@ change between them; DeepSpeed keeps its optimizer states in files of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +26,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from gpt_opt.config.checks.constraints import accumulation_steps, micro_batch_size
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.training.models.build import saved_weights
+from gpt_opt.training.optimizers import with_names
 
 _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -141,36 +142,22 @@ def full_weights(model: nn.Module) -> dict[str, Any]:
 
 
 def full_optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """Gathers the states of an optimizer over divided weights; all processes call it, the first gets the result.
+    """Gathers the state of an optimizer over sharded weights; all processes call it, the first gets the result.
 
     Returns:
-        What `optimizer.state_dict()` would be if nothing were divided; empty in the other processes.
+        What `state_by_name` would be without sharding; empty in the other processes.
     """
-    gathered = cast("dict[str, Any]", get_optimizer_state_dict(model, optimizer, options=_FULL))
-    place = {name: index for index, name in enumerate(_trained(model))}
-    return {
-        "state": {place[name]: values for name, values in gathered.get("state", {}).items()},
-        "param_groups": [
-            {**group, "params": [place[name] for name in group["params"]]} for group in gathered.get("param_groups", [])
-        ],
-    }
+    return cast("dict[str, Any]", get_optimizer_state_dict(model, optimizer, options=_FULL))
 
 
-def load_optimizer_state(model: nn.Module, optimizer: Optimizer, file: Path) -> None:
-    """Gives each process its part of the states in a file: of `full_optimizer_state`, or of an undivided optimizer."""
-    saved = torch.load(file, map_location="cpu", weights_only=True)
-    if not saved["state"]:  # as of plain SGD, for which torch has nothing to divide
+def load_optimizer_state(model: nn.Module, optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+    """Gives each process its part of a state: of `full_optimizer_state`, or of an optimizer that was not sharded."""
+    saved = with_names(saved, model)
+    if not saved["state"]:  # as of plain SGD, for which torch has nothing to shard
         for own, theirs in zip(optimizer.param_groups, saved["param_groups"], strict=True):
             own.update({key: value for key, value in theirs.items() if key != "params"})
         return
-    names = list(_trained(model))
-    named = {
-        "state": {names[index]: values for index, values in saved["state"].items()},
-        "param_groups": [
-            {**group, "params": [names[index] for index in group["params"]]} for group in saved["param_groups"]
-        ],
-    }
-    set_optimizer_state_dict(model, optimizer, cast("Any", named), options=_FULL)
+    set_optimizer_state_dict(model, optimizer, cast("Any", saved), options=_FULL)
 
 
 def load_weights(model: PreTrainedModel, checkpoint: Path) -> None:
@@ -187,8 +174,3 @@ def load_weights(model: PreTrainedModel, checkpoint: Path) -> None:
     if wrong := [*(name for name in missing if name not in model.all_tied_weights_keys), *unexpected]:
         problem = f"must hold the weights of the model, but {checkpoint} has others: {', '.join(wrong[:5])}"
         raise ConfigError([Problem("checkpoints", problem, "train anew: rerun=true")])
-
-
-def _trained(model: nn.Module) -> Iterator[str]:
-    """Yields the names of the trained weights in the order in which the optimizer has them."""
-    return (name for name, weight in model.named_parameters() if weight.requires_grad)

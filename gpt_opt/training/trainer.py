@@ -50,6 +50,7 @@ from gpt_opt.training.interface import Folder, Hooks
 from gpt_opt.training.metrics import Means, MetricsFile, Reduce, StepFile
 from gpt_opt.training.model_selection import Best
 from gpt_opt.training.models.build import Reference, cast_weights
+from gpt_opt.training.optimizers import load_state_by_name, state_by_name
 from gpt_opt.training.sharding import (
     divide_reference,
     full_optimizer_state,
@@ -393,20 +394,23 @@ class BaseTrainer(Trainer):
             self._save(output_dir, state_dict=weights)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """Writes the files of an undivided training also where the states are divided by FSDP."""
-        if not self.is_fsdp_enabled:
+        """Writes the state of the optimizer by names, in one form whether it is sharded by FSDP or not."""
+        if self.is_deepspeed_enabled:
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        state = full_optimizer_state(cast("nn.Module", self.model), self.task.optimizer)
+        model, optimizer = cast("nn.Module", self.model), self.task.optimizer
+        state = full_optimizer_state(model, optimizer) if self.is_fsdp_enabled else state_by_name(model, optimizer)
         if self.args.should_save:
             torch.save(state, Path(output_dir, OPTIMIZER_FILE))
             torch.save(self.task.schedule.state_dict(), Path(output_dir, SCHEDULER_FILE))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if not self.is_fsdp_enabled or checkpoint is None:
+        if self.is_deepspeed_enabled or checkpoint is None:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        load_optimizer_state(cast("nn.Module", self.model), self.task.optimizer, Path(checkpoint, OPTIMIZER_FILE))
+        saved = torch.load(Path(checkpoint, OPTIMIZER_FILE), map_location="cpu", weights_only=True)
+        load = load_optimizer_state if self.is_fsdp_enabled else load_state_by_name
+        load(cast("nn.Module", self.model), self.task.optimizer, saved)
         self.task.schedule.load_state_dict(torch.load(Path(checkpoint, SCHEDULER_FILE), weights_only=True))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

@@ -2,32 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Mapping
 from typing import Any, cast
 
-from torch.nn import Parameter
+from torch import nn
 from torch.optim import Optimizer
 
 from gpt_opt.errors import ConfigError, Problem
-from gpt_opt.training.instantiate import call_target
+from gpt_opt.training.instantiate import call_target, require_kind
+from gpt_opt.training.optimizers.roles import NamedParameter, named_parameters
 
+_KEY = "optimizer.optimizer_params"
 _NOT_ARGUMENTS = frozenset({"name", "lr_schedule", "warm_up_fraction"})
 
 
-def build_optimizer(params: Mapping[str, Any], parameters: Iterable[Parameter]) -> Optimizer:
-    """Builds the optimizer that `_target_` names, over one group of all trainable parameters.
+def build_optimizer(params: Mapping[str, Any], model: nn.Module) -> Optimizer:
+    """Builds the optimizer that `_target_` names, over all trainable parameters of a model.
+
+    A target whose first argument is called `named_parameters` gets a list of `NamedParameter` and makes groups of its
+    own. Any other, such as the classes of torch.optim, gets the parameters themselves and so has one group.
 
     Args:
         params: `optimizer.optimizer_params` as plain containers; keys of the schedule are left out.
-        parameters: Parameters of the policy.
+        model: The policy.
 
     Raises:
-        ConfigError: If the optimizer refuses its settings.
+        ConfigError: If the optimizer refuses its settings, or is not over each trainable parameter once.
     """
     arguments = {key: value for key, value in params.items() if key not in _NOT_ARGUMENTS}
     factory = call_target({**arguments, "_partial_": True})
+    trained = named_parameters(model)
     try:
-        return cast("Optimizer", factory([item for item in parameters if item.requires_grad]))
+        optimizer = factory(trained if _takes_names(factory.func) else [item.parameter for item in trained])
     except (ValueError, TypeError, IndexError) as error:
-        problem = f"{params['_target_']} refuses these settings: {error}"
-        raise ConfigError([Problem("optimizer.optimizer_params", problem)]) from error
+        raise ConfigError([Problem(_KEY, f"{params['_target_']} refuses these settings: {error}")]) from error
+    require_kind(_KEY, params, optimizer, Optimizer)
+    _require_each_once(cast("Optimizer", optimizer), trained, params["_target_"])
+    return cast("Optimizer", optimizer)
+
+
+def _takes_names(target: Any) -> bool:
+    try:
+        return next(iter(inspect.signature(target).parameters), None) == "named_parameters"
+    except (TypeError, ValueError):  # a callable without a signature
+        return False
+
+
+def _require_each_once(optimizer: Optimizer, trained: list[NamedParameter], target: str) -> None:
+    """Checks the groups; torch refuses a parameter that is in two of them."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    left_out = [item.name for item in trained if id(item.parameter) not in held]
+    if left_out or len(held) != len(trained):
+        wrong = f"leaves out {', '.join(left_out[:5])}" if left_out else "has others beside them"
+        problem = f"{target} must be over every trainable parameter, but {wrong}"
+        raise ConfigError([Problem(_KEY, problem, "give each a group; freeze what is not to be trained")])
