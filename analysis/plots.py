@@ -18,11 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from analysis.parameters import format_value, run_labels, run_order, short_names, shown_parameters
+from analysis.parameters import format_value, run_labels, run_order, short_names, shortened, shown_parameters
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.metrics import EVALUATION, METRICS, MetricInfo, metric_label
 from gpt_opt.records.state import State
-from gpt_opt.table import shortened
 
 Color = tuple[float, float, float, float]
 Curve = tuple[np.ndarray, np.ndarray]

@@ -51,7 +51,7 @@ def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _column(table: pd.DataFrame, name: str) -> Column:
-    """Returns a column of text: numbers to the right and never shortened, texts to the left."""
+    """Returns a column of text: numbers to the right and never folded, texts to the left."""
     form = partial(metric_text, METRICS[name]) if name in METRICS else format_value
     numeric = name in METRICS or name == "steps" or pd.api.types.is_numeric_dtype(table[name])
     cells = ["-" if pd.isna(value) else form(value) for value in table[name]]
@@ -61,8 +61,8 @@ def _column(table: pd.DataFrame, name: str) -> Column:
 def render_table(table: pd.DataFrame, width: int | None = None) -> str:
     """Returns a `summary_table` as text.
 
-    Metrics that no run has are left out. When the text would be wider than `width`, long names and texts of parameters
-    are shortened to what tells them apart, and if that is not enough every row takes several lines.
+    Metrics that no run has are left out. When the text would be wider than `width`, names and texts of parameters are
+    folded, and if that is not enough every row takes several lines.
 
     Args:
         table: What `summary_table` returned.

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gpt_opt.plan.show import columns, parameters
 from gpt_opt.records.attempts import CAUSES
 from gpt_opt.records.state import State
+from gpt_opt.sweep.varying import common_and_varying, parameters
 
 _NEED_MESSAGE = ("exception", "request", "changed_config")
 """Causes that say little without the message of the run."""
@@ -84,7 +84,7 @@ def grouped(failures: Sequence[Failure], overrides: Mapping[int, Sequence[str]])
     groups: dict[tuple[State, str, str], list[Failure]] = {}
     for failure in failures:
         groups.setdefault(_key(failure), []).append(failure)
-    _, varying = columns(list(overrides.values()))
+    _, varying = common_and_varying(list(overrides.values()))
     found = []
     for (state, cause, _), members in groups.items():
         indices = tuple(member.index for member in members)

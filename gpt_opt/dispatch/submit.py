@@ -21,8 +21,7 @@ from gpt_opt.dispatch.jobs import living_jobs, unserved
 from gpt_opt.dispatch.reconcile import reconcile
 from gpt_opt.errors import ConfigError, GptOptError, Problem
 from gpt_opt.plan.planner import Plan, Planner
-from gpt_opt.plan.resources import from_record, needs, to_record
-from gpt_opt.plan.show import changes, run_count
+from gpt_opt.plan.resources import from_record, needs, run_count, to_record
 from gpt_opt.records.io import now, to_json, write_text
 from gpt_opt.records.job_id import this_job
 from gpt_opt.records.lost_nodes import forget_lost_nodes
@@ -81,7 +80,7 @@ def _planned(request: Request) -> Plan:
     planner = Planner(request.root / "hydra_conf")
     plan = planner.plan(request.file, request.extra, sweeps=request.sweeps, flags=request.flags)
     _require_slots(plan, request)
-    for line in changes(plan.runs):
+    for line in plan.changes():
         log.warning("%s", line)
     return plan
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gpt_opt.config.files import with_real_paths
-from gpt_opt.config.inputs import changed_since, inputs_of
+from gpt_opt.config.inputs import AGAIN, changed_since, inputs_of
 from gpt_opt.config.remember import Remembered
 from gpt_opt.errors import ConfigError, Problem, SweepError
 from gpt_opt.plan.compose.composer import Composed
@@ -58,6 +59,15 @@ class Run:
     changed: str = ""
     code: Code | None = None
 
+    @property
+    def change(self) -> str:
+        """What the changes mean for a run that is started again; "" where nothing has changed."""
+        if not self.changed:
+            return ""
+        if self.status is Status.DONE:
+            return f"{self.changed}: {AGAIN}"
+        return f"{self.changed}: only with weights and data as they were it goes on, {AGAIN}"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -93,6 +103,11 @@ class Plan:
     def count(self, status: Status) -> int:
         """Returns the number of runs with a status."""
         return sum(run.status is status for run in self.runs)
+
+    def changes(self) -> list[str]:
+        """Returns a line for each set of inputs that have changed since runs were made with them."""
+        found = Counter((run.status is Status.DONE, run.change) for run in self.runs if run.changed)
+        return [f"{count} {'done' if done else 'started'}: {change}" for (done, change), count in found.items()]
 
 
 class Planner:

@@ -128,3 +128,8 @@ def process_problems(config: Mapping[str, Any], resources: Resources) -> Iterato
             yield Problem(backend, problem, f"set resources.gpus_per_run=2, or {backend}=none")
     if count > 1 and not list(batch_problems(config["training"]["training_params"])):
         yield from batch_problems(config["training"]["training_params"], count)
+
+
+def run_count(number: int) -> str:
+    """Returns `1 run` or `3 runs`."""
+    return "1 run" if number == 1 else f"{number} runs"

@@ -46,6 +46,7 @@ def _reset_resident_peak() -> None:
 
 
 def _resident_peak_kib() -> int:
+    """Returns the peak since it was reset; psutil has none, and that of getrusage is never reset."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)

@@ -169,10 +169,10 @@ def _quiet(name: str) -> Iterator[None]:
 
 def _failed_lines(status: SweepStatus) -> Iterator[str]:
     """Yields a line for every run that is not COMPLETED: what is its own, and why."""
-    from gpt_opt.plan.show import columns, parameters
     from gpt_opt.records.attempts import CAUSES
+    from gpt_opt.sweep.varying import common_and_varying, parameters
 
-    _, varying = columns([item.run.overrides for item in status.runs])
+    _, varying = common_and_varying([item.run.overrides for item in status.runs])
     for item in status.runs:
         if not item.what.is_done:
             values = parameters(item.run.overrides)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from gpt_opt.cli.views import plan as views
 from gpt_opt.cli.views import status as show_status
 from gpt_opt.config.schema import register
 from gpt_opt.dispatch.sweep_status import gather
-from gpt_opt.plan import show
 from gpt_opt.plan.planner import Planner
 from gpt_opt.records.code import this_code
 from gpt_opt.records.io import to_json, write_text
@@ -54,6 +54,6 @@ def test_a_plan_tells_of_done_runs_and_names_the_code_of_each(tmp_path: Path) ->
     for run, sha256 in zip(plan.runs, ["other", this_code().sha256], strict=False):
         note_code(write_run(SweepRun(run.index, run.run_id, run.run_dir, run.overrides), State.COMPLETED, 100), sha256)
     plan = Planner(CONFIG_DIR).plan(file)
-    assert any(line.startswith(LINE) for line in show.as_text(plan).splitlines())
-    record = show.as_record(plan)
+    assert any(line.startswith(LINE) for line in views.as_text(plan).splitlines())
+    record = views.as_record(plan)
     assert [item["code"] for item in record["items"]] == ["other", record["code"], None]

@@ -139,7 +139,7 @@ def again(sweep: Sweep, shapes: tuple[Shape, ...], of_runs: list[int]) -> None:
     """Submits the same runs anew, in the opposite order."""
     request = replace(sweep.submission(), shapes=shapes, jobs=())
     runs = [replace(run, shape=shape, overrides=("new",)) for run, shape in zip(sweep.runs, of_runs, strict=True)]
-    submit._renew(sweep, request, runs[::-1])
+    submit._renew(sweep, request, runs[::-1], lambda _: None)
 
 
 def asked(sweep: Sweep) -> list[Shape]:

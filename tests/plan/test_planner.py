@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from gpt_opt.cli import main
+from gpt_opt.cli.views import plan as show
 from gpt_opt.config.schema import register
 from gpt_opt.errors import ConfigError
-from gpt_opt.plan import show
 from gpt_opt.plan.diff import differences, nearest_run
 from gpt_opt.plan.estimate import makespan_s
 from gpt_opt.plan.existing import Status

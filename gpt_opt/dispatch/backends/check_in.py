@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from gpt_opt.dispatch.slot.gpus import node_name
 from gpt_opt.dispatch.snapshot import code_root
 from gpt_opt.errors import GptOptError
@@ -137,7 +139,9 @@ def _last_lines(file: Path) -> str:
 
 def _arguments_of_children(pid: int | None) -> Iterator[str]:
     """Yields every argument of every living child of a process."""
-    with suppress(OSError):
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            with suppress(OSError):  # a zombie has no arguments
-                yield from Path(f"/proc/{child}/cmdline").read_text(errors="replace").split("\0")
+    if pid is None:
+        return
+    with suppress(psutil.Error):
+        for child in psutil.Process(pid).children():
+            with suppress(psutil.Error):  # a zombie has no arguments
+                yield from child.cmdline()

@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from gpt_opt.dispatch import slurm
 from gpt_opt.dispatch.slot.diagnose import oom_kills
 from gpt_opt.dispatch.slot.gpus import Lease
@@ -65,16 +67,17 @@ class RunProcess:
 
     def has_ended(self) -> bool:
         """Returns whether it has ended, without taking its exit code: fit for a signal handler."""
-        with suppress(OSError):
-            return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-        return True
+        try:
+            return bool(psutil.Process(self.process.pid).status() == psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return True
 
     def stop(self) -> None:
         """Asks the run to checkpoint and end; under torchrun its workers, which torchrun would kill after 30 s."""
         pid, workers = self.process.pid, []
         if self.workers > 1:
-            with suppress(OSError):
-                workers = [int(item) for item in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+            with suppress(psutil.Error):
+                workers = [worker.pid for worker in psutil.Process(pid).children()]
         for target in workers or [pid]:
             with suppress(ProcessLookupError):
                 os.kill(target, signal.SIGTERM)

@@ -3,63 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from gpt_opt.config.inputs import AGAIN
-from gpt_opt.errors import plain
+from gpt_opt.cli.views.parts import common_lines, duration, parameter_columns
 from gpt_opt.plan.diff import Nearest
 from gpt_opt.plan.estimate import CostEstimate
 from gpt_opt.plan.existing import Status
 from gpt_opt.plan.planner import Plan, Run
-from gpt_opt.plan.resources import needs, to_record
+from gpt_opt.plan.resources import needs, run_count, to_record
 from gpt_opt.records.code import other_code, this_code
 from gpt_opt.sweep.model import Resources
 from gpt_opt.sweep.overrides import shell_word
+from gpt_opt.sweep.varying import common_and_varying
 from gpt_opt.table import Column, render, wrapped
 
 HEAD, TAIL = 12, 3
 """Rows shown of a long plan, from its beginning and its end."""
-
-
-def parameters(overrides: Sequence[str]) -> dict[str, str]:
-    """Returns override strings as key and value."""
-    return {key: value for key, _, value in (text.partition("=") for text in overrides)}
-
-
-def one_line(text: str) -> str:
-    """Returns a value as a line of a table can show it."""
-    return plain(text.replace("\n", "\\n"))
-
-
-def columns(runs: Sequence[Sequence[str]]) -> tuple[dict[str, str], list[str]]:
-    """Splits the overrides of runs.
-
-    Returns:
-        The overrides that all runs share, and the keys that vary, in order of appearance.
-    """
-    seen: dict[str, dict[str, None]] = {}
-    counts: dict[str, int] = {}
-    for overrides in runs:
-        for key, value in parameters(overrides).items():
-            seen.setdefault(key, {})[value] = None
-            counts[key] = counts.get(key, 0) + 1
-    varying = [key for key, values in seen.items() if len(values) > 1 or counts[key] < len(runs)]
-    return {key: next(iter(values)) for key, values in seen.items() if key not in varying}, varying
-
-
-def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Returns the last part of each key, or the whole key where several end alike."""
-    leaves = [key.rpartition(".")[2] for key in keys]
-    return {key: leaf if leaves.count(leaf) == 1 else key for key, leaf in zip(keys, leaves, strict=True)}
-
-
-def parameter_columns(runs: Sequence[Sequence[str]], varying: Sequence[str]) -> list[Column]:
-    """Returns the columns of a table for keys that vary, with a cell for each list of override strings."""
-    values = [parameters(overrides) for overrides in runs]
-    names = short_names(varying)
-    return [Column(names[key], [one_line(item.get(key, "")) for item in values], flexible=True) for key in varying]
 
 
 def _table(runs: Sequence[Run], varying: Sequence[str], width: int | None) -> list[str]:
@@ -78,13 +39,6 @@ def _table(runs: Sequence[Run], varying: Sequence[str], width: int | None) -> li
         cut = ([*item.cells[:HEAD], mark, *item.cells[HEAD:]] for item, mark in zip(table, marks, strict=True))
         table = [replace(item, cells=cells) for item, cells in zip(table, cut, strict=True)]
     return render(table, width)
-
-
-def duration(seconds: float) -> str:
-    """Returns seconds as a person says them: `45 s`, `12 min`, `3.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _cost(cost: CostEstimate, work: int, shapes: int) -> str:
@@ -118,21 +72,10 @@ def _shape_lines(plan: Plan, width: int | None) -> list[str]:
     return lines
 
 
-def run_count(number: int) -> str:
-    """Returns `1 run` or `3 runs`."""
-    return "1 run" if number == 1 else f"{number} runs"
-
-
 def counts(plan: Plan) -> dict[str, int]:
     """Returns the numbers of a plan by name."""
     statuses = {str(status): plan.count(status) for status in Status}
     return {"points": plan.points, "runs": len(plan.runs), **statuses, "collapsed": len(plan.collapsed)}
-
-
-def common_lines(common: Mapping[str, str], width: int | None) -> list[str]:
-    """Returns what all runs share."""
-    values = " ".join(f"{key}={one_line(value)}" for key, value in common.items())
-    return wrapped(f"all runs: {values}", width) if common else []
 
 
 def as_text(plan: Plan, width: int | None = None) -> str:
@@ -142,7 +85,7 @@ def as_text(plan: Plan, width: int | None = None) -> str:
         plan: What to show.
         width: Columns of the terminal; None where there is none.
     """
-    common, varying = columns([run.overrides for run in plan.runs])
+    common, varying = common_and_varying([run.overrides for run in plan.runs])
     lines = [f"sweep {plan.grid.name}: {plan.points} points, {len(plan.runs)} runs"]
     lines += [*common_lines(common, width), "", *_table(plan.runs, varying, width), ""]
     numbers = counts(plan)
@@ -154,24 +97,12 @@ def as_text(plan: Plan, width: int | None = None) -> str:
     if plan.uncounted:
         keys = ", ".join(plan.uncounted)
         lines.append(f"points that differ in {keys} alone are one run, since that changes no result: the first counts")
-    lines += [*changes(plan.runs), *other_code(run.code for run in plan.runs)]
+    lines += [*plan.changes(), *other_code(run.code for run in plan.runs)]
     if plan.gone:
         lines.append(f"{len(plan.gone)} runs of earlier submissions are no longer in the grid:")
         lines += [f"  {folder}" for folder in list(plan.gone.values())[:5]]
     work = sum(run.status not in (Status.DONE, Status.RUNNING) for run in plan.runs)
     return "\n".join([*lines, *_shape_lines(plan, width), _cost(plan.cost, work, len(plan.shapes))])
-
-
-def changes(runs: Sequence[Run]) -> list[str]:
-    """Returns a line for each set of inputs that have changed since runs were made with them."""
-    found = Counter((run.status is Status.DONE, run.changed) for run in runs if run.changed)
-    return [
-        f"{count} {'done' if done else 'started'}: {_change(done, words)}" for (done, words), count in found.items()
-    ]
-
-
-def _change(done: bool, words: str) -> str:
-    return f"{words}: {AGAIN}" if done else f"{words}: only with weights and data as they were it goes on, {AGAIN}"
 
 
 def as_record(plan: Plan) -> dict[str, Any]:
@@ -215,7 +146,7 @@ def override_lines(plan: Plan) -> str:
 def explanation(run: Run, nearest: Nearest | None) -> str:
     """Returns why a run is, or is not, done already."""
     head = f"run {run.index} ({run.run_id}) is {run.status}: {run.run_dir}"
-    head += f"\n{_change(run.status is Status.DONE, run.changed)}" if run.changed else ""
+    head += f"\n{run.change}" if run.changed else ""
     if run.status is not Status.NEW or nearest is None:
         return head if nearest is not None else f"{head}\nthere is no other run to compare it with"
     lines = [head, f"the nearest existing run is {nearest.status}: {nearest.run_dir}", "it differs in:"]
