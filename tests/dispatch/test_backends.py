@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -58,9 +59,9 @@ class OnSlurm(Contract):
     """A backend that makes Slurm jobs."""
 
     @pytest.fixture
-    def bench(self, cluster: Cluster, tmp_path: Path) -> Bench:
+    def bench(self, cluster: Cluster, tmp_path: Path, run_forks: Mapping[str, str]) -> Bench:
         cluster.reset()
-        return Bench(tmp_path, cluster)
+        return Bench(tmp_path, cluster, run_forks)
 
 
 @pytest.mark.slurm
@@ -78,8 +79,8 @@ class TestLocal(Contract):
     name = "local"
 
     @pytest.fixture
-    def bench(self, tmp_path: Path) -> Bench:
-        return Bench(tmp_path, None)
+    def bench(self, tmp_path: Path, run_forks: Mapping[str, str]) -> Bench:
+        return Bench(tmp_path, None, run_forks)
 
     def test_an_ended_driver_is_no_living_job(self, tmp_path: Path) -> None:
         assert living_jobs(make_sweep(tmp_path, [["seed=0"]])) == []
