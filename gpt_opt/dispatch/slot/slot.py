@@ -205,7 +205,6 @@ class Slot:
             return End(code, unreadable=str(error))
         if done:
             return End(code, is_done=True)
-        claim = read_claim(paths)
         return End(
             code,
             stderr_tail=child.stderr_tail(),
@@ -213,7 +212,7 @@ class Slot:
             is_own=state.started is not None and state.started >= child.attempt.started,
             stop_requested=self._stopping is not None or self._asked_to_stop(child.run),
             is_cancelled=self._is_cancelled(child.run),
-            released=claim is not None and claim.released,
+            released=_is_released(paths),
             processes=child.processes,
             oom_kills=oom_kills() - child.oom_kills,
         )
@@ -228,6 +227,14 @@ class Slot:
 
 def _say(run: SweepRun, text: str) -> None:
     write_line(f"run {run.index} ({run.run_id}) {text}", sys.stdout)
+
+
+def _is_released(paths: RunPaths) -> bool:
+    """Returns whether the last owner of a run gave it back; a claim that is not ours was never given back."""
+    with suppress(GptOptError):
+        claim = read_claim(paths)
+        return claim is not None and claim.released
+    return False
 
 
 def _is_done(run: SweepRun) -> bool:
