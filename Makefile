@@ -22,8 +22,9 @@ sweep: $(VENV)/.installed
 	$(BIN)/python -m analysis.plot_curves $(OUTPUTS)
 
 # One thread a worker: the tests are many small processes, and wait for Slurm. Each worker has a cluster of its own.
+# `check` has run the import test.
 test: check slurm-packages
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist worksteal $(TESTS)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist worksteal $(or $(TESTS),--ignore tests/test_imports.py)
 
 # The Debian packages of Slurm, when root; otherwise a line that says how to get them, and the Slurm tests are skipped.
 slurm-packages:

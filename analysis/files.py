@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gpt_opt.records.io import read_json_object
+from gpt_opt.records.step_log import read_metrics
+
 log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 
-_NUMBER_TYPES = frozenset({int, float, type(None)})
 _STEP_LIMIT = 2**63
 
 
@@ -78,16 +80,12 @@ def take(
 def read_object(path: Path, problems: Problems) -> dict[str, Any] | None:
     """Returns the JSON object in `path`; None when there is no such file, or when it is broken, which is reported."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        return read_json_object(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
         problems.add(path, f"must be one JSON object, but cannot be read: {error}")
         return None
-    if not isinstance(record, dict):
-        problems.add(path, f"must be one JSON object, but is a {type(record).__name__}")
-        return None
-    return record
 
 
 def flatten(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -104,19 +102,6 @@ def flatten(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, json.dumps(value) if isinstance(value, dict | list) else value
 
 
-def _parse_row(line: bytes) -> dict[str, Any]:
-    row = json.loads(line.decode("utf-8"))
-    if not isinstance(row, dict):
-        raise ValueError(f"a JSON object is needed, not a {type(row).__name__}")
-    step = whole(row.get("step"))
-    if step is None or step < 0:
-        raise ValueError(f"step must be a whole number from 0, but is {row.get('step')!r:.60}")
-    if not _NUMBER_TYPES.issuperset(map(type, row.values())):
-        refused = (f"{name}={value!r:.60}" for name, value in row.items() if type(value) not in _NUMBER_TYPES)
-        raise ValueError(f"metrics are numbers, but it has {', '.join(refused)}")
-    return row
-
-
 def read_rows(path: Path, problems: Problems) -> list[dict[str, Any]]:
     """Returns the rows of a metrics.jsonl: flat objects of numbers, each with a `step`.
 
@@ -124,23 +109,14 @@ def read_rows(path: Path, problems: Problems) -> list[dict[str, Any]]:
     metrics are left out too, and reported as one problem of the file.
     """
     try:
-        *lines, tail = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
+        found = read_metrics(path)
     except OSError as error:
         problems.add(path, f"cannot be read: {error}")
         return []
-    rows: list[dict[str, Any]] = []
-    wrong: list[str] = []
-    for count, line in enumerate((*lines, tail), start=1):
-        try:
-            if line.strip():
-                rows.append(_parse_row(line))
-        except (ValueError, RecursionError) as error:
-            if count > len(lines):
-                log.info("%s: its last line is torn and left out", path)
-            else:
-                wrong.append(f"line {count}: {error}")
-    if wrong:
-        problems.add(path, f"{len(wrong)} of its lines are not metrics and are left out; the first is {wrong[0]}")
-    return rows
+    if found.torn:
+        log.info("%s: its last line is torn and left out", path)
+    if found.foreign:
+        number, fault = found.foreign[0]
+        left_out = f"{len(found.foreign)} of its lines are not metrics and are left out"
+        problems.add(path, f"{left_out}; the first is line {number}: {fault}")
+    return found.records

@@ -65,8 +65,7 @@ def _run_dirs(path: Where) -> list[Path]:
             f"runs are read from existing directories, but there is no directory {', '.join(wrong)}; give a run "
             "directory or a folder of them, for example outputs/"
         )
-    found = {run.resolve(): run for root in roots for run in find_run_dirs(root)}
-    return sorted(found.values())
+    return find_run_dirs(*roots)
 
 
 def _id_in_name(root: Path) -> str | None:

@@ -88,6 +88,41 @@ def format_value(value: Any) -> str:
     return str(value)
 
 
+def shortened(values: Iterable[str], limit: int) -> dict[str, str]:
+    """Returns every value in at most `limit` characters, `…` for what is left out; different values stay different.
+
+    The folders that long values begin with alike give way first, then their middle; a number tells apart what is still alike.
+    """
+    distinct = list(dict.fromkeys(values))
+    long = [value for value in distinct if len(value) > limit]
+    start = _common_start(long).rfind("/") + 1 if len(long) > 1 else 0
+    found = {value: value for value in distinct if len(value) <= limit}
+    taken = set(found)
+    for value in long:
+        rest, number = "…" * (start > 1) + value[start if start > 1 else 0 :], 1
+        text = _clipped(rest, limit)
+        while text in taken:
+            number += 1
+            text = f"{_clipped(rest, limit - len(str(number)) - 1)}~{number}"
+        found[value] = text
+        taken.add(text)
+    return found
+
+
+def _common_start(values: Sequence[str]) -> str:
+    first, last = min(values), max(values)
+    size = next((place for place, pair in enumerate(zip(first, last, strict=False)) if len(set(pair)) > 1), len(first))
+    return first[:size]
+
+
+def _clipped(text: str, width: int) -> str:
+    """Shortens in the middle: paths and long names differ at their ends."""
+    if len(text) <= width:
+        return text
+    head = width // 3
+    return f"{text[:head]}…{text[len(text) - (width - head - 1) :]}"
+
+
 def sort_key(value: Any) -> tuple[int, float, str]:
     """Orders values of any kinds: numbers by size, then texts, then what is missing."""
     if pd.isna(value):

@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from analysis.parameters import format_value, run_labels, run_order, short_names, shown_parameters
+from analysis.parameters import format_value, run_labels, run_order, short_names, shortened, shown_parameters
 from gpt_opt.errors import GptOptError
+from gpt_opt.records.metrics import EVALUATION, METRICS, MetricInfo, metric_label
 from gpt_opt.records.state import State
-from gpt_opt.table import shortened
 
 Color = tuple[float, float, float, float]
 Curve = tuple[np.ndarray, np.ndarray]
@@ -79,28 +79,35 @@ class Panel:
     """One panel.
 
     Attributes:
-        title: What it shows.
         metric: The evaluation metric.
         train: Its training counterpart, drawn pale behind it, or None.
-        percent: Whether values are fractions to be shown as percentages.
         void_at_zero: A metric that is exactly 0 where this one says nothing, or None.
         log: Whether values that differ by orders of magnitude go on a logarithmic axis.
     """
 
-    title: str
     metric: str
     train: str | None = None
-    percent: bool = False
     void_at_zero: str | None = None
     log: bool = False
 
+    @property
+    def info(self) -> MetricInfo:
+        """What is known of the metric."""
+        return METRICS[self.metric.removeprefix(EVALUATION)]
+
+    @property
+    def title(self) -> str:
+        """What it shows, with its unit."""
+        label = self.info.label if self.train is not None else metric_label(self.metric)
+        return f"{label} ({self.info.unit})" if self.info.unit else label
+
 
 PANELS = (
-    Panel("loss", "eval/loss", train="loss"),
+    Panel("eval/loss", train="loss"),
     # Before training, policy and reference are equal: every pair is a tie, which counts as wrong.
-    Panel("eval accuracy", "eval/rewards/accuracies", percent=True, void_at_zero="eval/rewards/margins"),
-    Panel("eval reward margin", "eval/rewards/margins"),
-    Panel("eval KL estimate", "eval/kl", log=True),
+    Panel("eval/rewards/accuracies", void_at_zero="eval/rewards/margins"),
+    Panel("eval/rewards/margins"),
+    Panel("eval/kl", log=True),
 )
 
 
@@ -173,7 +180,7 @@ def _named(frames: Sequence[pd.DataFrame]) -> set[int]:
     if len(drawn) <= FEW_RUNS:
         return set(drawn)
     goal = next(panel for panel in PANELS if any(any(_panel_curves(panel, frames[place])) for place in drawn))
-    order = sorted(drawn, key=lambda place: _last(goal, frames[place]) * (-1 if goal.percent else 1))
+    order = sorted(drawn, key=lambda place: _last(goal, frames[place]) * (-1 if goal.info.greater_is_better else 1))
     between = order[BEST:-WORST]
     spread = np.linspace(0, len(between) - 1, FEW_RUNS - BEST - WORST + 2)[1:-1]
     return {*order[:BEST], *order[-WORST:], *(between[round(place)] for place in spread)}
@@ -274,7 +281,7 @@ def _draw_panel(
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     curves = [curve for curve in (*main, *train) if curve is not None]
-    if panel.percent:
+    if panel.info.form.endswith("%"):
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     if panel.train is not None:
         _cut_diverged(axes, curves)

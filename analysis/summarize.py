@@ -17,7 +17,7 @@ from analysis.load import RUN_COLUMNS, load_runs
 from analysis.parameters import parameter_columns
 from analysis.tables import render_table, summary_table
 from gpt_opt.errors import GptOptError, exit_code
-from gpt_opt.table import terminal_width
+from gpt_opt.table import show, terminal_width
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,7 +79,7 @@ def _run(options: argparse.Namespace) -> None:
         document = {"runs": _run_records(runs), "problems": runs.attrs["problems"]}
         print(json.dumps(document, indent=2, allow_nan=False))
     else:
-        print(_text(runs, table, ", ".join(map(str, options.path))))
+        show(_text(runs, table, ", ".join(map(str, options.path))), sys.stdout)
     if target is not None:
         _save(table, target)
         if not options.json:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from analysis.parameters import format_value, run_order, short_names, shown_parameters
+from gpt_opt.records.metrics import metric_label, metric_text
 from gpt_opt.table import Column, render
 
-METRICS: Mapping[str, str] = {
-    "train loss": "loss",
-    "eval loss": "eval/loss",
-    "eval accuracy": "eval/rewards/accuracies",
-    "eval margin": "eval/rewards/margins",
-    "KL": "eval/kl",
-    "seconds": "time_s",
-}
+_NAMES = ("loss", "eval/loss", "eval/rewards/accuracies", "eval/rewards/margins", "eval/kl", "time_s")
+
+METRICS: Mapping[str, str] = {metric_label(name): name for name in _NAMES}
 """Table column to `load_runs` column."""
 
 IDENTITY = ("run_id", "path")
@@ -53,28 +50,9 @@ def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _decimals(value: float) -> str:
-    return f"{value:.4f}" if abs(value) < 10_000 else f"{value:.3e}"
-
-
-def _percent(value: float) -> str:
-    return f"{value:.1%}"
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.1f}"
-
-
-_FORMATS: Mapping[str, Callable[[float], str]] = {
-    **dict.fromkeys(METRICS, _decimals),
-    "eval accuracy": _percent,
-    "seconds": _seconds,
-}
-
-
 def _column(table: pd.DataFrame, name: str) -> Column:
-    """Returns a column of text: numbers to the right and never shortened, texts to the left."""
-    form: Callable[[Any], str] = _FORMATS.get(name, format_value)
+    """Returns a column of text: numbers to the right and never folded, texts to the left."""
+    form = partial(metric_text, METRICS[name]) if name in METRICS else format_value
     numeric = name in METRICS or name == "steps" or pd.api.types.is_numeric_dtype(table[name])
     cells = ["-" if pd.isna(value) else form(value) for value in table[name]]
     return Column(name, cells, right=numeric, flexible=name not in _FIXED)
@@ -83,8 +61,8 @@ def _column(table: pd.DataFrame, name: str) -> Column:
 def render_table(table: pd.DataFrame, width: int | None = None) -> str:
     """Returns a `summary_table` as text.
 
-    Metrics that no run has are left out. When the text would be wider than `width`, long names and texts of parameters
-    are shortened to what tells them apart, and if that is not enough every row takes several lines.
+    Metrics that no run has are left out. When the text would be wider than `width`, names and texts of parameters are
+    folded, and if that is not enough every row takes several lines.
 
     Args:
         table: What `summary_table` returned.

@@ -43,12 +43,13 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from gpt_opt.config.checks.constraints import accumulation_steps, micro_batch_size
 from gpt_opt.config.schema import register
 from gpt_opt.run.resolvers import plain_config, register_resolvers
-from gpt_opt.training import loop
+from gpt_opt.training.build import build, build_trainer
+from gpt_opt.training.data.mixture import build_dataset
 from gpt_opt.training.data.order import TrainingOrder
+from gpt_opt.training.distributed import fresh_accelerate
 from gpt_opt.training.interface import Folder, Hooks
 from gpt_opt.training.models.build import Reference
 from gpt_opt.training.optimizers import phase_steps
-from gpt_opt.training.trainer import fresh_accelerate
 
 ROOT = Path(__file__).resolve().parent.parent
 SKIPPED_STEPS = 5
@@ -163,7 +164,7 @@ def ours(config: Config, folder: Path) -> Trainer:
     (folder / "checkpoints").mkdir()
     # The assembly of the product itself, not a copy: what it sets is what is measured.
     place = Folder(folder / "checkpoints", folder / "metrics.jsonl", folder / "samples.jsonl")
-    return loop._trainer(config, loop.build(config), place, hooks)
+    return build_trainer(config, build(config), place, hooks)
 
 
 def trl(config: Config, folder: Path) -> Trainer:
@@ -172,10 +173,11 @@ def trl(config: Config, folder: Path) -> Trainer:
     Raises:
         RuntimeError: If it would train on other tokens than ours.
     """
-    parts = loop.build(config)
+    parts = build(config)
     batch_size = config["training"]["training_params"]["batch_size"]
-    texts = TrainingOrder(cast("Any", parts.data.train), batch_size, parts.steps, config["seed"])
-    tokens = TrainingOrder(parts.train, batch_size, parts.steps, config["seed"])
+    pairs = build_dataset(config["data"]["dataset"]).train
+    texts = TrainingOrder(pairs, batch_size, parts.steps, config["seed"], "pairs")
+    tokens = parts.order(config)
     rows = [
         {name: getattr(text, name) for name in ("prompt", "chosen", "rejected")}
         for text in map(texts.__getitem__, range(len(texts)))

@@ -31,7 +31,7 @@ from gpt_opt.plan.compose.composer import Composed
 from gpt_opt.plan.compose.hydra import VERSION_BASE
 from gpt_opt.plan.validate import PointChecker
 from gpt_opt.records.io import read_json_object
-from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.run_dir import RunPaths, run_of
 from gpt_opt.run.main import hydra_errors, require_weights, task
 from gpt_opt.run.ranks import this_rank
 from gpt_opt.run.resolvers import register_resolvers
@@ -460,8 +460,7 @@ def _start(start: str | Path) -> Settings:
     if Path(start).is_file() or Path(start).suffix in WEIGHT_SUFFIXES:
         return {"model.archive": start}
     settings: Settings = {"model": "hf", "model.name_or_path": start}
-    maker = RunPaths(Path(start).parent.parent)
-    if maker.config.is_file() and maker.checkpoints == Path(start).parent:
+    if (maker := run_of(Path(start))) is not None and maker.root != Path(start):
         model = read_json_object(maker.config)["model"]
         settings |= {"model.name": model["name"], "model.tokenizer_name_or_path": model["tokenizer_name_or_path"]}
     return settings

@@ -1,22 +1,37 @@
-"""Tables for a terminal: no column is left out, and values are shortened to what tells them apart."""
+"""Text for a terminal, by rich: tables of which no column is left out and no value is cut, and colours of states."""
 
 from __future__ import annotations
 
 import os
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TextIO
+from dataclasses import dataclass, replace
+from io import StringIO
+from typing import TYPE_CHECKING, TextIO, TypeAlias
 
-GAP = "  "
+from gpt_opt.errors import plain
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+GAP = 2
+"""Blanks between two columns."""
+
 INDENT = "    "
 """Before the second and further lines of a row."""
 
-LEAST = 10
-"""Characters to which values are shortened before rows go over several lines."""
+LEAST = 12
+"""Characters to which columns are folded before rows go over several lines."""
 
-MULTILINE = 24
-"""Characters to which values are shortened there."""
+
+_COLOURS = {
+    r"\bFAILED\b|^FAIL\b": "red",
+    r"\b(?:STALLED|INTERRUPTED|CANCELLED)\b": "yellow",
+    r"\bRUNNING\b": "cyan",
+    r"\bCOMPLETED\b|^ok\b": "green",
+}
+"""Pattern in a text to the colour of what it finds."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +41,8 @@ class Column:
     Attributes:
         name: Its header.
         cells: Its texts, one a row.
-        right: Whether they are aligned to the right, as numbers are.
-        flexible: Whether header and texts may be shortened.
+        right: Whether they are aligned to the right, as numbers are, and never folded.
+        flexible: Whether header and texts may be folded, and what all texts begin with may stand below the table.
     """
 
     name: str
@@ -37,8 +52,25 @@ class Column:
 
     @property
     def width(self) -> int:
-        """Characters of the widest text."""
-        return max(map(len, (self.name, *self.cells)))
+        """Terminal columns of the widest text."""
+        return max(map(_width, (self.name, *self.cells)))
+
+    @property
+    def least(self) -> int:
+        """Terminal columns to which it may be folded."""
+        if not self.flexible:
+            return self.width
+        return min(self.width, max([LEAST, *map(_width, self.cells)] if self.right else [LEAST]))
+
+
+_Block: TypeAlias = list[tuple[Column, int]]
+"""Columns that stand side by side, with their widths."""
+
+
+def _width(text: str) -> int:
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def terminal_width(stream: TextIO) -> int | None:
@@ -51,6 +83,26 @@ def terminal_width(stream: TextIO) -> int | None:
         return None
 
 
+def show(text: str, out: TextIO) -> None:
+    """Prints a view; states have colours on a terminal, unless NO_COLOR or TERM=dumb is set."""
+    if not out.isatty():
+        print(text, file=out)
+        return
+    from rich.console import Console
+
+    Console(file=out, highlight=False).print(coloured(text), soft_wrap=True)
+
+
+def coloured(text: str) -> Text:
+    """Returns a text with the colours of its states."""
+    from rich.text import Text
+
+    found = Text(text)
+    for pattern, colour in _COLOURS.items():
+        found.highlight_regex(re.compile(pattern, re.MULTILINE), colour)
+    return found
+
+
 def wrapped(text: str, width: int | None) -> list[str]:
     """Returns a text as lines of at most `width` characters where words allow it, the further ones indented."""
     if width is None or len(text) <= width:
@@ -58,138 +110,98 @@ def wrapped(text: str, width: int | None) -> list[str]:
     return textwrap.wrap(text, max(1, width), subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False)
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Returns rows of cells as lines of a table without a header."""
-    return _lines([[Column("", cells) for cells in zip(*rows, strict=True)]], "")[1:]
-
-
-def render(columns: Sequence[Column], width: int | None) -> list[str]:
+def render(columns: Sequence[Column], width: int | None = None) -> list[str]:
     """Returns a table as lines, the header first.
 
-    What is too wide has its flexible texts shortened; where that is not enough, every row takes several lines.
+    What is too wide is folded within its column; what all texts of a column begin with then stands below the table,
+    once. Where that is not enough, every row takes several lines.
 
     Args:
         columns: With one number of cells.
-        width: Characters of a line; None for any number.
+        width: Columns of the terminal; None for lines of any length.
     """
+    columns = [replace(item, cells=[plain(cell.replace("\n", "\\n")) for cell in item.cells]) for item in columns]
     if width is None or _total(item.width for item in columns) <= width:
-        return _lines([columns], "")
-    limits = [item.width for item in columns]
-    flexible = [place for place, item in enumerate(columns) if item.flexible]
-    while _total(limits) > width and any(limits[place] > LEAST for place in flexible):
-        limits[max(flexible, key=limits.__getitem__)] -= 1
-    fitted = _limited(columns, limits)
-    if _total(item.width for item in fitted) <= width:
-        return _lines([fitted], "")
-    most = max(LEAST, min(MULTILINE, width - len(INDENT)))
-    return _lines(_packed(_limited(columns, [most] * len(columns)), width), INDENT)
+        return _lines([[(item, item.width) for item in columns]])
+    columns, starts = _without_common_start(columns)
+    below = [line for start in starts for line in wrapped(start, width)]
+    widths, least = [item.width for item in columns], [item.least for item in columns]
+    if _total(least) > width:
+        return [*_lines(_packed(columns, width)), *below]
+    while _total(widths) > width:
+        widest = max((place for place in range(len(widths)) if widths[place] > least[place]), key=widths.__getitem__)
+        widths[widest] -= 1
+    return [*_lines([list(zip(columns, widths, strict=True))]), *below]
 
 
 def _total(widths: Iterable[int]) -> int:
     found = list(widths)
-    return sum(found) + len(GAP) * (len(found) - 1)
+    return sum(found) + GAP * (len(found) - 1)
 
 
-def _limited(columns: Sequence[Column], limits: Sequence[int]) -> list[Column]:
-    names = [item.name for item in columns]
-    found = []
-    for item, limit in zip(columns, limits, strict=True):
-        if item.flexible and item.width > limit:
-            short = shortened(item.cells, limit)
-            name = shortened(names, limit)[item.name]
-            item = Column(name, [short[cell] for cell in item.cells], item.right, item.flexible)
-        found.append(item)
-    return found
+def _without_common_start(columns: Sequence[Column]) -> tuple[list[Column], list[str]]:
+    """Takes from the texts of flexible columns the long path or name that all of them begin with.
 
-
-def _packed(columns: Sequence[Column], width: int) -> list[list[Column]]:
-    """Puts columns, in order, on as few lines as hold them."""
-    lines: list[list[Column]] = [[]]
+    Returns:
+        The columns, with `…` for it, and the lines that say what it is.
+    """
+    found, starts = [], []
     for item in columns:
-        indent = len(INDENT) if len(lines) > 1 else 0
-        if lines[-1] and indent + _total(part.width for part in (*lines[-1], item)) > width:
-            lines.append([])
-        lines[-1].append(item)
+        common = _common_start(item.cells) if item.flexible and not item.right else ""
+        if item.width > LEAST and len(common) > 2:
+            item = replace(item, cells=["…" + cell.removeprefix(common) for cell in item.cells])
+            starts.append(f"{item.name}: … is {common}")
+        found.append(item)
+    return found, starts
+
+
+def _common_start(texts: Sequence[str]) -> str:
+    """Returns the whole words and folders that all of several texts begin with."""
+    if len(texts) < 2:
+        return ""
+    first, last = min(texts), max(texts)
+    size = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
+    return first[: max(first.rfind(sign, 0, size) for sign in "/.=_- ") + 1]
+
+
+def _packed(columns: Sequence[Column], width: int) -> list[_Block]:
+    """Puts columns, in order, on as few lines a row as hold them."""
+    blocks: list[_Block] = [[]]
+    for item in columns:
+        own = max(min(item.width, width - len(INDENT)), item.least)
+        if blocks[-1] and _total([*(part for _, part in blocks[-1]), own]) > width - len(INDENT) * (len(blocks) > 1):
+            blocks.append([])
+        blocks[-1].append((item, own))
+    return blocks
+
+
+def _lines(blocks: Sequence[_Block]) -> list[str]:
+    """Returns the lines of every row, one block of columns below the other."""
+    lines = []
+    for first, *further in zip(*map(_rows, blocks), strict=True):
+        lines += first
+        lines += [INDENT + line for part in further for line in part if line]
     return lines
 
 
-def _lines(blocks: Sequence[Sequence[Column]], indent: str) -> list[str]:
-    rows = [[item.name for block in blocks for item in block]]
-    rows += [list(row) for row in zip(*(item.cells for block in blocks for item in block), strict=True)]
-    found = []
-    for row in rows:
-        start = 0
-        for place, block in enumerate(blocks):
-            pairs = zip(row[start : start + len(block)], block, strict=True)
-            cells = [cell.rjust(item.width) if item.right else cell.ljust(item.width) for cell, item in pairs]
-            line = ((indent if place else "") + GAP.join(cells)).rstrip()
-            if line or not place:
-                found.append(line)
-            start += len(block)
-    return found
+def _rows(block: _Block) -> list[list[str]]:
+    """Returns the header and the rows, each as its lines."""
+    texts = [(item.name, *item.cells) for item, _ in block]
+    if any(item.width > width for item, width in block):
+        return [_row(block, row) for row in zip(*texts, strict=True)]
+    return [[line] for line in _row(block, ["\n".join(cells) for cells in texts])]  # as one row: much faster
 
 
-def shortened(values: Iterable[str], limit: int) -> dict[str, str]:
-    """Returns every value in at most `limit` characters, `…` for what is left out; different values stay different.
+def _row(block: _Block, texts: Sequence[str]) -> list[str]:
+    """Returns a row as lines; a text of several lines, or one that is folded, makes it as high as it needs."""
+    from rich.console import Console
+    from rich.table import Table
 
-    What long values have in common at both ends gives way first.
-    """
-    distinct = list(dict.fromkeys(values))
-    long = [value for value in distinct if len(value) > limit]
-    found = {value: value for value in distinct}
-    found.update(_windows(long, limit))
-    taken = {value for value in distinct if len(value) <= limit}
-    for value in long:
-        text, number = found[value], 1
-        while text in taken:
-            number += 1
-            text = f"{_clipped(value, limit - len(str(number)) - 1)}~{number}"
-        found[value] = text
-        taken.add(text)
-    return found
-
-
-def _windows(values: Sequence[str], limit: int) -> dict[str, str]:
-    """Returns of each value the part in which it differs from the others, as far as `limit` goes."""
-    if len(values) < 2:
-        return {value: _clipped(value, limit) for value in values}
-    start = common_start(values)
-    end = common_start([value[start:][::-1] for value in values])
-    found = {value: _around(value, start, len(value) - end, limit) for value in values}
-    for text in set(found.values()):
-        alike = [value for value in values if found[value] == text]
-        if 1 < len(alike) < len(values):
-            found.update(_windows(alike, limit))
-    return found
-
-
-def common_start(values: Sequence[str]) -> int:
-    """Returns how many characters all of `values` begin with alike."""
-    first, last = min(values), max(values)
-    return next((place for place, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))  # noqa: B905
-
-
-def _around(value: str, start: int, end: int, limit: int) -> str:
-    """Returns `value[start:end]` with as much before and behind it as `limit` allows, more before it."""
-    if end - start > limit - 2:
-        inner = _clipped(value[start:end], limit - (start > 0) - (end < len(value)))
-        return f"{'…' if start else ''}{inner}{'…' if end < len(value) else ''}"
-    room = limit - 2 - (end - start)
-    after = len(value) - end if len(value) - end <= room - _BEFORE else room // 3  # an end is best shown whole
-    first = max(0, start - (room - after))
-    last = min(len(value), first + limit - 2) if first else min(len(value), limit - 1)
-    if last == len(value):
-        first = len(value) - limit + 1
-    return f"{'…' if first else ''}{value[first:last]}{'…' if last < len(value) else ''}"
-
-
-_BEFORE = 1
-"""Characters before the part that differs, at least."""
-
-
-def _clipped(text: str, width: int) -> str:
-    """Shortens in the middle: paths and long names differ at their ends."""
-    if len(text) <= width:
-        return text
-    head = width // 3
-    return f"{text[:head]}…{text[len(text) - (width - head - 1) :]}"
+    grid = Table.grid(padding=(0, GAP, 0, 0))
+    for item, width in block:
+        grid.add_column(justify="right" if item.right else "left", width=width, overflow="fold")
+    grid.add_row(*texts)
+    # rich cuts what is wider than its console; this one is as wide as the table.
+    out, width = StringIO(), _total(part for _, part in block) + GAP
+    Console(file=out, width=width, color_system=None, markup=False, emoji=False, highlight=False).print(grid)
+    return [line.rstrip() for line in out.getvalue().splitlines()]

@@ -88,7 +88,7 @@ if [ ! -f "$file" ]; then
 fi
 
 for argument in "$@"; do
-  if [[ "$argument" == -* ]]; then
+  if [[ "$argument" == -* && "$argument" != --live ]]; then
     echo "submit.sh: options of sbatch go before the sweep file, but $argument comes after it" >&2
     exit 2
   fi
@@ -109,7 +109,12 @@ fi
 
 if [ -z "${SLURM_JOB_ID:-}" ] && command -v sbatch >/dev/null; then
   # What is wrong with the sweep, or with Slurm, is told before a job waits for it.
-  gptopt submit "$file" "$@" --backend disbatch --dry-run >/dev/null
+  scripts=$(gptopt submit "$file" "$@" --backend disbatch --dry-run)
+  if [ "$(grep -c '^exec gptopt drive ' <<<"$scripts")" -gt 1 ]; then
+    echo "submit.sh: the runs of $file need different resources, but this makes one allocation for all of them;" \
+      "an allocation for each: gptopt submit $file $*" >&2
+    exit 2
+  fi
   exec sbatch ${options[@]+"${options[@]}"} "$GPTOPT_ROOT/slurm_scripts/submit.sh" "$file" "$@"
 fi
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,23 @@ os.environ.pop("COLUMNS", None)  # xdist's, by which tables would wrap
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_DIR = ROOT / "hydra_conf"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts first what waits for Slurm: other workers compute meanwhile."""
+    items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
+
+
+@pytest.fixture(autouse=True)
+def _imports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Forgets what a test imported from temporary folders, and puts sys.path back: `mine` is another in each test."""
+    path, before, temporary = list(sys.path), set(sys.modules), str(tmp_path_factory.getbasetemp())
+    yield
+    sys.path[:] = path
+    for name in sys.modules.keys() - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(temporary):
+            del sys.modules[name]
+            importlib.invalidate_caches()
 
 
 @pytest.fixture(scope="session")
@@ -71,15 +90,30 @@ Runner = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
-def run_hydra() -> Iterator[Runner]:
-    """Calls run_hydra.py as a user does and returns what came back; its process is forked, not started anew."""
+def forks() -> Iterator[ForkServer]:
+    """Yields the server of processes that need not import the libraries first."""
     server = ForkServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def run_forks(request: pytest.FixtureRequest) -> Mapping[str, str]:
+    """Returns what makes runs that are started with it forks; nothing where a test is marked to start new processes."""
+    if request.node.get_closest_marker("new_process"):
+        return {}
+    forks: ForkServer = request.getfixturevalue("forks")
+    return forks.environment
+
+
+@pytest.fixture(scope="session")
+def run_hydra(forks: ForkServer) -> Runner:
+    """Calls run_hydra.py as a user does and returns what came back; its process is forked, not started anew."""
 
     def run(arguments: Sequence[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        return server.run([str(ROOT / "run_hydra.py"), *arguments], cwd, timeout_s=300)
+        return forks.run([str(ROOT / "run_hydra.py"), *arguments], cwd, timeout_s=300)
 
-    yield run
-    server.close()
+    return run
 
 
 from tests.cluster.conftest import cluster, slurm  # noqa: E402, F401

@@ -41,7 +41,7 @@ AXES: Axes = {
 
 
 def sample(axes: Axes, count: int) -> Iterator[tuple[str, ...]]:
-    """Yield `count` distinct points of the product of the axes in a fixed random order, without holding them."""
+    """Yields `count` distinct points of the product of the axes in a fixed random order, without holding them."""
     sizes = [len(values) for values in axes.values()]
     for number in random.Random(0).sample(range(math.prod(sizes)), count):
         point = []
@@ -52,7 +52,7 @@ def sample(axes: Axes, count: int) -> Iterator[tuple[str, ...]]:
 
 
 def time_hydra(config_dir: Path, points: Sequence[Sequence[str]]) -> tuple[float, list[str]]:
-    """Return the seconds that hydra.compose takes for these points, and its configs as text."""
+    """Returns the seconds that hydra.compose takes for these points, and its configs as text."""
     found = []
     with initialize_config_dir(str(config_dir), version_base="1.3"):
         compose("config", overrides=list(points[0]))
@@ -64,7 +64,7 @@ def time_hydra(config_dir: Path, points: Sequence[Sequence[str]]) -> tuple[float
 
 
 def time_ours(composer: Composer, axes: Axes, count: int) -> float:
-    """Return the seconds that a Composer takes for a stream of points whose configs are dropped as they come."""
+    """Returns the seconds that a Composer takes for a stream of points whose configs are dropped as they come."""
     start = time.perf_counter()
     for result in composer.compose_many(sample(axes, count)):
         if not isinstance(result, Composed):

@@ -2,69 +2,79 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
+import click
+
+from gpt_opt.cli.arguments import FILE, JSON, OVERRIDES, ROOT, at_least_one
 from gpt_opt.errors import RequestError
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-"""The repository."""
 
+@click.command()
+@click.argument("file", type=FILE, required=False, help="The sweep file, for example params/beta_sweep.json.")
+@OVERRIDES
+@click.option(
+    "--slots",
+    type=int,
+    default=1,
+    callback=at_least_one,
+    metavar="N",
+    help="Runs of one shape at a time, for the cost estimate (default: 1).",
+)
+@JSON
+@click.option("--overrides", "lines", is_flag=True, help="Print the override strings, a run a line.")
+@click.option("--explain", type=int, metavar="INDEX", help="Say why this run is not done already.")
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of sweep files, for editors.")
+def plan(
+    file: Path | None,
+    overrides: tuple[str, ...],
+    slots: int,
+    as_json: bool,
+    lines: bool,
+    explain: int | None,
+    schema: bool,
+) -> None:
+    """Checks every point of a sweep file, says what would run.
 
-def add_verbs(verbs: Any) -> None:
-    """Adds the verb to the subparsers `verbs`."""
-    plan = verbs.add_parser("plan", help="check every point of a sweep file and say what would run; writes nothing")
-    plan.add_argument("file", type=Path, nargs="?", help="the sweep file, for example params/beta_sweep.json")
-    plan.add_argument("overrides", nargs="*", help="Hydra overrides for every point, applied last: seed=1")
-    plan.add_argument("--slots", type=int, default=1, metavar="N", help="runs at a time, for the price (default: 1)")
-    output = plan.add_mutually_exclusive_group()
-    output.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
-    output.add_argument(
-        "--overrides", action="store_true", dest="lines", help="print the override strings, a run a line"
-    )
-    output.add_argument("--explain", type=int, metavar="INDEX", help="say why this run is not done already")
-    output.add_argument("--schema", action="store_true", help="print the JSON Schema of sweep files, for editors")
-    plan.set_defaults(run=_plan, parser=plan)
+    Writes nothing.
+    """
+    outputs = {"--json": as_json, "--overrides": lines, "--explain": explain is not None, "--schema": schema}
+    if len(given := [name for name, is_given in outputs.items() if is_given]) > 1:
+        raise click.UsageError(f"{given[1]}: not allowed with {given[0]}")
+    if schema:
+        from gpt_opt.sweep import schema as schema_of_files
 
-
-def _plan(options: argparse.Namespace) -> None:
-    if options.schema:
-        from gpt_opt.sweep import schema
-
-        print(json.dumps(schema(), indent=2))
+        print(json.dumps(schema_of_files(), indent=2))
         return
-    if options.file is None:
-        options.parser.error("the sweep file is missing, for example: gptopt plan params/beta_sweep.json")
-    if options.slots < 1:
-        options.parser.error(f"--slots must be at least 1, but is {options.slots}")
-    from gpt_opt.plan import show
+    if file is None:
+        raise click.UsageError("the sweep file is missing, for example: gptopt plan params/beta_sweep.json")
+    from gpt_opt.cli.views import plan as views
     from gpt_opt.plan.diff import nearest_run
     from gpt_opt.plan.planner import Planner
-    from gpt_opt.table import terminal_width
+    from gpt_opt.table import show, terminal_width
 
     fill_registries()
     planner = Planner(ROOT / "hydra_conf")
     try:
-        plan = planner.plan(options.file, options.overrides, options.slots)
+        found = planner.plan(file, overrides, slots)
     except RequestError as error:
-        if options.json:
+        if as_json:
             problems = [{"where": item.where, "message": item.message, "fix": item.fix} for item in error.problems]
-            print(json.dumps({"sweep": options.file.stem, "errors": problems, "items": []}, indent=2))
+            print(json.dumps({"sweep": file.stem, "errors": problems, "items": []}, indent=2))
         raise
-    if options.json:
-        print(json.dumps(show.as_record(plan), indent=2))
-    elif options.lines:
-        print(show.override_lines(plan))
-    elif options.explain is not None:
-        if not 0 <= options.explain < len(plan.runs):
-            options.parser.error(f"--explain takes the index of a run, 0 to {len(plan.runs) - 1}: {options.explain}")
-        run = plan.runs[options.explain]
-        print(show.explanation(run, nearest_run(planner.config(run.overrides))))
+    if as_json:
+        print(json.dumps(views.as_record(found), indent=2))
+    elif lines:
+        print(views.override_lines(found))
+    elif explain is not None:
+        if not 0 <= explain < len(found.runs):
+            raise click.UsageError(f"--explain takes the index of a run, 0 to {len(found.runs) - 1}: {explain}")
+        run = found.runs[explain]
+        print(views.explanation(run, nearest_run(planner.config(run.overrides))))
     else:
-        print(show.as_text(plan, terminal_width(sys.stdout)))
+        show(views.as_text(found, terminal_width(sys.stdout)), sys.stdout)
 
 
 def fill_registries() -> None:

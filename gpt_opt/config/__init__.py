@@ -1,4 +1,4 @@
-"""What may be configured: the typed keys, the constraints between them, and words for what is wrong.
+"""What may be configured: typed keys, the constraints between them, and messages and suggestions for mistakes.
 
 Input: nothing. Output: schemas in Hydra's ConfigStore and lists of `Problem`. Next stage: `run`.
 """

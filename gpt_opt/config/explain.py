@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from gpt_opt.config.yaml_files import ConfigFile
 from gpt_opt.errors import Problem
 
 
@@ -60,13 +61,17 @@ def comment_of(key: str, config_dir: Path, choices: Mapping[str, str]) -> str:
         config_dir: The folder hydra_conf.
         choices: The chosen option of each group, `{"loss": "dpo"}`.
     """
-    group, leaf = key.partition(".")[0], key.rpartition(".")[2]
-    files = [config_dir / group / f"{choices.get(group, '')}.yaml", config_dir / "config.yaml"]
-    for file in files:
-        match = re.search(rf"^\s*{re.escape(leaf)}:.*?\s#\s*(.+)$", file.read_text(), re.M) if file.is_file() else None
-        if match:
-            return match[1].strip()
+    group = key.partition(".")[0]
+    for name in (f"{group}/{choices.get(group, '')}", "config"):
+        path = config_dir / f"{name}.yaml"
+        if path.is_file() and (comment := _read(name, path, path.stat().st_mtime_ns).comment(key.split("."))):
+            return comment
     return ""
+
+
+@lru_cache(maxsize=64)
+def _read(name: str, path: Path, changed_ns: int) -> ConfigFile:
+    return ConfigFile(name, path)
 
 
 _EXAMPLES = {"loss.beta": "0.1", "data.dataset.path": "prefs.jsonl", "exp_name": "my-experiment"} | {

@@ -1,7 +1,11 @@
 """Lets the defaults list of any file override Hydra's own groups: `- override hydra/job_logging: colorlog`.
 
-Hydra allows that in the root config alone, and what stands there beats what another file says. So our options of
+Hydra reads that form in the root config alone, and what stands there beats what another file says. So our options of
 Hydra's groups are defaults of Hydra's root, `hydra/config`, where they exist, and not overrides in ours.
+
+A private method is replaced, since no plugin sees a defaults list before Hydra follows it. Without it a file of the
+group training would have to say `override /hydra/job_logging@_global_.hydra.job_logging`; and an entry of the
+ConfigStore can give `hydra/config` other defaults, but not only in config folders that have these options.
 """
 
 from __future__ import annotations

@@ -22,11 +22,10 @@ from gpt_opt.config.cache import cache_folder
 from gpt_opt.config.files import DATA_KEYS, EMBEDDED, MODEL_KEYS, PATH_KEYS, file_values
 from gpt_opt.config.lookup import modules_of, targets
 from gpt_opt.config.remember import Remembered
+from gpt_opt.records.io import write_text
+from gpt_opt.records.provenance import Inputs
 
 log = logging.getLogger(__name__)
-
-Inputs = Mapping[str, Mapping[str, str]]
-"""Config key, or name of a module of the user's, to `path` and `sha256`."""
 
 AGAIN = "rerun=true trains again"
 """What to do about a result whose inputs have changed since."""
@@ -72,7 +71,7 @@ def inputs_of(config: Mapping[str, Any], memo: Remembered | None = None) -> dict
     if config.get("model", {}).get("archive") == EMBEDDED:
         found |= memo(_file_input, "model.archive", str(_SHIPPED))
     for target in {target for _, target in targets(config) if not target.startswith("gpt_opt.")}:
-        found |= memo(_module_inputs, target)
+        found |= memo(module_inputs, target)
     return found
 
 
@@ -82,7 +81,7 @@ def changed_inputs(before: Inputs, now: Inputs) -> list[str]:
 
 
 def changed_since(before: Inputs, now: Inputs) -> str:
-    """Returns which inputs have changed, in words: `/a/b.jsonl and /c/mine.py have changed since`; "" for none."""
+    """Returns which inputs have changed: `/a/b.jsonl and /c/mine.py have changed since`; "" for none."""
     *some, last = [now[name]["path"] for name in changed_inputs(before, now)] or [""]
     if not last:
         return ""
@@ -139,16 +138,14 @@ def _read(entry: Path) -> str | None:
 
 def _write(entry: Path, digest: str) -> None:
     """Keeps a fingerprint; a cache that cannot be written costs time, no run."""
-    temporary = entry.with_name(f".{entry.name}.{os.getpid()}")
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(digest, encoding="ascii")
-        temporary.replace(entry)
+        write_text(entry, digest)
     except OSError as error:
         log.debug("fingerprints are not cached in %s: %s", entry.parent, error)
 
 
-def _module_inputs(target: str) -> dict[str, dict[str, str]]:
+def module_inputs(target: str) -> dict[str, dict[str, str]]:
     """Returns the user's own modules that a target is in, and those that they import, without importing any."""
     found: dict[str, dict[str, str]] = {}
     names = [target]

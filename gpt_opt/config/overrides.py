@@ -28,7 +28,7 @@ def _parser() -> OverridesParser:
 
 
 def _number(text: str) -> Override | None:
-    """Parse `key=number` as Hydra's grammar does, a hundred times faster: random sweeps hold little else."""
+    """Parses `key=number` as Hydra's grammar does, a hundred times faster: random sweeps hold little else."""
     match = _NUMBER.fullmatch(text)
     if match is None:
         return None

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from gpt_opt.errors import Problem
+from gpt_opt.records.run_dir import RunPaths, checkpoints
 
 _PARAMS = "training.training_params"
 _OPTIMIZER = "optimizer.optimizer_params"
@@ -234,8 +235,7 @@ def existing_path(key: str, path: Path) -> str:
 
 def checkpoint_of_run(key: str, folder: Path) -> str:
     """Returns what to take of a folder that is a run directory, or its folder of checkpoints; empty for others."""
-    found = [*folder.glob("checkpoints/checkpoint-*"), *folder.glob("checkpoint-*")]
-    found.sort(key=lambda path: (len(path.name), path.name))
+    found = checkpoints(RunPaths(folder).checkpoints) or checkpoints(folder)
     return f"take a checkpoint of this run: {typed(key, found[-1])}" if found else ""
 
 

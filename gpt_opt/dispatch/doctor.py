@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import os
 import platform
@@ -12,20 +11,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
+import psutil
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from gpt_opt.dispatch import slurm
 from gpt_opt.records.claim import HEARTBEAT_S, STALE_AFTER_S
-from gpt_opt.records.io import create_text
-from gpt_opt.table import aligned
+from gpt_opt.records.io import create_text, lock
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository."""
@@ -71,22 +69,6 @@ def checks() -> list[Check]:
 def all_well(found: Sequence[Check]) -> bool:
     """Returns whether nothing that is needed fails."""
     return not any(check.ok is False for check in found)
-
-
-def as_text(found: Sequence[Check]) -> str:
-    """Returns checks for a terminal; advice stands below its check."""
-    words = {True: "ok", False: "FAIL", None: "-"}
-    lines = aligned([[words[check.ok], check.name, check.found] for check in found])
-    advised = []
-    for line, check in zip(lines, found, strict=True):
-        advised += [line, f"      {check.advice}"] if check.advice else [line]
-    failed = sum(check.ok is False for check in found)
-    return "\n".join([*advised, "", f"{failed} of {len(found)} checks failed" if failed else "nothing needed fails"])
-
-
-def as_record(found: Sequence[Check]) -> dict[str, Any]:
-    """Returns checks as JSON values."""
-    return {"all_well": all_well(found), "items": [asdict(check) for check in found]}
 
 
 # -- this Python ------------------------------------------------------------------------------------------------------
@@ -281,31 +263,25 @@ def _file_system(folder: Path) -> Iterator[Check]:
         yield from _in_a_folder(place)
 
 
-def file_system(path: Path, mounts: str) -> tuple[str, str]:
+def file_system(path: Path, mounts: Mapping[str, str]) -> tuple[str, str]:
     """Returns the mount point and the type of the file system that holds `path`.
 
     Args:
         path: Absolute, without links.
-        mounts: Text of /proc/mounts.
+        mounts: Mount points to types; of a point that has several, the last one mounted.
     """
-    best = ("/", "unknown")
-    for line in mounts.splitlines():
-        fields = line.split()
-        if len(fields) < 3:
-            continue
-        # The kernel writes blanks and backslashes of a path in octal.
-        point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[1])
-        if path.is_relative_to(point) and len(point) >= len(best[0]):
-            best = (point, fields[2])
-    return best
+    points = [point for point in mounts if path.is_relative_to(point)]
+    point = max(points, key=len, default="/")
+    return point, mounts.get(point, "unknown")
 
 
 def _is_shared(place: Path, nodes: int) -> Check:
     name = f"shared: {place}"
     try:
-        point, kind = file_system(place, Path("/proc/mounts").read_text(errors="replace"))
+        mounts = {item.mountpoint: item.fstype for item in psutil.disk_partitions(all=True)}
     except OSError as error:
-        return Check(name, None, f"/proc/mounts: {error}", "make sure that all nodes see this folder")
+        return Check(name, None, f"the mounts cannot be read: {error}", "make sure that all nodes see this folder")
+    point, kind = file_system(place, mounts)
     found = f"{kind} at {point}"
     if kind in SHARED:
         return Check(name, True, found)
@@ -339,10 +315,9 @@ def _links(folder: Path) -> Check:
 def _locks(folder: Path) -> Check:
     advice = "sweeps are locked while they are submitted: mount the file system with locks (NFS: no nolock option)"
     try:
-        with (folder / "lock").open("w") as first, (folder / "lock").open("w") as second:
-            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with lock(folder / "lock", wait=False):
             try:
-                fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(folder / "lock", wait=False).close()
             except BlockingIOError:
                 return Check("file locks", True, "a lock keeps others out")
     except OSError as error:

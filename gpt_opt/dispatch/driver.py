@@ -3,70 +3,33 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack
 from types import FrameType
 
 from gpt_opt.dispatch import slurm
 from gpt_opt.dispatch.backends.disbatch import Round, remove_stale_pipes
-from gpt_opt.dispatch.backends.resources import from_record
-from gpt_opt.dispatch.reconcile import settle
-from gpt_opt.errors import ClaimLost, RunFailed
-from gpt_opt.plan.existing import Status, saved_step, status_of
-from gpt_opt.records import stop_requests as control
+from gpt_opt.dispatch.classify import BlockedBy, ClassifiedRuns, classify_runs
+from gpt_opt.dispatch.driver_claim import POLL_S, claim_sweep
+from gpt_opt.dispatch.progress import saved_steps
+from gpt_opt.dispatch.reconcile import reconcile
+from gpt_opt.errors import ClaimLost, ConfigError, Problem, RunFailed
+from gpt_opt.plan.resources import from_record
+from gpt_opt.records import stop_requests
 from gpt_opt.records.attempts import CAUSES, read_history
-from gpt_opt.records.claim import STALE_AFTER_S, Claim, RunHeld, acquire, read_claim
-from gpt_opt.records.io import to_json, write_text
-from gpt_opt.records.run_dir import RunFolders, RunPaths
+from gpt_opt.records.claim import STALE_AFTER_S, Claim
+from gpt_opt.records.job_id import this_job
+from gpt_opt.records.lost_nodes import forget_lost_nodes, write_lost_nodes
+from gpt_opt.records.state import State, read_run
 from gpt_opt.records.sweep_dir import Sweep, SweepRun
 from gpt_opt.run.signals import WARNINGS, handled, stop_signals
 
 log = logging.getLogger(__name__)
 
-_HELD_POLL_S = 2.0
 _DRAIN_S = 90.0
-
-
-@dataclass(frozen=True)
-class Due:
-    """The runs of a sweep by what a driver does with them.
-
-    Attributes:
-        runnable: To be started now.
-        held: Worked on by another living process.
-        left: Not done, and not to be started again without the user, with the reason.
-        done: COMPLETED.
-    """
-
-    runnable: tuple[SweepRun, ...]
-    held: tuple[SweepRun, ...]
-    left: tuple[tuple[SweepRun, str], ...]
-    done: tuple[SweepRun, ...]
-
-
-def due(sweep: Sweep) -> Due:
-    """Sorts the runs of a sweep by their own files."""
-    mem_gb = from_record(sweep.submission().resources).mem_gb
-    cancelled = control.read(sweep.control).cancelled
-    found: dict[str, list[SweepRun]] = {"runnable": [], "held": [], "done": []}
-    left: list[tuple[SweepRun, str]] = []
-    folders = RunFolders()
-    for run in sweep.runs:
-        status, _ = status_of(run.paths(folders))
-        if status is Status.DONE:
-            found["done"].append(run)
-        elif status is Status.RUNNING:
-            found["held"].append(run)
-        elif run.run_id in cancelled:
-            left.append((run, "cancelled"))
-        elif (spent := read_history(sweep.attempts(run)).spent(mem_gb)) is not None:
-            left.append((run, spent))
-        else:
-            found["runnable"].append(run)
-    return Due(tuple(found["runnable"]), tuple(found["held"]), tuple(left), tuple(found["done"]))
 
 
 class _Stop:
@@ -84,178 +47,153 @@ class _Stop:
             self.signal = signal.Signals(number)
 
 
-def drive(sweep: Sweep, slots: int | None) -> None:
-    """Works through a sweep until nothing of it is due.
+def part_to_drive(sweep: Sweep, shape: int | None, in_job: bool) -> Sweep:
+    """Returns what a driver works through: the part with a shape; without one all of the sweep, on this machine.
+
+    Raises:
+        ConfigError: If no run has that shape, or an allocation shall serve several.
+    """
+    shapes = [part.shape for part in sweep.parts()]
+    listed = ", ".join(map(str, shapes))
+    if shape is not None and shape in shapes:
+        return sweep.part(shape)
+    if shape is not None:
+        problem = f"must be a shape that runs of {sweep.label} have, {listed}, but is {shape}"
+        raise ConfigError([Problem("--shape", problem)], ", nothing was started")
+    if in_job and len(shapes) > 1:
+        problem = f"must be given in a Slurm job, for one allocation serves one shape, and {sweep.label} has {listed}"
+        fix = f"gptopt drive {sweep.label} --shape {shapes[0]}; gptopt status {sweep.label} says what each needs"
+        raise ConfigError([Problem("--shape", problem, fix)], ", nothing was started")
+    return sweep
+
+
+def drive(sweep: Sweep, in_job: bool, slots: int | None = None) -> None:
+    """Works through a sweep, or a part of it, until nothing of it is due; one shape after the other.
 
     SIGTERM and the others of `signals.SIGNALS` stop handing out runs and let running ones checkpoint; after a warning
     of the time limit (SIGUSR1, SIGUSR2) the job is put back into the queue.
 
     Args:
-        sweep: The sweep directory.
-        slots: Runs at a time on this machine; None for the slots of the Slurm allocation.
+        sweep: The sweep directory, or a part of it: an allocation serves one shape.
+        in_job: Whether the slots are those of the Slurm allocation, else of this machine.
+        slots: Runs at a time on this machine, whatever the submission says.
 
     Raises:
         RunHeld: If another driver works on the sweep.
         RunFailed: If not every run is COMPLETED in the end; the message says how many are what.
     """
-    session = slurm.session()
     stop = _Stop()
-    with _claimed(sweep) as claim, handled(stop_signals(), stop.receive):
-        sweep.lost_nodes.unlink(missing_ok=True)
-        before = _progress(sweep)
-        _rounds(sweep, slots, session, stop, claim)
+    with ExitStack() as held, handled(stop_signals(), stop.receive):
+        claims = []
+        for part in sweep.parts():
+            claim = claim_sweep(part, lambda: stop.signal is not None)
+            if claim is not None:
+                claims.append((part, held.enter_context(claim)))
+        before = saved_steps(sweep) if claims else None
+        for part, claim in claims:
+            forget_lost_nodes(part.lost_nodes)
+            _rounds(part, None if in_job else slots or part.needs().slots or 1, stop, claim)
         remove_stale_pipes()
-        state = due(sweep)
-        if stop.limit_near and (state.runnable or state.held) and (job := slurm.job_id()) is not None:
-            if _progress(sweep) <= before:
+        runs = classify_runs(sweep)
+        if stop.limit_near and (runs.due or runs.locked) and this_job().is_slurm:
+            if before is not None and saved_steps(sweep) <= before:
                 raise RunFailed(f"{sweep.label}: no run got a step further within the time limit; give it more time")
-            log.info("time limit near: %d runs go on after a requeue", len(state.runnable) + len(state.held))
-            slurm.requeue(job)
-    _report(sweep, state)
+            log.info("time limit near: %d runs go on after a requeue", len(runs.due) + len(runs.locked))
+            slurm.requeue(this_job().job)
+    _report(sweep, runs)
 
 
-def _progress(sweep: Sweep) -> int:
-    """Returns the steps that a restart would find done."""
-    folders = RunFolders()
-    return sum(_steps(run.paths(folders)) for run in sweep.runs)
-
-
-def _steps(paths: RunPaths) -> int:
-    status, step = status_of(paths)
-    return (saved_step(paths) or 0) if status is Status.FAILED else step  # which may have come further than it saved
-
-
-def _claimed(sweep: Sweep) -> Claim:
-    """Claims the sweep; a driver that Slurm knows to be gone is outwaited, until its claim is stale.
-
-    Raises:
-        RunHeld: If a living driver has it.
-    """
-    deadline, told = time.monotonic() + STALE_AFTER_S + 2 * _HELD_POLL_S, False
-    while True:
-        try:
-            return acquire(RunPaths(sweep.root))
-        except RunHeld as held:
-            if is_driven(sweep) or time.monotonic() > deadline:
-                raise
-            if not told:
-                log.info("waiting: the job of that driver has ended, but %s", held)
-            told = True
-            time.sleep(_HELD_POLL_S)
-
-
-def is_driven(sweep: Sweep) -> bool:
-    """Returns whether a driver holds the sweep that, as far as Slurm knows, still lives."""
-    claim = read_claim(RunPaths(sweep.root))
-    if claim is None or claim.is_over():
-        return False
-    if claim.slurm is None or not slurm.is_installed():
-        return True
-    try:
-        starts = slurm.states([claim.slurm[0]]).get(claim.slurm[0], [])
-    except slurm.SlurmError:
-        return True
-    return not starts or starts[-1].alive
-
-
-def _rounds(sweep: Sweep, slots: int | None, session: str, stop: _Stop, claim: Claim) -> None:
-    together = from_record(sweep.submission().resources).runs_per_gpu or 1
+def _rounds(sweep: Sweep, slots: int | None, stop: _Stop, claim: Claim) -> None:
+    incarnation, resources = this_job(), from_record(sweep.needs().resources)
+    driver = stop_requests.driver_name(sweep.shape, claim.attempt)
     wait_until = time.monotonic() + STALE_AFTER_S
     remove_stale_pipes()
     while stop.signal is None:
-        settle(sweep, session)
-        state = due(sweep)
-        log.info("%s: %s", sweep.label, _counts(state))
-        if state.runnable:
-            work = Round(sweep, state.runnable, together, session, claim.attempt, slots)
-            _one_round(sweep, work, state, stop, claim)
+        reconcile(sweep, incarnation)
+        runs = classify_runs(sweep)
+        log.info("%s: %s", sweep.label, _counts(runs))
+        if runs.due:
+            work = Round(sweep, runs.due, resources, incarnation, driver, slots)
+            _one_round(sweep, work, runs.due, stop, claim)
             wait_until = time.monotonic() + STALE_AFTER_S
-        elif state.held and time.monotonic() < wait_until:
-            time.sleep(_HELD_POLL_S)  # its owner may be dead without our knowing yet
+        elif runs.locked and time.monotonic() < wait_until:
+            time.sleep(POLL_S)  # its owner may be dead without our knowing yet
         else:
             return
 
 
-def _one_round(sweep: Sweep, work: Round, state: Due, stop: _Stop, claim: Claim) -> None:
-    before = _starts(sweep, state)
+def _one_round(sweep: Sweep, work: Round, due: Sequence[SweepRun], stop: _Stop, claim: Claim) -> None:
+    before = _attempts(sweep, due)
     lost: dict[str, str] = {}
     try:
         while not work.wait(1.0) and not work.is_over():
-            lost = _told(sweep, work, lost)
+            lost = _record_lost_nodes(sweep, work, lost)
             if not claim.is_mine():
                 raise ClaimLost(f"another driver took {sweep.label} over while this one was silent; this one ends")
             if stop.signal is not None:
                 log.warning("%s: runs checkpoint, nothing more is started", stop.signal.name)
-                control.drain(sweep.control, claim.attempt)
-                _wait_for_runs(sweep, state, work)
+                stop_requests.drain(sweep.control, stop_requests.driver_name(sweep.shape, claim.attempt))
+                _wait_for_runs(sweep, due, work)
                 return
     finally:
         work.end()
     if (problem := work.problem()) is not None:
         log.error("%s; see %s", problem, work.folder)
-    if _starts(sweep, state) == before and len(due(sweep).runnable) == len(state.runnable):
+    if _attempts(sweep, due) == before and len(classify_runs(sweep).due) == len(due):
         reasons = "; ".join(f"{node}: {reason}" for node, reason in work.lost_nodes().items()) or problem
-        said = f" ({reasons})" if reasons else ""
-        _told(sweep, work, lost)
+        because = f" ({reasons})" if reasons else ""
+        _record_lost_nodes(sweep, work, lost)
         raise RunFailed(
-            f"no slot started any run{said}; the runs are untouched, the allocation is given back; see {work.folder} "
-            f"and {sweep.logs}"
+            f"no slot started any run{because}; the runs are untouched, the allocation is given back; "
+            f"see {work.folder} and {sweep.logs}"
         )
 
 
-def _told(sweep: Sweep, work: Round, before: dict[str, str]) -> dict[str, str]:
+def _record_lost_nodes(sweep: Sweep, work: Round, before: dict[str, str]) -> dict[str, str]:
     """Writes down which nodes have slots that do not start, when that changed; returns them."""
     lost = work.lost_nodes()
     for node in lost.keys() - before.keys():
         log.error("node %s gives no slot: %s", node, lost[node])
     if lost != before:
-        write_text(sweep.lost_nodes, to_json(lost))
+        write_lost_nodes(sweep.lost_nodes, lost)
     return lost
 
 
-def _starts(sweep: Sweep, state: Due) -> int:
-    return sum(len(read_history(sweep.attempts(run)).attempts) for run in state.runnable)
+def _attempts(sweep: Sweep, runs: Sequence[SweepRun]) -> int:
+    return sum(len(read_history(sweep.attempts(run)).attempts) for run in runs)
 
 
-def _wait_for_runs(sweep: Sweep, state: Due, work: Round) -> None:
-    """Waits until no run that was started works any more, at most `_DRAIN_S`."""
+def _wait_for_runs(sweep: Sweep, due: Sequence[SweepRun], work: Round) -> None:
+    """Waits until no run that was started is running any more, at most `_DRAIN_S`."""
     deadline = time.monotonic() + _DRAIN_S
-    while not work.wait(control.POLL_S) and time.monotonic() < deadline:
-        lost = [(run, item) for run in state.runnable for item in read_history(sweep.attempts(run)).lost()]
+    while not work.wait(stop_requests.POLL_S) and time.monotonic() < deadline:
+        lost = [(run, item) for run in due for item in read_history(sweep.attempts(run)).lost()]
         lost = [(run, item) for run, item in lost if item.session == work.session]
-        # A slot that is gone writes no end; what counts then is whether the run itself still lives.
-        if all(item.owner.is_dead() and status_of(run.paths())[0] is not Status.RUNNING for run, item in lost):
+        # A slot that is gone writes no end; what counts then is whether the run itself is alive.
+        if all(item.owner.is_dead() and read_run(run.paths()).state is not State.RUNNING for run, item in lost):
             return
 
 
-def _counts(state: Due) -> str:
-    parts = {"done": len(state.done), "to run": len(state.runnable), "held elsewhere": len(state.held)}
-    parts["left to you"] = len(state.left)
-    return ", ".join(f"{number} {name}" for name, number in parts.items() if number) or "no runs"
+def _counts(runs: ClassifiedRuns) -> str:
+    numbers = {"done": runs.done, "to run": runs.due, BlockedBy.LOCK: runs.locked, "need a retry": runs.needs_retry}
+    return ", ".join(f"{len(found)} {name}" for name, found in numbers.items() if found) or "no runs"
 
 
-def _report(sweep: Sweep, state: Due) -> None:
-    if len(state.done) == len(sweep.runs):
+def _report(sweep: Sweep, runs: ClassifiedRuns) -> None:
+    if len(runs.done) == len(sweep.runs):
         log.info("%s: all %d runs are COMPLETED", sweep.label, len(sweep.runs))
         return
-    causes = Counter(CAUSES[cause].says for _, cause in state.left)
-    reasons = "; ".join(f"{number} {says}" for says, number in causes.most_common())
+    causes = Counter(CAUSES[runs.items[run].cause or "exception"].message for run in runs.needs_retry)
+    reasons = "; ".join(f"{number} {message}" for message, number in causes.most_common())
     hint = f"; gptopt status {sweep.label} says more"
-    hint += "".join(f", {line}" for line in retry_hints(sweep, state))
-    hint += ", the same command goes on with the rest" if state.runnable else ""
-    raise RunFailed(f"{sweep.label}: {_counts(state)}" + (f" ({reasons})" if reasons else "") + hint)
+    hint += "".join(f", {line}" for line in retry_hints(sweep, runs))
+    hint += ", the same command goes on with the rest" if runs.due else ""
+    raise RunFailed(f"{sweep.label}: {_counts(runs)}" + (f" ({reasons})" if reasons else "") + hint)
 
 
-def retry_hints(sweep: Sweep, state: Due) -> list[str]:
-    """Returns the commands that start again what is left to the user."""
-    cancelled = sum(cause == "cancelled" for _, cause in state.left)
-    hints = [f"gptopt retry {sweep.label} starts failed ones again"] if len(state.left) > cancelled else []
+def retry_hints(sweep: Sweep, runs: ClassifiedRuns) -> list[str]:
+    """Returns the commands that start runs again that need a retry."""
+    cancelled = len(runs.where(lambda item: item.blocked_by is BlockedBy.CANCEL))
+    hints = [f"gptopt retry {sweep.label} starts failed ones again"] if len(runs.needs_retry) > cancelled else []
     again = f"gptopt retry {sweep.label} --state CANCELLED starts cancelled ones again"
     return [*hints, again] if cancelled else hints
-
-
-def local_slots(gpus: int, gpus_per_run: int | None, cpus_per_run: int | None) -> int:
-    """Returns how many runs this machine takes at a time: by its GPUs, or else by the cores that a run asks for."""
-    if gpus and gpus_per_run != 0:
-        return max(1, gpus // (gpus_per_run or 1))
-    return max(1, len(os.sched_getaffinity(0)) // cpus_per_run) if cpus_per_run else 1

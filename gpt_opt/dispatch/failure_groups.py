@@ -1,4 +1,4 @@
-"""Runs that did not end well, grouped by why, with the parameters that each group has in common."""
+"""Failed and interrupted runs, grouped by cause, with the parameters that each group has in common."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gpt_opt.plan.show import columns, parameters
 from gpt_opt.records.attempts import CAUSES
+from gpt_opt.records.state import State
+from gpt_opt.sweep.varying import common_and_varying, parameters
 
-_OWN_WORDS = ("exception", "request")
+_NEED_MESSAGE = ("exception", "request", "changed_config")
 """Causes that say little without the message of the run."""
 
 _VARYING = re.compile(
@@ -21,17 +22,17 @@ _VARYING = re.compile(
 
 @dataclass(frozen=True)
 class Failure:
-    """One run that did not end well.
+    """One run that failed or was interrupted.
 
     Attributes:
         index: Of the run.
-        state: As it is shown, `FAILED`.
+        state: FAILED or INTERRUPTED.
         cause: Key of `CAUSES`.
         message: First line of its error; may be empty.
     """
 
     index: int
-    state: str
+    state: State
     cause: str
     message: str
 
@@ -41,16 +42,16 @@ class FailureGroup:
     """Runs that failed alike.
 
     Attributes:
-        state: As it is shown.
+        state: Of all of them.
         cause: Key of `CAUSES`.
-        says: For people: the cause, or the message where it says more, `…` where messages differ.
+        message: For people: the cause, or the message where it says more, `…` where messages differ.
         indices: Of the runs, ascending.
         shared: Override values that all of them have and that not all runs of the sweep have.
     """
 
-    state: str
+    state: State
     cause: str
-    says: str
+    message: str
     indices: tuple[int, ...]
     shared: Mapping[str, str]
 
@@ -60,16 +61,16 @@ def normalised(message: str) -> str:
     return _VARYING.sub("…", message)
 
 
-def _key(failure: Failure) -> tuple[str, str, str]:
-    text = normalised(failure.message) if failure.cause in _OWN_WORDS else ""
+def _key(failure: Failure) -> tuple[State, str, str]:
+    text = normalised(failure.message) if failure.cause in _NEED_MESSAGE else ""
     return failure.state, failure.cause, text
 
 
-def _says(failures: Sequence[Failure]) -> str:
+def _message(failures: Sequence[Failure]) -> str:
     cause = failures[0].cause
     messages = {failure.message for failure in failures}
-    if cause not in _OWN_WORDS or messages == {""}:
-        return CAUSES[cause].says
+    if cause not in _NEED_MESSAGE or messages == {""}:
+        return CAUSES[cause].message
     return messages.pop() if len(messages) == 1 else normalised(failures[0].message)
 
 
@@ -80,15 +81,15 @@ def grouped(failures: Sequence[Failure], overrides: Mapping[int, Sequence[str]])
         failures: In order of their index.
         overrides: Of every run of the sweep, by index.
     """
-    groups: dict[tuple[str, str, str], list[Failure]] = {}
+    groups: dict[tuple[State, str, str], list[Failure]] = {}
     for failure in failures:
         groups.setdefault(_key(failure), []).append(failure)
-    _, varying = columns(list(overrides.values()))
+    _, varying = common_and_varying(list(overrides.values()))
     found = []
     for (state, cause, _), members in groups.items():
         indices = tuple(member.index for member in members)
         values = [parameters(overrides[index]) for index in indices]
         shared = {key: value for key, value in values[0].items() if key in varying}
         shared = {key: value for key, value in shared.items() if all(item.get(key) == value for item in values)}
-        found.append(FailureGroup(state, cause, _says(members), indices, shared))
+        found.append(FailureGroup(state, cause, _message(members), indices, shared))
     return tuple(sorted(found, key=lambda group: -len(group.indices)))

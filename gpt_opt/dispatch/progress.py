@@ -1,14 +1,21 @@
-"""How far a run is, read quickly from its metrics.jsonl: the latest and best value of one metric, and its speed."""
+"""How far runs are: the steps that are saved; from metrics.jsonl, read quickly, one metric and the speed."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from gpt_opt.records.io import parse_line
+from gpt_opt.records.run_dir import RunFolders, saved_step
+from gpt_opt.records.state import State, read_run
+from gpt_opt.records.step_log import read_tail
+from gpt_opt.records.sweep_dir import Sweep
 
 TAIL_BYTES = 32_768
 """How much of the end is read for the latest value and the speed: some hundred rows."""
@@ -53,12 +60,8 @@ class Progress:
 def _rows(lines: list[bytes]) -> Iterator[dict[str, Any]]:
     """Yields the rows from the last to the first; torn and foreign lines are left out."""
     for line in reversed(lines):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            yield row
+        with suppress(ValueError):
+            yield parse_line(line)
 
 
 def _value(row: dict[str, Any], name: str) -> float | None:
@@ -86,10 +89,7 @@ def read_progress(file: Path, metric: Metric, since: float | None) -> Progress:
     """
     key = json.dumps(metric.name).encode()
     try:
-        with file.open("rb") as stream:
-            size = stream.seek(0, 2)
-            stream.seek(max(0, size - TAIL_BYTES))
-            lines = stream.read().split(b"\n")
+        lines, size = read_tail(file, TAIL_BYTES)
     except FileNotFoundError:
         return Progress()
     values = (_value(row, metric.name) for row in _rows(_with(key, lines)))
@@ -114,3 +114,13 @@ def _with(key: bytes, lines: list[bytes]) -> list[bytes]:
 def _best(values: list[float], metric: Metric) -> float | None:
     finite = [value for value in values if math.isfinite(value)]
     return metric.better(finite) if finite and metric.goal is not None else None
+
+
+def saved_steps(sweep: Sweep) -> int:
+    """Returns the optimizer steps of all runs together that a restart would find done."""
+    folders, steps = RunFolders(), 0
+    for paths in (run.paths(folders) for run in sweep.runs):
+        record = read_run(paths)
+        counted = record.state in (State.COMPLETED, State.RUNNING)
+        steps += record.file.step if counted else saved_step(paths) or 0  # a failed run may have come further
+    return steps

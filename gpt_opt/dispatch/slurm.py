@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gpt_opt.errors import GptOptError
+from gpt_opt.records.job_id import JobId
 
 _ENDED: Mapping[str, str | None] = {
     "COMPLETED": None,
@@ -27,6 +28,9 @@ _ENDED: Mapping[str, str | None] = {
     "UNKNOWN": None,
 }
 """States in which a job is over, and the cause (see `attempts.CAUSES`) that they give to a run that was cut off."""
+
+_STARTS_AGAIN = ("REQUEUED", "PENDING", "PREEMPTED", "NODE_FAIL")
+"""What accounting says last of a job that Slurm mostly starts again once it has completed."""
 
 _OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "PMI_", "PMIX_", "DISBATCH_")
 
@@ -69,24 +73,6 @@ class JobState:
 def is_installed() -> bool:
     """Returns whether Slurm's sbatch is on the path."""
     return shutil.which("sbatch") is not None
-
-
-def job_id() -> str | None:
-    """Returns the id of the Slurm job that this process is in."""
-    return os.environ.get("SLURM_JOB_ID")
-
-
-def session() -> str:
-    """Returns what tells this start of a driver, or of a job of an array, from others.
-
-    `12.1` is the first restart of Slurm job 12, `12_3.0` the first start of task 3 of array 12.
-    """
-    env = os.environ
-    if (own := job_id()) is None:
-        return f"local-{os.getpid()}"
-    if "SLURM_ARRAY_TASK_ID" in env:
-        own = f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
-    return f"{own}.{env.get('SLURM_RESTART_COUNT', '0')}"
 
 
 def outside_job(environment: Mapping[str, str], options: Iterable[str] = ()) -> dict[str, str]:
@@ -199,7 +185,7 @@ def states(jobs: Sequence[str]) -> dict[str, list[JobState]]:
     Raises:
         SlurmError: If Slurm does not answer.
     """
-    wanted = {job.partition("_")[0] for job in jobs if job[:1].isdigit()}
+    wanted = {job.array for job in map(JobId, jobs) if job.is_slurm}
     if not wanted:
         return {}
     queued = {row.id: row for row in _queued(wanted)}
@@ -212,7 +198,7 @@ def states(jobs: Sequence[str]) -> dict[str, list[JobState]]:
         found.setdefault(row.id, []).append(replace(row, state="UNKNOWN") if row.alive else row)
     newest = {row.id: row.state for row in accounted}
     for row in queued.values():
-        if row.state == "COMPLETING" and newest.get(row.id) in ("REQUEUED", "PENDING"):
+        if row.state == "COMPLETING" and newest.get(row.id) in _STARTS_AGAIN:
             row = replace(row, state="PENDING")  # what completes is its former start
         found.setdefault(row.id, []).append(row)
     return found
@@ -221,7 +207,7 @@ def states(jobs: Sequence[str]) -> dict[str, list[JobState]]:
 def _queued(wanted: set[str]) -> list[JobState]:
     # Asking by --jobs fails as a whole when one of them is unknown already; asking by user does not.
     rows = _rows(run(["squeue", "--noheader", "--array", "--me", "--format=%i|%T|%r|%N"], timeout_s=_ANSWER_S))
-    return [JobState(i, _first(s), "" if r == "None" else r, n) for i, s, r, n in rows if i.partition("_")[0] in wanted]
+    return [JobState(i, _first(s), "" if r == "None" else r, n) for i, s, r, n in rows if JobId(i).array in wanted]
 
 
 def _accounted(wanted: set[str]) -> list[JobState]:
@@ -233,8 +219,16 @@ def _accounted(wanted: set[str]) -> list[JobState]:
     return [JobState(i, _first(s), "", "" if n == "None assigned" else n) for i, s, n in rows]
 
 
-def jobs_with_comment(comment: str) -> list[str]:
-    """Returns this user's jobs in the queue that carry `comment`.
+def took_some(taken: int, asked: int, reason: str) -> str:
+    """Returns what to tell a user when Slurm took only some of the jobs of a submission."""
+    return (
+        f"Slurm took {taken} of {asked} jobs and then refused: {reason}; what it took is recorded, and the same "
+        "command submits the rest once there is room"
+    )
+
+
+def jobs_with_comment(comment: str) -> dict[str, str]:
+    """Returns this user's jobs in the queue whose comment is `comment`, or that and more after a colon: id to the rest.
 
     Raises:
         SlurmError: If Slurm does not answer.
@@ -243,7 +237,9 @@ def jobs_with_comment(comment: str) -> list[str]:
         row.split("|", 1)
         for row in run(["squeue", "--noheader", "--me", "--format=%i|%k"], timeout_s=_ANSWER_S).splitlines()
     )
-    return [row[0] for row in rows if len(row) == 2 and row[1].strip() == comment]
+    found = {row[0]: row[1].strip() for row in rows if len(row) == 2 and row[1].startswith(comment)}
+    rest = {job: text.removeprefix(comment) for job, text in found.items()}
+    return {job: text[1:] for job, text in rest.items() if text == "" or text.startswith(":")}
 
 
 def max_array_size() -> int:

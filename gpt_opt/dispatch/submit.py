@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.dispatch import slurm
-from gpt_opt.dispatch.backends.base import BACKENDS, living_jobs, tasks_of
+from gpt_opt.dispatch import snapshot
+from gpt_opt.dispatch.backends.base import BACKENDS
+from gpt_opt.dispatch.backends.disbatch import task_text
+from gpt_opt.dispatch.backends.limits import check_backend, usable
 from gpt_opt.dispatch.backends.plain_names import require_links
-from gpt_opt.dispatch.backends.resources import as_record, from_record
-from gpt_opt.dispatch.backends.sbatch_script import check_backend
-from gpt_opt.dispatch.driver import Due, due
-from gpt_opt.dispatch.reconcile import settle
+from gpt_opt.dispatch.backends.resources import by_shape
+from gpt_opt.dispatch.classify import ClassifiedRuns, classify_runs
+from gpt_opt.dispatch.jobs import living_jobs, unserved
+from gpt_opt.dispatch.reconcile import reconcile
 from gpt_opt.errors import ConfigError, GptOptError, Problem
-from gpt_opt.plan.existing import NEW_DIRECTORY
 from gpt_opt.plan.planner import Plan, Planner
-from gpt_opt.plan.show import changes
+from gpt_opt.plan.resources import from_record, needs, run_count, to_record
 from gpt_opt.records.io import now, to_json, write_text
-from gpt_opt.records.sweep_dir import Job, Submission, Sweep, SweepRun, create, locked, numbers
+from gpt_opt.records.job_id import this_job
+from gpt_opt.records.lost_nodes import forget_lost_nodes
+from gpt_opt.records.planned_configs import text_of
+from gpt_opt.records.sweep_dir import Job, Shape, Submission, Sweep, SweepRun, create, locked, numbers, submissions
+from gpt_opt.run.resolvers import NEW_DIRECTORY
 from gpt_opt.sweep.model import Grid, Space
 
 log = logging.getLogger(__name__)
@@ -39,6 +45,7 @@ class Request:
         flags: Resources given as flags, None where not given.
         root: The repository.
         sweeps: Folder of sweep directories.
+        live: Whether jobs import from the repository as it is then, instead of a snapshot of what it is now.
     """
 
     file: Path | None
@@ -48,6 +55,7 @@ class Request:
     flags: Mapping[str, Any]
     root: Path
     sweeps: Path
+    live: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,13 +66,13 @@ class Outcome:
         sweep: The sweep directory.
         started: Jobs that this call submitted.
         alive: Jobs of this sweep that were at work or waiting already.
-        state: Which runs are done, due, held, or left to the user.
+        runs: What each run is.
     """
 
     sweep: Sweep
     started: tuple[Job, ...]
     alive: tuple[Job, ...]
-    state: Due
+    runs: ClassifiedRuns
 
 
 def _planned(request: Request) -> Plan:
@@ -72,9 +80,25 @@ def _planned(request: Request) -> Plan:
     planner = Planner(request.root / "hydra_conf")
     plan = planner.plan(request.file, request.extra, sweeps=request.sweeps, flags=request.flags)
     _require_slots(plan, request)
-    for line in changes(plan.runs):
+    for line in plan.changes():
         log.warning("%s", line)
     return plan
+
+
+def _keep(request: Request, plan: Plan) -> Callable[[Sweep], None]:
+    """Takes the snapshot of a request; returns what puts it, and the planned configs, into a sweep directory."""
+    targets = snapshot.targets_in(plan.configs)
+    code = None if request.live else snapshot.take(request.sweeps, request.root, Path.cwd(), targets)
+    configs = text_of((run.run_id, changes) for run, changes in zip(plan.runs, plan.configs, strict=True))
+
+    def keep(sweep: Sweep) -> None:
+        write_text(sweep.planned_configs, configs)
+        if code is not None:
+            snapshot.link(sweep, code)
+        else:
+            sweep.code.unlink(missing_ok=True)
+
+    return keep
 
 
 def _require_slots(plan: Plan, request: Request) -> None:
@@ -82,49 +106,78 @@ def _require_slots(plan: Plan, request: Request) -> None:
     if any(run.run_dir == NEW_DIRECTORY for run in plan.runs):
         message = "makes a new directory at every start, but a sweep has to find its runs again"
         raise ConfigError([Problem("paths", message, "leave out paths=local_run_dir")], ", nothing was submitted")
-    check_backend(plan.resources, request.backend, request.slots)
+    check_backend(plan.shapes, request.backend, request.slots, request.flags)
     require_links(request.sweeps / plan.grid.name)
+
+
+def _require_one_allocation(plan: Plan, request: Request) -> None:
+    """Refuses to work through several shapes in the Slurm job that this process is in."""
+    if not this_job().is_slurm or len(plan.shapes) == 1:
+        return
+    counts = Counter(run.resources for run in plan.runs)
+    shapes = "; ".join(f"{run_count(counts[shape])}: {needs(shape)}" for shape in plan.shapes)
+    message = f"must be the same for all runs of one allocation, but there are {len(plan.shapes)} shapes: {shapes}"
+    file = "the points as a sweep file: gptopt submit FILE" if request.file is None else f"gptopt submit {request.file}"
+    raise ConfigError(
+        [Problem("resources", message, f"{file} asks for an allocation for each")], ", nothing was started"
+    )
 
 
 def _draft(request: Request, plan: Plan) -> tuple[Submission, list[SweepRun]]:
     metric = None if plan.grid.metric is None else asdict(plan.grid.metric)
+    backend, needed = BACKENDS[request.backend], [usable(run.resources, request.backend) for run in plan.runs]
+    counts = Counter(needed)
+    slots = {shape: request.slots or backend.slots(shape, number) for shape, number in counts.items()}
     submission = Submission(
         sweep=plan.grid.name,
         file="" if request.file is None else str(request.file),
         extra=request.extra,
         backend=request.backend,
-        slots=request.slots,
-        resources=as_record(plan.resources),
+        shapes=tuple(Shape(to_record(shape), number) for shape, number in slots.items()),
         metric=metric,
         cwd=os.getcwd(),
         root=str(request.root),
+        snapshot=not request.live,
     )
-    runs = [SweepRun(run.index, run.run_id, str(Path(run.run_dir).absolute()), run.overrides) for run in plan.runs]
+    index = {shape: number for number, shape in enumerate(slots)}
+    runs = [
+        SweepRun(run.index, run.run_id, str(Path(run.run_dir).absolute()), run.overrides, index[resources])
+        for run, resources in zip(plan.runs, needed, strict=True)
+    ]
     return submission, runs
-
-
-def _with_slots(submission: Submission, runs: int) -> Submission:
-    if submission.slots is not None:
-        return submission
-    return replace(submission, slots=BACKENDS[submission.backend].slots(from_record(submission.resources), runs))
 
 
 def _same_sweep(parent: Path, runs: Sequence[SweepRun]) -> Sweep | None:
     """Returns the newest submission that has exactly these runs, in any order."""
     wanted = {run.run_id for run in runs}
-    former = (Sweep(parent / str(number)) for number in reversed(numbers(parent)))
-    return next((sweep for sweep in former if {run.run_id for run in sweep.runs} == wanted), None)
+    return next(
+        (sweep for sweep in reversed(submissions(parent)) if {run.run_id for run in sweep.runs} == wanted), None
+    )
 
 
 def preview(request: Request) -> str:
-    """Returns the exact text that would be submitted, and the task file; writes nothing."""
+    """Returns the exact texts that would be submitted, and the task files; writes nothing."""
     plan = _planned(request)
     submission, runs = _draft(request, plan)
-    submission = _with_slots(submission, len(runs))
     parent = (request.sweeps / plan.grid.name).absolute()
     sweep = _same_sweep(parent, runs) or Sweep(parent / str(max(numbers(parent), default=0) + 1))
-    script = BACKENDS[request.backend].script(sweep, submission)
-    return f"{script}\n# {sweep.tasks}\n{tasks_of(sweep, submission, runs)}"
+    tasks = [f"# {file}\n{text}" for file, text in _task_files(sweep, submission, runs).items()]
+    return "\n".join([_scripts(sweep, submission, runs), *tasks])
+
+
+def _scripts(sweep: Sweep, submission: Submission, runs: Sequence[SweepRun]) -> str:
+    """Returns the texts that are submitted for the shapes of `runs`; equal ones once."""
+    backend = BACKENDS[submission.backend]
+    texts = [backend.script(sweep, submission, shape) for shape in by_shape(runs)]
+    return "\n".join(dict.fromkeys(texts))
+
+
+def _task_files(sweep: Sweep, submission: Submission, runs: Sequence[SweepRun]) -> dict[Path, str]:
+    """Returns the task file of each shape that `runs` have, as a driver would write it."""
+    return {
+        sweep.part(shape).tasks: task_text(sweep, part, from_record(submission.shapes[shape].resources))
+        for shape, part in by_shape(runs).items()
+    }
 
 
 def prepare(request: Request, state_lock: Callable[[Sweep], None] | None = None) -> Sweep:
@@ -132,19 +185,25 @@ def prepare(request: Request, state_lock: Callable[[Sweep], None] | None = None)
 
     A sweep whose last submission has the same runs goes on in its directory, with the resources of this request.
 
+    Args:
+        request: What is asked for.
+        state_lock: Called with the sweep while no other process can change it. Without it the runs are to be worked
+            on by this process, in the Slurm job that it is in, or on this machine.
+
     Raises:
         RequestError: If the sweep file, a point, or a resource is wrong; nothing is written then.
     """
     plan = _planned(request)
+    if state_lock is None:
+        _require_one_allocation(plan, request)
     submission, runs = _draft(request, plan)
-    parent = (request.sweeps / plan.grid.name).absolute()
+    parent, keep = (request.sweeps / plan.grid.name).absolute(), _keep(request, plan)
     with locked(parent):
-        submission = _with_slots(submission, len(runs))
         sweep = _same_sweep(parent, runs)
         if sweep is None:
-            sweep = create(parent, Path(plan.grid.source).read_text(encoding="utf-8"), runs, submission)
+            sweep = create(parent, Path(plan.grid.source).read_text(encoding="utf-8"), runs, submission, keep)
         else:
-            _renew(sweep, submission)
+            _renew(sweep, submission, runs, keep)
         if state_lock is not None:
             state_lock(sweep)
     return sweep
@@ -170,13 +229,14 @@ def prepare_points(request: Request, name: str, points: Sequence[Sequence[str]])
     planner = Planner(request.root / "hydra_conf")
     plan = planner.plan_points(Grid(name, Space()), points, sweeps=request.sweeps, flags=request.flags)
     _require_slots(plan, request)
+    _require_one_allocation(plan, request)
     submission, runs = _draft(request, plan)
-    parent = (request.sweeps / name).absolute()
+    parent, keep = (request.sweeps / name).absolute(), _keep(request, plan)
     with locked(parent):
         sweep = _before_requeue(parent, runs)
         if sweep is None:
             params = to_json({"name": name, "points": [list(point) for point in points]})
-            sweep = create(parent, params, runs, _with_slots(submission, len(runs)))
+            sweep = create(parent, params, runs, submission, keep)
         adopt(sweep)
     first = {run.point: sweep.run(run.run_id) for run in plan.runs}
     return sweep, tuple(first[plan.collapsed.get(index, index)] for index in range(plan.points))
@@ -184,20 +244,81 @@ def prepare_points(request: Request, name: str, points: Sequence[Sequence[str]])
 
 def _before_requeue(parent: Path, runs: Sequence[SweepRun]) -> Sweep | None:
     """Returns the sweep that this Slurm job made of the same runs before it was requeued."""
-    last = _same_sweep(parent, runs) if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" else None
-    return last if last is not None and slurm.job_id() in {job.id for job in last.submission().jobs} else None
+    own = this_job()
+    last = _same_sweep(parent, runs) if own.restart else None
+    return last if last is not None and own.job in {job.id for job in last.submission().jobs} else None
 
 
-def _renew(sweep: Sweep, submission: Submission) -> None:
-    """Gives a sweep the resources of a new request, unless a job works on it that was given others."""
-    former = sweep.submission()
-    if not living_jobs(sweep, submission.backend):
-        kept = replace(submission, created=former.created, jobs=former.jobs)
-        write_text(sweep.submission_file, to_json(asdict(kept)))
-        return
-    told, asked = (former.resources, former.slots), (submission.resources, submission.slots)
-    if told != asked or former.backend != submission.backend:
+def _renew(sweep: Sweep, submission: Submission, runs: Sequence[SweepRun], keep: Callable[[Sweep], None]) -> None:
+    """Gives a sweep the resources of a new request, but for runs that a job was given which waits or works still.
+
+    The code of the new request comes with them where no job waits or works.
+
+    Args:
+        sweep: The sweep as it was submitted before.
+        submission: The new request.
+        runs: The same runs, as the new request has them: in another order perhaps, and of other shapes.
+        keep: Puts the code of the request into the sweep directory.
+    """
+    former, living = sweep.submission(), living_jobs(sweep, submission.backend)
+    submission = _with_code(sweep, submission, former, bool(living), keep)
+    asked = {run.run_id: run for run in runs}
+    other_backend = bool(living) and former.backend != submission.backend
+    free = set() if other_backend else {run.run_id for run in unserved(sweep.runs, living)}
+    shapes, place = _places(former, submission, sweep.runs, asked, free)
+    renewed = [
+        replace(run, overrides=asked[run.run_id].overrides, shape=place[asked[run.run_id].shape])
+        if run.run_id in free
+        else run
+        for run in sweep.runs
+    ]
+    if other_backend or any(shapes[run.shape] != submission.shapes[asked[run.run_id].shape] for run in renewed):
         log.warning("%s: its job goes on with the resources it has; submit again when it has ended", sweep.label)
+    if free:  # the plan comes last: whatever it says, before and after, the submission has such a shape
+        sweep.write_submission(replace(submission, shapes=shapes, created=former.created, jobs=former.jobs))
+        sweep.write_plan(renewed)
+
+
+def _with_code(
+    sweep: Sweep, submission: Submission, former: Submission, living: bool, keep: Callable[[Sweep], None]
+) -> Submission:
+    """Gives a sweep the code of a new request where no job is alive; returns the submission as it then is."""
+    if living:
+        if submission.snapshot != former.snapshot or snapshot.has_changed(sweep, former):
+            log.warning("%s: its job goes on with the code it has; submit again when it has ended", sweep.label)
+        return replace(submission, snapshot=former.snapshot)
+    before = sweep.code.resolve()
+    keep(sweep)
+    if former.snapshot and submission.snapshot and before != (after := sweep.code.resolve()):
+        comparison = f"diff -r -x __pycache__ {os.path.relpath(before)} {os.path.relpath(after)}"
+        kept = "done runs keep their results, the others are trained with that of now"
+        log.warning("%s: the code has changed (%s): %s", sweep.label, comparison, kept)
+    return submission
+
+
+def _places(
+    former: Submission,
+    submission: Submission,
+    runs: Sequence[SweepRun],
+    asked: Mapping[str, SweepRun],
+    free: Set[str],
+) -> tuple[tuple[Shape, ...], dict[int, int]]:
+    """Returns the shapes of a renewed sweep, and where in them those of the new request are.
+
+    Shapes that a job still works on keep their places; nothing joins them, for their drivers know what they have.
+    """
+    if all(run.run_id in free for run in runs):
+        new = len(submission.shapes)
+        return (*submission.shapes, *former.shapes[new:]), {index: index for index in range(new)}
+    taken = {run.shape for run in runs if run.run_id not in free}
+    shapes, place = list(former.shapes), {}
+    for index in sorted({asked[name].shape for name in free}):
+        shape = submission.shapes[index]
+        places = [number for number, other in enumerate(shapes) if other == shape and number not in taken]
+        if not places:
+            shapes.append(shape)
+        place[index] = places[0] if places else len(shapes) - 1
+    return tuple(shapes), place
 
 
 def submit(request: Request) -> Outcome:
@@ -214,39 +335,33 @@ def submit(request: Request) -> Outcome:
 
 def start_jobs(sweep: Sweep) -> Outcome:
     """Submits jobs for the runs that are due and that no living job has; the caller holds `locked`."""
-    settle(sweep)
-    submission, state = sweep.submission(), due(sweep)
-    backend = BACKENDS[submission.backend]
-    alive = living_jobs(sweep)
-    covered = {index for job in alive if job.runs is not None for index in job.runs}
-    everything = any(job.runs is None for job in alive)
-    runs = [] if everything else [run for run in state.runnable if run.index not in covered]
-    started: list[Job] = []
-
-    def record(jobs: Sequence[Job]) -> None:
-        sweep.add_jobs(jobs)
-        started.extend(jobs)
-
+    reconcile(sweep)
+    submission, classified, alive = sweep.submission(), classify_runs(sweep), living_jobs(sweep)
+    runs, started = unserved(classified.due, alive), list[Job]()
     if runs:
-        sweep.lost_nodes.unlink(missing_ok=True)  # of jobs before
-        script = backend.script(sweep, submission)
-        write_text(sweep.submission_file, to_json(asdict(replace(submission, script=script))))
-        write_text(sweep.tasks, tasks_of(sweep, submission, runs))
-        backend.start(sweep, submission, runs, record)
-    return Outcome(sweep, tuple(started), tuple(alive), state)
+        sweep.write_submission(replace(submission, script=_scripts(sweep, submission, runs)))
+        for file, text in _task_files(sweep, submission, runs).items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(file, text)
+        for shape in by_shape(runs):
+            forget_lost_nodes(sweep.part(shape).lost_nodes)  # of jobs before
+        for jobs in BACKENDS[submission.backend].start(sweep, submission, runs):
+            sweep.add_jobs(jobs)
+            started += jobs
+    return Outcome(sweep, tuple(started), tuple(alive), classified)
 
 
 def adopt(sweep: Sweep) -> None:
-    """Records the Slurm job that this process is in as a job of the sweep; the caller holds `locked`."""
-    own = slurm.job_id()
-    if own is not None and own not in {job.id for job in sweep.submission().jobs}:
-        sweep.add_jobs([Job(own, now())])
+    """Records the Slurm job that this process is in as a job of the sweep, or part; the caller holds `locked`."""
+    own = this_job()
+    if own.is_slurm and own.job not in {job.id for job in sweep.submission().jobs}:
+        sweep.add_jobs([Job(own.job, now(), shape=sweep.shape)])
 
 
 def sweep_of_this_job(sweeps: Path, file: Path) -> Sweep | None:
     """Returns the sweep of `file` that this Slurm job worked on before it was requeued."""
-    own = slurm.job_id()
-    if own is None or os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+    own = this_job()
+    if not own.restart:
         return None
     for record in sorted(sweeps.glob("*/[0-9]*/submission.json"), key=os.path.getmtime, reverse=True):
         sweep = Sweep(record.parent.absolute())
@@ -254,6 +369,6 @@ def sweep_of_this_job(sweeps: Path, file: Path) -> Sweep | None:
             submission = sweep.submission()
         except GptOptError:
             continue  # not ours, and so not this job's
-        if submission.file == str(file) and own in {job.id for job in submission.jobs}:
+        if submission.file == str(file) and own.job in {job.id for job in submission.jobs}:
             return sweep
     return None

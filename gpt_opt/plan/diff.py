@@ -10,9 +10,7 @@ from typing import Any
 from gpt_opt.plan.existing import Status, status_of
 from gpt_opt.records.io import read_json_object
 from gpt_opt.records.run_dir import RunPaths, find_run_dirs
-from gpt_opt.records.run_id import identifying
-
-_ABSENT = "(absent)"
+from gpt_opt.records.run_id import differences
 
 
 @dataclass(frozen=True)
@@ -30,27 +28,6 @@ class Nearest:
     differs: dict[str, tuple[Any, Any]]
 
 
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    stack = [("", identifying(config))]
-    while stack:
-        prefix, node = stack.pop()
-        for key, value in node.items():
-            if isinstance(value, Mapping) and value:
-                stack.append((f"{prefix}{key}.", dict(value)))
-            else:
-                flat[prefix + key] = value
-    return flat
-
-
-def differences(existing: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Returns the dotted keys in which two configs differ as runs: value there, value here."""
-    there, here = _flat(existing), _flat(wanted)
-    keys = sorted({*there, *here})
-    pairs = {key: (there.get(key, _ABSENT), here.get(key, _ABSENT)) for key in keys}
-    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] or type(pair[0]) is not type(pair[1])}
-
-
 def nearest_run(config: Mapping[str, Any]) -> Nearest | None:
     """Returns the run below the config's output folder that is nearest to it, or None when there is no run.
 
@@ -61,7 +38,7 @@ def nearest_run(config: Mapping[str, Any]) -> Nearest | None:
         return None
     root = Path(config["paths"]["output_dir"])
     best: Nearest | None = None
-    for folder in find_run_dirs(root) if root.is_dir() else []:
+    for folder in find_run_dirs(root):
         paths = RunPaths(folder)
         try:
             differs = differences(read_json_object(paths.config), config)

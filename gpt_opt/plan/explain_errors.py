@@ -20,9 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import split_key
 from omegaconf.errors import InterpolationKeyError, UnsupportedInterpolationType
 
+from gpt_opt.config.defaults_lists import ConfigFiles
 from gpt_opt.config.explain import flat_keys
 from gpt_opt.config.suggest import UNKNOWN_KEY, suggestion
-from gpt_opt.config.yaml_files import ConfigFile, ConfigFiles, shown
+from gpt_opt.config.yaml_files import ConfigFile, shown
 from gpt_opt.errors import Problem
 
 _IN_FILE = re.compile(r"In '([^']+)'")
@@ -121,7 +122,7 @@ class YamlErrors:
         """
         key = full_key(error)
         where = self.files.at(split_key(key), [*names, self._root], "${") if key else None
-        return None if where is None else Problem(where, *interpolation_words(error, valid))
+        return None if where is None else Problem(where, *interpolation_problem(error, valid))
 
     def _read_without(self, config_path: str) -> Any:
         """Returns a config as Hydra's repository does, without the keys that were dropped."""
@@ -165,7 +166,7 @@ class YamlErrors:
         return Problem(shown(file.path), first_lines(error))
 
 
-def interpolation_words(error: Exception, valid: Sequence[str]) -> tuple[str, str]:
+def interpolation_problem(error: Exception, valid: Sequence[str]) -> tuple[str, str]:
     """Returns what an interpolation does wrong, and what to do."""
     if isinstance(error, InterpolationKeyError) and (lost := _LOST.search(str(error))):
         return f"names a key that does not exist: ${{{lost[1]}}}", suggestion(lost[1], valid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,18 +10,23 @@ from types import MappingProxyType
 from typing import Any
 
 from gpt_opt.config.files import with_real_paths
-from gpt_opt.config.inputs import changed_since, inputs_of
+from gpt_opt.config.inputs import AGAIN, changed_since, inputs_of
 from gpt_opt.config.remember import Remembered
 from gpt_opt.errors import ConfigError, Problem, SweepError
 from gpt_opt.plan.compose.composer import Composed
-from gpt_opt.plan.estimate import History, Price, price, shape
-from gpt_opt.plan.existing import RunFinder, Status, earlier_runs, status_of
+from gpt_opt.plan.estimate import CostEstimate, Samples, Work, estimate, workload
+from gpt_opt.plan.existing import Status, status_of
+from gpt_opt.plan.findings import Findings
 from gpt_opt.plan.resources import SweepResources, process_problems
-from gpt_opt.plan.validate import Findings, PointChecker
-from gpt_opt.records.provenance import recorded_inputs
+from gpt_opt.plan.validate import PointChecker
+from gpt_opt.records.code import Code, code_in
+from gpt_opt.records.planned_configs import Change, ConfigChanges
+from gpt_opt.records.provenance import Inputs, inputs_in, read_provenance, recorded_inputs
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.run_id import is_identity, run_id
+from gpt_opt.records.sweep_dir import submissions
 from gpt_opt.run.devices import sweep_device_problems
+from gpt_opt.run.resolvers import RunFinder
 from gpt_opt.sweep import Grid, load_grid, points, target, to_override
 from gpt_opt.sweep.json_file import read_json
 from gpt_opt.sweep.model import Resources
@@ -36,9 +42,11 @@ class Run:
         run_id: Hash of its config.
         run_dir: Where it lies, or will lie.
         overrides: Hydra override strings that give its config.
+        resources: What it needs from the cluster.
         status: What starting it would mean.
         step: Optimizer steps done.
         changed: Which files and modules have changed since, in words; "" where none has.
+        code: What a done run was made with; None where that is not known.
     """
 
     index: int
@@ -46,9 +54,20 @@ class Run:
     run_id: str
     run_dir: str
     overrides: tuple[str, ...]
+    resources: Resources
     status: Status
     step: int
     changed: str = ""
+    code: Code | None = None
+
+    @property
+    def change(self) -> str:
+        """What the changes mean for a run that is started again; "" where nothing has changed."""
+        if not self.changed:
+            return ""
+        if self.status is Status.DONE:
+            return f"{self.changed}: {AGAIN}"
+        return f"{self.changed}: only with weights and data as they were it goes on, {AGAIN}"
 
 
 @dataclass(frozen=True)
@@ -61,8 +80,9 @@ class Plan:
         runs: Distinct runs, in the order of their first points.
         collapsed: Index of a point to the index of the earlier point with the same config.
         uncounted: Keys in which such points differ although they change no result, so that only the first one's count.
-        resources: What each run needs from the cluster.
-        price: What the runs that remain will cost.
+        configs: For each run, how its config differs from that of the first; see `records.planned_configs`.
+        costs: What the runs that remain will cost, by what a run needs.
+        cost: What all of them will cost.
         gone: Runs of earlier submissions of this sweep that are no longer in the grid: id to directory.
     """
 
@@ -71,13 +91,24 @@ class Plan:
     runs: tuple[Run, ...]
     collapsed: dict[int, int]
     uncounted: tuple[str, ...]
-    resources: Resources
-    price: Price
+    configs: tuple[Sequence[Change], ...]
+    costs: Mapping[Resources, CostEstimate]
+    cost: CostEstimate
     gone: dict[str, str]
+
+    @property
+    def shapes(self) -> tuple[Resources, ...]:
+        """The different needs of the runs, in the order of the runs; each has an allocation of its own."""
+        return tuple(self.costs)
 
     def count(self, status: Status) -> int:
         """Returns the number of runs with a status."""
         return sum(run.status is status for run in self.runs)
+
+    def changes(self) -> list[str]:
+        """Returns a line for each set of inputs that have changed since runs were made with them."""
+        found = Counter((run.status is Status.DONE, run.change) for run in self.runs if run.changed)
+        return [f"{count} {'done' if done else 'started'}: {change}" for (done, change), count in found.items()]
 
 
 class Planner:
@@ -104,7 +135,7 @@ class Planner:
         Args:
             file: The sweep file.
             extra: Override strings for every point, applied last.
-            slots: Runs at a time, for the price.
+            slots: Runs of one shape at a time, for the cost estimate.
             sweeps: Folder of submitted sweeps, where earlier plans lie.
             flags: Resources that beat those of file and config, by name; None says nothing.
 
@@ -129,21 +160,23 @@ class Planner:
         Args:
             grid: What the sweep is called and needs; its own points are not looked at.
             lists: The override strings of every point.
-            slots: Runs at a time, for the price.
+            slots: Runs of one shape at a time, for the cost estimate.
             sweeps: Folder of submitted sweeps, where earlier plans lie.
             flags: Resources that beat those of grid and config, by name; None says nothing.
 
         Raises:
             ConfigError: If points are wrong; all problems of all points, equal ones once with a count.
         """
-        draft, needs = _Draft(), SweepResources(grid.resources, flags)
+        needs = SweepResources(grid.resources, flags)
+        draft = _Draft(needs)
         for index, result in enumerate(self._checker.compose_many(lists)):
             problems = self._checker.problems(result)
             if not problems and isinstance(result, Composed):
                 problems = [*_sweep_problems(result, bool(grid.source)), *self._own_sweep(result, grid)]
-                problems += _needs_problems(needs, index, result.config)
+                resources, unfit = _needs(needs, result.config)
+                problems += unfit
                 if not problems:
-                    draft.add(index, result, self._checker.memo)
+                    draft.add(index, result, resources, self._checker.memo)
             draft.findings.add(problems, index)
             draft.points += 1
         if problems := [*draft.findings.report(draft.points), *needs.problems()]:
@@ -151,10 +184,24 @@ class Planner:
             raise ConfigError(located, ", nothing was started")
         self._checker.warn_of_elsewhere()
         known = {run.run_id for run in draft.runs}
-        gone = {name: folder for name, folder in earlier_runs(sweeps / grid.name) if name not in known}
-        cost = price(draft.work, History(draft.roots), needs.common, slots)
-        uncounted = tuple(sorted(draft.uncounted))
-        return Plan(grid, draft.points, tuple(draft.runs), draft.collapsed, uncounted, needs.common, cost, gone)
+        earlier = (run for sweep in submissions(sweeps / grid.name) for run in sweep.runs)
+        gone = {run.run_id: run.run_dir for run in earlier if run.run_id not in known}
+        samples, runs = Samples(draft.roots), tuple(draft.runs)
+        shapes = dict.fromkeys(run.resources for run in runs)
+        return Plan(
+            grid=grid,
+            points=draft.points,
+            runs=runs,
+            collapsed=draft.collapsed,
+            uncounted=tuple(sorted(draft.uncounted)),
+            configs=tuple(draft.configs),
+            costs={
+                shape: estimate([work for work in draft.work if work.resources == shape], samples, slots)
+                for shape in shapes
+            },
+            cost=estimate(draft.work, samples, slots),
+            gone=gone,
+        )
 
     def _own_sweep(self, point: Composed, grid: Grid) -> Iterator[Problem]:
         """Refuses an experiment that is a sweep itself, of which the sweep file does not give every key."""
@@ -173,11 +220,13 @@ class Planner:
         return with_real_paths(self._checker.composer.compose(overrides).config)
 
 
-def _needs_problems(needs: SweepResources, point: int, config: Mapping[str, Any]) -> list[Problem]:
+def _needs(needs: SweepResources, config: Mapping[str, Any]) -> tuple[Resources, list[Problem]]:
+    """Returns what a point needs, and what is wrong with that."""
     try:
-        return list(process_problems(config, needs.add(point, config)))
+        resources = needs.of(config)
     except ConfigError as error:
-        return list(error.problems)
+        return Resources(), list(error.problems)
+    return resources, list(process_problems(config, resources))
 
 
 _OF_HYDRA = ("hydra.mode", "hydra.run", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
@@ -211,37 +260,53 @@ def _located(problems: Sequence[Problem], file: Path) -> list[Problem]:
 class _Draft:
     """A plan while its points come in."""
 
-    def __init__(self) -> None:
+    def __init__(self, needs: SweepResources) -> None:
         self.findings = Findings()
         self.points = 0
         self.runs: list[Run] = []
         self.collapsed: dict[int, int] = {}
         self.uncounted: set[str] = set()
-        self.work: list[tuple[str, int | None]] = []
+        self.configs: list[Sequence[Change]] = []
+        self.work: list[Work] = []
         self.roots: set[Path] = set()
-        self._first: dict[str, tuple[int, frozenset[str]]] = {}
+        self._needs = needs
+        self._first: dict[str, tuple[int, frozenset[str], Resources]] = {}
         self._finder = RunFinder()
+        self._changes = ConfigChanges()
 
-    def add(self, point: int, composed: Composed, memo: Remembered) -> None:
+    def add(self, point: int, composed: Composed, resources: Resources, memo: Remembered) -> None:
         """Adds a point without problems."""
         config, name = composed.config, run_id(composed.config, memo)
-        first, overrides = self._first.setdefault(name, (point, frozenset(composed.overrides)))
+        entry = (point, frozenset(composed.overrides), resources)
+        first, overrides, needed = self._first.setdefault(name, entry)
         if first != point:
+            self._needs.add_same_run(first, needed, point, resources)
             self.collapsed[point] = first
             keys = {target(text.partition("=")[0]) for text in overrides.symmetric_difference(composed.overrides)}
             self.uncounted.update(key for key in keys if not is_identity(key))
             return
+        self.configs.append(self._changes.add(config))
         folder, exists = self._finder.find(config, name, composed.overrides)
         paths = RunPaths(Path(folder))
         status, step = status_of(paths) if exists else (Status.NEW, 0)
-        begun = status is not Status.NEW
-        changed = changed_since(recorded_inputs(paths), inputs_of(config, memo)) if begun else ""
-        self.runs.append(Run(len(self.runs), point, name, folder, composed.overrides, status, step, changed))
+        before, code = _made_with(paths, status)
+        changed = changed_since(before, inputs_of(config, memo)) if status is not Status.NEW else ""
+        facts = (composed.overrides, resources, status, step, changed, code)
+        self.runs.append(Run(len(self.runs), point, name, folder, *facts))
         if status in (Status.NEW, Status.RESUME, Status.FAILED):
             steps = config["training"]["training_params"]["max_steps"]
-            self.work.append((memo.of(shape, config), steps if steps is None else max(0, steps - step)))
+            remaining = steps if steps is None else max(0, steps - step)
+            self.work.append(Work(memo.of(workload, config), remaining, resources))
             if "output_dir" in config["paths"]:
                 self.roots.add(Path(config["paths"]["output_dir"]))
+
+
+def _made_with(paths: RunPaths, status: Status) -> tuple[Inputs, Code | None]:
+    """Returns what an existing run was made with: inputs and, of one that is done, code."""
+    if status is Status.DONE:
+        record = read_provenance(paths)
+        return inputs_in(record), code_in(record)
+    return {} if status is Status.NEW else recorded_inputs(paths), None
 
 
 def override_lists(grid: Grid, extra: Sequence[str] = ()) -> Iterator[list[str]]:

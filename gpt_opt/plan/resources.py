@@ -1,4 +1,4 @@
-"""What the points of a sweep need from the cluster: one allocation serves all of them, so they must need the same."""
+"""What the points of a sweep need from the cluster: the sweep file, the config group `resources`, and flags say it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def merged(file: Resources, group: Mapping[str, Any], flags: Mapping[str, Any]) 
     Raises:
         ConfigError: If a value is none that the field may have.
     """
-    said: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     problems = []
     for origin, values in (("resources", group), ("--", flags)):
         for name, (kind, doc, _) in settings(Resources).items():
@@ -32,14 +32,14 @@ def merged(file: Resources, group: Mapping[str, Any], flags: Mapping[str, Any]) 
             if not kind.accepts(list(value) if isinstance(value, tuple) else value):
                 key = f"--{name.replace('_', '-')}" if origin == "--" else f"resources.{name}"
                 problems.append(Problem(key, f"({doc}) must be {kind.expects}, but is {value!r}"))
-            said[name] = tuple(value) if isinstance(value, list) else value
+            given[name] = tuple(value) if isinstance(value, list) else value
     if problems:
         raise ConfigError(problems, ", nothing was submitted")
-    return replace(file, **said)
+    return replace(file, **given)
 
 
 class SweepResources:
-    """Collects the resources of every point, and says where they differ.
+    """Finds what every point needs, and says where points that are one run ask for different things.
 
     Args:
         file: What the sweep file says.
@@ -49,10 +49,10 @@ class SweepResources:
     def __init__(self, file: Resources, flags: Mapping[str, Any]) -> None:
         self._file, self._flags = file, flags
         self._merged: dict[str, Resources] = {}
-        self._points: dict[Resources, list[int]] = {}
+        self._conflicts: dict[str, list[tuple[int, Any, int, Any]]] = {}
 
-    def add(self, point: int, config: Mapping[str, Any]) -> Resources:
-        """Notes what a point needs, and returns it.
+    def of(self, config: Mapping[str, Any]) -> Resources:
+        """Returns what a point needs; points that need the same share one object.
 
         Raises:
             ConfigError: If a value is none that the field may have.
@@ -60,40 +60,62 @@ class SweepResources:
         group = config.get("resources") or {}
         name = repr(group)
         if name not in self._merged:
-            self._merged[name] = merged(self._file, group, self._flags)
-        resources = self._merged[name]
-        self._points.setdefault(resources, []).append(point)
-        return resources
+            found = merged(self._file, group, self._flags)
+            self._merged[name] = next((item for item in self._merged.values() if item == found), found)
+        return self._merged[name]
 
-    @property
-    def common(self) -> Resources:
-        """What every point needs, where `problems` has none."""
-        return next(iter(self._points), None) or merged(self._file, {}, self._flags)
+    def add_same_run(self, first: int, needed: Resources, point: int, resources: Resources) -> None:
+        """Notes that a point is the same run as an earlier one, which needed `needed`."""
+        if needed is not resources:
+            for item in fields(Resources):
+                values = (getattr(needed, item.name), getattr(resources, item.name))
+                if values[0] != values[1]:
+                    self._conflicts.setdefault(item.name, []).append((first, values[0], point, values[1]))
 
     def problems(self) -> Iterator[Problem]:
-        """Yields every key in which points differ, with two of its values and points that have them."""
-        for item in fields(Resources):
-            points: dict[Any, list[int]] = {}
-            for resources, indices in self._points.items():
-                points.setdefault(getattr(resources, item.name), []).extend(indices)
-            if len(points) > 1:
-                (one, first), (other, second) = list(points.items())[:2]
-                more = f", and {len(points) - 2} more values" if len(points) > 2 else ""
-                message = (
-                    "must be the same for every point, because one allocation serves the whole sweep, but is "
-                    f"{_said(one)} for {_shown(first)} and {_said(other)} for {_shown(second)}{more}"
-                )
-                fix = f"write a sweep file for each, or give --{item.name.replace('_', '-')} for all to gptopt submit"
-                yield Problem(f"resources.{item.name}", message, fix)
+        """Yields every key in which points that are one run differ, with the first two such points."""
+        for name, pairs in self._conflicts.items():
+            first, one, point, other = pairs[0]
+            more = f" ({len(pairs)} such pairs of points)" if len(pairs) > 1 else ""
+            message = (
+                f"must be the same for point {first} and point {point}, which are one run, because resources change no "
+                f"result, but is {_shown(one)} and {_shown(other)}{more}"
+            )
+            flag = f"--{name.replace('_', '-')}"
+            yield Problem(f"resources.{name}", message, f"give both the same, or {flag} for all to gptopt submit")
 
 
-def _said(value: Any) -> str:
+def to_record(resources: Resources) -> dict[str, Any]:
+    """Returns what is said, as JSON values."""
+    values = {item.name: getattr(resources, item.name) for item in fields(Resources)}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items() if v is not None and v != ()}
+
+
+def from_record(record: Mapping[str, Any]) -> Resources:
+    """Reads what `to_record` wrote."""
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()}
+    return Resources(**values)
+
+
+def needs(resources: Resources) -> str:
+    """Returns what one run needs, for people: `2 GPUs on each of 2 nodes, 4 cores, 32 GB, 240 min, partition=gpu`."""
+    gpus = 1 if resources.gpus_per_run is None else resources.gpus_per_run
+    parts = ["no GPU" if gpus == 0 else "1 GPU" if gpus == 1 else f"{gpus} GPUs"]
+    if (nodes := resources.nodes_per_run or 1) > 1:
+        parts[0] += f" on each of {nodes} nodes"
+    if (together := resources.runs_per_gpu or 1) > 1:
+        parts[0] += f" for {together} runs"
+    values = {name: getattr(resources, name) for name in settings(Resources)}
+    cores = "{} core" if values["cpus_per_run"] == 1 else "{} cores"
+    named = {"cpus_per_run": cores, "mem_gb": "{:g} GB", "time_min": "{} min"}
+    parts += [text.format(values[name]) for name, text in named.items() if values[name] is not None]
+    sites = ("partition", "qos", "account", "constraint", "exclude")
+    parts += [f"{name}={values[name]}" for name in sites if values[name] is not None]
+    return ", ".join([*parts, *resources.sbatch])
+
+
+def _shown(value: Any) -> str:
     return "not given" if value is None or value == () else repr(list(value) if isinstance(value, tuple) else value)
-
-
-def _shown(points: list[int]) -> str:
-    first = min(points)
-    return f"point {first}" if len(points) == 1 else f"{len(points)} points (the first is point {first})"
 
 
 def process_problems(config: Mapping[str, Any], resources: Resources) -> Iterator[Problem]:
@@ -102,7 +124,12 @@ def process_problems(config: Mapping[str, Any], resources: Resources) -> Iterato
     count = max(1, gpus or 1) * (resources.nodes_per_run or 1)
     for backend in ("deepspeed", "fsdp"):
         if config.get(backend) and count < 2:
-            problem = f"shards a training over processes, so gpus_per_run must be at least 2, but is {_said(gpus)}"
+            problem = f"shards a training over processes, so gpus_per_run must be at least 2, but is {_shown(gpus)}"
             yield Problem(backend, problem, f"set resources.gpus_per_run=2, or {backend}=none")
     if count > 1 and not list(batch_problems(config["training"]["training_params"])):
         yield from batch_problems(config["training"]["training_params"], count)
+
+
+def run_count(number: int) -> str:
+    """Returns `1 run` or `3 runs`."""
+    return "1 run" if number == 1 else f"{number} runs"

@@ -1,19 +1,19 @@
-"""What happened to the starts of a run in a sweep, why they ended, and whether another start is due.
+"""The attempts at a run in a sweep, why they ended, and whether another one is allowed.
 
-`attempts/<index>.jsonl` gets a line when a slot starts a run and one when it sees it end. A start without an end was
-lost with its slot; the next driver settles it with what Slurm knows.
+`attempts/<index>.jsonl` gets a line when a slot starts a run and one when it sees it end. An attempt without an end was
+lost with its slot; the next driver reconciles it with what Slurm knows.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.records.io import append_record, now
+from gpt_opt.records.io import append_records, now, read_lines
+from gpt_opt.records.job_id import JobId
 from gpt_opt.records.process import Owner
 
 
@@ -22,18 +22,19 @@ class Cause:
     """Why an attempt ended.
 
     Attributes:
-        says: For people.
-        starts: How many attempts may end so before the run is left to the user; None for any number.
+        message: For people.
+        max_attempts: How many attempts may end so before only `gptopt retry` starts the run; None for any number.
     """
 
-    says: str
-    starts: int | None
+    message: str
+    max_attempts: int | None
 
 
 CAUSES: Mapping[str, Cause] = {
     "completed": Cause("completed", None),
     "exception": Cause("raised an exception", 1),
     "request": Cause("its config or data cannot be used", 1),
+    "changed_config": Cause("its config is not the one that was planned", 1),
     "out_of_gpu_memory": Cause("GPU out of memory", 1),
     "out_of_memory": Cause("out of memory", 1),
     "no_space": Cause("no space left on the disk", 1),
@@ -58,14 +59,14 @@ class Attempt:
     Attributes:
         id: Tells attempts apart.
         started: ISO 8601 UTC.
-        session: The start of a driver that it belongs to (`12.0`: Slurm job 12, not restarted); None by hand.
+        session: The start of a driver that it belongs to, as `gpt_opt.records.job_id` spells it; None by hand.
         owner: The process of the slot.
         node: Name of the node.
         gpus: Devices it was given.
         mem_gb: Memory that the sweep asked for then; None if it did not say.
-        ended: ISO 8601 UTC; None while it runs, or when nobody saw the end.
+        ended: ISO 8601 UTC; None while it runs, and of a lost attempt.
         cause: Key of `CAUSES`; None like `ended`.
-        code: Exit code of the run's process, negative for a signal; None if nobody saw it.
+        code: Exit code of the run's process, negative for a signal; None if it is not known.
         message: First line of the error, may be empty.
     """
 
@@ -81,6 +82,12 @@ class Attempt:
     code: int | None = None
     message: str = ""
 
+    @property
+    def job(self) -> JobId | None:
+        """The start of a Slurm job that it belongs to; None outside Slurm."""
+        found = JobId(self.session or "")
+        return found if found.is_slurm else None
+
 
 @dataclass(frozen=True)
 class History:
@@ -88,12 +95,12 @@ class History:
 
     Attributes:
         attempts: Oldest first, those before the last `retry` too.
-        forgiven: How many of them, from the oldest, the user's `retry` took off the count.
+        reset_count: How many of them, from the oldest, are not counted since the last `gptopt retry`.
         unreadable: Lines of the file that are torn or not ours.
     """
 
     attempts: tuple[Attempt, ...] = ()
-    forgiven: int = 0
+    reset_count: int = 0
     unreadable: int = 0
 
     @property
@@ -102,18 +109,18 @@ class History:
         return self.attempts[-1] if self.attempts else None
 
     def lost(self) -> list[Attempt]:
-        """Returns attempts that nobody saw end."""
+        """Returns attempts without an end: lost with their slots, or still running."""
         return [item for item in self.attempts if item.cause is None]
 
-    def spent(self, mem_gb: float | None = None) -> str | None:
-        """Returns the cause that has used up its starts, or None while another start is due.
+    def exhausted(self, mem_gb: float | None = None) -> str | None:
+        """Returns the cause that has reached its `max_attempts`, or None while another attempt is allowed.
 
         Args:
-            mem_gb: Memory that a start would get now: out of memory with less does not count.
+            mem_gb: Memory that an attempt would get now: out of memory with less does not count.
         """
-        counts = Counter(item.cause for item in self.attempts[self.forgiven :] if _counts(item, mem_gb))
+        counts = Counter(item.cause for item in self.attempts[self.reset_count :] if _counts(item, mem_gb))
         for name, number in counts.items():
-            if name is not None and (most := CAUSES[name].starts) is not None and number >= most:
+            if name is not None and (most := CAUSES[name].max_attempts) is not None and number >= most:
                 return name
         return None
 
@@ -125,7 +132,7 @@ def _counts(attempt: Attempt, mem_gb: float | None) -> bool:
 
 def _append(file: Path, record: Mapping[str, Any]) -> None:
     file.parent.mkdir(exist_ok=True)
-    append_record(file, record)
+    append_records(file, [record])
 
 
 def note_start(file: Path, attempt: Attempt) -> None:
@@ -153,7 +160,7 @@ def note_retry(file: Path) -> None:
 @dataclass
 class _Draft:
     started: dict[str, Attempt] = field(default_factory=dict)
-    forgiven: int = 0
+    reset_count: int = 0
 
     def add(self, record: dict[str, Any]) -> None:
         if "start" in record:
@@ -171,19 +178,11 @@ class _Draft:
             end = {"ended": record["time"], "cause": cause, "code": record["code"], "message": record["message"]}
             self.started[record["end"]] = replace(self.started[record["end"]], **end)
         elif "retry" in record:
-            self.forgiven = len(self.started)
+            self.reset_count = len(self.started)
 
 
 def read_history(file: Path) -> History:
     """Reads the attempts at a run; torn and foreign lines are left out and counted."""
-    try:
-        lines: Sequence[str] = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return History()
-    draft, unreadable = _Draft(), 0
-    for line in filter(None, lines):
-        try:
-            draft.add(json.loads(line))
-        except (ValueError, LookupError, TypeError):
-            unreadable += 1
-    return History(tuple(draft.started.values()), draft.forgiven, unreadable)
+    draft = _Draft()
+    lines = read_lines(file, draft.add)
+    return History(tuple(draft.started.values()), draft.reset_count, lines.left_out)

@@ -15,9 +15,11 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from gpt_opt.errors import ClaimLost, GptOptError
+from gpt_opt.errors import ClaimLost, GptOptError, Problem, RequestError
 from gpt_opt.records.io import create_text, now, read_json_object, to_json, write_text
+from gpt_opt.records.job_id import JobId, this_job
 from gpt_opt.records.process import Owner, this_process
 from gpt_opt.records.run_dir import RunPaths
 
@@ -43,14 +45,14 @@ class ClaimInfo:
         owner: The process that made the claim.
         released: Whether the owner gave it back.
         age_s: Seconds since the last heartbeat.
-        slurm: Job id and restart count of the Slurm job that it was made in, or None.
+        job: The start of the Slurm job that it was made in, or None.
     """
 
     attempt: int
     owner: Owner
     released: bool
     age_s: float
-    slurm: tuple[str, int] | None = None
+    job: JobId | None = None
 
     def is_over(self) -> bool:
         """Returns whether another process may take the run."""
@@ -58,13 +60,14 @@ class ClaimInfo:
 
     def _restarted(self) -> bool:
         """Returns whether this process is a later start of the Slurm job that made the claim: Slurm ended the first."""
-        own = _slurm_start()
-        return own is not None and self.slurm is not None and own[0] == self.slurm[0] and own[1] > self.slurm[1]
+        own = this_job()
+        return self.job is not None and own.job == self.job.job and (own.restart or 0) > (self.job.restart or 0)
 
 
-def _slurm_start() -> tuple[str, int] | None:
-    job = os.environ.get("SLURM_JOB_ID")
-    return None if job is None else (job, int(os.environ.get("SLURM_RESTART_COUNT", "0")))
+def _record(owner: Owner) -> dict[str, Any]:
+    """Returns what every claim holds."""
+    job = this_job()
+    return {**owner.to_record(), "slurm": [job.job, job.restart or 0] if job.is_slurm else None}
 
 
 def _attempts(paths: RunPaths) -> list[int]:
@@ -82,7 +85,7 @@ def read_claim(paths: RunPaths) -> ClaimInfo | None:
     """Returns the highest claim of a run, or None when nobody ever claimed it.
 
     Raises:
-        GptOptError: If the claim file is not one of ours.
+        RequestError: If the claim file is not one of ours; nothing but the user can say whether it may go.
     """
     attempts = _attempts(paths)
     if not attempts:
@@ -91,14 +94,14 @@ def read_claim(paths: RunPaths) -> ClaimInfo | None:
     try:
         record = read_json_object(file)
         owner = Owner.from_record(record)
-        slurm = (str(record["slurm"][0]), int(record["slurm"][1])) if record.get("slurm") else None
+        job = JobId(f"{record['slurm'][0]}.{int(record['slurm'][1])}") if record.get("slurm") else None
         age_s = time.time() - file.stat().st_mtime
     except (OSError, ValueError, TypeError, LookupError) as error:
-        raise GptOptError(
-            f"{file} must be a claim written by gpt-opt, but cannot be read: {error}; remove it if no process works on "
-            "this run"
-        ) from error
-    return ClaimInfo(attempts[-1], owner, record.get("released") is not None, age_s, slurm)
+        message = (
+            f"must be a claim written by gpt-opt, but cannot be read: {error}; remove it if nothing works on this run"
+        )
+        raise RequestError([Problem(str(file), message)]) from error
+    return ClaimInfo(attempts[-1], owner, record.get("released") is not None, age_s, job)
 
 
 @dataclass
@@ -121,7 +124,7 @@ class Claim:
         if self._beat is not None:
             self._beat.join()
         if self.is_mine():
-            record = {**self.owner.to_record(), "slurm": _slurm_start(), "released": now()}
+            record = {**_record(self.owner), "released": now()}
             try:
                 write_text(_claim_file(self.paths, self.attempt), to_json(record))
             except OSError as error:
@@ -171,6 +174,6 @@ def acquire(paths: RunPaths) -> Claim:
                 f"{STALE_AFTER_S:.0f} s"
             )
         attempt = current.attempt + 1 if current is not None else 1
-        record = {**owner.to_record(), "slurm": _slurm_start(), "claimed": now()}
+        record = {**_record(owner), "claimed": now()}
         if create_text(_claim_file(paths, attempt), to_json(record)):
             return Claim(paths, attempt, owner)

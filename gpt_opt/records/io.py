@@ -1,16 +1,24 @@
-"""Durable writes and tolerant reads: every write of a record is temp + fsync + rename."""
+"""Durable writes, tolerant reads and the lock: what every record on disk is made with.
+
+A file is replaced by temp + fsync + rename; a log of JSON lines is appended to in place. Readers of a log get every
+complete line, whatever else its writers left.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Generic, TypeVar
 
 from gpt_opt.errors import named_errors
+
+T = TypeVar("T")
 
 
 def now() -> str:
@@ -36,8 +44,8 @@ def _write_synced(path: Path, text: str) -> None:
         os.fsync(stream.fileno())
 
 
-def sync_dir(path: Path) -> None:
-    """Makes renames inside the directory `path` survive a power failure."""
+def sync(path: Path) -> None:
+    """Makes a file, or the renames inside a directory, survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -53,23 +61,29 @@ def write_text(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_dir(path.parent)
+    sync(path.parent)
 
 
-def append_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Appends a line of JSON in one step: lines of several processes do not mix.
+def append_records(path: Path, records: Iterable[Mapping[str, Any]], durable: bool = True) -> None:
+    """Appends a line of JSON for each record in one step: lines of several processes do not mix.
+
+    Args:
+        path: The file; made where there is none.
+        records: What to append.
+        durable: Whether the lines must survive a power failure, and a line before them that a full disk or a dead
+            writer left torn: an empty line ends that. False where one process writes, mends and syncs the file itself.
 
     Raises:
         OSError: If not all of it could be written.
     """
-    # The leading newline ends a line that a full disk or a dead writer left torn.
-    line = ("\n" + json.dumps(record) + "\n").encode()
+    lines = ("\n" * durable + "".join(json.dumps(record) + "\n" for record in records)).encode()
     with named_errors(path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            if os.write(descriptor, line) < len(line):  # as little as there was room for; the rest is for the error
-                os.write(descriptor, line)
-            os.fsync(descriptor)
+            if (written := os.write(descriptor, lines)) < len(lines):  # as much as there was room for
+                os.write(descriptor, lines[written:])  # raises what is wrong
+            if durable:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
@@ -88,7 +102,7 @@ def create_text(path: Path, text: str) -> bool:
         return False
     finally:
         temporary.unlink(missing_ok=True)
-    sync_dir(path.parent)
+    sync(path.parent)
     return True
 
 
@@ -108,3 +122,97 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError(f"{path} must hold one JSON object, but holds a {type(record).__name__}")
     return record
+
+
+@dataclass(frozen=True)
+class JsonLines(Generic[T]):
+    """What a file of one JSON object a line holds.
+
+    Attributes:
+        records: What the lines say, in order.
+        foreign: Number, from 1, and fault of every complete line that is no record of this file.
+        torn: Whether the last line is cut off: its writer was killed in it, or is just writing it.
+    """
+
+    records: list[T]
+    foreign: list[tuple[int, str]]
+    torn: bool
+
+    @property
+    def left_out(self) -> int:
+        """Number of lines that are in no record."""
+        return len(self.foreign) + self.torn
+
+
+def parse_line(line: bytes) -> dict[str, Any]:
+    """Returns the JSON object in a line.
+
+    Raises:
+        ValueError: If it is not UTF-8, not JSON or not an object.
+    """
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(record, dict):
+        raise ValueError(f"a JSON object is needed, not a {type(record).__name__}")
+    return record
+
+
+def read_lines(path: Path, convert: Callable[[dict[str, Any]], T]) -> JsonLines[T]:
+    """Reads a file of one JSON object a line; an absent file has no lines.
+
+    Args:
+        path: The file.
+        convert: Makes a record of an object. ValueError, LookupError and TypeError say that it is not one of this file.
+
+    Raises:
+        OSError: If the file is there but cannot be read.
+    """
+    records: list[T] = []
+    foreign: list[tuple[int, str]] = []
+    try:
+        *lines, tail = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return JsonLines(records, foreign, torn=False)
+    torn = bool(tail.strip()) and not _is_whole(tail)
+    for number, line in enumerate(lines if torn else [*lines, tail], start=1):
+        if not line.strip():
+            continue
+        try:
+            records.append(convert(parse_line(line)))
+        except (ValueError, LookupError, TypeError) as error:
+            foreign.append((number, str(error) if isinstance(error, ValueError) else repr(error)))
+    return JsonLines(records, foreign, torn)
+
+
+def _is_whole(line: bytes) -> bool:
+    """Returns whether a line without its end is an object all the same: only the newline is missing then."""
+    try:
+        parse_line(line)
+    except ValueError:
+        return False
+    return True
+
+
+def lock(file: Path, wait: bool = True) -> IO[str]:
+    """Takes a lock that one process at a time has, and returns the open file that carries it.
+
+    Closing that file gives the lock back, as does the end of the process and of every process that inherited it:
+    `with lock(folder / ".lock"): ...`.
+
+    Args:
+        file: Made where there is none; what it holds is left as it is.
+        wait: Whether to wait for the lock.
+
+    Raises:
+        BlockingIOError: If another process has it and `wait` is False.
+        OSError: If the file system has no locks.
+    """
+    stream = file.open("a+")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BaseException:
+        stream.close()
+        raise
+    return stream

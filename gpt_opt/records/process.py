@@ -60,7 +60,10 @@ def _machine() -> str:
 
 
 def _pid_start(pid: int) -> int:
-    """Returns the start time of `pid`, or -1 when it does not exist (a zombie does not count as existing)."""
+    """Returns the start time of `pid`, or -1 when it does not exist (a zombie does not count as existing).
+
+    psutil's start time counts from the epoch and moves when the clock is set, which would make a living owner dead.
+    """
     try:
         # The command name (field 2) may hold spaces and parentheses; what follows the last ')' does not.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -5,45 +5,18 @@ from __future__ import annotations
 import os
 import platform
 import socket
-import subprocess
 import sys
 from collections.abc import Mapping
 from importlib.metadata import distributions
-from pathlib import Path
 from typing import Any, cast
 
-from gpt_opt.config.inputs import Inputs
+from gpt_opt.records.code import provenance_of_code
 from gpt_opt.records.io import now, read_json_object, to_json, write_text
+from gpt_opt.records.job_id import slurm_ids
 from gpt_opt.records.run_dir import PROGRESS_FILE, RunPaths, checkpoints
 
-_SLURM_IDS = (
-    "SLURM_JOB_ID",
-    "SLURM_ARRAY_JOB_ID",
-    "SLURM_ARRAY_TASK_ID",
-    "SLURM_STEP_ID",
-    "SLURM_PROCID",
-    "SLURM_RESTART_COUNT",
-    "SLURM_CLUSTER_NAME",
-    "SLURMD_NODENAME",
-)
-
-
-def slurm_ids() -> dict[str, str] | None:
-    """Returns the Slurm ids of this process by name, or None outside Slurm."""
-    found = {name.lower(): os.environ[name] for name in _SLURM_IDS if name in os.environ}
-    return found or None
-
-
-def _git(*arguments: str) -> str | None:
-    """Returns the output of git in the project's own folder, or None where that is no repository."""
-    folder = Path(__file__).resolve().parent
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=60, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
+Inputs = Mapping[str, Mapping[str, str]]
+"""Config key, or name of a module of the user's, to `path` and `sha256`."""
 
 
 def gpus() -> list[str]:
@@ -51,15 +24,27 @@ def gpus() -> list[str]:
     return [item for item in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if item]
 
 
-def recorded_inputs(paths: RunPaths) -> Inputs:
-    """Returns the inputs that a result, or the newest checkpoint of a run without one, was made with; {} if unknown."""
+def read_provenance(paths: RunPaths) -> dict[str, Any]:
+    """Reads provenance.json; {} where there is none that can be read."""
     try:
-        if not paths.summary.exists():
-            newest = checkpoints(paths.checkpoints)[-1:]
-            return read_json_object(newest[0] / PROGRESS_FILE).get("inputs", {}) if newest else {}
-        record = read_json_object(paths.provenance)
+        return read_json_object(paths.provenance)
     except (OSError, ValueError):
         return {}
+
+
+def recorded_inputs(paths: RunPaths) -> Inputs:
+    """Returns the inputs that a result, or the newest checkpoint of a run without one, was made with; {} if unknown."""
+    if paths.summary.exists():
+        return inputs_in(read_provenance(paths))
+    newest = checkpoints(paths.checkpoints)[-1:]
+    try:
+        return cast("Inputs", read_json_object(newest[0] / PROGRESS_FILE).get("inputs", {})) if newest else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def inputs_in(record: Mapping[str, Any]) -> Inputs:
+    """Returns the inputs that provenance.json names."""
     if digest := record.get("data_sha256"):  # as runs recorded it before they recorded all inputs
         return {"data.dataset.path": {"sha256": digest}}
     return cast("Inputs", record.get("inputs", {}))
@@ -74,14 +59,13 @@ def write_provenance(paths: RunPaths, config: Mapping[str, Any], inputs: Inputs,
         inputs: Its files and modules, with their fingerprints.
         attempt: Number of the attempt.
     """
-    commit, diff, changes = _git("rev-parse", "HEAD"), _git("diff", "HEAD"), _git("status", "--porcelain")
+    code, diff = provenance_of_code()
     if diff:
         write_text(paths.git_diff, diff)
     record: dict[str, Any] = {
         "time": now(),
         "attempt": attempt,
-        "git_commit": commit.strip() if commit else None,
-        "git_dirty": bool(changes) if changes is not None else None,
+        **code,
         "git_diff": paths.git_diff.name if diff else None,
         "command": sys.argv,
         "seed": config["seed"],

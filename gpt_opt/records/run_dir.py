@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from gpt_opt.records.io import lock
 
 PROGRESS_FILE = "progress.json"
 """Sums of the metrics since the last log line, tokens and seconds so far: a resumed run goes on counting from them."""
@@ -86,20 +85,41 @@ class RunPaths:
         return self.root / "superseded"
 
 
+def step_of(checkpoint: Path) -> int | None:
+    """Returns the optimizer steps before a checkpoint, by its name; None where that is no name of one."""
+    name, _, step = checkpoint.name.rpartition("-")
+    return int(step) if name == "checkpoint" and step.isdecimal() else None
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """Returns the complete checkpoints in `folder`, oldest step first."""
-    found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+    found = {path: step for path in folder.glob("checkpoint-*") if (step := step_of(path)) is not None}
+    return sorted(found, key=lambda path: found[path])
 
 
-def find_run_dirs(root: Path) -> list[Path]:
-    """Returns every run directory at or below `root`, sorted; what lies inside one is not searched."""
-    found = []
-    for folder, subfolders, files in os.walk(root):
-        if {"state.json", "summary.json"} & set(files) or ("config.json" in files and "claims" in subfolders):
-            found.append(Path(folder))
-            subfolders.clear()
-    return sorted(found)
+def saved_step(paths: RunPaths) -> int | None:
+    """Returns the step of the newest checkpoint of a run, None where there is none."""
+    newest = checkpoints(paths.checkpoints)[-1:]
+    return step_of(newest[0]) if newest else None
+
+
+def find_run_dirs(*roots: Path) -> list[Path]:
+    """Returns every run directory at or below `roots`, each once, sorted; what lies inside one is not searched."""
+    found = {}
+    for root in roots:
+        for folder, subfolders, files in os.walk(root):
+            if {"state.json", "summary.json"} & set(files) or ("config.json" in files and "claims" in subfolders):
+                found[os.path.realpath(folder)] = Path(folder)
+                subfolders.clear()
+    return sorted(found.values())
+
+
+def run_of(folder: Path) -> RunPaths | None:
+    """Returns the run that `folder` is the directory, or a checkpoint, of; None for any other folder."""
+    for paths in map(RunPaths, (folder.parent.parent, folder)):  # a checkpoint may have a config.json of its own
+        if paths.config.is_file() and (folder == paths.root or folder.parent == paths.checkpoints):
+            return paths
+    return None
 
 
 LABEL_LIMIT = 80
@@ -115,31 +135,19 @@ def path_part(text: str, limit: int = LABEL_LIMIT) -> str:
     return plain.lstrip(".-") or "_"
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with (folder / ".lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
-
-
 def run_dir_name(label: str, run_id: str) -> str:
     """Returns the name that the directory of a run gets when it is made."""
     return f"{path_part(label)}-{run_id}"
 
 
-def existing_run_dir(parent: Path, run_id: str) -> Path | None:
-    """Returns the directory of run `run_id` below `parent`, whatever its readable label, or None."""
-    return next(iter(sorted(parent.glob(f"*-{run_id}"))), None)
-
-
 class RunFolders:
-    """Finds many run directories by their ids, listing each parent once; later changes are not seen."""
+    """Finds run directories by their ids, listing each parent once; later changes are not seen."""
 
     def __init__(self) -> None:
         self._listed: dict[str, dict[str, str]] = {}
 
     def find(self, parent: str, run_id: str) -> str | None:
-        """Returns the directory of run `run_id` below `parent`, as `existing_run_dir` does."""
+        """Returns the directory of run `run_id` below `parent`, whatever its readable label, or None."""
         if parent not in self._listed:
             names = sorted(os.listdir(parent), reverse=True) if os.path.isdir(parent) else []
             ids = ((name.rpartition("-")[2], name) for name in names if "-" in name)
@@ -154,12 +162,12 @@ def allocate_run_dir(parent: Path, label: str, run_id: str) -> Path:
     The id decides; the label is for people and is chosen by whoever comes first. Callers that come at the same time
     with different labels get the same directory.
     """
-    if (found := existing_run_dir(parent, run_id)) is not None:
-        return found
+    if (found := RunFolders().find(str(parent), run_id)) is not None:
+        return Path(found)
     parent.mkdir(parents=True, exist_ok=True)
-    with _locked(parent):
-        if (found := existing_run_dir(parent, run_id)) is not None:
-            return found
+    with lock(parent / ".lock"):
+        if (found := RunFolders().find(str(parent), run_id)) is not None:
+            return Path(found)
         chosen = parent / run_dir_name(label, run_id)
         chosen.mkdir()
         return chosen

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
 
-from gpt_opt.config.remember import Remembered
+T = TypeVar("T")
 
 NOT_IDENTITY = frozenset(
     {
@@ -71,14 +71,21 @@ def _same(value: Any, other: Any) -> bool:
     return type(value) is type(other) and bool(value == other)
 
 
-def identity_json(config: Mapping[str, Any], memo: Remembered | None = None) -> str:
+class Memo(Protocol):
+    """What remembers answers for other configs of the same request, `gpt_opt.config.remember.Remembered`."""
+
+    def each(self, ask: Callable[[str, Any], T], config: Mapping[str, Any]) -> list[T]:
+        """Returns `ask(key, value)` for every top-level key of the config, in its order."""
+
+
+def identity_json(config: Mapping[str, Any], memo: Memo | None = None) -> str:
     """Returns the canonical JSON of what identifies a run: sorted keys, shortest exact floats, no spaces.
 
     Args:
         config: The resolved config as plain containers.
         memo: What was found for other configs of the same request.
     """
-    parts = (memo or Remembered()).each(_part_json, config)
+    parts = [_part_json(*item) for item in config.items()] if memo is None else memo.each(_part_json, config)
     return f"{{{','.join(part for _, part in sorted(zip(config, parts, strict=True)) if part)}}}"
 
 
@@ -88,7 +95,7 @@ def _part_json(key: str, value: Any) -> str:
     return json.dumps(part, sort_keys=True, separators=(",", ":"), ensure_ascii=True)[1:-1]
 
 
-def run_id(config: Mapping[str, Any], memo: Remembered | None = None) -> str:
+def run_id(config: Mapping[str, Any], memo: Memo | None = None) -> str:
     """Returns the id of the run that `config` describes, `ID_LENGTH` hex digits.
 
     Args:
@@ -96,3 +103,26 @@ def run_id(config: Mapping[str, Any], memo: Remembered | None = None) -> str:
         memo: What was found for other configs of the same request.
     """
     return hashlib.sha256(identity_json(config, memo).encode()).hexdigest()[:ID_LENGTH]
+
+
+_ABSENT = "(absent)"
+
+
+def differences(existing: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns the dotted keys in which two resolved configs differ as runs: value there, value here."""
+    there, here = _flat(identifying(existing)), _flat(identifying(wanted))
+    pairs = {key: (there.get(key, _ABSENT), here.get(key, _ABSENT)) for key in sorted({*there, *here})}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] or type(pair[0]) is not type(pair[1])}
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    stack = [("", config)]
+    while stack:
+        prefix, node = stack.pop()
+        for key, value in node.items():
+            if isinstance(value, Mapping) and value:
+                stack.append((f"{prefix}{key}.", value))
+            else:
+                flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,4 +1,4 @@
-"""The state of a run: what state.json says, and what is true when its writer is gone."""
+"""The state of a run: what state.json says, what is true when its writer is gone, and the one enum of states."""
 
 from __future__ import annotations
 
@@ -6,21 +6,31 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
-from gpt_opt.errors import GptOptError
+from gpt_opt.errors import GptOptError, RequestError
 from gpt_opt.records.claim import read_claim
 from gpt_opt.records.io import read_json_object, to_json, write_text
+from gpt_opt.records.job_id import JobId
 from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.summary import read_summary
 
 
 class State(StrEnum):
-    """The states of a run; a run is in exactly one."""
+    """The states of a run; a run is in exactly one. A status lists them in this order.
 
-    PENDING = "PENDING"
-    RUNNING = "RUNNING"
-    COMPLETED = "COMPLETED"
+    state.json never holds STALLED, which is RUNNING with a silent owner, nor CANCELLED, which a sweep says of its runs.
+    """
+
     FAILED = "FAILED"
+    STALLED = "STALLED"
+    RUNNING = "RUNNING"
     INTERRUPTED = "INTERRUPTED"
-    PREEMPTED = "PREEMPTED"
+    CANCELLED = "CANCELLED"
+    PENDING = "PENDING"
+    COMPLETED = "COMPLETED"
+
+
+_EARLIER = {"PREEMPTED": State.INTERRUPTED}
+"""What states of earlier versions are now."""
 
 
 class StateUnreadable(GptOptError):
@@ -59,6 +69,11 @@ class RunState:
     total_steps: int | None = None
     error: dict[str, str] | None = None
 
+    @property
+    def job(self) -> JobId | None:
+        """The start of the Slurm job of the last attempt; None outside Slurm."""
+        return JobId.of(self.slurm)
+
 
 def write_state(paths: RunPaths, state: RunState) -> None:
     """Replaces state.json in one step."""
@@ -68,30 +83,118 @@ def write_state(paths: RunPaths, state: RunState) -> None:
 def _parse(record: dict[str, Any]) -> RunState:
     known = {item.name for item in fields(RunState)}
     state = RunState(**{key: value for key, value in record.items() if key in known})
-    return replace(state, state=State(state.state))
+    if state.state in (State.STALLED, State.CANCELLED):
+        raise ValueError(f"a run never writes that it is {state.state}")
+    return replace(state, state=State(_EARLIER.get(state.state, state.state)))
+
+
+def _written(paths: RunPaths) -> RunState:
+    """Returns state.json as it stands; PENDING where there is none.
+
+    Raises:
+        StateUnreadable: If it is not one of ours.
+    """
+    try:
+        return _parse(read_json_object(paths.state))
+    except FileNotFoundError:
+        return _pending(paths)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise StateUnreadable(
+            f"{paths.state} must be a state written by gpt-opt, but: {error}; the next start of the run writes it anew"
+        ) from error
+
+
+def _pending(paths: RunPaths) -> RunState:
+    return RunState(run_id=paths.root.name.rpartition("-")[2])
+
+
+def current_state(written: State | None, has_result: bool, is_owned: bool, has_begun: bool) -> State:
+    """Returns the state of a run by what its directory holds: the one rule of done, running, failed and interrupted.
+
+    Args:
+        written: What state.json says; None where it cannot be read.
+        has_result: Whether there is a result (see `has_result`).
+        is_owned: Whether a process that may be alive has claimed the run.
+        has_begun: Whether there is a checkpoint or a summary; matters where state.json cannot be read.
+    """
+    if written is State.COMPLETED:
+        return State.COMPLETED if has_result else State.INTERRUPTED
+    if written in (State.RUNNING, None) and is_owned:
+        return State.RUNNING
+    if written is None:
+        return State.INTERRUPTED if has_begun else State.PENDING
+    return State.INTERRUPTED if written is State.RUNNING else written
 
 
 def read_state(paths: RunPaths) -> RunState:
-    """Returns the state of a run as it is now.
+    """Returns state.json, corrected where its writer is gone.
 
     A RUNNING run whose owner is known dead, or silent for `claim.STALE_AFTER_S`, is reported as INTERRUPTED: nobody
     needs to be alive to say so. A directory without state.json is PENDING.
 
     Raises:
-        StateUnreadable: If state.json is not one of ours.
+        StateUnreadable: If state.json is not one of ours, or the claim of a RUNNING run is not.
     """
+    state = _written(paths)
+    if state.state is not State.RUNNING:
+        return state
     try:
-        state = _parse(read_json_object(paths.state))
-        claim = read_claim(paths) if state.state is State.RUNNING else None
-    except FileNotFoundError:
-        return RunState(run_id=paths.root.name.rpartition("-")[2])
-    except (OSError, ValueError, TypeError, RecursionError, GptOptError) as error:
-        raise StateUnreadable(
-            f"{paths.state} must be a state written by gpt-opt, but: {error}; the next start of the run writes it anew"
-        ) from error
-    if state.state is State.RUNNING and (claim is None or claim.is_over()):
-        return replace(state, state=State.INTERRUPTED)
-    return state
+        claim = read_claim(paths)
+    except RequestError as error:
+        raise StateUnreadable(str(error.problems[0])) from error
+    is_owned = claim is not None and not claim.is_over()
+    return replace(state, state=current_state(State.RUNNING, False, is_owned, True))
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What the directory of a run says of it at one moment, whatever is in its files.
+
+    Attributes:
+        state: What the run is, by the rule of `current_state`.
+        file: state.json as it stands; that of a PENDING run where it cannot be read.
+        silent_s: Seconds since the last heartbeat of the process that has claimed the run; None where no process that
+            may be alive has.
+        problem: What cannot be read, or contradicts the rest; empty where nothing does.
+    """
+
+    state: State
+    file: RunState
+    silent_s: float | None = None
+    problem: str = ""
+
+    @property
+    def is_owned(self) -> bool:
+        """Whether a process that may be alive has claimed the run, so that nobody else can start it."""
+        return self.silent_s is not None
+
+
+def read_run(paths: RunPaths) -> RunRecord:
+    """Reads what a run is now; files that are not ours become a `problem`, not an error."""
+    file, written, claim, problem = _pending(paths), None, None, ""
+    try:
+        found = _typed(_written(paths), paths)
+        if found.state is State.COMPLETED:
+            if has_result(paths):
+                return RunRecord(State.COMPLETED, found)
+            problem = f"{paths.state} says COMPLETED, but {paths.summary} is not there; it runs again"
+        file, written = found, found.state
+    except StateUnreadable as error:
+        problem = str(error)
+    try:
+        claim = read_claim(paths)
+    except RequestError as error:
+        problem = problem or str(error.problems[0])
+    has_begun = written is None and (paths.summary.exists() or any(paths.checkpoints.glob("checkpoint-*")))
+    silent_s = claim.age_s if claim is not None and not claim.is_over() else None
+    return RunRecord(current_state(written, False, silent_s is not None, has_begun), file, silent_s, problem)
+
+
+def _typed(state: RunState, paths: RunPaths) -> RunState:
+    counted = isinstance(state.step, int) and isinstance(state.total_steps, int | None)
+    if counted and isinstance(state.started, str | None) and isinstance(state.error, dict | None):
+        return state
+    raise StateUnreadable(f"{paths.state} must be a state written by gpt-opt, but its fields have other types")
 
 
 def is_done(paths: RunPaths) -> bool:
@@ -112,7 +215,7 @@ def has_result(paths: RunPaths) -> bool:
     if not paths.summary.exists():
         return False
     try:
-        read_json_object(paths.summary)
+        read_summary(paths)
     except (OSError, ValueError) as error:
         raise StateUnreadable(
             f"{paths.summary} must be a summary written by gpt-opt, but: {error}; rerun=true puts it aside"

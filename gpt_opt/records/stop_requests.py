@@ -7,11 +7,11 @@ which looking for a new file name would not.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from gpt_opt.records.io import append_record, now
+from gpt_opt.records.io import append_records, now, read_lines
 
 POLL_S = 2.0
 """How often a slot looks."""
@@ -22,28 +22,36 @@ class Control:
     """What was asked for.
 
     Attributes:
-        drained: Drivers, by the attempt of their claim on the sweep, whose slots start no run and stop those they have.
+        drained: Drivers, by `driver_name`, whose slots start no run and stop those they have.
         cancelled: Run ids that shall stop and not be started again.
     """
 
-    drained: frozenset[int]
+    drained: frozenset[str]
     cancelled: frozenset[str]
 
-    def stops(self, driver: int | None, run_id: str) -> bool:
+    def stops(self, driver: str | None, run_id: str) -> bool:
         """Returns whether a run that a slot of a driver has shall stop."""
         return driver in self.drained or run_id in self.cancelled
 
 
-def _append(file: Path, record: dict[str, str | int]) -> None:
-    append_record(file, {**record, "time": now()})
+def _append(file: Path, record: dict[str, str]) -> None:
+    append_records(file, [{**record, "time": now()}])
 
 
-def drain(file: Path, driver: int) -> None:
+def driver_name(shape: int | None, attempt: int) -> str:
+    """Returns what a driver is called: its shape, and the attempt of its claim.
+
+    A process id or the id of a job would come again, on another day or cluster.
+    """
+    return f"{shape or 0}.{attempt}"
+
+
+def drain(file: Path, driver: str) -> None:
     """Asks the slots of a driver to let their runs checkpoint and to start none.
 
     Args:
         file: Of the sweep.
-        driver: Attempt of its claim. A process id or the id of a job would come again, on another day or cluster.
+        driver: See `driver_name`.
     """
     _append(file, {"drain": driver})
 
@@ -60,22 +68,15 @@ def allow(file: Path, run_id: str) -> None:
 
 def read(file: Path) -> Control:
     """Reads what was asked for so far; a line that is not whole yet is left for the next time."""
-    drained: set[int] = set()
+    drained: set[str] = set()
     cancelled: set[str] = set()
-    try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        lines = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if not isinstance(record, dict):
-            continue
+
+    def add(record: dict[str, Any]) -> None:
         if "drain" in record:
             drained.add(record["drain"])
         if "cancel" in record:
             cancelled.add(record["cancel"])
         cancelled.discard(record.get("allow", ""))
+
+    read_lines(file, add)
     return Control(frozenset(drained), frozenset(cancelled))

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from gpt_opt.errors import GptOptError, Problem, RequestError
-from gpt_opt.records.io import now, read_json_object, sync_dir, to_json, write_text
+from gpt_opt.records.io import lock, now, read_json_object, read_lines, sync, to_json, write_text
 from gpt_opt.records.run_dir import RunFolders, RunPaths
 
 
@@ -28,12 +26,24 @@ class SweepRun:
         run_id: Hash of its config.
         run_dir: Where it was expected to lie when it was planned.
         overrides: Hydra override strings that give its config.
+        shape: Index into the shapes of the submission: what it needs from the cluster.
     """
 
     index: int
     run_id: str
     run_dir: str
     overrides: tuple[str, ...]
+    shape: int = 0
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> SweepRun:
+        """Reads a line.
+
+        Raises:
+            KeyError: If a field is missing.
+        """
+        names = (record["index"], record["run_id"], record["run_dir"])
+        return cls(*names, tuple(record["overrides"]), record.get("shape", 0))
 
     def paths(self, folders: RunFolders | None = None) -> RunPaths:
         """Returns the files of the run; the id finds the directory, whatever its readable label.
@@ -52,12 +62,27 @@ class Job:
     Attributes:
         id: Slurm job id (`12`, or `12_3` of an array), or `local-<pid>`.
         submitted: ISO 8601 UTC.
-        runs: Indices of the runs it was given; None for all.
+        runs: Indices of the runs it was given; None for all of its shape.
+        shape: The shape of the runs it takes; None for every shape.
     """
 
     id: str
     submitted: str
     runs: tuple[int, ...] | None = None
+    shape: int | None = None
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What runs that need the same from the cluster ask for; each shape of a submission has an allocation of its own.
+
+    Attributes:
+        resources: What one run needs, as in the sweep file.
+        slots: Runs at a time; None where the allocation decides.
+    """
+
+    resources: dict[str, Any]
+    slots: int | None
 
 
 @dataclass(frozen=True)
@@ -69,11 +94,11 @@ class Submission:
         file: The sweep file as the user named it.
         extra: Overrides that were given after the file.
         backend: `disbatch`, `submitit` or `local`.
-        slots: Runs at a time; None where the allocation decides.
-        resources: What one run needs, as in the sweep file.
+        shapes: The different needs of its runs, in the order of the plan; `SweepRun.shape` counts them.
         metric: Name and goal of the metric to compare runs by, or None.
         cwd: Working directory of every run: relative paths of configs start here.
         root: The repository.
+        snapshot: Whether drivers, slots and runs import from `code/`; if not, from the repository.
         created: ISO 8601 UTC.
         script: The exact sbatch text; None where there is none.
         jobs: Every job so far, oldest first.
@@ -83,11 +108,11 @@ class Submission:
     file: str
     extra: tuple[str, ...]
     backend: str
-    slots: int | None
-    resources: dict[str, Any]
+    shapes: tuple[Shape, ...]
     metric: dict[str, str] | None
     cwd: str
     root: str
+    snapshot: bool = False
     created: str = field(default_factory=now)
     script: str | None = None
     jobs: tuple[Job, ...] = ()
@@ -98,23 +123,45 @@ class Submission:
 
         Raises:
             TypeError: If a field is missing.
+            LookupError: If a part of one is missing.
         """
         known = {key: value for key, value in record.items() if key in {item.name for item in fields(cls)}}
         jobs = tuple(
-            Job(j["id"], j["submitted"], None if j["runs"] is None else tuple(j["runs"])) for j in known["jobs"]
+            Job(j["id"], j["submitted"], None if j["runs"] is None else tuple(j["runs"]), j.get("shape"))
+            for j in known["jobs"]
         )
-        return cls(**{**known, "extra": tuple(known["extra"]), "jobs": jobs})
+        # Before runs of one sweep could need different things, a submission had one shape and no list of them.
+        shapes = tuple(Shape(item["resources"], item["slots"]) for item in record.get("shapes", [record]))
+        return cls(**{**known, "extra": tuple(known["extra"]), "shapes": shapes, "jobs": jobs})
 
 
 class Sweep:
-    """One sweep directory.
+    """One sweep directory: all of it, or the part that one driver works through.
 
     Args:
         root: The directory `sweeps/<name>/<n>`, absolute.
+        shape: The shape of the runs that belong to the part; None for all runs.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, shape: int | None = None) -> None:
+        self.root, self.shape = root, shape
+
+    def part(self, shape: int) -> Sweep:
+        """Returns the part with the runs of one shape; what its driver writes lies apart from that of others."""
+        return Sweep(self.root, shape)
+
+    def parts(self) -> list[Sweep]:
+        """Returns a part for each shape that runs have, in the order of the shapes."""
+        return [self.part(shape) for shape in sorted({run.shape for run in self.runs})]
+
+    def at(self, root: Path) -> Sweep:
+        """Returns the same by another name of the directory."""
+        return Sweep(root, self.shape)
+
+    @property
+    def driver(self) -> RunPaths:
+        """What its driver claims; see `gpt_opt.records.claim`. That of the first, or only, shape claims the root."""
+        return RunPaths(self.root / "shapes" / str(self.shape) if self.shape else self.root)
 
     @property
     def label(self) -> str:
@@ -134,7 +181,7 @@ class Sweep:
     @property
     def tasks(self) -> Path:
         """The disBatch task file of the last round; its lines can be run by hand."""
-        return self.root / "tasks"
+        return self.driver.root / "tasks"
 
     @property
     def logs(self) -> Path:
@@ -159,12 +206,17 @@ class Sweep:
     @property
     def lost_nodes(self) -> Path:
         """Nodes whose slots did not start for the last driver, each with the reason."""
-        return self.root / "lost_nodes.json"
+        return self.driver.root / "lost_nodes.json"
 
     @property
-    def claims(self) -> Path:
-        """Who drives the sweep; see `gpt_opt.records.claim`."""
-        return self.root / "claims"
+    def planned_configs(self) -> Path:
+        """What each run was planned with; see `gpt_opt.records.planned_configs`."""
+        return self.root / "planned_configs.jsonl"
+
+    @property
+    def code(self) -> Path:
+        """Link to the snapshot of the code that its jobs import; see `gpt_opt.dispatch.snapshot`."""
+        return self.root / "code"
 
     def attempts(self, run: SweepRun) -> Path:
         """Returns the file of the attempts at a run; see `gpt_opt.records.attempts`."""
@@ -172,22 +224,20 @@ class Sweep:
 
     @cached_property
     def runs(self) -> tuple[SweepRun, ...]:
-        """The runs of the plan, in order.
+        """The runs of the plan, or of this part of it, in order.
 
         Raises:
             GptOptError: If plan.jsonl is not one of ours.
         """
-        return tuple(self._read_runs())
-
-    def _read_runs(self) -> Iterator[SweepRun]:
-        for number, line in enumerate(self.plan_file.read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                record = json.loads(line)
-                yield SweepRun(record["index"], record["run_id"], record["run_dir"], tuple(record["overrides"]))
-            except (ValueError, KeyError, TypeError) as error:
-                raise GptOptError(
-                    f"{self.plan_file}:{number} must be a line of a plan, but is not: {error!r}"
-                ) from error
+        self.plan_file.stat()  # raises where there is none: an absent plan is no empty one
+        lines = read_lines(self.plan_file, SweepRun.from_record)
+        if lines.left_out:
+            last = len(lines.records) + 1, "it is cut off"
+            number, why = lines.foreign[0] if lines.foreign else last
+            raise GptOptError(
+                f"{self.plan_file}:{number} must be a line of a plan, but is not: {why}; submit the sweep file again"
+            )
+        return tuple(run for run in lines.records if self.shape in (None, run.shape))
 
     def run(self, name: str) -> SweepRun:
         """Returns the run with an id or an index.
@@ -216,19 +266,29 @@ class Sweep:
                 f"{self.submission_file} must be written by gptopt submit, but: {error!r}; submit the sweep file again"
             ) from error
 
+    def needs(self) -> Shape:
+        """Returns what the runs of this part need."""
+        return self.submission().shapes[self.shape or 0]
+
     def add_jobs(self, jobs: Iterable[Job]) -> None:
         """Records further jobs; the caller holds `locked`."""
         submission = self.submission()
-        write_text(self.submission_file, to_json(asdict(replace(submission, jobs=(*submission.jobs, *jobs)))))
+        self.write_submission(replace(submission, jobs=(*submission.jobs, *jobs)))
+
+    def write_submission(self, submission: Submission) -> None:
+        """Replaces submission.json; the caller holds `locked`."""
+        write_text(self.submission_file, to_json(asdict(submission)))
+
+    def write_plan(self, runs: Iterable[SweepRun]) -> None:
+        """Replaces plan.jsonl; the caller holds `locked`."""
+        write_text(self.plan_file, "".join(json.dumps(asdict(run)) + "\n" for run in runs))
+        self.__dict__.pop("runs", None)
 
 
-@contextmanager
-def locked(parent: Path) -> Iterator[None]:
-    """Lets one process at a time change what lies in `sweeps/<name>/`."""
+def locked(parent: Path) -> IO[str]:
+    """Lets one process at a time change what lies in `sweeps/<name>/`; a context manager."""
     parent.mkdir(parents=True, exist_ok=True)
-    with (parent / ".lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+    return lock(parent / ".lock")
 
 
 def numbers(parent: Path) -> list[int]:
@@ -236,7 +296,19 @@ def numbers(parent: Path) -> list[int]:
     return sorted(int(entry.name) for entry in parent.glob("*") if entry.name.isdigit() and entry.is_dir())
 
 
-def create(parent: Path, params: str, runs: Iterable[SweepRun], submission: Submission) -> Sweep:
+def submissions(parent: Path) -> list[Sweep]:
+    """Returns the submissions in `sweeps/<name>/`, oldest first."""
+    found = (Sweep(parent / str(number)) for number in numbers(parent))
+    return [sweep for sweep in found if sweep.plan_file.exists()]
+
+
+def create(
+    parent: Path,
+    params: str,
+    runs: Iterable[SweepRun],
+    submission: Submission,
+    write_more: Callable[[Sweep], None] = lambda sweep: None,
+) -> Sweep:
     """Makes the next `sweeps/<name>/<n>/`, whole or not at all; the caller holds `locked`.
 
     Args:
@@ -244,6 +316,7 @@ def create(parent: Path, params: str, runs: Iterable[SweepRun], submission: Subm
         params: Text of the sweep file.
         runs: The plan.
         submission: What submission.json holds.
+        write_more: Writes what else the directory holds, before it gets its name.
     """
     for remains in parent.glob(".new-*"):
         shutil.rmtree(remains, ignore_errors=True)
@@ -252,12 +325,13 @@ def create(parent: Path, params: str, runs: Iterable[SweepRun], submission: Subm
     for folder in ("logs", "disbatch", "attempts"):
         (new.root / folder).mkdir(mode=0o700)
     write_text(new.root / "params.json", params)
-    write_text(new.plan_file, "".join(json.dumps(asdict(run)) + "\n" for run in runs))
+    new.write_plan(runs)
     new.control.touch(mode=0o600)
-    write_text(new.submission_file, to_json(asdict(submission)))
+    new.write_submission(submission)
+    write_more(new)
     final = parent / str(max(numbers(parent), default=0) + 1)
     new.root.rename(final)
-    sync_dir(parent)
+    sync(parent)
     return Sweep(final)
 
 
@@ -275,7 +349,7 @@ def find(name: str | None, sweeps: Path) -> Sweep:
     for choice in choices:
         if (choice / "submission.json").is_file():
             return Sweep(choice.resolve())
-    submitted = sorted(entry.name for entry in sweeps.glob("*") if numbers(entry))
+    submitted = sorted(entry.name for entry in sweeps.glob("[!.]*") if numbers(entry))
     asked = "must be a submitted sweep" + (f", but is {name!r}" if name is not None else "")
     problem = f"{asked}; {sweeps.absolute()} holds {', '.join(submitted) or 'none'}"
     near = difflib.get_close_matches(name or "", submitted, 1)

@@ -16,11 +16,13 @@ from gpt_opt.config.files import WEIGHT_KEYS
 from gpt_opt.config.inputs import AGAIN, changed_inputs, changed_since, inputs_of
 from gpt_opt.errors import ClaimLost, ConfigError, GptOptError, Problem, RequestError, RunFailed, disk_full
 from gpt_opt.records.claim import Claim, acquire
-from gpt_opt.records.io import create_text, now, read_json_object, remove_temporaries, to_json, write_text
-from gpt_opt.records.provenance import gpus, recorded_inputs, slurm_ids, write_provenance
+from gpt_opt.records.io import now, read_json_object, remove_temporaries, to_json, write_text
+from gpt_opt.records.job_id import slurm_ids
+from gpt_opt.records.provenance import gpus, recorded_inputs, write_provenance
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.run_id import identity_json, run_id
 from gpt_opt.records.state import RunState, State, StateUnreadable, has_result, read_state, write_state
+from gpt_opt.records.summary import commit_summary, read_summary
 from gpt_opt.run.devices import SWEEP, chosen_devices, device_problems, wants_torchrun
 from gpt_opt.run.distributed import PeerFailed, PeerLost, error_record, message_of, peers
 from gpt_opt.run.ranks import this_rank, under_torchrun
@@ -331,11 +333,11 @@ class _Attempt:
         """Writes the summary: once, last, never over another one."""
         self.claim.require()
         record = {"run_id": self.state.run_id, "attempt": self.claim.attempt, **result.to_record()}
-        if not create_text(self.paths.summary, to_json(record)):
+        if not commit_summary(self.paths, record):
             raise ClaimLost(f"{self.paths.summary} exists already: another attempt committed its result first")
         self.finish()
 
     def finish(self) -> None:
         """Marks the run COMPLETED on the strength of its summary."""
-        step = read_json_object(self.paths.summary)["step"]
+        step = read_summary(self.paths)["step"]
         self.write(state=State.COMPLETED, step=step, total_steps=step)

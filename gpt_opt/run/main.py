@@ -20,10 +20,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gpt_opt.errors import ConfigError, GptOptError, Problem, RequestError, RunFailed
 from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.run_id import run_id
 from gpt_opt.run.execute import execute
 from gpt_opt.run.objective import objective
 from gpt_opt.run.outputs import work_without_readers
-from gpt_opt.run.resolvers import DRY_RUN_PREFIX, expected_run_dir, plain_config
+from gpt_opt.run.resolvers import DRY_RUN_PREFIX, RunFinder, plain_config
 
 log = logging.getLogger(__name__)
 
@@ -94,10 +95,10 @@ def _task_log(paths: RunPaths) -> Iterator[None]:
 
 
 def _dry_run(config: dict[str, object], overrides: list[str], folder: Path) -> None:
-    from gpt_opt.training.loop import describe
+    from gpt_opt.training.describe import describe
 
     try:
-        directory = expected_run_dir(config, overrides) if "output_dir" in config["paths"] else "a new directory"  # type: ignore[operator]
+        directory, _ = RunFinder().find(config, run_id(config), overrides)
         log.info("%s\n%-14s %s", describe(config), "run directory", directory)
     finally:
         # Only what the resolver made for this dry run; hydra.run.dir may name a folder of the user's.
@@ -123,7 +124,7 @@ def require_weights(points: Sequence[tuple[Mapping[str, Any], Sequence[str]]]) -
         if model.get("archive") in (None, "embedded") or model in models:
             continue
         models.append(model)
-        if "output_dir" in config["paths"] and expected_run_dir(config, overrides).exists():
+        if RunFinder().find(config, run_id(config), overrides)[1]:
             continue
         from gpt_opt.training.models.build import require_archive  # torch, which the run needs anyway
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from gpt_opt.config.checks.finetuning import DEFAULT_METRIC, is_greater_better
 from gpt_opt.errors import RunFailed
-from gpt_opt.records.io import read_json_object
 from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.summary import read_summary
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def objective(config: Mapping[str, Any], paths: RunPaths) -> float:
     """
     finetuning = config["training"]["finetuning"]
     name = finetuning["metric_for_best_model"] or DEFAULT_METRIC
-    metrics = read_json_object(paths.summary)["metrics"]
+    metrics = read_summary(paths)["metrics"]
     if name not in metrics:
         raise RunFailed(f"{paths.root}: the sweep's metric must be one of {', '.join(sorted(metrics))}, but is {name}")
     if metrics[name] is None:

@@ -18,7 +18,7 @@ from gpt_opt.config.explain import missing_keys
 from gpt_opt.config.files import with_real_paths
 from gpt_opt.config.overrides import parse_override
 from gpt_opt.errors import ConfigError, Problem
-from gpt_opt.records.run_dir import LABEL_LIMIT, allocate_run_dir, existing_run_dir, path_part, run_dir_name
+from gpt_opt.records.run_dir import LABEL_LIMIT, RunFolders, allocate_run_dir, path_part, run_dir_name
 from gpt_opt.records.run_id import is_identity, run_id
 
 DRY_RUN_PREFIX = "gpt-opt-dry-run-"
@@ -47,12 +47,12 @@ def plain_config(config: DictConfig) -> dict[str, Any]:
 
 def parent_dir(config: Mapping[str, Any]) -> Path:
     """Returns `<output_dir>/<model>/<dataset>/<optimizer>` of a resolved config, absolute."""
-    names = (
-        config["model"]["name"],
-        config["data"]["dataset"]["name"],
-        config["optimizer"]["optimizer_params"]["name"],
-    )
-    return Path(config["paths"]["output_dir"], *(path_part(name) for name in names)).absolute()
+    return Path(config["paths"]["output_dir"], *map(path_part, _parent_names(config))).absolute()
+
+
+def _parent_names(config: Mapping[str, Any]) -> tuple[str, str, str]:
+    params = config["optimizer"]["optimizer_params"]
+    return config["model"]["name"], config["data"]["dataset"]["name"], params["name"]
 
 
 def label(overrides: Sequence[str], seen: frozenset[str] = SHOWN_IN_PATH) -> str:
@@ -112,10 +112,31 @@ def _label_part(text: str) -> tuple[str, str]:
     return key, key.rpartition(".")[2] + value
 
 
-def expected_run_dir(config: Mapping[str, Any], overrides: Sequence[str]) -> Path:
-    """Returns the run directory of a resolved config without making it."""
-    parent, identity = parent_dir(config), run_id(config)
-    return existing_run_dir(parent, identity) or parent / run_dir_name(run_label(config, overrides), identity)
+NEW_DIRECTORY = "(a new directory)"
+"""Stands for the run directory under paths=local_run_dir."""
+
+
+class RunFinder:
+    """Finds the directories of runs by their configs, looking into each folder of runs once; makes none."""
+
+    def __init__(self) -> None:
+        self._folders = RunFolders()
+        self._parents: dict[tuple[str, ...], Path] = {}
+
+    def _parent(self, config: Mapping[str, Any]) -> Path:
+        names = (config["paths"]["output_dir"], *_parent_names(config))
+        if names not in self._parents:
+            self._parents[names] = parent_dir(config)
+        return self._parents[names]
+
+    def find(self, config: Mapping[str, Any], run_id: str, overrides: Sequence[str]) -> tuple[str, bool]:
+        """Returns where a run lies, or would lie, and whether it does; `NEW_DIRECTORY` where each start makes one."""
+        if "output_dir" not in config["paths"]:
+            return NEW_DIRECTORY, False
+        parent = self._parent(config)
+        if (found := self._folders.find(str(parent), run_id)) is not None:
+            return found, True
+        return f"{parent}/{run_dir_name(run_label(config, overrides), run_id)}", False
 
 
 def run_label(config: Mapping[str, Any], overrides: Sequence[str]) -> str:

@@ -9,11 +9,10 @@ from gpt_opt.sweep.grid import load_grid, parse_grid
 from gpt_opt.sweep.json_schema import schema
 from gpt_opt.sweep.model import Axis, Exclude, Grid, Items, Metric, Resources, Space
 from gpt_opt.sweep.overrides import describe, target, to_override
-from gpt_opt.sweep.points import Column, Point, columns, count, points
+from gpt_opt.sweep.points import Point, count, points
 
 __all__ = [
     "Axis",
-    "Column",
     "Exclude",
     "Grid",
     "Items",
@@ -21,7 +20,6 @@ __all__ = [
     "Point",
     "Resources",
     "Space",
-    "columns",
     "count",
     "describe",
     "load_grid",

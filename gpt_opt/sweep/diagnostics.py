@@ -19,16 +19,16 @@ class Report:
     """Collects the problems of a document, so that one run of the reader finds them all."""
 
     def __init__(self, document: Document) -> None:
-        """Start with what the parser of `document` found."""
+        """Starts with what the parser of `document` found."""
         self._document = document
         self._found = list(document.problems)
 
     def __len__(self) -> int:
-        """Return the number of problems so far."""
+        """Returns the number of problems so far."""
         return len(self._found)
 
     def raise_if_any(self) -> None:
-        """Raise what was found, in the order of the file.
+        """Raises what was found, in the order of the file.
 
         Raises:
             SweepError: Something was.
@@ -38,15 +38,15 @@ class Report:
             raise SweepError(problems, ", nothing was started")
 
     def add(self, path: Path, message: str, fix: str = "") -> None:
-        """Note a problem with the value at `path`."""
+        """Notes a problem with the value at `path`."""
         self._found.append((self._document.line(path), Problem(self._document.where(path), message, fix)))
 
     def line(self, path: Path) -> int:
-        """Return the line of `path`, for a message that points at a second place."""
+        """Returns the line of `path`, for a message that points at a second place."""
         return self._document.line(path)
 
     def unknown(self, path: Path, what: str, valid: Iterable[str], fix: str = "") -> None:
-        """Note that the last key of `path` is none of the valid ones, and name the nearest."""
+        """Notes that the last key of `path` is none of the valid ones, and name the nearest."""
         names = list(valid)
         name = str(path[-1])
         ours = SYNONYMS.get(name.lower(), "").rpartition(".")[2]
@@ -55,7 +55,7 @@ class Report:
         self.add(path, f"{what} must be a known one, but got {shown(path[-1])}", "; ".join(filter(None, [near, fix])))
 
     def key(self, path: Path, key: str) -> bool:
-        """Check that a parameter key is one that Hydra can parse."""
+        """Checks that a parameter key is one that Hydra can parse."""
         try:
             check_key(key)
         except SweepError as error:
@@ -64,21 +64,21 @@ class Report:
         return True
 
     def value(self, path: Path, key: str, value: Json) -> None:
-        """Check that Hydra can be given the value."""
+        """Checks that Hydra can be given the value."""
         try:
             to_override(key, value)
         except SweepError as error:
             self._adopt(path, error)
 
     def members(self, path: Path, value: Json, what: str) -> dict[str, Json]:
-        """Return the members of an object; of anything else none, and note it."""
+        """Returns the members of an object; of anything else none, and note it."""
         if isinstance(value, dict):
             return value
         self.add(path, f"{what} must be an object {{...}}, but got {shown(value)}")
         return {}
 
     def settings(self, path: Path, value: Json, cls: type[Settings]) -> dict[str, Json]:
-        """Check an object against the declared fields of `cls` and return what is given and right."""
+        """Checks an object against the declared fields of `cls` and return what is given and right."""
         fields = settings(cls)
         what = cls.__name__.lower()
         members = self.members(path, value, what)

@@ -6,13 +6,13 @@ that stands there, is computed with as a fraction, and becomes the nearest float
 (those of `math` are the C library's, and differ between machines in the last bit).
 
 A draw depends on the seed, the key and the index of the sample alone: N = SHA-256 of the text `seed:index:key`, as a
-256-bit whole number. With u = (N >> 203) / 2**53, a float in [0, 1):
+256-bit integer. With u = (N >> 203) / 2**53, a float in [0, 1):
 
 | distribution           | the value                                                                  |
 |------------------------|----------------------------------------------------------------------------|
 | `{"uniform": [a, b]}`     | a * (1 - u) + b * u, kept within [a, b]                                 |
 | `{"log_uniform": [a, b]}` | exp(ln a + u * (ln b - ln a)) with 20 decimal digits, kept within [a, b] |
-| `{"int": [a, b]}`         | a + (N * (b - a + 1) >> 256): a whole number, a and b included          |
+| `{"int": [a, b]}`         | a + (N * (b - a + 1) >> 256): an integer, a and b included          |
 | `{"choice": [v, ...]}`    | v[N * len(v) >> 256]                                                    |
 
 So another parameter, another order of them, or more samples leave the values already drawn as they are.
@@ -85,12 +85,12 @@ class Distribution:
 
 
 def draw_number(seed: int, key: str, index: int) -> int:
-    """Return the 256-bit whole number that sample `index` of `key` is made from."""
+    """Returns the 256-bit integer that sample `index` of `key` is made from."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{index}:{key}".encode()).digest(), "big")
 
 
 def is_whole(value: Json) -> bool:
-    """Tell whether a JSON value is a whole number; a boolean is not one."""
+    """Returns whether a JSON value is an integer; a boolean is not one."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -122,7 +122,7 @@ def _range(arguments: Json) -> tuple[Json, ...]:
 def _ends(arguments: Json) -> tuple[float, float, int]:
     low, high, size = _numbers(arguments, "[first, last, count]", (3,))
     if not isinstance(size, int) or not 2 <= size <= MAX_VALUES:
-        raise BadValues(f"count must be a whole number from 2 to {MAX_VALUES}, but got {size}")
+        raise BadValues(f"count must be an integer from 2 to {MAX_VALUES}, but got {size}")
     if low == high:
         raise BadValues(f"first and last must differ, but both are {low}", "list the one value instead")
     return low, high, size
@@ -179,7 +179,7 @@ def _log_uniform(arguments: Json) -> Callable[[int], Json]:
 def _int(arguments: Json) -> Callable[[int], Json]:
     low, high = _bounds(arguments)
     if not isinstance(low, int) or not isinstance(high, int):
-        raise BadValues(f"low and high must be whole numbers, but got {low} and {high}", "use uniform for others")
+        raise BadValues(f"low and high must be integers, but got {low} and {high}", "use uniform for others")
     size = high - low + 1
     return lambda number: low + (number * size >> 256)
 
@@ -199,7 +199,7 @@ def _array(*items: dict[str, Any], optional: int = 0) -> dict[str, Any]:
 GENERATORS: dict[str, Generator] = {
     "range": Generator(
         "[start, stop] or [start, stop, step]",
-        "start, start + step, ... before stop, which is left out; whole numbers if all three are; step 1 if not given",
+        "start, start + step, ... before stop, which is left out; integers if all three are; step 1 if not given",
         _array(_NUMBER, _NUMBER, _NUMBER, optional=1),
         _range,
     ),
@@ -227,7 +227,7 @@ DISTRIBUTIONS: dict[str, Distribution] = {
     ),
     "int": Distribution(
         "[low, high]",
-        "a whole number from low to high, both included",
+        "an integer from low to high, both included",
         _array({"type": "integer"}, {"type": "integer"}),
         _int,
     ),

@@ -56,7 +56,7 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 def load_grid(path: str | FilePath) -> Grid:
-    """Read a sweep file.
+    """Reads a sweep file.
 
     Args:
         path: The JSON file.
@@ -71,7 +71,7 @@ def load_grid(path: str | FilePath) -> Grid:
 
 
 def parse_grid(text: str, source: str = "<text>", name: str = "sweep") -> Grid:
-    """Read a sweep from JSON text.
+    """Reads a sweep from JSON text.
 
     Args:
         text: What the file would hold.

@@ -1,9 +1,8 @@
 """Strict JSON with positions: every mistake is reported with its file and line.
 
 Stricter than Python's json: duplicate keys, NaN, Infinity, numbers beyond a float, bytes that are not UTF-8 and a byte
-order mark are errors. Whole numbers stay exact and floats keep every bit. A good file is parsed by json.loads; only a
-bad one, or a question for a position, runs the slower scanner below, which reads the same language and also keeps going
-after a mistake that is not one of syntax.
+order mark are errors. Integers stay exact and floats keep every bit. json.loads reads every file and finds its mistakes
+of syntax; only for a bad file, or a question for a position, its tokens are looked at once more, for lines and words.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import json
 import math
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path as FilePath
@@ -28,12 +27,14 @@ Path: TypeAlias = tuple[str | int, ...]
 MAX_DEPTH = 100
 """Deepest nesting of a document."""
 
-_SPACE = re.compile(r"[ \t\n\r]*")
-_STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"')
-_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]*))((?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)(?![0-9A-Za-z_.+-])")
-_NAME = re.compile(r"-?[A-Za-z_][A-Za-z0-9_]*")
-_LITERALS: dict[str, Json] = {"true": True, "false": False, "null": None}
-_NOT_JSON = {"NaN", "Infinity", "-Infinity"}
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[][{}:,]|[^][{}:,"\s]+', re.DOTALL)
+_BARE = re.compile(r"[0-9A-Za-z_.+-]+")
+"""What stands without quotes: a number or a name."""
+
+_LONG = 4000
+"""Digits up to which an integer is surely converted."""
+
+_NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 _HINTS = (
     (re.compile(r"//|/\*|#"), "JSON has no comments: remove it"),
     (re.compile(r"'"), 'write strings in double quotes: "..."'),
@@ -63,24 +64,24 @@ class Document:
     problems: tuple[tuple[int, Problem], ...] = ()
 
     def line(self, path: Path) -> int:
-        """Return the line (from 1) of the object key that `path` ends with, or of the list item."""
+        """Returns the line (from 1) of the object key that `path` ends with, or of the list item."""
         return self.position(path)[0]
 
-    def position(self, path: Path, *, of_value: bool = False) -> tuple[int, int]:
-        """Return line and column, both from 1, of a key (or list item), or of the value behind the key.
+    def position(self, path: Path) -> tuple[int, int]:
+        """Returns line and column, both from 1, of the object key that `path` ends with, or of the list item.
 
         Raises:
             KeyError: The document has no such path.
         """
-        return _line_and_column(self._line_starts, self._offsets[path][1 if of_value else 0])
+        return _line_and_column(self._line_starts, self._offsets[path])
 
     def where(self, path: Path) -> str:
-        """Return `file:line key`, with the last object key of the path; `file:line` for the root."""
+        """Returns `file:line key`, with the last object key of the path; `file:line` for the root."""
         keys = [step for step in path if isinstance(step, str)]
         return f"{self.source}:{self.line(path)}" + (f" {keys[-1]}" if keys else "")
 
     def key_lines(self) -> dict[str, int]:
-        """Return the line of the first appearance of every object key, wherever it stands."""
+        """Returns the line of the first appearance of every object key, wherever it stands."""
         lines: dict[str, int] = {}
         for path in self._offsets:
             if path and isinstance(path[-1], str):
@@ -92,14 +93,12 @@ class Document:
         return _line_starts(self.text)
 
     @cached_property
-    def _offsets(self) -> dict[Path, tuple[int, int]]:
-        scanner = _Scanner(self.source, self.text)
-        scanner.scan()
-        return scanner.offsets
+    def _offsets(self) -> dict[Path, int]:
+        return _Tokens(self.source, self.text, len(self.text)).offsets
 
 
 def read_json(path: str | FilePath) -> Document:
-    """Read a JSON file.
+    """Reads a JSON file.
 
     Raises:
         SweepError: The file cannot be read, is not UTF-8, or is not JSON. Mistakes that leave the syntax intact do not
@@ -123,57 +122,78 @@ def read_json(path: str | FilePath) -> Document:
 
 
 def parse_json(text: str, source: str = "<text>") -> Document:
-    """Parse JSON text; `source` stands for the file name in messages.
+    """Parses JSON text; `source` stands for the file name in messages.
 
     Raises:
         SweepError: As for `read_json`.
     """
+    hooks, value = _Hooks(), None
+    error: json.JSONDecodeError | None = None
     try:
-        value: Json = json.loads(text, object_pairs_hook=_unique, parse_constant=_reject, parse_float=_finite)
-        if not _deeper_than(MAX_DEPTH, value):
-            return Document(source, text, value)
-    except (ValueError, RecursionError):
-        pass  # the scanner says what is wrong, and where
-    scanner = _Scanner(source, text)
-    value = scanner.scan()
-    return Document(source, text, value, tuple(scanner.problems))
+        value = hooks.loads(text)
+    except json.JSONDecodeError as caught:
+        error = caught
+    except RecursionError:
+        hooks.is_strict = False  # the tokens say where it is too deep
+    if error is None and hooks.is_strict and not _deeper_than(MAX_DEPTH, value):
+        return Document(source, text, value)
+    tokens = _Tokens(source, text, len(text) if error is None else error.pos)
+    if error is not None:
+        tokens.explain(error)
+    return Document(source, text, value, tuple(tokens.problems))
 
 
 def shown(value: Json, limit: int = 60) -> str:
-    """Return a value as JSON text for a message, shortened."""
+    """Returns a value as JSON text for a message, shortened."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def _unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("duplicate key")
-    return members
+class _Hooks:
+    """Takes what json allows and a sweep file must not have, and notes that it did."""
+
+    def __init__(self) -> None:
+        self.is_strict = True
+
+    def loads(self, text: str) -> Json:
+        """Returns the value; of a duplicate key the first one, and null for a number that is none.
+
+        Raises:
+            json.JSONDecodeError: The text is not JSON.
+        """
+        value: Json = json.loads(
+            text,
+            object_pairs_hook=self._object,
+            parse_constant=lambda _: self._no_number(),
+            parse_float=lambda digits: float(digits) if _fits(digits) else self._no_number(),
+            parse_int=lambda digits: int(digits) if len(digits) < _LONG or _fits(digits) else self._no_number(),
+        )
+        return value
+
+    def _object(self, pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+        members = dict(pairs)
+        if len(members) != len(pairs):
+            self.is_strict = False
+            members |= dict(reversed(pairs))
+        return members
+
+    def _no_number(self) -> None:
+        self.is_strict = False
 
 
-def _reject(name: str) -> NoReturn:
-    raise ValueError(name)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError(text)
-    return value
+def _fits(number: str) -> bool:
+    """Returns whether Python can hold a JSON number."""
+    try:
+        return not math.isinf(float(number)) if any(sign in number for sign in ".eE") else int(number) is not None
+    except ValueError:  # an integer with more digits than Python converts
+        return False
 
 
 def _deeper_than(limit: int, value: Json) -> bool:
-    level = _containers([value])
-    for _ in range(limit):
-        if not level:
-            return False
-        level = [inner for node in level for inner in _containers(node.values() if isinstance(node, dict) else node)]
-    return bool(level)
-
-
-def _containers(values: Iterable[Json]) -> list[dict[str, Json] | list[Json]]:
-    return [value for value in values if isinstance(value, dict | list)]
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return limit == 0 or any(_deeper_than(limit - 1, item) for item in inner)
 
 
 def _line_starts(text: str) -> list[int]:
@@ -185,145 +205,111 @@ def _line_and_column(starts: list[int], offset: int) -> tuple[int, int]:
     return line, offset - starts[line - 1] + 1
 
 
-class _Scanner:
-    """A recursive-descent parser of JSON that notes the offset of every key and value."""
+class _Tokens:
+    """The tokens of a text that is JSON up to `end`: where every key and item stands, and what must not be there.
 
-    def __init__(self, source: str, text: str) -> None:
-        self.source = source
-        self.text = text
-        self.at = 0
-        self.offsets: dict[Path, tuple[int, int]] = {}
+    Raises:
+        SweepError: The text is nested too deep.
+    """
+
+    def __init__(self, source: str, text: str, end: int) -> None:
+        self.offsets: dict[Path, int] = {(): len(text) - len(text.lstrip(" \t\n\r"))}
         self.problems: list[tuple[int, Problem]] = []
+        self._source, self._text = source, text
         self._starts = _line_starts(text)
+        self._path: list[str | int] = []
+        self._open: list[dict[str, int] | None] = []  # of an object, where its keys stand; None for a list
+        self._at = 0
+        is_key = False
+        for found in _TOKEN.finditer(text, 0, end):
+            token, self._at = found[0], found.start()
+            if token in ("}", "]"):
+                self._open.pop()
+                self._path.pop()
+                is_key = False
+            elif token == ",":
+                is_key = self._next()
+            elif is_key:
+                is_key = False
+                with suppress(ValueError):  # the end of the tokens is within it
+                    self._key(json.loads(token))
+            elif token != ":":
+                is_key = self._value(token)
 
-    def scan(self) -> Json:
-        """Parse the whole text.
+    def _next(self) -> bool:
+        """Goes on to the next member of a list or object; returns whether a key comes."""
+        last = self._path[-1]
+        if isinstance(last, int):
+            self._path[-1] = last + 1
+        return self._open[-1] is not None
+
+    def _key(self, key: str) -> None:
+        keys = self._open[-1]
+        assert keys is not None
+        if key in keys:
+            first, _ = _line_and_column(self._starts, keys[key])
+            self._add(f"a key must be given once, but {json.dumps(key)} also stands on line {first}", "remove one")
+        keys.setdefault(key, self._at)
+        self._path[-1] = key
+        self.offsets.setdefault(tuple(self._path), self._at)
+
+    def _value(self, token: str) -> bool:
+        """Takes the first token of a value; returns whether a key comes next."""
+        self.offsets.setdefault(tuple(self._path), self._at)
+        if token in ("{", "["):
+            if len(self._open) >= MAX_DEPTH:
+                self._fail(f"the file can be nested at most {MAX_DEPTH} deep", "flatten it")
+            self._open.append({} if token == "{" else None)
+            self._path.append("" if token == "{" else 0)
+        elif token in _NOT_FINITE:
+            self._add(f"a number must be finite, but got {token}", "JSON has no such value: use null or a string")
+        elif token[0] in "-0123456789" and not _fits(token):
+            is_float = any(sign in token for sign in ".eE")
+            limit = "a float (largest 1.8e308)" if is_float else "Python's integers (4300 digits)"
+            self._add(f"a number must fit {limit}, but got {token[:24]}", "give it as a string, or smaller")
+        return token == "{"
+
+    def explain(self, error: json.JSONDecodeError) -> NoReturn:
+        """Says what json found wrong at the end of the tokens.
 
         Raises:
-            SweepError: The text is not JSON.
+            SweepError: Always.
         """
-        if self.text.startswith("\ufeff"):
+        message, last, self._at = error.msg, self._at, error.pos
+        if "BOM" in message:
             self._fail("the file must not begin with a byte order mark", "save it as UTF-8 without one")
-        self._skip()
-        self.offsets[()] = (self.at, self.at)
-        value = self._value(())
-        self._skip()
-        if self.at < len(self.text):
-            self._expected("the end of the file", "a file holds one value: remove what follows it")
-        return value
-
-    def _value(self, path: Path) -> Json:
-        first = self.text[self.at : self.at + 1]
-        if first in ("{", "[") and len(path) >= MAX_DEPTH:
-            self._fail(f"the file can be nested at most {MAX_DEPTH} deep", "flatten it")
-        if first == "{":
-            return self._object(path)
-        if first == "[":
-            return self._array(path)
-        if first == '"':
-            return self._string()
-        number = _NUMBER.match(self.text, self.at)
-        if number is not None:
-            return self._number(number)
-        return self._name()
-
-    def _object(self, path: Path) -> Json:
-        members: dict[str, Json] = {}
-
-        def member() -> None:
-            start = self.at
-            if not self.text.startswith('"', start):
-                self._expected("a key in double quotes")
-            key = self._string()
-            self._skip()
-            if not self.text.startswith(":", self.at):
-                self._expected(f'":" after the key {json.dumps(key)}')
-            self.at += 1
-            self._skip()
-            if key in members:
-                self._duplicate(key, (*path, key), start)
-            self.offsets.setdefault((*path, key), (start, self.at))
-            members.setdefault(key, self._value((*path, key)))
-
-        self._items("}", member)
-        return members
-
-    def _array(self, path: Path) -> Json:
-        items: list[Json] = []
-
-        def item() -> None:
-            here = (*path, len(items))
-            self.offsets.setdefault(here, (self.at, self.at))
-            items.append(self._value(here))
-
-        self._items("]", item)
-        return items
-
-    def _items(self, close: str, read: Callable[[], None]) -> None:
-        self.at += 1
-        self._skip()
-        if self.text.startswith(close, self.at):
-            self.at += 1
-            return
-        while True:
-            read()
-            self._skip()
-            after = self.text[self.at : self.at + 1]
-            if after not in (",", close) or not after:
-                self._expected(f'"," or "{close}"', "put a comma between two values; JSON has no comments")
-            self.at += 1
-            if after == close:
-                return
-            self._skip()
-
-    def _string(self) -> str:
-        match = _STRING.match(self.text, self.at)
-        if match is None:
+        if "trailing comma" in message:  # as Python 3.13 has it
+            self._at = len(self._text) - len(self._text[self._at + 1 :].lstrip())
+            self._expected("a value" if "array" in message else "a key in double quotes")
+        if "property name" in message:
+            self._expected("a key in double quotes")
+        if "':'" in message:
+            self._expected(f'":" after the key {json.dumps(self._path[-1])}')
+        if "','" in message or "Extra data" in message:
+            if _BARE.match(self._text, self._at) and _BARE.match(self._text, self._at - 1):  # json read a part of it
+                self._at = last
+                self._expected("a value")
+            if "Extra data" in message:
+                self._expected("the end of the file", "a file holds one value: remove what follows it")
+            close = "]" if self._open[-1] is None else "}"
+            self._expected(f'"," or "{close}"', "put a comma between two values; JSON has no comments")
+        if message != "Expecting value":  # of a string
+            self._at = self._at if message.startswith("Unterminated") else last
             self._expected("a complete string")
-        self.at = match.end()
-        return str(json.loads(match[0]))
+        self._expected("a value")
 
-    def _number(self, match: re.Match[str]) -> Json:
-        start, self.at = self.at, match.end()
-        try:
-            return _finite(match[0]) if match[2] else int(match[1])
-        except ValueError:
-            limit = "a float (largest 1.8e308)" if match[2] else "Python's whole numbers (4300 digits)"
-            self._add(start, f"a number must fit {limit}, but got {match[0][:24]}", "give it as a string, or smaller")
-            return None
-
-    def _name(self) -> Json:
-        match = _NAME.match(self.text, self.at)
-        name = match[0] if match else ""
-        if name in _NOT_JSON:
-            message = f"a number must be finite, but got {name}"
-            self._add(self.at, message, "JSON has no such value: use null or a string")
-        elif name not in _LITERALS:
-            self._expected("a value")
-        self.at += len(name)
-        return _LITERALS.get(name)
-
-    def _duplicate(self, key: str, path: Path, start: int) -> None:
-        first, _ = _line_and_column(self._starts, self.offsets[path][0])
-        self._add(start, f"a key must be given once, but {json.dumps(key)} also stands on line {first}", "remove one")
-
-    def _skip(self) -> None:
-        match = _SPACE.match(self.text, self.at)
-        if match is not None:
-            self.at = match.end()
-
-    def _add(self, offset: int, message: str, fix: str) -> None:
-        line, _ = _line_and_column(self._starts, offset)
-        self.problems.append((line, Problem(f"{self.source}:{line}", message, fix)))
+    def _add(self, message: str, fix: str) -> None:
+        line, _ = _line_and_column(self._starts, self._at)
+        self.problems.append((line, Problem(f"{self._source}:{line}", message, fix)))
 
     def _expected(self, what: str, fix: str = "") -> NoReturn:
-        rest = self.text[self.at : self.at + 12].split("\n")[0]
-        end = "the end of the line" if self.at < len(self.text) else "the end of the file"
+        rest = self._text[self._at : self._at + 12].split("\n")[0]
+        end = "the end of the line" if self._at < len(self._text) else "the end of the file"
         got = json.dumps(rest, ensure_ascii=False) if rest else end
-        hints = (hint for pattern, hint in _HINTS if pattern.match(self.text, self.at))
+        hints = (hint for pattern, hint in _HINTS if pattern.match(self._text, self._at))
         self._fail(f"expected {what}, but got {got}", fix or next(hints, "correct the JSON here"))
 
     def _fail(self, message: str, fix: str) -> NoReturn:
-        line, column = _line_and_column(self._starts, self.at)
-        problem = Problem(f"{self.source}:{line}", f"not JSON at column {column}: {message}", fix)
+        line, column = _line_and_column(self._starts, self._at)
+        problem = Problem(f"{self._source}:{line}", f"not JSON at column {column}: {message}", fix)
         raise SweepError([*(earlier for _, earlier in self.problems), problem])

@@ -15,7 +15,7 @@ Schema = dict[str, Any]
 
 
 def schema() -> Schema:
-    """Return the JSON Schema (draft 2020-12) of the sweep file.
+    """Returns the JSON Schema (draft 2020-12) of the sweep file.
 
     It knows the shape: sections, keys, types, forms of generators and distributions. What relates two places (lengths
     in zip, a key given twice, what exclude matches) only the reader checks.

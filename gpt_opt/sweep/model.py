@@ -35,7 +35,7 @@ class Kind:
 
 def _whole(at_least: int) -> Kind:
     schema = {"type": "integer", "minimum": at_least}
-    return Kind(f"a whole number, at least {at_least}", schema, lambda v: is_whole(v) and v >= at_least)  # type: ignore[operator]
+    return Kind(f"an integer, at least {at_least}", schema, lambda v: is_whole(v) and v >= at_least)  # type: ignore[operator]
 
 
 def _one_of(*options: str) -> Kind:
@@ -148,7 +148,7 @@ class Grid:
 
 
 def settings(cls: type[Resources] | type[Metric]) -> dict[str, tuple[Kind, str, bool]]:
-    """Return the fields of a settings object: name -> (kind, meaning, whether it must be given)."""
+    """Returns the fields of a settings object: name -> (kind, meaning, whether it must be given)."""
     return {
         f.name: (f.metadata["kind"], f.metadata["doc"], f.default is dataclasses.MISSING)
         for f in dataclasses.fields(cls)

@@ -62,12 +62,12 @@ class _CannotSay(Exception):
 
 
 def target(key: str) -> str:
-    """Return the config key or group that an override key addresses, without its `+`, `++` or `~`."""
+    """Returns the config key or group that an override key addresses, without its `+`, `++` or `~`."""
     return key.lstrip("+~")
 
 
 def check_key(key: str) -> None:
-    """Check that Hydra's grammar takes `key` as the key of an override.
+    """Checks that Hydra's grammar takes `key` as the key of an override.
 
     Raises:
         SweepError: It does not; the problem says what a key looks like.
@@ -79,7 +79,7 @@ def check_key(key: str) -> None:
 
 
 def to_override(key: str, value: Json) -> str:
-    """Write one override for Hydra's command line.
+    """Writes one override for Hydra's command line.
 
     Args:
         key: Config key or group, with an optional `+` (add), `++` (add or change) or `~` (delete).
@@ -116,7 +116,7 @@ def shell_word(text: str) -> str:
 
 
 def describe(items: Iterable[tuple[str, Json]]) -> str:
-    """Name a point in one short line for a person; not an override: `loss.beta=0.1, seed=0`."""
+    """Names a point in one short line for a person; not an override: `loss.beta=0.1, seed=0`."""
     return ", ".join(f"{key}={v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)}" for key, v in items)
 
 
@@ -145,7 +145,7 @@ def _number(value: int | float) -> str:
         return repr(value)
     except ValueError:
         raise _CannotSay(
-            "a whole number can have at most 4300 digits: Python reads no longer one", "give it as a string"
+            "an integer can have at most 4300 digits: Python reads no longer one", "give it as a string"
         ) from None
 
 

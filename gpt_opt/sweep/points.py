@@ -39,28 +39,8 @@ class Point:
     items: Items
 
     def overrides(self) -> list[str]:
-        """Return the point as arguments for Hydra."""
+        """Returns the point as arguments for Hydra."""
         return [to_override(key, value) for key, value in self.items]
-
-
-@dataclass(frozen=True)
-class Column:
-    """One parameter over the whole sweep, excluded points counted in.
-
-    Attributes:
-        key: The override key, as written.
-        values: Its distinct values, in the order of the file. 1 and 1.0 are two values.
-        always: Whether every point gives it; false for a key of only some members of a union.
-    """
-
-    key: str
-    values: tuple[Json, ...]
-    always: bool
-
-    @property
-    def varies(self) -> bool:
-        """Whether points differ in this parameter."""
-        return len(self.values) > 1 or not self.always
 
 
 @dataclass(frozen=True)
@@ -77,23 +57,17 @@ class Survey:
 
 
 def points(grid: Grid) -> Iterator[Point]:
-    """Enumerate the points of a sweep, holding one at a time."""
+    """Enumerates the points of a sweep, holding one at a time."""
     return (Point(index, items) for index, (items, _) in enumerate(_walk(grid.space, ())))
 
 
 def count(grid: Grid) -> int:
-    """Count the points of a sweep without enumerating them."""
+    """Counts the points of a sweep without enumerating them."""
     return sum(_kept(grid.space, ()).values())
 
 
-def columns(grid: Grid) -> tuple[Column, ...]:
-    """Return every parameter of a sweep with its distinct values, in the order the points give them."""
-    found = values_by_key(grid.space)
-    return tuple(Column(key, tuple(values.values()), always) for key, (values, always) in found.items())
-
-
 def survey(space: Space) -> Survey:
-    """Find out what the exclude entries of `space` itself drop."""
+    """Finds out what the exclude entries of `space` itself drop."""
     own = len(space.exclude)
     masks = _joint(space, ())
     used = 0
@@ -103,22 +77,20 @@ def survey(space: Space) -> Survey:
     return Survey(kept, tuple(i for i in range(own) if not used >> i & 1))
 
 
-def values_by_key(space: Space) -> dict[str, tuple[dict[str, Json], bool]]:
-    """Return for every key of a space its distinct values (under their repr) and whether every point has the key."""
-    found: dict[str, tuple[dict[str, Json], bool]] = {key: ({repr(v): v}, True) for key, v in space.base}
+def values_by_key(space: Space) -> dict[str, dict[str, Json]]:
+    """Returns for every key of a space its distinct values under their repr: 1 and 1.0 are two."""
+    found = {key: {repr(v): v} for key, v in space.base}
     for axis in space.axes:
         for key, values in zip(axis.keys, zip(*axis.rows, strict=True), strict=True):
-            found[key] = ({repr(v): v for v in values}, True)
+            found[key] = {repr(v): v for v in values}
     members = [values_by_key(member) for member in space.union]
     for key in dict.fromkeys(chain.from_iterable(members)):
-        values_of = [member[key] for member in members if key in member]
-        merged = {name: value for values, _ in values_of for name, value in values.items()}
-        found[key] = (merged, len(values_of) == len(members) and all(always for _, always in values_of))
+        found[key] = {name: v for member in members for name, v in member.get(key, {}).items()}
     return found
 
 
 def frozen(value: Json) -> Any:
-    """Return a hashable stand-in: equal for equal JSON values, where 1 and 1.0 are equal and true and 1 are not."""
+    """Returns a hashable stand-in: equal for equal JSON values, where 1 and 1.0 are equal and true and 1 are not."""
     if isinstance(value, bool):
         return ("bool", value)
     if isinstance(value, list):
@@ -135,7 +107,7 @@ def _entries(space: Space) -> tuple[_Entry, ...]:
 
 
 def _parts(space: Space, entries: tuple[_Entry, ...]) -> list[_Rows]:
-    """Return base and axes as rows of items, each with the mask of the entries that it does not rule out."""
+    """Returns base and axes as rows of items, each with the mask of the entries that it does not rule out."""
     parts = [[(space.base, _mask(space.base, entries))]] if space.base else []
     for axis in space.axes:
         rows = (tuple(zip(axis.keys, row, strict=True)) for row in axis.rows)
@@ -155,18 +127,18 @@ def _mask(items: Items, entries: tuple[_Entry, ...]) -> int:
 
 
 def _pending(space: Space, entries: tuple[_Entry, ...]) -> tuple[_Entry, ...]:
-    """Return what is left of each entry for the members of the union to match."""
+    """Returns what is left of each entry for the members of the union to match."""
     here = {target(key) for key, _ in space.base} | {target(key) for axis in space.axes for key in axis.keys}
     return tuple({name: values for name, values in entry.items() if name not in here} for entry in entries)
 
 
 def _start(space: Space, pending: tuple[_Entry, ...]) -> int:
-    """Return the mask of entries that can match at all: without a union, nothing may be left to match."""
+    """Returns the mask of entries that can match at all: without a union, nothing may be left to match."""
     return sum(1 << bit for bit, entry in enumerate(pending) if space.union or not entry)
 
 
 def _walk(space: Space, outer: tuple[_Entry, ...]) -> Iterator[tuple[Items, int]]:
-    """Yield the points that the space's own entries keep, each with the mask of the outer entries."""
+    """Yields the points that the space's own entries keep, each with the mask of the outer entries."""
     own = len(space.exclude)
     entries = (*_entries(space), *outer)
     pending = _pending(space, entries)
@@ -189,7 +161,7 @@ def _tails(space: Space, pending: tuple[_Entry, ...]) -> Iterable[tuple[Items, i
 
 
 def _joint(space: Space, outer: tuple[_Entry, ...]) -> Counter[int]:
-    """Count the points before exclusion by the mask of all entries, own ones in the low bits."""
+    """Counts the points before exclusion by the mask of all entries, own ones in the low bits."""
     entries = (*_entries(space), *outer)
     pending = _pending(space, entries)
     total = Counter({_start(space, pending): 1})

@@ -43,7 +43,7 @@ MAX_SEED = 2**63 - 1
 
 RANDOM_FIELDS = {
     "samples": f"number of points drawn, 1 to {MAX_VALUES}",
-    "seed": "a whole number, 0 if not given; another seed gives other points",
+    "seed": "an integer, 0 if not given; another seed gives other points",
     "params": "key -> one distribution",
 }
 """The fields of `random`."""
@@ -52,12 +52,12 @@ _Keys = dict[str, Path]
 
 
 def is_short(members: dict[str, Json]) -> bool:
-    """Tell whether an object is in the short form: only parameters, and `$schema` at most."""
+    """Returns whether an object is in the short form: only parameters, and `$schema` at most."""
     return not any(name in {*SPACE_SECTIONS, *TOP_SECTIONS, *NOT_BUILT} - {"$schema"} for name in members)
 
 
 def check_sections(report: Report, path: Path, members: dict[str, Json], valid: Iterable[str], what: str) -> None:
-    """Note every member of a space in the long form that is none of the `valid` sections."""
+    """Notes every member of a space in the long form that is none of the `valid` sections."""
     for name in members:
         if name in NOT_BUILT:
             report.add((*path, name), NOT_BUILT[name][0], NOT_BUILT[name][1])
@@ -71,7 +71,7 @@ class SpaceReader:
     """Reads one space; the members of its union are read by readers of their own."""
 
     def __init__(self, report: Report, path: Path, members: dict[str, Json]) -> None:
-        """Take the members of the object at `path`, in the short or the long form."""
+        """Takes the members of the object at `path`, in the short or the long form."""
         self.keys: _Keys = {}
         self._report = report
         self._path = path
@@ -82,7 +82,7 @@ class SpaceReader:
             self._sections = {name: ((*path, name), value) for name, value in members.items()}
 
     def read(self) -> Space:
-        """Read the space and note its problems; the result is only of use when there are none."""
+        """Reads the space and note its problems; the result is only of use when there are none."""
         before = len(self._report)
         base = self._base()
         axes = (*self._grid(), *self._zip(), *self._random())
@@ -92,7 +92,7 @@ class SpaceReader:
         return space
 
     def _parameters(self, section: str) -> tuple[Path, dict[str, Json]]:
-        """Return the path of a section and its members with good keys; note what is wrong with the others."""
+        """Returns the path of a section and its members with good keys; note what is wrong with the others."""
         path, value = self._sections.get(section, (self._path, {}))
         members = self._report.members(path, value, section)
         if section in self._sections and value == {} and section != "base":
@@ -136,7 +136,7 @@ class SpaceReader:
         return [Axis("zip", tuple(lists), tuple(zip(*lists.values(), strict=False)))] if lists else []
 
     def _alternatives(self, path: Path, key: str, value: Json, *, single: bool = False) -> tuple[Json, ...]:
-        """Return the alternatives that a list, a generator or (if `single`) one plain value stands for."""
+        """Returns the alternatives that a list, a generator or (if `single`) one plain value stands for."""
         if isinstance(value, dict):
             return self._generated(path, key, value)
         if isinstance(value, list):
@@ -195,7 +195,7 @@ class SpaceReader:
         where = (*path, name) if name in members else path
         got = shown(value) if name in members else "nothing"
         fix = f"it is the {RANDOM_FIELDS[name]}"
-        self._report.add(where, f"{name} must be a whole number from {low} to {high}, but got {got}", fix)
+        self._report.add(where, f"{name} must be an integer from {low} to {high}, but got {got}", fix)
         return low
 
     def _draws(self, random_path: Path, fields: dict[str, Json]) -> dict[str, Callable[[int], Json]]:
@@ -293,7 +293,7 @@ class SpaceReader:
             self._report.add(path, "exclude must leave a point, but it drops them all", "make its entries narrower")
 
     def _near_miss(self, space: Space, entry: Exclude) -> str:
-        given = {target(key): list(values.values()) for key, (values, _) in values_by_key(space).items()}
+        given = {target(key): list(values.values()) for key, values in values_by_key(space).items()}
         for key, wanted in entry.conditions:
             values = given[target(key)]
             if not set(map(frozen, wanted)) & set(map(frozen, values)):

@@ -16,11 +16,11 @@ from gpt_opt.training.metrics import log_line
 log = logging.getLogger(__name__)
 
 
-class Flow(TrainerCallback):
-    """Evaluates at every `eval_every` and at the end, tells the progress, and stops with a checkpoint when asked.
+class EvalSaveCallback(TrainerCallback):
+    """Evaluates at every `eval_every` and at the end, reports progress, and stops with a checkpoint when asked.
 
     Args:
-        hooks: Whom to tell and ask.
+        hooks: Of whoever runs the training.
         eval_every: Steps between evaluations.
         on_any: Returns whether something holds on any process of the training, to all of them.
         check: Raises when the step was no good; called before anything is made of it.
@@ -36,7 +36,7 @@ class Flow(TrainerCallback):
         self._hooks, self._eval_every, self._on_any, self._check = hooks, eval_every, on_any, check
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Tells where the run starts; a checkpoint of another run must not say when to log and to save."""
+        """Reports where the run starts; a checkpoint of another run must not say when to log and to save."""
         state.compute_steps(args, state.max_steps)
         self._hooks.progress(state.global_step, state.max_steps)
 
@@ -52,7 +52,7 @@ class Flow(TrainerCallback):
             self._check()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Tells the step that a resume would start from."""
+        """Reports the step that a resume would start from."""
         self._hooks.progress(state.global_step, state.max_steps)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -62,7 +62,7 @@ class Flow(TrainerCallback):
         self._hooks.progress(state.global_step, state.max_steps)
 
 
-class Bar(TrainerCallback):
+class ProgressBar(TrainerCallback):
     """A progress bar, for people only: nothing is shown where the output is no terminal."""
 
     def __init__(self) -> None:

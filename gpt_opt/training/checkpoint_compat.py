@@ -12,8 +12,9 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from gpt_opt.config.files import WEIGHT_KEYS
-from gpt_opt.config.inputs import Inputs, changed_inputs, changed_since
+from gpt_opt.config.inputs import changed_inputs, changed_since
 from gpt_opt.errors import ConfigError, DataError, Problem
+from gpt_opt.records.provenance import Inputs
 from gpt_opt.records.run_dir import PROGRESS_FILE
 from gpt_opt.training.checkpointing import damage
 from gpt_opt.training.models.build import saved_weights
@@ -30,21 +31,31 @@ def checkpoint_step(checkpoint: Path) -> int:
     return int(json.loads((checkpoint / "trainer_state.json").read_text())["global_step"])
 
 
-def require_engine(checkpoint: Path, engine: str | None) -> None:
-    """Checks that the optimizer states of a checkpoint can be read: those of DeepSpeed serve one division alone.
+def require_resumable(
+    checkpoint: Path, progress: Mapping[str, Any], data: str, inputs: Inputs, sharding: str | None
+) -> None:
+    """Checks that a training goes on where a checkpoint was saved.
 
     Args:
         checkpoint: Where to resume.
-        engine: How DeepSpeed divides the training now, or None.
+        progress: What its `PROGRESS_FILE` says.
+        data: Fingerprint of the data.
+        inputs: Files and modules of the run with their fingerprints.
+        sharding: How DeepSpeed shards the training, or None.
 
     Raises:
-        ConfigError: If they cannot.
+        ConfigError: If its optimizer state cannot be read: that of DeepSpeed serves one sharding alone.
+        DataError: If it was trained on other data, or from other weights.
     """
-    saved = json.loads((checkpoint / PROGRESS_FILE).read_text()).get("engine")
-    if saved != engine:
-        ways = [way or "without DeepSpeed" for way in (saved, engine)]
+    if (saved := progress.get("engine")) != sharding:
+        ways = [way or "without DeepSpeed" for way in (saved, sharding)]
         problem = f"must be as for {checkpoint}, which was saved {ways[0]}; now it is {ways[1]}"
         raise ConfigError([Problem("deepspeed", problem, "go on as it began, or train anew: rerun=true")])
+    if progress["data_fingerprint"] != data:
+        old = progress["data_fingerprint"][:12]
+        problem = f"must be the data that {checkpoint.name} was trained on, {old}, but is now {data[:12]}"
+        raise DataError([Problem("data.dataset", problem, "restore the data, or train from the start: rerun=true")])
+    require_inputs(checkpoint, progress.get("inputs", {}), inputs)
 
 
 def settings_of(optimizer: Optimizer) -> list[dict[str, Any]]:
@@ -53,7 +64,7 @@ def settings_of(optimizer: Optimizer) -> list[dict[str, Any]]:
 
 
 def require_inputs(checkpoint: Path, before: Inputs, now: Inputs) -> None:
-    """Checks that a training goes on from the weights that it began with; other code of the user's is told.
+    """Checks that a training goes on from the weights that it began with; other code of the user's is logged.
 
     Args:
         checkpoint: Where to resume.

@@ -9,23 +9,25 @@ import os
 import shutil
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from stat import S_IMODE
+from typing import Any
 
 from gpt_opt.errors import GptOptError, Problem, RequestError, disk_full
-from gpt_opt.records.run_dir import PROGRESS_FILE, checkpoints
+from gpt_opt.records.io import sync
+from gpt_opt.records.run_dir import PROGRESS_FILE, checkpoints, step_of
 
 FINAL = "final"
 """Link to the best checkpoint of a run with load_best_model_at_end that has ended."""
 
 OPTIMIZER_FILE = "optimizer.pt"
-"""States of the optimizer, but for those that DeepSpeed divides among the processes: they are in `global_step*/`."""
+"""State of the optimizer, but for that which DeepSpeed shards: it is in `global_step*/`."""
 
 SCHEDULER_FILE = "scheduler.pt"
-"""Where the schedule is."""
+"""State of the learning rate schedule."""
 
 SIZES_FILE = "sizes.json"
 """Bytes of every other file of a checkpoint that is read again, by its name, as they were when it was committed."""
@@ -170,15 +172,7 @@ def is_of_deepspeed(checkpoint: Path) -> bool:
 def sync_tree(folder: Path) -> None:
     """Makes every file of a folder survive a power failure."""
     for path in [*folder.rglob("*"), folder]:
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(path)
 
 
 @contextmanager
@@ -213,12 +207,25 @@ def _is_full(folder: Path) -> bool:
     return False
 
 
+def finish_checkpoint(saved: Path, progress: Mapping[str, Any]) -> None:
+    """Adds to a saved checkpoint what a resume asks, and makes all of it survive a power failure.
+
+    Args:
+        saved: What transformers has written.
+        progress: JSON values for `PROGRESS_FILE`.
+    """
+    (saved / PROGRESS_FILE).write_text(json.dumps(progress))
+    record_sizes(saved)
+    usual_modes(saved)
+    sync_tree(saved)
+
+
 def commit_checkpoint(saved: Path, folder: Path) -> None:
-    """Moves a finished checkpoint to its place in `folder`, replacing one of the same step."""
+    """Moves a finished checkpoint into `folder`, replacing one of the same step."""
     target = folder / saved.name
     shutil.rmtree(target, ignore_errors=True)
     saved.rename(target)
-    _sync(folder)
+    sync(folder)
     shutil.rmtree(saved.parent, ignore_errors=True)
 
 
@@ -228,7 +235,7 @@ def remove_beyond(folder: Path, step: int, limit: int | None, best: int | None =
     Those beyond `step`, the newest one, are damaged ones that an attempt before this one has left.
     """
     for path in checkpoints(folder):
-        if int(path.name.rpartition("-")[2]) > step:
+        if (step_of(path) or 0) > step:
             shutil.rmtree(path, ignore_errors=True)
     if limit is not None:
         for old in checkpoints(folder)[:-limit]:
@@ -247,11 +254,11 @@ def link_final(folder: Path, step: int) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(f"checkpoint-{step}")
     temporary.replace(folder / FINAL)
-    _sync(folder)
+    sync(folder)
 
 
 def final_checkpoint(folder: Path) -> Path | None:
-    """Returns the checkpoint that a complete run hands over: the one chosen as the best, else the newest.
+    """Returns the final checkpoint of a complete run: the one chosen as the best, else the newest.
 
     Raises:
         GptOptError: If its weights are damaged: an older one would not be the result.
@@ -266,6 +273,11 @@ def final_checkpoint(folder: Path) -> Path | None:
     if wrong:
         raise GptOptError(f"{chosen} must be the result of its run, but {'; '.join(wrong)}; train again: rerun=true")
     return chosen
+
+
+def staging_folder(folder: Path, step: int) -> Path:
+    """Returns where the checkpoint of a step is saved before it is committed to `folder`."""
+    return folder / f".saving-{step}"
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -29,14 +29,14 @@ class HostMemoryFull(GptOptError):
     """A batch did not fit into the memory of the machine; slots know this failure by the words of its message."""
 
 
-def require_finite(value: float, what: str, step: int, noun: str = "", positions: Sequence[int] = ()) -> None:
+def require_finite(value: float, what: str, step: int, item_name: str = "", positions: Sequence[int] = ()) -> None:
     """Raises when a loss is no finite number.
 
     Args:
         value: The loss.
         what: Which loss, for people.
         step: Optimizer step that it belongs to.
-        noun: What the data consists of: pairs or examples.
+        item_name: What the items of the data are called, pairs for example.
         positions: Positions in the training data of all that the step was taken on.
 
     Raises:
@@ -48,8 +48,8 @@ def require_finite(value: float, what: str, step: int, noun: str = "", positions
     text = f"{what} is {'NaN' if math.isnan(value) else value} at step {step}"
     if positions:
         more = ", ..." if len(positions) > _SHOWN else ""
-        text += f" ({noun} {', '.join(map(str, positions[:_SHOWN]))}{more})"
-        text += f"\n{noun} of this step, by position in the training data: {', '.join(map(str, positions))}"
+        text += f" ({item_name} {', '.join(map(str, positions[:_SHOWN]))}{more})"
+        text += f"\n{item_name} of this step, by position in the training data: {', '.join(map(str, positions))}"
     raise LossNotFinite(f"{text}\nlower optimizer.optimizer_params.lr, warm up for longer, or look at the data")
 
 
@@ -66,7 +66,7 @@ def _memory_failure(error: BaseException) -> type[GptOptError] | None:
 
 @contextmanager
 def memory_failures_named(batch: Callable[[], str], advice: str) -> Iterator[None]:
-    """Turns want of memory inside the block into a failure that names the batch and says what to lower.
+    """Turns an out-of-memory error inside the block into a failure that names the batch and says what to lower.
 
     Args:
         batch: Returns which batch is worked on and its shape.

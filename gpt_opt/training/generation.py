@@ -1,26 +1,49 @@
-"""What the models write during a training: at every evaluation they continue the same few validation prompts."""
+"""Generations during a training: at every evaluation the models continue the same few validation prompts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from gpt_opt.config.checks.sampling import DEFAULT_SAMPLES
 from gpt_opt.errors import ConfigError, DataError, Problem
-from gpt_opt.training.data.tokenize import TokenizedPair, token_ids
 from gpt_opt.training.models.build import Reference
-
-if TYPE_CHECKING:
-    from gpt_opt.training.loop import Parts
+from gpt_opt.training.parts import Parts
+from gpt_opt.training.trainer import ObjectiveTrainer
 
 Row = dict[str, Any]
 
 
-class Sampler:
+class GenerationCallback(TrainerCallback):
+    """Adds to samples.jsonl what the models generate at an evaluation.
+
+    Args:
+        generator: Of the training.
+        trainer: Which has the models.
+    """
+
+    def __init__(self, generator: Generator, trainer: ObjectiveTrainer) -> None:
+        self._generator, self._trainer = generator, trainer
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Generates; every process of a training does."""
+        with self._trainer.forwards.generating(f"the generations after step {state.global_step}") as models:
+            rows = self._generator.rows(*models, args.device)
+        self._trainer.log_generations(rows)
+
+
+class Generator:
     """Continues the first few distinct validation prompts that have at most max_prompt_length tokens.
 
     Random numbers are those of the run's seed, the same at every evaluation and for both models: what differs between
@@ -42,20 +65,25 @@ class Sampler:
             problem = f"needs a model with transformers' generate, but {type(parts.policy).__name__} has none"
             raise ConfigError([Problem("training.sampling.sample_during_eval", problem, "set it to false")])
         self._tokenizer, self._batch_size, self._seed = parts.tokenizer, batch_size, seed
-        longest, room = parts.limits.max_prompt_length, parts.limits.max_length - parts.limits.max_prompt_length
-        found: dict[tuple[int, ...], int] = {}
-        for index, item in enumerate(parts.validation):
-            if len(item.prompt) <= longest:
-                found.setdefault(tuple(item.prompt), index)
-        if not found:
+        limits = parts.objective.limits
+        longest, room = limits.max_prompt_length, limits.max_length - limits.max_prompt_length
+        indices: dict[tuple[int, ...], int] = {}
+        completions: dict[int, list[int] | None] = {}
+        for index, item in enumerate(parts.items.validation):
+            prompt, completions[index] = parts.objective.continuation(item)
+            if len(prompt) <= longest:
+                indices.setdefault(tuple(prompt), index)
+        if not indices:
             problem = f"is {longest} tokens, but every validation prompt is longer, so that none can be continued"
             fix = "raise it, or set training.sampling.sample_during_eval=false"
             raise DataError([Problem("training.training_params.max_prompt_length", problem, fix)])
         count = settings["n_samples"] if settings["n_samples"] is not None else DEFAULT_SAMPLES
-        chosen = list(found.items())[:count]
+        chosen = list(indices.items())[:count]
         self._prompts = [list(prompt) for prompt, _ in chosen]
-        self._asked = [{"index": index, "prompt": self._text(prompt)} for prompt, index in chosen]
-        self._answers = [self._answer(parts.validation[index]) for _, index in chosen]
+        self._from_data = [{"index": index, "prompt": self._text(prompt)} for prompt, index in chosen]
+        self._completions = [
+            {} if (ids := completions[index]) is None else {"chosen": self._text(ids)} for _, index in chosen
+        ]
         self._room = settings["max_new_tokens"] if settings["max_new_tokens"] is not None else room
         self._temperature = settings["temperature"]
         self._reference: list[str] | None = None
@@ -63,35 +91,30 @@ class Sampler:
     def _text(self, ids: Sequence[int]) -> str:
         return cast("str", self._tokenizer.decode(list(ids)))
 
-    def _answer(self, item: Any) -> Row:
-        """Returns the answer of the data, where it is a wanted one."""
-        if isinstance(item, TokenizedPair):
-            return {"chosen": self._text(item.chosen)}
-        return {"chosen": self._text(token_ids(item.completion))} if item.desirable else {}
-
     def rows(self, policy: PreTrainedModel, reference: Reference | None, device: torch.device) -> list[Row]:
-        """Lets the models write; every process of a training must call it at the same step and gets the same.
+        """Generates; every process of a training must call it at the same step and gets the same.
 
         Args:
             policy: The model that is trained, in evaluation mode.
-            reference: What it is compared with; it never changes and so writes only once.
+            reference: What it is compared with; it never changes and so generates only once.
             device: Of both.
 
         Returns:
             A row a prompt: `index` in the validation data, from 0; `prompt`; `policy`; `reference`, where there is
-            one; `chosen`, the answer of the data, where it is a wanted one. Texts are as the models see them, special
-            tokens included: one that does not end in the end-of-sequence token was cut.
+            one; `chosen`, the completion of the data, where it is a wanted one. Texts are as the models see them,
+            special tokens included: one that does not end in the end-of-sequence token was truncated.
         """
-        written = {"policy": self._write(policy, device)}
+        generated = {"policy": self._generate(policy, device)}
         if reference is not None:
             if self._reference is None:
                 with reference.of(policy) as model:
-                    self._reference = self._write(model, device)
-            written["reference"] = self._reference
-        texts = [dict(zip(written, texts, strict=True)) for texts in zip(*written.values(), strict=True)]
-        return [{**asked, **own, **data} for asked, own, data in zip(self._asked, texts, self._answers, strict=True)]
+                    self._reference = self._generate(model, device)
+            generated["reference"] = self._reference
+        texts = [dict(zip(generated, texts, strict=True)) for texts in zip(*generated.values(), strict=True)]
+        rows = zip(self._from_data, texts, self._completions, strict=True)
+        return [{**prompt, **own, **completion} for prompt, own, completion in rows]
 
-    def _write(self, adapted: PreTrainedModel, device: torch.device) -> list[str]:
+    def _generate(self, adapted: PreTrainedModel, device: torch.device) -> list[str]:
         model = cast("Any", adapted).get_base_model() if hasattr(adapted, "get_base_model") else adapted
         texts: list[str] = []
         with torch.random.fork_rng([] if device.type == "cpu" else [device]):
@@ -128,6 +151,12 @@ class Sampler:
         """Returns the tokens that may follow prompts of `width` tokens within the positions of the model."""
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         return int(self._room if positions is None else min(self._room, max(positions - width, 1)))
+
+
+def generator_of(config: Mapping[str, Any], parts: Parts, batch_size: int) -> Generator | None:
+    """Returns what generates at evaluations, `batch_size` prompts at a time; None where that is not asked for."""
+    settings = config["training"]["sampling"]
+    return Generator(settings, parts, batch_size, config["seed"] % 2**32) if settings["sample_during_eval"] else None
 
 
 @contextmanager

@@ -59,5 +59,6 @@ def require_kind(key: str, node: Mapping[str, Any], made: Any, kind: type) -> No
         ConfigError: If it is no `kind`.
     """
     if not isinstance(made, kind):
-        problem = f"must give a {kind.__name__}, but {node['_target_']} gives a {type(made).__name__}"
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        problem = f"must give {article} {kind.__name__}, but {node['_target_']} gives a {type(made).__name__}"
         raise ConfigError([Problem(f"{key}._target_", problem, f"see {kind.__module__}.{kind.__name__}")])

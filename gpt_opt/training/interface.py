@@ -55,7 +55,7 @@ class Result:
         peak_memory_mb: Largest memory of this attempt: of the GPU where there is one, else of the process, MiB.
         device: Name of the device.
         data_fingerprint: SHA-256 of the training and validation data.
-        data: For each split its `rows` and how many of them were cut; under `dropped`, the rows left out by reason.
+        data: For each split its `rows` and how many of them were truncated; under `dropped`, rows left out by reason.
     """
 
     step: int

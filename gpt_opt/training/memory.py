@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-
-if TYPE_CHECKING:
-    from gpt_opt.training.loop import Parts
+from transformers import PreTrainedModel
 
 _MIB = 1 << 20
 
@@ -46,6 +43,7 @@ def _reset_resident_peak() -> None:
 
 
 def _resident_peak_kib() -> int:
+    """Returns the peak since it was reset; psutil has none, and that of getrusage is never reset."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
@@ -55,7 +53,9 @@ def _size(weights: Iterable[nn.Parameter]) -> int:
     return sum(item.numel() * item.element_size() for item in weights)
 
 
-def estimate_mb(parts: Parts, rows: int, width: int, mixed_precision: bool) -> float:
+def estimate_mb(
+    policy: PreTrainedModel, reference: PreTrainedModel | None, rows: int, width: int, mixed_precision: bool
+) -> float:
     """Estimates the peak memory of training in MiB.
 
     Weights of policy and reference; gradients and two optimizer states, each as large as the weights that are trained;
@@ -64,18 +64,18 @@ def estimate_mb(parts: Parts, rows: int, width: int, mixed_precision: bool) -> f
     without width or depth leaves the last out.
 
     Args:
-        parts: What is trained.
+        policy: What is trained.
+        reference: A frozen model beside it.
         rows: Sequences in one forward.
         width: Tokens in the longest sequence.
         mixed_precision: Whether activations have 16 bits whatever the weights have.
     """
-    weights = _size(parts.policy.parameters())
-    trained = _size(item for item in parts.policy.parameters() if item.requires_grad)
-    reference = parts.reference.model if parts.reference is not None else None
+    weights = _size(policy.parameters())
+    trained = _size(item for item in policy.parameters() if item.requires_grad)
     frozen = _size(reference.parameters()) if reference is not None else 0
-    config = parts.policy.config
-    value = 2 if mixed_precision else parts.policy.dtype.itemsize
-    units = getattr(config, "hidden_size", 0) * getattr(config, "num_hidden_layers", 0)
-    activations = 34 * value // 2 * rows * width * units
+    config = policy.config
+    value = 2 if mixed_precision else policy.dtype.itemsize
+    width_of_layers = getattr(config, "hidden_size", 0) * getattr(config, "num_hidden_layers", 0)
+    activations = 34 * value // 2 * rows * width * width_of_layers
     logits = 2 * 4 * rows * width * config.vocab_size
     return float(weights + frozen + 3 * trained + activations + logits) / _MIB

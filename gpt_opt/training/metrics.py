@@ -1,25 +1,19 @@
-"""Metrics between two log lines: sums on the device, means on demand; the file and the line they end up in."""
+"""Metrics between two log lines: sums on the device, means on demand; the line they end up in."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import time
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from gpt_opt.errors import named_errors
+from gpt_opt.records.metrics import EVALUATION, METRICS
 
 Reduce = Callable[[Tensor], Tensor]
 """Sums a tensor over all processes."""
 
 
-class Means:
+class MetricAccumulator:
     """Running means of named values, kept on the device so that adding to them never waits for it."""
 
     def __init__(self) -> None:
@@ -60,68 +54,12 @@ class Means:
         return means
 
 
-class StepFile:
-    """A file of one JSON object a line, each with its step; a resume drops what came after its checkpoint."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def write(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Appends rows of a step."""
-        text = "".join(json.dumps({"step": step, **row}) + "\n" for row in rows)
-        with named_errors(self._path), self._path.open("a", encoding="utf-8") as stream:
-            stream.write(text)
-
-    def sync(self) -> None:
-        """Makes every row so far survive a power failure."""
-        if self._path.exists():
-            with named_errors(self._path), self._path.open("a", encoding="utf-8") as stream:
-                os.fsync(stream.fileno())
-
-    def keep_until(self, step: int) -> dict[str, Any]:
-        """Drops every row after `step`, and a torn last line; returns the last value of each name that stays."""
-        if not self._path.exists():
-            return {}
-        kept: list[str] = []
-        last: dict[str, Any] = {}
-        for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if row["step"] <= step:
-                kept.append(line + "\n")
-                last.update(row)
-        temporary = self._path.with_suffix(".tmp")
-        with named_errors(temporary):
-            temporary.write_text("".join(kept), encoding="utf-8")
-        temporary.replace(self._path)
-        return {name: value for name, value in last.items() if name not in ("step", "time")}
-
-
-class MetricsFile(StepFile):
-    """metrics.jsonl."""
-
-    def append(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes one row; a value that is no number in JSON (NaN, infinity) becomes null."""
-        row = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self.write(step, [{"time": round(time.time(), 3), **row}])
-
-
-_SHOWN = {
-    "loss": ("loss", "{:.4f}"),
-    "rewards/accuracies": ("accuracy", "{:.2%}"),
-    "rewards/margins": ("margin", "{:.4f}"),
-    "kl": ("kl", "{:.4f}"),
-    "learning_rate": ("lr", "{:.3e}"),
-}
-
-
 def log_line(step: int, values: Mapping[str, float]) -> str:
     """Returns `step=100 loss=0.4523 accuracy=72.50% lr=5.000e-06` for a row of training or evaluation metrics."""
     parts = [f"step={step}"]
-    for prefix in ("", "eval/"):
-        for name, (short, form) in _SHOWN.items():
-            if (value := values.get(prefix + name)) is not None and (prefix or short not in ("margin", "kl")):
-                parts.append(f"{prefix.replace('/', '_')}{short}={form.format(value)}")
+    for prefix in ("", EVALUATION):
+        for name, info in METRICS.items():
+            if (value := values.get(prefix + name)) is not None and info.log and (prefix or info.log_training):
+                label, form = info.log
+                parts.append(f"{prefix.replace('/', '_')}{label}={value:{form}}")
     return " ".join(parts)

@@ -1,6 +1,6 @@
-"""Training whose weights or optimizer states are divided among the processes: FSDP of torch, ZeRO of DeepSpeed.
+"""Training whose weights or optimizer states are sharded over the processes: FSDP of torch, ZeRO of DeepSpeed.
 
-What both are told follows from the training keys. A checkpoint of FSDP has the files of one without it, so a run may
+What both are given follows from the training keys. A checkpoint of FSDP has the files of one without it, so a run may
 change between them; DeepSpeed keeps its optimizer states in files of its own.
 """
 
@@ -31,8 +31,8 @@ from gpt_opt.training.optimizers import with_names
 _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
-def engine_arguments(config: Mapping[str, Any], devices: int) -> dict[str, Any]:
-    """Returns what TrainingArguments is told of the engine: `deepspeed`, or `fsdp` and `fsdp_config`, or nothing.
+def sharding_arguments(config: Mapping[str, Any], devices: int) -> dict[str, Any]:
+    """Returns the TrainingArguments of the sharding backend: `deepspeed`, or `fsdp` and `fsdp_config`, or none.
 
     Args:
         config: The resolved config.
@@ -67,7 +67,7 @@ def _on_both(fsdp: Mapping[str, Any]) -> bool:
 def deepspeed_settings(deepspeed: Mapping[str, Any], params: Mapping[str, Any], devices: int) -> dict[str, Any]:
     """Returns the JSON that DeepSpeed receives, in its words (deepspeed.ai/docs/config-json).
 
-    Optimizer and schedule are not in it: they are those of every other run, handed over as objects.
+    Optimizer and schedule are not in it: they are those of every other run, given as objects.
 
     Args:
         deepspeed: The group `deepspeed`.
@@ -90,8 +90,16 @@ def deepspeed_settings(deepspeed: Mapping[str, Any], params: Mapping[str, Any], 
     }
 
 
+def sharding_of(arguments: TrainingArguments) -> str | None:
+    """Returns how DeepSpeed shards a training, which a checkpoint of it must keep; None without DeepSpeed."""
+    settings = cast("dict[str, Any] | None", arguments.deepspeed)
+    if not settings:
+        return None
+    return f"with ZeRO {settings['zero_optimization']['stage']} on {arguments.world_size} processes"
+
+
 def prepare_fsdp(accelerator: Any, plugin: Mapping[str, Any]) -> None:
-    """Makes accelerate divide a model on CPUs too, as torch can, and sum gradients in float32 whatever computes them.
+    """Makes accelerate shard a model on CPUs too, as torch can, and sum gradients in float32 whatever computes them.
 
     Args:
         accelerator: A fresh accelerate.Accelerator of several processes.
@@ -106,8 +114,8 @@ def prepare_fsdp(accelerator: Any, plugin: Mapping[str, Any]) -> None:
         accelerator.state.fsdp_plugin.mixed_precision_policy = policy
 
 
-def divide_reference(model: PreTrainedModel, arguments: TrainingArguments, accelerator: Any) -> PreTrainedModel:
-    """Divides a frozen model among the processes where FSDP or ZeRO 3 divides the weights of the trained one.
+def shard_reference(model: PreTrainedModel, arguments: TrainingArguments, accelerator: Any) -> PreTrainedModel:
+    """Shards a frozen model where FSDP or ZeRO 3 shards the weights of the trained one.
 
     Args:
         model: The model, on its device, in evaluation mode.
@@ -115,7 +123,7 @@ def divide_reference(model: PreTrainedModel, arguments: TrainingArguments, accel
         accelerator: Of the training; the reference computes with the precision of the policy.
 
     Returns:
-        What to call instead; the model itself where it stays whole.
+        What to call instead; the model itself where it is not sharded.
     """
     if arguments.fsdp:
         offload = CPUOffloadPolicy() if cast("Any", arguments.fsdp_config)["cpu_offload"] else OffloadPolicy()
@@ -136,7 +144,7 @@ def divide_reference(model: PreTrainedModel, arguments: TrainingArguments, accel
 
 
 def full_weights(model: nn.Module) -> dict[str, Any]:
-    """Gathers divided weights, tied ones once; all processes call it, the first gets the result, the others nothing."""
+    """Gathers sharded weights, tied ones once; all processes call it, the first gets the result, the others nothing."""
     tied = getattr(model, "all_tied_weights_keys", ())
     return {name: value for name, value in get_model_state_dict(model, options=_FULL).items() if name not in tied}
 
@@ -161,7 +169,7 @@ def load_optimizer_state(model: nn.Module, optimizer: Optimizer, saved: Mapping[
 
 
 def load_weights(model: PreTrainedModel, checkpoint: Path) -> None:
-    """Loads the weights, or the adapters, of a checkpoint into a model that is not divided yet.
+    """Loads the weights, or the adapters, of a checkpoint into a model that is not sharded yet.
 
     Raises:
         ConfigError: If they are not those of the model.

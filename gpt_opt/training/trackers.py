@@ -8,7 +8,6 @@ What a tracker gets is rows and config, never the environment. One that fails is
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -20,6 +19,7 @@ from typing import Any, Protocol
 
 from gpt_opt.config.explain import flat_values
 from gpt_opt.errors import ConfigError, Problem
+from gpt_opt.records.step_log import read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -312,9 +312,8 @@ class Reporters:
 
 def _earlier_rows(metrics: Path) -> list[Row]:
     """Returns the rows of a file before the last one."""
-    lines = metrics.read_text(encoding="utf-8").splitlines()[:-1] if metrics.exists() else []
     rows = []
-    for number, row in enumerate(map(json.loads, lines)):
+    for number, row in enumerate(read_metrics(metrics).records[:-1]):
         step, written = row.pop("step"), row.pop("time")
         values = {name: math.nan if value is None else value for name, value in row.items()}
         rows.append(Row(number, step, written, values))

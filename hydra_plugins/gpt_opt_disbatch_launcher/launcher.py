@@ -16,9 +16,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from gpt_opt.dispatch.facts import Shown, SweepStatus
     from gpt_opt.dispatch.submit import Request
+    from gpt_opt.dispatch.sweep_status import SweepStatus
     from gpt_opt.errors import Problem
+    from gpt_opt.records.state import State
     from gpt_opt.records.sweep_dir import Sweep, SweepRun
 
 # Hydra imports this module at every start, of every run: what is of use to a launch alone is imported there.
@@ -65,31 +66,31 @@ class DisBatchLauncher(Launcher):
         Raises:
             ConfigError: If the command line asks for what the runs would not get; nothing was started then.
         """
-        from gpt_opt.dispatch import slurm
         from gpt_opt.dispatch.driver import drive
         from gpt_opt.dispatch.submit import prepare_points
         from gpt_opt.dispatch.sweep_status import gather
         from gpt_opt.errors import ConfigError, RunFailed
+        from gpt_opt.records.job_id import this_job
         from gpt_opt.records.run_dir import path_part
 
         assert self._config is not None, "Hydra calls setup first"
         if problems := [*self._wrong_keys(), *_refused(self._config)]:
             raise ConfigError(problems, ", nothing was started")
-        in_job = slurm.job_id() is not None
+        in_job = this_job().is_slurm
         name = path_part(self._config.get("exp_name") or "multirun")
         sweep, runs = prepare_points(self._request(in_job), name, job_overrides)
         error = None
         try:
             with _counts_shown(sweep), _quiet("gpt_opt.dispatch.driver"):
-                drive(sweep, None if in_job else sweep.submission().slots)
+                drive(sweep, in_job)
         except RunFailed as failure:
             error = failure
         status = gather(sweep, ask_slurm=False)
         if error is not None:
             error = RunFailed("\n".join([str(error), *_failed_lines(status)]))
-        states = {item.run.run_id: item.state for item in status.runs}
+        done = {item.run for item in status.runs if item.what.is_done}
         return [
-            _job_return(self._config, overrides, run, states[run.run_id], error)
+            _job_return(self._config, overrides, run, run in done, error)
             for overrides, run in zip(job_overrides, runs, strict=True)
         ]
 
@@ -135,7 +136,7 @@ def _counts_shown(sweep: Sweep) -> Iterator[None]:
 
     def show() -> None:
         status: SweepStatus | None = None
-        shown: dict[Shown, int] | None = None
+        shown: dict[State, int] | None = None
         ended = False
         while not ended:
             ended = over.wait(_LOOK_S if status is not None else 0)
@@ -168,28 +169,25 @@ def _quiet(name: str) -> Iterator[None]:
 
 def _failed_lines(status: SweepStatus) -> Iterator[str]:
     """Yields a line for every run that is not COMPLETED: what is its own, and why."""
-    from gpt_opt.dispatch.facts import Shown
-    from gpt_opt.plan.show import columns, parameters
     from gpt_opt.records.attempts import CAUSES
+    from gpt_opt.sweep.varying import common_and_varying, parameters
 
-    _, varying = columns([item.run.overrides for item in status.runs])
+    _, varying = common_and_varying([item.run.overrides for item in status.runs])
     for item in status.runs:
-        if item.state is not Shown.COMPLETED:
+        if not item.what.is_done:
             values = parameters(item.run.overrides)
             own = " ".join(f"{key}={values[key]}" for key in varying if key in values)
-            why = item.message or (CAUSES[item.cause].says if item.cause is not None else "")
-            said = f"  run {item.run.index}{f' ({own})' if own else ''}: {item.state}"
-            yield f"{said}: {why}" if why else said
+            why = item.message or (CAUSES[item.cause].message if item.cause is not None else "")
+            line = f"  run {item.run.index}{f' ({own})' if own else ''}: {item.state}"
+            yield f"{line}: {why}" if why else line
 
 
 def _job_return(
-    config: DictConfig, overrides: Sequence[str], run: SweepRun, state: Shown, error: Exception | None
+    config: DictConfig, overrides: Sequence[str], run: SweepRun, done: bool, error: Exception | None
 ) -> JobReturn:
-    from gpt_opt.dispatch.facts import Shown
     from gpt_opt.records.io import read_json_object
     from gpt_opt.run.objective import objective
 
-    done = state is Shown.COMPLETED
     learns = not config.hydra.sweeper._target_.endswith(".BasicSweeper")
     value = objective(read_json_object(run.paths().config), run.paths()) if done and learns else None
     return JobReturn(

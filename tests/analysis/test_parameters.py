@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 
 from analysis import load_runs
-from analysis.parameters import format_value, run_labels, run_order, short_names, varying_parameters
+from analysis.parameters import format_value, run_labels, run_order, short_names, shortened, varying_parameters
 from gpt_opt.records.run_dir import RunPaths
 
 MakeRun = Callable[..., RunPaths]
@@ -104,3 +105,25 @@ def test_labels_name_what_varies(make_run: MakeRun, outputs: Path) -> None:
 def test_a_run_without_parameters_is_called_by_its_directory(make_run: MakeRun, outputs: Path) -> None:
     make_run().config.unlink()
     assert run_labels(load_runs(outputs)) == ["run-000000000000"]
+
+
+@pytest.mark.parametrize(
+    ("values", "limit", "expected"),
+    [
+        (["/data/of/the/project/a/x.jsonl", "/data/of/the/project/b/x.jsonl"], 12, ["…a/x.jsonl", "…b/x.jsonl"]),
+        (["adamw-with-a-long-name", "sgd"], 10, ["ada…g-name", "sgd"]),
+    ],
+)
+def test_what_differs_is_kept(values: list[str], limit: int, expected: list[str]) -> None:
+    found = shortened(values, limit)
+    assert [found[value] for value in values] == expected
+
+
+def test_different_values_stay_different_and_short() -> None:
+    draw = random.Random(0)
+    for _ in range(300):
+        values = ["".join(draw.choices("ab/", k=draw.randrange(40))) for _ in range(draw.randrange(1, 30))]
+        limit = draw.randrange(8, 30)
+        found = shortened(values, limit)
+        assert len(set(found.values())) == len(set(values))
+        assert max(map(len, found.values())) <= limit

@@ -22,7 +22,7 @@ from gpt_opt.records.state import State
 
 MakeRun = Callable[..., RunPaths]
 
-ALL_PANELS = ["loss (bold: eval, pale: train)", "eval accuracy", "eval reward margin", "eval KL estimate"]
+ALL_PANELS = ["loss (bold: eval, pale: train)", "eval accuracy", "eval margin", "eval KL (nats)"]
 
 
 def draw(outputs: Path) -> Figure:

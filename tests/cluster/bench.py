@@ -11,13 +11,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.dispatch.driver import due
+from gpt_opt.dispatch.classify import classify_runs
 from gpt_opt.dispatch.slot.gpus import lock_dir
 from gpt_opt.records.attempts import History, read_history
 from gpt_opt.records.claim import read_claim
@@ -55,14 +55,18 @@ class Slow(torch.optim.AdamW):
 
 @dataclass(frozen=True)
 class Bench:
-    """A folder with a sweep file, on a cluster or, where that is None, on this machine alone."""
+    """A folder with a sweep file, on a cluster or, where that is None, on this machine alone.
+
+    With `forks`, the environment of a fork server, runs need not import the libraries first.
+    """
 
     folder: Path
     cluster: Cluster | None
+    forks: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def env(self) -> dict[str, str]:
-        env = dict(self.cluster.env) if self.cluster is not None else dict(os.environ)
+        env = {**(self.cluster.env if self.cluster is not None else os.environ), **self.forks}
         bin_dir = str(Path(sys.executable).parent)
         path = os.pathsep.join([str(self.folder), *filter(None, [env.get("PYTHONPATH")])])
         own = {"PYTHONPATH": path, "PATH": f"{bin_dir}:{env['PATH']}", "OMP_NUM_THREADS": "1"}
@@ -98,7 +102,7 @@ class Bench:
         file.write_text(json.dumps({"name": "sweep", "base": base, "grid": grid, **more}))
         return file
 
-    def call(self, *command: str, expect: int | None = 0, timeout_s: float = 120) -> str:
+    def call(self, *command: str, expect: int | None = 0, timeout_s: float = 240) -> str:
         """Runs a command in the folder and returns what it printed; `expect` is the exit code that must come."""
         done = subprocess.run(
             command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=timeout_s, check=False
@@ -120,11 +124,11 @@ class Bench:
         return [job.id for job in self.sweep().submission().jobs]
 
     def driver_pid(self) -> int:
-        claim = read_claim(RunPaths(self.sweep().root))
+        claim = read_claim(self.sweep().driver)
         assert claim is not None
         return claim.owner.pid
 
-    def wait(self, what: str, holds: Callable[[], bool], timeout_s: float = 120) -> float:
+    def wait(self, what: str, holds: Callable[[], bool], timeout_s: float = 240) -> float:
         """Waits until `holds` and returns the seconds; on a timeout says what the sweep looks like."""
         began = time.monotonic()
         while not holds():
@@ -155,10 +159,12 @@ class Bench:
         assert pid is not None
         return pid
 
-    def wait_until_done(self, timeout_s: float = 150) -> float:
-        return self.wait("all runs done", lambda: len(due(self.sweep()).done) == len(self.sweep().runs), timeout_s)
+    def wait_until_done(self, timeout_s: float = 300) -> float:
+        return self.wait(
+            "all runs done", lambda: len(classify_runs(self.sweep()).done) == len(self.sweep().runs), timeout_s
+        )
 
-    def wait_until_idle(self, timeout_s: float = 60) -> None:
+    def wait_until_idle(self, timeout_s: float = 120) -> None:
         """Waits until no job of the sweep is in the queue and no process of one is left."""
         assert self.cluster is not None
         cluster = self.cluster

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,12 +33,14 @@ def cluster(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
 
 
 @pytest.fixture
-def bench(cluster: Cluster, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
+def bench(
+    cluster: Cluster, tmp_path: Path, run_forks: Mapping[str, str], request: pytest.FixtureRequest
+) -> Iterator[Bench]:
     """Yields a workplace on the cluster with no job before and after."""
     from tests.cluster.bench import Bench  # which needs tests/conftest.py, which takes its fixtures from here
 
     cluster.reset()
-    bench = Bench(tmp_path, cluster)
+    bench = Bench(tmp_path, cluster, run_forks)
     yield bench
     print(f"{request.node.name}: {bench.account()}")  # a row of the fault table of docs/slurm.md: pytest -rP shows it
     cluster.reset()

@@ -40,7 +40,7 @@ def test_jobs_work_without_the_environment_of_the_submitter(bench: Bench) -> Non
     places = []
     for name, command in ways.items():
         (folder := bench.folder / name).mkdir()
-        places.append(place := Bench(folder, bench.cluster))
+        places.append(place := Bench(folder, bench.cluster, bench.forks))
         # GPU locks would be in another TMPDIR, and the bench's own source is found by PYTHONPATH.
         place.write([70], steps=40, resources={"gpus_per_run": 0})
         place.call(*command, "data.dataset._target_=gpt_opt.training.data.build_jsonl")
@@ -81,6 +81,7 @@ def test_nodes_that_give_no_slot_are_named_and_no_run_is_counted_for_them(bench:
     assert "node n1 gave no slot: srun: error: Unable to create step for job: refused on purpose" in told
 
 
+@pytest.mark.new_process  # a fault that hits processes of runs
 def test_a_step_that_is_killed_is_not_waited_for(bench: Bench) -> None:
     """disBatch would wait for ever: it does not look at how its parts ended."""
     bench.write([70], pause_s=0.02)

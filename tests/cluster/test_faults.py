@@ -13,6 +13,7 @@ from tests.cluster.bench import Bench
 from tests.cluster.cluster import ROOT
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+new_process = pytest.mark.new_process  # a fault that hits processes of runs
 
 
 def test_a_run_that_raises_fails_once_and_the_user_retries(bench: Bench) -> None:
@@ -23,7 +24,7 @@ def test_a_run_that_raises_fails_once_and_the_user_retries(bench: Bench) -> None
     assert bench.cluster is not None
     assert bench.cluster.wait_job(job, timeout_s=120) == "FAILED"
     assert bench.starts() == [1, 1, 1]
-    assert bench.history(1).spent() == "exception"
+    assert bench.history(1).exhausted() == "exception"
     before = bench.results()
     assert len(before) == 2
     told = bench.gptopt("status", expect=1)
@@ -38,6 +39,7 @@ def test_a_run_that_raises_fails_once_and_the_user_retries(bench: Bench) -> None
     assert before.items() <= bench.results().items()
 
 
+@new_process
 def test_a_run_killed_with_9_starts_again_by_itself(bench: Bench) -> None:
     bench.write([70, 71], pause_s=0.01)
     bench.submit("--slots", "2")
@@ -49,6 +51,7 @@ def test_a_run_killed_with_9_starts_again_by_itself(bench: Bench) -> None:
     assert bench.history(0).attempts[0].cause == "killed"
 
 
+@new_process
 def test_the_driver_killed_with_9_with_term_and_the_job_cancelled(bench: Bench) -> None:
     bench.write([70, 71], steps=300, pause_s=0.05)
     for fault in ("SIGKILL", "SIGTERM", "scancel"):
@@ -96,6 +99,7 @@ def test_requeue_in_mid_sweep(bench: Bench) -> None:
     assert len(bench.jobs()) == 1
 
 
+@new_process
 def test_a_node_dies_and_its_runs_end_on_other_nodes(bench: Bench) -> None:
     bench.write([70, 71, 72, 73], steps=400, pause_s=0.03)
     bench.submit("--slots", "4")

@@ -153,6 +153,7 @@ def workers_of(pid: int) -> list[int]:
     return [int(item) for item in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
 
 
+@pytest.mark.new_process  # whose parent is torchrun
 def test_two_gpus_a_run_survive_a_killed_worker_and_a_cancel(bench: Bench) -> None:
     bench.write([70], steps=400, pause_s=0.03)
     bench.submit("--slots", "1", "--gpus-per-run", "2")

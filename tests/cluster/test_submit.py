@@ -104,7 +104,7 @@ def test_folders_with_odd_names(bench: Bench, monkeypatch: pytest.MonkeyPatch) -
     places = []
     for name, command in ways.items():
         (folder := bench.folder / f"my {name} [ü] 50%").mkdir()
-        places.append(place := Bench(folder, bench.cluster))
+        places.append(place := Bench(folder, bench.cluster, bench.forks))
         place.write([70], steps=40)
         place.call(*command)
     for place in places:
@@ -175,7 +175,7 @@ def test_the_script_runs_on_this_machine_where_there_is_no_slurm(bench: Bench) -
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all 2 runs are COMPLETED" in done.stdout
     assert set(bench.starts()) == {1}
-    assert bench.sweep().submission().slots == 2
+    assert bench.sweep().needs().slots == 2
     assert read_state(bench.sweep().runs[0].paths()).slurm is None
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from gpt_opt.config.checks.constraints import SCHEDULES, constraint_problems
+from gpt_opt.config.checks.constraints import constraint_problems
+from gpt_opt.config.checks.optimizer import SCHEDULES
 from gpt_opt.config.schema import register
 from gpt_opt.run.resolvers import plain_config, register_resolvers
 from tests.conftest import CONFIG_DIR, ROOT

@@ -16,7 +16,7 @@ from gpt_opt.records.io import to_json, write_text
 from gpt_opt.records.process import Owner, this_process
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import RunState, State, write_state
-from gpt_opt.records.sweep_dir import Job, Submission, Sweep, SweepRun, create
+from gpt_opt.records.sweep_dir import Job, Shape, Submission, Sweep, SweepRun, create
 
 STARTED, UPDATED = "2026-01-01T10:00:00.000+00:00", "2026-01-01T10:05:00.000+00:00"
 DEAD = Owner("n1", this_process().machine, 2**22 + 1, 1)
@@ -29,11 +29,12 @@ def make_sweep(
     metric: dict[str, str] | None = None,
     jobs: Sequence[Job] = (),
     backend: str = "local",
+    shapes: tuple[Shape, ...] = (Shape({}, 2),),
 ) -> Sweep:
-    """Makes the sweep `beta/1` with a run for each list of overrides."""
+    """Makes the sweep `beta/1` with a run for each list of overrides; they have the shapes in turn."""
     outputs = folder / "outputs" / "gpt2" / "pydoc" / "adamw"
     runs = [
-        SweepRun(index, f"{index:012x}", str(outputs / f"run{index}-{index:012x}"), tuple(point))
+        SweepRun(index, f"{index:012x}", str(outputs / f"run{index}-{index:012x}"), tuple(point), index % len(shapes))
         for index, point in enumerate(points)
     ]
     submission = Submission(
@@ -41,8 +42,7 @@ def make_sweep(
         file="params/beta.json",
         extra=(),
         backend=backend,
-        slots=2,
-        resources={},
+        shapes=shapes,
         metric=metric,
         cwd=str(Path.cwd()),
         root=str(folder),

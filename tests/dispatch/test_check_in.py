@@ -20,11 +20,12 @@ from gpt_opt.records import stop_requests as control
 from gpt_opt.records.attempts import read_history
 from gpt_opt.records.claim import acquire
 from gpt_opt.records.run_dir import RunPaths
-from gpt_opt.records.sweep_dir import Submission, Sweep, SweepRun, create
+from gpt_opt.records.sweep_dir import Shape, Submission, Sweep, SweepRun, create
 
 
 def one_run(folder: Path, cwd: Path) -> Sweep:
-    submission = Submission("s", "s.json", (), "local", 1, {"gpus_per_run": 0}, None, str(cwd), str(folder))
+    shape = Shape({"gpus_per_run": 0}, 1)
+    submission = Submission("s", "s.json", (), "local", (shape,), None, str(cwd), str(folder))
     (folder / "run_hydra.py").touch()
     (folder / "sweeps" / "s").mkdir(parents=True)
     return create(folder / "sweeps" / "s", "{}", [SweepRun(0, "0" * 12, str(folder / "out" / "r"), ())], submission)
@@ -81,8 +82,9 @@ def test_a_request_of_one_driver_is_not_for_another_of_the_same_process_id(tmp_p
     for starts in (0, 1):
         with acquire(RunPaths(sweep.root)) as driver:
             if starts == 0:
-                control.drain(sweep.control, driver.attempt)
-            environment = {**os.environ, run_one.SESSION: "local-7", run_one.DRIVER: str(driver.attempt)}
+                control.drain(sweep.control, control.driver_name(0, driver.attempt))
+            name = control.driver_name(0, driver.attempt)
+            environment = {**os.environ, run_one.SESSION: "local-7", run_one.DRIVER: name}
             run_one.Slot(sweep, environment).execute(sweep.runs)
         assert len(read_history(sweep.attempts(sweep.runs[0])).attempts) == starts
 

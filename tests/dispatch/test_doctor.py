@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from gpt_opt.cli.views.doctor import as_record, as_text
 from gpt_opt.dispatch import doctor
-from gpt_opt.dispatch.doctor import Check, all_well, as_record, as_text, checks, file_system
+from gpt_opt.dispatch.doctor import Check, all_well, checks, file_system
 
 
 def by_name(found: list[Check]) -> dict[str, Check]:
@@ -70,12 +71,7 @@ def test_a_folder_that_cannot_be_written_fails(no_slurm: Path) -> None:
     assert found[0].advice
 
 
-MOUNTS = """\
-rootfs / ext4 rw 0 0
-server:/home /home nfs4 rw 0 0
-scratch /home/me/my\\040scratch lustre rw 0 0
-tmpfs /home/me/my\\040scratch/tmp tmpfs rw 0 0
-"""
+MOUNTS = {"/": "ext4", "/home": "nfs4", "/home/me/my scratch": "lustre", "/home/me/my scratch/tmp": "tmpfs"}
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from gpt_opt.dispatch.driver import due
+from gpt_opt.dispatch.classify import classify_runs
+from gpt_opt.dispatch.driver_claim import is_driven
 from gpt_opt.records.claim import STALE_AFTER_S, read_claim
 from gpt_opt.records.run_dir import RunPaths, find_run_dirs
 from gpt_opt.records.state import State, StateUnreadable, read_state
@@ -22,8 +23,8 @@ from tests.conftest import ROOT, Runner
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path, None)
+def bench(tmp_path: Path, run_forks: Mapping[str, str]) -> Bench:
+    return Bench(tmp_path, None, run_forks)
 
 
 def drive(bench: Bench, expect: int = 0, *flags: str) -> str:
@@ -45,7 +46,7 @@ def test_a_truncated_state_is_never_taken_for_done_and_never_costs_the_result(be
             assert read_state(paths).state is State.COMPLETED
             assert json.loads(whole[:length]) == json.loads(whole), "only whitespace may be missing"
         except StateUnreadable:
-            assert due(bench.sweep()).runnable == (run,)
+            assert classify_runs(bench.sweep()).due == (run,)
     for length in (0, 1, len(whole) // 2, len(whole) - 3):
         paths.state.write_bytes(whole[:length])
         drive(bench)
@@ -70,6 +71,25 @@ def test_a_truncated_state_in_mid_run_resumes(bench: Bench) -> None:
     assert "resuming from checkpoint-" in (bench.sweep().logs / "0.out").read_text()
 
 
+def test_a_claim_file_that_is_not_ours_costs_one_attempt_and_is_named(bench: Bench) -> None:
+    bench.write([70], steps=40)
+    (bench.folder / "break-70").touch()
+    drive(bench, expect=1)
+    (bench.folder / "break-70").unlink()
+    foreign = bench.sweep().runs[0].paths().claims / "0002.json"
+    foreign.write_text("not json")
+    bench.gptopt("retry", "sweep")
+    bench.wait("its end", lambda: bool(classify_runs(bench.sweep()).needs_retry))
+    told = bench.gptopt("status", expect=1)
+    assert f"{foreign}: must be a claim written by gpt-opt" in " ".join(told.split())
+    assert [item.cause for item in bench.history(0).attempts] == ["exception", "request"]
+    foreign.unlink()
+    bench.wait("the end of the driver", lambda: not is_driven(bench.sweep()))
+    bench.gptopt("retry", "sweep")
+    bench.wait_until_done()
+    bench.verify(steps=40)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 3 MiB at tmp_path/outputs."""
@@ -90,7 +110,7 @@ def test_a_full_disk_fails_the_run_and_retry_resumes_it(bench: Bench, small_disk
     ballast = small_disk / "ballast"
     ballast.write_bytes(b"x" * ((3 << 20) - (free_kib << 10) - 4096))
     drive(bench, expect=1)
-    assert bench.history(0).spent() == "no_space"
+    assert bench.history(0).exhausted() == "no_space"
     assert len(bench.history(0).attempts) == 1
     assert "no space left" in bench.gptopt("status", expect=1)
     ballast.unlink()
@@ -132,12 +152,13 @@ def little_memory() -> Iterator[Path]:
     group.rmdir()
 
 
+@pytest.mark.new_process  # a fork has its memory from its server
 def test_out_of_memory_is_tried_again_only_with_more_memory(bench: Bench, little_memory: Path) -> None:
     bench.write([70])
     (bench.folder / "eat-70").touch()
     inside = f"echo $$ > {little_memory}; exec gptopt drive sweep.json --slots 1"
     bench.call("bash", "-c", inside, expect=1)
-    assert bench.history(0).spent() == "out_of_memory"
+    assert bench.history(0).exhausted() == "out_of_memory"
     assert len(bench.history(0).attempts) == 1
     assert "out of memory" in bench.gptopt("status", expect=1)
     (bench.folder / "eat-70").unlink()
@@ -148,6 +169,7 @@ def test_out_of_memory_is_tried_again_only_with_more_memory(bench: Bench, little
     bench.verify()
 
 
+@pytest.mark.new_process  # what is stopped must be the run itself
 def test_a_zombie_of_attempt_1_wakes_after_attempt_2_finished(bench: Bench) -> None:
     bench.write([70], pause_s=0.01)
     overrides = bench.gptopt("plan", "sweep.json", "--json")

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from gpt_opt.dispatch.backends.resources import as_record, from_record, mem_mb, site_options
+from gpt_opt.dispatch.backends.resources import mem_mb, site_options
 from gpt_opt.errors import ConfigError
-from gpt_opt.plan.resources import merged
+from gpt_opt.plan.resources import from_record, merged, to_record
 from gpt_opt.sweep.model import Resources
 
 
@@ -37,7 +37,7 @@ def test_all_wrong_values_are_told_at_once_with_where_they_were_said() -> None:
     told = str(caught.value)
     for part in ("resources.mem_gb", "resources.cpus_per_run", "--time-min", "--sbatch", "nothing was submitted"):
         assert part in told
-    assert "must be a whole number, at least 1, but is 0" in told
+    assert "must be an integer, at least 1, but is 0" in told
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_all_wrong_values_are_told_at_once_with_where_they_were_said() -> None:
     [Resources(), Resources(gpus_per_run=0, mem_gb=0.5), Resources(partition="a", sbatch=("--nice", "--hold"))],
 )
 def test_a_record_reads_back_as_it_was(resources: Resources) -> None:
-    record = json.loads(json.dumps(as_record(resources)))
+    record = json.loads(json.dumps(to_record(resources)))
     assert from_record(record) == resources
     assert None not in record.values()
 

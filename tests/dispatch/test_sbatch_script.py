@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from gpt_opt.dispatch.backends.disbatch import task_text
+from gpt_opt.dispatch.backends.limits import check_backend
 from gpt_opt.dispatch.backends.plain_names import make_links, plain, program, require_links
-from gpt_opt.dispatch.backends.sbatch_script import check_backend, groups, sbatch_text
+from gpt_opt.dispatch.backends.resources import groups
+from gpt_opt.dispatch.backends.sbatch_script import sbatch_text
 from gpt_opt.dispatch.backends.submitit import text
 from gpt_opt.errors import ConfigError
-from gpt_opt.records.sweep_dir import Submission, Sweep, SweepRun
+from gpt_opt.records.sweep_dir import Shape, Submission, Sweep, SweepRun
 from gpt_opt.sweep.model import Resources
 
 SWEEP = Sweep(Path("/lab/sweeps/beta/3"))
@@ -30,7 +32,8 @@ def test_the_batch_script_word_for_word() -> None:
     resources = Resources(
         cpus_per_run=4, mem_gb=10, time_min=240, partition="gpu", qos="low", sbatch=("--reservation=lab", "--nice")
     )
-    assert sbatch_text(SWEEP, resources, 8, "/home/me/gpt-opt", "/venv/bin") == (
+    script = sbatch_text(SWEEP, resources, 8, "/home/me/gpt-opt", "/venv/bin", snapshot=True)
+    assert script == (
         """\
 #!/bin/bash
 #SBATCH --job-name=beta-3
@@ -51,10 +54,22 @@ def test_the_batch_script_word_for_word() -> None:
 GPTOPT_ROOT=/home/me/gpt-opt
 . /home/me/gpt-opt/slurm_scripts/environment.sh
 PATH=$PATH:/venv/bin
+export PYTHONPATH=/lab/sweeps/beta/3/code${PYTHONPATH:+:$PYTHONPATH}
 # exec: the warning before the time limit goes to this process.
 exec gptopt drive /lab/sweeps/beta/3
 """
     )
+    live = sbatch_text(SWEEP, resources, 8, "/home/me/gpt-opt", "/venv/bin")
+    assert set(script.splitlines()) - set(live.splitlines()) == {
+        "export PYTHONPATH=/lab/sweeps/beta/3/code${PYTHONPATH:+:$PYTHONPATH}"
+    }
+
+
+def test_the_job_of_one_of_several_shapes_says_which() -> None:
+    script = sbatch_text(SWEEP.part(1), Resources(gpus_per_run=2), 3, "/r", "/b")
+    said = options(script)
+    assert {"--job-name=beta-3.1", "--comment=/lab/sweeps/beta/3:shape-1", "--gpus-per-task=2"} <= set(said)
+    assert script.endswith("\nexec gptopt drive /lab/sweeps/beta/3 --shape 1\n")
 
 
 def test_what_is_not_said_is_not_asked_for() -> None:
@@ -96,7 +111,7 @@ def test_slurm_and_disbatch_are_told_a_plain_link_to_an_odd_folder(odd: Sweep, t
     root = next(line for line in script.splitlines() if line.startswith("GPTOPT_ROOT="))
     assert shlex.split(root) == [f"GPTOPT_ROOT={tmp_path}/{ODD}"]
     assert f"exec gptopt drive {link}\n" in script
-    tasks = task_text(odd, RUNS, 2)
+    tasks = task_text(odd, RUNS, Resources(runs_per_gpu=2))
     assert tasks.splitlines() == [
         f"{program('gptopt')} exec {link} 000000000000 000000000001",
         f"{program('gptopt')} exec {link} 000000000002",
@@ -135,7 +150,7 @@ def test_an_odd_folder_of_links_is_refused_with_advice(odd: Sweep, monkeypatch: 
 
 
 def submission(resources: dict[str, Any]) -> Submission:
-    return Submission("beta", "beta.json", (), "submitit", 4, resources, None, "/lab", "/my repo")
+    return Submission("beta", "beta.json", (), "submitit", (Shape(resources, 4),), None, "/lab", "/my repo")
 
 
 def test_the_script_of_submitit(tmp_path: Path) -> None:
@@ -181,13 +196,13 @@ def test_submitit_gets_the_users_lines_as_given_after_ours(tmp_path: Path) -> No
 )
 def test_what_a_backend_cannot_do_is_refused(resources: Resources, backend: str, slots: int, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        check_backend(resources, backend, slots)
+        check_backend([resources], backend, slots, {})
 
 
 def test_what_a_backend_can_do_is_not_refused() -> None:
-    check_backend(Resources(nodes_per_run=2, time_min=5), "submitit", None)
-    check_backend(Resources(runs_per_gpu=2, gpus_per_run=1), "disbatch", 4)
-    check_backend(Resources(runs_per_gpu=2), "local", 4)
+    check_backend([Resources(nodes_per_run=2, time_min=5)], "submitit", None, {})
+    check_backend([Resources(runs_per_gpu=2, gpus_per_run=1)], "disbatch", 4, {})
+    check_backend([Resources(runs_per_gpu=2)], "local", 4, {})
 
 
 def test_groups_share_a_slot() -> None:

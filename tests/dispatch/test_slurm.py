@@ -13,8 +13,9 @@ import pytest
 from gpt_opt.cli import main
 from gpt_opt.dispatch import driver, slurm
 from gpt_opt.dispatch.actions import cancel
-from gpt_opt.dispatch.backends import base as backends
-from gpt_opt.dispatch.backends.base import living_jobs
+from gpt_opt.dispatch.backends import local
+from gpt_opt.dispatch.classify import classify_runs
+from gpt_opt.dispatch.jobs import living_jobs
 from gpt_opt.dispatch.reconcile import cause_of_end
 from gpt_opt.dispatch.slurm import JobState, SlurmError, options_of, outside_job
 from gpt_opt.dispatch.submit import start_jobs
@@ -76,6 +77,9 @@ def test_a_job_whose_former_start_completes_waits_for_another(says: dict[str, st
     for accounted in ("8|REQUEUED|n1\n", "8|REQUEUED|n1\n8|PENDING|None assigned\n"):  # the second a little later
         says["sacct"] = accounted
         assert [state.state for state in slurm.states(["8"])["8"]] == ["REQUEUED", "PENDING"]
+    for ended in ("PREEMPTED", "NODE_FAIL"):  # Slurm mostly starts such a job again, and says so when it has completed
+        says["sacct"] = f"8|{ended}|n1\n"
+        assert [state.state for state in slurm.states(["8"])["8"]] == [ended, "PENDING"]
     says["sacct"] = "8|REQUEUED|n1\n8|RUNNING|n1\n"
     assert not slurm.states(["8"])["8"][-1].alive, "its second start is over"
     says["sacct"] = "8|CANCELLED by 0|n1\n"
@@ -91,7 +95,7 @@ def test_why_a_job_ended_is_not_guessed_before_accounting_knows(tmp_path: Path) 
     assert cause_of_end(lost, {"8": [JobState("8", "CANCELLED"), completing]}) == "stopped"
     # Whoever drains waits for runs of its own slots alone: of a job that accounting does not know nobody sees the end.
     began, work = time.monotonic(), SimpleNamespace(session="9.0", wait=lambda _: False)
-    driver._wait_for_runs(sweep, driver.due(sweep), work)  # type: ignore[arg-type]
+    driver._wait_for_runs(sweep, classify_runs(sweep).due, work)  # type: ignore[arg-type]
     assert time.monotonic() - began < 5
 
 
@@ -154,8 +158,10 @@ def test_a_state_says_whether_the_job_lives_and_why_it_ended(state: str, alive: 
 
 def test_jobs_are_found_by_their_whole_comment(says: dict[str, str | None]) -> None:
     says["squeue"] = "6|/my work/a|b\n7_[2-4%2]|/my work/a\n8|/my work/a \n9|(null)\n"
-    assert slurm.jobs_with_comment("/my work/a|b") == ["6"]
-    assert slurm.jobs_with_comment("/my work/a") == ["7_[2-4%2]", "8"]
+    assert slurm.jobs_with_comment("/my work/a|b") == {"6": ""}
+    assert slurm.jobs_with_comment("/my work/a") == {"7_[2-4%2]": "", "8": ""}
+    says["squeue"] = "6|/my work/a:shape-1\n7|/my work/a1\n8|/x/my work/a\n"
+    assert slurm.jobs_with_comment("/my work/a") == {"6": "shape-1"}
 
 
 def test_the_largest_array(says: dict[str, str | None]) -> None:
@@ -191,24 +197,6 @@ def test_variables_that_would_beat_what_was_asked_for_are_dropped() -> None:
     assert outside_job(said, options) == {"SBATCH_ACCOUNT": "mine"}
     script = "#!/bin/bash\n\n#SBATCH --time=240\n#SBATCH --partition=gpu\necho '#SBATCH'\n"
     assert options_of(script) == ["--time=240", "--partition=gpu"]
-
-
-@pytest.mark.parametrize(
-    ("environment", "session"),
-    [
-        ({"SLURM_JOB_ID": "12"}, "12.0"),
-        ({"SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": "2"}, "12.2"),
-        ({"SLURM_JOB_ID": "15", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}, "12_3.0"),
-    ],
-)
-def test_a_session_is_one_start_of_one_job(
-    environment: dict[str, str], session: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert slurm.session() == session
 
 
 NO_CLUSTER = """\
@@ -300,7 +288,7 @@ def test_a_local_driver_in_an_allocation_uses_its_gpus_alone(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if given is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
-    environment = backends._of_this_machine()
+    environment = local._of_this_machine()
     assert environment["CUDA_VISIBLE_DEVICES"] == (given or "")
     assert "SLURM_JOB_ID" not in environment
 
@@ -314,6 +302,6 @@ def test_a_local_driver_does_not_wait_for_a_slurm_that_is_silent(
         living_jobs(sweep)
     assert living_jobs(sweep, "local") == []
     assert "what its Slurm jobs do is not known: squeue must be on the path" in caplog.text
-    with pytest.raises(GptOptError, match="jobs that wait cannot be withdrawn now: squeue must be"):
+    with pytest.raises(GptOptError, match="waiting jobs cannot be withdrawn now: squeue must be"):
         cancel(sweep, sweep.runs)
     assert control.read(sweep.control).cancelled, "what runs is stopped all the same"

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from gpt_opt.cli.views import status as show_status
-from gpt_opt.dispatch import driver, slurm
-from gpt_opt.dispatch.driver import due
-from gpt_opt.dispatch.facts import Shown
+from gpt_opt.cli.views.watch import watch
+from gpt_opt.dispatch import slurm
+from gpt_opt.dispatch.classify import STALLED_AFTER_S, classify_runs
 from gpt_opt.dispatch.failure_groups import Failure, grouped, normalised
-from gpt_opt.dispatch.progress import BEST_LIMIT_BYTES, TAIL_BYTES, Metric, read_progress
-from gpt_opt.dispatch.sweep_status import STALLED_AFTER_S, gather
+from gpt_opt.dispatch.progress import BEST_LIMIT_BYTES, TAIL_BYTES, Metric, read_progress, saved_steps
+from gpt_opt.dispatch.sweep_status import gather
 from gpt_opt.records import stop_requests as control
 from gpt_opt.records.attempts import CAUSES, note_retry
 from gpt_opt.records.claim import acquire
@@ -58,12 +58,12 @@ jobs: none alive
 1 COMPLETED, 2 PENDING, 1 CANCELLED, 1 INTERRUPTED, 1 FAILED; 35% of all steps
 all runs: data=jsonl
 
-index  beta  run           state        step     eval/loss  best  time   node  GPU
-0      0.05  000000000000  COMPLETED    100/100  0.45       0.41  2 min  n1    0
-1      0.1   000000000001  FAILED       30/100   nan        0.7   5 min  n1
-2      0.3   000000000002  INTERRUPTED  60/100                    5 min  n1
-3      0.5   000000000003  CANCELLED    20/100                    5 min  n1
-4      1.0   000000000004  PENDING                                       n2    1
+index  beta  run           state        step     eval/loss  best    time   node  GPU
+0      0.05  000000000000  COMPLETED    100/100  0.4500     0.4100  2 min  n1    0
+1      0.1   000000000001  FAILED       30/100   nan        0.7000  5 min  n1
+2      0.3   000000000002  INTERRUPTED  60/100                      5 min  n1
+3      0.5   000000000003  CANCELLED    20/100                      5 min  n1
+4      1.0   000000000004  PENDING                                         n2    1
 5      2.0   000000000005  PENDING
 
 1 x RuntimeError: loss is NaN at step 30 (run 1)
@@ -86,18 +86,18 @@ def test_lines_fit_the_terminal_and_values_keep_what_tells_them_apart(tmp_path: 
     points = [[f"data.dataset.path=/somewhere/deep/in/a/folder/{name}.jsonl"] for name in "abc"]
     text = show_status.as_text(gather(make_sweep(tmp_path, points)), 50)
     assert all(len(line) <= 50 for line in text.splitlines()[:8])
-    assert "2      …in/a/folder/c.jsonl  000000000002  PENDING" in text
+    assert "2      …c.jsonl  000000000002  PENDING\npath: … is /somewhere/deep/in/a/folder/\n" in text
 
 
 def test_a_terminal_that_is_too_narrow_gets_rows_of_several_lines(tmp_path: Path) -> None:
     lines = show_status.as_text(gather(mixed(tmp_path)), 80).splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[5:10] == [
-        "index  beta  run           state        step     eval/loss  best  time   node",
+        "index  beta  run           state        step     eval/loss  best    time   node",
         "    GPU",
-        "0      0.05  000000000000  COMPLETED    100/100  0.45       0.41  2 min  n1",
+        "0      0.05  000000000000  COMPLETED    100/100  0.4500     0.4100  2 min  n1",
         "    0",
-        "1      0.1   000000000001  FAILED       30/100   nan        0.7   5 min  n1",
+        "1      0.1   000000000001  FAILED       30/100   nan        0.7000  5 min  n1",
     ]
 
 
@@ -155,12 +155,12 @@ def test_it_says_the_same_as_the_driver_would_do(tmp_path: Path) -> None:
     for _ in range(3):
         attempt(sweep, 5, "killed")
     with held(write_run(sweep.runs[4], State.RUNNING, 10)):
-        wanted, items = due(sweep), gather(sweep).runs
-        assert {item.run for item in items if item.due} == set(wanted.runnable)
-        assert {item.run for item in items if item.state is Shown.COMPLETED} == set(wanted.done)
-        assert {item.run for item in items if item.state is Shown.RUNNING} == set(wanted.held)
-        left = {item.run: item.cause for item in items if item.state in (Shown.FAILED, Shown.CANCELLED)}
-        assert left == dict(wanted.left)
+        wanted, items = classify_runs(sweep), gather(sweep).runs
+        assert {item.run: item.what for item in items} == wanted.items
+        assert {item.run for item in items if item.what.is_due} == set(wanted.due)
+        assert {item.run for item in items if item.state is State.COMPLETED} == set(wanted.done)
+        assert {item.run for item in items if item.state is State.RUNNING} == set(wanted.locked)
+        assert {item.run for item in items if item.state in (State.FAILED, State.CANCELLED)} == set(wanted.needs_retry)
 
 
 def test_progress_is_what_a_restart_finds_not_how_far_a_failed_run_came(tmp_path: Path) -> None:
@@ -168,15 +168,15 @@ def test_progress_is_what_a_restart_finds_not_how_far_a_failed_run_came(tmp_path
     for state, step, saved in ((State.FAILED, 50, 40), (State.INTERRUPTED, 45, 45), (State.COMPLETED, 100, 45)):
         paths = write_run(sweep.runs[0], state, step)
         (paths.checkpoints / f"checkpoint-{saved}").mkdir(parents=True, exist_ok=True)
-        assert driver._progress(sweep) == (step if state is State.COMPLETED else saved)
+        assert saved_steps(sweep) == (step if state is State.COMPLETED else saved)
 
 
-def test_a_failure_that_was_forgiven_will_start_again(tmp_path: Path) -> None:
+def test_a_failure_that_retry_reset_will_start_again(tmp_path: Path) -> None:
     sweep = mixed(tmp_path)
     note_retry(sweep.attempts(sweep.runs[1]))
     item = gather(sweep).runs[1]
-    assert (item.state, item.due) == (Shown.FAILED, True)
-    assert item.run in due(sweep).runnable
+    assert (item.state, item.what.is_due) == (State.FAILED, True)
+    assert item.run in classify_runs(sweep).due
     assert "FAILED, will start again" in show_status.as_text(gather(sweep), 120)
 
 
@@ -184,16 +184,16 @@ def test_a_silent_owner_is_stalled_and_a_dead_one_interrupted(tmp_path: Path) ->
     sweep = make_sweep(tmp_path, BETAS)
     paths = write_run(sweep.runs[0], State.RUNNING, 10)
     with held(paths) as owner:
-        assert gather(sweep).runs[0].state is Shown.RUNNING
+        assert gather(sweep).runs[0].state is State.RUNNING
         old = time.time() - STALLED_AFTER_S - 15
         os.utime(paths.claims / "0001.json", (old, old))
         item = gather(sweep).runs[0]
-        assert item.state is Shown.STALLED
+        assert item.state is State.STALLED
         assert item.silent_s == pytest.approx(75, abs=5)
         assert re.search(r"STALLED for 7\d s", show_status.as_text(gather(sweep), 120))
         owner.kill()
         owner.wait()
-        assert gather(sweep).runs[0].state is Shown.INTERRUPTED
+        assert gather(sweep).runs[0].state is State.INTERRUPTED
 
 
 def test_a_lost_attempt_of_a_dead_process_counts_as_lost_with_its_slot(tmp_path: Path) -> None:
@@ -209,14 +209,14 @@ def test_a_truncated_state_is_a_note_and_the_rest_is_told(tmp_path: Path, size: 
     file = sweep.runs[2].paths().state
     file.write_bytes(file.read_bytes()[:size])
     status = gather(sweep)
-    assert status.runs[2].state is Shown.PENDING
-    assert status.runs[2].due
+    assert status.runs[2].state is State.PENDING
+    assert status.runs[2].what.is_due
     (note,) = status.notes
     assert str(file) in note
     assert f"note: run 2: {file}" in show_status.as_text(status, None)
-    assert status.counts[Shown.COMPLETED] == 1
+    assert status.counts[State.COMPLETED] == 1
     (sweep.runs[2].paths().checkpoints / "checkpoint-60").mkdir(parents=True)
-    assert gather(sweep).runs[2].state is Shown.INTERRUPTED
+    assert gather(sweep).runs[2].state is State.INTERRUPTED
 
 
 def test_a_state_of_other_types_is_a_note(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_completed_without_a_result_is_not_done(tmp_path: Path) -> None:
     sweep = mixed(tmp_path)
     sweep.runs[0].paths().summary.unlink()
     status = gather(sweep)
-    assert status.runs[0].state is Shown.INTERRUPTED
+    assert status.runs[0].state is State.INTERRUPTED
     assert "summary.json is not there" in status.notes[0]
 
 
@@ -238,7 +238,7 @@ def test_torn_attempts_are_a_note(tmp_path: Path) -> None:
     sweep.attempts(sweep.runs[4]).write_text('{"start": "a0"}\n')
     status = gather(sweep)
     assert "4.jsonl" in status.notes[0]
-    assert status.runs[4].state is Shown.PENDING
+    assert status.runs[4].state is State.PENDING
 
 
 def test_all_done_only_if_every_run_is_completed(tmp_path: Path) -> None:
@@ -345,24 +345,24 @@ def test_failures_are_grouped_by_cause_with_what_they_share(tmp_path: Path) -> N
 
 def test_nothing_is_said_of_parameters_that_all_runs_have_or_the_group_does_not() -> None:
     overrides = {0: ["a=1", "b=1"], 1: ["a=1", "b=2"], 2: ["a=1", "b=3"]}
-    failures = [Failure(index, "FAILED", "exception", "ValueError: no") for index in (0, 1)]
+    failures = [Failure(index, State.FAILED, "exception", "ValueError: no") for index in (0, 1)]
     (group,) = grouped(failures, overrides)
     assert group.shared == {}
-    assert group.says == "ValueError: no"
+    assert group.message == "ValueError: no"
     assert group.indices == (0, 1)
 
 
 def test_messages_differ_by_more_than_numbers_and_paths() -> None:
     assert normalised("step 30 of /a/b-1.pt: 1e-5") == normalised("step 4 of outputs/x=2/c.pt: 0.25")
     assert normalised("loss is NaN") != normalised("loss is inf")
-    failures = [Failure(0, "FAILED", "exception", "A: x"), Failure(1, "FAILED", "exception", "B: x")]
+    failures = [Failure(0, State.FAILED, "exception", "A: x"), Failure(1, State.FAILED, "exception", "B: x")]
     assert len(grouped(failures, {0: ["a=1"], 1: ["a=2"]})) == 2
 
 
 @pytest.mark.parametrize("cause", sorted(CAUSES))
 def test_every_cause_has_a_group(cause: str) -> None:
-    (group,) = grouped([Failure(0, "FAILED", cause, "")], {0: ["a=1"]})
-    assert group.says == CAUSES[cause].says
+    (group,) = grouped([Failure(0, State.FAILED, cause, "")], {0: ["a=1"]})
+    assert group.message == CAUSES[cause].message
 
 
 # -- jobs and long sweeps ---------------------------------------------------------------------------------------------
@@ -411,7 +411,7 @@ def test_watch_on_a_file_writes_only_when_counts_change(tmp_path: Path) -> None:
     write_run(sweep.runs[0], State.COMPLETED, 100)
     out = io.StringIO()
     with held(paths):
-        thread = threading.Thread(target=show_status.watch, args=(sweep, out, 0.02))
+        thread = threading.Thread(target=watch, args=(sweep, out, 0.02))
         thread.start()
         time.sleep(0.4)
         assert thread.is_alive()
@@ -425,14 +425,14 @@ def test_watch_on_a_file_writes_only_when_counts_change(tmp_path: Path) -> None:
 
 def test_watch_ends_when_nothing_runs_and_says_what_to_do(tmp_path: Path) -> None:
     sweep, out = mixed(tmp_path), io.StringIO()
-    assert show_status.watch(sweep, out).exit_code == 1
+    assert watch(sweep, out).exit_code == 1
     assert "no job is alive" in out.getvalue()
 
 
 WATCH = """
 import sys
 from pathlib import Path
-from gpt_opt.cli.views.status import watch
+from gpt_opt.cli.views.watch import watch
 from gpt_opt.records.sweep_dir import Sweep
 sys.exit(watch(Sweep(Path(sys.argv[1])), sys.stdout, 0.05).exit_code)
 """
@@ -453,14 +453,15 @@ def test_watch_on_a_terminal_draws_bars_and_ctrl_c_ends_it(tmp_path: Path) -> No
                 text += os.read(ours, 4096).decode(errors="replace")
             except OSError:  # the other end is closed
                 break
-            if not sent and (text.count("1 beta=0.1:  40%|") > 2 or time.monotonic() > deadline):
+            if not sent and (text.count("40/100") > 2 or time.monotonic() > deadline):
                 process.send_signal(2)
                 sent = True
         assert process.wait(10) == 3
     os.close(ours)
-    assert "all:  23%|" in text
-    assert "\x1b[5F\x1b[J" in text  # drawn over the five lines before
-    assert "loss=0.5" in text
+    text = re.sub(r"\x1b\[[\d;]*m", "", text)  # colours
+    assert re.search(r"all .*23%", text)
+    assert re.search(r"1 beta=0.1 .*40/100, .*loss=0.5", text)
+    assert "\x1b[1A\x1b[2K" in text  # drawn over the lines before
     assert "0.1   000000000001  RUNNING" in text  # the table at the end
 
 

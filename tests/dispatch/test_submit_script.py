@@ -68,6 +68,24 @@ def test_options_and_overrides_go_where_they_belong(tmp_path: Path) -> None:
     assert answer(tmp_path, "grid.json", "seed=1", SLURM_JOB_ID="7")[1] == "gptopt drive grid.json seed=1 "
 
 
+def test_runs_that_need_different_allocations_are_refused_before_one_waits(tmp_path: Path) -> None:
+    (tmp_path / "grid.json").write_text("{}")
+    answer(tmp_path, "grid.json")  # makes the commands
+    gptopt = tmp_path / "bin" / "gptopt"
+    gptopt.write_text("#!/bin/bash\nfor shape in 0 1; do echo exec gptopt drive /sweeps/grid/1 --shape $shape; done")
+    done = subprocess.run(
+        [SCRIPT, "grid.json", "seed=1"],
+        cwd=tmp_path,
+        env={"PATH": f"{gptopt.parent}:/usr/bin:/bin", "GPTOPT_ROOT": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "need different resources" in done.stderr
+    assert done.stderr.endswith("an allocation for each: gptopt submit grid.json seed=1\n")
+
+
 def test_a_warning_that_comes_before_gptopt_listens_does_not_end_the_job(tmp_path: Path) -> None:
     (tmp_path / "grid.json").write_text("{}")
     (tmp_path / "slurm_scripts").mkdir()

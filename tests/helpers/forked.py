@@ -1,77 +1,138 @@
-"""A Python that has imported what a run needs and forks a child for each command line.
+"""A Python that has imported the libraries of a run and forks a child for each process that is to be one.
 
-A child starts in a tenth of a second, where a new process imports for 4.5 s. It is a process like any other: its own
-arguments, environment, folder, output, exit code and end. Only tests that are about the start itself need a new one.
+A child starts in half a second, where a new process imports for 4.5 s: our own modules are imported anew from wherever
+its script lies, as in any process, and it has arguments, environment, folder, output, signals, exit code and end of its
+own. Only tests that are about the start itself, or about memory and groups of processes, need a new process.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import runpy
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from tests.helpers.forking import sitecustomize
+
 ROOT = Path(__file__).resolve().parents[2]
+_OURS = ("gpt_opt", "hydra_plugins", "tests")
 
 
 class ForkServer:
-    """The side of the tests: one server, one child at a time."""
+    """The side of the tests: a server and the processes that it is asked for."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-m", "tests.helpers.forked"]
-        self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        self._folder = tempfile.TemporaryDirectory(prefix="forks-", dir="/tmp")  # a socket's path must be short
+        self._socket = str(Path(self._folder.name, "socket"))
+        command = [sys.executable, "-u", "-m", "tests.helpers.forked", self._socket]
+        environment = {name: value for name, value in os.environ.items() if name != sitecustomize.SERVER}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._server = subprocess.Popen(command, **pipes, cwd=ROOT, env=environment, start_new_session=True)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes every run that is started with it a fork of this server."""
+        assert self._server.stdout is not None
+        if not Path(self._socket).exists():
+            self._server.stdout.readline()  # it says when it listens
+        folders = [str(Path(sitecustomize.__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return {sitecustomize.SERVER: self._socket, "PYTHONPATH": os.pathsep.join(folders)}
 
     def run(self, command: Sequence[str], cwd: Path | None, timeout_s: float) -> subprocess.CompletedProcess[str]:
         """Runs a script of the checkout with its arguments, like `subprocess.run` with text captured."""
-        assert self._server.stdin is not None
-        with tempfile.TemporaryDirectory() as folder:
+        server = self.environment[sitecustomize.SERVER]
+        with tempfile.TemporaryDirectory() as folder, open(os.devnull) as nothing:
             files = [Path(folder, name) for name in ("stdout", "stderr")]
-            request = [list(command), str(cwd or Path.cwd()), dict(os.environ), [str(file) for file in files]]
-            self._server.stdin.write(json.dumps(request) + "\n")
-            self._server.stdin.flush()
-            pid = int(self._answer(timeout_s))
-            try:
-                code = int(self._answer(timeout_s))
-            except TimeoutError:
-                os.kill(pid, signal.SIGKILL)
-                self._answer(timeout_s)
-                raise subprocess.TimeoutExpired(list(command), timeout_s, files[0].read_bytes()) from None
-            stdout, stderr = (file.read_text() for file in files)
-        return subprocess.CompletedProcess(list(command), code, stdout, stderr)
-
-    def _answer(self, timeout_s: float) -> str:
-        assert self._server.stdout is not None
-        if not select.select([self._server.stdout], [], [], timeout_s)[0]:
-            raise TimeoutError
-        return self._server.stdout.readline()
+            with files[0].open("w") as stdout, files[1].open("w") as stderr:
+                streams = [item.fileno() for item in (nothing, stdout, stderr)]
+                pid, connection = sitecustomize.fork(server, command, str(cwd or Path.cwd()), streams)
+            connection.settimeout(timeout_s)
+            with connection:
+                try:
+                    code = sitecustomize.exit_code(connection)
+                except TimeoutError:
+                    os.kill(pid, signal.SIGKILL)
+                    raise subprocess.TimeoutExpired(list(command), timeout_s, files[0].read_bytes()) from None
+            stdout_text, stderr_text = (file.read_text() for file in files)
+        return subprocess.CompletedProcess(list(command), code, stdout_text, stderr_text)
 
     def close(self) -> None:
         """Ends the server."""
         assert self._server.stdin is not None
         self._server.stdin.close()
         self._server.wait(10)
+        self._folder.cleanup()
 
 
-def _serve() -> Sequence[str] | None:
-    """Forks a child for each line of standard input; returns the command in a child, None at the end."""
-    while line := sys.stdin.readline():
-        command, cwd, environment, files = json.loads(line)
-        if not (pid := os.fork()):
-            os.environ.clear()
-            os.environ.update(environment)
-            os.chdir(cwd)
-            for descriptor, file in enumerate([os.devnull, *files]):
-                os.dup2(os.open(file, os.O_RDWR | os.O_CREAT, 0o600), descriptor)
-            return command
-        print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-    return None
+def _serve(listening: socket.socket) -> list[str] | None:
+    """Forks a child for each connection; returns the command in a child, None when standard input ends.
+
+    A child whose connection ends before it does is killed: what it stands for is gone.
+    """
+    children: dict[int, socket.socket] = {}
+    while True:
+        ready, _, _ = select.select([sys.stdin, listening, *children.values()], [], [], 0.02 if children else None)
+        for pid, connection in list(children.items()):
+            if connection in ready:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            ended, status = os.waitpid(pid, 0 if connection in ready else os.WNOHANG)
+            if ended:
+                with suppress(OSError):
+                    connection.sendall(os.waitstatus_to_exitcode(status).to_bytes(8, "big", signed=True))
+                children.pop(pid).close()
+        if sys.stdin in ready:
+            for pid in children:
+                os.kill(pid, signal.SIGKILL)
+            return None
+        if listening in ready:
+            connection, _ = listening.accept()
+            size, streams, _, _ = socket.recv_fds(connection, 8, 3)
+            text = connection.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL) if size else b""
+            if not text:  # whoever asked was killed at once
+                connection.close()
+                continue
+            request = json.loads(text)
+            if not (pid := os.fork()):
+                for other in (listening, connection, *children.values()):
+                    other.close()
+                return _become(request, streams)
+            for stream in streams:
+                os.close(stream)
+            children[pid] = connection
+            with suppress(OSError):
+                connection.sendall(pid.to_bytes(8, "big", signed=True))
+
+
+def _become(request: list[object], streams: Sequence[int]) -> list[str]:
+    """Makes this child what was asked for, up to its script."""
+    command, cwd, environment, ignored = request
+    assert isinstance(command, list)
+    assert isinstance(environment, dict)
+    assert isinstance(ignored, list)
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(str(cwd))
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+    for descriptor, stream in enumerate(streams):
+        os.dup2(stream, descriptor)
+        os.close(stream)
+    buffering = 1 if environment.get("PYTHONUNBUFFERED") else -1
+    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.__stdout__ = open(1, "w", buffering, closefd=False)  # noqa: SIM115
+    sys.stderr = sys.__stderr__ = open(2, "w", 1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    return command
 
 
 def main() -> None:
@@ -79,14 +140,28 @@ def main() -> None:
     import hydra  # noqa: F401
     from transformers import AutoModelForCausalLM, GPT2LMHeadModel  # noqa: F401
 
-    import gpt_opt.plan.validate
+    import gpt_opt.plan.command_line
     import gpt_opt.run.main
     import gpt_opt.training.loop  # noqa: F401
 
-    if command := _serve():
-        sys.argv = list(command)
-        sys.path[:1] = [str(Path(command[0]).parent), *filter(None, os.environ.get("PYTHONPATH", "").split(":"))]
-        runpy.run_path(command[0], run_name="__main__")
+    for name in [name for name in sys.modules if name.partition(".")[0] in _OURS]:
+        del sys.modules[name]
+    gc.collect()
+    gc.freeze()  # else the collector copies all this memory in every child
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(sys.argv[1] + ".new")
+        listening.listen(100)
+        os.rename(sys.argv[1] + ".new", sys.argv[1])
+        print("ready")
+        command = _serve(listening)
+    if command is None:
+        return
+    sys.argv = list(command)
+    sys.path[:1] = [
+        str(Path(command[0]).parent),
+        *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
+    ]
+    runpy.run_path(command[0], run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -16,14 +16,14 @@ Answer = tuple[Any, ...]
 
 
 def describe_error(error: BaseException | None) -> Answer:
-    """Return type and text of an error and of its causes."""
+    """Returns type and text of an error and of its causes."""
     if error is None:
         return ()
     return (type(error).__name__, str(error), *describe_error(error.__cause__))
 
 
 def by_hydra(points: Iterable[Sequence[str]], config_dir: Path = CONFIG_DIR) -> list[Answer]:
-    """Compose points with Hydra's public interface; `repr` tells types, key order and NaN apart."""
+    """Composes points with Hydra's public interface; `repr` tells types, key order and NaN apart."""
     with initialize_config_dir(str(config_dir), version_base="1.3"):
         known: dict[Sequence[str], Answer] = {}
         return [known.get(point) or known.setdefault(point, _by_hydra(point)) for point in map(tuple, points)]
@@ -39,14 +39,14 @@ def _by_hydra(overrides: Sequence[str]) -> Answer:
 
 
 def described(result: Composed | ComposeFailure) -> Answer:
-    """Bring an answer of the Composer into the same form."""
+    """Brings an answer of the Composer into the same form."""
     if isinstance(result, ComposeFailure):
         return ("error", *describe_error(result.error))
     return ("config", repr(result.config))
 
 
 def assert_like_hydra(composer: Composer, points: Iterable[Sequence[str]], config_dir: Path = CONFIG_DIR) -> None:
-    """Compare every point with Hydra, and the order of the answers with that of the points."""
+    """Compares every point with Hydra, and the order of the answers with that of the points."""
     points = [tuple(point) for point in points]
     results = list(composer.compose_many(points))
     assert [result.overrides for result in results] == points

@@ -65,7 +65,7 @@ def _whole_config(_root_: Any) -> int:
 
 
 def register() -> None:
-    """Register the schema and the resolvers."""
+    """Registers the schema and the resolvers."""
     ConfigStore.instance().store(name="root_schema", node={**_fields(Root())})
     OmegaConf.register_new_resolver("test_times", lambda a, b: a * b, replace=True)
     OmegaConf.register_new_resolver("test_half", lambda a: a // 2, replace=True)

@@ -18,7 +18,7 @@ from tests.plan.compose_schema import CONFIG_DIR, PURE
 
 
 def words(text: str) -> list[str]:
-    """Split a text at white space."""
+    """Splits a text at white space."""
     return text.split()
 
 

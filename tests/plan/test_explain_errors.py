@@ -9,7 +9,8 @@ import pytest
 
 from gpt_opt.config.schema import register
 from gpt_opt.errors import ConfigError
-from gpt_opt.plan.validate import PointChecker, check_command_line, composition_problems
+from gpt_opt.plan.command_line import check_command_line, composition_problems
+from gpt_opt.plan.validate import PointChecker
 from gpt_opt.run.resolvers import register_resolvers
 from tests.conftest import CONFIG_DIR
 
@@ -54,7 +55,7 @@ EXPERIMENTS = [
     ("exp_name: !!python/name:os.sep ''", "2: is not YAML: could not determine a constructor", "leave the tag out"),
     ("loss: {beta: 1}\n---\nseed: 1", "3: is not YAML: expected a single document", "leave out the line ---"),
     ("- loss", "2: must hold `key: value` lines, but holds a list", "leave the leading dashes out"),
-    ("loss.beta=0.1", "2: must hold `key: value` lines, but holds the text", "write `loss: {beta: 0.1}`"),
+    ("loss.beta=0.1", "2: must hold `key: value` lines, but holds the string", "write `loss: {beta: 0.1}`"),
 ]
 OPTIONS = [
     (
@@ -156,6 +157,6 @@ def test_an_option_chooses_the_job_logging(entry: str, tmp_path: Path) -> None:
     (tmp_path / "training").mkdir()
     (tmp_path / "training" / "mine.yaml").write_text(f"defaults: [default, _self_, {entry}]\n")
     checker = PointChecker(CONFIG_DIR, further=tmp_path)
-    assert checker._chosen(("training=mine",))["hydra/job_logging"] == "colorlog"
-    assert checker._chosen(())["hydra/job_logging"] == "task"
-    assert checker._compose(["training=mine"]).hydra.job_logging.handlers.console.formatter == "colorlog"
+    assert checker._source.choices(("training=mine",))["hydra/job_logging"] == "colorlog"
+    assert checker._source.choices(())["hydra/job_logging"] == "task"
+    assert checker._source.compose(["training=mine"]).hydra.job_logging.handlers.console.formatter == "colorlog"

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from gpt_opt.cli import main
+from gpt_opt.cli.views import plan as show
 from gpt_opt.config.schema import register
 from gpt_opt.errors import ConfigError
-from gpt_opt.plan import show
 from gpt_opt.plan.diff import differences, nearest_run
 from gpt_opt.plan.estimate import makespan_s
 from gpt_opt.plan.existing import Status
@@ -135,30 +135,72 @@ def refusal(desk: Desk, content: Any, *extra: str) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"loss.beta": [0.1, 0.2], "resources.gpus_per_run": [1, 2]},
-        {"base": {"loss.beta": 0.1}, "zip": {"seed": [0, 1, 2], "resources.gpus_per_run": [1, 2, 2]}},
-        {"union": [{"base": {"loss.beta": 0.1}}, {"base": {"loss.beta": 0.1, "resources.gpus_per_run": 2}}]},
-        {"grid": {"loss.beta": [0.1], "seed": [0, 1], "resources": ["default", "two"]}},
-        {"base": {"loss.beta": 0.1}, "random": {"samples": 9, "params": {"resources.gpus_per_run": {"int": [1, 2]}}}},
-    ],
-    ids=["grid", "zip", "union", "group", "random"],
-)
-def test_points_that_need_different_resources_are_refused(content: Any, tmp_path: Path) -> None:
-    """One allocation serves a sweep, so that the first point's resources were used for all."""
+@pytest.fixture
+def lab(tmp_path: Path) -> Desk:
+    """A desk whose config group `resources` has an option `two`: 2 GPUs a run."""
     folder = tmp_path / "hydra_conf"
     shutil.copytree(CONFIG_DIR, folder)
     option = folder / "resources" / "default.yaml"
     option.with_name("two.yaml").write_text(option.read_text().replace("gpus_per_run: null", "gpus_per_run: 2"))
-    desk = Desk(tmp_path, Planner(folder))
-    text = refusal(desk, content)
+    return Desk(tmp_path, Planner(folder))
+
+
+ZIPPED = {"base": {"loss.beta": 0.1}, "zip": {"seed": [0, 1, 2], "resources.gpus_per_run": [1, 2, 2]}}
+
+
+@pytest.mark.parametrize(
+    ("content", "asked"),
+    [
+        (ZIPPED, [1, 2, 2]),
+        (
+            {"union": [{"base": {"loss.beta": 0.1}}, {"base": {"loss.beta": 0.3, "resources.gpus_per_run": 2}}]},
+            [None, 2],
+        ),
+        (
+            {"base": {"loss.beta": 0.1}, "zip": {"seed": [0, 1, 2], "resources": ["two", "default", "two"]}},
+            [2, None, 2],
+        ),
+        ({"grid": {"loss.beta": [0.1, 0.3], "resources": ["two"]}}, [2, 2]),
+    ],
+    ids=["zip", "union", "group", "one shape"],
+)
+def test_what_a_run_needs_may_differ_from_point_to_point(content: Any, asked: list[int | None], lab: Desk) -> None:
+    plan = lab.plan(content)
+    assert [run.resources.gpus_per_run for run in plan.runs] == asked
+    assert [shape.gpus_per_run for shape in plan.shapes] == list(dict.fromkeys(asked))
+    flagged = lab.planner.plan(sweep_file(lab.folder, content), sweeps=lab.folder, flags={"gpus_per_run": 4})
+    assert {run.resources.gpus_per_run for run in flagged.runs} == {4}, "a flag holds for every point"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"loss.beta": [0.1, 0.2], "resources.gpus_per_run": [1, 2]},
+        {"union": [{"base": {"loss.beta": 0.1}}, {"base": {"loss.beta": 0.1, "resources.gpus_per_run": 2}}]},
+        {"grid": {"loss.beta": [0.1], "seed": [0, 1], "resources": ["default", "two"]}},
+    ],
+    ids=["grid", "union", "group"],
+)
+def test_points_that_are_one_run_must_need_the_same(content: Any, lab: Desk) -> None:
+    text = refusal(lab, content)
     assert text.startswith("1 problem")
-    assert "resources.gpus_per_run: must be the same for every point" in text
-    assert " and 2 for " in text
-    plan = desk.planner.plan(sweep_file(tmp_path, content), sweeps=tmp_path, flags={"gpus_per_run": 4})
-    assert plan.resources.gpus_per_run == 4  # a flag holds for every point
+    assert "resources.gpus_per_run: must be the same for point 0 and point 1, which are one run" in text
+    plan = lab.planner.plan(sweep_file(lab.folder, content), sweeps=lab.folder, flags={"gpus_per_run": 4})
+    assert plan.points == 2 * len(plan.runs), "a flag holds for every point"
+
+
+def test_a_plan_shows_each_shape_with_what_it_costs(desk: Desk) -> None:
+    text = show.as_text(plan := desk.plan(ZIPPED, "resources.time_min=30"))
+    assert "shape 0: 1 run, each 1 GPU, 30 min\nshape 1: 2 runs, each 2 GPUs, 30 min\ncost: unknown" in text
+    desk.make(plan.runs[0].overrides, State.COMPLETED, step=80, time_s=36.0)
+    fresh = {**ZIPPED, "zip": {"seed": [7, 8, 9], "resources.gpus_per_run": [1, 2, 2]}}
+    text = show.as_text(plan := desk.plan(fresh))
+    assert "shape 1: 2 runs, each 2 GPUs; about 36 s a run, 0.04 GPU-hours, 72 s on 1 slot" in text
+    assert "cost: about 36 s a run, 0.05 GPU-hours, 72 s on 1 slot for each shape (from 1 finished run of" in text
+    record = show.as_record(plan)
+    assert [item["shape"] for item in record["items"]] == [0, 1, 1]
+    assert [shape["resources"] for shape in record["shapes"]] == [{"gpus_per_run": 1}, {"gpus_per_run": 2}]
+    assert [shape["price"]["wall_s"] for shape in record["shapes"]] == [36.0, 72.0]
 
 
 def test_the_same_resources_said_at_two_places_are_no_difference(desk: Desk) -> None:
@@ -167,7 +209,8 @@ def test_the_same_resources_said_at_two_places_are_no_difference(desk: Desk) -> 
         "resources": {"gpus_per_run": 2},
         "union": [{"seed": [0, 1]}, {"base": {"resources.gpus_per_run": 2, "seed": 2}}],  # the group says null
     }
-    assert desk.plan(content).resources.gpus_per_run == 2
+    (shape,) = desk.plan(content).shapes
+    assert shape.gpus_per_run == 2
 
 
 @pytest.mark.parametrize(
@@ -278,21 +321,21 @@ def test_unknown_keys_wrong_types_and_missing_values_are_told_together(desk: Des
     assert "loss.beta: is mandatory" in text
 
 
-def test_price_is_unknown_without_and_from_runs_of_the_same_shape(desk: Desk) -> None:
+def test_the_cost_is_unknown_without_and_from_runs_of_the_same_workload(desk: Desk) -> None:
     plan = desk.plan(BETAS)
-    assert plan.price.run_s is None
-    assert "price: unknown" in show.as_text(plan)
+    assert plan.cost.run_s is None
+    assert "cost: unknown" in show.as_text(plan)
     desk.make(plan.runs[0].overrides, State.COMPLETED, step=80, time_s=40.0)
     plan = desk.plan({"loss.beta": [0.05, 0.1, 0.3, 0.5], "training.training_params.max_steps": [80, 160]}, slots=2)
     # 0.5 s a step: three runs of 80 steps remain and four of 160.
-    assert plan.price.run_s == pytest.approx(80.0)
-    assert plan.price.wall_s == pytest.approx(makespan_s([80, 40, 80, 40, 80, 40, 80], 2))
-    assert plan.price.gpu_hours == 0.0
-    assert plan.price.basis == 1
+    assert plan.cost.run_s == pytest.approx(80.0)
+    assert plan.cost.wall_s == pytest.approx(makespan_s([80, 40, 80, 40, 80, 40, 80], 2))
+    assert plan.cost.gpu_hours == 0.0
+    assert plan.cost.samples == 1
     other = desk.plan({**BETAS, "model.config.n_layer": [2], "model.archive": [None]})
-    assert other.price.unknown == 3
+    assert other.cost.unknown == 3
     epochs = desk.plan({**BETAS, "training.training_params.max_steps": None, "training.training_params.num_epochs": 1})
-    assert epochs.price.gpu_hours is None
+    assert epochs.cost.gpu_hours is None
 
 
 def test_only_what_remains_of_a_resumed_run_is_paid(desk: Desk) -> None:
@@ -300,7 +343,7 @@ def test_only_what_remains_of_a_resumed_run_is_paid(desk: Desk) -> None:
     desk.make(runs[0].overrides, State.COMPLETED, step=80, time_s=40.0)
     paths = desk.make(runs[1].overrides, State.INTERRUPTED, step=60)
     (paths.checkpoints / "checkpoint-60").mkdir(parents=True)
-    assert desk.plan({"loss.beta": [0.1]}).price.wall_s == pytest.approx(10.0)
+    assert desk.plan({"loss.beta": [0.1]}).cost.wall_s == pytest.approx(10.0)
 
 
 def test_the_makespan_is_that_of_slots_that_take_runs_in_order() -> None:
@@ -313,7 +356,8 @@ def test_runs_of_earlier_submissions_that_left_the_grid_are_named(desk: Desk, tm
     first = desk.plan(BETAS)
     submitted = tmp_path / "sweeps" / "sweep" / "1"
     submitted.mkdir(parents=True)
-    lines = [json.dumps({"run_id": run.run_id, "run_dir": run.run_dir}) for run in first.runs]
+    fields = ("index", "run_id", "run_dir", "overrides")
+    lines = [json.dumps({name: getattr(run, name) for name in fields}) for run in first.runs]
     (submitted / "plan.jsonl").write_text("\n".join(lines) + "\n")
     plan = desk.plan({"loss.beta": [0.05, 0.1, 0.2]})
     assert plan.gone == {first.runs[2].run_id: first.runs[2].run_dir}
@@ -379,7 +423,7 @@ def test_the_command_speaks_text_json_and_lines(tmp_path: Path, capsys: pytest.C
         "errors",
         "items",
     } <= set(record)
-    assert set(record["items"][0]) == {"index", "run_id", "run_dir", "overrides", "status", "changed"}
+    assert set(record["items"][0]) == {"index", "run_id", "run_dir", "overrides", "shape", "status", "changed", "code"}
     assert main(["plan", file, output, "--overrides"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
     assert main(["plan", file, output, "--explain", "1"]) == 0

@@ -11,7 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from gpt_opt.config.schema import register
 from gpt_opt.errors import ConfigError
-from gpt_opt.plan.validate import PointChecker, check_command_line
+from gpt_opt.plan.command_line import check_command_line
+from gpt_opt.plan.validate import PointChecker
 from gpt_opt.run.resolvers import register_resolvers
 from tests.conftest import CONFIG_DIR
 

@@ -122,7 +122,7 @@ def test_of_many_at_once_exactly_one_wins(paths: RunPaths) -> None:
 def test_a_foreign_claim_file_is_an_error_that_names_it(paths: RunPaths) -> None:
     paths.claims.mkdir()
     (paths.claims / "0001.json").write_text("not json")
-    with pytest.raises(GptOptError, match=r"0001\.json must be a claim"):
+    with pytest.raises(GptOptError, match=r"0001\.json: must be a claim"):
         acquire(paths)
 
 

@@ -16,6 +16,7 @@ from gpt_opt.records.run_dir import allocate_run_dir, find_run_dirs, path_part, 
 from gpt_opt.records.run_id import is_identity, run_id
 from gpt_opt.run.resolvers import get_local_run_dir, label, plain_config, register_resolvers
 from tests.conftest import CONFIG_DIR
+from tests.records import golden_ids
 
 register()
 register_resolvers()
@@ -90,6 +91,24 @@ def test_ids_survive_upgrades(overrides: tuple[str, ...]) -> None:
     given = overrides if overrides == ("loss=sft",) else ("loss.beta=0.1", *overrides)
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         assert run_id(plain_config(compose("config", overrides=list(given)))) == GOLDEN[overrides]
+
+
+@pytest.mark.parametrize("name", golden_ids.names())
+def test_every_option_keeps_its_id(name: str) -> None:
+    assert not (moved := golden_ids.what_moved(name, golden_ids.composed(name))), moved
+
+
+def test_what_moves_an_id_is_named_with_what_to_do() -> None:
+    config = golden_ids.composed("loss=dpo")
+    assert golden_ids.what_moved("loss=dpo", config) == ""
+    config["loss"]["careless"] = 1
+    moved = golden_ids.what_moved("loss=dpo", config)
+    assert "loss.careless is a new key: add it to ABSENT_MEANS in gpt_opt/records/run_id.py" in moved
+    del config["loss"]["careless"], config["loss"]["beta"]
+    assert "loss.beta is gone" in golden_ids.what_moved("loss=dpo", config)
+    config["loss"]["beta"] = 0.2
+    assert "a value is another" in golden_ids.what_moved("loss=dpo", config)
+    assert "loss=new is a new option" in golden_ids.what_moved("loss=new", config)
 
 
 def test_a_key_that_came_later_moves_no_id_while_it_means_as_before(monkeypatch: pytest.MonkeyPatch) -> None:

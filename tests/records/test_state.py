@@ -81,3 +81,9 @@ def test_unknown_fields_of_a_later_version_are_ignored(paths: RunPaths) -> None:
     write_state(paths, RunState("abc", State.COMPLETED, 1))
     paths.state.write_text(json.dumps({**json.loads(paths.state.read_text()), "colour": "blue"}))
     assert read_state(paths).state is State.COMPLETED
+
+
+def test_a_run_that_an_earlier_version_calls_preempted_is_interrupted(paths: RunPaths) -> None:
+    write_state(paths, RunState("abc", State.INTERRUPTED, 1, step=4))
+    paths.state.write_text(json.dumps({**json.loads(paths.state.read_text()), "state": "PREEMPTED"}))
+    assert read_state(paths) == RunState("abc", State.INTERRUPTED, 1, step=4)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,7 +48,7 @@ def run(overrides: list[str], by_itself: bool = False) -> subprocess.CompletedPr
     """Runs a run of two processes to its end, which must come soon."""
     process = start(overrides, by_itself)
     try:
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=300)
     finally:
         process.terminate()
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
@@ -94,6 +95,13 @@ def wait_for_step(folder: Path, process: subprocess.Popen[str], step: int) -> Ru
     raise AssertionError(f"step {step} was not reached: {process.communicate()[1]}")
 
 
+@pytest.fixture(autouse=True)
+def forked(run_forks: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the workers of torchrun forks; only those of `whole` are new processes."""
+    for name, value in run_forks.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A finished run of two processes: its folder, and what it was started with."""
@@ -129,6 +137,36 @@ def test_a_complete_run_is_skipped_with_one_line(whole: tuple[Path, list[str]]) 
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("already complete: ") == 1
     assert len(done.stdout.splitlines()) == 1
+
+
+SLOW_THREADS = '''"""A callback that leaves the threads of gloo no time to let go of the last sum."""
+import os
+from pathlib import Path
+import torch
+from transformers import TrainerCallback
+
+class SlowThreads(TrainerCallback):
+    def on_train_end(self, args, state, control, **_):
+        for thread in Path("/proc/self/task").iterdir():
+            os.sched_setaffinity(int(thread.name), {min(os.sched_getaffinity(0))})
+            if "gloo_runloop" in (thread / "comm").read_text():
+                os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
+        for _ in range(4):  # so that each of its threads has one to let go of
+            torch.distributed.all_reduce(torch.ones(1))
+'''
+
+
+def test_processes_end_however_late_the_threads_of_gloo_are(
+    tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine such a thread may wait for Python's lock when the model, which joins it, is freed."""
+    (tmp_path / "slow_threads.py").write_text(SLOW_THREADS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), os.pathsep)
+    done = run(
+        [*small, *DPO, "training.training_params.max_steps=2", "callbacks=[{_target_: slow_threads.SlowThreads}]"]
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("completed: ") == 1
 
 
 LONG = ["training.training_params.max_steps=150", "training.training_params.save_every=50"]

@@ -20,10 +20,21 @@ from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.run_id import run_id
 from gpt_opt.records.state import State, read_state
 from gpt_opt.training.checkpointing import latest_checkpoint
-from gpt_opt.training.sharding import deepspeed_settings, engine_arguments
-from gpt_opt.training.trainer import even_batches
+from gpt_opt.training.evaluation import even_batches
+from gpt_opt.training.sharding import deepspeed_settings, sharding_arguments
 from tests.conftest import Runner, small_overrides
-from tests.run.test_distributed import DPO, LONG, SAMPLES, assert_same, only_run, rows, run, start, wait_for_step
+from tests.run.test_distributed import (  # noqa: F401  a fixture among them
+    DPO,
+    LONG,
+    SAMPLES,
+    assert_same,
+    forked,
+    only_run,
+    rows,
+    run,
+    start,
+    wait_for_step,
+)
 from tests.training.test_training import config
 
 needs_deepspeed = pytest.mark.skipif(
@@ -106,7 +117,7 @@ def test_fsdp_in_16_bits_computes_policy_and_reference_alike(tmp_path: Path, sma
 def test_fsdp_goes_on_with_an_optimizer_without_states(
     tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), os.pathsep)
     (tmp_path / "plain.py").write_text(
         "from torch.optim import SGD\ndef build(parameters, lr, **others): return SGD(parameters, lr)\n"
     )
@@ -229,5 +240,5 @@ def test_deepspeed_in_fp16_is_refused_where_the_cpu_cannot_compute_it() -> None:
     with pytest.raises(
         ConfigError, match="mixed_precision: is fp16, which DeepSpeed cannot compute on the CPU of this"
     ):
-        engine_arguments(config(["loss.beta=0.1", "deepspeed=zero3_fp16"]), 2)
-    assert engine_arguments(config(["loss.beta=0.1", "deepspeed=zero3_bf16"]), 2)["deepspeed"]["bf16"]["enabled"]
+        sharding_arguments(config(["loss.beta=0.1", "deepspeed=zero3_fp16"]), 2)
+    assert sharding_arguments(config(["loss.beta=0.1", "deepspeed=zero3_bf16"]), 2)["deepspeed"]["bf16"]["enabled"]

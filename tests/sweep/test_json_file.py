@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt_opt.errors import SweepError
-from gpt_opt.sweep.json_file import MAX_DEPTH, Json, _Scanner, parse_json, read_json, shown
+from gpt_opt.sweep.json_file import MAX_DEPTH, Json, parse_json, read_json, shown
+from gpt_opt.sweep.json_file import Path as JsonPath
 
 documents = st.recursive(
     st.one_of(
@@ -24,18 +26,28 @@ documents = st.recursive(
 
 @settings(max_examples=500, deadline=None)
 @given(documents, st.sampled_from([None, 1]), st.booleans())
-def test_scanner_and_fast_path_agree_with_json(value: Json, indent: int | None, ascii_only: bool) -> None:
+def test_values_are_those_of_json_and_stand_where_it_says(value: Json, indent: int | None, ascii_only: bool) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
     document = parse_json(text)
-    scanner = _Scanner("x", text)
-    assert repr(document.value) == repr(scanner.scan()) == repr(json.loads(text))
+    assert repr(document.value) == repr(json.loads(text))
     assert not document.problems
-    assert not scanner.problems
+    lines = text.split("\n")
+    for path, item in _places(value):
+        line, column = document.position(path)
+        found, _ = json.JSONDecoder().raw_decode("\n".join([lines[line - 1][column - 1 :], *lines[line:]]))
+        assert repr(found) == repr(path[-1] if path and isinstance(path[-1], str) else item)
+
+
+def _places(value: Json, path: JsonPath = ()) -> Iterator[tuple[JsonPath, Json]]:
+    yield path, value
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for step, item in inner:
+        yield from _places(item, (*path, step))
 
 
 @settings(max_examples=500, deadline=None)
 @given(st.text(st.sampled_from('[]{},:"\\ 01-+.eEaunltrfsNI\n/#'), max_size=10))
-def test_scanner_accepts_what_json_accepts(text: str) -> None:
+def test_what_json_accepts_is_accepted(text: str) -> None:
     def reject(name: str) -> None:
         raise ValueError(name)
 
@@ -68,9 +80,8 @@ def _duplicates(text: str) -> bool:
 def test_positions_of_keys_values_and_items() -> None:
     document = parse_json('{\n  "a": [1,\n   2],\n  "b":\n    {"c": null}\n}', "f.json")
     assert document.position(("a",)) == (2, 3)
-    assert document.position(("a",), of_value=True) == (2, 8)
     assert document.position(("a", 1)) == (3, 4)
-    assert document.position(("b",), of_value=True) == (5, 5)
+    assert document.position(("b", "c")) == (5, 6)
     assert document.where(("b", "c")) == "f.json:5 c"
     assert document.where(("a", 1)) == "f.json:3 a"
     assert document.where(()) == "f.json:1"
@@ -90,6 +101,9 @@ def test_numbers_are_exact() -> None:
         ("{'a': 1}", 1, "expected a key in double quotes", "write strings in double quotes"),
         ("{a: 1}", 1, "expected a key in double quotes", "put it in double quotes"),
         ('{"a" 1}', 1, 'expected ":" after the key "a"', "JSON writes"),
+        ('{"a"1}', 1, 'column 5: expected ":" after the key "a"', "JSON writes"),
+        ('{"a": "\\u12"}', 1, 'column 7: expected a complete string, but got "', "close the string"),
+        ('{"a\\u12": 1}', 1, 'column 2: expected a complete string, but got "', "close the string"),
         ('{"a": 1 "b": 2}', 1, 'expected "," or "}"', "comma"),
         ('{"a": [1\n', 2, "the end of the file", "comma"),
         ('{"a": 01}', 1, "expected a value", "no leading zeros"),

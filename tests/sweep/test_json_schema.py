@@ -11,8 +11,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from gpt_opt.errors import SweepError
-from gpt_opt.sweep import count, load_grid, parse_grid, points
-from gpt_opt.sweep import json_schema as schema
+from gpt_opt.sweep import count, load_grid, parse_grid, points, schema
 
 PARAMS = sorted((Path(__file__).parents[2] / "params").glob("*.json"))
 TYPES: dict[str, Any] = {
@@ -113,6 +112,7 @@ def test_number_of_points_of_the_shipped_files() -> None:
     assert {path.name: count(load_grid(path)) for path in PARAMS} == {
         "batch_sizes.json": 11,
         "beta_sweep.json": 3,
+        "model_sizes.json": 6,
         "optimizers.json": 15,
         "random_search.json": 16,
         "smoothing_seeds.json": 6,

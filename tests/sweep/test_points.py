@@ -11,9 +11,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt_opt.sweep import Grid, Point, columns, count, parse_grid, points
+from gpt_opt.sweep import Grid, Point, count, parse_grid, points
 from gpt_opt.sweep.model import Axis, Exclude, Space
-from gpt_opt.sweep.points import frozen, survey
+from gpt_opt.sweep.points import frozen, survey, values_by_key
 
 
 def items(text: Any) -> list[list[tuple[str, Any]]]:
@@ -88,18 +88,16 @@ def test_exclude_reaches_into_unions_and_ignores_prefixes() -> None:
     ]
 
 
-def test_columns_tell_what_varies() -> None:
+def test_the_values_of_every_key() -> None:
     grid = {"base": {"m": "x"}, "zip": {"a": [1, 1], "b": [1, 2]}, "union": [{"o": "p", "q": [1, 2]}, {"o": ["p"]}]}
-    found = {c.key: c for c in columns(parse_grid(json.dumps(grid)))}
+    found = values_by_key(parse_grid(json.dumps(grid)).space)
     assert list(found) == ["m", "a", "b", "o", "q"]
-    assert [found[k].values for k in "mabo"] == [("x",), (1,), (1, 2), ("p",)]
-    assert [k for k, c in found.items() if c.varies] == ["b", "q"]
-    assert [k for k, c in found.items() if not c.always] == ["q"]
+    assert [list(values.values()) for values in found.values()] == [["x"], [1], [1, 2], ["p"], [1, 2]]
 
 
-def test_columns_keep_values_that_only_look_equal() -> None:
-    (column,) = columns(parse_grid('{"a": [1, 1.0, true, "1", 0.0, -0.0, 1]}'))
-    assert [repr(v) for v in column.values] == ["1", "1.0", "True", "'1'", "0.0", "-0.0"]
+def test_values_that_only_look_equal_are_kept_apart() -> None:
+    values = values_by_key(parse_grid('{"a": [1, 1.0, true, "1", 0.0, -0.0, 1]}').space)["a"]
+    assert list(values) == ["1", "1.0", "True", "'1'", "0.0", "-0.0"]
 
 
 def test_frozen_tells_true_from_one() -> None:

@@ -17,22 +17,23 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, TrainingArguments
 
 from gpt_opt.errors import DataError
-from gpt_opt.training.data.order import Collator, ExampleCollator, ExampleOrder, TrainingOrder
-from gpt_opt.training.data.records import Pair, PairData
-from gpt_opt.training.data.tokenize import Limits, TokenizedExample, TokenizedPair, tokenize
-from gpt_opt.training.data.unpaired import targets, unpaired
+from gpt_opt.training.data.order import Collator, TrainingOrder
+from gpt_opt.training.data.records import Pair, PairData, TokenizedPair
+from gpt_opt.training.data.tokenize import SequenceLimits, tokenize
+from gpt_opt.training.distributed import fresh_accelerate
 from gpt_opt.training.interface import Folder, Hooks
 from gpt_opt.training.losses import DPO, IGNORED, IPO, KTO, ORPO, SFT, Hinge, PairLoss, Robust
 from gpt_opt.training.models.build import Reference
 from gpt_opt.training.models.byte_tokenizer import END_OF_TEXT, VOCAB_SIZE, byte_tokenizer
-from gpt_opt.training.objectives.trainers import KTOTrainer, PreferenceTrainer, SFTTrainer
-from gpt_opt.training.trainer import Task, fresh_accelerate
+from gpt_opt.training.objectives import objective_of
+from gpt_opt.training.objectives.unpaired import unpaired
+from gpt_opt.training.trainer import ObjectiveTrainer, Task
 
 trl = pytest.importorskip("trl", reason="the peer is a development tool")
 datasets = pytest.importorskip("datasets")
 
 BETA = 0.3
-LIMITS = Limits(max_length=80, max_prompt_length=40, keep_end=False)
+LIMITS = SequenceLimits(max_length=80, max_prompt_length=40, truncation_side="right")
 SMOOTHING = 0.1
 # Unequal lengths on both sides, an answer that is longer than its rival, bytes beyond ASCII, a space at the border.
 PAIRS = [
@@ -99,12 +100,13 @@ def our_trainer(
     **settings: Any,
 ) -> Any:
     optimizer = torch.optim.SGD(policy.parameters(), lr=0.02)
-    judged = isinstance(loss, KTO)
-    records = targets(PairData(tuple(PAIRS), (), "")).train if isinstance(loss, SFT) else PAIRS
+    objective = objective_of(loss)(loss, LIMITS)
+    pairs = objective.records(PairData(tuple(PAIRS), (), "")).train
+    records = EXAMPLES if isinstance(loss, KTO) else pairs
     task = Task(
-        order=ExamplesInOrder() if judged else InOrder(tokenize(records, byte_tokenizer(), LIMITS)),
+        order=InOrder(tokenize(records, byte_tokenizer(), LIMITS), objective),
         validation=(),
-        collator=ExampleCollator() if judged else Collator(),
+        collator=objective.collator(),
         optimizer=optimizer,
         schedule=LambdaLR(optimizer, lambda step: 1.0),
         save_total_limit=None,
@@ -112,42 +114,25 @@ def our_trainer(
         hooks=Hooks(lambda step, total: None, lambda: False, lambda: None),
         data_fingerprint="",
         best=None,
-        sampler=None,
         inputs={},
     )
     own = arguments(TrainingArguments, folder, **settings)
-    if isinstance(loss, SFT):
-        return SFTTrainer(policy, own, task, loss)
-    if isinstance(loss, KTO):
-        assert reference is not None
-        return KTOTrainer(policy, own, task, loss, Reference(reference))
-    return PreferenceTrainer(policy, own, task, loss, None if reference is None else Reference(reference))
+    return ObjectiveTrainer(policy, own, task, objective, None if reference is None else Reference(reference))
 
 
 class InOrder(TrainingOrder):
-    """The pairs as they come, three times over: TRL knows nothing of our shuffle."""
+    """The items as they come, three times over: TRL knows nothing of our shuffle."""
 
-    def __init__(self, pairs: Sequence[TokenizedPair]) -> None:
-        super().__init__(pairs, len(pairs), 3, seed=0)
+    def __init__(self, items: Sequence[Any], objective: Any) -> None:
+        super().__init__(items, len(items), 3, 0, objective.item_name, objective.arrange)
 
     def _order(self, epoch: int) -> list[int]:
-        return list(range(len(self._pairs)))
+        return list(range(len(self._items)))
 
 
 BOTH = unpaired(PairData(tuple(PAIRS), (), "")).train
 # One of each prompt: TRL would give answers to their own prompts.
 EXAMPLES = [BOTH[2 * index + (index % 3 == 0)] for index in range(len(PAIRS))]
-
-
-class ExamplesInOrder(ExampleOrder):
-    """The judged answers as they come, three times over."""
-
-    def __init__(self) -> None:
-        examples: list[TokenizedExample] = tokenize(EXAMPLES, byte_tokenizer(), LIMITS)
-        super().__init__(examples, len(examples), 3, 0, LIMITS)
-
-    def _order(self, epoch: int) -> list[int]:
-        return list(range(len(self._pairs)))
 
 
 def trl_dpo(
@@ -230,7 +215,7 @@ def trl_sft(folder: Path, policy: GPT2LMHeadModel, **settings: Any) -> Any:
     )
 
 
-def our_tokens(pairs: Sequence[Pair], limits: Limits = LIMITS) -> list[tuple[list[int], list[int], list[int]]]:
+def our_tokens(pairs: Sequence[Pair], limits: SequenceLimits = LIMITS) -> list[tuple[list[int], list[int], list[int]]]:
     return [(pair.prompt, pair.chosen, pair.rejected) for pair in tokenize(pairs, byte_tokenizer(), limits)]
 
 
@@ -248,8 +233,8 @@ def loss_and_gradients(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     model = trainer.model.train()
     model.zero_grad()
-    if isinstance(trainer, KTOTrainer):
-        trainer.prepare([batch])
+    if isinstance(trainer, ObjectiveTrainer):
+        trainer.objective.prepare([batch])
     count = None if units is None else torch.tensor(units)
     loss = trainer.compute_loss(model, batch, num_items_in_batch=count)
     loss.backward()
@@ -294,7 +279,7 @@ def test_losses_over_pairs_have_the_values_the_gradients_and_the_metrics_of_trl(
     assert len(gradients) == 28
     assert_equal(gradients, its_gradients)
 
-    metrics = own.means.take(lambda values: values)
+    metrics = own.progress.metrics.take(lambda values: values)
     for name in (
         "rewards/chosen",
         "rewards/rejected",
@@ -325,7 +310,7 @@ def test_kto_has_the_loss_the_gradients_and_the_metrics_of_trl(tmp_path: Path) -
     assert len(gradients) == 28
     assert_equal(gradients, its_gradients)
 
-    metrics = own.take(own.means, lambda values: values)
+    metrics = own.objective.finish(own.progress.metrics.take(lambda values: values))
     sides = [f"{name}/{side}" for name in ("rewards", "logps") for side in ("chosen", "rejected")]
     for name in (*sides, "rewards/margins"):
         (expected,) = peer._metrics["train"][name]
@@ -358,7 +343,7 @@ def test_orpo_has_the_loss_and_the_gradients_of_trl_but_for_its_likelihood_term(
 
     whole = our_trainer(tmp_path, policy, ORPO(BETA), None)
     with_paper_term, _ = loss_and_gradients(whole, batch, len(PAIRS))
-    metrics = whole.means.take(lambda values: values)
+    metrics = whole.progress.metrics.take(lambda values: values)
     assert float(with_paper_term) > float(loss)
     assert float(with_paper_term) != pytest.approx(float(its_loss), rel=1e-2)
     for name in ("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins"):

@@ -13,16 +13,17 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from gpt_opt.errors import DataError
+from gpt_opt.training.build import build
 from gpt_opt.training.data import build_hh, build_jsonl, truncated
 from gpt_opt.training.data.chat import Chat
 from gpt_opt.training.data.order import Collator, TrainingOrder
 from gpt_opt.training.data.prepare import HOLDS_END, prepare
-from gpt_opt.training.data.records import Example, ExampleData, Pair, PairData
-from gpt_opt.training.data.tokenize import Limits, TokenizedExample, TokenizedPair, ids_of, start_of, tokenize, truncate
-from gpt_opt.training.data.unpaired import targets, unpaired
-from gpt_opt.training.loop import build
+from gpt_opt.training.data.records import Example, ExampleData, Pair, PairData, TokenizedExample, TokenizedPair
+from gpt_opt.training.data.tokenize import SequenceLimits, leading_special_tokens, tokenize, truncate
 from gpt_opt.training.losses import IGNORED
 from gpt_opt.training.models.byte_tokenizer import END_OF_TEXT, byte_tokenizer
+from gpt_opt.training.objectives.sft import sft_examples
+from gpt_opt.training.objectives.unpaired import unpaired
 from tests.training.test_training import config
 
 
@@ -113,9 +114,9 @@ def test_truncation_matches_the_vectors(vectors: dict[str, Any]) -> None:
     case = vectors["tokenize_truncate"]
     for inputs, expected in zip(case["inputs"]["cases"], case["expected"]["cases"], strict=True):
         ids = {key: [ord(letter) - 96 for letter in inputs[key]] for key in ("prompt", "chosen", "rejected")}
-        pair = TokenizedPair(ids["prompt"], [*ids["chosen"], 0], [*ids["rejected"], 0])
-        limits = Limits(inputs["max_length"], inputs["max_prompt_length"], inputs["mode"] == "keep_end")
-        found = truncate(pair, limits)
+        side: Any = {"keep_end": "left", "keep_start": "right"}[inputs["mode"]]
+        limits = SequenceLimits(inputs["max_length"], inputs["max_prompt_length"], side)
+        found = TokenizedPair(*truncate((ids["prompt"], [*ids["chosen"], 0], [*ids["rejected"], 0]), limits))
         assert found.prompt == expected["prompt_input_ids"]
         assert found.prompt + found.chosen == expected["chosen_input_ids"]
         assert found.prompt + found.rejected == expected["rejected_input_ids"]
@@ -125,7 +126,7 @@ def test_answers_end_in_end_of_sequence_and_cuts_are_told(caplog: pytest.LogCapt
     pairs = (Pair("ab", "c", "de"), Pair("a" * 20, "c" * 20, "d"), Pair("a" * 20, "c" * 9, "d"))
     data = PairData(pairs, pairs[:1], "", {"duplicate": 2})
     with caplog.at_level("INFO"):
-        prepared = prepare(data, byte_tokenizer(), Limits(24, 8, keep_end=False))
+        prepared = prepare(data, byte_tokenizer(), SequenceLimits(24, 8, truncation_side="right"))
     short, long, cut = prepared.train
     assert short == TokenizedPair([97, 98], [99, 256], [100, 101, 256])
     assert isinstance(long, TokenizedPair)
@@ -134,10 +135,10 @@ def test_answers_end_in_end_of_sequence_and_cuts_are_told(caplog: pytest.LogCapt
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert record.message == (
-        "data: of 4 rows; 2 had their prompt cut to 8 tokens; 1 an answer to 16 (end-of-sequence lost); "
+        "data: of 4 rows; 2 had their prompt truncated to 8 tokens; 1 a completion to 16 (end-of-sequence lost); "
         "left out: 2 (duplicate)"
     )
-    assert prepared.account == {
+    assert prepared.report == {
         "train": {"rows": 3, "prompts_cut": 2, "answers_cut": 1},
         "validation": {"rows": 1, "prompts_cut": 0, "answers_cut": 0},
         "dropped": {"duplicate": 2},
@@ -146,28 +147,28 @@ def test_answers_end_in_end_of_sequence_and_cuts_are_told(caplog: pytest.LogCapt
 
 def test_a_completion_is_truncated_to_its_own_limit_before_the_others_apply(caplog: pytest.LogCaptureFixture) -> None:
     pairs = (Pair("a" * 20, "c" * 20, "de"), Pair("a" * 21, "c" * 20, "de"))
-    limits = Limits(26, 8, keep_end=False, max_completion_length=5)
+    limits = SequenceLimits(26, 8, truncation_side="right", max_completion_length=5)
     with caplog.at_level("INFO"):
         prepared = prepare(PairData(pairs[:1], pairs[1:], ""), byte_tokenizer(), limits)
     assert prepared.train == [TokenizedPair([97] * 20, [99] * 5, [100, 101, 256])]
-    assert prepared.account["train"] == {"rows": 1, "prompts_cut": 0, "answers_cut": 1}
-    assert caplog.records[-1].message == "data: of 2 rows; 2 an answer to 5 (end-of-sequence lost)"
+    assert prepared.report["train"] == {"rows": 1, "prompts_cut": 0, "answers_cut": 1}
+    assert caplog.records[-1].message == "data: of 2 rows; 2 a completion to 5 (end-of-sequence lost)"
 
 
-def kept(splits: tuple[list[Any], list[Any]], limits: Limits) -> tuple[list[str], list[str], dict[str, int]]:
+def kept(splits: tuple[list[Any], list[Any]], limits: SequenceLimits) -> tuple[list[str], list[str], dict[str, int]]:
     """The prompts and completions that are left of each split, and what was left out."""
     kind = PairData if isinstance(splits[0][0], Pair) else ExampleData
     prepared = prepare(kind(tuple(splits[0]), tuple(splits[1]), ""), byte_tokenizer(), limits)
-    assert (prepared.fingerprint == "") == (not prepared.account["dropped"])
+    assert (prepared.fingerprint == "") == (not prepared.report["dropped"])
     rows = [
-        ["|".join(bytes(ids).decode() for ids in ids_of(item)) for item in part]
+        ["|".join(bytes(ids).decode() for ids in item.ids) for item in part]
         for part in (prepared.train, prepared.validation)
     ]
-    assert [len(part) for part in rows] == [prepared.account[split]["rows"] for split in ("train", "validation")]
-    return rows[0], rows[1], prepared.account["dropped"]
+    assert [len(part) for part in rows] == [prepared.report[split]["rows"] for split in ("train", "validation")]
+    return rows[0], rows[1], prepared.report["dropped"]
 
 
-CUT = Limits(8, 4, keep_end=False)
+CUT = SequenceLimits(8, 4, truncation_side="right")
 """Prompts of 4 bytes and completions of 4, where both are longer than 8."""
 
 
@@ -214,13 +215,13 @@ def test_limits_that_leave_nothing_are_refused() -> None:
     with pytest.raises(
         DataError, match=r"max_prompt_length: must be above 1, the tokens that every prompt starts with"
     ):
-        prepare(PairData(pairs, pairs, ""), with_bos(), Limits(6, 1, keep_end=True, start=(258,)))
+        prepare(PairData(pairs, pairs, ""), with_bos(), SequenceLimits(6, 1, "left", (258,)))
 
 
 def test_nothing_is_said_where_nothing_was_cut(caplog: pytest.LogCaptureFixture) -> None:
     pairs = (Pair("ab", "c", "de"),)
     with caplog.at_level("INFO"):
-        prepare(PairData(pairs, pairs, ""), byte_tokenizer(), Limits(24, 8, keep_end=False))
+        prepare(PairData(pairs, pairs, ""), byte_tokenizer(), SequenceLimits(24, 8, truncation_side="right"))
     assert not caplog.records
 
 
@@ -234,21 +235,21 @@ def with_bos(template: str = "<s> $A") -> PreTrainedTokenizerFast:
 
 
 def test_the_start_is_what_the_tokenizer_puts_before_a_text() -> None:
-    assert start_of(byte_tokenizer()) == ()
-    assert start_of(with_bos()) == (258,)
-    assert start_of(with_bos(f"<s> $A {END_OF_TEXT}")) == (258,)
-    assert start_of(with_bos(f"$A {END_OF_TEXT}")) == ()
-    assert start_of(with_bos(f"{END_OF_TEXT} $A")) == (256,)
+    assert leading_special_tokens(byte_tokenizer()) == ()
+    assert leading_special_tokens(with_bos()) == (258,)
+    assert leading_special_tokens(with_bos(f"<s> $A {END_OF_TEXT}")) == (258,)
+    assert leading_special_tokens(with_bos(f"$A {END_OF_TEXT}")) == ()
+    assert leading_special_tokens(with_bos(f"{END_OF_TEXT} $A")) == (256,)
 
 
-@pytest.mark.parametrize("keep_end", [True, False])
-def test_a_prompt_starts_with_it_once_however_it_is_cut(keep_end: bool) -> None:
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_prompt_starts_with_it_once_however_it_is_truncated(side: Any) -> None:
     tokenizer = with_bos()
-    limits = Limits(12, 4, keep_end, start_of(tokenizer))
+    limits = SequenceLimits(12, 4, side, leading_special_tokens(tokenizer))
     pairs = [Pair("abcdefghi", "x", "y"), Pair("abcdefghij", "x", "y"), Pair("<s>ab", "x", "y")]
     fits, longer, started = tokenize(pairs, tokenizer, limits)
     assert fits.prompt == [258, *b"abcdefghi"]
-    assert longer.prompt == [258, *(b"hij" if keep_end else b"abc")]
+    assert longer.prompt == [258, *(b"hij" if side == "left" else b"abc")]
     assert started.prompt == [258, *b"ab"]
     tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"
     (chat,) = tokenize([Pair(Chat([("user", "ab")]), " x", " y")], tokenizer, limits)
@@ -260,14 +261,14 @@ def test_the_start_is_an_option(small: list[str], tmp_path: Path) -> None:
     made = [*small, "loss.beta=0.1", f"model.tokenizer_name_or_path={tmp_path / 'bos'}", "model.config.vocab_size=259"]
     first, without = build(config(made)), build(config([*made, "training.training_params.add_bos=false"]))
     plain = build(config([*small, "loss.beta=0.1"]))
-    assert without.train == plain.train
-    assert [ids_of(item)[0] for item in first.train] == [[258, *ids_of(item)[0]] for item in plain.train]
+    assert without.items.train == plain.items.train
+    assert [item.ids[0] for item in first.items.train] == [[258, *item.ids[0]] for item in plain.items.train]
 
 
 def test_judged_answers_are_tokenized_like_answers_of_pairs() -> None:
     counts: Counter[str] = Counter()
     examples = [Example("ab", "c", True), Example("a" * 20, "c" * 20, False)]
-    short, long = tokenize(examples, byte_tokenizer(), Limits(24, 8, keep_end=True), counts)
+    short, long = tokenize(examples, byte_tokenizer(), SequenceLimits(24, 8, truncation_side="left"), counts)
     assert short == TokenizedExample([97, 98], [99, 256], True)
     assert long == TokenizedExample([97] * 8, [99] * 16, False)
     assert counts == {"prompts_cut": 1, "answers_cut": 1}
@@ -275,24 +276,26 @@ def test_judged_answers_are_tokenized_like_answers_of_pairs() -> None:
 
 def test_a_text_with_the_end_of_sequence_token_is_refused() -> None:
     with pytest.raises(DataError, match=r"row with prompt 'a<.endoftext.>': must not contain the end-of-seq"):
-        tokenize([Pair("a", "b", "c"), Pair("a<|endoftext|>", "b", "c")], byte_tokenizer(), Limits(24, 8, False))
+        tokenize(
+            [Pair("a", "b", "c"), Pair("a<|endoftext|>", "b", "c")], byte_tokenizer(), SequenceLimits(24, 8, "right")
+        )
 
 
 def test_the_place_of_a_refused_row_is_named_and_published_rows_are_left_out(tmp_path: Path) -> None:
     rows = [*good_rows(30), {"prompt": "p", "chosen": f"a{END_OF_TEXT}", "rejected": "b"}]
     own = load(write(tmp_path / "a.jsonl", rows))
     with pytest.raises(DataError, match=r"a\.jsonl:31: must not contain the end-of-sequence"):
-        prepare(own, byte_tokenizer(), Limits(24, 8, keep_end=False))
+        prepare(own, byte_tokenizer(), SequenceLimits(24, 8, truncation_side="right"))
     dialogues = [{side: f"\n\nHuman: {n}\n\nAssistant: {side}" for side in ("chosen", "rejected")} for n in range(30)]
     dialogues[3]["rejected"] += END_OF_TEXT
     settings: dict[str, Any] = {"subset": None, "split": "train", "max_samples": None, "validation_split": 0.25}
     data = build_hh(str(write(tmp_path / "hh.jsonl", dialogues)), **settings)
-    for given, left in ((data, 1), (unpaired(data), 1), (targets(data), 0)):
-        prepared = prepare(given, byte_tokenizer(), Limits(80, 40, keep_end=False))
-        rows_left = prepared.account["train"]["rows"] + prepared.account["validation"]["rows"]
+    for given, left in ((data, 1), (unpaired(data), 1), (sft_examples(data), 0)):
+        prepared = prepare(given, byte_tokenizer(), SequenceLimits(80, 40, truncation_side="right"))
+        rows_left = prepared.report["train"]["rows"] + prepared.report["validation"]["rows"]
         assert rows_left == len(prepared.train) + len(prepared.validation)
         assert rows_left == len(given.train) + len(given.validation) - left
-        assert prepared.account["dropped"].get(HOLDS_END, 0) == left
+        assert prepared.report["dropped"].get(HOLDS_END, 0) == left
 
 
 def test_batches_are_aligned_with_the_logits_that_predict_them() -> None:
@@ -339,17 +342,17 @@ def test_padding_matches_the_vector_but_for_the_shift(vectors: dict[str, Any]) -
 
 def test_each_epoch_shows_every_pair_once_in_a_new_order() -> None:
     pairs = [TokenizedPair([index], [0], [1]) for index in range(10)]
-    order = TrainingOrder(pairs, batch_size=5, steps=6, seed=3)
+    order = TrainingOrder(pairs, 5, 6, 3, "pairs")
     seen = [order[place].prompt[0] for place in range(len(order))]
     assert len(seen) == 30
     epochs = [seen[:10], seen[10:20], seen[20:]]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
     assert [order[place].prompt[0] for place in (25, 3, 17)] == [seen[25], seen[3], seen[17]]
-    other = TrainingOrder(pairs, batch_size=5, steps=6, seed=4)
+    other = TrainingOrder(pairs, 5, 6, 4, "pairs")
     assert [other[place].prompt[0] for place in range(10)] != seen[:10]
 
 
 def test_too_few_pairs_for_one_batch_is_an_error() -> None:
     with pytest.raises(DataError, match="is 2 with 1 pairs"):
-        TrainingOrder([TokenizedPair([0], [0], [1])], batch_size=2, steps=1, seed=0)
+        TrainingOrder([TokenizedPair([0], [0], [1])], batch_size=2, steps=1, seed=0, item_name="pairs")

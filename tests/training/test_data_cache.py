@@ -17,10 +17,10 @@ from gpt_opt.config.cache import VARIABLE, cache_folder
 from gpt_opt.training.data import cache
 from gpt_opt.training.data.chat import Chat
 from gpt_opt.training.data.records import Example, Pair
-from gpt_opt.training.data.tokenize import Limits, tokenize
+from gpt_opt.training.data.tokenize import SequenceLimits, tokenize
 from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
 
-LIMITS = Limits(24, 8, keep_end=False)
+LIMITS = SequenceLimits(24, 8, truncation_side="right")
 PAIRS = [Pair(f"prompt {n}", "c" * (n % 30 + 1), "r" * (n % 7 + 1)) for n in range(50)]
 EXAMPLES = [Example(pair.prompt, pair.chosen, index % 2 == 0) for index, pair in enumerate(PAIRS)]
 
@@ -33,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def once(
-    records: Sequence[Any] = PAIRS, tokenizer: Any = None, limits: Limits = LIMITS
+    records: Sequence[Any] = PAIRS, tokenizer: Any = None, limits: SequenceLimits = LIMITS
 ) -> tuple[list[Any], Counter[str]]:
     counts: Counter[str] = Counter()
     return list(cache.tokenize_once(records, tokenizer or byte_tokenizer(), limits, counts)), counts
@@ -70,9 +70,9 @@ def test_an_entry_is_for_its_texts_tokenizer_and_limits_alone(folder: Path) -> N
         once(EXAMPLES),
         once(tokenizer=other),
         once(tokenizer=splitting),
-        once(limits=replace(LIMITS, keep_end=True)),
+        once(limits=replace(LIMITS, truncation_side="left")),
         once(limits=replace(LIMITS, max_length=25)),
-        once(limits=replace(LIMITS, start=(97,))),
+        once(limits=replace(LIMITS, special_tokens=(97,))),
         once(chats),
         once(plain),
         once(chats, templated),

@@ -9,14 +9,14 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from gpt_opt.errors import DataError
-from gpt_opt.training.data.chat import Chat, answer_text, render
+from gpt_opt.training.data.chat import Chat, render, response_text
 from gpt_opt.training.data.records import Pair, fingerprint_pairs
-from gpt_opt.training.data.tokenize import Limits, tokenize
+from gpt_opt.training.data.tokenize import SequenceLimits, tokenize
 from gpt_opt.training.models.byte_tokenizer import END_OF_TEXT, byte_tokenizer
 
-LIMITS = Limits(400, 200, keep_end=False)
+LIMITS = SequenceLimits(400, 200, truncation_side="right")
 CHAT = Chat([("system", "S"), ("user", "U"), ("assistant", "A"), ("user", "V")])
-PAIR = Pair(CHAT, answer_text("good"), answer_text(" bad"))
+PAIR = Pair(CHAT, response_text("good"), response_text(" bad"))
 
 TURNS = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}\n{% endfor %}"
 PROMPTED = TURNS + "{% if add_generation_prompt %}[assistant]{% endif %}"
@@ -69,7 +69,7 @@ def test_a_plain_prompt_is_left_alone_by_a_template() -> None:
 
 def test_every_dialogue_that_a_template_refuses_is_named() -> None:
     strict = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    pairs = [replace(PAIR, place="a.jsonl:1"), Pair(Chat([("user", "U")]), " a", " b"), PAIR]
+    pairs = [replace(PAIR, source="a.jsonl:1"), Pair(Chat([("user", "U")]), " a", " b"), PAIR]
     with pytest.raises(DataError) as caught:
         tokenize(pairs, templated(strict + PROMPTED), LIMITS)
     first, second = caught.value.problems

@@ -237,7 +237,7 @@ TALKS = [{"messages": say(("user", f"p{n}"), ("assistant", "c"))} for n in range
             "data=ultrafeedback PATH data.dataset.split=train SHARE",
         ),
         (ROWS, ("hh", "shp", "se", "ultrafeedback"), "its rows are pairs by columns", "data=hf PATH"),
-        (KTO, ("hh", "ultrafeedback"), "its rows are judged answers by columns", "data=hf PATH loss=kto"),
+        (KTO, ("hh", "ultrafeedback"), "its rows are unpaired preferences by columns", "data=hf PATH loss=kto"),
         (TALKS, ("hh", "se"), "its rows are demonstrations by columns", "data=hf PATH loss=sft"),
     ],
     ids=["hh", "shp", "se", "ultrafeedback", "pairs", "judged", "demonstrations"],

@@ -14,13 +14,15 @@ import pytest
 
 from gpt_opt.config.checks.data import data_problems
 from gpt_opt.errors import DataError, Problem
-from gpt_opt.training.data import Example, ExampleData, MixedData, Pair, PairData
+from gpt_opt.training.data import Example, Pair
 from gpt_opt.training.data.chat import Chat
 from gpt_opt.training.data.collect import MAX_PROBLEMS, Dropped, require
 from gpt_opt.training.data.mixture import build_mixture
+from gpt_opt.training.data.records import PAIRS, UNPAIRED
 from gpt_opt.training.data.sources import published as sources
 from gpt_opt.training.data.sources.html import plain_text
-from gpt_opt.training.data.unpaired import UNWANTED, targets, unpaired
+from gpt_opt.training.objectives.sft import UNWANTED, sft_examples
+from gpt_opt.training.objectives.unpaired import unpaired
 
 COMMON: dict[str, Any] = {"subset": None, "split": "train", "max_samples": None, "validation_split": 0.25}
 COLUMNS = {f"{name}_column": name for name in ("prompt", "chosen", "rejected", "completion", "label")}
@@ -228,7 +230,7 @@ def test_ultrafeedback_in_both_layouts(tmp_path: Path, with_prompt: bool) -> Non
     settings = {**COMMON, "split": "train_prefs", "validation_split": "test_prefs"}
     data = sources.build_ultrafeedback(path=str(tmp_path / "uf"), **settings)
     assert (len(data.train), len(data.validation)) == (20, 1)
-    assert data.dropped == {"chosen answer with no higher score": 1, sources.BLANK: 1, sources.EQUAL: 1}
+    assert data.dropped == {"chosen completion with no higher score": 1, sources.BLANK: 1, sources.EQUAL: 1}
     first = data.train[0]
     assert first == Pair("\n\nHuman: what is 0?\n\nAssistant:", " one", " two")
     assert isinstance(first.prompt, Chat)
@@ -276,7 +278,6 @@ def test_a_table_of_judged_answers_is_unpaired_data(tmp_path: Path) -> None:
         writer.writeheader()
         writer.writerows(judged)
     data = hf(tmp_path / "kto.csv", prompt_column="question")
-    assert isinstance(data, ExampleData)
     assert everything(data) == {Example(f"{n}", "c", n % 2 == 0) for n in range(40)}
     assert hf(tmp_path / "kto.csv", prompt_column="question").fingerprint == data.fingerprint
 
@@ -317,9 +318,9 @@ def test_bad_rows_are_named_by_their_places_and_no_more_than_some(tmp_path: Path
     for line, says in [
         (
             2,
-            "needs the columns 'chosen' and 'rejected', 'completion' (with 'label' for a judged answer), ",
+            "needs the columns 'chosen' and 'rejected', 'completion' (with 'label' for an unpaired preference), ",
         ),
-        (3, "'chosen' no message before the answer"),
+        (3, "'chosen' no message before the response"),
         (4, "must continue the same dialogue"),
         (5, "'chosen' must be a list of messages {role, content} with roles system, user, assistant"),
         (6, "'label' must be true or false, but is \"maybe\""),
@@ -404,7 +405,7 @@ def test_a_whole_text_is_no_part_of_a_mixture(tmp_path: Path) -> None:
     made = parts(tmp_path, x=40, y=1)
     made["y"]["dataset"]["path"] = str(tmp_path / "book.txt")
     (tmp_path / "book.txt").write_text("a line\n" * 100)
-    with pytest.raises(DataError, match=r"parts\.y: must be rows, of which the weights are shares, but is the whole"):
+    with pytest.raises(DataError, match=r"parts\.y: must be rows, which the weights count, but is the whole"):
         build_mixture(made, {"x": 1, "y": 1}, seed=0)
 
 
@@ -421,8 +422,8 @@ def test_pairs_and_single_answers_mix_for_the_losses_that_take_both(tmp_path: Pa
     judged = [{"prompt": f"z{n}", "completion": "c", "label": n % 2 == 0} for n in range(50)]
     write_lines(Path(made["y"]["dataset"]["path"]), judged)
     data = build_mixture(made, {"x": 1, "y": 1}, seed=0)
-    assert isinstance(data, MixedData)
-    learned = targets(data)
+    assert {record.kind for record in everything(data)} == {PAIRS, UNPAIRED}
+    learned = sft_examples(data)
     assert {example.desirable for example in learned.train} == {True}
     assert learned.dropped[UNWANTED] == sum(isinstance(r, Example) and not r.desirable for r in everything(data))
     assert len(unpaired(data).train) == sum(1 + isinstance(record, Pair) for record in data.train)
@@ -466,4 +467,5 @@ def test_weights_name_the_parts() -> None:
 
 
 def test_the_kinds_of_data_are_what_the_names_say(tmp_path: Path) -> None:
-    assert isinstance(hf(parts(tmp_path, x=50)["x"]["dataset"]["path"]), PairData)
+    data = hf(parts(tmp_path, x=50)["x"]["dataset"]["path"])
+    assert {record.kind for record in everything(data)} == {PAIRS}

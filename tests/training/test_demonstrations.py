@@ -12,22 +12,24 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from gpt_opt.errors import DataError
+from gpt_opt.training.build import build
 from gpt_opt.training.data import Example, ExampleData, Pair, build_jsonl
 from gpt_opt.training.data.cache import _key
 from gpt_opt.training.data.chat import Chat, Turns
-from gpt_opt.training.data.demonstrations import is_demonstration
+from gpt_opt.training.data.mixture import build_dataset
 from gpt_opt.training.data.order import Collator
 from gpt_opt.training.data.prepare import prepare
+from gpt_opt.training.data.records import TokenizedExample, token_ids
 from gpt_opt.training.data.sources.columns import Columns, record_of
-from gpt_opt.training.data.tokenize import Limits, TokenizedExample, token_ids, tokenize
-from gpt_opt.training.loop import build
+from gpt_opt.training.data.tokenize import SequenceLimits, tokenize
 from gpt_opt.training.losses import IGNORED, SFT, token_logps
 from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
+from gpt_opt.training.objectives.sft import sft_examples
 from tests.conftest import Runner
 from tests.training.test_data_chat import PROMPTED, templated
 from tests.training.test_training import config
 
-LIMITS = Limits(400, 200, keep_end=False)
+LIMITS = SequenceLimits(400, 200, truncation_side="right")
 MESSAGES = [("system", "S"), ("user", "U"), ("assistant", "A"), ("user", "V"), ("assistant", "B"), ("user", "W")]
 TALK = Example(Chat(MESSAGES[:2]), Turns(MESSAGES[2:5]), None)
 MARKED = (
@@ -172,14 +174,14 @@ def test_a_demonstration_is_cut_at_its_end_and_counted(caplog: pytest.LogCapture
     long = Example(TALK.prompt, Turns([("assistant", "A" * 5), ("user", "V" * 30), ("assistant", "B")]), None)
     data = ExampleData((long, Example("ab", "c" * 60, None)), (Example("ab", "c", None),), "")
     with caplog.at_level("INFO"):
-        prepared = prepare(data, byte_tokenizer(), Limits(60, 40, keep_end=False))
+        prepared = prepare(data, byte_tokenizer(), SequenceLimits(60, 40, truncation_side="right"))
     first, second = prepared.train
     prompt, pieces = spans(first, byte_tokenizer())
     assert prompt == str(TALK.prompt)  # which leaves room for the first answer
     assert pieces == [(" AAAAA", True)]  # what follows it was cut in the middle of a question
     assert isinstance(second, TokenizedExample)
     assert (len(second.prompt), len(second.completion)) == (2, 58)
-    assert prepared.account["train"] == {
+    assert prepared.report["train"] == {
         "rows": 2,
         "prompts_cut": 0,
         "answers_cut": 2,
@@ -197,11 +199,13 @@ def test_a_demonstration_is_cut_at_its_end_and_counted(caplog: pytest.LogCapture
 def test_a_demonstration_is_truncated_to_the_limit_of_completions(caplog: pytest.LogCaptureFixture) -> None:
     data = ExampleData((TALK, Example("ab", "c" * 60, None)), (Example("", "t" * 30, None),), "")
     with caplog.at_level("INFO"):
-        prepared = prepare(data, byte_tokenizer(), Limits(90, 40, keep_end=False, max_completion_length=8))
+        prepared = prepare(
+            data, byte_tokenizer(), SequenceLimits(90, 40, truncation_side="right", max_completion_length=8)
+        )
     first, second = prepared.train
     assert spans(first, byte_tokenizer())[1] == [(" A", True)]
     assert second == TokenizedExample([*b"ab"], [99] * 8, True)
-    assert prepared.account["validation"]["learned_tokens"] == 30  # a text has no prompt and no completion
+    assert prepared.report["validation"]["learned_tokens"] == 30  # a text has no prompt and no completion
     assert caplog.messages[0].endswith("2 their end beyond 90, or 8 after the prompt (end-of-sequence lost)")
 
 
@@ -218,18 +222,18 @@ def test_each_token_of_a_text_is_learned_once(tmp_path: Path) -> None:
     assert train.completion + validation.completion == plain
     assert train.completion.endswith("\n")
     assert 0.08 < len(validation.completion) / len(plain) < 0.12
-    prepared = prepare(data, byte_tokenizer(), Limits(64, 32, keep_end=False))
+    prepared = prepare(data, byte_tokenizer(), SequenceLimits(64, 32, truncation_side="right"))
     sequences = [[*item.prompt, *item.completion] for item in prepared.train if isinstance(item, TokenizedExample)]
     assert {len(ids) for ids in sequences[:-1]} == {64}
     learned = [token for item in prepared.train for token in item.completion]  # type: ignore[union-attr]
     assert bytes([*sequences[0][:1], *learned[:-1]]).decode() == train.completion
     assert learned[-1] == byte_tokenizer().eos_token_id
-    assert prepared.account["train"]["sequences"] == len(sequences)
-    assert prepared.account["train"]["learned_tokens"] == len(train.completion)
+    assert prepared.report["train"]["sequences"] == len(sequences)
+    assert prepared.report["train"]["learned_tokens"] == len(train.completion)
 
 
 def test_texts_start_with_what_the_tokenizer_puts_before_them_and_end_once() -> None:
-    limits = Limits(64, 32, False, (65,))
+    limits = SequenceLimits(64, 32, "right", (65,))
     for text in ("bc", "Abc", f"bc{E}"):
         (item,) = tokenize([Example("", text, None)], byte_tokenizer(), limits)
         assert (item.prompt, item.completion) == ([65], [*b"bc", 256])
@@ -263,7 +267,7 @@ ROWS = {
 @pytest.mark.parametrize(
     ("loss", "kind", "says"),
     [
-        ("loss=dpo", "demonstrations", "are demonstrations (no rejected answer, no label)"),
+        ("loss=dpo", "demonstrations", "are demonstrations (no rejected completion, no label)"),
         ("loss=kto", "demonstrations", "take loss=sft, which learns from demonstrations"),
         ("loss=orpo", "judged", "take loss=kto, which needs no pairs"),
     ],
@@ -286,21 +290,21 @@ def test_another_loss_says_which_loss_takes_the_rows(
 def test_sft_learns_from_wanted_answers_and_demonstrations_of_a_mixture(small: list[str], tmp_path: Path) -> None:
     shown = [{"prompt": f"d{n} ", "completion": "c"} for n in range(40)]
     (tmp_path / "shown.jsonl").write_text("".join(json.dumps(row) + "\n" for row in shown))
-    made = build(
-        config(
-            [
-                *(item for item in small if not item.startswith("data")),
-                *("loss=sft", "data=mixture", "+data@data.dataset.parts.a=jsonl", "+data@data.dataset.parts.b=hf"),
-                f"data.dataset.parts.a.dataset.path={tmp_path / 'pairs.jsonl'}",
-                f"data.dataset.parts.b.dataset.path={tmp_path / 'shown.jsonl'}",
-                "+data.dataset.weights={a: 1, b: 1}",
-            ]
-        )
+    made_config = config(
+        [
+            *(item for item in small if not item.startswith("data")),
+            *("loss=sft", "data=mixture", "+data@data.dataset.parts.a=jsonl", "+data@data.dataset.parts.b=hf"),
+            f"data.dataset.parts.a.dataset.path={tmp_path / 'pairs.jsonl'}",
+            f"data.dataset.parts.b.dataset.path={tmp_path / 'shown.jsonl'}",
+            "+data.dataset.weights={a: 1, b: 1}",
+        ]
     )
-    assert {is_demonstration(record) for record in made.data.train} == {True, False}
-    assert not any(isinstance(record, Pair) for record in made.data.train)
-    assert len(made.train) == len(made.data.train)
-    assert made.account["train"]["learned_completions"] == len(made.train)
+    made = build(made_config)
+    examples = sft_examples(build_dataset(made_config["data"]["dataset"])).train
+    assert {record.is_demonstration for record in examples} == {True, False}
+    assert not any(isinstance(record, Pair) for record in examples)
+    assert len(made.items.train) == len(examples)
+    assert made.items.report["train"]["learned_completions"] == len(examples)
 
 
 def talks(file: Path, count: int = 60) -> Path:
@@ -311,20 +315,22 @@ def talks(file: Path, count: int = 60) -> Path:
 
 def test_the_loss_is_the_mean_over_the_learned_tokens(small: list[str], tmp_path: Path) -> None:
     file = talks(tmp_path / "talks.jsonl.gz")
-    parts = build(config([*small, "loss=sft", "data=hf", f"data.dataset.path={file}"]))
-    items: list[Any] = list(parts.train[:5])
+    made = config([*small, "loss=sft", "data=hf", f"data.dataset.path={file}"])
+    parts = build(made)
+    items: list[Any] = list(parts.items.train[:5])
     batch: Any = Collator()(items)
     kept = {"logits_to_keep": batch["logits_to_keep"]}
     logps = token_logps(parts.policy(batch["input_ids"], **kept).logits, batch["labels"]).sum(-1)
     tokens = (batch["labels"] != IGNORED).sum(-1)
-    ours = SFT()(logps, tokens) / SFT().units(tokens)
+    ours = SFT()(logps, tokens) / SFT().denominator(tokens)
     labels = torch.full(batch["input_ids"].shape, IGNORED)
     for row, item in enumerate(items):
         for place, token in enumerate(item.completion, start=len(item.prompt)):
             labels[row, place] = token if token >= 0 else IGNORED
     theirs = parts.policy(batch["input_ids"], labels=labels).loss
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
-    numbers = [int(record.prompt.split()[1]) for record in parts.data.train[:5]]
+    examples = sft_examples(build_dataset(made["data"]["dataset"])).train[:5]
+    numbers = [int(record.prompt.split()[1]) for record in examples]
     assert tokens.sum() == sum(len(f" {n + 1}") + len(" B") + 1 for n in numbers)
 
 

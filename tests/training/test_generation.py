@@ -15,9 +15,12 @@ from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.errors import ConfigError, DataError
 from gpt_opt.records.run_id import run_id
 from gpt_opt.training import loop
-from gpt_opt.training.generation import Sampler
+from gpt_opt.training.build import build
+from gpt_opt.training.data.mixture import build_dataset
+from gpt_opt.training.generation import Generator, generator_of
 from gpt_opt.training.interface import Folder
-from gpt_opt.training.loop import build, train
+from gpt_opt.training.loop import train
+from gpt_opt.training.parts import Parts
 from tests.training.test_training import DPO, SFT, config, finish, folder, hooks, rows
 
 KEYS = "training.training_params"
@@ -45,7 +48,7 @@ def test_every_evaluation_has_a_row_a_prompt(tmp_path: Path, small: list[str]) -
     assert [(row["step"], row["index"]) for row in found] == [
         (step, item) for step in (0, 4, 8, 12) for item in (0, 1, 2)
     ]
-    validation = build(config([*small, *DPO])).data.validation
+    validation = build_dataset(config([*small, *DPO])["data"]["dataset"]).validation
     for row in found:
         assert list(row) == ["step", "index", "prompt", "policy", "reference", "chosen"]
         assert (row["prompt"], row["chosen"]) == (
@@ -155,13 +158,13 @@ def test_the_model_writes_from_its_cache(
     tmp_path: Path, small: list[str], extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     widths: list[int] = []
-    whole = loop.build
+    whole = build
 
     def see(_: torch.nn.Module, __: Any, inputs: dict[str, Any]) -> None:
         if inputs["use_cache"]:
             widths.append(inputs["input_ids"].shape[1])
 
-    def watched(*arguments: Any) -> loop.Parts:
+    def watched(*arguments: Any) -> Parts:
         parts = whole(*arguments)
         parts.policy.register_forward_pre_hook(see, with_kwargs=True)
         return parts
@@ -173,14 +176,14 @@ def test_the_model_writes_from_its_cache(
     assert all(row["policy"] == row["reference"] for row in samples(place)[:3])
 
 
-def sampler(overrides: list[str]) -> tuple[loop.Parts, Sampler]:
+def sampler(overrides: list[str]) -> tuple[Parts, Generator]:
     parts = build(config(overrides))
-    made = loop._sampler(config(overrides), parts, 8)
+    made = generator_of(config(overrides), parts, 8)
     assert made is not None
     return parts, made
 
 
-def written(parts: loop.Parts, made: Sampler) -> list[list[int]]:
+def written(parts: Parts, made: Generator) -> list[list[int]]:
     """The texts of the policy as token ids."""
     parts.policy.eval()
     cast("Any", parts.tokenizer).decode = list
@@ -192,7 +195,7 @@ def test_texts_end_at_the_limit_or_at_the_end_of_sequence(small: list[str]) -> N
     assert [len(ids) for ids in written(parts, made)] == [64 - 32] * 3
     parts, made = sampler([*small, *DPO, *ON, f"{SAMPLING}.max_new_tokens=5"])
     assert [len(ids) for ids in written(parts, made)] == [5] * 3
-    parts.policy.config.max_position_embeddings = max(len(item.prompt) for item in parts.validation[:3]) + 2
+    parts.policy.config.max_position_embeddings = max(len(item.prompt) for item in parts.items.validation[:3]) + 2
     assert [len(ids) for ids in written(parts, made)] == [2] * 3
     with torch.no_grad():  # the hidden state is at least as much of the end's as of any other token's
         parts.policy.get_input_embeddings().weight.zero_()
@@ -214,7 +217,7 @@ def test_the_settings_of_a_model_itself_play_no_part(small: list[str]) -> None:
 def test_too_long_prompts_are_passed_over(small: list[str]) -> None:
     parts, made = sampler([*small, *DPO, *ON, f"{KEYS}.max_prompt_length=7"])
     found = made.rows(parts.policy, None, torch.device("cpu"))
-    lengths = [len(item.prompt) for item in parts.validation]
+    lengths = [len(item.prompt) for item in parts.items.validation]
     assert [row["index"] for row in found] == [index for index, length in enumerate(lengths) if length <= 7]
     with pytest.raises(DataError, match="every validation prompt is longer"):
         sampler([*small, *DPO, *ON, f"{KEYS}.max_prompt_length=2"])
@@ -223,7 +226,7 @@ def test_too_long_prompts_are_passed_over(small: list[str]) -> None:
 def test_a_model_that_cannot_write_is_an_error(small: list[str]) -> None:
     parts = replace(build(config([*small, *DPO])), policy=cast("Any", torch.nn.Linear(1, 1)))
     with pytest.raises(ConfigError, match="needs a model with transformers' generate, but Linear has none"):
-        loop._sampler(config([*small, *DPO, *ON]), parts, 8)
+        generator_of(config([*small, *DPO, *ON]), parts, 8)
 
 
 @pytest.mark.parametrize(

@@ -16,15 +16,17 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.errors import ConfigError
+from gpt_opt.plan.command_line import check_command_line
 from gpt_opt.plan.planner import Planner
-from gpt_opt.plan.validate import check_command_line
 from gpt_opt.records.io import to_json
 from gpt_opt.records.run_dir import RunPaths, find_run_dirs
 from gpt_opt.records.run_id import run_id
+from gpt_opt.training.build import build
 from gpt_opt.training.data.order import Collator
+from gpt_opt.training.describe import describe
 from gpt_opt.training.instantiate import call_target
-from gpt_opt.training.loop import build, describe, train
-from gpt_opt.training.objectives.trainers import SFTTrainer
+from gpt_opt.training.loop import train
+from gpt_opt.training.objectives import SFTObjective
 from tests.config.test_exp import DOCS, readme
 from tests.conftest import CONFIG_DIR, Runner
 from tests.training.test_training import DPO, config, equal, final_weights, finish, folder, hooks, rows
@@ -75,7 +77,7 @@ class Short(Collator):
         return [(prompt, answer[: self.longest]) for prompt, answer in super().rows(item)]
 
 
-class Weighted(SFTTrainer):
+class Weighted(SFTObjective):
     """Its loss is `weight` times that of fine-tuning."""
 
     def __init__(self, *parts: Any, weight: float) -> None:
@@ -172,9 +174,9 @@ def test_one_override_replaces_what_makes_the_model(small: list[str]) -> None:
 def test_a_collator_cuts_what_is_trained_on(small: list[str]) -> None:
     made = config([*small, *DPO, f"collator={{_target_: {__name__}.Short, longest: 3}}"])
     parts = build(made)
-    batch: dict[str, Any] = dict(parts.collator(parts.items(parts.train)[:8]))
+    batch: dict[str, Any] = dict(parts.collator(parts.objective.arrange(parts.items.train)[:8]))
     assert (batch["labels"] >= 0).sum(-1).tolist() == [3] * 16
-    longest = max(len(item.prompt) + 3 for item in parts.train)
+    longest = max(len(item.prompt) + 3 for item in parts.items.train)
     assert f", {longest} in the longest sequence" in describe(made)
 
 
@@ -211,7 +213,7 @@ NOTHING = f"{__name__}.nothing"
         (f"model._target_={NOTHING}", r"model\._target_: must give a PreTrainedModel, but \S+\.nothing gives a str"),
         (f"model._target_={__name__}.too_few_words", "at least the tokenizer's 258 tokens, but is 100"),
         (f"collator={{_target_: {NOTHING}}}", r"collator\._target_: must give a Collate, but \S+ gives a str"),
-        (f"aligner={{_target_: {NOTHING}}}", r"aligner\._target_: must give a BaseTrainer, but \S+ gives a str"),
+        (f"aligner={{_target_: {NOTHING}}}", r"aligner\._target_: must give an Objective, but \S+ gives a str"),
         (
             f"callbacks=[{{_target_: {__name__}.Short}}]",
             r"callbacks\[0\]\._target_: must give a TrainerCallback, but \S+ gives a Short",

@@ -15,11 +15,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from gpt_opt.cli import main
 from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.errors import ConfigError, DataError, GptOptError
-from gpt_opt.training.loop import build, train
-from gpt_opt.training.memory import estimate_mb
+from gpt_opt.training.build import build
+from gpt_opt.training.loop import train
 from gpt_opt.training.models.lora import TARGET_MODULES, add_adapters
 from gpt_opt.training.models.merge import merge_adapters
-from tests.training.test_training import DPO, config, equal, finish, folder, hooks, rows
+from tests.training.test_training import DPO, config, equal, estimated_mb, finish, folder, hooks, rows
 
 LORA = [*DPO, "lora=lora", "lora.r=4"]
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 300}
@@ -135,7 +135,7 @@ def test_the_reference_is_the_base_whatever_becomes_of_the_policy(small: list[st
     copied = parts.reference.model is not None
     assert copied == any(item.startswith("lora.bias") for item in extra)
     weights = 4 * sum(item.numel() for item in policy.parameters()) * (2 if copied else 1) / 2**20
-    assert weights * 0.9 < estimate_mb(parts, 0, 0, mixed_precision=False) < 1.3 * weights
+    assert weights * 0.9 < estimated_mb(parts, 0, 0) < 1.3 * weights
 
 
 @pytest.mark.parametrize("loss", [DPO, ["loss=kto", "loss.beta=0.1"]], ids=["dpo", "kto"])

@@ -56,12 +56,12 @@ def test_sequence_logps_match_the_vectors(
     names = {"token_mean": "sft_token_mean_loss", "sequence_sum": "sft_seqsum_batchmean_loss(eric)"}
     for reduction, name in {**names, "sequence_mean": "sft_seqmean_batchmean_loss"}.items():
         loss = SFT(reduction)  # type: ignore[arg-type]
-        close(loss(found.sum(-1), tokens) / loss.units(tokens), case["expected"][name])
+        close(loss(found.sum(-1), tokens) / loss.denominator(tokens), case["expected"][name])
 
 
 def test_the_means_of_sft_differ_where_lengths_do() -> None:
     logps, tokens = torch.tensor([-6.0, -2.0], dtype=torch.float64), torch.tensor([3, 4])
-    found = {name: float(SFT(name)(logps, tokens) / SFT(name).units(tokens)) for name in REDUCTIONS}
+    found = {name: float(SFT(name)(logps, tokens) / SFT(name).denominator(tokens)) for name in REDUCTIONS}
     assert found == pytest.approx({"token_mean": 8 / 7, "sequence_sum": 4.0, "sequence_mean": 1.25})
 
 
@@ -287,7 +287,7 @@ def test_sft_matches_the_vector_of_shifted_labels(vectors: dict[str, Any]) -> No
     labels = torch.tensor(case["inputs"]["targets_y"])
     labels = labels.masked_fill(labels < 0, IGNORED)
     tokens = (labels != IGNORED).sum(-1)
-    total = SFT()(token_logps(logits, labels).sum(-1), tokens) / SFT().units(tokens)
+    total = SFT()(token_logps(logits, labels).sum(-1), tokens) / SFT().denominator(tokens)
     close(total, case["expected"]["mean_loss"])
 
 

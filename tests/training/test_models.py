@@ -23,7 +23,8 @@ from transformers import (
 
 from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.errors import ConfigError
-from gpt_opt.training.loop import build, train
+from gpt_opt.training.build import build
+from gpt_opt.training.loop import train
 from gpt_opt.training.models.build import build_model, build_tokenizer, without_dropout
 from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
 from tests.training.test_training import DPO, config, equal, final_weights, finish, folder, hooks, rows
@@ -134,7 +135,7 @@ def test_a_tokenizer_without_a_padding_token_pads_with_its_end(
 def test_ends_of_texts_are_learned_though_they_pad(hf: list[str]) -> None:
     """A pad token that is the end of a text must not make the ends look like padding: each answer has one label."""
     parts = build(config(hf))
-    batch: dict[str, Any] = dict(parts.collator(parts.items(parts.train)[:8]))
+    batch: dict[str, Any] = dict(parts.collator(parts.objective.arrange(parts.items.train)[:8]))
     eos = parts.tokenizer.eos_token_id
     assert (batch["labels"] == eos).sum(1).tolist() == [1] * 16
 

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from gpt_opt.errors import DataError
+from gpt_opt.training.build import build
+from gpt_opt.training.data.order import Batch, Collate
+from gpt_opt.training.data.prepare import Items
 from gpt_opt.training.data.records import Example, ExampleData, Pair, PairData
-from gpt_opt.training.data.tokenize import ids_of
-from gpt_opt.training.data.unpaired import OTHER_ANSWER
-from gpt_opt.training.loop import build, describe, train
-from gpt_opt.training.losses import KTO
+from gpt_opt.training.describe import describe
+from gpt_opt.training.loop import train
+from gpt_opt.training.losses import KTO, token_logps
+from gpt_opt.training.metrics import MetricAccumulator
 from gpt_opt.training.models.build import Reference
 from gpt_opt.training.models.byte_tokenizer import END_OF_TEXT
+from gpt_opt.training.objectives import Objective
+from gpt_opt.training.objectives.sft import OTHER_COMPLETION
 from tests.conftest import Runner, small_overrides
 from tests.run.test_distributed import assert_same, only_run, run
 from tests.training.test_training import config, equal, final_weights, finish, folder, hooks, rows
@@ -132,7 +141,7 @@ def test_a_reference_that_only_measures_runs_only_where_its_divergence_is_logged
     lend = Reference.of
     monkeypatch.setattr(Reference, "of", lambda *given: seen.append(given) or lend(*given))
     finish([*small, *loss, "loss.beta=0.1"], folder(tmp_path / "run"))
-    validation = len(build(config([*small, *loss, "loss.beta=0.1"])).validation)
+    validation = len(build(config([*small, *loss, "loss.beta=0.1"])).items.validation)
     assert len(seen) == 6 + 4 * math.ceil(validation / 8)
 
 
@@ -154,7 +163,7 @@ def test_kto_takes_single_answers(tmp_path: Path, small: list[str], caplog: pyte
         result = train(made, folder(tmp_path / "run"), hooks())
     assert result is not None
     assert {"rewards/chosen", "rewards/rejected"} <= result.metrics.keys()
-    assert "11 desirable and 21 undesirable answers, 11 to 10.5 with their weights" in caplog.text
+    assert "11 desirable and 21 undesirable completions, 11 to 10.5 with their weights" in caplog.text
     assert "32 training and 8 validation examples" in describe(made)
 
 
@@ -174,9 +183,12 @@ def test_single_answers_are_refused_by_losses_over_pairs(small: list[str], loss:
 
 def test_kto_on_pairs_sees_twice_as_many_examples(small: list[str]) -> None:
     parts, pairs = build(config([*small, *KTO_LOSS])), build(config([*small, "loss.beta=0.1"]))
-    assert isinstance(parts.loss, KTO)
-    assert (len(parts.train), len(parts.validation)) == (2 * len(pairs.train), 2 * len(pairs.validation))
-    assert parts.data.fingerprint == pairs.data.fingerprint
+    assert isinstance(parts.objective.loss, KTO)
+    assert (len(parts.items.train), len(parts.items.validation)) == (
+        2 * len(pairs.items.train),
+        2 * len(pairs.items.validation),
+    )
+    assert parts.items.fingerprint == pairs.items.fingerprint
 
 
 def paired() -> PairData:
@@ -191,9 +203,9 @@ def test_fine_tuning_looks_at_no_rejected_answer(small: list[str]) -> None:
     made["data"]["dataset"] = {"name": "paired", "_target_": f"{__name__}.paired"}
     parts = build(made)
     ids = [[*f"{index + 1}".encode(), 256] for index in range(1, 32)]
-    assert [ids_of(item)[1] for item in parts.train] == [[*b"one", 256], *ids]
-    assert parts.account["train"] == {"rows": 32, "prompts_cut": 0, "answers_cut": 0}
-    assert parts.account["dropped"] == {OTHER_ANSWER: 1}
+    assert [item.ids[1] for item in parts.items.train] == [[*b"one", 256], *ids]
+    assert parts.items.report["train"] == {"rows": 32, "prompts_cut": 0, "answers_cut": 0}
+    assert parts.items.report["dropped"] == {OTHER_COMPLETION: 1}
 
 
 @pytest.mark.slow
@@ -206,3 +218,65 @@ def test_two_processes_give_the_numbers_of_one_with_kto(tmp_path: Path, run_hydr
     alone = run_hydra([*small_overrides(places[1]), *KTO_LOSS])
     assert alone.returncode == 0, alone.stdout + alone.stderr
     assert_same(only_run(places[0]), only_run(places[1]))
+
+
+class Blocks(Objective):
+    """Language modelling on blocks of a file of token ids, which is mapped and never tokenized."""
+
+    item_name = "blocks"
+    keeps_dropout = True
+
+    def __init__(self, *parts: Any, file: str) -> None:
+        super().__init__(*parts)
+        self.file = file
+
+    def items(self, config: Mapping[str, Any], tokenizer: Any) -> Items:
+        blocks: Any = np.memmap(self.file, dtype=np.uint16, mode="r").reshape(-1, 32)
+        return Items(blocks[8:], blocks[:8], {"train": {"rows": len(blocks) - 8}}, "f" * 64)
+
+    def collator(self) -> Collate:
+        return BlockCollator()
+
+    def continuation(self, item: Any) -> tuple[list[int], list[int] | None]:
+        return item[:8].tolist(), item[8:].tolist()
+
+    def uses_reference(self, config: Mapping[str, Any]) -> bool:
+        return False
+
+    def loss_denominator(self, batch: Batch) -> float:
+        return float(batch["labels"].numel())
+
+    def batch_loss(
+        self, model: Any, batch: Batch, metrics: MetricAccumulator, with_kl: bool
+    ) -> tuple[torch.Tensor, float]:
+        total, count = -token_logps(self.forwards.logits(model, batch), batch["labels"]).sum(), batch["labels"].numel()
+        metrics.add_sum("loss", total, count)
+        return total, float(count)
+
+
+class BlockCollator:
+    def rows(self, item: Any) -> list[Any]:
+        return [(item[:1], item[1:])]
+
+    def __call__(self, batch: Sequence[Any]) -> dict[str, Any]:
+        ids = torch.from_numpy(np.stack(batch).astype(np.int64))
+        return {"input_ids": ids[:, :-1], "labels": ids[:, 1:], "logits_to_keep": ids.shape[1] - 1}
+
+
+def test_an_objective_needs_no_records(tmp_path: Path, small: list[str]) -> None:
+    """Ten of the 258 tokens are in the file, each after the one before: the loss falls from about ln 258 = 5.55."""
+    (np.arange(32 * 72) % 10).astype(np.uint16).tofile(tmp_path / "tokens.bin")
+    aligner = f"aligner={{_target_: {__name__}.Blocks, file: {tmp_path / 'tokens.bin'}}}"
+    fast = "optimizer.optimizer_params.lr=0.03"
+    overrides = [*small, "loss=sft", aligner, fast, "training.sampling.sample_during_eval=true"]
+    whole, broken = folder(tmp_path / "whole"), folder(tmp_path / "broken")
+    result = finish(overrides, whole)
+    assert train(config(overrides), broken, hooks(stop_at=5)) is None
+    finish(overrides, broken)
+    assert rows(whole) == rows(broken)
+    assert equal(final_weights(whole), final_weights(broken))
+    assert result.metrics["eval/loss"] < 3 < 5 < rows(whole)[0]["eval/loss"]
+    assert result.tokens == 12 * 8 * 32
+    assert "64 training and 8 validation blocks" in describe(config(overrides))
+    written = [json.loads(line) for line in whole.samples.read_text().splitlines()]
+    assert written[0]["chosen"] == "".join(chr(token % 10) for token in range(8, 32))

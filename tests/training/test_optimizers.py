@@ -180,7 +180,7 @@ def test_an_optimizer_that_leaves_parameters_out_is_refused() -> None:
 
 
 def test_what_is_no_optimizer_is_refused() -> None:
-    with pytest.raises(ConfigError, match="must give a Optimizer"):
+    with pytest.raises(ConfigError, match="must give an Optimizer"):
         build_optimizer({"name": "x", "_target_": "builtins.list"}, model_of())
 
 

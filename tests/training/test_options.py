@@ -15,13 +15,14 @@ from torch import nn
 
 from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.dispatch.failure_groups import normalised
-from gpt_opt.dispatch.slot.slot import _failure
+from gpt_opt.dispatch.slot.diagnose import End, diagnose
 from gpt_opt.errors import ConfigError, DataError
 from gpt_opt.records.io import read_json_object
 from gpt_opt.records.run_dir import checkpoints
 from gpt_opt.records.state import RunState, State
 from gpt_opt.run.distributed import error_record
 from gpt_opt.training import loop
+from gpt_opt.training.build import build as build_parts
 from gpt_opt.training.checkpointing import final_checkpoint
 from gpt_opt.training.data.order import TrainingOrder
 from gpt_opt.training.failures import (
@@ -32,6 +33,7 @@ from gpt_opt.training.failures import (
     require_finite,
 )
 from gpt_opt.training.loop import train
+from gpt_opt.training.parts import Parts
 from tests.conftest import ROOT, Runner
 from tests.training.test_training import DPO, config, equal, final_weights, finish, folder, hooks, rows
 
@@ -54,9 +56,9 @@ def at_forward(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Hook], None]:
             if seen[0] == number and model.training:
                 hook(model)
 
-        whole = loop.build
+        whole = build_parts
 
-        def build(*args: Any) -> loop.Parts:
+        def build(*args: Any) -> Parts:
             parts = whole(*args)
             parts.policy.register_forward_pre_hook(count)
             return parts
@@ -77,7 +79,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_step_and_its_pairs(
     tmp_path: Path, small: list[str], at_forward: Callable[[int, Hook], None], log_every: int, micro: int
 ) -> None:
     """In step 6: neither a step of evaluation nor of a checkpoint, which come at 4 and 8."""
-    order = TrainingOrder(range(len(loop.build(config([*small, *DPO])).train)), 8, 12, seed=0)
+    order = TrainingOrder(range(len(build_parts(config([*small, *DPO])).items.train)), 8, 12, 0, "pairs")
     at_forward(5 * 8 // micro + 1, poison)
     place, extra = folder(tmp_path / "run"), [f"{KEYS}.log_every={log_every}", f"{KEYS}.micro_batch_size={micro}"]
     ids = [order[index] for index in range(40, 48)]
@@ -176,7 +178,7 @@ def test_want_of_memory_names_the_batch_and_what_to_lower(
         assert words in text
     assert "gradient_checkpointing=true" in text
     state = RunState("id", State.FAILED, error=error_record(caught.value))
-    assert _failure(state, 1)[0] == cause
+    assert diagnose(End(1, state=state, is_own=True))[0] == cause
 
 
 def test_what_saves_memory_already_is_not_advised(

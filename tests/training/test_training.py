@@ -21,11 +21,14 @@ from gpt_opt.config.schema import register
 from gpt_opt.errors import ConfigError, DataError, GptOptError, RequestError
 from gpt_opt.records.run_dir import checkpoints
 from gpt_opt.run.resolvers import plain_config, register_resolvers
+from gpt_opt.training.build import build
 from gpt_opt.training.checkpointing import final_checkpoint, latest_checkpoint
+from gpt_opt.training.describe import describe
 from gpt_opt.training.interface import Folder, Hooks, Result
-from gpt_opt.training.loop import build, describe, train
+from gpt_opt.training.loop import train
 from gpt_opt.training.memory import estimate_mb
 from gpt_opt.training.models.build import _read_weights, require_archive
+from gpt_opt.training.parts import Parts
 from tests.conftest import CONFIG_DIR, small_overrides
 
 register()
@@ -398,6 +401,11 @@ def test_gradient_checkpointing_changes_nothing(tmp_path: Path, small: list[str]
     assert equal(final_weights(plain), final_weights(saving))
 
 
+def estimated_mb(parts: Parts, rows: int, width: int, mixed: bool = False) -> float:
+    reference = parts.reference.model if parts.reference is not None else None
+    return estimate_mb(parts.policy, reference, rows, width, mixed)
+
+
 def test_a_dry_run_tells_sizes(small: list[str]) -> None:
     text = describe(config([*small, *DPO]))
     for word in ("parameters", "steps          12 of 8", "tokens", "peak memory", "AdamW"):
@@ -407,7 +415,7 @@ def test_a_dry_run_tells_sizes(small: list[str]) -> None:
 def test_memory_is_estimated_in_the_types_that_are_used(small: list[str]) -> None:
     def estimate(*overrides: str) -> tuple[int, float]:
         parts = build(config([*small, *DPO, *overrides]))
-        return sum(item.numel() for item in parts.policy.parameters()), estimate_mb(parts, 0, 0, mixed_precision=False)
+        return sum(item.numel() for item in parts.policy.parameters()), estimated_mb(parts, 0, 0)
 
     for dtype, size in [("float32", 4), ("bfloat16", 2)]:
         count, found = estimate(f"model.policy_dtype={dtype}")
@@ -415,7 +423,7 @@ def test_memory_is_estimated_in_the_types_that_are_used(small: list[str]) -> Non
     count, found = estimate("model.reference_dtype=bfloat16")
     assert found == pytest.approx((4 * 4 + 2) * count / 2**20)
     parts = build(config([*small, *DPO]))
-    whole, half = (estimate_mb(parts, 8, 64, mixed) - estimate_mb(parts, 0, 0, mixed) for mixed in (False, True))
+    whole, half = (estimated_mb(parts, 8, 64, mixed) - estimated_mb(parts, 0, 0, mixed) for mixed in (False, True))
     activations = 34 * 8 * 64 * 16 / 2**20  # width 16, one layer
     assert whole - half == pytest.approx(activations)
 

@@ -1,20 +1,27 @@
-"""Judged answers: out of pairs, under the prompts of others, in batches."""
+"""Unpaired preferences: out of pairs, under the prompts of others, in batches."""
 
 from __future__ import annotations
 
 import torch
 
-from gpt_opt.training.data.order import ExampleCollator, ExampleOrder, TrainingOrder
-from gpt_opt.training.data.records import Example, Pair, PairData
-from gpt_opt.training.data.tokenize import Limits, TokenizedExample
-from gpt_opt.training.data.unpaired import OTHER_ANSWER, mismatch, mismatched, targets, unpaired
-from gpt_opt.training.losses import IGNORED
+from gpt_opt.training.data.order import TrainingOrder
+from gpt_opt.training.data.prepare import Items
+from gpt_opt.training.data.records import Example, Pair, PairData, TokenizedExample
+from gpt_opt.training.data.tokenize import SequenceLimits
+from gpt_opt.training.losses import IGNORED, KTO
+from gpt_opt.training.objectives import UnpairedObjective
+from gpt_opt.training.objectives.sft import OTHER_COMPLETION, sft_examples
+from gpt_opt.training.objectives.unpaired import MismatchedCollator, mismatch, mismatched, unpaired
 
-LIMITS = Limits(max_length=12, max_prompt_length=6, keep_end=False)
+LIMITS = SequenceLimits(max_length=12, max_prompt_length=6, truncation_side="right")
 
 
 def examples(count: int) -> list[TokenizedExample]:
     return [TokenizedExample([index], [100 + index, 99], index % 2 == 0) for index in range(count)]
+
+
+def mismatching_order(own: list[TokenizedExample], batch_size: int, steps: int, seed: int) -> TrainingOrder:
+    return UnpairedObjective(KTO(0.1), LIMITS).order(Items(own, [], {}, ""), batch_size, steps, seed)
 
 
 def test_a_pair_gives_a_desirable_and_an_undesirable_example() -> None:
@@ -29,16 +36,16 @@ def test_fine_tuning_takes_one_answer_to_each_prompt() -> None:
     repeated = [Pair("hh", "first", "x"), Pair("hh", "last", "y")]
     circle = [Pair("odd", "a", "b"), Pair("odd", "b", "a")]
     train, validation = (*ranked[:1], *repeated, *ranked[1:], *circle), (Pair("v", "x", "y"), Pair("v", "z", "x"))
-    data = targets(PairData(train, validation, "name", {"duplicate": 3}))
+    data = sft_examples(PairData(train, validation, "name", {"duplicate": 3}))
     assert data.train == (Example("se", "best", True), Example("hh", "last", True), Example("odd", "b", True))
     assert data.validation == (Example("v", "z", True),)
-    assert (data.fingerprint, data.dropped) == ("name", {"duplicate": 3, OTHER_ANSWER: 5})
-    assert targets(PairData((Pair("p", "a", "b"),), (), "")).dropped == {}
+    assert (data.fingerprint, data.dropped) == ("name", {"duplicate": 3, OTHER_COMPLETION: 5})
+    assert sft_examples(PairData((Pair("p", "a", "b"),), (), "")).dropped == {}
 
 
 def test_answers_move_on_by_one_in_the_batch_of_a_step_whatever_the_epoch() -> None:
-    plain = TrainingOrder(examples(10), batch_size=4, steps=6, seed=3)
-    order = ExampleOrder(examples(10), 4, 6, 3, LIMITS)
+    plain = TrainingOrder(examples(10), 4, 6, 3, "examples")
+    order = mismatching_order(examples(10), 4, 6, 3)
     assert len(order) == len(plain) == 24
     for first in range(0, 24, 4):
         batch = [order[place] for place in range(first, first + 4)]
@@ -86,7 +93,7 @@ def test_no_answer_goes_to_its_own_prompt_and_each_goes_once() -> None:
 
 def test_a_batch_of_a_step_keeps_pairs_apart_too() -> None:
     own = [TokenizedExample([index // 2], [100 + index], True) for index in range(4)]
-    order = ExampleOrder(own, 4, 3, 0, LIMITS)
+    order = mismatching_order(own, 4, 3, 0)
     assert all((order[place].other[0] - 100) // 2 != order[place].prompt[0] for place in range(12))
 
 
@@ -99,7 +106,7 @@ def test_with_one_prompt_alone_the_answers_of_it_are_taken() -> None:
 
 
 def test_a_batch_holds_own_answers_then_those_of_others() -> None:
-    batch = ExampleCollator()(mismatched(examples(3), LIMITS))
+    batch = MismatchedCollator()(mismatched(examples(3), LIMITS))
     ids, labels, desirable = batch["input_ids"], batch["labels"], batch["desirable"]
     assert isinstance(ids, torch.Tensor)
     assert isinstance(labels, torch.Tensor)

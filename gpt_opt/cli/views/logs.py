@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from gpt_opt.dispatch.backends.base import living_jobs
-from gpt_opt.dispatch.driver import due, is_driven
+from gpt_opt.dispatch.classify import RunClassifier
+from gpt_opt.dispatch.driver_claim import is_driven
+from gpt_opt.dispatch.jobs import living_jobs
 from gpt_opt.dispatch.slurm import SlurmError
 from gpt_opt.errors import GptOptError
-from gpt_opt.records.state import State, StateUnreadable, read_state
 from gpt_opt.records.sweep_dir import Sweep, SweepRun
 
 POLL_S = 0.5
@@ -76,15 +76,9 @@ def _sweep_goes_on(sweep: Sweep) -> bool:
 
 
 def _run_goes_on(sweep: Sweep, run: SweepRun) -> bool:
-    """Returns whether a run works, or waits for a driver or a job that will start it."""
-    try:
-        state = read_state(run.paths()).state
-    except StateUnreadable:
-        return _sweep_goes_on(sweep)
-    if state in (State.COMPLETED, State.RUNNING):
-        return state is State.RUNNING
-    waits = run.run_id in {item.run_id for item in due(sweep).runnable}
-    return waits and _sweep_goes_on(sweep)
+    """Returns whether a run is running, or waits for a driver or a job that will start it."""
+    what = RunClassifier(sweep, sweep.submission()).read(run)
+    return what.is_running or (what.is_due and _sweep_goes_on(sweep))
 
 
 def show(sweep: Sweep, run: SweepRun | None, follow: bool, out: TextIO) -> None:

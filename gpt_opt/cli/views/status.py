@@ -1,51 +1,50 @@
-"""The status of a sweep as a person reads it, as a program does, and live."""
+"""The status of a sweep as a person reads it, and as a program does."""
 
 from __future__ import annotations
 
 import math
 import os
-import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import Any
 
-from tqdm import tqdm
-
-from gpt_opt.dispatch.facts import JobStatus, RunStatus, Shown, SweepStatus
+from gpt_opt.cli.views.parts import common_lines, duration, one_line, parameter_columns
 from gpt_opt.dispatch.failure_groups import FailureGroup
-from gpt_opt.dispatch.sweep_status import gather
-from gpt_opt.plan.show import columns, common_lines, duration, one_line, parameter_columns, parameters, short_names
-from gpt_opt.records.sweep_dir import Sweep
+from gpt_opt.dispatch.job_status import JobStatus
+from gpt_opt.dispatch.run_status import RunStatus
+from gpt_opt.dispatch.sweep_status import SweepStatus
+from gpt_opt.plan.resources import from_record, needs, run_count
+from gpt_opt.records.job_id import JobId
+from gpt_opt.records.metrics import metric_text
+from gpt_opt.records.state import State
+from gpt_opt.records.sweep_dir import Shape
 from gpt_opt.sweep.overrides import shell_word
-from gpt_opt.table import Column, render, terminal_width, wrapped
+from gpt_opt.sweep.varying import common_and_varying
+from gpt_opt.table import Column, render, wrapped
 
 MOST_ROWS = 200
 """Rows of a table; of a longer sweep the runs that are not COMPLETED come first."""
-
-ASK_SLURM_EVERY_S = 15.0
-"""How often a live view asks Slurm."""
 
 _MOST_GROUPS = 12
 _MOST_NOTES = 12
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def number_text(metric: str, value: float | None) -> str:
+    """Returns the value of a metric as tables show it; "" where there is none."""
+    return "" if value is None else metric_text(metric, value)
 
 
-def _shorten(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
-
-
-def _state(item: RunStatus) -> str:
+def state_text(item: RunStatus) -> str:
+    """Returns the state of a run with what is special about it."""
     if item.silent_s is not None:
         return f"{item.state} for {item.silent_s:.0f} s"
-    if item.state is Shown.FAILED and item.due:
+    if item.state is State.FAILED and item.what.is_due:
         return f"{item.state}, will start again"
     return item.state
 
 
-def _steps(item: RunStatus) -> str:
+def steps(item: RunStatus) -> str:
+    """Returns the steps done and to do, `30/100`."""
     if item.total_steps is None:
         return str(item.step) if item.step else ""
     return f"{item.step}/{item.total_steps}"
@@ -55,10 +54,10 @@ def _columns(status: SweepStatus, items: Sequence[RunStatus], varying: Sequence[
     """Returns what there is to say of runs; why one is not done stands below the table."""
     rest = {
         "run": [item.run.run_id for item in items],
-        "state": [_state(item) for item in items],
-        "step": [_steps(item) for item in items],
-        status.metric.name: [_number(item.progress.latest) for item in items],
-        "best": [_number(item.progress.best) for item in items],
+        "state": [state_text(item) for item in items],
+        "step": [steps(item) for item in items],
+        status.metric.name: [number_text(status.metric.name, item.progress.latest) for item in items],
+        "best": [number_text(status.metric.name, item.progress.best) for item in items],
         "time": ["" if item.time_s is None else duration(item.time_s) for item in items],
         "node": [item.node for item in items],
         "GPU": [",".join(item.gpus) for item in items],
@@ -72,7 +71,7 @@ def _columns(status: SweepStatus, items: Sequence[RunStatus], varying: Sequence[
 def _table(status: SweepStatus, varying: Sequence[str], width: int | None) -> list[str]:
     items: list[RunStatus] = list(status.runs)
     if len(items) > MOST_ROWS:
-        order = list(Shown)
+        order = list(State)
         items.sort(key=lambda item: (order.index(item.state), item.run.index))
     shown, left = items[:MOST_ROWS], Counter(item.state for item in items[MOST_ROWS:])
     lines = render(_columns(status, shown, varying), width)
@@ -82,7 +81,7 @@ def _table(status: SweepStatus, varying: Sequence[str], width: int | None) -> li
     return lines
 
 
-def _job_line(jobs: Sequence[JobStatus]) -> str:
+def _job_line(jobs: Sequence[JobStatus], one_shape: bool) -> str:
     """Returns what the living jobs of a sweep do, the tasks of an array together."""
     said: dict[str, Counter[str]] = {}
     for job in jobs:
@@ -91,10 +90,11 @@ def _job_line(jobs: Sequence[JobStatus]) -> str:
         array = "_" in job.id
         words = job.state or "state unknown"
         words += f" ({job.reason})" if job.reason else f" on {job.node}" if job.node and not array else ""
-        said.setdefault(job.id.partition("_")[0] + "_*" * array, Counter())[words] += 1
+        of_shape = "" if job.shape is None or one_shape else f" (shape {job.shape})"
+        said.setdefault(JobId(job.id).array + "_*" * array + of_shape, Counter())[words] += 1
     parts = []
     for name, counts in said.items():
-        numbers = (f"{number} {words}" if name.endswith("*") else words for words, number in counts.items())
+        numbers = (f"{number} {words}" if "_*" in name else words for words, number in counts.items())
         parts.append(f"{name} {', '.join(numbers)}")
     if not parts and jobs and jobs[-1].state:
         parts.append(f"none alive, the last ({jobs[-1].id}) ended as {jobs[-1].state}")
@@ -112,26 +112,43 @@ def _summary(status: SweepStatus) -> str:
     return "; ".join(parts)
 
 
-def _head(status: SweepStatus) -> list[str]:
-    submission = status.submission
-    slots = "" if submission.slots is None else f", {submission.slots} slot{'' if submission.slots == 1 else 's'}"
-    number = "1 run" if len(status.runs) == 1 else f"{len(status.runs)} runs"
-    return [f"sweep {status.label}: {number}, {submission.backend}{slots}", _job_line(status.jobs), _summary(status)]
+def head(status: SweepStatus) -> list[str]:
+    """Returns what there is to say of a sweep as a whole, its jobs and its states."""
+    shapes, backend = status.shapes, status.submission.backend
+    one = len(shapes) == 1
+    slots = _slots(next(iter(shapes.values()))[0]) if one else f", {len(shapes)} shapes"
+    first = f"sweep {status.label}: {run_count(len(status.runs))}, {backend}{slots}"
+    return [first, *([] if one else _shape_lines(status)), _job_line(status.jobs, one), _summary(status)]
+
+
+def _slots(shape: Shape) -> str:
+    return "" if shape.slots is None else f", {shape.slots} slot{'' if shape.slots == 1 else 's'}"
+
+
+def _shape_lines(status: SweepStatus) -> list[str]:
+    """Returns for each shape what a run of it needs and how many are done."""
+    lines = []
+    for index, (shape, items) in status.shapes.items():
+        done = sum(item.state is State.COMPLETED for item in items)
+        need = needs(from_record(shape.resources))
+        lines.append(f"shape {index}: {run_count(len(items))}, {done} COMPLETED, each {need}{_slots(shape)}")
+    return lines
 
 
 def _group_lines(group: FailureGroup, width: int | None) -> list[str]:
     """Returns how many runs ended for one reason and which; the reason has lines of its own where that is long."""
-    state = "" if group.state == Shown.FAILED else f"{group.state.lower()}: "
+    state = "" if group.state == State.FAILED else f"{group.state.lower()}: "
     which = ", all " + " ".join(f"{k}={one_line(v)}" for k, v in group.shared.items()) if group.shared else ""
     which = f" (run {group.indices[0]})" if len(group.indices) == 1 else which
-    line = f"{len(group.indices)} x {state}{group.says}{which}"
+    line = f"{len(group.indices)} x {state}{group.message}{which}"
     if width is None or len(line) <= width:
         return [line]
     head = wrapped(f"{len(group.indices)} x {state or 'failed: '}".rstrip(": ") + which, width)
-    return [*head, *(f"    {part}" for part in wrapped(group.says, width - 4))]
+    return [*head, *(f"    {part}" for part in wrapped(group.message, width - 4))]
 
 
-def _groups(status: SweepStatus, width: int | None) -> list[str]:
+def failure_lines(status: SweepStatus, width: int | None) -> list[str]:
+    """Returns the causes why runs failed, the largest group first."""
     lines = [line for group in status.failures[:_MOST_GROUPS] for line in _group_lines(group, width)]
     if (more := len(status.failures) - _MOST_GROUPS) > 0:
         lines.append(f"... and {more} more causes; --json has all")
@@ -147,19 +164,19 @@ def _notes(status: SweepStatus, width: int | None) -> list[str]:
 
 def _retry_lines(status: SweepStatus) -> list[str]:
     lines = []
-    if any(item.state is Shown.FAILED and not item.due for item in status.runs):
+    if any(item.state is State.FAILED and not item.what.is_due for item in status.runs):
         lines.append(f"gptopt retry {status.label} starts failed runs again")
-    if status.counts[Shown.CANCELLED]:
+    if status.counts[State.CANCELLED]:
         lines.append(f"gptopt retry {status.label} --state CANCELLED takes cancelled runs up again")
     return lines
 
 
 def advice(status: SweepStatus) -> list[str]:
     """Returns what the user can do when the sweep is not done and nothing works on it."""
-    if status.all_done or not status.at_rest:
+    if status.all_done or not status.idle:
         return []
     submission, lines = status.submission, []
-    if number := sum(item.due for item in status.runs):
+    if number := sum(item.what.is_due for item in status.runs):
         command = ["gptopt", "submit", submission.file, *submission.extra, "--backend", submission.backend]
         if not submission.file:  # the points came from a command line, not from a file
             command = ["gptopt", "drive", status.label]
@@ -173,15 +190,15 @@ def outcome(status: SweepStatus) -> str:
     """Returns in one line how the sweep stands: `3 of 12 done, 2 running, 7 waiting`."""
     if status.all_done:
         return f"all {len(status.runs)} runs are done" if len(status.runs) > 1 else "the run is done"
-    left = Counter(item.state.lower() for item in status.runs if item.is_left)
+    left = Counter(item.state.lower() for item in status.runs if item.what.needs_retry)
     numbers = {
-        "running": sum(item.is_running for item in status.runs),
-        "waiting": sum(item.due for item in status.runs),
+        "running": sum(item.what.is_running for item in status.runs),
+        "waiting": sum(item.what.is_waiting for item in status.runs),
         **left,
     }
-    parts = [f"{status.counts[Shown.COMPLETED]} of {len(status.runs)} done"]
+    parts = [f"{status.counts[State.COMPLETED]} of {len(status.runs)} done"]
     parts += [f"{number} {name}" for name, number in numbers.items() if number]
-    return ", ".join(parts) + (", nothing works on it" if status.at_rest else "")
+    return ", ".join(parts) + (", nothing works on it" if status.idle else "")
 
 
 def as_text(status: SweepStatus, width: int | None) -> str:
@@ -191,11 +208,11 @@ def as_text(status: SweepStatus, width: int | None) -> str:
         status: What to show.
         width: Columns of the terminal; None where there is none.
     """
-    common, varying = columns([item.run.overrides for item in status.runs])
-    lines = [part for line in _head(status) for part in wrapped(line, width)] + common_lines(common, width)
+    common, varying = common_and_varying([item.run.overrides for item in status.runs])
+    lines = [part for line in head(status) for part in wrapped(line, width)] + common_lines(common, width)
     lines += ["", *_table(status, varying, width)]
     advised = [part for line in advice(status) for part in wrapped(line, width)]
-    for part in (_groups(status, width), _notes(status, width), advised, wrapped(outcome(status), width)):
+    for part in (failure_lines(status, width), _notes(status, width), advised, wrapped(outcome(status), width)):
         lines += ["", *part] if part else []
     return "\n".join(lines)
 
@@ -213,8 +230,9 @@ def _item(item: RunStatus) -> dict[str, Any]:
         "run_id": item.run.run_id,
         "run_dir": item.run_dir,
         "overrides": list(item.run.overrides),
+        "shape": item.run.shape,
         "state": str(item.state),
-        "due": item.due,
+        "due": item.what.is_due,
         "cause": item.cause,
         "message": item.message,
         "silent_s": item.silent_s,
@@ -224,7 +242,7 @@ def _item(item: RunStatus) -> dict[str, Any]:
         "best": _json_number(item.progress.best),
         "steps_per_s": item.progress.steps_per_s,
         "time_s": item.time_s,
-        "starts": item.starts,
+        "starts": item.attempts,
         "node": item.node or None,
         "gpus": list(item.gpus),
         "slurm_job": item.slurm_job or None,
@@ -232,21 +250,33 @@ def _item(item: RunStatus) -> dict[str, Any]:
 
 
 def _group(group: FailureGroup) -> dict[str, Any]:
-    head = {"count": len(group.indices), "state": group.state, "cause": group.cause, "says": group.says}
+    head = {"count": len(group.indices), "state": group.state, "cause": group.cause, "says": group.message}
     return {**head, "parameters": dict(group.shared), "indices": list(group.indices)}
 
 
 def as_record(status: SweepStatus) -> dict[str, Any]:
     """Returns a status as JSON values; a metric that is NaN or infinite is null, as one that is not there."""
     jobs = [
-        {"id": job.id, "state": job.state or None, "reason": job.reason, "node": job.node, "alive": job.alive}
+        {
+            "id": job.id,
+            "state": job.state or None,
+            "reason": job.reason,
+            "node": job.node,
+            "alive": job.alive,
+            "shape": job.shape,
+        }
         for job in status.jobs
+    ]
+    shapes = [
+        {"shape": index, "resources": dict(shape.resources), "slots": shape.slots, "n": len(items)}
+        for index, (shape, items) in status.shapes.items()
     ]
     return {
         "sweep": status.label,
         "file": status.submission.file,
         "backend": status.submission.backend,
-        "slots": status.submission.slots,
+        "slots": status.submission.shapes[0].slots,
+        "shapes": shapes,
         "n": len(status.runs),
         "all_done": status.all_done,
         "counts": {str(state): number for state, number in status.counts.items()},
@@ -260,97 +290,3 @@ def as_record(status: SweepStatus) -> dict[str, Any]:
         "advice": advice(status),
         "items": [_item(item) for item in status.runs],
     }
-
-
-# -- live -------------------------------------------------------------------------------------------------------------
-
-
-class _Screen:
-    """Draws lines over the ones drawn before."""
-
-    def __init__(self, out: TextIO) -> None:
-        self._out, self._drawn = out, 0
-
-    def draw(self, lines: Sequence[str]) -> None:
-        up = f"\x1b[{self._drawn}F" if self._drawn else ""
-        self._out.write(up + "\x1b[J" + "".join(line + "\n" for line in lines))
-        self._out.flush()
-        self._drawn = len(lines)
-
-
-def _bar(item: RunStatus, metric: str, names: dict[str, str], width: int) -> str:
-    values = parameters(item.run.overrides)
-    said = " ".join(f"{names[key]}={values[key]}" for key in names if key in values)
-    label = _shorten(f"{item.run.index} {said}".rstrip(), max(12, width // 3))
-    if item.state is Shown.STALLED:
-        label += f" [{_state(item)}]"
-    return tqdm.format_meter(
-        item.step,
-        item.total_steps,  # type: ignore[arg-type]  # None is what tqdm calls an unknown total
-        item.time_s or 0.0,
-        ncols=width,
-        prefix=label,
-        unit="step",
-        rate=item.progress.steps_per_s,
-        postfix="" if item.progress.latest is None else f"{metric}={_number(item.progress.latest)}",
-    )
-
-
-def _live(status: SweepStatus, width: int, height: int) -> list[str]:
-    """Returns the lines of a live view: head, a bar for the sweep, a bar a running run, failures."""
-    _, varying = columns([item.run.overrides for item in status.runs])
-    names = short_names(varying)
-    head, below = _head(status), _groups(status, width)
-    whole = tqdm.format_meter(
-        100 * status.fraction, 100, 0, ncols=width, prefix="all", bar_format="{desc}: {percentage:3.0f}%|{bar}|"
-    )
-    running = [item for item in status.runs if item.state in (Shown.RUNNING, Shown.STALLED)]
-    room = max(1, height - len(head) - len(below) - 3)
-    bars = [_bar(item, status.metric.name, names, width) for item in running[:room]]
-    if len(running) > room:
-        bars.append(f"... and {len(running) - room} more running")
-    return [_shorten(line, width) for line in [*head, whole, *bars, *below]][: height - 1]
-
-
-def _size(out: TextIO) -> tuple[int, int]:
-    """Returns columns and lines of a terminal."""
-    size = os.get_terminal_size(out.fileno())
-    return size.columns or 80, size.lines or 24
-
-
-def watch(sweep: Sweep, out: TextIO, every_s: float = 2.0) -> SweepStatus:
-    """Shows a sweep until nothing runs and no job is alive, or Ctrl-C.
-
-    A terminal is redrawn in place; anything else gets a text when counts change.
-
-    Args:
-        sweep: The sweep directory.
-        out: Where to.
-        every_s: Seconds between looks at the files.
-
-    Returns:
-        The last status seen.
-    """
-    status, asked = gather(sweep), time.monotonic()
-    screen = _Screen(out) if out.isatty() else None
-    shown: tuple[dict[Shown, int], bool] | None = None
-    try:
-        while True:
-            if screen is not None:
-                columns_now, lines_now = _size(out)
-                screen.draw(_live(status, columns_now - 1, lines_now))
-            elif (status.counts, status.at_rest) != shown:
-                shown = (status.counts, status.at_rest)
-                out.write(as_text(status, terminal_width(out)) + "\n\n")
-                out.flush()
-            if status.all_done or status.at_rest:
-                break
-            time.sleep(every_s)
-            ask = time.monotonic() - asked >= ASK_SLURM_EVERY_S
-            asked = time.monotonic() if ask else asked
-            status = gather(sweep, ask, status)
-    except KeyboardInterrupt:
-        out.write("\n")
-    if screen is not None:
-        screen.draw(as_text(status, terminal_width(out)).splitlines())
-    return status

@@ -1,4 +1,4 @@
-"""What must hold between the keys of one resolved config; pure functions of plain containers."""
+"""What must hold between the keys of one resolved config: the checks of all groups; pure functions of containers."""
 
 from __future__ import annotations
 
@@ -7,31 +7,25 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpt_opt.config.checks.architecture import length_problems, shape_problems
 from gpt_opt.config.checks.complete import completeness_problems, type_problems
 from gpt_opt.config.checks.data import data_problems
 from gpt_opt.config.checks.finetuning import finetuning_problems
+from gpt_opt.config.checks.lora import lora_problems
 from gpt_opt.config.checks.losses import loss_problems
-from gpt_opt.config.checks.models import (
-    ALL_LINEAR,
-    listed_problems,
-    source_problems,
-    weight_problems,
-)
+from gpt_opt.config.checks.models import listed_problems, source_problems, weight_problems
+from gpt_opt.config.checks.optimizer import moment_problems, schedule_problems
 from gpt_opt.config.checks.sampling import sampling_problems
+from gpt_opt.config.checks.sharding import sharding_problems
 from gpt_opt.config.checks.targets import target_problems
 from gpt_opt.config.checks.trackers import tracker_problems
 from gpt_opt.config.remember import Remembered
-from gpt_opt.config.schema.sharding import engine_problems
 from gpt_opt.config.suggest import UNKNOWN_KEY
 from gpt_opt.errors import Problem
 
 Config = Mapping[str, Any]
 
-SCHEDULES = ("constant", "warm-up-constant", "warm-up-cosine", "warm-up-linear", "constant-linear")
-"""Learning rate schedules; `gpt_opt.training.optimizers.schedules` has their formulas."""
-
 _TRAINING = "training.training_params"
-_OPTIMIZER = "optimizer.optimizer_params"
 
 
 def micro_batch_size(params: Mapping[str, Any], devices: int = 1) -> int:
@@ -46,7 +40,7 @@ def accumulation_steps(params: Mapping[str, Any], devices: int = 1) -> int:
 
 
 def batch_problems(params: Mapping[str, Any], devices: int = 1) -> Iterator[Problem]:
-    """Checks that batch_size = micro_batch_size x devices x gradient_accumulation_steps, in whole numbers."""
+    """Checks that batch_size = micro_batch_size x devices x gradient_accumulation_steps, in integers."""
     batch, micro = params["batch_size"], micro_batch_size(params, devices)
     if batch < 1 or micro < 1:
         yield Problem(
@@ -57,7 +51,7 @@ def batch_problems(params: Mapping[str, Any], devices: int = 1) -> Iterator[Prob
     if batch % (micro * devices):
         yield Problem(
             f"{_TRAINING}.batch_size",
-            "batch_size must be micro_batch_size x devices x a whole number of accumulation steps, but "
+            "batch_size must be micro_batch_size x devices x an integer number of accumulation steps, but "
             f"{batch} / ({micro} x {devices}) = {batch / (micro * devices):g}",
             f"set batch_size to a multiple of {micro * devices}, or change micro_batch_size",
         )
@@ -117,33 +111,6 @@ _LEAST = {
 }
 
 
-def _model(config: Config) -> Iterator[Problem]:
-    model, params = config["model"], config["training"]["training_params"]
-    positions = (model.get("config") or {}).get("n_positions")
-    if positions is not None and params["max_length"] > positions:
-        yield Problem(
-            f"{_TRAINING}.max_length",
-            f"must fit the model: max_length={params['max_length']}, but model.config.n_positions={positions}",
-            f"set max_length to {positions} or less, or raise n_positions",
-        )
-
-
-EMBEDDED_SHAPE = {"vocab_size": 258, "n_positions": 256, "n_embd": 128, "n_layer": 4}
-"""Keys of the architecture that the shipped weights, gpt_opt/training/models/tiny_gpt2, fix."""
-
-
-def _architecture(config: Config) -> Iterator[Problem]:
-    model = config["model"]
-    shape, embedded = model.get("config") or {}, model.get("archive") == "embedded"
-    width, heads = shape.get("n_embd"), shape.get("n_head")
-    if width is not None and heads is not None and (heads < 1 or width % heads):
-        yield Problem("model.config.n_head", f"must divide n_embd, but {width} / {heads} leaves a rest")
-    for key, value in EMBEDDED_SHAPE.items() if embedded else ():
-        if shape.get(key, value) != value:
-            problem = f"must be {value} with model.archive=embedded, the weights that are shipped, but is {shape[key]}"
-            yield Problem(f"model.config.{key}", problem, "set model.archive=null to start from random weights")
-
-
 def _gpu(config: Config) -> Iterator[Problem]:
     ids, ddp = config["gpu"]["device_ids"], config["gpu"]["use_ddp"]
     if ids is None:
@@ -163,68 +130,21 @@ def _output(config: Config) -> Iterator[Problem]:
         yield Problem("paths.output_dir", problem)
 
 
-def _moments(config: Config) -> Iterator[Problem]:
-    params = config["optimizer"]["optimizer_params"]
-    betas = params.get("betas")
-    if betas is not None and (len(betas) != 2 or not all(0 <= value < 1 for value in betas)):
-        yield Problem(f"{_OPTIMIZER}.betas", f"must be two numbers, each at least 0 and below 1, but is {betas}")
-    alpha = params.get("alpha")
-    if alpha is not None and not 0 <= alpha < 1:
-        yield Problem(f"{_OPTIMIZER}.alpha", f"must be at least 0 and below 1, but is {alpha}")
-    for key in ("eps", "weight_decay"):
-        if params.get(key) is not None and not 0 <= params[key] < float("inf"):
-            yield Problem(f"{_OPTIMIZER}.{key}", f"must be a finite number of at least 0, but is {params[key]}")
-
-
-def _optimizer(config: Config) -> Iterator[Problem]:
-    params = config["optimizer"]["optimizer_params"]
-    if not 0 <= params["lr"] < float("inf"):
-        yield Problem(f"{_OPTIMIZER}.lr", f"must be a finite number of at least 0, but is {params['lr']}")
-    if params["lr_schedule"] not in SCHEDULES:
-        yield Problem(
-            f"{_OPTIMIZER}.lr_schedule", f"must be one of {', '.join(SCHEDULES)}, but is {params['lr_schedule']!r}"
-        )
-    fraction = params["warm_up_fraction"]
-    if fraction is not None and not 0 <= fraction <= 1:
-        yield Problem(f"{_OPTIMIZER}.warm_up_fraction", f"0 <= warm_up_fraction <= 1 must hold, but it is {fraction}")
-    warmup_steps = config["training"]["training_params"]["warmup_steps"]
-    if params["lr_schedule"] != "constant" and fraction is None and warmup_steps is None:
-        yield Problem(
-            f"{_OPTIMIZER}.warm_up_fraction",
-            f"the schedule {params['lr_schedule']} needs the length of its first phase, but warm_up_fraction and "
-            f"{_TRAINING}.warmup_steps are both null",
-        )
-
-
-def _lora(config: Config) -> Iterator[Problem]:
-    lora = config["lora"]
-    targets = lora.get("target_modules") if lora else None
-    named = isinstance(targets, list) and all(isinstance(name, str) for name in targets)
-    if not (named or targets in (None, ALL_LINEAR)):
-        problem = f"must be null, {ALL_LINEAR} or a list of names, but is {targets!r}"
-        yield Problem("lora.target_modules", problem, "write lora.target_modules=[q_proj,v_proj]")
-    if lora and not 0 <= lora["lora_dropout"] < 1:
-        yield Problem("lora.lora_dropout", f"0 <= lora_dropout < 1 must hold, but it is {lora['lora_dropout']}")
-    for key in ("r", "lora_alpha"):
-        if lora and lora[key] < 1:
-            yield Problem(f"lora.{key}", f"must be at least 1, but is {lora[key]}")
-
-
 CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _training,
     finetuning_problems,
     sampling_problems,
-    _model,
-    _architecture,
+    length_problems,
+    shape_problems,
     _gpu,
     listed_problems,
     weight_problems,
     loss_problems,
-    _optimizer,
-    _moments,
+    schedule_problems,
+    moment_problems,
     data_problems,
-    _lora,
-    engine_problems,
+    lora_problems,
+    sharding_problems,
     _output,
     tracker_problems,
     target_problems,

@@ -8,19 +8,11 @@ from typing import Any
 
 from gpt_opt.config.suggest import checkpoint_of_run
 from gpt_opt.errors import Problem
+from gpt_opt.records.metrics import EVALUATION, comparable, greater_is_better
 
 Config = Mapping[str, Any]
 
 DEFAULT_METRIC = "eval/loss"
-GREATER_IS_BETTER = {
-    "eval/loss": False,
-    "eval/kl": False,
-    "eval/rewards/accuracies": True,
-    "eval/rewards/margins": True,
-    "eval/rewards/chosen": True,
-    "eval/logps/chosen": True,
-}
-"""Direction of the metrics that have one, where training.finetuning.greater_is_better is null."""
 
 _KEYS = "training.finetuning"
 
@@ -28,7 +20,7 @@ _KEYS = "training.finetuning"
 def is_greater_better(keys: Mapping[str, Any]) -> bool:
     """Returns the direction of the metric that training.finetuning names, or of the default one."""
     given = keys["greater_is_better"]
-    return bool(GREATER_IS_BETTER.get(keys["metric_for_best_model"] or DEFAULT_METRIC) if given is None else given)
+    return bool(greater_is_better(keys["metric_for_best_model"] or DEFAULT_METRIC) if given is None else given)
 
 
 def finetuning_problems(config: Config) -> Iterator[Problem]:
@@ -57,10 +49,10 @@ def _choice(keys: Mapping[str, Any]) -> Iterator[Problem]:
                 fix = f"set {_KEYS}.load_best_model_at_end=true or early_stopping_patience, or leave it null"
                 yield Problem(f"{_KEYS}.{key}", problem, fix)
         return
-    if metric is not None and not metric.startswith("eval/"):
+    if metric is not None and not metric.startswith(EVALUATION):
         problem = f"must be a metric of the evaluation as in metrics.jsonl, eval/loss for example, but is {metric!r}"
         yield Problem(f"{_KEYS}.metric_for_best_model", problem)
-    elif greater is None and (metric or DEFAULT_METRIC) not in GREATER_IS_BETTER:
-        known = ", ".join(GREATER_IS_BETTER)
+    elif greater is None and greater_is_better(metric or DEFAULT_METRIC) is None:
+        known = ", ".join(comparable())
         problem = f"must be given for {metric!r}; it is known only for {known}"
         yield Problem(f"{_KEYS}.greater_is_better", problem, "set it to true or false")

@@ -15,7 +15,9 @@ def target_problems(config: Config) -> Iterator[Problem]:
     model = config["model"]
     for key in ("name", "tokenizer_name_or_path", "_target_"):
         if not isinstance(model.get(key), str):
-            yield Problem(f"model.{key}", f"must be a text, but is {model.get(key)!r}", "see hydra_conf/model/hf.yaml")
+            yield Problem(
+                f"model.{key}", f"must be a string, but is {model.get(key)!r}", "see hydra_conf/model/hf.yaml"
+            )
     nodes = {f"callbacks[{place}]": node for place, node in enumerate(config["callbacks"])}
     nodes |= {key: config[key] for key in ("collator", "aligner") if config[key] is not None}
     for key, node in nodes.items():

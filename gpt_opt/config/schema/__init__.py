@@ -15,7 +15,7 @@ from omegaconf import MISSING, OmegaConf
 
 from gpt_opt.config.hydra_defaults import override_hydra_anywhere
 from gpt_opt.config.schema.data import DATA_SCHEMAS
-from gpt_opt.config.schema.sharding import ENGINE_SCHEMAS, register_variants
+from gpt_opt.config.schema.sharding import SHARDING_SCHEMAS, register_variants
 
 
 @dataclass
@@ -399,7 +399,7 @@ SCHEMAS: dict[str, type] = {
     "optimizer/rmsprop": RMSprop,
     "training/default": Training,
     "lora/lora": Lora,
-    **ENGINE_SCHEMAS,
+    **SHARDING_SCHEMAS,
     "logging/default": Logging,
     "resources/default": ResourcesOptions,
     "paths/default": OutputPaths,

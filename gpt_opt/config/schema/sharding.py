@@ -1,17 +1,11 @@
-"""The groups `deepspeed` and `fsdp`: their types, the variants that are put together of parts, what must hold."""
+"""The groups `deepspeed` and `fsdp`: their types, and the variants that are put together of parts."""
 
 from __future__ import annotations
 
 import itertools
-import sys
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import Any
 
 from hydra.core.config_store import ConfigStore
-
-from gpt_opt.errors import Problem
 
 
 @dataclass
@@ -24,7 +18,7 @@ class Offload:
 
 @dataclass
 class ZeroOptimization:
-    """What DeepSpeed divides, and how."""
+    """What DeepSpeed shards, and how."""
 
     stage: int
     overlap_comm: bool
@@ -36,7 +30,7 @@ class ZeroOptimization:
 
 @dataclass
 class Zero3Optimization(ZeroOptimization):
-    """Likewise, with the weights."""
+    """What stage 3 shards, which is the weights too."""
 
     stage3_prefetch_bucket_size: int
     stage3_param_persistence_threshold: int
@@ -65,7 +59,7 @@ class FSDP:
     cpu_offload: bool
 
 
-ENGINE_SCHEMAS: dict[str, type] = {"deepspeed/zero": Zero, "deepspeed/zero3": Zero3, "fsdp/fsdp": FSDP}
+SHARDING_SCHEMAS: dict[str, type] = {"deepspeed/zero": Zero, "deepspeed/zero3": Zero3, "fsdp/fsdp": FSDP}
 """Schema of each option, by its path below the group `schema`."""
 
 
@@ -79,16 +73,3 @@ def register_variants() -> None:
         if parts:
             name = "_".join(filter(None, [stage, offload, *others]))
             ConfigStore.instance().store(group="deepspeed", name=name, node={"defaults": [stage, *parts]})
-
-
-def engine_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
-    """Checks that one engine at most is asked for, that it is installed, and that it can do what the others ask."""
-    deepspeed, fsdp = config["deepspeed"], config["fsdp"]
-    if deepspeed and fsdp:
-        yield Problem("fsdp", "and deepspeed both divide the training, so one of them must be none", "set fsdp=none")
-    if (deepspeed or fsdp) and config["training"]["training_params"]["compile"]:
-        problem = "must be false where a training is divided: deepspeed and fsdp cannot compile here"
-        yield Problem("training.training_params.compile", problem, "leave it false, or set deepspeed and fsdp to none")
-    if deepspeed and find_spec("deepspeed") is None:
-        problem = "needs the package deepspeed: pip install 'gpt-opt[deepspeed]'"
-        yield Problem("deepspeed", problem, f"the Python that lacks it is {sys.executable}")

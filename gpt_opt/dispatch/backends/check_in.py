@@ -1,4 +1,4 @@
-"""How slots come up: every node of a round checks in before it gets a run, and what keeps a node from it is told.
+"""How slots start: every node of a round checks in before it gets a run, and what keeps a node from it is reported.
 
 disBatch waits for ever when the step that should start its part on a node fails; so it is watched here.
 """
@@ -13,7 +13,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from gpt_opt.dispatch.slot.gpus import node_name
+from gpt_opt.dispatch.snapshot import code_root
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.process import lives
 from gpt_opt.records.sweep_dir import Sweep
@@ -34,8 +37,9 @@ def check_in(sweep: Sweep) -> None:
         GptOptError: Says what it lacks.
     """
     submission = sweep.submission()
-    wanted = {"the working directory": Path(submission.cwd), "the repository": Path(submission.root) / "run_hydra.py"}
-    for what, path in wanted.items():
+    code = code_root(sweep, submission)
+    needed = {"the working directory": Path(submission.cwd), "the code": code / "run_hydra.py"}
+    for what, path in needed.items():
         if not path.exists():
             raise GptOptError(f"{what} must be visible on every node, but {path} is not there")
 
@@ -70,28 +74,30 @@ class CheckIns:
         self._missing_since: dict[str, float] = {}
 
     def lost(self, over: bool = False) -> dict[str, str]:
-        """Returns the nodes that do not come up, with the reason in the words of what failed.
+        """Returns the nodes that do not check in, each with the error message of what failed.
 
         Args:
             over: Whether disBatch has ended, so that no further node will check in.
         """
         launchers, now = set(_arguments_of_children(self._context())), time.monotonic()
         late = now - self._began > CHECK_IN_S
-        logs, found = sorted(self._folder.glob(f"d_*{_WRAP}")), {}
+        logs, reasons = sorted(self._folder.glob(f"d_*{_WRAP}")), {}
         if not logs and (over or late):
-            found[node_name(os.environ)] = _words(self._folder / "output") or "disBatch ended before it came to nodes"
+            reasons[node_name(os.environ)] = (
+                _last_lines(self._folder / "output") or "disBatch ended before it came to nodes"
+            )
         for log in logs:
             node = log.name.removesuffix(_WRAP).split("_", 2)[2]
             if self._is_ready(node) or (node in launchers and not late):
                 self._missing_since.pop(node, None)
             elif now - self._missing_since.setdefault(node, now) > _SETTLE_S or over:
-                said = _words(self._folder / f"refused.{node}") or _words(log)
+                reason = _last_lines(self._folder / f"refused.{node}") or _last_lines(log)
                 if late or over:
                     silent = f"nothing was heard of it within {CHECK_IN_S:.0f} s" if late else "it ended without a word"
-                    said = said or _words(self._folder / "output") or silent
-                if said:  # else it may have checked in, and the file system be slow to show it
-                    found[node] = said
-        return found
+                    reason = reason or _last_lines(self._folder / "output") or silent
+                if reason:  # else it may have checked in, and the file system be slow to show it
+                    reasons[node] = reason
+        return reasons
 
     def is_over(self) -> bool:
         """Returns whether disBatch has nothing to wait for any more, whether it knows that or not."""
@@ -99,7 +105,7 @@ class CheckIns:
         if late and not any(file.stat().st_size for file in self._folder.glob("ready.*")):
             return True
         context = self._context()
-        if (context is not None and not lives(context)) or (self.lost() and self._all_told()):
+        if (context is not None and not lives(context)) or (self.lost() and self._all_tasks_ended()):
             self._over_since = self._over_since or time.monotonic()
             return time.monotonic() - self._over_since > _OVER_S  # it mostly ends by itself
         return False
@@ -113,7 +119,7 @@ class CheckIns:
         """Returns the process that launches disBatch's parts: its number stands in the name of its log."""
         return next((int(file.name.split("_")[1]) for file in self._folder.glob("d_*_context_launch.log")), None)
 
-    def _all_told(self) -> bool:
+    def _all_tasks_ended(self) -> bool:
         """Returns whether every task has its line in the status file, which says only that it ended."""
         with suppress(OSError):
             lines = (self._folder / "d_status.txt").read_text(errors="replace").splitlines()
@@ -121,19 +127,21 @@ class CheckIns:
         return False
 
 
-def _words(file: Path) -> str:
+def _last_lines(file: Path) -> str:
     """Returns what a log says went wrong: its last lines but for tracebacks and repetitions."""
     try:
         lines = file.read_text(errors="replace").splitlines()
     except OSError:
         return ""
-    said = list(dict.fromkeys(line for line in lines if line and _NOISE.match(line) is None))
-    return "; ".join(said[-3:])[:500]
+    last = list(dict.fromkeys(line for line in lines if line and _NOISE.match(line) is None))
+    return "; ".join(last[-3:])[:500]
 
 
 def _arguments_of_children(pid: int | None) -> Iterator[str]:
     """Yields every argument of every living child of a process."""
-    with suppress(OSError):
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            with suppress(OSError):  # a zombie has no arguments
-                yield from Path(f"/proc/{child}/cmdline").read_text(errors="replace").split("\0")
+    if pid is None:
+        return
+    with suppress(psutil.Error):
+        for child in psutil.Process(pid).children():
+            with suppress(psutil.Error):  # a zombie has no arguments
+                yield from child.cmdline()

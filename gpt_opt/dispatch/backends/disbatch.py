@@ -1,4 +1,4 @@
-"""disBatch as a bringer of slots: one call works through a task file on the slots of an allocation or of this machine.
+"""The backend disbatch: disBatch works through a task file on the slots of an allocation, or of this machine.
 
 Nothing of what it reports is believed: it exits with 0 when tasks failed, has no word of tasks that were cut off, and
 its resume goes by position. The runs' own files say what happened.
@@ -12,16 +12,23 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from gpt_opt.dispatch import slurm
 from gpt_opt.dispatch.backends.check_in import CheckIns, start_line
 from gpt_opt.dispatch.backends.plain_names import make_links, plain, program
-from gpt_opt.dispatch.slot.slot import DRIVER, SESSION, task_line
-from gpt_opt.dispatch.slurm import job_id
-from gpt_opt.records.io import write_text
-from gpt_opt.records.sweep_dir import Sweep, SweepRun
+from gpt_opt.dispatch.backends.resources import by_shape, slurm_slots
+from gpt_opt.dispatch.backends.sbatch_script import sbatch_text
+from gpt_opt.dispatch.slot.launch import task_line
+from gpt_opt.dispatch.slot.slot import DRIVER, SESSION
+from gpt_opt.errors import GptOptError
+from gpt_opt.plan.resources import from_record
+from gpt_opt.records.io import now, write_text
+from gpt_opt.records.job_id import this_job
+from gpt_opt.records.sweep_dir import Job, Submission, Sweep, SweepRun
+from gpt_opt.sweep.model import Resources
 
 _END_S = 20.0
 _FIFOS = "/tmp/slurm_context_engine_*"  # disBatch's own, by a fixed name
@@ -30,8 +37,38 @@ _FIFO_AGE_S = 60.0
 _MAIN = "import os; os.path.realpath = os.path.abspath; from disbatch.disBatch import main; main()"
 
 
-def task_text(sweep: Sweep, runs: Sequence[SweepRun], together: int) -> str:
-    """Returns the task file: a line for every `together` runs, which share one slot."""
+class DisBatch:
+    """One Slurm allocation for each shape; disBatch spreads the runs over its slots."""
+
+    def slots(self, resources: Resources, runs: int) -> int:
+        """Returns one slot a run, up to a limit."""
+        return slurm_slots(runs)
+
+    def script(self, sweep: Sweep, submission: Submission, shape: int) -> str:
+        """Returns the batch script for the runs of a shape."""
+        asked, programs = submission.shapes[shape], str(Path(program("gptopt")).parent)
+        part = sweep.part(shape) if len(submission.shapes) > 1 else sweep
+        return sbatch_text(
+            part, from_record(asked.resources), asked.slots or 1, submission.root, programs, submission.snapshot
+        )
+
+    def start(self, sweep: Sweep, submission: Submission, runs: Sequence[SweepRun]) -> Iterator[list[Job]]:
+        """Submits a job for each shape that `runs` have."""
+        make_links(sweep)
+        shapes = list(by_shape(runs))
+        for number, shape in enumerate(shapes):
+            try:
+                job = slurm.sbatch(self.script(sweep, submission, shape), submission.cwd)
+            except slurm.SlurmError as error:
+                if number == 0:
+                    raise
+                raise GptOptError(slurm.took_some(number, len(shapes), str(error))) from error
+            yield [Job(job, now(), shape=shape)]
+
+
+def task_text(sweep: Sweep, runs: Sequence[SweepRun], resources: Resources) -> str:
+    """Returns the task file: a line for every run, or for as many as share a GPU, and so a slot."""
+    together = resources.runs_per_gpu or 1
     groups = [runs[start : start + together] for start in range(0, len(runs), together)]
     return "".join(task_line(program("gptopt"), plain(sweep), group) + "\n" for group in groups)
 
@@ -40,31 +77,31 @@ class Round:
     """One call of disBatch.
 
     Args:
-        sweep: The sweep directory; its `tasks` is written.
-        runs: What to run.
-        together: Runs that share one slot.
-        session: See `slurm.session`.
-        driver: Attempt of the driver's claim on the sweep.
+        sweep: The part of the sweep that `runs` belong to; its `tasks` is written.
+        runs: What to run, all of one shape.
+        resources: What one of them needs.
+        session: The start of the driver, see `gpt_opt.records.job_id`.
+        driver: See `stop_requests.driver_name`.
         slots: Slots on this machine; None inside a Slurm job, where the allocation decides.
     """
 
     def __init__(
-        self, sweep: Sweep, runs: Sequence[SweepRun], together: int, session: str, driver: int, slots: int | None
+        self, sweep: Sweep, runs: Sequence[SweepRun], resources: Resources, session: str, driver: str, slots: int | None
     ) -> None:
         make_links(sweep)
-        text = task_text(sweep, runs, together)
+        text = task_text(sweep, runs, resources)
         write_text(sweep.tasks, text)
         sweep.disbatch.mkdir(mode=0o700, exist_ok=True)
         folder = plain(sweep).disbatch / f"{session}-{len(list(sweep.disbatch.iterdir()))}"
         folder.mkdir(mode=0o700)
-        in_job = job_id() is not None and slots is None
+        in_job = this_job().is_slurm and slots is None
         start = start_line(program("gptopt"), plain(sweep), folder, in_job)
         write_text(folder / "tasks", f"{start}\n{text}")
         # disBatch logs its whole environment at level INFO.
         python = [program(Path(sys.executable).name), "-c", _MAIN]
         command = [*python, "--loglevel", "WARNING", "--no-retire", "-p", f"{folder}/d"]
         # Slots get the environment of the driver, even where the job was submitted with none (SBATCH_EXPORT=NONE).
-        environment = {**os.environ, "SLURM_EXPORT_ENV": "ALL", SESSION: session, DRIVER: str(driver)}
+        environment = {**os.environ, "SLURM_EXPORT_ENV": "ALL", SESSION: session, DRIVER: driver}
         if environment.get("SLURM_GPUS_PER_TASK") == "0":
             del environment["SLURM_GPUS_PER_TASK"]  # srun would hide the GPUs of the allocation from every slot
         if len(memory := [name for name in environment if name.startswith("SLURM_MEM_PER_")]) > 1:

@@ -32,7 +32,7 @@ def _plain(path: Path) -> Path:
 
 def plain(sweep: Sweep) -> Sweep:
     """Returns the sweep directory by a plain name; `make_links` makes the name good."""
-    return Sweep(_plain(sweep.root))
+    return sweep.at(_plain(sweep.root))
 
 
 def program(name: str) -> str:

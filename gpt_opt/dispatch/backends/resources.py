@@ -1,24 +1,32 @@
-"""What one run needs, as a record of a submission and as sbatch options."""
+"""What runs need, in the terms of sbatch, and which runs can share what."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any
+from collections.abc import Iterable, Sequence
 
+from gpt_opt.records.sweep_dir import SweepRun
 from gpt_opt.sweep.model import Resources
 
-
-def as_record(resources: Resources) -> dict[str, Any]:
-    """Returns what is said, as JSON values."""
-    values = {item.name: getattr(resources, item.name) for item in fields(Resources)}
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items() if v is not None and v != ()}
+MOST_SLOTS = 8
+"""Slots of an allocation where the user does not say how many."""
 
 
-def from_record(record: Mapping[str, Any]) -> Resources:
-    """Reads what `as_record` wrote."""
-    said: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()}
-    return Resources(**said)
+def slurm_slots(runs: int) -> int:
+    """Returns how many of `runs` runs go at a time on a cluster: all, at most `MOST_SLOTS`."""
+    return max(1, min(runs, MOST_SLOTS))
+
+
+def by_shape(runs: Iterable[SweepRun]) -> dict[int, list[SweepRun]]:
+    """Returns runs by the shape of what they need, in the order of the shapes."""
+    found: dict[int, list[SweepRun]] = {}
+    for run in sorted(runs, key=lambda run: run.shape):
+        found.setdefault(run.shape, []).append(run)
+    return found
+
+
+def groups(indices: Sequence[int], together: int) -> list[tuple[int, ...]]:
+    """Splits run indices into the groups that share a slot."""
+    return [tuple(indices[start : start + together]) for start in range(0, len(indices), together)]
 
 
 def site_options(resources: Resources) -> list[str]:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from gpt_opt.dispatch.backends.plain_names import plain
 from gpt_opt.dispatch.backends.resources import mem_mb, site_options
-from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.records.sweep_dir import Sweep
 from gpt_opt.sweep.model import Resources
 
@@ -20,18 +19,29 @@ def warning_s(resources: Resources) -> int:
     return _WARN_S if resources.time_min is None else min(_WARN_S, resources.time_min * 15)
 
 
-def sbatch_text(sweep: Sweep, resources: Resources, slots: int, root: str, programs: str) -> str:
+def names(sweep: Sweep) -> tuple[str, str]:
+    """Returns what jobs of a sweep, or of a part of it, are called, and the comment by which they are found."""
+    part = "" if sweep.shape is None else f".{sweep.shape}"
+    comment = "" if sweep.shape is None else f":shape-{sweep.shape}"
+    return f"{sweep.root.parent.name}-{sweep.root.name}{part}", f"{plain(sweep).root}{comment}"
+
+
+def sbatch_text(
+    sweep: Sweep, resources: Resources, slots: int, root: str, programs: str, snapshot: bool = False
+) -> str:
     """Returns the batch script of the disbatch backend.
 
     Args:
-        sweep: The sweep directory.
+        sweep: The sweep directory; a part of it where the sweep has several shapes.
         resources: What one run needs; `gpus_per_run` None asks for one GPU.
         slots: Runs at a time.
         root: The repository, absolute.
         programs: Folder of the submitter's `gptopt`, which serves where the environment of jobs has none.
+        snapshot: Whether the job imports from the sweep's snapshot.
     """
     options = [*_options(sweep, resources, slots), *site_options(resources)]
     environment = shlex.quote(f"{root}/slurm_scripts/environment.sh")
+    part = "" if sweep.shape is None else f" --shape {sweep.shape}"
     return "\n".join(
         [
             "#!/bin/bash",
@@ -39,19 +49,25 @@ def sbatch_text(sweep: Sweep, resources: Resources, slots: int, root: str, progr
             f"GPTOPT_ROOT={shlex.quote(root)}",
             f". {environment}",
             f"PATH=$PATH:{shlex.quote(programs)}",
+            *([import_line(sweep)] if snapshot else []),
             "# exec: the warning before the time limit goes to this process.",
-            f"exec gptopt drive {plain(sweep).root}",
+            f"exec gptopt drive {plain(sweep).root}{part}",
             "",
         ]
     )
 
 
+def import_line(sweep: Sweep) -> str:
+    """Returns the line of a batch script after which Python imports from the snapshot of a sweep."""
+    return f"export PYTHONPATH={shlex.quote(str(plain(sweep).code))}${{PYTHONPATH:+:$PYTHONPATH}}"
+
+
 def _options(sweep: Sweep, resources: Resources, slots: int) -> list[str]:
-    cpus, files = resources.cpus_per_run or 1, plain(sweep)
+    cpus, (name, comment) = resources.cpus_per_run or 1, names(sweep)
     options = [
-        f"--job-name={sweep.root.parent.name}-{sweep.root.name}",
-        f"--comment={files.root}",
-        f"--output={files.logs}/driver-%j.out",
+        f"--job-name={name}",
+        f"--comment={comment}",
+        f"--output={plain(sweep).logs}/driver-%j.out",
         "--open-mode=append",
         "--requeue",
         f"--signal=B:USR2@{warning_s(resources)}",
@@ -74,30 +90,3 @@ def _option(option: str) -> str:
     """Returns an option as a `#SBATCH` line takes it: sbatch splits at blanks outside of double quotes."""
     name, equals, value = option.partition("=")
     return f'{name}="{value}"' if equals and any(char.isspace() for char in value) and '"' not in value else option
-
-
-def check_backend(resources: Resources, backend: str, slots: int | None) -> None:
-    """Refuses what a backend cannot do.
-
-    Raises:
-        ConfigError: With all of it.
-    """
-    problems: list[Problem] = []
-    if (resources.nodes_per_run or 1) > 1 and backend != "submitit":
-        message = f"is {resources.nodes_per_run}, but the backend {backend} gives a run slots on one node only"
-        problems.append(Problem("nodes_per_run", message, "add --backend submitit"))
-    if (resources.runs_per_gpu or 1) > 1 and (resources.gpus_per_run or 1) != 1:
-        message = f"is {resources.runs_per_gpu}, so gpus_per_run must be 1, but is {resources.gpus_per_run}"
-        problems.append(Problem("runs_per_gpu", message))
-    if backend == "submitit" and resources.time_min is None:
-        message = "must be given for the backend submitit, whose own default would be 5 minutes"
-        problems.append(Problem("time_min", message, "add --time-min MINUTES, or resources.time_min to the sweep file"))
-    if slots is not None and slots < 1:
-        problems.append(Problem("--slots", f"must be at least 1, but is {slots}"))
-    if problems:
-        raise ConfigError(problems, ", nothing was submitted")
-
-
-def groups(indices: Sequence[int], together: int) -> list[tuple[int, ...]]:
-    """Splits run indices into the groups that share a slot."""
-    return [tuple(indices[start : start + together]) for start in range(0, len(indices), together)]

@@ -1,19 +1,27 @@
-"""submitit as a bringer of slots: each job of an array is one slot that executes one group of runs."""
+"""The backend submitit: each job of an array is one slot that executes one group of runs."""
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt_opt.dispatch.backends.plain_names import plain, program
-from gpt_opt.dispatch.backends.resources import from_record
-from gpt_opt.dispatch.backends.sbatch_script import option_lines, warning_s
+from gpt_opt.dispatch import slurm
+from gpt_opt.dispatch.backends.plain_names import make_links, plain, program
+from gpt_opt.dispatch.backends.resources import by_shape, groups, slurm_slots
+from gpt_opt.dispatch.backends.sbatch_script import import_line, names, option_lines, warning_s
 from gpt_opt.dispatch.slot.slot import SESSION, Slot
-from gpt_opt.dispatch.slurm import session
-from gpt_opt.errors import RunFailed
-from gpt_opt.records.sweep_dir import Submission, Sweep
+from gpt_opt.errors import GptOptError, RunFailed
+from gpt_opt.plan.resources import from_record
+from gpt_opt.records.io import now
+from gpt_opt.records.job_id import this_job
+from gpt_opt.records.sweep_dir import Job, Submission, Sweep, SweepRun
+from gpt_opt.sweep.model import Resources
 
 if TYPE_CHECKING:
     from submitit import SlurmExecutor
@@ -21,6 +29,94 @@ if TYPE_CHECKING:
 
 _MOST_REQUEUES = 1000
 """submitit counts time-outs of a job; runs make their own account, see `attempts.CAUSES`."""
+
+
+class Submitit:
+    """One Slurm job a run (or a few, on one GPU), in arrays, through submitit."""
+
+    def slots(self, resources: Resources, runs: int) -> int:
+        """Returns one slot a run, up to a limit."""
+        return slurm_slots(runs)
+
+    def script(self, sweep: Sweep, submission: Submission, shape: int) -> str:
+        """Returns the batch script of one array of runs of a shape."""
+        return text(_part(sweep, submission, shape), submission)
+
+    def start(self, sweep: Sweep, submission: Submission, runs: Sequence[SweepRun]) -> Iterator[list[Job]]:
+        """Submits arrays no larger than the site allows, each of one shape; halves them when Slurm refuses one."""
+        make_links(sweep)
+        waiting = {
+            shape: groups(
+                [run.index for run in part], from_record(submission.shapes[shape].resources).runs_per_gpu or 1
+            )
+            for shape, part in by_shape(runs).items()
+        }
+        total, taken = sum(map(len, waiting.values())), 0
+        for shape, tasks in waiting.items():
+            for jobs in self._arrays(_part(sweep, submission, shape), submission, tasks, (taken, total)):
+                taken += len(jobs)
+                yield jobs
+
+    def _arrays(
+        self, part: Sweep, submission: Submission, waiting: Sequence[tuple[int, ...]], of_all: tuple[int, int]
+    ) -> Iterator[list[Job]]:
+        size, number = slurm.max_array_size(), len(waiting)
+        environment = slurm.outside_job(os.environ, slurm.options_of(text(part, submission)))
+        while waiting:
+            size = min(size, len(waiting))
+            try:
+                with _replaced(environment):
+                    jobs = _submit_array(part, submission, waiting[:size], math.ceil(number / size))
+            except _Refused as error:
+                if size > 1:
+                    size //= 2
+                    continue
+                taken = of_all[0] + number - len(waiting)
+                raise GptOptError(slurm.took_some(taken, of_all[1], str(error))) from error
+            waiting = waiting[size:]
+            yield jobs
+
+
+class _Refused(GptOptError):
+    """Slurm did not take an array."""
+
+
+def _part(sweep: Sweep, submission: Submission, shape: int) -> Sweep:
+    """Returns what the jobs of a shape are called by: the sweep as a whole where it has no other shape."""
+    return sweep.part(shape) if len(submission.shapes) > 1 else sweep
+
+
+def _submit_array(part: Sweep, submission: Submission, tasks: Sequence[tuple[int, ...]], arrays: int) -> list[Job]:
+    """Submits one of `arrays` arrays, a job for each group of run indices.
+
+    Raises:
+        _Refused: If Slurm does not take it; nothing of it is left then.
+    """
+    from submitit.core.utils import FailedJobError
+
+    chosen = executor(part, submission, arrays)
+    before = set(part.submitit.glob("*"))
+    run_ids = {run.index: run.run_id for run in part.runs}
+    try:
+        jobs = chosen.submit_array([SlotJob(str(part.root), tuple(run_ids[i] for i in task)) for task in tasks])
+    except FailedJobError as error:
+        for left in set(part.submitit.glob("*")) - before:
+            left.unlink(missing_ok=True)
+        raise _Refused(" ".join(str(error).split())) from error
+    return [Job(job.job_id, now(), task, part.shape or 0) for job, task in zip(jobs, tasks, strict=True)]
+
+
+@contextmanager
+def _replaced(environment: Mapping[str, str]) -> Iterator[None]:
+    """Replaces the environment of this process for what submitit starts."""
+    former = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(former)
 
 
 class SlotJob:
@@ -45,8 +141,9 @@ class SlotJob:
             RunFailed: If not all of them are COMPLETED in the end.
         """
         sweep = Sweep(Path(self.sweep))
-        self._slot = Slot(sweep, {**os.environ, SESSION: session()})
-        if not self._slot.execute([sweep.run(name) for name in self.run_ids]):
+        runs = [sweep.run(name) for name in self.run_ids]
+        self._slot = Slot(sweep.part(runs[0].shape), {**os.environ, SESSION: this_job()})
+        if not self._slot.execute(runs):
             raise RunFailed(f"not every run of {', '.join(self.run_ids)} is COMPLETED; see gptopt status {sweep.label}")
 
     def checkpoint(self) -> DelayedSubmission:
@@ -59,24 +156,27 @@ class SlotJob:
 
 
 def executor(sweep: Sweep, submission: Submission, arrays: int) -> SlurmExecutor:
-    """Returns submitit's executor for one of `arrays` arrays of a sweep, among which its slots are shared out."""
+    """Returns submitit's executor for one of `arrays` arrays of a shape, among which its slots are shared out."""
     from submitit import SlurmExecutor
 
     sweep.submitit.mkdir(mode=0o700, exist_ok=True)
-    chosen = SlurmExecutor(folder=plain(sweep).submitit, max_num_timeout=_MOST_REQUEUES)
+    # -P: else the current directory, which may be the repository, comes before the snapshot.
+    python = f"{shlex.quote(sys.executable)} -P"
+    chosen = SlurmExecutor(folder=plain(sweep).submitit, max_num_timeout=_MOST_REQUEUES, python=python)
     chosen.update_parameters(**_parameters(sweep, submission))
-    parallel = (submission.slots or 1) // (from_record(submission.resources).runs_per_gpu or 1)
+    asked = submission.shapes[sweep.shape or 0]
+    parallel = (asked.slots or 1) // (from_record(asked.resources).runs_per_gpu or 1)
     chosen.update_parameters(array_parallelism=max(1, parallel // arrays))
     return chosen
 
 
 def _parameters(sweep: Sweep, submission: Submission) -> dict[str, Any]:
-    resources = from_record(submission.resources)
+    resources, (name, comment) = from_record(submission.shapes[sweep.shape or 0].resources), names(sweep)
     together = resources.runs_per_gpu or 1
     gpus = 1 if resources.gpus_per_run is None else resources.gpus_per_run
     found: dict[str, Any] = {
-        "job_name": f"{sweep.root.parent.name}-{sweep.root.name}",
-        "comment": str(plain(sweep).root),
+        "job_name": name,
+        "comment": comment,
         "time": resources.time_min,
         "nodes": resources.nodes_per_run or 1,
         "ntasks_per_node": 1,
@@ -95,6 +195,7 @@ def _parameters(sweep: Sweep, submission: Submission) -> dict[str, Any]:
             f"GPTOPT_ROOT={shlex.quote(submission.root)}",
             f". {shlex.quote(submission.root + '/slurm_scripts/environment.sh')}",
             f"PATH=$PATH:{Path(program('gptopt')).parent}",
+            *([import_line(sweep)] if submission.snapshot else []),
         ],
         "additional_parameters": {"requeue": True},
     }
@@ -105,5 +206,5 @@ def text(sweep: Sweep, submission: Submission) -> str:
     """Returns the batch script that submitit would submit."""
     from submitit.slurm.slurm import _make_sbatch_string
 
-    command = "python -u -m submitit.core._submit " + str(plain(sweep).submitit)
+    command = "python -P -u -m submitit.core._submit " + str(plain(sweep).submitit)
     return _make_sbatch_string(command=command, folder=plain(sweep).submitit, **_parameters(sweep, submission))

@@ -7,16 +7,19 @@ its own environment; and whatever an environment says, a run takes a lock by nod
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 from gpt_opt.errors import GptOptError
+from gpt_opt.records.io import lock
 from gpt_opt.run.devices import DEVICES, nvidia_smi, visible
 
 WAIT_S = 30.0
@@ -29,21 +32,6 @@ class GpuBusy(GptOptError):
     """Another process holds a GPU that this slot was given."""
 
 
-def _environment_of(pid: int) -> dict[str, str]:
-    try:
-        raw = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="surrogateescape")
-    except OSError:
-        return {}
-    return dict(item.partition("=")[::2] for item in raw.split("\0") if "=" in item)
-
-
-def _parent_of(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, ValueError):
-        return 0
-
-
 def slot_environment(own: Mapping[str, str]) -> dict[str, str]:
     """Returns the environment of this slot as Slurm made it.
 
@@ -52,13 +40,12 @@ def slot_environment(own: Mapping[str, str]) -> dict[str, str]:
     """
     if not {"DISBATCH_TASKID", "SLURM_JOB_ID"} <= set(own):
         return dict(own)
-    pid = os.getppid()
-    while pid > 1:
-        server = _environment_of(pid)
-        if "SLURM_PROCID" in server and "DISBATCH_TASKID" not in server:
-            kept = {name: value for name, value in own.items() if not name.startswith(_PER_SLOT)}
-            return kept | {name: value for name, value in server.items() if name.startswith(_PER_SLOT)}
-        pid = _parent_of(pid)
+    for process in psutil.Process().parents():
+        with suppress(psutil.Error):  # it has ended, or belongs to somebody else
+            server = process.environ()
+            if "SLURM_PROCID" in server and "DISBATCH_TASKID" not in server:
+                kept = {name: value for name, value in own.items() if not name.startswith(_PER_SLOT)}
+                return kept | {name: value for name, value in server.items() if name.startswith(_PER_SLOT)}
     return dict(own)
 
 
@@ -99,11 +86,9 @@ class Lease:
 
 
 def _try_lock(file: Path) -> IO[str] | None:
-    stream = file.open("a+")
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        stream.close()
+        stream = lock(file, wait=False)
+    except BlockingIOError:
         return None
     stream.truncate(0)
     stream.write(f"process {os.getpid()}\n")

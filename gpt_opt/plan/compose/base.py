@@ -1,310 +1,254 @@
-"""One structural base: a config that Hydra composed, and every way to set plain values in it without Hydra.
+"""A config that Hydra composed, and every way to set plain values in it without Hydra.
 
-Input: a composed `DictConfig` and, per point, the value overrides. Output: the plain tree of the point. OmegaConf
-validates and converts each distinct override once, on a copy of the base, and resolves each distinct interpolation
-once.
+Input: a composed `DictConfig` and, per point, the values of some keys. Output: the plain tree of the point. OmegaConf
+itself converts each distinct override once, and resolves each interpolation once for each distinct set of values that
+it can read.
 """
 
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from omegaconf import DictConfig, ListConfig, Node, ValueNode
+from omegaconf import Container, DictConfig, OmegaConf, ValueNode
 
 from gpt_opt.config.remember import MAX_NODES, token
-from gpt_opt.plan.compose.hydra import detached, plain
-from gpt_opt.plan.compose.overrides import Item
-from gpt_opt.plan.compose.references import Part, Path, Unit, holds_interpolation, linked_units
-from gpt_opt.plan.compose.trace import Outcome, Recorder, Unpredictable, missing_keys
+from gpt_opt.plan.compose.hydra import detached, missing_keys, plain, unresolved
+from gpt_opt.plan.compose.overrides import ParsedOverride
+from gpt_opt.plan.compose.references import Interpolation, Path, Unpredictable, all_reads, find_interpolations, overlap
 
 MAX_REMEMBERED = 50_000
-"""Distinct values and outcomes a base may hold before it starts afresh: what keeps memory flat in random sweeps."""
+"""Distinct values that a base remembers before it starts afresh: what keeps memory flat in random sweeps."""
 
 
-_UNKNOWN = Outcome(None, failed=True)
-
-
-class Leaf:
-    """What one override string puts into one leaf.
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What an override string stores in its target.
 
     Attributes:
-        raw: The value that OmegaConf stored.
+        text: The override string.
+        target: The node that it sets.
+        raw: The value that OmegaConf stores there.
         value: The same, in the plain tree (an enum as its name).
-        error: What Hydra raised when it set it, if it did.
+        error: What Hydra raises when it sets it, if it does.
     """
 
-    __slots__ = ("error", "raw", "value")
+    text: str
+    target: ValueNode
+    raw: Any
+    value: Any
+    error: Exception | None
 
-    def __init__(self, raw: Any, error: Exception | None = None) -> None:
-        self.raw = raw
-        self.value = raw.name if isinstance(raw, Enum) else raw
-        self.error = error
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Resolved:
+    """What an interpolation comes to.
+
+    Attributes:
+        value: The plain value; None when it failed.
+        failed: Whether OmegaConf raised.
+        missing: Keys of the config that hold "???" because of this value.
+    """
+
+    value: Any
+    failed: bool = False
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
-    """A leaf that points override."""
+class _Affected:
+    """What may differ from the base in points that set certain keys.
 
-    path: tuple[str, ...]
-    node: ValueNode
-    default: Any
+    Attributes:
+        interpolations: Those to resolve again, each with the set keys that it can read.
+        places: By top-level key, the dotted keys and the places below it.
+        missing: The keys that are missing whatever the values are.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Patched:
-    """The config of one point, and how it differs from the base."""
-
-    config: dict[str, Any]
-    missing: tuple[str, ...]
-    changed: dict[str, Any]
+    interpolations: list[tuple[str, Interpolation, list[str]]]
+    places: dict[Any, list[tuple[str, tuple[Any, ...]]]]
+    missing: list[str]
 
 
 class Base:
-    """A config composed from one combination of structural overrides.
+    """A config composed from one combination of the overrides that change its structure.
 
     Args:
-        config: What Hydra composed; never modified.
-        pure: Names of the resolvers that are pure functions of their arguments and of the config.
-
-    Raises:
-        Unpredictable: (from every method) some value depends on more than the config, so Hydra must compose each point.
+        config: What Hydra composed. Values are set in it for the time of a question, and put back.
+        pure: Names of the resolvers that depend on nothing but their arguments and the environment.
     """
 
     def __init__(self, config: DictConfig, pure: frozenset[str]) -> None:
-        self.config = config
-        self._recorder = Recorder(pure)
-        self._work: DictConfig | None = None
-        self._units: list[Unit] = []
-        self._slots: dict[str, Slot] = {}
-        self._leaves: dict[str, Leaf] = {}
-        self._below = defaultdict[Any, list[str]](list)
+        self._config, self._pure = config, pure
+        self._settings: dict[str, Setting | None] = {}
+        self._resolved: dict[tuple[str, ...], Resolved] = {}
+        self._affected: dict[tuple[str, ...], _Affected] = {}
         self._nodes: dict[tuple[Any, ...], Any] = {}
-        self._state: Mapping[str, str] = {}
-        self._stale = True
-        self._learned = 0
 
-    def holds(self, item: Item) -> bool:
-        """Tell whether the key of a value override is a plain leaf below plain dicts, and watch it from now on."""
-        if item.key in self._slots:
-            return True
-        node = _leaf_at(self._working(), item.path)
-        if node is None:
-            return False
-        self._slots[item.key] = Slot(item.path, node, node.__dict__["_val"])
-        self._recorder.watch(node, item.key)
-        self._stale = True
-        return True
+    def updated(self, override: ParsedOverride) -> Base:
+        """Returns a base with one more override, applied by Hydra's own code.
 
-    def leaf(self, item: Item) -> Leaf:
-        """Return what the override stores in its leaf; ask `holds` first."""
-        leaf = self._leaves.get(item.text)
-        if leaf is None:
-            leaf = self._leaves[item.text] = self._convert(item)
-        return leaf
+        Raises:
+            Unpredictable: If it reads other values, so that it depends on what was set before it.
+            Exception: Whatever Hydra raises for this override.
+        """
+        if any(overlap(item.path, override.path) for item in self._interpolations):
+            raise Unpredictable(f"{override.text} goes through an interpolation")
+        config = copy.deepcopy(self._config)
+        _apply(override, config)
+        return Base(config, self._pure)
 
-    def patch(self, values: Sequence[Item]) -> Patched | Outcome:
-        """Return the config with these values set, or the first outcome that failed."""
-        if self._stale or self._learned + len(self._leaves) > MAX_REMEMBERED:
-            self._refresh()
-        state = {item.key: item.text for item in values}
-        leaves = {item.key: self.leaf(item) for item in values}
-        changed: dict[str, Any] = {}
-        missing = [key for key in self._missing if key not in state]
-        for key, leaf in leaves.items():
-            changed[key] = leaf.value
-            if leaf.value == "???":
-                missing.append(key)
-        done: dict[str, Outcome] = {}
-        for unit in self._moving:
-            if unit.key in state:
-                continue
-            outcome = self._outcome(unit, state, done)
-            if outcome.failed:
-                return outcome
-            changed[unit.key] = outcome.value
-            missing.extend(outcome.missing)
-        return Patched(self._tree_with(changed), tuple(sorted(missing)), changed)
+    def setting(self, override: ParsedOverride) -> Setting | None:
+        """Returns what an override stores in its target; None where that is no scalar below plain dicts."""
+        if override.text not in self._settings:
+            if len(self._settings) >= MAX_REMEMBERED:
+                self._settings.clear()
+            self._settings[override.text] = self._convert(override)
+        return self._settings[override.text]
 
-    def _tree_with(self, changed: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the tree with these values; below each of its keys points with the same values share one node."""
+    def patch(self, settings: Mapping[str, Setting]) -> tuple[dict[str, Any], tuple[str, ...]] | Resolved:
+        """Returns the plain config with these values and the keys still missing in it, or what cannot be resolved.
+
+        Args:
+            settings: By dotted key; none with an error.
+
+        Raises:
+            Unpredictable: If some value depends on more than the config.
+        """
+        affected = self._affected_by(tuple(settings))
+        changed = {key: setting.value for key, setting in settings.items()}
+        missing = [*affected.missing, *(key for key, value in changed.items() if value == "???")]
+        for name, interpolation, keys in affected.interpolations:
+            found = self._resolve(name, interpolation, [settings[key] for key in keys])
+            if found.failed:
+                return found
+            changed[name] = found.value
+            missing += found.missing
+        return self._tree_with(affected, changed), tuple(sorted(missing))
+
+    @cached_property
+    def _interpolations(self) -> list[Interpolation]:
+        return list(find_interpolations(self._config))
+
+    @cached_property
+    def _reads(self) -> list[tuple[str, Interpolation, frozenset[Path]]]:
+        """Each interpolation with its key and all that it can read."""
+        impure = sorted({name for item in self._interpolations for name in item.resolvers} - self._pure)
+        if impure:
+            raise Unpredictable(f"resolver {', '.join(impure)} may not repeat itself")
+        reads = all_reads(self._interpolations, unresolved(self._config))
+        return [(_dotted(item.place), item, found) for item, found in zip(self._interpolations, reads, strict=True)]
+
+    @cached_property
+    def _tree(self) -> dict[str, Any]:
+        """The plain config; an interpolation that cannot be resolved stands there as text."""
+        tree = unresolved(self._config)
+        for key, item, _ in self._reads:
+            if not (found := self._resolve(key, item, ())).failed:
+                tree = _with(tree, item.place, found.value)
+        return tree
+
+    def _convert(self, override: ParsedOverride) -> Setting | None:
+        container: Any = self._config
+        for step in override.path[:-1]:
+            container = _children(container).get(step)
+        name = override.path[-1]
+        target = _children(container).get(name)
+        if not isinstance(target, ValueNode):
+            return None
+        before = target._val
+        try:
+            _apply(override, self._config)
+            if _children(container)[name] is not target:  # OmegaConf put a new node there
+                return None
+            raw = target._val
+            return Setting(override.text, target, raw, raw.name if isinstance(raw, Enum) else raw, None)
+        except Exception as error:  # whatever Hydra raises for this override is the answer for every point with it
+            return Setting(override.text, target, None, None, detached(error))
+        finally:
+            target._val = before
+            _children(container)[name] = target
+
+    def _affected_by(self, keys: tuple[str, ...]) -> _Affected:
+        if keys not in self._affected:
+            places = {key: tuple(key.split(".")) for key in keys}
+            interpolations = []
+            for name, item, reads in self._reads:
+                read = [key for key in keys if any(overlap(places[key], path) for path in reads)]
+                if name not in keys and (read or self._resolve(name, item, ()).failed):
+                    interpolations.append((name, item, read))
+            found = [*places.items(), *((name, item.place) for name, item, _ in interpolations)]
+            below: dict[Any, list[tuple[str, tuple[Any, ...]]]] = {}
+            rest = self._tree
+            for key, place in found:
+                below.setdefault(place[0], []).append((key, place))
+                rest = _with(rest, place, None)
+            self._affected[keys] = _Affected(interpolations, below, list(missing_keys(rest)))
+        return self._affected[keys]
+
+    def _resolve(self, key: str, interpolation: Interpolation, settings: Sequence[Setting]) -> Resolved:
+        """Returns what an interpolation comes to with these values of the keys that it can read."""
+        name = (key, *[setting.text for setting in settings])
+        if name not in self._resolved:
+            if len(self._resolved) >= MAX_REMEMBERED:
+                self._resolved.clear()
+            self._resolved[name] = self._ask(key, interpolation, settings)
+        return self._resolved[name]
+
+    def _ask(self, key: str, interpolation: Interpolation, settings: Sequence[Setting]) -> Resolved:
+        """Has OmegaConf resolve an interpolation, as `OmegaConf.to_container` does."""
+        before = [setting.target._val for setting in settings]
+        for setting in settings:
+            setting.target._val = setting.raw
+        OmegaConf.clear_cache(self._config)
+        try:
+            node = interpolation.resolve()
+            value = plain(node) if isinstance(node, Container) else node._value()
+        except Exception:  # the error to report comes from Hydra, for the whole point
+            return Resolved(None, failed=True)
+        finally:
+            for setting, value_before in zip(settings, before, strict=True):
+                setting.target._val = value_before
+        if OmegaConf.get_cache(self._config):
+            raise Unpredictable(f"{key} calls a resolver with use_cache, which may not repeat itself")
+        value = value.name if isinstance(value, Enum) else value
+        return Resolved(value, missing=tuple(missing_keys(value, key)))
+
+    def _tree_with(self, affected: _Affected, changed: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the tree with these values; below each top-level key points with the same values share one node."""
         tree = self._tree.copy()
-        for top, keys in self._below.items():
-            given = [key for key in keys if key in changed]
-            if not given:
-                continue
-            name = (top, *[(key, token(changed[key])) for key in given])
+        for top, places in affected.places.items():
+            name = (top, *[(key, token(changed[key])) for key, _ in places])
             node = self._nodes.get(name)
             if node is None:
                 node = self._tree[top]
-                for key in given:
-                    node = _with(node, self._spots[key][1:], changed[key])
+                for key, place in places:
+                    node = _with(node, place[1:], changed[key])
                 if len(self._nodes) >= MAX_NODES:
                     self._nodes.clear()
                 self._nodes[name] = node
             tree[top] = node
         return tree
 
-    def _working(self) -> DictConfig:
-        if self._work is None:
-            work = copy.deepcopy(self.config)
-            self._units = linked_units(work)
-            self._work = work
-        return self._work
 
-    def _convert(self, item: Item) -> Leaf:
-        slot = self._slots[item.key]
-        assert item.override is not None
-        before = slot.node.__dict__["_val"]
-        try:
-            ConfigLoaderImpl._apply_overrides_to_config([item.override], self._working())
-            if _leaf_at(self._working(), item.path) is not slot.node:
-                raise Unpredictable(f"{item.key} is replaced as a whole by a new value")
-            return Leaf(slot.node.__dict__["_val"])
-        except Unpredictable:
-            raise
-        except Exception as error:  # whatever Hydra raises for this override is the answer for every point with it
-            return Leaf(None, detached(error))
-        finally:
-            slot.node.__dict__["_val"] = before
-
-    def _outcome(self, unit: Unit, state: Mapping[str, str], done: dict[str, Outcome]) -> Outcome:
-        found = done.get(unit.key)
-        if found is None:
-            done[unit.key] = _UNKNOWN  # what a text that names itself sees; OmegaConf then reports the cycle
-            text = self._text(unit, state, done) if unit.pieces else None
-            found = Outcome(text) if text is not None else self._recall(unit, None, state)
-            done[unit.key] = found
-        return found
-
-    def _text(self, unit: Unit, state: Mapping[str, str], done: dict[str, Outcome]) -> str | None:
-        """Join a text from its pieces; None when it has to be resolved as a whole."""
-        texts = []
-        for piece in unit.pieces:
-            if isinstance(piece, str):
-                texts.append(piece)
-                continue
-            value = self._part(unit, piece, state, done)
-            if value is None or (unit.alone and not isinstance(value, str)):
-                return None
-            texts.append(str(value))
-        text = "".join(texts)
-        return None if "$" in text or "\\" in text or "???" in text else text
-
-    def _part(self, unit: Unit, part: Part, state: Mapping[str, str], done: dict[str, Outcome]) -> Any:
-        named = part.unit
-        if named is None:
-            outcome = self._recall(unit, part, state)
-        elif named.key in state:
-            return self._leaves[state[named.key]].raw
-        else:
-            outcome = self._outcome(named, state, done)
-        return None if outcome.failed else outcome.value
-
-    def _recall(self, unit: Unit, part: Part | None, state: Mapping[str, str]) -> Outcome:
-        """Look up what a unit (or a part of it) resolves to, or have OmegaConf resolve it and remember that."""
-        memo = unit.memo if part is None else part.memo
-        outcome = memo.find(state)
-        if outcome is None:
-            self._settle(state)
-            compute = unit.compute if part is None else lambda: unit.compute_part(part)
-            outcome = self._recorder.run(self._working(), compute)
-            if not outcome.failed:
-                outcome.missing = tuple(missing_keys(outcome.value, unit.key))
-            memo.learn(state, self._recorder.reads, outcome)
-            self._learned += 1
-        return outcome
-
-    def _settle(self, state: Mapping[str, str]) -> None:
-        """Give the watched leaves of the working copy the values of this state."""
-        for key, slot in self._slots.items():
-            text = state.get(key)
-            if text != self._state.get(key):
-                slot.node.__dict__["_val"] = slot.default if text is None else self._leaves[text].raw
-        self._state = state
-
-    def _refresh(self) -> None:
-        """Forget everything, find out what moves with the watched leaves, and build the tree of all that does not."""
-        self._working()
-        self._settle({})
-        self._leaves.clear()
-        self._nodes.clear()
-        self._learned = 0
-        for unit in self._units:
-            unit.forget()
-        outcomes = {unit.key: self._recall(unit, None, {}) for unit in self._units}
-        self._moving = [unit for unit in self._units if unit.memo.depends() or outcomes[unit.key].failed]
-        moving = {unit.key for unit in self._moving}
-        self._tree = self._still_tree({key: each for key, each in outcomes.items() if key not in moving})
-        self._missing = list(missing_keys(self._tree))
-        spots = {key: slot.path for key, slot in self._slots.items()}
-        self._spots = {unit.key: unit.place for unit in self._moving} | spots
-        self._below.clear()
-        for key, place in self._spots.items():
-            self._below[place[0]].append(key)
-        self._stale = False
-
-    def _still_tree(self, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-        """Resolve everything but the units with OmegaConf, and put in the units that never change."""
-        fields = [(unit._node().__dict__, unit) for unit in self._units]
-        held = [(field, name, field[name]) for field, _ in fields for name in ("_val", "_content") if name in field]
-        for field, name, _ in held:
-            field[name] = None
-        tree: dict[str, Any] = plain(self._working())
-        for field, name, value in held:
-            field[name] = value
-        for unit in self._units:
-            if unit.key in outcomes:
-                _container(tree, unit.place)[unit.place[-1]] = outcomes[unit.key].value
-        return tree
+def _apply(override: ParsedOverride, config: DictConfig) -> None:
+    assert override.override is not None
+    ConfigLoaderImpl._apply_overrides_to_config([override.override], config)
 
 
-def reads_values(config: DictConfig, item: Item) -> bool:
-    """Tell whether applying a layer may read other values of the config: it then depends on what was set before it."""
-    node: Any = config
-    for step in item.path:
-        if node._is_interpolation():
-            return True
-        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
-            node = node._get_node(step, validate_access=False)
-        elif isinstance(node, ListConfig) and not node._is_none() and not node._is_missing() and step.isdecimal():
-            node = node._get_node(int(step)) if int(step) < len(node) else None
-        else:
-            return False
-        if not isinstance(node, Node):
-            return False
-    return holds_interpolation(node)
+def _children(node: Any) -> dict[Any, Any]:
+    """Returns the nodes in a dict, by key; nothing of anything else."""
+    content = node.__dict__["_content"] if isinstance(node, DictConfig) else None
+    return content if isinstance(content, dict) else {}
 
 
-def with_layer(config: DictConfig, item: Item) -> DictConfig:
-    """Return a copy of the config with one override applied by Hydra's own code.
-
-    Raises:
-        Exception: Whatever Hydra raises for this override.
-    """
-    assert item.override is not None
-    layered = copy.deepcopy(config)
-    ConfigLoaderImpl._apply_overrides_to_config([item.override], layered)
-    return layered
-
-
-def _leaf_at(config: DictConfig, path: Sequence[str]) -> ValueNode | None:
-    node: Any = config
-    for step in path:
-        content = node.__dict__.get("_content") if isinstance(node, DictConfig) else None
-        if not isinstance(content, dict):
-            return None
-        node = content.get(step)
-    return node if isinstance(node, ValueNode) else None
-
-
-def _with(node: Any, place: Path, value: Any) -> Any:
-    """Return a tree with another value at a place; what lies elsewhere is shared."""
+def _with(node: Any, place: tuple[Any, ...], value: Any) -> Any:
+    """Returns a tree with another value at a place; what lies elsewhere is shared."""
     if not place:
         return value
     changed = node.copy()
@@ -312,7 +256,7 @@ def _with(node: Any, place: Path, value: Any) -> Any:
     return changed
 
 
-def _container(tree: Any, place: Path) -> Any:
-    for step in place[:-1]:
-        tree = tree[step]
-    return tree
+def _dotted(place: tuple[Any, ...]) -> str:
+    """Returns a place as a key: `a.b`, and `a[0]` inside lists."""
+    steps = [f"[{step}]" if isinstance(step, int) and not isinstance(step, bool) else f".{step}" for step in place]
+    return "".join(steps).removeprefix(".")

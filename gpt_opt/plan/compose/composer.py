@@ -4,7 +4,7 @@ Input: lists of override strings (gpt_opt.sweep). Output: `Composed` or `Compose
 (gpt_opt.plan).
 
 Overrides that change the structure (config groups, `+`, `~`, lists, ...) select a base, which Hydra composes once.
-Plain values are set in a cheap copy of the base's resolved tree, and the interpolations that read them are resolved
+Plain values are set in a cheap copy of the base's resolved tree, and the interpolations that can read them are resolved
 again. Each distinct override is validated and converted by OmegaConf itself, each distinct interpolation is resolved
 by OmegaConf itself, and a point for which that cannot be shown to equal Hydra is composed by Hydra.
 """
@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.plan.compose.base import Base, reads_values, with_layer
-from gpt_opt.plan.compose.hydra import HydraEngine, detached, failed_while_loading, plain
-from gpt_opt.plan.compose.overrides import Item, Kind, Layout, lay_out, read_override
-from gpt_opt.plan.compose.trace import PURE_RESOLVERS, Outcome, Unpredictable, missing_keys
+from gpt_opt.plan.compose.base import Base, Resolved
+from gpt_opt.plan.compose.hydra import HydraEngine, detached, failed_while_loading, missing_keys, plain
+from gpt_opt.plan.compose.overrides import Kind, ParsedOverride, Stages, read_override, stages_of
+from gpt_opt.plan.compose.references import PURE_RESOLVERS, Unpredictable
 
 BaseKey = tuple[tuple[str, ...], tuple[str, ...]]
 """The override strings that select a base: those Hydra composes, and those OmegaConf applies on top, in order."""
@@ -39,17 +39,11 @@ class Composed:
         config: `OmegaConf.to_container(hydra.compose(...), resolve=True, enum_to_str=True)`. Read-only by contract:
             points share the subtrees in which they do not differ.
         missing: Keys that still hold "???", sorted: `a.b`, and `a[0]` inside lists.
-        base_key: Points with equal keys have equal values at every key that `changed` names for neither of them. None
-            when Hydra composed the point.
-        changed: Dotted key to final value, for everything that an override or an interpolation may have made different
-            from the base. Empty when Hydra composed the point.
     """
 
     overrides: tuple[str, ...]
     config: dict[str, Any]
     missing: tuple[str, ...]
-    base_key: BaseKey | None
-    changed: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +59,23 @@ class ComposeFailure:
     error: Exception
 
 
-class _Unloadable:
-    """Choices that Hydra refuses before it looks at any value."""
+class _Unloadable(Exception):
+    """Hydra refuses the structure before it looks at any value."""
 
 
 @dataclass(frozen=True, slots=True)
-class _BrokenLayer:
-    """Layers of which Hydra refuses one; those before it are fine."""
+class _Built:
+    """A base with as many of the updates as Hydra accepts.
 
-    index: int
-    error: Exception
+    Attributes:
+        base: The base.
+        refused: Index among the updates of the first that Hydra refuses.
+        error: What Hydra raised for it.
+    """
+
+    base: Base
+    refused: int = 0
+    error: Exception | None = None
 
 
 class Composer:
@@ -86,8 +87,8 @@ class Composer:
     Args:
         config_dir: Folder of the primary config.
         config_name: Name of the primary config, without `.yaml`.
-        pure_resolvers: Custom resolvers that return the same for the same arguments, config and environment. Points
-            that meet any other custom resolver are composed by Hydra.
+        pure_resolvers: Custom resolvers that depend on nothing but their arguments and the environment. Points that
+            meet any other custom resolver are composed by Hydra.
         further: Folder of more config groups, as `--config-dir` gives one.
 
     Attributes:
@@ -106,14 +107,14 @@ class Composer:
         self.slow: Counter[str] = Counter()
         self._engine = HydraEngine(Path(config_dir), config_name, further)
         self._pure = PURE_RESOLVERS | frozenset(pure_resolvers)
-        self._items: dict[str, Item] = {}
-        self._layouts: dict[tuple[str, ...], Layout] = {}
+        self._parsed: dict[str, ParsedOverride] = {}
+        self._stages: dict[tuple[str, ...], Stages] = {}
         self._environment = dict(os.environ)
-        self._bases: dict[BaseKey, Base | _Unloadable | _BrokenLayer | Unpredictable] = {}
+        self._bases: dict[BaseKey, _Built | _Unloadable | Unpredictable] = {}
         self._errors: dict[Hashable, Exception] = {}
 
     def compose(self, overrides: Sequence[str]) -> Composed:
-        """Compose one point.
+        """Composes one point.
 
         Raises:
             Exception: What Hydra or OmegaConf raises for these overrides.
@@ -125,7 +126,7 @@ class Composer:
         return result
 
     def compose_many(self, points: Iterable[Sequence[str]]) -> Iterator[Composed | ComposeFailure]:
-        """Compose points one after another, in order, as they are asked for; a bad point is a `ComposeFailure`."""
+        """Composes points one after another, in order, as they are asked for; a bad point is a `ComposeFailure`."""
         if dict(os.environ) != self._environment:
             self._environment = dict(os.environ)
             self._bases.clear()
@@ -146,102 +147,87 @@ class Composer:
         return result
 
     def _fast(self, overrides: tuple[str, ...]) -> Composed | ComposeFailure:
-        items = [self._item(text) for text in overrides]
-        layout = self._layout(items)
-        if layout.refused is not None:
-            return self._failure(overrides[layout.refused], overrides)
+        parsed = [self._parse(text) for text in overrides]
+        stages = self._sorted(parsed)
+        if stages.refused is not None:
+            return self._failure(overrides[stages.refused], overrides)
         while True:
-            key = (tuple([overrides[i] for i in layout.choices]), tuple([overrides[i] for i in layout.layers]))
-            base, broken = self._usable(key)
-            if isinstance(base, _Unloadable):
+            key = (tuple([overrides[i] for i in stages.structure]), tuple([overrides[i] for i in stages.updates]))
+            try:
+                built = self._base(key)
+            except _Unloadable:
                 return self._failure(key[0], overrides)
-            stop = len(items) if broken is None else layout.layers[broken.index]
-            before = [i for i in layout.values if i < stop]
-            strays = [i for i in before if not base.holds(items[i])]
+            end = len(parsed) if built.error is None else stages.updates[built.refused]
+            found = [(i, built.base.setting(parsed[i])) for i in stages.values if i < end]
+            strays = [i for i, setting in found if setting is None]
             if not strays:
                 break
-            layout = layout.with_layers(strays)
-        values = [items[i] for i in before]
-        for item in values:
-            error = base.leaf(item).error
+            stages = stages.with_updates(strays)
+        settings = {parsed[i].key: setting for i, setting in found if setting is not None}
+        for error in (*(setting.error for _, setting in found if setting is not None), built.error):
             if error is not None:
                 return ComposeFailure(overrides, error)
-        if broken is not None:
-            return ComposeFailure(overrides, broken.error)
-        return self._patched(base, key, values, overrides)
-
-    def _patched(
-        self, base: Base, key: BaseKey, values: Sequence[Item], overrides: tuple[str, ...]
-    ) -> Composed | ComposeFailure:
         try:
-            patched = base.patch(values)
+            patched = built.base.patch(settings)
         except Unpredictable as reason:
             self._bases[key] = reason
             raise
-        if isinstance(patched, Outcome):
+        if isinstance(patched, Resolved):
             return self._failure(patched, overrides)
-        return Composed(overrides, patched.config, patched.missing, key, patched.changed)
+        return Composed(overrides, *patched)
 
-    def _item(self, text: str) -> Item:
-        item = self._items.get(text)
-        if item is None:
-            if len(self._items) >= MAX_STRINGS:
-                self._items.clear()
-            item = self._items[text] = read_override(text, self._engine.is_group)
-        return item
+    def _parse(self, text: str) -> ParsedOverride:
+        found = self._parsed.get(text)
+        if found is None:
+            if len(self._parsed) >= MAX_STRINGS:
+                self._parsed.clear()
+            found = self._parsed[text] = read_override(text, self._engine.is_group)
+        return found
 
-    def _layout(self, items: Sequence[Item]) -> Layout:
-        shape = tuple([item.shape for item in items])
-        layout = self._layouts.get(shape)
-        if layout is None:
-            layout = self._layouts[shape] = lay_out(items)
-        if layout.opaque is not None and layout.refused is None:
-            raise Unpredictable(f"{items[layout.opaque].key} {Kind.OPAQUE.value}")
-        return layout
+    def _sorted(self, parsed: Sequence[ParsedOverride]) -> Stages:
+        shape = tuple([override.shape for override in parsed])
+        stages = self._stages.get(shape)
+        if stages is None:
+            stages = self._stages[shape] = stages_of(parsed)
+        if stages.volatile is not None and stages.refused is None:
+            raise Unpredictable(f"{parsed[stages.volatile].key} {Kind.VOLATILE.value}")
+        return stages
 
-    def _usable(self, key: BaseKey) -> tuple[Base | _Unloadable, _BrokenLayer | None]:
-        """Return the base, or the base below the layer that Hydra refuses and what is wrong with that layer."""
-        base = self._base(key)
-        if isinstance(base, _BrokenLayer):
-            return self._usable((key[0], key[1][: base.index]))[0], base
-        return base, None
-
-    def _base(self, key: BaseKey) -> Base | _Unloadable | _BrokenLayer:
-        base = self._bases.get(key)
-        if base is None:
+    def _base(self, key: BaseKey) -> _Built:
+        found = self._bases.get(key)
+        if found is None:
             try:
-                base = self._build(key)
-            except Unpredictable as reason:
-                base = reason
+                found = self._build(*key)
+            except (Unpredictable, _Unloadable) as reason:
+                found = reason
             while len(self._bases) >= MAX_BASES:
                 del self._bases[next(iter(self._bases))]
-            self._bases[key] = base
-        if isinstance(base, Unpredictable):
-            raise Unpredictable(str(base))  # a new one: raising the same again and again would grow its traceback
-        return base
+            self._bases[key] = found
+        if isinstance(found, Exception):
+            raise type(found)(*found.args)  # a new one: raising the same again and again would grow its traceback
+        return found
 
-    def _build(self, key: BaseKey) -> Base | _Unloadable | _BrokenLayer:
-        choices, layers = key
-        if not layers:
+    def _build(self, structure: tuple[str, ...], updates: tuple[str, ...]) -> _Built:
+        if not updates:
             try:
-                return Base(self._engine.load(choices), self._pure)
+                return _Built(Base(self._engine.load(structure), self._pure))
             except Exception as error:
                 if failed_while_loading(error):
-                    return _Unloadable()
+                    raise _Unloadable from None
                 raise Unpredictable("Hydra refuses the config without its value overrides") from None
-        below = self._base((choices, layers[:-1]))
-        if not isinstance(below, Base):
+        *before, last = updates
+        below = self._base((structure, tuple(before)))
+        if below.error is not None:
             return below
-        item = self._item(layers[-1])
-        if reads_values(below.config, item):
-            raise Unpredictable(f"{item.text} goes through an interpolation")
         try:
-            return Base(with_layer(below.config, item), self._pure)
-        except Exception as error:  # the answer for every point with this layer
-            return _BrokenLayer(len(layers) - 1, detached(error))
+            return _Built(below.base.updated(self._parse(last)))
+        except Unpredictable:
+            raise
+        except Exception as error:  # the answer for every point with this update
+            return _Built(below.base, len(before), detached(error))
 
     def _failure(self, culprit: Hashable, overrides: tuple[str, ...]) -> Composed | ComposeFailure:
-        """Report a point by what spoils it; Hydra words each distinct mistake once."""
+        """Returns the failure of a point by what spoils it; Hydra words each distinct mistake once."""
         error = self._errors.get(culprit)
         if error is not None:
             return ComposeFailure(overrides, error)
@@ -258,4 +244,4 @@ class Composer:
             config = plain(self._engine.load(overrides))
         except Exception as error:  # one bad point must not end the stream
             return ComposeFailure(overrides, detached(error))
-        return Composed(overrides, config, tuple(sorted(missing_keys(config))), None, {})
+        return Composed(overrides, config, tuple(sorted(missing_keys(config))))

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from traceback import walk_tb
+from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
@@ -18,6 +19,7 @@ from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from hydra.version import VersionBase, setbase
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 VERSION_BASE = "1.3"
 """The `version_base` that configs are composed with, as `run_hydra.py` does."""
@@ -43,7 +45,7 @@ class HydraEngine:
         self._repository: Any = None
 
     def load(self, overrides: Sequence[str]) -> DictConfig:
-        """Return what `hydra.compose(config_name, overrides)` returns.
+        """Returns what `hydra.compose(config_name, overrides)` returns.
 
         Raises:
             Exception: Whatever Hydra or OmegaConf raises for these overrides.
@@ -58,7 +60,7 @@ class HydraEngine:
             return config
 
     def is_group(self, name: str) -> bool:
-        """Tell whether `name` is a config group, in the sources that Hydra itself would search."""
+        """Returns whether `name` is a config group, in the sources that Hydra itself would search."""
         if name not in self._groups:
             with _version_base():
                 if self._repository is None:
@@ -79,35 +81,46 @@ def search_path(config_dir: Path, further: Path | None = None) -> ConfigSearchPa
 
 
 def plain(config: Any) -> Any:
-    """Resolve a config into plain dicts, lists and scalars; missing values stay "???"."""
+    """Resolves a config into plain dicts, lists and scalars; missing values stay "???"."""
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=False, enum_to_str=True)
 
 
+def unresolved(config: DictConfig) -> dict[str, Any]:
+    """Returns a config as plain dicts, lists and scalars, its interpolations as text."""
+    return cast("dict[str, Any]", OmegaConf.to_container(config, throw_on_missing=False, enum_to_str=True))
+
+
+def missing_keys(value: Any, prefix: str = "") -> Iterator[str]:
+    """Yields the keys in a plain tree that hold "???": `a.b`, `a[0]` inside lists, the prefix for a scalar."""
+    if isinstance(value, dict):
+        for key, child in value.items():
+            yield from missing_keys(child, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list):
+        for index, child in enumerate(value):
+            yield from missing_keys(child, f"{prefix}[{index}]")
+    elif isinstance(value, str) and value == "???":
+        yield prefix
+
+
 def failed_while_loading(error: BaseException) -> bool:
-    """Tell whether Hydra gave up on the defaults list or a config file, before it applied any value override."""
-    trace = error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_name in _LOADING:
-            return True
-        trace = trace.tb_next
-    return False
+    """Returns whether Hydra gave up on the defaults list or a config file, before it applied any value override."""
+    return any(frame.f_code.co_name in _LOADING for frame, _ in walk_tb(error.__traceback__))
 
 
 def detached(error: Exception) -> Exception:
-    """Drop the stack frames and config nodes that an exception holds: kept by the thousand they fill the memory."""
+    """Drops the stack frames and config nodes that an exception holds: kept by the thousand they fill the memory."""
     link: BaseException | None = error
     while link is not None:
         link.__traceback__ = None
-        for name in ("parent_node", "child_node"):
-            if hasattr(link, name):
-                setattr(link, name, None)
+        if isinstance(link, OmegaConfBaseException):
+            link.parent_node = link.child_node = None
         link = link.__cause__ or link.__context__
     return error
 
 
 @contextmanager
 def _version_base() -> Iterator[None]:
-    """Compose with our version_base, and give the process back the one that it had."""
+    """Composes with our version_base, and gives the process back the one that it had."""
     base = VersionBase.instance()
     before = base.version_base
     setbase(VERSION_BASE)

@@ -1,182 +1,198 @@
-"""The interpolations of a composed config, each with a memory of what it resolved to.
+"""The interpolations of a composed config, and which keys each of them can read, told from its text alone.
 
-A unit is a node that holds an interpolation and that no other interpolation contains. Text such as
-`${model.name}_lr${optimizer.lr}` takes a new value at every point of a grid; it is therefore joined from pieces, and
-only the pieces (few values each) go through OmegaConf.
+Input: a `DictConfig`. Output: an `Interpolation` a node that holds one. OmegaConf's own grammar parses each text once;
+of a key that is computed, every key below the part that is not.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from omegaconf import AnyNode, Container, DictConfig, ListConfig, Node, StringNode
-from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser
+from omegaconf import DictConfig, ListConfig, Node
+from omegaconf._utils import split_key
+from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser as Grammar
 from omegaconf.grammar_parser import parse
 
-from gpt_opt.plan.compose.hydra import plain
-from gpt_opt.plan.compose.trace import Memo, Unpredictable
+Path = tuple[str | None, ...]
+"""Path segments from the root; None is a segment that may have several spellings, as an index or an enum."""
 
-Path = tuple[Any, ...]
+EVERYTHING: Path = ()
+"""The path that every key is below."""
 
-_REFERENCE = re.compile(r"\$\{(\.*)([A-Za-z_]\w*(?:\.\w+)*)\}", re.ASCII)
+_LOOKS_UP = frozenset({"oc.select", "oc.dict.keys", "oc.dict.values"})
+"""Resolvers whose first argument is a key of the config, from the root unless it starts with a dot."""
 
+_LITERAL = re.compile(r"[A-Za-z_][\w.]*", re.ASCII)
 
-class Part:
-    """One interpolation inside a text.
+_PARSES = frozenset({"oc.decode"})
+"""Resolvers that parse their argument, so that a text in it may become an interpolation."""
 
-    Attributes:
-        source: Its own text, `${...}`.
-        memo: What it turned into, as text.
-        unit: The unit that it names, when that unit is itself a text: its value is taken as it is.
-    """
-
-    __slots__ = ("memo", "source", "tree", "unit")
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.tree = parse(source)
-        self.memo = Memo()
-        self.unit: Unit | None = None
+PURE_RESOLVERS = _LOOKS_UP | _PARSES | {"listed_model", "oc.env", "python_version"}
+"""Resolvers that return the same for the same arguments, config and environment."""
 
 
-class Unit:
-    """One node that holds an interpolation.
+class Unpredictable(Exception):
+    """A value may depend on more than the keys that can be told, so Hydra has to compose the point."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Interpolation:
+    """A node whose text names other keys.
 
     Attributes:
-        path: Keys from the root to the node.
-        key: The same, dotted.
-        pieces: Literal text and parts whose concatenation is the value; empty when the value is not such a text.
-        memo: What the whole node resolved to.
+        node: The node.
+        tree: OmegaConf's parse of its text.
+        place: Keys and indices from the root of the plain tree to it.
+        path: The same, for comparison with other paths.
+        reads: Paths that its text names; whatever is at, above or below one of them can change the value.
+        resolvers: Names of the resolvers that its text calls.
     """
 
-    __slots__ = ("_child", "_container", "_text", "_tree", "key", "memo", "path", "pieces")
+    node: Node
+    tree: Any
+    place: tuple[Any, ...]
+    path: Path
+    reads: frozenset[Path]
+    resolvers: frozenset[str]
 
-    def __init__(self, container: DictConfig | ListConfig, child: Any, path: Path) -> None:
-        if any("." in str(step) or "[" in str(step) for step in path):
-            raise Unpredictable(f"a key of {path} holds a dot or a bracket")
-        self._container = container
-        self._child = child
-        self.path = path
-        self.key = dotted(path)
-        self.memo = Memo()
-        self._text = self._node()._value()
-        self._tree: Any = parse(self._text)
-        self.pieces = self._split()
+    def resolve(self) -> Node:
+        """Returns what `Node._dereference_node` does, without parsing the text again.
 
-    @property
-    def place(self) -> Path:
-        """The path in the plain tree, where enum keys are names."""
-        return tuple(step.name if isinstance(step, Enum) else step for step in self.path)
-
-    @property
-    def alone(self) -> bool:
-        """True when the whole text is one interpolation, whose value is then taken with its type."""
-        return len(self.pieces) == 1
-
-    @property
-    def parts(self) -> list[Part]:
-        """The pieces that are interpolations."""
-        return [piece for piece in self.pieces if isinstance(piece, Part)]
-
-    def compute(self) -> Any:
-        """Resolve the node as `OmegaConf.to_container` does."""
-        node = self._node()
-        if node._value() == self._text:  # _dereference_node without parsing the text again
-            resolved = self._container._resolve_interpolation_from_parse_tree(
-                self._container, node, self._child, self._tree, throw_on_resolution_failure=True, memo=None
-            )
-            assert resolved is not None
-            node = resolved
-        if isinstance(node, Container):
-            return plain(node)
-        value = node._value()
-        return value.name if isinstance(value, Enum) else value
-
-    def compute_part(self, part: Part) -> str:
-        """Resolve one part as OmegaConf does when it joins a text."""
-        return str(self._container.resolve_parse_tree(part.tree, node=self._node(), key=self._child))
-
-    def link(self, units: dict[Path, Unit]) -> None:
-        """Point each part that names another unit at it."""
-        for part in self.parts:
-            named = _REFERENCE.fullmatch(part.source)
-            part.unit = units.get(self._target(named[1], named[2])) if named else None
-
-    def forget(self) -> None:
-        """Drop everything remembered."""
-        self.memo = Memo()
-        for part in self.parts:
-            part.memo = Memo()
-
-    def _node(self) -> Node:
-        node = self._container._get_child(self._child)
-        assert isinstance(node, Node)
-        return node
-
-    def _target(self, dots: str, key: str) -> Path:
-        start = self.path[: len(self.path) - len(dots)] if dots else ()
-        return (*start, *key.split("."))
-
-    def _split(self) -> list[str | Part]:
-        if not isinstance(self._node(), AnyNode | StringNode) or "\\" in self._text:
-            return []
-        return [_piece(child, self._text) for child in self._tree.getChild(0).getChildren()]
+        Raises:
+            Exception: Whatever OmegaConf raises.
+        """
+        container = self.node._get_parent_container()
+        assert container is not None
+        found = container._resolve_interpolation_from_parse_tree(
+            container, self.node, self.node._key(), self.tree, throw_on_resolution_failure=True, memo=None
+        )
+        assert found is not None
+        return found
 
 
-def linked_units(config: DictConfig) -> list[Unit]:
-    """Return the units of a config in the order in which `OmegaConf.to_container` meets them, texts linked to texts."""
-    units = list(_find(config, ()))
-    by_path = {unit.path: unit for unit in units}
-    for unit in units:
-        unit.link(by_path)
-    settled = False
-    while not settled:
-        settled = True
-        for unit in units:
-            for part in unit.parts:
-                if part.unit is not None and not part.unit.pieces:
-                    part.unit = None
-            if unit.alone and isinstance(unit.pieces[0], Part) and unit.pieces[0].unit is None:
-                unit.pieces = []
-                settled = False
-    return units
+def overlap(one: Path, other: Path) -> bool:
+    """Returns whether two paths are the same, or one is inside the other."""
+    return all(a == b or a is None or b is None for a, b in zip(one, other, strict=False))
 
 
-def holds_interpolation(node: Node) -> bool:
-    """Tell whether the node or anything in it is an interpolation."""
-    return node._is_interpolation() or next(_find(node, ()), None) is not None
+def find_interpolations(node: Any, place: tuple[Any, ...] = (), path: Path = ()) -> Iterator[Interpolation]:
+    """Yields the interpolations below a node in the order in which `OmegaConf.to_container` meets them.
 
-
-def _piece(child: Any, text: str) -> str | Part:
-    if isinstance(child, OmegaConfGrammarParser.InterpolationContext):
-        return Part(text[child.start.start : child.stop.stop + 1])
-    return str(child.getText())
-
-
-def _find(node: Node, path: Path) -> Iterator[Unit]:
-    content = node.__dict__.get("_content")
-    if isinstance(node, DictConfig) and isinstance(content, dict):
-        steps: list[Any] = list(content)
-    elif isinstance(node, ListConfig) and isinstance(content, list):
-        steps = list(range(len(content)))
-    else:
-        return
-    for step in steps:
-        child = node._get_child(step)
-        assert isinstance(child, Node)
+    Raises:
+        Unpredictable: If a key above one cannot be told from a path.
+    """
+    content = node.__dict__["_content"] if isinstance(node, DictConfig | ListConfig) else None
+    children: Any = content.items() if isinstance(content, dict) else ()
+    children = enumerate(content) if isinstance(content, list) else children
+    for key, child in children:
+        step = key.name if isinstance(key, Enum) else key
+        below = (*path, key if isinstance(key, str) and not isinstance(key, Enum) else None)
         if child._is_interpolation():
-            yield Unit(node, step, (*path, step))
+            if any(name is not None and set(".[") & set(name) for name in below):
+                raise Unpredictable(f"a key of {(*place, step)} holds a dot or a bracket")
+            tree = parse(child._value())
+            reads = frozenset(_reads(tree, below[:-1]))
+            yield Interpolation(child, tree, (*place, step), below, reads, frozenset(_resolvers(tree)))
         else:
-            yield from _find(child, (*path, step))
+            yield from find_interpolations(child, (*place, step), below)
 
 
-def dotted(path: Path) -> str:
-    """Write a path as a key: `a.b`, and `a[0]` inside lists."""
-    text = ""
-    for step in path:
-        name = step.name if isinstance(step, Enum) else step
-        text += f"[{name}]" if isinstance(step, int) and not isinstance(step, bool) else f".{name}"
-    return text.removeprefix(".")
+def all_reads(interpolations: Sequence[Interpolation], config: Mapping[str, Any]) -> Iterator[frozenset[Path]]:
+    """Yields for each interpolation what it reads, through the interpolations that it reads too.
+
+    Args:
+        interpolations: All that the config holds.
+        config: The plain config, interpolations not resolved.
+
+    Raises:
+        Unpredictable: If text that is parsed may name further keys.
+    """
+    direct = {
+        one: [other for other in interpolations if any(overlap(other.path, path) for path in one.reads)]
+        for one in interpolations
+    }
+    for one in interpolations:
+        met, waiting = {one}, [one]
+        while waiting:
+            further = set(direct[waiting.pop()]) - met
+            met |= further
+            waiting += further
+        reads = frozenset[Path]().union(*(each.reads for each in met))
+        if one.resolvers & _PARSES and _parses_interpolation(met, reads, config):
+            raise Unpredictable(f"{'.'.join(map(str, one.place))} parses text that may hold an interpolation")
+        yield reads
+
+
+def _parses_interpolation(met: set[Interpolation], reads: frozenset[Path], config: Mapping[str, Any]) -> bool:
+    """Returns whether "${" may come out of some interpolations, of the plain texts they read or of the environment."""
+    resolvers = frozenset[str]().union(*(each.resolvers for each in met))
+    if resolvers - _PARSES - {"oc.env"} or ("oc.env" in resolvers and "$" in "".join(os.environ.values())):
+        return True
+    texts = {each.path for each in met}
+    for path, text in _texts(config):
+        if any(overlap(path, read) for read in (*reads, *texts)) and ("\\" if path in texts else "$") in text:
+            return True
+    return False
+
+
+def _texts(node: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
+    """Yields path and text of every string in a plain tree."""
+    if isinstance(node, str):
+        yield path, node
+    elif isinstance(node, dict):
+        for key, child in node.items():
+            yield from _texts(child, (*path, key if isinstance(key, str) else None))
+    elif isinstance(node, list):
+        for child in node:
+            yield from _texts(child, (*path, None))
+
+
+def _contexts(tree: Any) -> Iterator[Any]:
+    """Yields every node of a parse tree."""
+    yield tree
+    for child in getattr(tree, "children", None) or ():
+        yield from _contexts(child)
+
+
+def _resolvers(tree: Any) -> Iterator[str]:
+    return (
+        node.getChild(1).getText() for node in _contexts(tree) if isinstance(node, Grammar.InterpolationResolverContext)
+    )
+
+
+def _reads(tree: Any, container: Path) -> Iterator[Path]:
+    """Yields the paths that a parse tree names, relative ones from the container of its node."""
+    for node in _contexts(tree):
+        if isinstance(node, Grammar.InterpolationNodeContext):
+            yield _named(node, container)
+        elif isinstance(node, Grammar.InterpolationResolverContext) and node.getChild(1).getText() in _LOOKS_UP:
+            yield _looked_up(node.getChild(3).getChild(0).getText() if node.getChildCount() > 4 else "")
+
+
+def _looked_up(key: str) -> Path:
+    """Returns the path of an argument that is a key; of a computed one what is surely above the computed part."""
+    literal, computed, _ = key.partition("${")
+    if not _LITERAL.fullmatch(literal):
+        return EVERYTHING
+    steps = literal.rstrip(".").split(".")
+    return tuple(steps[:-1] if computed and not literal.endswith(".") else steps)
+
+
+def _named(node: Any, container: Path) -> Path:
+    """Returns the path that `${...}` names; of a computed one what is above the computed part."""
+    text, computed = "", False
+    for child in node.children[1:-1]:
+        if computed := isinstance(child.getChild(0), Grammar.InterpolationContext):
+            break
+        text += child.getText()
+    key = text.lstrip(".")
+    dots = len(text) - len(key)
+    if not key:  # computed from its beginning: the value may bring more dots
+        return EVERYTHING
+    above = container[: max(0, len(container) + 1 - dots)] if dots else ()
+    return (*above, *split_key(key.rstrip(".[") if computed else key))

@@ -1,7 +1,7 @@
 """From sources to batches: records, tokens, the order of training, padding. `data.dataset._target_` names a source."""
 
 from gpt_opt.training.data.mixture import build_mixture
-from gpt_opt.training.data.records import Example, ExampleData, MixedData, Pair, PairData
+from gpt_opt.training.data.records import Example, ExampleData, Pair, PairData
 from gpt_opt.training.data.sources.published import (
     build_hf,
     build_hh,
@@ -15,7 +15,6 @@ from gpt_opt.training.data.sources.pydoc import build_pydoc
 __all__ = [
     "Example",
     "ExampleData",
-    "MixedData",
     "Pair",
     "PairData",
     "build_hf",

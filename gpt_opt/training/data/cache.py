@@ -25,9 +25,8 @@ from safetensors.numpy import save_file
 
 from gpt_opt.config.cache import cache_folder
 from gpt_opt.training.data.chat import Chat, Turns
-from gpt_opt.training.data.demonstrations import is_demonstration
-from gpt_opt.training.data.records import Example, Pair
-from gpt_opt.training.data.tokenize import Ids, Limits, Tokenized, from_ids, ids_of, texts_of, tokenize
+from gpt_opt.training.data.records import Ids, Record, Tokenized
+from gpt_opt.training.data.tokenize import SequenceLimits, tokenize
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +38,7 @@ _FORMAT = 3
 
 
 def tokenize_once(
-    records: Sequence[Pair] | Sequence[Example], tokenizer: Any, limits: Limits, counts: Counter[str]
+    records: Sequence[Record], tokenizer: Any, limits: SequenceLimits, counts: Counter[str]
 ) -> Sequence[Tokenized]:
     """Does what `tokenize` does, unless the cache holds the result already; large results are put into it.
 
@@ -47,41 +46,39 @@ def tokenize_once(
         records: Pairs, or examples.
         tokenizer: Of the model. One that cannot be written as text is used without the cache.
         limits: How long sequences may be.
-        counts: Where to add what was cut.
+        counts: Where to add what was truncated.
 
     Raises:
         DataError: As `tokenize`.
     """
     folder = cache_folder("tokens")
-    large = sum(len(text) for record in records for text in texts_of(record)) >= MIN_CHARACTERS
+    large = sum(len(text) for record in records for text in record.texts) >= MIN_CHARACTERS
     if folder is None or not large or not hasattr(tokenizer, "backend_tokenizer"):
         return tokenize(records, tokenizer, limits, counts)
     key = _key(records, tokenizer, limits)
     file = folder / f"{key}.safetensors"
     if (found := _load(file, key, len(records))) is not None:
-        ids, cut = found
-        counts.update(cut)
-        return from_ids(records, ids)
+        rows, truncated = found
+        counts.update(truncated)
+        return [record.with_ids(ids) for record, ids in zip(records, rows, strict=True)]
     own: Counter[str] = Counter()
     tokenized = tokenize(records, tokenizer, limits, own)
     counts.update(own)
-    _store(file, key, [ids_of(item) for item in tokenized], own)
+    _store(file, key, [item.ids for item in tokenized], own)
     return tokenized
 
 
-def _key(records: Sequence[Pair] | Sequence[Example], tokenizer: Any, limits: Limits) -> str:
+def _key(records: Sequence[Record], tokenizer: Any, limits: SequenceLimits) -> str:
     digest = hashlib.sha256()
     settings = [_FORMAT, tokenizer.eos_token_id, tokenizer.split_special_tokens, *astuple(limits)]
     chats = [tokenizer.chat_template, tokenizer.special_tokens_map]
     for part in (settings, chats, tokenizer.backend_tokenizer.to_str()):
         digest.update(json.dumps(part, default=str).encode() + b"\n")
     for record in records:
-        texts = texts_of(record)
+        texts = record.texts
         messages = texts[0].messages if isinstance(texts[0], Chat) else None
-        # A demonstration is cut in another way, and knows which of its messages are answers.
-        shown = (
-            ["shown", texts[1].messages if isinstance(texts[1], Turns) else None] if is_demonstration(record) else []
-        )
+        # A demonstration is truncated in another way, and knows which of its messages are responses.
+        shown = ["shown", texts[1].messages if isinstance(texts[1], Turns) else None] if record.is_demonstration else []
         digest.update(json.dumps([messages, *texts, *shown]).encode() + b"\n")
     return digest.hexdigest()
 
@@ -90,13 +87,13 @@ def _store(file: Path, key: str, rows: Sequence[Ids], counts: Counter[str]) -> N
     """Writes an entry; a cache that cannot be written costs a line and time, no run."""
     flat = np.fromiter((token for row in rows for ids in row for token in ids), dtype=np.int32)
     lengths = np.array([[len(ids) for ids in row] for row in rows], dtype=np.int32)
-    told = json.dumps(counts)
-    about = {"key": key, "counts": told, "sha256": _checksum(told, flat, lengths)}
+    counted = json.dumps(counts)
+    metadata = {"key": key, "counts": counted, "sha256": _checksum(counted, flat, lengths)}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent, prefix=".writing-") as aside:
             written = Path(aside, file.name)
-            save_file({"ids": flat, "lengths": lengths}, written, metadata=about)
+            save_file({"ids": flat, "lengths": lengths}, written, metadata=metadata)
             with written.open("rb") as stream:
                 os.fsync(stream.fileno())
             written.replace(file)
@@ -105,13 +102,17 @@ def _store(file: Path, key: str, rows: Sequence[Ids], counts: Counter[str]) -> N
 
 
 def _load(file: Path, key: str, count: int) -> tuple[list[Ids], Counter[str]] | None:
-    """Returns the rows of an entry and what was cut; None where there is none, or it is not whole."""
+    """Returns the rows of an entry and what was truncated; None where there is none, or it is not whole."""
     try:
         with safe_open(file, framework="numpy") as entry:
-            about, flat, lengths = entry.metadata(), entry.get_tensor("ids"), entry.get_tensor("lengths")
-        if about["key"] != key or about["sha256"] != _checksum(about["counts"], flat, lengths) or len(lengths) != count:
+            metadata, flat, lengths = entry.metadata(), entry.get_tensor("ids"), entry.get_tensor("lengths")
+        if (
+            metadata["key"] != key
+            or metadata["sha256"] != _checksum(metadata["counts"], flat, lengths)
+            or len(lengths) != count
+        ):
             raise ValueError("is another entry, or was damaged")
-        counts: Counter[str] = Counter(json.loads(about["counts"]))
+        counts: Counter[str] = Counter(json.loads(metadata["counts"]))
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
@@ -132,4 +133,4 @@ def _rows(flat: np.ndarray[Any, Any], lengths: np.ndarray[Any, Any]) -> list[Ids
     ends: Iterable[int] = accumulate(lengths.ravel().tolist(), initial=0)
     texts = [ids[start:end] for start, end in pairwise(ends)]
     width = lengths.shape[1]
-    return [tuple(texts[place : place + width]) for place in range(0, len(texts), width)]
+    return [tuple(texts[first : first + width]) for first in range(0, len(texts), width)]

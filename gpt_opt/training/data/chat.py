@@ -58,7 +58,7 @@ class Chat(str):
 
     Being a text, it goes wherever a prompt goes; only the step that has a tokenizer looks at the messages.
     The plain rendering of each message is `\n\nHuman: ...`, `\n\nAssistant: ...` or `\n\nSystem: ...`, then comes
-    `\n\nAssistant:`. An answer to it starts with one space, as `answer_text` puts it.
+    `\n\nAssistant:`. A response to it starts with one space, as `response_text` puts it.
 
     Args:
         messages: Roles, keys of `NAMES`, and contents.
@@ -69,7 +69,7 @@ class Chat(str):
 
     def __new__(cls, messages: Iterable[Message]) -> Chat:  # noqa: D102
         kept = tuple(messages)
-        chat = super().__new__(cls, "".join(f"\n\n{NAMES[role]}: {content}" for role, content in kept) + ANSWER)
+        chat = super().__new__(cls, "".join(f"\n\n{NAMES[role]}: {content}" for role, content in kept) + RESPONSE)
         chat.messages = kept
         return chat
 
@@ -77,7 +77,7 @@ class Chat(str):
 class Turns(str):
     """What follows a `Chat`: an assistant's message, and any others up to the last one of the assistant.
 
-    As a string, its plain rendering; like an answer, it starts with one space.
+    As a string, its plain rendering; like a response, it starts with one space.
 
     Args:
         messages: Roles and contents, the first and the last of the assistant.
@@ -103,7 +103,7 @@ def plain_parts(messages: Sequence[Message]) -> Iterator[Part]:
         if between:
             yield str(Chat(between)), False
         between = []
-        yield answer_text(content), True
+        yield response_text(content), True
 
 
 Part = tuple[str, bool]
@@ -116,37 +116,37 @@ class Document(str):
     __slots__ = ()
 
 
-ANSWER = f"\n\n{NAMES['assistant']}:"
+RESPONSE = f"\n\n{NAMES['assistant']}:"
 """The end of every plain rendering: the assistant's turn."""
 
 
-def answer_text(content: str) -> str:
-    """Returns the answer to a `Chat` as a plain text that follows the plain rendering."""
+def response_text(content: str) -> str:
+    """Returns the response to a `Chat` as a plain text that follows the plain rendering."""
     return f" {content}"
 
 
 def question(text: str) -> str:
     """Returns the plain rendering of a dialogue of one question, as a plain text."""
-    return f"\n\n{NAMES['user']}: {text}{ANSWER}"
+    return f"\n\n{NAMES['user']}: {text}{RESPONSE}"
 
 
-def render(chat: Chat, answers: Sequence[str], tokenizer: TemplateTokenizer) -> tuple[str, list[str]]:
-    """Renders a dialogue and the answers to it with the chat template of a tokenizer.
+def render(chat: Chat, responses: Sequence[str], tokenizer: TemplateTokenizer) -> tuple[str, list[str]]:
+    """Renders a dialogue and the responses to it with the chat template of a tokenizer.
 
     Args:
         chat: The dialogue.
-        answers: As `answer_text` returns them.
+        responses: As `response_text` returns them.
         tokenizer: One with a chat template.
 
     Returns:
-        The prompt, and what follows it for each answer, without the end-of-sequence token that a template may put
-        there. Where a template renders the dialogue differently with an answer to it, the prompt ends where the two
+        The prompt, and what follows it for each response, without the end-of-sequence token that a template may put
+        there. Where a template renders the dialogue differently with a response to it, the prompt ends where the two
         begin to differ.
     """
     history = [{"role": role, "content": content} for role, content in chat.messages]
     texts = [rendered(tokenizer, history, asks=True)]
-    for answer in answers:
-        turn = {"role": "assistant", "content": answer.removeprefix(" ")}
+    for response in responses:
+        turn = {"role": "assistant", "content": response.removeprefix(" ")}
         texts.append(rendered(tokenizer, [*history, turn]))
     prompt = os.path.commonprefix(texts)  # noqa: RUF071
     return prompt, [without_end(text[len(prompt) :], tokenizer.eos_token) for text in texts[1:]]

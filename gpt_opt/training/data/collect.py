@@ -6,23 +6,13 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from gpt_opt.errors import DataError, Problem, told_once
 from gpt_opt.training.data.chat import Chat, Document
-from gpt_opt.training.data.records import (
-    Example,
-    ExampleData,
-    MixedData,
-    Pair,
-    PairData,
-    fingerprint_records,
-)
+from gpt_opt.training.data.records import Data, Example, Record, fingerprint_records
 
 Row = Mapping[str, Any]
-Record = Pair | Example
-Data = PairData | ExampleData | MixedData
-R = TypeVar("R", Pair, Example)
 
 MAX_PROBLEMS = 50
 """Bad rows that one error names; the others are counted."""
@@ -48,7 +38,7 @@ class Dropped:
 
 
 Rows = Iterable[tuple[str, Row | BadRow]]
-"""Rows with their places (`file:line`); one that could not even be read is its `BadRow`."""
+"""Rows with their sources (`file:line`); one that could not even be read is its `BadRow`."""
 
 Convert = Callable[[Row], Iterable[Record | Dropped]]
 """Makes the records of a row; raises `BadRow`."""
@@ -64,7 +54,7 @@ def collect(
         convert: What a row becomes.
         max_samples: Stop at so many records; None takes all.
         dropped: Where to count what is left out.
-        published: Whether nobody can correct the rows: their records have no place.
+        published: Whether nobody can correct the rows: their records have no source.
 
     Raises:
         DataError: If any row is bad: all are named, up to `MAX_PROBLEMS`.
@@ -90,7 +80,7 @@ def _converted(
                 if isinstance(item, Dropped):
                     dropped[item.reason] += 1
                 else:
-                    records.append(replace(item, place=None if published else where))
+                    records.append(replace(item, source=None if published else where))
                 if most is not None and len(records) >= most:
                     return
         except BadRow as error:
@@ -111,41 +101,41 @@ def require(problems: Iterator[Problem]) -> None:
         raise DataError(named)
 
 
-def share(text: str, salt: str = "") -> float:
+def hash_fraction(text: str, salt: str = "") -> float:
     """Returns a number in [0, 1) that depends on the text, and on the salt, alone."""
     return int.from_bytes(hashlib.sha256((salt + text).encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
 
 
-def divide(records: Iterable[Record], validation_split: float) -> tuple[list[Record], list[Record]]:
-    """Divides records into training and validation by a hash of the prompt; of a whole document, holds out the end.
+def split_records(records: Iterable[Record], validation_split: float) -> tuple[list[Record], list[Record]]:
+    """Splits records into training and validation by a hash of the prompt; of a whole document, holds out the end.
 
     Records with one prompt go to the same side, and more records move no other one.
     """
     sides: tuple[list[Record], list[Record]] = ([], [])
     for record in records:
-        if isinstance(record, Example) and isinstance(record.completion, Document):
-            for side, text in zip(sides, _cut_document(record.completion, validation_split), strict=True):
+        if isinstance(whole := record.texts[1], Document):
+            for side, text in zip(sides, _split_document(whole, validation_split), strict=True):
                 if text.strip():
-                    side.append(replace(record, completion=Document(text)))
+                    side.append(replace(cast("Example", record), completion=Document(text)))
         else:
-            sides[share(asked(record)) < validation_split].append(record)
+            sides[hash_fraction(asked(record)) < validation_split].append(record)
     return sides
 
 
-def _cut_document(text: str, held_out: float) -> tuple[str, str]:
-    """Cuts a text in two at the end of a line, or of a word where it has no lines."""
+def _split_document(text: str, held_out: float) -> tuple[str, str]:
+    """Splits a text at the end of a line, or of a word where it has no lines."""
     most = int(len(text) * (1 - held_out))
-    place = next((end for sign in "\n " if (end := text.rfind(sign, 0, most) + 1)), most)
-    return text[:place], text[place:]
+    border = next((end for sign in "\n " if (end := text.rfind(sign, 0, most) + 1)), most)
+    return text[:border], text[border:]
 
 
 def asked(record: Record) -> str:
     """Returns what decides on which side a record is: its prompt, or all of it where that asks nothing."""
     prompt = record.prompt
-    if isinstance(record, Pair) or record.desirable is not None:
+    if not record.is_demonstration:
         return prompt
     asks = any(role == "user" for role, _ in prompt.messages) if isinstance(prompt, Chat) else bool(prompt)
-    return prompt if asks else prompt + record.completion
+    return prompt if asks else "".join(record.texts)
 
 
 def assemble(
@@ -173,9 +163,7 @@ def assemble(
         why = f"; left out: {left_out(dropped)}" if dropped else ""
         problem = f"must give rows for training and for validation, but gives {sizes}{why}"
         raise DataError([Problem(where, problem, advice)])
-    kinds = {type(record) for records in splits for record in records}
-    made = PairData if kinds == {Pair} else ExampleData if kinds == {Example} else MixedData
-    return cast("Data", cast("Any", made)(*splits, fingerprint_records(*splits), dict(dropped)))
+    return Data(splits[0], splits[1], fingerprint_records(*splits), dict(dropped))
 
 
 def left_out(dropped: Mapping[str, int]) -> str:

@@ -9,27 +9,17 @@ from itertools import groupby
 from typing import Any
 
 from gpt_opt.training.data.chat import Chat, Turns, plain_parts, rendered, without_end
-from gpt_opt.training.data.records import Example, Pair
+from gpt_opt.training.data.records import Example
 
 Piece = tuple[str | list[int], bool]
 """A text, or the ids that a template gave, and whether it is learned."""
 
-_MARKS_ANSWERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_MARKS_RESPONSES = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _PIECE = 1 << 16
 
 
 class NoMask(Exception):
     """A chat template that does not say which of its tokens an assistant wrote; the message says why."""
-
-
-def is_demonstration(record: Pair | Example) -> bool:
-    """Returns whether a record is a demonstration."""
-    return isinstance(record, Example) and record.desirable is None
-
-
-def is_text(record: Pair | Example) -> bool:
-    """Returns whether a record is a demonstration without a prompt: all of it is learned, over several rows if long."""
-    return is_demonstration(record) and not record.prompt
 
 
 def pieces(example: Example, tokenizer: Any) -> list[Piece]:
@@ -52,17 +42,17 @@ def pieces(example: Example, tokenizer: Any) -> list[Piece]:
     if not template:
         return [(str(prompt), False), *plain_parts(completion.messages)]
     messages = [{"role": role, "content": content} for role, content in (*prompt.messages, *completion.messages)]
-    if _MARKS_ANSWERS.search(template):
+    if _MARKS_RESPONSES.search(template):
         return _marked(messages, len(prompt.messages), tokenizer)
     return list(_rendered(messages, len(prompt.messages), tokenizer))
 
 
-def way(tokenizer: Any) -> str:
+def mask_method(tokenizer: Any) -> str:
     """Returns how `pieces` finds out what is learned of a dialogue."""
     template = getattr(tokenizer, "chat_template", None) and tokenizer.get_chat_template()
     if not template:
         return "the plain rendering, since the tokenizer has no chat template"
-    return "the chat template's marks" if _MARKS_ANSWERS.search(template) else "the chat template, message by message"
+    return "the chat template's marks" if _MARKS_RESPONSES.search(template) else "the chat template, message by message"
 
 
 def _marked(messages: Sequence[dict[str, str]], first: int, tokenizer: Any) -> list[Piece]:
@@ -73,12 +63,12 @@ def _marked(messages: Sequence[dict[str, str]], first: int, tokenizer: Any) -> l
             zip(out["assistant_masks"], out["input_ids"], strict=True), key=lambda pair: pair[0]
         )
     ]
-    answers = [place for place, (_, learned) in enumerate(runs) if learned]
-    if len(answers) != sum(message["role"] == "assistant" for message in messages):
+    responses = [index for index, (_, learned) in enumerate(runs) if learned]
+    if len(responses) != sum(message["role"] == "assistant" for message in messages):
         raise NoMask("its {% generation %} does not mark each message of the assistant once")
     earlier = sum(message["role"] == "assistant" for message in messages[:first])
-    start, end = answers[earlier], answers[-1]
-    found: list[Piece] = [(ids, learned and place >= start) for place, (ids, learned) in enumerate(runs[: end + 1])]
+    start, end = responses[earlier], responses[-1]
+    found: list[Piece] = [(ids, learned and index >= start) for index, (ids, learned) in enumerate(runs[: end + 1])]
     return [*found[:-1], (_without_end(runs[end][0], tokenizer), True)]
 
 
@@ -94,30 +84,30 @@ def _rendered(messages: Sequence[dict[str, str]], first: int, tokenizer: Any) ->
     def render(count: int, asks: bool = False) -> str:
         return str(rendered(tokenizer, messages[:count], asks))
 
-    def before(place: int) -> str:
-        if place:
-            return render(place, asks=True)
+    def before(index: int) -> str:
+        if index:
+            return render(index, asks=True)
         # No template renders a dialogue without messages: the first one begins where another would differ.
         other = "b" if messages[0]["content"].lstrip().startswith("a") else "a"
         return str(rendered(tokenizer, [{"role": "assistant", "content": other}]))
 
     whole, done = render(len(messages)), 0
-    for place in range(first, len(messages)):
-        if messages[place]["role"] != "assistant":
+    for index in range(first, len(messages)):
+        if messages[index]["role"] != "assistant":
             continue
-        through = render(place + 1)
+        through = render(index + 1)
         if not whole.startswith(through):
             raise NoMask("it renders a message of the assistant in another way when more follows")
-        start = max(done, len(os.path.commonprefix([before(place), through])))  # noqa: RUF071
+        start = max(done, len(os.path.commonprefix([before(index), through])))  # noqa: RUF071
         yield whole[done:start], False
         done = len(through)
-        answer = whole[start:done]
-        yield answer if place + 1 < len(messages) else without_end(answer, tokenizer.eos_token), True
+        response = whole[start:done]
+        yield response if index + 1 < len(messages) else without_end(response, tokenizer.eos_token), True
 
 
 def _short(text: str) -> Iterator[str]:
     """Yields a text in pieces that end at the end of a line, since a tokenizer takes many times the memory of one."""
-    while len(text) > _PIECE and (cut := re.search(r"\n(?=\S)", text[_PIECE:])):
-        yield text[: _PIECE + cut.end()]
-        text = text[_PIECE + cut.end() :]
+    while len(text) > _PIECE and (line_end := re.search(r"\n(?=\S)", text[_PIECE:])):
+        yield text[: _PIECE + line_end.end()]
+        text = text[_PIECE + line_end.end() :]
     yield text

@@ -1,11 +1,74 @@
-"""Preference data as the rest of the training code sees it: records, two splits, and a fingerprint of the content."""
+"""Records as the rest of the training code sees them: texts, their tokens, two splits, a fingerprint of the content."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar
+
+PAIRS, UNPAIRED, DEMONSTRATIONS = "pairs", "unpaired preferences", "demonstrations"
+"""Kinds of records."""
+
+Ids = tuple[list[int], ...]
+"""Token ids of a prompt and of each completion of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedPair:
+    """Token ids of a pair; both completions end in end-of-sequence unless they were truncated.
+
+    Attributes:
+        prompt: Ids of the prompt.
+        chosen: Ids of the chosen completion.
+        rejected: Ids of the rejected completion.
+    """
+
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+    @property
+    def ids(self) -> Ids:
+        """Ids of the prompt and of each completion."""
+        return self.prompt, self.chosen, self.rejected
+
+    @property
+    def wanted(self) -> list[int] | None:
+        """Ids of the completion that is wanted; None where there is none."""
+        return self.chosen
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedExample:
+    """Token ids of one completion, which ends in end-of-sequence unless it was truncated.
+
+    Attributes:
+        prompt: Ids of the prompt.
+        completion: Ids of the completion. `~id` stands for a token `id` that is only context, as between two responses
+            of a dialogue; see `token_ids`.
+        desirable: Whether completions like this one are wanted.
+    """
+
+    prompt: list[int]
+    completion: list[int]
+    desirable: bool
+
+    @property
+    def ids(self) -> Ids:
+        """Ids of the prompt and of each completion."""
+        return self.prompt, self.completion
+
+    @property
+    def wanted(self) -> list[int] | None:
+        """Ids of the completion that is wanted, those of context included; None where there is none."""
+        return token_ids(self.completion) if self.desirable else None
+
+
+def token_ids(completion: Sequence[int]) -> list[int]:
+    """Returns the token ids of a completion, those of context included."""
+    return [token if token >= 0 else ~token for token in completion]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,112 +78,121 @@ class Pair:
     The texts are joined as they are, `prompt + chosen`: a space between the two belongs to the data.
 
     Attributes:
-        prompt: What both answers continue.
-        chosen: The preferred answer.
-        rejected: The other answer; never equal to `chosen`.
-        place: Where people can correct its row, file and line, or "" where that is not known; None where nobody can, as
-            in published data: then a row that cannot be used is left out and counted.
+        prompt: What both completions continue.
+        chosen: The preferred completion.
+        rejected: The other completion; never equal to `chosen`.
+        source: Where people can correct its row, file and line, or "" where that is not known; None where nobody can,
+            as in published data: then a row that cannot be used is left out and counted.
+        kind: `PAIRS`.
+        is_demonstration: False.
+        is_text: False.
     """
 
     prompt: str
     chosen: str
     rejected: str
-    place: str | None = field(default="", compare=False)
+    source: str | None = field(default="", compare=False)
+    kind: ClassVar[str] = PAIRS
+    is_demonstration: ClassVar[bool] = False
+    is_text: ClassVar[bool] = False
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The prompt and each completion of it."""
+        return self.prompt, self.chosen, self.rejected
 
-@dataclass(frozen=True)
-class PairData:
-    """A preference data set.
-
-    Attributes:
-        train: Pairs to learn from.
-        validation: Pairs only to measure on.
-        fingerprint: What `fingerprint_pairs` says of the two splits.
-        dropped: How many rows of the source were not used, by the reason.
-    """
-
-    train: tuple[Pair, ...]
-    validation: tuple[Pair, ...]
-    fingerprint: str
-    dropped: Mapping[str, int] = field(default_factory=dict)
+    def with_ids(self, ids: Ids) -> TokenizedPair:
+        """Returns the pair with token ids in place of its texts."""
+        return TokenizedPair(*ids)
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One answer, for losses that need no pairs: a judged one, or a demonstration, which fine-tuning learns.
+    """One completion: an unpaired preference (it has a label), or a demonstration, which fine-tuning learns.
 
     The texts are joined as they are, `prompt + completion`: a space between the two belongs to the data.
 
     Attributes:
-        prompt: What the answer continues; "" where the whole text is learned.
-        completion: The answer; for a dialogue with several of them its `Turns`.
-        desirable: Whether answers like this one are wanted; None for a demonstration, which nobody judged.
-        place: As that of a `Pair`.
+        prompt: What the completion continues; "" where the whole text is learned.
+        completion: The completion; of a dialogue with several responses its `Turns`.
+        desirable: The label, whether completions like this one are wanted; None for a demonstration.
+        source: As that of a `Pair`.
     """
 
     prompt: str
     completion: str
     desirable: bool | None
-    place: str | None = field(default="", compare=False)
+    source: str | None = field(default="", compare=False)
+
+    @property
+    def kind(self) -> str:
+        """`UNPAIRED`, or `DEMONSTRATIONS` without a label."""
+        return DEMONSTRATIONS if self.is_demonstration else UNPAIRED
+
+    @property
+    def is_demonstration(self) -> bool:
+        """Whether nobody gave the completion a label."""
+        return self.desirable is None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a demonstration without a prompt: all of it is learned, over several rows if long."""
+        return self.is_demonstration and not self.prompt
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The prompt and each completion of it."""
+        return self.prompt, self.completion
+
+    def with_ids(self, ids: Ids) -> TokenizedExample:
+        """Returns the example with token ids in place of its texts; a demonstration is wanted."""
+        return TokenizedExample(ids[0], ids[1], self.desirable is not False)
 
 
-@dataclass(frozen=True, slots=True)
-class ExampleData:
-    """A data set of judged answers or of demonstrations.
-
-    Attributes:
-        train: Examples to learn from.
-        validation: Examples only to measure on.
-        fingerprint: What names the content of the two splits; 64 hexadecimal digits.
-        dropped: How many rows of the source were not used, by the reason.
-    """
-
-    train: tuple[Example, ...]
-    validation: tuple[Example, ...]
-    fingerprint: str
-    dropped: Mapping[str, int] = field(default_factory=dict)
+Record = Pair | Example
+Tokenized = TokenizedPair | TokenizedExample
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class MixedData:
-    """A data set of pairs and of single answers, which some losses make one kind of.
+class RecordData(Generic[R]):
+    """A data set of records: pairs, single completions, or both.
 
     Attributes:
         train: Records to learn from.
         validation: Records only to measure on.
-        fingerprint: As that of `ExampleData`.
+        fingerprint: What names the content of the two splits, 64 hexadecimal digits; see `fingerprint_records`.
         dropped: How many rows of the source were not used, by the reason.
     """
 
-    train: tuple[Pair | Example, ...]
-    validation: tuple[Pair | Example, ...]
+    train: tuple[R, ...]
+    validation: tuple[R, ...]
     fingerprint: str
     dropped: Mapping[str, int] = field(default_factory=dict)
 
 
-def fingerprint_pairs(train: Sequence[Pair], validation: Sequence[Pair]) -> str:
-    """Name the content of a data set, so that a run can record what it was trained on.
+PairData = RecordData[Pair]
+ExampleData = RecordData[Example]
+Data = RecordData[Any]
+
+
+def fingerprint_records(train: Sequence[Record], validation: Sequence[Record]) -> str:
+    """Returns what names the content of a data set, so that a run can record what it was trained on.
 
     Args:
-        train: Pairs in the order in which they are used.
+        train: Records in the order in which they are used.
         validation: Likewise.
 
     Returns:
         64 hexadecimal digits of a SHA-256. Any change of a text, of an order or of a split gives others.
     """
-    return _digest((("train", train), ("validation", validation)))
-
-
-def fingerprint_records(train: Sequence[Pair | Example], validation: Sequence[Pair | Example]) -> str:
-    """Name the content of any data set, as `fingerprint_pairs` does for pairs."""
-    return _digest((("train", train), ("validation", validation)))
-
-
-def _digest(splits: Iterable[tuple[str, Sequence[Pair | Example]]]) -> str:
     digest = hashlib.sha256()
-    for split, records in splits:
+    for split, records in {"train": train, "validation": validation}.items():
         for record in records:
             # JSON lines are unambiguous: no text can imitate the border of a field or of a record.
-            row = [split, *(getattr(record, name) for name in record.__slots__ if name != "place")]
+            row = [split, *(getattr(record, name) for name in record.__slots__ if name != "source")]
             digest.update(json.dumps(row).encode("ascii") + b"\n")
     return digest.hexdigest()
+
+
+fingerprint_pairs = fingerprint_records

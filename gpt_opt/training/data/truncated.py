@@ -9,8 +9,8 @@ from functools import cache
 from hashlib import blake2b
 from typing import Any
 
-from gpt_opt.training.data.records import Example, Pair
-from gpt_opt.training.data.tokenize import Limits, Tokenized, TokenizedPair, ids_of, texts_of
+from gpt_opt.training.data.records import Record, Tokenized
+from gpt_opt.training.data.tokenize import SequenceLimits
 
 EQUAL = "pair with equal completions after truncation"
 EMPTY = "completion truncated to nothing but white space"
@@ -28,12 +28,12 @@ class Indistinct:
         limits: What the rows were truncated to.
     """
 
-    def __init__(self, tokenizer: Any, limits: Limits) -> None:
+    def __init__(self, tokenizer: Any, limits: SequenceLimits) -> None:
         self._end, self._limits = tokenizer.eos_token_id, limits
         self._earlier: dict[bytes, Any] = {}
         self._is_blank = cache(lambda token: not tokenizer.decode([token]).strip())
 
-    def reasons(self, records: Sequence[Pair] | Sequence[Example], items: Sequence[Tokenized]) -> dict[int, str]:
+    def reasons(self, records: Sequence[Record], items: Sequence[Tokenized]) -> dict[int, str]:
         """Returns why rows are to be left out, by their index.
 
         A row that equals one of an earlier split is; of equal rows within the split the first one stays, unless the
@@ -55,42 +55,38 @@ class Indistinct:
             if self._earlier.get(digest, texts[0]) != texts[0]:
                 found |= dict.fromkeys(indices, REPEATED)
             elif any(text != texts[0] for text in texts):
-                contradict = len({_direction(items[index]) for index in indices}) > 1
+                contradict = any(items[index] != items[indices[0]] for index in indices)
                 others = (index for index, text in zip(indices, texts, strict=True) if text != texts[0])
                 found |= dict.fromkeys(indices, CONTRADICTORY) if contradict else dict.fromkeys(others, REPEATED)
             self._earlier.setdefault(digest, texts[0])
         return found
 
     def _nothing_left(self, item: Tokenized) -> str | None:
-        if isinstance(item, TokenizedPair) and item.chosen == item.rejected:
+        _, *completions = item.ids
+        if completions[1:] == completions[:1]:
             return EQUAL
-        _, *completions = ids_of(item)
-        return EMPTY if any(self._is_cut(ids) and self._are_blank(ids) for ids in completions) else None
+        return EMPTY if any(self._is_truncated(ids) and self._are_blank(ids) for ids in completions) else None
 
     def _are_blank(self, completion: Sequence[int]) -> bool:
         return all(self._is_blank(token) for token in completion if token >= 0)  # the others are context
 
     def _may_be_truncated(self, item: Tokenized) -> bool:
-        prompt, *completions = ids_of(item)
-        return len(prompt) == self._limits.max_prompt_length or any(map(self._is_cut, completions))
+        prompt, *completions = item.ids
+        return len(prompt) == self._limits.max_prompt_length or any(map(self._is_truncated, completions))
 
-    def _is_cut(self, completion: Sequence[int]) -> bool:
+    def _is_truncated(self, completion: Sequence[int]) -> bool:
         return not completion or completion[-1] != self._end
 
 
 def _digest(item: Tokenized) -> bytes:
     """Returns what names the tokens of a row, whichever completion is the wanted one."""
-    prompt, *completions = ids_of(item)
+    prompt, *completions = item.ids
     digest = blake2b(digest_size=16)
     for ids in (prompt, *sorted(completions)):
         digest.update(array("q", [len(ids), *ids]).tobytes())
     return digest.digest()
 
 
-def _texts(record: Pair | Example) -> Any:
-    prompt, *completions = texts_of(record)
+def _texts(record: Record) -> Any:
+    prompt, *completions = record.texts
     return prompt, frozenset(completions)
-
-
-def _direction(item: Tokenized) -> bool:
-    return item.chosen < item.rejected if isinstance(item, TokenizedPair) else item.desirable

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch.nn.functional import logsigmoid, relu
 
-from gpt_opt.training.losses.pairs import PairLogps, PreferenceLoss, judged
+from gpt_opt.training.losses.pairs import PairLogps, PreferenceLoss, with_rewards
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class DPO:
 
     Attributes:
         beta: Strength of the pull towards the reference, above 0.
-        label_smoothing: Assumed share of flipped preferences, at least 0 and below 0.5.
+        label_smoothing: Assumed fraction of flipped preferences, at least 0 and below 0.5.
         reference_free: Leave the reference out.
     """
 
@@ -36,19 +36,19 @@ class DPO:
         chosen, rejected = ratios = logps.log_ratios(self.reference_free)
         scaled = self.beta * (chosen - rejected)
         losses = -(1 - self.label_smoothing) * logsigmoid(scaled) - self.label_smoothing * logsigmoid(-scaled)
-        return judged(losses, self.beta, ratios)
+        return with_rewards(losses, self.beta, ratios)
 
 
 @dataclass(frozen=True)
 class Robust:
     """(-(1 - e) log sigmoid(beta h) + e log sigmoid(-beta h)) / (1 - 2e), an unbiased estimate of DPO's loss.
 
-    For preferences of which a share e = label_smoothing is flipped (Chowdhury et al. 2024, "Provably Robust DPO", arXiv
-    2403.00409). The loss can be negative.
+    For preferences of which a fraction e = label_smoothing is flipped (Chowdhury et al. 2024, "Provably Robust DPO",
+    arXiv 2403.00409). The loss can be negative.
 
     Attributes:
         beta: Strength of the pull towards the reference, above 0.
-        label_smoothing: Share of flipped preferences, above 0 and below 0.5.
+        label_smoothing: Fraction of flipped preferences, above 0 and below 0.5.
         reference_free: Leave the reference out.
     """
 
@@ -63,9 +63,9 @@ class Robust:
             ValueError: If the reference's log-probabilities are missing and `reference_free` is false.
         """
         chosen, rejected = ratios = logps.log_ratios(self.reference_free)
-        scaled, share = self.beta * (chosen - rejected), self.label_smoothing
-        losses = (-(1 - share) * logsigmoid(scaled) + share * logsigmoid(-scaled)) / (1 - 2 * share)
-        return judged(losses, self.beta, ratios)
+        scaled, flipped = self.beta * (chosen - rejected), self.label_smoothing
+        losses = (-(1 - flipped) * logsigmoid(scaled) + flipped * logsigmoid(-scaled)) / (1 - 2 * flipped)
+        return with_rewards(losses, self.beta, ratios)
 
 
 @dataclass(frozen=True)
@@ -87,4 +87,4 @@ class Hinge:
             ValueError: If the reference's log-probabilities are missing and `reference_free` is false.
         """
         chosen, rejected = ratios = logps.log_ratios(self.reference_free)
-        return judged(relu(1 - self.beta * (chosen - rejected)), self.beta, ratios)
+        return with_rewards(relu(1 - self.beta * (chosen - rejected)), self.beta, ratios)

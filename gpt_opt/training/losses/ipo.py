@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gpt_opt.training.losses.pairs import PairLogps, PreferenceLoss, judged
+from gpt_opt.training.losses.pairs import PairLogps, PreferenceLoss, with_rewards
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class IPO:
         """
         chosen, rejected = ratios = logps.log_ratios(self.reference_free)
         margin = chosen / logps.chosen_tokens - rejected / logps.rejected_tokens
-        return judged((margin - 1 / (2 * self.beta)) ** 2, self.beta, ratios)
+        return with_rewards((margin - 1 / (2 * self.beta)) ** 2, self.beta, ratios)
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class IPOSum:
     """(h - 1 / (2 beta))^2 with h the difference of the summed log-ratios, as the DPO reference code has it.
 
     Attributes:
-        beta: Inverse of twice the wanted margin of an answer; above 0.
+        beta: Inverse of twice the wanted margin of a completion; above 0.
         reference_free: Leave the reference out.
     """
 
@@ -52,4 +52,4 @@ class IPOSum:
             ValueError: If the reference's log-probabilities are missing and `reference_free` is false.
         """
         chosen, rejected = ratios = logps.log_ratios(self.reference_free)
-        return judged((chosen - rejected - 1 / (2 * self.beta)) ** 2, self.beta, ratios)
+        return with_rewards((chosen - rejected - 1 / (2 * self.beta)) ** 2, self.beta, ratios)

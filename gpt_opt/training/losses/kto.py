@@ -1,4 +1,4 @@
-"""Kahneman-Tversky Optimization (Ethayarajh et al. 2024, "KTO", arXiv 2402.01306): judged answers, no pairs needed."""
+"""Kahneman-Tversky Optimization (Ethayarajh et al. 2024, "KTO", arXiv 2402.01306): unpaired preferences."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gpt_opt.training.losses.pairs import TIE, PairLogps, PreferenceLoss, judged
+from gpt_opt.training.losses.pairs import TIE, PairLogps, PreferenceLoss, with_rewards
 
 
 @dataclass(frozen=True)
 class ExampleLoss:
-    """What a loss says of a batch of judged answers.
+    """What a loss says of a batch of unpaired preferences.
 
     Attributes:
         losses: (B,), to be averaged over the examples of an optimizer step.
@@ -27,10 +27,11 @@ class ExampleLoss:
 
 @dataclass(frozen=True)
 class KTO:
-    """w_D (1 - sigmoid(beta (r - z))) for desirable answers, w_U (1 - sigmoid(beta (z - r))) for the others (eq. 7).
+    """w_D (1 - sigmoid(beta (r - z))) for desirable completions, w_U (1 - sigmoid(beta (z - r))) for others (eq. 7).
 
-    r is an answer's log-ratio. z, the reference point, estimates the divergence of the policy from the reference as the
-    mean log-ratio of answers under prompts that are not theirs, at least 0; no gradient goes through it.
+    r is a completion's log-ratio. z, the reference point, estimates the divergence of the policy from the reference as
+    the mean log-ratio of mismatched completions, under prompts that are not theirs, at least 0; no gradient goes
+    through it.
 
     Attributes:
         beta: Strength of the pull towards the reference, above 0.
@@ -46,7 +47,7 @@ class KTO:
         """Returns losses and rewards of a batch.
 
         Args:
-            logps: (B,) summed log-probabilities of the answers under the policy.
+            logps: (B,) summed log-probabilities of the completions under the policy.
             reference: (B,), likewise under the reference.
             desirable: (B,) bool.
             z: The reference point, a scalar.
@@ -60,16 +61,16 @@ class KTO:
 
 
 def reference_point(mean_log_ratio: Tensor) -> Tensor:
-    """Returns KTO's z from the mean log-ratio of mismatched answers: a divergence is never negative."""
+    """Returns KTO's z from the mean log-ratio of mismatched completions: a divergence is never negative."""
     return mean_log_ratio.detach().clamp(min=0)
 
 
 @dataclass(frozen=True)
 class KTOPair:
-    """KTO over pairs, with the reference point of each side taken from the answers of the other side.
+    """KTO over pairs, with the reference point of each side taken from the completions of the other side.
 
     (1 - sigmoid(beta (r_chosen - z_rejected)) + 1 - sigmoid(beta (z_chosen - r_rejected))) / 2, where z is the mean
-    log-ratio of one side's answers, at least 0. That mean is over the batch of this call: over a micro-batch of one
+    log-ratio of one side's completions, at least 0. That mean is over the batch of this call: over a micro-batch of one
     process, as in TRL, which had the loss up to version 0.9. Unlike there, no gradient goes through z, as eq. 7 has it.
 
     Attributes:
@@ -87,4 +88,4 @@ class KTOPair:
         chosen, rejected = ratios = logps.log_ratios()
         of_chosen, of_rejected = reference_point(chosen.mean()), reference_point(rejected.mean())
         losses = torch.sigmoid(self.beta * (of_rejected - chosen)) + torch.sigmoid(self.beta * (rejected - of_chosen))
-        return judged(losses / 2, self.beta, ratios)
+        return with_rewards(losses / 2, self.beta, ratios)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from gpt_opt.training.losses.pairs import PairLogps, PreferenceLoss, judged
+from gpt_opt.training.losses.pairs import PairLogps, PreferenceLoss, with_rewards
 
 _CERTAIN = -1e-7
 """Largest log-probability of a token, on average, that has finite odds in float32."""
@@ -29,12 +29,12 @@ def log_odds(average_logps: Tensor) -> Tensor:
 class ORPO:
     """-a_chosen - beta log sigmoid(log odds(a_chosen) - log odds(a_rejected)).
 
-    a is the average log-probability of an answer's tokens. Each answer counts alike, whatever its length, in
+    a is the average log-probability of a completion's tokens. Each completion counts alike, whatever its length, in
     both terms (eq. 2 and 6). Rewards are beta times the averages.
 
     Attributes:
         beta: Weight of the odds ratio, lambda in the paper; above 0.
-        sft_term: Whether the first term, the likelihood of the chosen answer, is in the loss, as the paper has it.
+        sft_term: Whether the first term, the likelihood of the chosen completion, is in the loss, as the paper has it.
         reference_free: The reference plays no part, as in a DPO with this setting.
     """
 
@@ -48,4 +48,4 @@ class ORPO:
         losses = -self.beta * logsigmoid(log_odds(chosen) - log_odds(rejected))
         if self.sft_term:
             losses = losses - chosen
-        return judged(losses, self.beta, (chosen, rejected))
+        return with_rewards(losses, self.beta, (chosen, rejected))

@@ -17,15 +17,15 @@ Equal models differ by that much where float32 computes them in two ways, as wit
 
 @dataclass(frozen=True)
 class PairLogps:
-    """Log-probabilities of the answers of a batch of pairs, each (B,), summed over the answer's tokens.
+    """Log-probabilities of the completions of a batch of pairs, each (B,), summed over the completion's tokens.
 
     Attributes:
-        chosen: Of the chosen answers under the policy.
-        rejected: Of the rejected answers under the policy.
-        chosen_tokens: Number of tokens of the chosen answers, at least 1.
-        rejected_tokens: Number of tokens of the rejected answers, at least 1.
-        reference_chosen: Of the chosen answers under the reference; None without one.
-        reference_rejected: Of the rejected answers under the reference; None without one.
+        chosen: Of the chosen completions under the policy.
+        rejected: Of the rejected completions under the policy.
+        chosen_tokens: Number of tokens of the chosen completions, at least 1.
+        rejected_tokens: Number of tokens of the rejected completions, at least 1.
+        reference_chosen: Of the chosen completions under the reference; None without one.
+        reference_rejected: Of the rejected completions under the reference; None without one.
     """
 
     chosen: Tensor
@@ -36,7 +36,7 @@ class PairLogps:
     reference_rejected: Tensor | None = None
 
     def log_ratios(self, reference_free: bool = False) -> tuple[Tensor, Tensor]:
-        """Returns log policy - log reference of chosen and rejected answers, each (B,).
+        """Returns log policy - log reference of chosen and rejected completions, each (B,).
 
         Args:
             reference_free: Leave the reference out.
@@ -83,7 +83,7 @@ class PairLoss(Protocol):
         """Returns losses and rewards of a batch."""
 
 
-def judged(losses: Tensor, beta: float, ratios: tuple[Tensor, Tensor]) -> PreferenceLoss:
+def with_rewards(losses: Tensor, beta: float, ratios: tuple[Tensor, Tensor]) -> PreferenceLoss:
     """Returns losses with the rewards that all losses against a reference share, beta times the log-ratios."""
     chosen, rejected = ratios
     return PreferenceLoss(losses, beta * chosen.detach(), beta * rejected.detach())

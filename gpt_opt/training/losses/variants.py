@@ -28,7 +28,7 @@ def build_dpo(loss_type: str, beta: float, label_smoothing: float = 0.0, referen
     Args:
         loss_type: One of `gpt_opt.config.checks.losses.LOSS_TYPES`.
         beta: Strength of the pull towards the reference, above 0.
-        label_smoothing: Assumed share of flipped preferences.
+        label_smoothing: Assumed fraction of flipped preferences.
         reference_free: Leave the reference out.
 
     Raises:

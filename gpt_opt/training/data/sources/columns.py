@@ -1,4 +1,4 @@
-"""What a row says by its columns: pairs, single judged answers, demonstrations; as texts or lists of messages."""
+"""What a row says by its columns: pairs, unpaired preferences, demonstrations; as texts or lists of messages."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpt_opt.training.data.chat import NAMES, Chat, Message, Turns, answer_text
-from gpt_opt.training.data.collect import BadRow, Record, Row, UnknownLayout
-from gpt_opt.training.data.records import Example, Pair
+from gpt_opt.training.data.chat import NAMES, Chat, Message, Turns, response_text
+from gpt_opt.training.data.collect import BadRow, Row, UnknownLayout
+from gpt_opt.training.data.records import Example, Pair, Record
 
 TEXT = "text"
 """The one column of a file of plain text, whatever `Columns` says."""
@@ -23,10 +23,10 @@ class Columns:
 
     Attributes:
         prompt: The prompt.
-        chosen: The preferred answer.
-        rejected: The other answer.
-        completion: The answer of a row that has only one.
-        label: Whether that answer is wanted.
+        chosen: The preferred completion.
+        rejected: The other completion.
+        completion: The completion of a row that has only one.
+        label: Whether that completion is wanted.
         text: A text that is learned whole.
         messages: A dialogue, of which the assistant's messages are learned.
     """
@@ -44,7 +44,7 @@ def plain_pair(row: Row, columns: Columns) -> Pair:
     """Returns the pair of a row of three texts; nothing is stripped from a text or added to it.
 
     Raises:
-        BadRow: If a text is missing, empty or no text, or the answers are equal.
+        BadRow: If a text is missing, empty or no text, or the completions are equal.
     """
     names = (columns.prompt, columns.chosen, columns.rejected)
     require_texts(row, names)
@@ -57,11 +57,11 @@ def plain_pair(row: Row, columns: Columns) -> Pair:
 def record_of(row: Row, columns: Columns) -> Iterator[Record]:
     """Yields the record of a row of any known layout.
 
-    With the columns of chosen and rejected it is a pair, with those of completion and label a judged answer. A
+    With the columns of chosen and rejected it is a pair, with those of completion and label an unpaired preference. A
     demonstration has messages (or ShareGPT's `conversations`), a completion without a label, Alpaca's `instruction`,
-    `output` and perhaps `input`, or a text. Prompts and answers are plain strings, or lists of messages {role,
-    content}; the answers then end in an assistant's message, and what comes before it (and the prompt before that) is
-    the dialogue.
+    `output` and perhaps `input`, or a text. Prompts and completions are plain strings, or lists of messages {role,
+    content}; the completions then end in an assistant's message, and what comes before it (and the prompt before that)
+    is the dialogue.
 
     Raises:
         BadRow: If it has no known layout, or a text is missing, empty or no text.
@@ -71,9 +71,9 @@ def record_of(row: Row, columns: Columns) -> Iterator[Record]:
     if columns.chosen in row or columns.rejected in row:
         yield _pair(row, columns)
     elif columns.completion in row and columns.label in row:
-        yield _judged(row, columns)
+        yield _labelled(row, columns)
     elif columns.completion in has and dialogue is None:
-        yield _answered(row, columns)
+        yield _completed(row, columns)
     elif dialogue is not None:
         yield _demonstrated(_messages(row, dialogue), 0, dialogue)
     elif {"instruction", "output"} <= has:
@@ -85,7 +85,7 @@ def record_of(row: Row, columns: Columns) -> Iterator[Record]:
     else:
         raise UnknownLayout(
             f"needs the columns {columns.chosen!r} and {columns.rejected!r}, {columns.completion!r} (with "
-            f"{columns.label!r} for a judged answer), {columns.messages!r} or {columns.text!r} "
+            f"{columns.label!r} for an unpaired preference), {columns.messages!r} or {columns.text!r} "
             f"(its keys: {', '.join(map(str, row)) or 'none'})"
         )
 
@@ -101,24 +101,24 @@ def _instructed(row: Row) -> Example:
     )
 
 
-def _answered(row: Row, columns: Columns) -> Example:
+def _completed(row: Row, columns: Columns) -> Example:
     if isinstance(row[columns.completion], str):
         require_texts(row, (columns.prompt, columns.completion))
         return Example(row[columns.prompt], row[columns.completion], None)
     dialogue, _ = dialogue_of(row, columns.prompt, columns.completion)
-    answers = _messages(row, columns.completion)
-    before = len(dialogue) + 1 - len(answers)
-    return _demonstrated([*dialogue, answers[-1]], before, columns.completion)
+    responses = _messages(row, columns.completion)
+    before = len(dialogue) + 1 - len(responses)
+    return _demonstrated([*dialogue, responses[-1]], before, columns.completion)
 
 
 def _demonstrated(messages: list[Message], before: int, column: str) -> Example:
-    """Returns the dialogue from the first answer of the assistant that comes after `before` messages."""
-    places = [place for place, (role, _) in enumerate(messages) if role == "assistant" and place >= before]
-    if not places:
+    """Returns the dialogue from the first response of the assistant that comes after `before` messages."""
+    indices = [index for index, (role, _) in enumerate(messages) if role == "assistant" and index >= before]
+    if not indices:
         raise BadRow(f"{column!r} must have a message of the assistant, but has none")
-    if blank := [place for place in places if not messages[place][1].strip()]:
+    if blank := [index for index in indices if not messages[index][1].strip()]:
         raise BadRow(f"{column!r} must have no empty message of the assistant, but message {blank[0]} is")
-    first, last = places[0], places[-1]
+    first, last = indices[0], indices[-1]
     return Example(Chat(messages[:first]), Turns(messages[first : last + 1]), None)
 
 
@@ -131,30 +131,30 @@ def _pair(row: Row, columns: Columns) -> Pair:
         raise BadRow(f"{columns.chosen} and {columns.rejected} must continue the same dialogue, but do not")
     if chosen == rejected:
         raise BadRow(f"{columns.chosen} and {columns.rejected} must differ, but are equal")
-    return Pair(Chat(dialogue), answer_text(chosen), answer_text(rejected))
+    return Pair(Chat(dialogue), response_text(chosen), response_text(rejected))
 
 
-def _judged(row: Row, columns: Columns) -> Example:
+def _labelled(row: Row, columns: Columns) -> Example:
     label = _truth(row[columns.label], columns.label)
     if isinstance(row[columns.completion], str):
         require_texts(row, (columns.prompt, columns.completion))
         return Example(row[columns.prompt], row[columns.completion], label)
-    dialogue, answer = dialogue_of(row, columns.prompt, columns.completion)
-    return Example(Chat(dialogue), answer_text(answer), label)
+    dialogue, response = dialogue_of(row, columns.prompt, columns.completion)
+    return Example(Chat(dialogue), response_text(response), label)
 
 
-def dialogue_of(row: Row, prompt: str, answer: str) -> tuple[list[Message], str]:
-    """Returns the messages before the answer, and the answer, which is the last message.
+def dialogue_of(row: Row, prompt: str, completion: str) -> tuple[list[Message], str]:
+    """Returns the messages before the response, and the response, which is the last message.
 
     Args:
         row: The row.
-        prompt: Column of the dialogue so far: messages, or one question; may be missing where `answer` holds it all.
-        answer: Column of messages that end in the assistant's answer.
+        prompt: Column of the dialogue so far: messages, or one question; missing where `completion` holds it all.
+        completion: Column of messages that end in the assistant's response.
 
     Raises:
-        BadRow: If they are no such messages, or the answer is blank.
+        BadRow: If they are no such messages, or the response is blank.
     """
-    messages = _messages(row, answer)
+    messages = _messages(row, completion)
     before = row.get(prompt)
     if isinstance(before, str) and (len(messages) == 1 or messages[0][0] == "assistant"):
         require_texts(row, (prompt,))
@@ -162,12 +162,12 @@ def dialogue_of(row: Row, prompt: str, answer: str) -> tuple[list[Message], str]
     elif before is not None and not isinstance(before, str):
         messages = [*_messages(row, prompt), *messages]
     if len(messages) < 2:
-        raise BadRow(f"has no {prompt!r}, and {answer!r} no message before the answer")
+        raise BadRow(f"has no {prompt!r}, and {completion!r} no message before the response")
     (*dialogue, (role, text)) = messages
     if role != "assistant":
-        raise BadRow(f"{answer!r} must end in a message of the assistant, but ends in one of the {role}")
+        raise BadRow(f"{completion!r} must end in a message of the assistant, but ends in one of the {role}")
     if not text.strip():
-        raise BadRow(f"{answer!r} is empty")
+        raise BadRow(f"{completion!r} is empty")
     return dialogue, text
 
 

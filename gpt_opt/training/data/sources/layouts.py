@@ -10,19 +10,21 @@ from pathlib import Path
 
 from gpt_opt.config.checks.data import TRAIN
 from gpt_opt.errors import DataError, Problem
-from gpt_opt.training.data.chat import ANSWER
+from gpt_opt.training.data.chat import RESPONSE
 from gpt_opt.training.data.collect import BadRow, Convert, Row, Rows, UnknownLayout
-from gpt_opt.training.data.demonstrations import is_demonstration
-from gpt_opt.training.data.records import Pair
+from gpt_opt.training.data.records import DEMONSTRATIONS, PAIRS, UNPAIRED
 from gpt_opt.training.data.sources.columns import Columns, record_of
 
 _SAMPLE = 20
 """So many rows are looked at."""
 
+_LOSSES = {PAIRS: "", DEMONSTRATIONS: " loss=sft", UNPAIRED: " loss=kto"}
+"""What an override for each kind of records adds; of several kinds the first here counts."""
+
 
 def _is_hh(row: Row) -> bool:
     sides = [row.get(side) for side in ("chosen", "rejected")]
-    return "prompt" not in row and all(isinstance(side, str) and ANSWER in side for side in sides)
+    return "prompt" not in row and all(isinstance(side, str) and RESPONSE in side for side in sides)
 
 
 def _is_shp(row: Row) -> bool:
@@ -71,8 +73,8 @@ def require_layout(rows: Rows, convert: Convert, option: str, path: str) -> Rows
     read = [(row, _failure(convert, row)) for _, row in first if not isinstance(row, BadRow)]
     if read and all(failure for _, failure in read):
         found = [row for row, _ in read]
-        if answer := _other_option(found, option, path):
-            raise DataError([Problem(path, *answer)])
+        if advice := _other_option(found, option, path):
+            raise DataError([Problem(path, *advice)])
         if all(isinstance(failure, UnknownLayout) for _, failure in read):
             fix = "" if option != "hf" else "say which they are, as in data.dataset.chosen_column=NAME"
             fix = fix or f"data=hf {_quoted(path)} has a key for the name of each column"
@@ -102,13 +104,9 @@ def _other_option(rows: list[Row], option: str, path: str) -> tuple[str, str] | 
         records = [record for row in rows for record in record_of(row, Columns())]
     except BadRow:
         return None
-    if any(isinstance(record, Pair) for record in records):
-        what, loss = "pairs", ""
-    elif any(is_demonstration(record) for record in records):
-        what, loss = "demonstrations", " loss=sft"
-    else:
-        what, loss = "judged answers", " loss=kto"
-    return f"its rows are {what} by columns, which data={option} does not read", f"data=hf {_quoted(path)}{loss}"
+    kinds = {record.kind for record in records}
+    kind, loss = next(item for item in _LOSSES.items() if item[0] in kinds)
+    return f"its rows are {kind} by columns, which data={option} does not read", f"data=hf {_quoted(path)}{loss}"
 
 
 def _quoted(path: str) -> str:

@@ -1,7 +1,7 @@
 """Preference data sets that people publish, each in its own layout, and data of one's own in a usual one.
 
 Every builder takes `path`, `subset` and `split` as `read_rows` does, `max_samples` (only
-the first so many records of a split, before anything is held out; None takes all), and `validation_split`: the share
+the first so many records of a split, before anything is held out; None takes all), and `validation_split`: the fraction
 of the prompts that is held out, in (0, 1), or the name of a split. Each raises `DataError` for data that cannot be
 read and for bad rows, which are all named. What the tokenizer cannot take of published data is left out later.
 """
@@ -14,27 +14,25 @@ from functools import partial
 from itertools import combinations
 
 from gpt_opt.config.checks.data import TRAIN
-from gpt_opt.training.data.chat import ANSWER, Chat, answer_text, question
+from gpt_opt.training.data.chat import RESPONSE, Chat, question, response_text
 from gpt_opt.training.data.collect import (
     BadRow,
     Convert,
-    Data,
     Dropped,
-    Record,
     Row,
     assemble,
     collect,
-    divide,
     more_rows,
+    split_records,
 )
-from gpt_opt.training.data.records import Pair
+from gpt_opt.training.data.records import Data, Pair, Record
 from gpt_opt.training.data.sources.columns import Columns, dialogue_of, record_of, require_texts
 from gpt_opt.training.data.sources.html import plain_text
 from gpt_opt.training.data.sources.layouts import require_layout
 from gpt_opt.training.data.sources.rows import read_rows
 
-EQUAL, BLANK, TIE = "equal answers", "empty text", "answers with equal scores"
-OTHER_PROMPT = "rejected answer to another prompt"
+EQUAL, BLANK, TIE = "equal completions", "empty text", "completions with equal scores"
+OTHER_PROMPT = "rejected completion of another prompt"
 
 Found = Iterator[Record | Dropped]
 
@@ -60,17 +58,17 @@ def build_hf(
         subset: See the module.
         split: See the module.
         prompt_column: Name of the prompt.
-        chosen_column: Name of the preferred answer.
-        rejected_column: Name of the other answer.
-        completion_column: Name of the answer of a data set of single answers.
-        label_column: Name of what says whether that answer is wanted.
+        chosen_column: Name of the preferred completion.
+        rejected_column: Name of the other completion.
+        completion_column: Name of the completion of a row that has only one.
+        label_column: Name of what says whether that completion is wanted.
         max_samples: See the module.
         validation_split: See the module.
         text_column: Name of a text that is learned whole.
         messages_column: Name of a dialogue, of which the assistant's messages are learned.
     """
-    answers = completion_column, label_column, text_column, messages_column
-    convert = partial(record_of, columns=Columns(prompt_column, chosen_column, rejected_column, *answers))
+    single = completion_column, label_column, text_column, messages_column
+    convert = partial(record_of, columns=Columns(prompt_column, chosen_column, rejected_column, *single))
     return _build("hf", path, subset, split, convert, max_samples, validation_split, published=False)
 
 
@@ -89,8 +87,8 @@ def build_jsonl(
     Args:
         path: The file, or a folder of files.
         prompt_column: Key of the prompt.
-        chosen_column: Key of the preferred answer.
-        rejected_column: Key of the other answer.
+        chosen_column: Key of the preferred completion.
+        rejected_column: Key of the other completion.
         max_samples: See the module.
         validation_split: See the module.
     """
@@ -157,26 +155,26 @@ def _build(
     if isinstance(validation_split, str):
         train, validation = records(split), records(validation_split)
     else:
-        train, validation = divide(records(split), validation_split)
+        train, validation = split_records(records(split), validation_split)
     return assemble(train, validation, dropped, path, more_rows(validation_split))
 
 
 def hh_pair(row: Row) -> Found:
     """Yields the pair of two dialogues: what comes before the last assistant's turn must be the same in both."""
     require_texts(row, ("chosen", "rejected"))
-    marker = row["chosen"].rfind(ANSWER)
+    marker = row["chosen"].rfind(RESPONSE)
     if marker < 0:
-        raise BadRow(f"'chosen' must hold {ANSWER!r}, but does not")
-    prompt = row["chosen"][: marker + len(ANSWER)]
+        raise BadRow(f"'chosen' must hold {RESPONSE!r}, but does not")
+    prompt = row["chosen"][: marker + len(RESPONSE)]
     chosen, rejected = row["chosen"][len(prompt) :], row["rejected"][len(prompt) :]
-    shared = row["rejected"].startswith(prompt) and ANSWER not in rejected
+    shared = row["rejected"].startswith(prompt) and RESPONSE not in rejected
     yield _checked(Pair(prompt, chosen, rejected)) if shared else Dropped(OTHER_PROMPT)
 
 
 def shp_pair(row: Row, min_score_ratio: float) -> Found:
     """Yields the pair of two comments; a positive score to one of 0 or below counts as an infinite ratio."""
     require_texts(row, ("history",))
-    answers = [_text(row, f"human_ref_{side}") for side in "AB"]
+    comments = [_text(row, f"human_ref_{side}") for side in "AB"]
     scores = [_number(row, f"score_{side}") for side in "AB"]
     if row.get("labels") not in (0, 1):
         raise BadRow(f"'labels' must be 1 (A is preferred) or 0, but is {row.get('labels')!r}")
@@ -185,8 +183,8 @@ def shp_pair(row: Row, min_score_ratio: float) -> Found:
     elif max(scores) < min_score_ratio * max(min(scores), 0) or max(scores) <= 0:
         yield Dropped(f"scores with a ratio below {min_score_ratio:g}")
     else:
-        chosen, rejected = answers if row["labels"] == 1 else reversed(answers)
-        yield _checked(Pair(question(row["history"]), answer_text(chosen), answer_text(rejected)))
+        chosen, rejected = comments if row["labels"] == 1 else reversed(comments)
+        yield _checked(Pair(question(row["history"]), response_text(chosen), response_text(rejected)))
 
 
 def se_pairs(row: Row) -> Found:
@@ -195,7 +193,7 @@ def se_pairs(row: Row) -> Found:
     answers = row.get("answers")
     if not isinstance(answers, list) or not all(isinstance(answer, dict) for answer in answers):
         raise BadRow("'answers' must be a list of objects with text and pm_score")
-    texts = [answer_text(plain_text(_text(answer, "text"))) for answer in answers]
+    texts = [response_text(plain_text(_text(answer, "text"))) for answer in answers]
     scores = [_number(answer, "pm_score") for answer in answers]
     prompt = question(plain_text(row["question"]))
     if not plain_text(row["question"]):
@@ -208,25 +206,25 @@ def se_pairs(row: Row) -> Found:
 
 
 def se_order(scores: list[float]) -> list[tuple[int, int]]:
-    """Returns the places (better, worse) of all pairs of different scores."""
+    """Returns the indices (better, worse) of all pairs of different scores."""
     pairs = combinations(range(len(scores)), 2)
     return [(i, j) if scores[i] > scores[j] else (j, i) for i, j in pairs if scores[i] != scores[j]]
 
 
 def ultrafeedback_pair(row: Row) -> Found:
-    """Yields the pair of two dialogues as messages, unless the chosen answer has not the higher score."""
+    """Yields the pair of two dialogues as messages, unless the chosen completion has not the higher score."""
     for column in ("chosen", "rejected"):
         if isinstance(row.get(column), list) and _is_blank(row[column]):
             yield Dropped(BLANK)
             return
     if _number(row, "score_chosen") <= _number(row, "score_rejected"):
-        yield Dropped("chosen answer with no higher score")
+        yield Dropped("chosen completion with no higher score")
         return
     (dialogue, chosen), (other, rejected) = (dialogue_of(row, "prompt", side) for side in ("chosen", "rejected"))
     if dialogue != other:
         yield Dropped(OTHER_PROMPT)
         return
-    yield _checked(Pair(Chat(dialogue), answer_text(chosen), answer_text(rejected)))
+    yield _checked(Pair(Chat(dialogue), response_text(chosen), response_text(rejected)))
 
 
 def _is_blank(messages: list[object]) -> bool:

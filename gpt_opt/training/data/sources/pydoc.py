@@ -1,8 +1,8 @@
 """Preference pairs from the docstrings of the standard library: real text that is wherever Python is.
 
-The prompt is the beginning of a paragraph, the chosen answer its true continuation, the rejected answer the same
-continuation with two words exchanged and the letters of a third shuffled. Both answers have the same bytes in another
-order, so that neither length nor vocabulary gives the answer away.
+The prompt is the beginning of a paragraph, the chosen completion its true continuation, the rejected one the same
+continuation with two words exchanged and the letters of a third shuffled. Both completions have the same bytes in
+another order, so that neither length nor vocabulary gives the answer away.
 
 Nothing is imported from the library and nothing is drawn at random: what happens to a text is decided by a hash of that
 text alone. A text belongs to a split by the name of its top-level module, so another Python version moves no
@@ -47,7 +47,7 @@ def build_pydoc(prompt_bytes: int = 96, response_bytes: int = 64, max_samples: i
 
     Args:
         prompt_bytes: Most bytes of a prompt.
-        response_bytes: Most bytes of an answer.
+        response_bytes: Most bytes of a completion.
         max_samples: Use only the first so many training pairs; None uses all.
 
     Returns:
@@ -73,7 +73,7 @@ def build_pydoc(prompt_bytes: int = 96, response_bytes: int = 64, max_samples: i
 
 
 def documents(split: Split) -> list[str]:
-    """List the texts that the pairs of a split are cut from, for pretraining on the training ones.
+    """List the texts that the pairs of a split are made of, for pretraining on the training ones.
 
     Args:
         split: "train" or "validation". No validation text shares `SHINGLE_WORDS` words in a row with a training text.
@@ -152,7 +152,7 @@ def _shingles(text: str) -> set[str]:
 
 
 def _pairs(texts: Iterable[str], prompt_bytes: int, response_bytes: int) -> tuple[Pair, ...]:
-    """Make the pairs of all paragraphs; of pairs with one prompt or one answer, the first by hash stays."""
+    """Make the pairs of all paragraphs; of pairs with one prompt or one completion, the first by hash stays."""
     paragraphs = (line for text in texts for line in text.split("\n"))
     made = [pair for line in paragraphs if (pair := _pair(line, prompt_bytes, response_bytes)) is not None]
     made.sort(key=lambda pair: _rank("order", pair.prompt + pair.chosen))
@@ -167,15 +167,15 @@ def _pairs(texts: Iterable[str], prompt_bytes: int, response_bytes: int) -> tupl
 
 def _pair(paragraph: str, prompt_bytes: int, response_bytes: int) -> Pair | None:
     """Cut one pair from the beginning of a paragraph, at spaces; None where that is too short or too plain."""
-    # A short paragraph is divided in the same proportion as a long one, so that it still has both parts.
-    share = prompt_bytes / (prompt_bytes + response_bytes)
-    cut = paragraph.rfind(" ", 0, min(prompt_bytes, int(share * len(paragraph))) + 1)
-    rest = paragraph[max(cut, 0) :]
+    # A short paragraph is split in the same proportion as a long one, so that it still has both parts.
+    fraction = prompt_bytes / (prompt_bytes + response_bytes)
+    border = paragraph.rfind(" ", 0, min(prompt_bytes, int(fraction * len(paragraph))) + 1)
+    rest = paragraph[max(border, 0) :]
     chosen = rest if len(rest) <= response_bytes else rest[: max(rest.rfind(" ", 0, response_bytes + 1), 0)]
-    if cut < MIN_BYTES // 2 or len(chosen) < MIN_BYTES // 2:
+    if border < MIN_BYTES // 2 or len(chosen) < MIN_BYTES // 2:
         return None
     rejected = _damaged(chosen)
-    return None if rejected is None else Pair(paragraph[:cut], chosen, rejected)
+    return None if rejected is None else Pair(paragraph[:border], chosen, rejected)
 
 
 def _damaged(text: str) -> str | None:

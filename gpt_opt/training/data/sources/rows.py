@@ -1,4 +1,4 @@
-"""Rows with their places, from a file, a folder, or a name on the hub.
+"""Rows with their sources, from a file, a folder, or a name on the hub.
 
 Files are read directly: a text stays the text it is (loaders of tables guess types), a row keeps its line number, and
 the runs of a sweep write no copy of the file. What a file is, and how it is compressed, its content says. Which files
@@ -157,7 +157,7 @@ def _json(path: Path, stream: io.BufferedReader) -> Rows:
 
 
 def _csv(path: Path, stream: io.BufferedReader) -> Rows:
-    """Reads rows of texts; the first line names the columns. The place of a row is its last line."""
+    """Reads rows of texts; the first line names the columns. The source of a row is its last line."""
     csv.field_size_limit(sys.maxsize)
     names = stream.peek(HEAD)[:HEAD].partition(b"\n")[0]
     delimiter = max(",;\t", key=lambda sign: names.count(sign.encode()))
@@ -194,7 +194,7 @@ _READERS: dict[str, Callable[[Path, io.BufferedReader], Rows]] = {
 
 
 def _numbered(name: str, rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
-    """Yields rows with places as Python counts, from 0."""
+    """Yields rows with sources as Python counts, from 0."""
     yield from ((f"{name}[{index}]", row) for index, row in enumerate(rows))
 
 

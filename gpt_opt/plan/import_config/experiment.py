@@ -14,10 +14,11 @@ import yaml
 from omegaconf._utils import get_yaml_loader
 
 from gpt_opt.config.explain import comment_of
-from gpt_opt.config.post_training import Imported, import_post_training
 from gpt_opt.config.yaml_files import ConfigFile
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.plan.compose.composer import Composed
+from gpt_opt.plan.import_config.reader import Imported
+from gpt_opt.plan.import_config.translate import import_post_training
 from gpt_opt.plan.validate import PointChecker
 from gpt_opt.sweep.overrides import to_override
 
@@ -73,7 +74,7 @@ def import_config(file: Path, name: str, config_dir: Path, model_index: int | No
     text = _text(imported, file, name, config_dir)
     problems = _problems(text, imported, config_dir)
     if wrong := [problem for problem in problems if problem.where not in _HERE]:
-        raise ConfigError(wrong, f" with {file} in our words")
+        raise ConfigError(wrong, f" in the experiment made of {file}")
     return Experiment(text, tuple(imported.without_equal), tuple(imported.interpreted), tuple(problems))
 
 
@@ -104,7 +105,7 @@ def _text(imported: Imported, file: Path, name: str, config_dir: Path) -> str:
     options = imported.options
     lines = [
         "# @package _global_",
-        f"# {file.name} in the words of this project, by `gptopt import-config`.",
+        f"# {file.name} translated to the keys of this project by `gptopt import-config`.",
         "defaults:",
     ]
     lines += [f"  - override /{group}: {option}" for group, option in options.items()]
@@ -126,7 +127,7 @@ def _text(imported: Imported, file: Path, name: str, config_dir: Path) -> str:
 
 
 class _Raw(str):
-    """A text that stands in the file as it is."""
+    """A string that stands in the file as it is."""
 
 
 def _lines(tree: Mapping[str, Any], above: str, config_dir: Path, options: Mapping[str, str]) -> Iterator[str]:

@@ -1,0 +1,56 @@
+"""Arguments that several verbs take, and what a shell completes them to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem
+
+from gpt_opt.errors import GptOptError
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The repository."""
+
+SWEEPS = Path("sweeps")
+"""Where sweep directories lie, relative to the working directory."""
+
+FILE = click.Path(path_type=Path)
+"""The type of an argument that is a file; the verb itself says what is wrong with it."""
+
+
+def at_least_one(context: click.Context, parameter: click.Parameter, value: int | None) -> int | None:
+    """Returns a number of things that is given.
+
+    Raises:
+        click.BadParameter: If it is below 1.
+    """
+    if value is not None and value < 1:
+        raise click.BadParameter(f"must be at least 1, but is {value}")
+    return value
+
+
+def complete_sweep(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Returns the sweeps below the working directory, by name and by number; for a path, directories."""
+    folders = sorted(SWEEPS.glob("*/[0-9]*"), key=lambda item: (item.parent.name, len(item.name), item.name))
+    names = dict.fromkeys(name for item in folders for name in (item.parent.name, f"{item.parent.name}/{item.name}"))
+    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="dir")]
+
+
+def complete_run(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Returns the indexes of the runs of the sweep that stands before, each with its overrides."""
+    from gpt_opt.records.sweep_dir import find
+
+    try:
+        runs = find(context.params.get("sweep"), SWEEPS).runs
+    except (GptOptError, OSError):
+        return []
+    found = ((str(run.index), " ".join(run.overrides).replace("\n", " ")) for run in runs)
+    return [CompletionItem(index, help=overrides) for index, overrides in found if index.startswith(incomplete)]
+
+
+SWEEP_FILE = click.argument("file", type=FILE, help="The sweep file, for example params/beta_sweep.json.")
+OVERRIDES = click.argument("overrides", nargs=-1, help="Hydra overrides for every point, applied last: seed=1.")
+SWEEP = click.argument("sweep", help="A sweep: its name, name/number, or directory.", shell_complete=complete_sweep)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")

@@ -1,0 +1,34 @@
+"""What several views of runs have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gpt_opt.errors import plain
+from gpt_opt.sweep.varying import parameters, short_names
+from gpt_opt.table import Column, wrapped
+
+
+def one_line(text: str) -> str:
+    """Returns a value as a line of a table can show it."""
+    return plain(text.replace("\n", "\\n"))
+
+
+def duration(seconds: float) -> str:
+    """Returns seconds as a person says them: `45 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def parameter_columns(runs: Sequence[Sequence[str]], varying: Sequence[str]) -> list[Column]:
+    """Returns the columns of a table for keys that vary, with a cell for each list of override strings."""
+    values = [parameters(overrides) for overrides in runs]
+    names = short_names(varying)
+    return [Column(names[key], [item.get(key, "") for item in values], flexible=True) for key in varying]
+
+
+def common_lines(common: Mapping[str, str], width: int | None) -> list[str]:
+    """Returns what all runs share."""
+    values = " ".join(f"{key}={one_line(value)}" for key, value in common.items())
+    return wrapped(f"all runs: {values}", width) if common else []

@@ -1,0 +1,155 @@
+"""A plan as a person reads it and as a program does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from gpt_opt.cli.views.parts import common_lines, duration, parameter_columns
+from gpt_opt.plan.diff import Nearest
+from gpt_opt.plan.estimate import CostEstimate
+from gpt_opt.plan.existing import Status
+from gpt_opt.plan.planner import Plan, Run
+from gpt_opt.plan.resources import needs, run_count, to_record
+from gpt_opt.records.code import other_code, this_code
+from gpt_opt.sweep.model import Resources
+from gpt_opt.sweep.overrides import shell_word
+from gpt_opt.sweep.varying import common_and_varying
+from gpt_opt.table import Column, render, wrapped
+
+HEAD, TAIL = 12, 3
+"""Rows shown of a long plan, from its beginning and its end."""
+
+
+def _table(runs: Sequence[Run], varying: Sequence[str], width: int | None) -> list[str]:
+    shown = list(runs) if len(runs) <= HEAD + TAIL + 1 else [*runs[:HEAD], *runs[-TAIL:]]
+    resumed = (Status.RESUME, Status.RUNNING)
+    states = [f"{run.status} at step {run.step}" if run.status in resumed else str(run.status) for run in shown]
+    states = [state + ", inputs changed" * bool(run.changed) for state, run in zip(states, shown, strict=True)]
+    table = [
+        Column("index", [str(run.index) for run in shown]),
+        *parameter_columns([run.overrides for run in shown], varying),
+        Column("run", [run.run_id for run in shown]),
+        Column("status", states),
+    ]
+    if len(shown) < len(runs):
+        marks = ["...", *[""] * (len(table) - 1)]
+        cut = ([*item.cells[:HEAD], mark, *item.cells[HEAD:]] for item, mark in zip(table, marks, strict=True))
+        table = [replace(item, cells=cells) for item, cells in zip(table, cut, strict=True)]
+    return render(table, width)
+
+
+def _cost(cost: CostEstimate, work: int, shapes: int) -> str:
+    if not work:
+        return "cost: nothing to run"
+    if cost.run_s is None:
+        return "cost: unknown, no finished run has the workload (model, data, loss, batch) of these"
+    samples = f"from {cost.samples} finished {'run' if cost.samples == 1 else 'runs'} of the same workload"
+    if cost.gpu_hours is None:
+        return f"cost: about {duration(cost.run_s)} a run; unknown for {cost.unknown} of {work} runs ({samples})"
+    each = " for each shape" if shapes > 1 else ""
+    return f"cost: {_amounts(cost)}{each} ({samples})"
+
+
+def _amounts(cost: CostEstimate) -> str:
+    if cost.run_s is None or cost.gpu_hours is None or cost.wall_s is None:
+        return ""
+    slots = f"{cost.slots} {'slot' if cost.slots == 1 else 'slots'}"
+    hours = f"{cost.gpu_hours:.2g} GPU-hours" if cost.gpu_hours else "no GPU-hours"
+    return f"about {duration(cost.run_s)} a run, {hours}, {duration(cost.wall_s)} on {slots}"
+
+
+def _shape_lines(plan: Plan, width: int | None) -> list[str]:
+    """Returns a line for each shape; none where there is one alone that asks for nothing."""
+    if plan.shapes == (Resources(),):
+        return []
+    numbers, lines = Counter(run.resources for run in plan.runs), []
+    for index, (shape, cost) in enumerate(plan.costs.items()):
+        amounts = f"; {_amounts(cost)}" if len(plan.shapes) > 1 and _amounts(cost) else ""
+        lines += wrapped(f"shape {index}: {run_count(numbers[shape])}, each {needs(shape)}{amounts}", width)
+    return lines
+
+
+def counts(plan: Plan) -> dict[str, int]:
+    """Returns the numbers of a plan by name."""
+    statuses = {str(status): plan.count(status) for status in Status}
+    return {"points": plan.points, "runs": len(plan.runs), **statuses, "collapsed": len(plan.collapsed)}
+
+
+def as_text(plan: Plan, width: int | None = None) -> str:
+    """Returns the plan for a terminal: what all runs share, a table of what varies, counts, shapes and cost.
+
+    Args:
+        plan: What to show.
+        width: Columns of the terminal; None where there is none.
+    """
+    common, varying = common_and_varying([run.overrides for run in plan.runs])
+    lines = [f"sweep {plan.grid.name}: {plan.points} points, {len(plan.runs)} runs"]
+    lines += [*common_lines(common, width), "", *_table(plan.runs, varying, width), ""]
+    numbers = counts(plan)
+    lines.append(", ".join(f"{numbers[status]} {status}" for status in Status if numbers[status]))
+    if plan.collapsed:
+        pairs = [f"{point} = {first}" for point, first in list(plan.collapsed.items())[:5]]
+        more = ", ..." if len(plan.collapsed) > 5 else ""
+        lines.append(f"{len(plan.collapsed)} points have the config of an earlier point ({', '.join(pairs)}{more})")
+    if plan.uncounted:
+        keys = ", ".join(plan.uncounted)
+        lines.append(f"points that differ in {keys} alone are one run, since that changes no result: the first counts")
+    lines += [*plan.changes(), *other_code(run.code for run in plan.runs)]
+    if plan.gone:
+        lines.append(f"{len(plan.gone)} runs of earlier submissions are no longer in the grid:")
+        lines += [f"  {folder}" for folder in list(plan.gone.values())[:5]]
+    work = sum(run.status not in (Status.DONE, Status.RUNNING) for run in plan.runs)
+    return "\n".join([*lines, *_shape_lines(plan, width), _cost(plan.cost, work, len(plan.shapes))])
+
+
+def as_record(plan: Plan) -> dict[str, Any]:
+    """Returns the plan as JSON values."""
+    number = {shape: index for index, shape in enumerate(plan.shapes)}
+    items = [
+        {
+            "index": run.index,
+            "run_id": run.run_id,
+            "run_dir": run.run_dir,
+            "overrides": list(run.overrides),
+            "shape": number[run.resources],
+            "status": str(run.status),
+            "changed": run.changed,
+            "code": None if run.code is None else run.code.sha256,
+        }
+        for run in plan.runs
+    ]
+    shapes = [{"resources": to_record(shape), "price": _cost_record(cost)} for shape, cost in plan.costs.items()]
+    gone = [{"run_id": name, "run_dir": folder} for name, folder in plan.gone.items()]
+    head = {
+        "sweep": plan.grid.name,
+        **counts(plan),
+        "gone": gone,
+        "price": _cost_record(plan.cost),
+        "code": this_code().sha256,
+    }
+    return {**head, "shapes": shapes, "errors": [], "items": items}
+
+
+def _cost_record(cost: CostEstimate) -> dict[str, Any]:
+    amounts = {"run_s": cost.run_s, "gpu_hours": cost.gpu_hours, "wall_s": cost.wall_s, "slots": cost.slots}
+    return {**amounts, "unknown_runs": cost.unknown, "basis_runs": cost.samples}
+
+
+def override_lines(plan: Plan) -> str:
+    """Returns one line of override strings a run, quoted for a shell."""
+    return "\n".join(" ".join(map(shell_word, run.overrides)) for run in plan.runs)
+
+
+def explanation(run: Run, nearest: Nearest | None) -> str:
+    """Returns why a run is, or is not, done already."""
+    head = f"run {run.index} ({run.run_id}) is {run.status}: {run.run_dir}"
+    head += f"\n{run.change}" if run.changed else ""
+    if run.status is not Status.NEW or nearest is None:
+        return head if nearest is not None else f"{head}\nthere is no other run to compare it with"
+    lines = [head, f"the nearest existing run is {nearest.status}: {nearest.run_dir}", "it differs in:"]
+    width = max((len(key) for key in nearest.differs), default=0)
+    lines += [f"  {key.ljust(width)}  {there!r} there, {here!r} here" for key, (there, here) in nearest.differs.items()]
+    return "\n".join(lines)

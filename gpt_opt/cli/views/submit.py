@@ -1,0 +1,27 @@
+"""What came of a submission, as a person reads it."""
+
+from __future__ import annotations
+
+from gpt_opt.dispatch.driver import retry_hints
+from gpt_opt.dispatch.submit import Outcome
+from gpt_opt.records.job_id import JobId
+
+
+def as_text(outcome: Outcome) -> str:
+    """Returns the runs of a submission by what becomes of them, its jobs, and what to do next."""
+    runs, sweep = outcome.runs, outcome.sweep
+    numbers = {"done": runs.done, "to run": runs.due, "running": runs.locked, "need a retry": runs.needs_retry}
+    counts = ", ".join(f"{len(found)} {name}" for name, found in numbers.items() if found)
+    lines = [f"sweep {sweep.label}: {len(sweep.runs)} runs ({counts})"]
+    ids = list(dict.fromkeys(JobId(job.id).array for job in outcome.started))
+    if outcome.started:
+        lines.append(f"submitted job {', '.join(ids)}" if not ids[0].startswith("local") else f"started {ids[0]}")
+    if outcome.alive:
+        alive = sorted({JobId(job.id).array for job in outcome.alive})
+        lines.append(f"at work already: job {', '.join(alive)}")
+    if not outcome.started and not outcome.alive:
+        lines.append("nothing to submit")
+    if runs.needs_retry:
+        lines += [f"{len(runs.needs_retry)} failed or cancelled runs are not started again", *retry_hints(sweep, runs)]
+    lines.append(f"gptopt status {sweep.label}")
+    return "\n".join(lines)

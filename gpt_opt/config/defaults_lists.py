@@ -1,0 +1,181 @@
+"""The YAML files of config folders and the defaults lists that tie them together: what is wrong with each file.
+
+Input: folders and the names of options (`exp/mine`). Output: `Problem`s with file and line.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import yaml
+
+from gpt_opt.config.yaml_files import ConfigFile, kind_of
+from gpt_opt.errors import Problem
+
+Options = Callable[[str], Sequence[str]]
+"""The options of a config group."""
+
+
+class ConfigFiles:
+    """The YAML files of config folders, each read once.
+
+    Args:
+        folders: Where they are sought, in this order.
+        options: The options of a group, wherever they are defined.
+        root: Name of the root config.
+    """
+
+    def __init__(self, folders: Sequence[Path], options: Options, root: str) -> None:
+        self._folders, self._options, self._root = folders, options, root
+        self._known: dict[str, ConfigFile | None] = {}
+
+    def get(self, name: str) -> ConfigFile | None:
+        """Returns the file of an option such as `exp/mine`, or None where there is none."""
+        if name not in self._known:
+            paths = [folder / f"{name.removesuffix('.yaml')}.yaml" for folder in self._folders]
+            path = next((path for path in paths if path.is_file()), None)
+            self._known[name] = None if path is None else ConfigFile(name, path)
+        return self._known[name]
+
+    def behind(self, names: Iterable[str]) -> list[ConfigFile]:
+        """Returns the files of options and of all that their defaults lists name, each before those that it names."""
+        found: dict[str, ConfigFile] = {}
+        waiting = list(names)
+        while waiting:
+            name = waiting.pop(0)
+            file = self.get(name)
+            if file is None or name in found:
+                continue
+            found[name] = file
+            for key, value in file.defaults:
+                _, group = file.group_of(str(key.value))
+                if value is None:
+                    waiting.append(group)
+                else:
+                    chosen = value.value if isinstance(value, yaml.SequenceNode) else [value]
+                    waiting += [f"{group}/{item.value}" for item in chosen]
+        return list(found.values())
+
+    def problems(self, names: Iterable[str]) -> list[Problem]:
+        """Returns what is wrong with each of the files behind some options by itself."""
+        root = self.get(self._root)
+        primary = [root.group_of(str(key.value))[1] for key, value in root.defaults if value] if root else []
+        files = self.behind(names)
+        found = [problem for file in files for problem in file_problems(file, self._options, primary)]
+        return found or list(self._circles(files))
+
+    def _circles(self, files: Sequence[ConfigFile]) -> Iterator[Problem]:
+        for file in files:
+            for key, value in file.defaults:
+                _, group = file.group_of(str(key.value))
+                name = group if value is None else f"{group}/{value.value}"
+                if any(other is file for other in self.behind([name])):
+                    yield Problem(file.at_line(key.start_mark.line), f"{name} leads back to this file", "leave it out")
+
+    def at(self, keys: Sequence[str], names: Iterable[str], containing: str = "") -> str | None:
+        """Returns `file:line key` of the file behind some options that gives a key, the nearest to the user first.
+
+        Args:
+            keys: The config key, split.
+            names: Options.
+            containing: Text that the value must hold.
+        """
+        for file in self.behind(names):
+            found = file.find(keys)
+            if found is None or containing not in str(found[1].value):
+                continue
+            # The keys of a file are those of its group, or of the whole config: `name` in loss/ is not `model.name`.
+            if found[2] == tuple(keys) or keys[0] == file.group:
+                return file.at(keys)
+        return None
+
+
+def file_problems(file: ConfigFile, options: Options, primary: Iterable[str]) -> Iterator[Problem]:
+    """Yields what is wrong with a file by itself.
+
+    Args:
+        file: The file.
+        options: The options of a group.
+        primary: Groups that the root config has an option of.
+    """
+    found = file.parsed[1]
+    yield from found
+    if found:
+        return
+    if file.name.startswith("exp/") and file.package != "_global_":
+        problem = "must begin with the line `# @package _global_`: without it its keys are sought below exp"
+        yield Problem(file.at_line(0), problem, "add it as the first line")
+    if (listed := file.find(["defaults"])) and not isinstance(listed[1], yaml.SequenceNode):
+        fix = "write a dash before each entry: `  - override /loss: sft`"
+        yield Problem(
+            file.at_line(listed[0].start_mark.line), f"defaults must be a list, but is {kind_of(listed[1])}", fix
+        )
+        return
+    yield from _entry_problems(file, options, frozenset(primary))
+
+
+def _entry_problems(file: ConfigFile, options: Options, primary: frozenset[str]) -> Iterator[Problem]:
+    own: list[int] = []
+    found = file.find(["defaults"])
+    for entry in found[1].value if found else []:
+        if isinstance(entry, yaml.MappingNode) and len(entry.value) != 1:
+            names = ", ".join(str(key.value) for key, _ in entry.value) or "none"
+            fix = "write each after a dash of its own"
+            yield Problem(file.at_line(entry.start_mark.line), f"an entry must name one group, but names {names}", fix)
+    for key, value in file.defaults:
+        line, text = key.start_mark.line, str(key.value)
+        if value is None and text == "_self_":
+            own.append(line)
+            continue
+        words, group = file.group_of(text)
+        if unknown := [word for word in words if word not in ("override", "optional")]:
+            near = difflib.get_close_matches(unknown[0], ["override", "optional"], n=1)
+            fix = f"did you mean {near[0]}?" if near else "write override or optional there, or nothing"
+            yield Problem(file.at_line(line), f"an entry cannot begin with {unknown[0]!r} (in {text!r})", fix)
+        elif value is None:
+            yield from _option_problems(file, line, *_parent(group), options)
+        else:
+            yield from _group_problems(file, key, group, value, options, primary)
+    if len(own) > 1:
+        problem = f"_self_ must stand once in a defaults list, but also stands on line {own[0] + 1}"
+        yield Problem(file.at_line(own[1]), problem, "leave one of them out")
+
+
+def _group_problems(
+    file: ConfigFile, key: yaml.Node, group: str, value: yaml.Node, options: Options, primary: frozenset[str]
+) -> Iterator[Problem]:
+    where, words, moved = file.at_line(key.start_mark.line), str(key.value).split()[:-1], "@" in str(key.value)
+    chosen = [str(item.value) for item in (value.value if isinstance(value, yaml.SequenceNode) else [value])]
+    if not options(group):
+        from_root = group.rpartition("/")[2]
+        near = [from_root] if options(from_root) else difflib.get_close_matches(group, primary, n=1)
+        fix = f"write /{near[0]}" if near else f"the groups are {', '.join(sorted(primary))}"
+        yield Problem(where, f"{group!r} is no config group", fix)
+    elif "override" in words and group not in primary and not group.startswith("hydra/"):
+        yield Problem(where, f"the root config has no option of {group} to override", f"write /{group}")
+    elif "override" not in words and not moved and group in primary and file.package == "_global_":
+        fix = f"write `- override /{group}: {', '.join(chosen)}`"
+        yield Problem(where, f"the root config has an option of {group} already", fix)
+    elif "optional" not in words:
+        for option in chosen:
+            if option not in ("null", ""):
+                yield from _option_problems(file, key.start_mark.line, group, option, options)
+
+
+def _option_problems(file: ConfigFile, line: int, group: str, option: str, options: Options) -> Iterator[Problem]:
+    known = options(group)
+    option = option.removesuffix(".yaml")
+    if option in known or "${" in option or option == "???":
+        return
+    near = difflib.get_close_matches(option, known, n=1)
+    fix = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}" if known else ""
+    if option == "colorlog" and group.startswith("hydra/"):
+        fix = "pip install 'gpt-opt[colorlog]'"
+    yield Problem(file.at_line(line), f"the group {group} has no option {option!r}", fix)
+
+
+def _parent(name: str) -> tuple[str, str]:
+    group, _, option = name.rpartition("/")
+    return group, option

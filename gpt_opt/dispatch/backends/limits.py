@@ -1,0 +1,69 @@
+"""What a backend cannot do with the resources that runs ask for: refused, or told, before anything starts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from gpt_opt.errors import ConfigError, Problem
+from gpt_opt.sweep.model import Resources
+
+log = logging.getLogger(__name__)
+
+SLURM_ONLY = ("time_min", "partition", "qos", "account", "constraint", "exclude", "sbatch")
+"""Resources that mean nothing on a machine by itself; `mem_gb` says there whether a retry would have more."""
+
+_UNSAID: Mapping[str, Any] = {item.name: item.default for item in fields(Resources) if item.name in SLURM_ONLY}
+
+
+def usable(resources: Resources, backend: str) -> Resources:
+    """Returns the part of the resources that a backend can use: runs that differ in others alone are of one shape."""
+    return replace(resources, **_UNSAID) if backend == "local" else resources
+
+
+def check_backend(shapes: Sequence[Resources], backend: str, slots: int | None, flags: Mapping[str, Any]) -> None:
+    """Refuses what a backend cannot do.
+
+    What a sweep file or the config says for a cluster is not used on this machine, which is told; a flag is refused.
+
+    Args:
+        shapes: The different needs of the runs.
+        backend: Its name.
+        slots: Runs at a time; None for the backend's own choice.
+        flags: Resources given as flags, None where not given.
+
+    Raises:
+        ConfigError: With all of it, equal problems of several shapes once.
+    """
+    problems = [problem for shape in shapes for problem in _problems(shape, backend)]
+    given = [name for name in SLURM_ONLY if backend == "local" and flags.get(name)]
+    for name in given:
+        message = f"is {_value(flags[name])}, which is for Slurm, but the backend is local: this machine by itself"
+        problems.append(Problem(f"--{name.replace('_', '-')}", message, "leave it out"))
+    if slots is not None and slots < 1:
+        problems.append(Problem("--slots", f"must be at least 1, but is {slots}"))
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)), ", nothing was submitted")
+    values = ((name, getattr(shape, name)) for shape in shapes for name in SLURM_ONLY if backend == "local")
+    unused = dict.fromkeys(f"{name}={_value(value)}" for name, value in values if value)
+    if unused:
+        log.warning("not used on this machine, being for Slurm: %s", ", ".join(unused))
+
+
+def _value(value: Any) -> str:
+    return " ".join(value) if isinstance(value, tuple | list) else str(value)
+
+
+def _problems(resources: Resources, backend: str) -> Iterator[Problem]:
+    if (resources.nodes_per_run or 1) > 1 and backend != "submitit":
+        message = f"is {resources.nodes_per_run}, but the backend {backend} gives a run slots on one node only"
+        yield Problem("nodes_per_run", message, "add --backend submitit")
+    if (resources.runs_per_gpu or 1) > 1 and (resources.gpus_per_run or 1) != 1:
+        message = f"is {resources.runs_per_gpu}, so gpus_per_run must be 1, but is {resources.gpus_per_run}"
+        yield Problem("runs_per_gpu", message)
+    if backend == "submitit" and resources.time_min is None:
+        message = "must be given for the backend submitit, whose own default would be 5 minutes"
+        fix = "add --time-min MINUTES, or resources.time_min to the sweep file"
+        yield Problem("time_min", message, fix)

@@ -1,0 +1,69 @@
+"""The jobs of a sweep that wait or work, whatever backend made them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from gpt_opt.dispatch import slurm
+from gpt_opt.dispatch.backends.plain_names import plain
+from gpt_opt.records.claim import read_claim
+from gpt_opt.records.io import now
+from gpt_opt.records.job_id import JobId
+from gpt_opt.records.sweep_dir import Job, Sweep, SweepRun
+
+log = logging.getLogger(__name__)
+
+
+def living_jobs(sweep: Sweep, backend: str | None = None) -> list[Job]:
+    """Returns the jobs of a sweep that wait or work.
+
+    Those whose record was lost between sbatch and the disk are found by their comment.
+
+    Args:
+        sweep: The sweep directory.
+        backend: What it shall run on now, if not what submission.json says. A local driver need not wait for a Slurm
+            that does not answer: should a job of before be at work all the same, its runs are held by it.
+
+    Raises:
+        SlurmError: If it may have jobs in Slurm, and Slurm does not answer.
+    """
+    submission, jobs = sweep.submission(), _local_drivers(sweep)
+    if submission.backend == "local" and all(not JobId(job.id).is_slurm for job in submission.jobs):
+        return jobs
+    try:
+        known = slurm.states([job.id for job in submission.jobs])
+        jobs += [job for job in submission.jobs if job.id in known and known[job.id][-1].alive and job not in jobs]
+        recorded = {JobId(job.id).array for job in submission.jobs}
+        for name, part in slurm.jobs_with_comment(str(plain(sweep).root)).items():
+            if JobId(name).array not in recorded:
+                shape = part.removeprefix("shape-")
+                jobs.append(Job(name, now(), shape=int(shape) if shape.isdigit() else None))
+    except slurm.SlurmError as error:
+        if (backend or submission.backend) != "local":
+            raise
+        log.warning("%s: what its Slurm jobs do is not known: %s", sweep.label, error)
+    return jobs
+
+
+def _local_drivers(sweep: Sweep) -> list[Job]:
+    """Returns the drivers on this machine, outside of Slurm; each claims all the parts that it works through."""
+    claims = [read_claim(part.driver) for part in sweep.parts()]
+    pids = [item.owner.pid for item in claims if item is not None and item.job is None and not item.is_over()]
+    return [Job(f"local-{pid}", now()) for pid in dict.fromkeys(pids)]
+
+
+def unserved(runs: Sequence[SweepRun], jobs: Sequence[Job]) -> list[SweepRun]:
+    """Returns the runs that were given to none of the jobs."""
+    given = {index for job in jobs for index in job.runs or ()}
+    shapes = {job.shape for job in jobs if job.runs is None}
+    if None in shapes:
+        return []
+    return [run for run in runs if run.index not in given and run.shape not in shapes]
+
+
+def idle(jobs: Sequence[Job], runs: Sequence[SweepRun]) -> list[Job]:
+    """Returns the jobs to which none of the runs was given."""
+    indices, shapes = {run.index for run in runs}, {run.shape for run in runs}
+    needed = {None, *shapes} if runs else set()
+    return [job for job in jobs if not (indices & set(job.runs) if job.runs is not None else job.shape in needed)]

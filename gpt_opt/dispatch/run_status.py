@@ -1,0 +1,164 @@
+"""What a status says of one run: what it is, how far it is, and where it runs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import datetime
+
+from gpt_opt.dispatch.classify import Classification, RunClassifier
+from gpt_opt.dispatch.progress import Metric, Progress, read_progress
+from gpt_opt.dispatch.reconcile import Ends
+from gpt_opt.records.attempts import Attempt, History, read_history
+from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.state import RunState, State, read_run
+from gpt_opt.records.summary import read_summary
+from gpt_opt.records.sweep_dir import Submission, Sweep, SweepRun
+
+_NO_PROGRESS = Progress()
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run.
+
+    Attributes:
+        run: Its line of the plan.
+        run_dir: Where it lies, or would lie.
+        what: What it is.
+        step: Optimizer steps done.
+        total_steps: Optimizer steps of the whole run; None before it is known.
+        message: First line of its error; may be empty.
+        silent_s: Seconds since the last heartbeat; None unless STALLED.
+        progress: Latest and best metric, and speed.
+        time_s: Seconds of the last attempt, of all attempts when COMPLETED; None before the first.
+        attempts: How often a slot of this sweep started it.
+        node: Where it runs or ran last; may be empty.
+        gpus: Devices of the last attempt.
+        slurm_job: Slurm id of the last attempt, or of the job that is to start it; may be empty.
+    """
+
+    run: SweepRun
+    run_dir: str
+    what: Classification
+    step: int = 0
+    total_steps: int | None = None
+    message: str = ""
+    silent_s: float | None = None
+    progress: Progress = _NO_PROGRESS
+    time_s: float | None = None
+    attempts: int = 0
+    node: str = ""
+    gpus: tuple[str, ...] = ()
+    slurm_job: str = ""
+
+    @property
+    def state(self) -> State:
+        """Its state."""
+        return self.what.state
+
+    @property
+    def cause(self) -> str | None:
+        """Key of `attempts.CAUSES`: why it is not COMPLETED; None where there is nothing to say."""
+        return self.what.cause
+
+    @property
+    def fraction(self) -> float:
+        """Part of it that is done, by steps where they are known."""
+        if self.what.is_done:
+            return 1.0
+        return min(1.0, self.step / self.total_steps) if self.total_steps else 0.0
+
+
+class RunReader:
+    """Reads the runs of one sweep.
+
+    Args:
+        sweep: The sweep.
+        submission: Its submission.json.
+        metric: What to read of metrics.jsonl.
+        notes: Gets what cannot be read.
+    """
+
+    def __init__(self, sweep: Sweep, submission: Submission, metric: Metric, notes: list[str]) -> None:
+        self._sweep, self._metric, self._notes = sweep, metric, notes
+        self._classifier = RunClassifier(sweep, submission)
+        self._jobs = {index: job.id for job in submission.jobs for index in job.runs or ()}
+
+    def history(self, run: SweepRun) -> History:
+        """Reads the attempts at a run."""
+        file = self._sweep.attempts(run)
+        history = read_history(file)
+        if history.unreadable:
+            lines = "1 line" if history.unreadable == 1 else f"{history.unreadable} lines"
+            self._notes.append(f"run {run.index}: {file} has {lines} not written by gpt-opt, or torn")
+        return history
+
+    def read(self, run: SweepRun, history: History, ends: Ends) -> RunStatus:
+        """Reads the status of one run.
+
+        Args:
+            run: The run.
+            history: Its attempts.
+            ends: What Slurm knows of jobs.
+        """
+        paths = self._classifier.paths(run)
+        record = read_run(paths)
+        if record.problem:
+            self._notes.append(f"run {run.index}: {record.problem}")
+        what = self._classifier.classify(run, record, history, ends)
+        node, gpus, slurm_job = self._location(run, record.file, history.last)
+        return RunStatus(
+            run=run,
+            run_dir=str(paths.root),
+            what=what,
+            step=record.file.step,
+            total_steps=record.file.total_steps,
+            message=_message(record.file, history.last) if what.state is State.FAILED else "",
+            silent_s=record.silent_s if what.state is State.STALLED else None,
+            progress=self._progress(paths, _seconds(record.file.started) if what.is_running else None),
+            time_s=_time_s(paths, record.file, what),
+            attempts=len(history.attempts),
+            node=node,
+            gpus=gpus,
+            slurm_job=slurm_job,
+        )
+
+    def _progress(self, paths: RunPaths, since: float | None) -> Progress:
+        try:
+            return read_progress(paths.metrics, self._metric, since)
+        except (OSError, TypeError) as error:
+            self._notes.append(f"{paths.metrics} must hold metrics written by gpt-opt, but: {error!r}")
+            return Progress()
+
+    def _location(self, run: SweepRun, file: RunState, last: Attempt | None) -> tuple[str, tuple[str, ...], str]:
+        """Returns node, GPUs and Slurm id of the newest attempt, be it in state.json already or not."""
+        if last is not None and (file.started is None or file.started < last.started):
+            return last.node, last.gpus, last.job.job if last.job is not None else ""
+        node = (file.slurm or {}).get("slurmd_nodename") or file.host or ""
+        return node, tuple(file.gpus), file.job.job if file.job is not None else self._jobs.get(run.index, "")
+
+
+def _time_s(paths: RunPaths, file: RunState, what: Classification) -> float | None:
+    if what.is_done:
+        value = read_summary(paths).get("time_s")
+        return float(value) if isinstance(value, int | float) else None
+    begin = _seconds(file.started)
+    end = time.time() if what.is_running else _seconds(file.updated)
+    return None if begin is None or end is None else max(0.0, end - begin)
+
+
+def _message(file: RunState, last: Attempt | None) -> str:
+    if last is not None and last.message:
+        return last.message
+    if file.error is None:
+        return ""
+    lines = str(file.error.get("message", "")).strip().splitlines()
+    return ": ".join([str(file.error.get("type", "Exception")), *lines[:1]])
+
+
+def _seconds(stamp: str | None) -> float | None:
+    try:
+        return None if stamp is None else datetime.fromisoformat(stamp).timestamp()
+    except (ValueError, TypeError):
+        return None  # not a time that gpt-opt wrote

@@ -1,0 +1,122 @@
+"""Checks what a command line of run_hydra.py asks for, before any run of it starts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hydra._internal.utils import get_args_parser
+
+from gpt_opt.errors import ConfigError, Problem
+from gpt_opt.plan.compose.composer import Composed, ComposeFailure
+from gpt_opt.plan.findings import Findings
+from gpt_opt.plan.multirun import CommandLine
+from gpt_opt.plan.validate import PointChecker
+from gpt_opt.run.devices import SWEEP
+from gpt_opt.run.ranks import this_rank
+
+log = logging.getLogger(__name__)
+
+
+def check_command_line(config_dir: Path, arguments: Sequence[str]) -> tuple[list[Composed], bool]:
+    """Checks every point that a command line of run_hydra.py asks for.
+
+    Command lines that run nothing (`--cfg`, `--help`) or that name another root config are left to Hydra; each run
+    checks its own config again. Where a sweeper draws the points, the fixed part and the ends of ranges are checked.
+
+    Args:
+        config_dir: The folder hydra_conf.
+        arguments: The command line after the program's name.
+
+    Returns:
+        The points, in order, and whether they are those of a sweep; no points where they are left to Hydra.
+
+    Raises:
+        ConfigError: If any point is wrong; names all problems of all points. Also for a sweep under torchrun.
+    """
+    if flags := list(_unknown_flags(arguments)):
+        checker = PointChecker(config_dir)
+        raise ConfigError([checker.flag_problem(flag, value) for flag, value in flags], ", nothing was started")
+    asked = get_args_parser().parse_args(list(arguments))
+    if asked.help or asked.hydra_help or asked.info or asked.cfg or asked.shell_completion:
+        return [], False
+    further = Path(asked.config_dir) if asked.config_dir else None
+    checker, findings = PointChecker(config_dir, further=further), Findings()
+    line = checker.command_line(asked.overrides)
+    multirun = asked.multirun or line.chooses_multirun
+    problems = list(_torchrun_problems(multirun))
+    if not problems and (asked.config_path or asked.config_name):
+        return [], False
+    _warn_of_resources(line)
+    points, all_given = checker.points(asked.overrides, multirun), True
+    if multirun:
+        unusable = line.problems()
+        problems, all_given = [*problems, *unusable], line.knows_sampled_keys and not unusable
+    composed: list[Composed] = []
+    for index, result in enumerate(checker.compose_many(points)):
+        findings.add(checker.problems(result, all_given), index)
+        composed += [result] if isinstance(result, Composed) and not result.missing else []
+    problems += findings.report(len(points))
+    if multirun and not line.starts_runs_here:
+        checker.warn_of_elsewhere()
+    elif SWEEP not in os.environ:  # a run of a sweep fails by itself, with a record: the plan has warned
+        problems += checker.elsewhere.values()
+    if multirun and composed and not problems:
+        problems += line.study_problems(composed[-1].config)
+    if problems:
+        raise ConfigError(problems, ", nothing was started")
+    return composed, multirun
+
+
+def composition_problems(config_dir: Path, arguments: Sequence[str]) -> list[Problem]:
+    """Returns why Hydra cannot compose what a command line asks for that `check_command_line` leaves to it.
+
+    Args:
+        config_dir: The folder hydra_conf.
+        arguments: The command line after the program's name.
+    """
+    asked = get_args_parser().parse_args(list(arguments))
+    further = Path(asked.config_dir) if asked.config_dir else None
+    folder = config_dir if asked.config_path is None else Path(asked.config_path)
+    checker, findings = PointChecker(folder, asked.config_name or "config", further), Findings()
+    points = checker.points(asked.overrides, asked.multirun)
+    for index, result in enumerate(checker.composer.compose_many(points)):
+        if isinstance(result, ComposeFailure):
+            findings.add(checker.problems(result), index)
+    return findings.report(len(points))
+
+
+def _unknown_flags(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Yields the flags that Hydra's command line does not have, with the value after each."""
+    known = get_args_parser()._option_string_actions
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if not re.match("--?[A-Za-z]", argument):
+            continue
+        flag, sign, value = argument.partition("=")
+        meant = [name for name in known if name.startswith(flag)] if flag.startswith("--") else []
+        action = known.get(flag) or (known[meant[0]] if len(meant) == 1 else None)
+        follows = bool(rest) and not rest[0].startswith("-") and "=" not in rest[0]
+        if action is None:
+            yield flag, value if sign else rest.pop(0) if follows else None
+        elif action.nargs is None and not sign and rest:
+            rest.pop(0)
+
+
+def _warn_of_resources(line: CommandLine) -> None:
+    """Says which resources are not read: runs that Hydra starts take what there is."""
+    said = [text for text in line.overrides if text.lstrip("+").startswith("resources")]
+    if said and not line.reads_resources and SWEEP not in os.environ:
+        log.warning("warning: %s: gptopt submit and hydra/launcher=disbatch alone read resources", " ".join(said))
+
+
+def _torchrun_problems(multirun: bool) -> Iterator[Problem]:
+    """Refuses a sweep under torchrun, whose processes train one run together."""
+    if multirun and this_rank().count > 1:
+        problem = f"must not be given to torchrun, whose {this_rank().count} processes train one run together"
+        fix = "start each run with a torchrun of its own, as `gptopt submit` does with resources.gpus_per_run"
+        yield Problem("--multirun", problem, fix)

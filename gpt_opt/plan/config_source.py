@@ -1,0 +1,89 @@
+"""A config folder as Hydra searches it: its groups and options, and the config that override strings give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import cast
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.object_type import ObjectType
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from gpt_opt.config.explain import keys_like
+from gpt_opt.plan.compose.hydra import search_path
+from gpt_opt.sweep.overrides import target
+
+
+def key_of(text: str) -> str:
+    """Returns the key, or the config group, that an override string sets."""
+    return target(text.partition("=")[0]).partition("@")[0]
+
+
+class ConfigSource:
+    """A config folder.
+
+    Args:
+        config_dir: The folder hydra_conf.
+        name: Name of the root config in it.
+        further: Folder of more config groups, as `--config-dir` gives one.
+
+    Attributes:
+        folder: `config_dir`.
+        name: `name`.
+        search_path: Where Hydra seeks configs.
+        loader: Hydra's loader of them.
+    """
+
+    def __init__(self, config_dir: Path, name: str, further: Path | None) -> None:
+        self.folder, self.name = config_dir, name
+        self.search_path = search_path(config_dir, further)
+        self.loader = ConfigLoaderImpl(self.search_path)
+        self._options: dict[str, list[str]] = {}
+        self._choices: dict[tuple[str, ...], dict[str, str]] = {}
+
+    def options(self, group: str) -> list[str]:
+        """Returns the options of a group; none of what is no group."""
+        if group not in self._options:
+            try:
+                self._options[group] = self.loader.get_group_options(group, ObjectType.CONFIG)
+            except OSError:  # too long for a folder's name
+                self._options[group] = []
+        return self._options[group]
+
+    def is_group(self, text: str) -> bool:
+        """Returns whether an override string sets a group."""
+        return bool(self.options(key_of(text)))
+
+    def exists(self, text: str) -> bool:
+        """Returns whether an override string chooses an option that there is."""
+        return text.partition("=")[2] in self.options(key_of(text))
+
+    def names(self, overrides: Iterable[str]) -> list[str]:
+        """Returns the options that overrides choose, as defaults lists name them."""
+        return [f"{key_of(text)}/{text.partition('=')[2]}" for text in overrides if self.exists(text)]
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """Returns the config of some overrides, Hydra's own node included.
+
+        Raises:
+            Exception: Whatever Hydra or OmegaConf raises.
+        """
+        return self.loader.load_configuration(self.name, list(overrides), run_mode=RunMode.RUN, from_shell=False)
+
+    def choices(self, overrides: Iterable[str]) -> dict[str, str]:
+        """Returns the option of each group; points with the same group choices share one composition."""
+        groups = tuple(text for text in overrides if self.is_group(text))
+        if groups not in self._choices:
+            chosen = OmegaConf.to_container(self.compose(groups).hydra.runtime.choices)
+            self._choices[groups] = cast("dict[str, str]", chosen)
+        return self._choices[groups]
+
+    def valid_keys(self, overrides: Sequence[str]) -> list[str]:
+        """Returns the keys of the config with these overrides, without Hydra's own; none where there is no config."""
+        try:
+            config = self.compose(overrides)
+        except Exception:  # told elsewhere
+            return []
+        return keys_like(config, "")

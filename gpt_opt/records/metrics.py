@@ -1,0 +1,91 @@
+"""The metrics by their names in metrics.jsonl and summary.json: their labels, formats, units and directions.
+
+Of a training and of its evaluations the names are the same, but for `eval/` in front of the latter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+EVALUATION = "eval/"
+"""What the names of an evaluation's metrics begin with."""
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """What is known of a metric.
+
+    Attributes:
+        label: What tables and figures call it, without `train` or `eval`.
+        greater_is_better: None where neither way is better in itself.
+        unit: Empty for a pure number.
+        form: Format of a value in tables, figures and views.
+        log: Name and format in log lines; None leaves it out.
+        log_training: Whether log lines have it for training steps too, not for evaluations alone.
+        in_training: Whether training steps have it.
+        in_evaluation: Whether evaluations have it.
+    """
+
+    label: str
+    greater_is_better: bool | None = None
+    unit: str = ""
+    form: str = ".4f"
+    log: tuple[str, str] | None = None
+    log_training: bool = True
+    in_training: bool = True
+    in_evaluation: bool = True
+
+
+METRICS: Mapping[str, MetricInfo] = {
+    "loss": MetricInfo("loss", False, log=("loss", ".4f")),
+    "rewards/accuracies": MetricInfo("accuracy", True, form=".1%", log=("accuracy", ".2%")),
+    "rewards/margins": MetricInfo("margin", True, log=("margin", ".4f"), log_training=False),
+    "rewards/chosen": MetricInfo("chosen reward", True),
+    "rewards/rejected": MetricInfo("rejected reward"),
+    "logps/chosen": MetricInfo("chosen log-probability", True, "nats"),
+    "logps/rejected": MetricInfo("rejected log-probability", None, "nats"),
+    "kl": MetricInfo("KL", False, "nats", log=("kl", ".4f"), log_training=False),
+    "kto/kl": MetricInfo("reference point", None, "nats"),
+    "learning_rate": MetricInfo("learning rate", form=".3e", log=("lr", ".3e"), in_evaluation=False),
+    "grad_norm": MetricInfo("gradient norm", in_evaluation=False),
+    "tokens_per_second": MetricInfo("speed", None, "tokens/s", ".0f", in_evaluation=False),
+    "seconds": MetricInfo("evaluation time", None, "s", ".1f", in_training=False),
+    "time_s": MetricInfo("seconds", None, "s", ".1f", in_evaluation=False),  # of summary.json alone
+}
+"""The one registry. A training writes no metric that is not in it; a user's own loss may."""
+
+
+def metric_info(name: str) -> MetricInfo | None:
+    """Returns what is known of a metric of a training or an evaluation; None of a user's own."""
+    return METRICS.get(name.removeprefix(EVALUATION))
+
+
+def metric_label(name: str) -> str:
+    """Returns what tables and figures call a metric: `eval loss`; plain `learning rate` where one side alone has it."""
+    info = metric_info(name)
+    if info is None:
+        return name
+    both = info.in_training and info.in_evaluation
+    return f"{'eval' if name.startswith(EVALUATION) else 'train'} {info.label}" if both else info.label
+
+
+def metric_text(name: str, value: float) -> str:
+    """Returns a value as tables, figures and views show it."""
+    info = metric_info(name)
+    if info is None or not math.isfinite(value):
+        return f"{value:.4g}"
+    return f"{value:.3e}" if info.form == ".4f" and abs(value) >= 10_000 else f"{value:{info.form}}"
+
+
+def greater_is_better(name: str) -> bool | None:
+    """Returns the direction of a metric, None where it has none or is a user's own."""
+    info = metric_info(name)
+    return info.greater_is_better if info is not None else None
+
+
+def comparable() -> list[str]:
+    """Returns the metrics of evaluations that have a direction."""
+    known = METRICS.items()
+    return [EVALUATION + name for name, item in known if item.in_evaluation and item.greater_is_better is not None]

@@ -1,0 +1,85 @@
+"""The configs that a sweep was planned with, `planned_configs.jsonl`: a run compares what it composes with its own.
+
+The first line has a whole config, of what identifies a run; the line of every other run has where it differs from
+that: the file grows by a few keys a run, however many keys a config has.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpt_opt.records.run_id import NOT_IDENTITY, identifying
+
+CHANGED = "must have the config that was planned"
+"""Words in the message of a run that refuses to train another config; by them its slot knows the cause."""
+
+Change = tuple[tuple[str, ...], tuple[Any, ...]]
+"""Keys that lead to a node, and its value; an empty tuple where the config has no such node."""
+
+_ABSENT = object()
+
+
+class ConfigChanges:
+    """Tells in what configs differ from the first one, as they come in; nodes that they share are not looked into."""
+
+    def __init__(self) -> None:
+        self._first: Mapping[str, Any] | None = None
+
+    def add(self, config: Mapping[str, Any]) -> list[Change]:
+        """Returns the changes of a resolved config; of the first one all of it."""
+        own = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+        if self._first is None:
+            self._first = own
+            return [((key,), (value,)) for key, value in own.items()]
+        return list(_changes(self._first, own, ()))
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Change]:
+    for key, value in after.items():
+        former = before.get(key, _ABSENT)
+        if value is former:
+            continue
+        if type(value) is not type(former):
+            yield (*path, key), (value,)
+        elif isinstance(value, dict) and isinstance(former, dict):
+            yield from _changes(former, value, (*path, key))
+        elif repr(value) != repr(former):  # 1, 1.0 and true are equal, also inside a list
+            yield (*path, key), (value,)
+    if len(after) < len(before) or not after.keys() >= before.keys():
+        yield from (((*path, key), ()) for key in before if key not in after)
+
+
+def text_of(runs: Iterable[tuple[str, Sequence[Change]]]) -> str:
+    """Returns the text of the file for run ids with their changes, as `ConfigChanges` told them."""
+    return "".join(json.dumps({"run_id": run_id, "changes": changes}) + "\n" for run_id, changes in runs)
+
+
+def planned_config(file: Path, run_id: str) -> dict[str, Any] | None:
+    """Returns what was planned for a run, as far as it identifies it; None where that is not known."""
+    config: dict[str, Any] = {}
+    try:
+        with file.open(encoding="utf-8") as stream:
+            for number, line in enumerate(stream):
+                record = json.loads(line)
+                if number == 0 or record["run_id"] == run_id:
+                    _apply(config, record["changes"])
+                if record["run_id"] == run_id:
+                    return identifying(config)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # of a version before, or torn
+        pass
+    return None
+
+
+def _apply(config: dict[str, Any], changes: Iterable[Any]) -> None:
+    for path, value in changes:
+        node = config
+        for key in path[:-1]:
+            node = node[key]
+        if value:
+            node[path[-1]] = copy.deepcopy(value[0])
+        else:
+            del node[path[-1]]

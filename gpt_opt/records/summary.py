@@ -1,0 +1,30 @@
+"""summary.json of a run: its one result, written once and last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gpt_opt.records.io import create_text, read_json_object, to_json
+from gpt_opt.records.run_dir import RunPaths
+
+
+def commit_summary(paths: RunPaths, record: Mapping[str, Any]) -> bool:
+    """Writes the result of a run; returns whether this call did, rather than another attempt before it.
+
+    Args:
+        paths: The run.
+        record: `run_id`, `attempt` and the fields of `gpt_opt.training.interface.Result`: `step`, `metrics` by flat
+            name, `time_s` in seconds, `tokens`, `peak_memory_mb` in MiB, `device` and others.
+    """
+    return create_text(paths.summary, to_json(record))
+
+
+def read_summary(paths: RunPaths) -> dict[str, Any]:
+    """Reads the result of a run.
+
+    Raises:
+        OSError: If there is none, or it cannot be read.
+        ValueError: If it is not one of ours.
+    """
+    return read_json_object(paths.summary)

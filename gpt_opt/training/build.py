@@ -1,0 +1,212 @@
+"""From a resolved config to the parts of a training, and to the trainer that puts them together."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from gpt_opt.config.checks.constraints import accumulation_steps, micro_batch_size
+from gpt_opt.config.checks.losses import keeps_reference
+from gpt_opt.errors import DataError, Problem
+from gpt_opt.records.provenance import Inputs
+from gpt_opt.training.callbacks import EvalSaveCallback, ProgressBar
+from gpt_opt.training.data.order import Collate
+from gpt_opt.training.data.tokenize import SequenceLimits, leading_special_tokens
+from gpt_opt.training.distributed import process_count
+from gpt_opt.training.generation import GenerationCallback, generator_of
+from gpt_opt.training.instantiate import build_target, call_target, require_kind
+from gpt_opt.training.interface import Folder, Hooks
+from gpt_opt.training.model_selection import best_of
+from gpt_opt.training.models.build import (
+    Reference,
+    build_model,
+    build_tokenizer,
+    cast_weights,
+    from_pretrained,
+    require_positions,
+    require_tokens,
+    without_dropout,
+)
+from gpt_opt.training.models.lora import add_adapters
+from gpt_opt.training.objectives import Objective, objective_of
+from gpt_opt.training.optimizers import build_optimizer, lr_factor, phase_steps
+from gpt_opt.training.parts import Parts
+from gpt_opt.training.sharding import sharding_arguments
+from gpt_opt.training.trainer import ObjectiveTrainer, Task
+
+log = logging.getLogger(__name__)
+
+Config = Mapping[str, Any]
+
+_NOT_LOSS_ARGUMENTS = frozenset({"name", "use_ref_model", "ref_model_id"})
+
+
+def build(config: Config) -> Parts:
+    """Builds all parts of a training; the same config gives the same parts, whatever the process did before.
+
+    Raises:
+        ConfigError: If model, tokenizer or adapters cannot be built as configured.
+        DataError: If the data cannot be used.
+    """
+    set_seed(config["seed"] % 2**32)
+    tokenizer = build_tokenizer(config["model"])
+    policy = build_model(config["model"], tokenizer)
+    objective = _objective(config, tokenizer)
+    collator = _collator(config["collator"], objective)
+    callbacks = [
+        build_target(f"callbacks[{index}]", node, TrainerCallback) for index, node in enumerate(config["callbacks"])
+    ]
+    params = config["training"]["training_params"]
+    require_positions(policy, params["max_length"], "model")
+    if not objective.keeps_dropout:
+        without_dropout(policy)  # before there are adapters, whose own dropout is a setting of theirs
+    reference = _reference(config, policy, tokenizer) if objective.uses_reference(config) else None
+    if config["lora"]:
+        policy = add_adapters(policy, config["lora"])
+    items = objective.items(config, tokenizer)
+    steps = _steps(params, len(items.train))
+    return Parts(tokenizer, policy, reference, objective, items, steps, collator, callbacks)
+
+
+def _objective(config: Config, tokenizer: PreTrainedTokenizerFast) -> Objective:
+    loss = call_target({key: value for key, value in config["loss"].items() if key not in _NOT_LOSS_ARGUMENTS})
+    params, node = config["training"]["training_params"], config["aligner"]
+    side: Literal["left", "right"] = "left" if params["truncation"] == "keep_end" else "right"
+    special = leading_special_tokens(tokenizer) if params["add_bos"] else ()
+    lengths = params["max_length"], params["max_prompt_length"]
+    limits = SequenceLimits(*lengths, side, special, params["max_completion_length"])
+    if node is None:
+        return objective_of(loss)(loss, limits)
+    objective = call_target({**node, "_partial_": True})(loss, limits)
+    require_kind("aligner", node, objective, Objective)
+    return cast("Objective", objective)
+
+
+def _collator(node: Config | None, objective: Objective) -> Collate:
+    return objective.collator() if node is None else cast("Collate", build_target("collator", node, Collate))
+
+
+def _steps(params: Mapping[str, Any], items: int) -> int:
+    """Returns the optimizer steps that max_steps, num_epochs or n_examples ask for.
+
+    Raises:
+        DataError: If that is none.
+    """
+    batch_size = params["batch_size"]
+    if params["max_steps"] is not None:
+        steps = int(params["max_steps"])
+    elif params["n_examples"] is not None:
+        steps = int(params["n_examples"] // batch_size)
+    else:
+        steps = int(params["num_epochs"] * (items // batch_size))
+    if steps < 1:
+        problem = f"gives {steps} steps of {batch_size} out of {items}, but at least 1 is needed"
+        raise DataError([Problem("training.training_params.num_epochs", problem)])
+    return steps
+
+
+def _reference(config: Config, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Reference:
+    if not keeps_reference(config):
+        return Reference(None)
+    name, how = config["loss"].get("ref_model_id"), config["model"]
+    dtype = how.get("reference_dtype", how.get("policy_dtype"))
+    if name is None:
+        model = cast_weights(copy.deepcopy(policy), dtype)
+    else:
+        trusted, attention = how.get("trust_remote_code", False), how.get("attn_implementation")
+        model = from_pretrained(name, trusted, dtype, attention, key="loss.ref_model_id")
+        require_tokens("loss.ref_model_id", name, model, tokenizer)
+        require_positions(model, config["training"]["training_params"]["max_length"], "reference model")
+    return Reference(cast("PreTrainedModel", without_dropout(model)))
+
+
+def build_trainer(
+    config: Config, parts: Parts, folder: Folder, hooks: Hooks, inputs: Inputs | None = None
+) -> ObjectiveTrainer:
+    """Puts the parts of a training together.
+
+    Args:
+        config: The resolved config.
+        parts: What `build` made of it.
+        folder: Where to write.
+        hooks: Of whoever runs the training.
+        inputs: Files and modules of the run with their fingerprints.
+
+    Raises:
+        GptOptError: If optimizer, sharding or generations cannot be had as configured.
+    """
+    params, optimizer_params = config["training"]["training_params"], config["optimizer"]["optimizer_params"]
+    arguments = _arguments(config, parts.steps, folder)
+    if config["fsdp"] and params["mixed_precision"] != "no":
+        for weight in parts.policy.parameters():  # as FSDP is about to: a resume must find the type that was saved
+            weight.data = weight.data.float() if weight.requires_grad else weight.data
+    optimizer = build_optimizer(optimizer_params, parts.policy)
+    first = phase_steps(parts.steps, optimizer_params["warm_up_fraction"], params["warmup_steps"])
+    schedule, steps = optimizer_params["lr_schedule"], parts.steps
+    task = Task(
+        order=parts.order(config),
+        validation=parts.objective.arrange(parts.items.validation),
+        collator=parts.collator,
+        optimizer=optimizer,
+        schedule=LambdaLR(optimizer, lambda step: lr_factor(schedule, step, first, steps)),
+        save_total_limit=params["save_total_limit"],
+        folder=folder,
+        hooks=hooks,
+        data_fingerprint=parts.items.fingerprint,
+        inputs=inputs or {},
+        best=best_of(config["training"]["finetuning"]),
+    )
+    generator = generator_of(config, parts, arguments.per_device_eval_batch_size)
+    trainer = ObjectiveTrainer(parts.policy, arguments, task, parts.objective, parts.reference)
+    eval_save = EvalSaveCallback(hooks, params["eval_every"], trainer.processes.any, trainer.require_finite_step)
+    generation = [GenerationCallback(generator, trainer)] if generator is not None else []
+    for callback in (eval_save, ProgressBar(), *generation, *parts.callbacks):
+        trainer.add_callback(callback)
+    return trainer
+
+
+def _arguments(config: Config, steps: int, folder: Folder) -> TrainingArguments:
+    params, devices = config["training"]["training_params"], process_count()
+    micro = micro_batch_size(params, devices)
+    arguments = TrainingArguments(
+        output_dir=str(folder.checkpoints),
+        per_device_train_batch_size=micro,
+        per_device_eval_batch_size=params["eval_batch_size"] or micro,
+        gradient_accumulation_steps=accumulation_steps(params, devices),
+        max_steps=steps,
+        max_grad_norm=params["max_grad_norm"],
+        bf16=params["mixed_precision"] == "bf16",
+        fp16=params["mixed_precision"] == "fp16",
+        activation_checkpointing=params["gradient_checkpointing"],
+        torch_compile=params["compile"],
+        logging_steps=params["log_every"],
+        save_strategy="steps",
+        save_steps=params["save_every"],
+        eval_strategy="no",  # gpt_opt.training.callbacks.EvalSaveCallback decides when to evaluate
+        train_sampling_strategy="sequential",  # the order is in the data set itself
+        seed=config["seed"] % 2**32,
+        remove_unused_columns=False,
+        use_cpu=not torch.accelerator.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        logging_nan_inf_filter=False,
+        report_to=[],
+        disable_tqdm=True,
+        **sharding_arguments(config, devices),
+    )
+    if arguments.world_size == 1 and arguments.n_gpu > 1:
+        # transformers would split batches with DataParallel and so multiply them by the number of GPUs.
+        log.info("using 1 of the %d GPUs that this process sees; torchrun uses them all", arguments.n_gpu)
+        arguments._n_gpu = 1
+    return arguments

@@ -1,0 +1,77 @@
+"""Supervised fine-tuning: the negative log-likelihood of completions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from gpt_opt.training.data.order import Batch
+from gpt_opt.training.data.records import Data, Example, Pair, Record
+from gpt_opt.training.losses import SFT, token_logps
+from gpt_opt.training.metrics import MetricAccumulator
+from gpt_opt.training.objectives.base import RecordObjective, completion_tokens
+
+OTHER_COMPLETION = "pair of a prompt that has its SFT example"
+UNWANTED = "completion with the label unwanted"
+
+
+class SFTObjective(RecordObjective):
+    """Cross-entropy on demonstrations and chosen completions, divided by their tokens or by their number."""
+
+    item_name = "examples"
+    keeps_dropout = True
+    loss: SFT
+
+    def records(self, data: Data) -> Data:
+        """Returns `sft_examples`."""
+        return sft_examples(data)
+
+    def loss_denominator(self, batch: Batch) -> float:
+        """Returns the completion tokens or the completions, as the loss says."""
+        return self.loss.denominator(completion_tokens(batch))
+
+    def batch_loss(
+        self, model: PreTrainedModel, batch: Batch, metrics: MetricAccumulator, with_kl: bool
+    ) -> tuple[Tensor, float]:
+        """Returns the summed negative log-likelihood and what it is divided by."""
+        logps = token_logps(self.forwards.logits(model, batch), batch["labels"]).sum(-1)
+        total, count = self.loss(logps, completion_tokens(batch)), self.loss_denominator(batch)
+        metrics.add_sum("loss", total, count)
+        metrics.add({"logps/chosen": logps})
+        return total, count
+
+
+def sft_examples(data: Data) -> Data:
+    """Returns what fine-tuning learns: demonstrations, wanted completions, and of pairs one completion a prompt.
+
+    Of the chosen completions of a prompt it is the last one that is nowhere rejected, or else the last one. What is
+    left out is counted.
+    """
+    dropped = Counter(data.dropped)
+
+    def examples(records: Sequence[Record]) -> tuple[Example, ...]:
+        pairs = [record for record in records if isinstance(record, Pair)]
+        single = [record for record in records if isinstance(record, Example)]
+        chosen, wanted = _one_a_prompt(pairs), [record for record in single if record.desirable is not False]
+        dropped[OTHER_COMPLETION] += len(pairs) - len(chosen)
+        dropped[UNWANTED] += len(single) - len(wanted)
+        return (*chosen, *wanted)
+
+    train, validation = examples(data.train), examples(data.validation)
+    return Data(train, validation, data.fingerprint, {why: count for why, count in dropped.items() if count})
+
+
+def _one_a_prompt(pairs: Sequence[Pair]) -> tuple[Example, ...]:
+    rejected = {(pair.prompt, pair.rejected) for pair in pairs}
+    examples: dict[str, Example] = {}
+    best: set[str] = set()
+    for pair in pairs:
+        beaten = (pair.prompt, pair.chosen) in rejected
+        if not beaten:
+            best.add(pair.prompt)
+        if not (beaten and pair.prompt in best):
+            examples[pair.prompt] = Example(pair.prompt, pair.chosen, True, pair.source)
+    return tuple(examples.values())

@@ -1,0 +1,70 @@
+"""Makes a Python that is about to be a run the stand-in of a fork of tests/helpers/forked.py.
+
+A test puts this folder on PYTHONPATH and the server's socket into GPTOPT_TEST_FORKS. The stand-in has the process id,
+the environment and the parent of what was started; it passes signals on to the fork and ends as that does. The fork is
+killed when the stand-in is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+SERVER = "GPTOPT_TEST_FORKS"
+_PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def command_of(arguments: list[str]) -> list[str]:
+    """Returns script and arguments of a run out of those of a Python, nothing of others."""
+    arguments = arguments[1:] if arguments[:1] == ["-u"] else arguments  # as torchrun starts its workers
+    return arguments if arguments and arguments[0].endswith("/run_hydra.py") else []
+
+
+def fork(server: str, command: Sequence[str], cwd: str, streams: Sequence[int]) -> tuple[int, socket.socket]:
+    """Asks the server for a fork; returns its process id and the connection, on which its exit code comes."""
+    ignored = [int(number) for number in _PASSED_ON if signal.getsignal(number) is signal.SIG_IGN]
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(server)
+    text = json.dumps([list(command), cwd, dict(os.environ), ignored]).encode()
+    socket.send_fds(connection, [len(text).to_bytes(8, "big")], list(streams))
+    connection.sendall(text)
+    return _number(connection), connection
+
+
+def exit_code(connection: socket.socket) -> int:
+    """Waits for the end of a fork and returns its exit code, negative for a signal."""
+    return _number(connection)
+
+
+def _number(connection: socket.socket) -> int:
+    if len(answer := connection.recv(8, socket.MSG_WAITALL)) < 8:
+        raise ConnectionError("the fork server has ended")
+    return int.from_bytes(answer, "big", signed=True)
+
+
+def _stand_in(server: str, command: list[str]) -> None:
+    """Is the fork of a command, to whoever started this process."""
+    pid, connection = fork(server, command, os.getcwd(), [0, 1, 2])
+
+    def pass_on(number: int, _: object) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    for number in _PASSED_ON:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, pass_on)
+    code = exit_code(connection)
+    if code < 0:
+        if -code != signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+if SERVER in os.environ and (asked := command_of(sys.orig_argv[1:])):
+    _stand_in(os.environ[SERVER], asked)

@@ -1,0 +1,51 @@
+"""The configs that a sweep was planned with: small on disk, whole again when read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gpt_opt.records.planned_configs import ConfigChanges, planned_config, text_of
+from gpt_opt.records.run_id import identifying, identity_json
+
+scalars = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(allow_nan=False) | st.text(max_size=3)
+keys = st.sampled_from(["a", "b", "a.b", "paths", "é"])
+nodes = st.recursive(scalars, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(keys, inner, max_size=3))
+configs = st.lists(st.dictionaries(keys, nodes, max_size=4), min_size=1, max_size=4)
+
+
+def written(folder: Path, found: list[dict[str, Any]]) -> Path:
+    changes = ConfigChanges()
+    file = folder / "planned_configs.jsonl"
+    file.write_text(text_of((f"run{index}", changes.add(config)) for index, config in enumerate(found)))
+    return file
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(configs)
+def test_every_config_is_read_as_it_was_planned(tmp_path_factory: Any, found: list[dict[str, Any]]) -> None:
+    file = written(tmp_path_factory.mktemp("configs"), found)
+    for index, config in enumerate(found):
+        planned = planned_config(file, f"run{index}")
+        assert planned is not None
+        assert identity_json(planned) == identity_json(config)
+
+
+def test_a_run_costs_the_keys_in_which_it_differs_and_nothing_that_changes_no_result(tmp_path: Path) -> None:
+    model = {f"key{index}": index for index in range(80)}
+    found = [{"model": model, "seed": seed, "paths": {"output_dir": "x" * 1000}} for seed in range(1000)]
+    file = written(tmp_path, found)
+    assert file.stat().st_size < 80 * 1000
+    assert planned_config(file, "run999") == identifying({"model": model, "seed": 999})
+
+
+def test_what_is_not_recorded_is_not_known(tmp_path: Path) -> None:
+    file = written(tmp_path, [{"seed": 0}, {"seed": 1}])
+    assert planned_config(file, "another") is None
+    assert planned_config(tmp_path / "absent", "run0") is None
+    file.write_text(file.read_text()[:-9])
+    assert planned_config(file, "run0") == {"seed": 0}
+    assert planned_config(file, "run1") is None

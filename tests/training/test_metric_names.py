@@ -1,0 +1,31 @@
+"""What trainings write, and what the registry of metrics says of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gpt_opt.records.metrics import EVALUATION, METRICS
+from gpt_opt.records.step_log import NOT_METRICS, read_metrics
+from tests.training.test_training import finish, folder
+
+LOSSES = {
+    "dpo": ["loss=dpo", "loss.beta=0.1"],
+    "kto": ["loss=kto", "loss.beta=0.1"],
+    "orpo": ["loss=orpo", "loss.beta=0.1"],
+    "sft": ["loss=sft"],
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_metric_of_a_training_is_in_the_registry_on_its_side(loss: str, tmp_path: Path, small: list[str]) -> None:
+    place = folder(tmp_path / "run")
+    result = finish([*small, *LOSSES[loss], "training.training_params.max_steps=2"], place)
+    written = {name for row in read_metrics(place.metrics).records for name in row} - NOT_METRICS
+    assert written >= {"loss", "eval/loss", "learning_rate"}
+    for name in written | result.metrics.keys():
+        info = METRICS[name.removeprefix(EVALUATION)]
+        assert info.in_evaluation if name.startswith(EVALUATION) else info.in_training, name
+    assert len(place.metrics.read_text().splitlines()) == len([*map(json.loads, place.metrics.open())])
