@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from gpt_opt.training.optimizers.momo import Momo, MomoAdam
 from gpt_opt.training.optimizers.muon_legacy import MuonLegacy
-from gpt_opt.training.optimizers.nesgd import NESGD
+from gpt_opt.training.optimizers.nesgd import NESGD, TruncatedNESGD
 from gpt_opt.training.optimizers.orthogonalize import orthogonalize
 from gpt_opt.training.optimizers.roles import NamedParameter, Role
 from gpt_opt.training.optimizers.sign_gd import SignGD
@@ -47,15 +47,24 @@ def by_name(kind: Callable[..., Optimizer]) -> Callable[[list[NamedParameter], I
     return lambda named, inputs: kind(named, **settings(inputs))
 
 
+def nesgd(named: list[NamedParameter], inputs: Inputs) -> Optimizer:
+    made = settings(inputs)
+    return TruncatedNESGD(named, **made) if made["fstar"] is not None else by_name(NESGD)(named, without(inputs))
+
+
+def without(inputs: Inputs) -> Inputs:
+    return {key: value for key, value in inputs.items() if key != "truncate_loss"}
+
+
 FAMILIES = {
     "opt_sign_gd": plain(SignGD),
     "opt_momo_adam": plain(MomoAdam),
     "opt_momo": plain(Momo),
     "opt_muon_legacy": by_name(MuonLegacy),
-    "opt_muon": by_name(NESGD),
-    "opt_scion": by_name(NESGD),
-    "opt_nesgd": by_name(NESGD),
-    "opt_muonmax": by_name(NESGD),
+    "opt_muon": nesgd,
+    "opt_scion": nesgd,
+    "opt_nesgd": nesgd,
+    "opt_muonmax": nesgd,
 }
 CASES = [
     *(f"opt_sign_gd_{name}" for name in ("lmo1_nesterov0", "lmo0_nesterov0", "lmo1_nesterov1")),
@@ -133,7 +142,7 @@ def test_a_step_below_the_lower_bound_stays_where_it_is(vectors: dict[str, Any])
     rates = case["expected"]["effective_lr"]
     assert rates[0] > 0 > rates[-1]
     named = toy(vectors)
-    after = trajectory(vectors, named, by_name(NESGD)(named, case["inputs"]), case["inputs"]["losses"])
+    after = trajectory(vectors, named, nesgd(named, case["inputs"]), case["inputs"]["losses"])
     for own, values in zip(after[0], case["expected"]["params_after_step_1"], strict=True):
         torch.testing.assert_close(own, torch.tensor(values, dtype=torch.float64), rtol=1e-9, atol=1e-11)
     kept = 1 - case["inputs"]["lr"] * case["inputs"]["wd"]

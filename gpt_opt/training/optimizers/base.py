@@ -27,23 +27,6 @@ class FullPrecisionOptimizer(Optimizer):
     What belongs to no parameter is in `self.state["shared"]`, which goes through `state_dict` as the rest does.
     """
 
-    loss: Tensor | None = None
-
-    def observe_loss(self, loss: Tensor) -> None:
-        """Takes the loss of the batch whose gradients are next: its mean over micro-batches and ranks, shape ()."""
-        self.loss = loss.detach()
-
-    def take_loss(self) -> Tensor:
-        """Returns the loss that was observed since the last step.
-
-        Raises:
-            RuntimeError: If there is none.
-        """
-        if self.loss is None:
-            raise RuntimeError(f"{type(self).__name__} needs the loss of each batch: call observe_loss before step")
-        loss, self.loss = self.loss, None
-        return loss
-
     @property
     def shared(self) -> dict[str, Any]:
         """State that belongs to no single parameter."""
@@ -65,6 +48,27 @@ class FullPrecisionOptimizer(Optimizer):
             for name, value in state_dict["state"].get(number, {}).items():
                 if isinstance(value, Tensor):
                     self.state[parameter][name] = value.to(parameter.device, copy=True)
+
+
+class UsesBatchLoss(FullPrecisionOptimizer):
+    """An optimizer whose step depends on the loss of its batch; see `protocols.UsesLoss`."""
+
+    loss: Tensor | None = None
+
+    def observe_loss(self, loss: Tensor) -> None:
+        """Takes the loss of the batch whose gradients are next: its mean over micro-batches and ranks, shape ()."""
+        self.loss = loss.detach()
+
+    def take_loss(self) -> Tensor:
+        """Returns the loss that was observed since the last step.
+
+        Raises:
+            RuntimeError: If there is none.
+        """
+        if self.loss is None:
+            raise RuntimeError(f"{type(self).__name__} needs the loss of each batch: call observe_loss before step")
+        loss, self.loss = self.loss, None
+        return loss
 
 
 def subtract(parameter: Tensor, update: Tensor, kept: float = 1.0) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt_opt.training.optimizers.base import FullPrecisionOptimizer, Group, Trained, full_precision, inner
+from gpt_opt.training.optimizers.base import Group, Trained, UsesBatchLoss, full_precision, inner
 
 
-class _Momo(FullPrecisionOptimizer):
+class _Momo(UsesBatchLoss):
     """The step size that both share: lr where the model of the loss allows it, less near its lower bound."""
 
     def __init__(self, params: Iterable[Any], settings: Group) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt_opt.training.optimizers.base import FullPrecisionOptimizer, full_precision, inner, subtract
+from gpt_opt.training.optimizers.base import FullPrecisionOptimizer, UsesBatchLoss, full_precision, inner, subtract
 from gpt_opt.training.optimizers.orthogonalize import METHODS, orthogonalize_all
 from gpt_opt.training.optimizers.roles import NamedParameter, Role
 
@@ -48,7 +48,6 @@ class NESGD(FullPrecisionOptimizer):
         momentum: Decay of the mean of gradients, in [0, 1).
         betas: Decays for parameters under an adam norm, of gradient and squared gradient.
         eps: Added to the root of the mean squared gradient.
-        fstar: Where the model of the loss may go; None does not truncate. It needs betas[0] == momentum.
         polar_method: A key of `orthogonalize.METHODS`.
         ns_steps: Iterations of it.
         weight_decay: Decoupled decay of all parameters, per unit of lr.
@@ -68,7 +67,6 @@ class NESGD(FullPrecisionOptimizer):
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.95, 0.95),
         eps: float = 1e-8,
-        fstar: float | None = None,
         polar_method: str = "polar_express_deflated",
         ns_steps: int = 5,
         weight_decay: float = 0.0,
@@ -76,44 +74,36 @@ class NESGD(FullPrecisionOptimizer):
         _require("product_norm", product_norm, PRODUCT_NORMS)
         _require("other_norm", other_norm, OTHER_NORMS)
         _require("polar_method", polar_method, tuple(METHODS))
-        if fstar is not None and momentum != betas[0]:
-            raise ValueError(f"with fstar momentum and betas[0] must be equal, but are {momentum} and {betas[0]}")
         self.batched = True
         matrices = [item.parameter for item in named_parameters if item.role is Role.MATRIX]
         others = [item.parameter for item in named_parameters if item.role is not Role.MATRIX]
         groups = [{"params": matrices, "is_matrix": True}, {"params": others, "is_matrix": False}]
         settings = {"lr": lr, "lmo": lmo, "product_norm": product_norm, "other_norm": other_norm, "eps": eps}
-        settings |= {"spectral_scale": spectral_scale, "momentum": momentum, "betas": betas, "fstar": fstar}
+        settings |= {"spectral_scale": spectral_scale, "momentum": momentum, "betas": betas}
         settings |= {"polar_method": polar_method, "ns_steps": ns_steps, "weight_decay": weight_decay}
         super().__init__([group for group in groups if group["params"]], settings)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Makes one step; with `fstar`, `observe_loss` comes before it."""
-        group = self.param_groups[0]
+        """Makes one step."""
         if not self.trained():
             return
-        height = self._height(full_precision(self.take_loss())) if group["fstar"] is not None else None
-        parts = [part for item in self.param_groups for part in self._parts(item)]
+        height = self._height()
+        group, parts = self.param_groups[0], [part for item in self.param_groups for part in self._parts(item)]
         dual, weights = _product(group["product_norm"], parts)
-        lr: Tensor | float = group["lr"]
-        if height is not None:
-            along = inner([full_precision(part.parameter) for part in parts], [part.momentum for part in parts])
-            gap = (height - group["fstar"] + along).clamp_min(0)  # below fstar a step would go uphill
-            most = gap / dual if group["lmo"] else gap / dual**2
-            lr = torch.where(dual > 0, most.clamp_max(group["lr"]), torch.full_like(dual, group["lr"]))
+        lr = group["lr"] if height is None else self._truncated(height, parts, dual)
         kept = 1 - group["lr"] * group["weight_decay"]
         for part, weight in zip(parts, weights, strict=True):
             scale = lr * weight if group["lmo"] else lr * weight * dual
             subtract(part.parameter, part.direction * scale, kept)
 
-    def _height(self, loss: Tensor) -> Tensor:
-        """Returns the mean of loss - <p, g>: the model of the loss where all parameters are zero."""
-        trained, mu = self.trained(), self.param_groups[0]["momentum"]
-        now = loss - inner([full_precision(item) for item, _ in trained], [gradient for _, gradient in trained])
-        self.shared["height"] = self.shared.get("height", now).lerp(now, 1 - mu)
-        found: Tensor = self.shared["height"]
-        return found
+    def _height(self) -> Tensor | None:
+        """Returns the model of the loss where all parameters are zero, shape (); None where steps are not truncated."""
+        return None
+
+    def _truncated(self, height: Tensor, parts: Sequence[_Part], dual: Tensor) -> Tensor:
+        """Returns the learning rate, shape (), with which the model of the loss does not go too low."""
+        raise NotImplementedError
 
     def _parts(self, group: dict[str, Any]) -> list[_Part]:
         adam = not group["is_matrix"] and group["other_norm"].startswith("adam")
@@ -151,6 +141,42 @@ class NESGD(FullPrecisionOptimizer):
             return dual, scaled
         dual = dual.sqrt()
         return dual, torch.where(dual > 0, scaled / dual, torch.zeros_like(scaled))
+
+
+class TruncatedNESGD(NESGD, UsesBatchLoss):
+    """`NESGD` whose steps end where the model of the loss, linear along the momentum, would go below `fstar`.
+
+    Args:
+        named_parameters: As those of `NESGD`.
+        lr: Learning rate, the largest.
+        fstar: Lower bound of the loss, nats; 3.2 suits GPT-2 shapes on web text.
+        settings: As those of `NESGD`.
+
+    Raises:
+        ValueError: If momentum and betas[0], of which the model is made, differ.
+    """
+
+    def __init__(self, named_parameters: Sequence[NamedParameter], lr: float, fstar: float, **settings: Any) -> None:
+        super().__init__(named_parameters, lr, **settings)
+        for group in self.param_groups:
+            group["fstar"] = fstar
+        momentum, beta = self.param_groups[0]["momentum"], self.param_groups[0]["betas"][0]
+        if momentum != beta:
+            raise ValueError(f"with fstar momentum and betas[0] must be equal, but are {momentum} and {beta}")
+
+    def _height(self) -> Tensor:
+        loss, trained, mu = full_precision(self.take_loss()), self.trained(), self.param_groups[0]["momentum"]
+        now = loss - inner([full_precision(item) for item, _ in trained], [gradient for _, gradient in trained])
+        self.shared["height"] = self.shared.get("height", now).lerp(now, 1 - mu)
+        found: Tensor = self.shared["height"]
+        return found
+
+    def _truncated(self, height: Tensor, parts: Sequence[_Part], dual: Tensor) -> Tensor:
+        group = self.param_groups[0]
+        along = inner([full_precision(part.parameter) for part in parts], [part.momentum for part in parts])
+        gap = (height - group["fstar"] + along).clamp_min(0)  # below fstar a step would go uphill
+        most = gap / dual if group["lmo"] else gap / dual**2
+        return torch.where(dual > 0, most.clamp_max(group["lr"]), torch.full_like(dual, group["lr"]))
 
 
 def _product(norm: str, parts: Sequence[_Part]) -> tuple[Tensor, list[Tensor]]:
@@ -216,9 +242,10 @@ def muon_momo(
     muon_lr: float | None = None,
     muon_lr_ratio: float | None = None,
     **settings: Any,
-) -> NESGD:
+) -> TruncatedNESGD:
     """Returns `scion` with steps truncated where the model of the loss would go below `fstar`."""
-    return scion(named_parameters, lr, muon_lr, muon_lr_ratio, fstar=fstar, **settings)
+    ratio = _ratio(lr, muon_lr, muon_lr_ratio)
+    return TruncatedNESGD(named_parameters, lr, fstar, other_norm="linfty", spectral_scale=ratio, **settings)
 
 
 def muonmax_momo(
@@ -228,8 +255,8 @@ def muonmax_momo(
     muon_lr: float | None = None,
     muon_lr_ratio: float | None = None,
     **settings: Any,
-) -> NESGD:
+) -> TruncatedNESGD:
     """Returns MuonMax, steepest descent in the hybrid norm with Adam beside the matrices, truncated at `fstar`."""
     scale = _ratio(lr, muon_lr, muon_lr_ratio) ** 0.5
     norms = {"lmo": False, "product_norm": "hybrid", "other_norm": "adam_2"}
-    return NESGD(named_parameters, lr, spectral_scale=scale, fstar=fstar, **norms, **settings)
+    return TruncatedNESGD(named_parameters, lr, fstar, spectral_scale=scale, **norms, **settings)
