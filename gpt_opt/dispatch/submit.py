@@ -150,9 +150,13 @@ def _draft(request: Request, plan: Plan) -> tuple[Submission, list[SweepRun]]:
 def _same_sweep(parent: Path, runs: Sequence[SweepRun]) -> Sweep | None:
     """Returns the newest submission that has exactly these runs, in any order."""
     wanted = {run.run_id for run in runs}
-    return next(
-        (sweep for sweep in reversed(submissions(parent)) if {run.run_id for run in sweep.runs} == wanted), None
-    )
+    earlier = reversed(submissions(parent, leave_out))
+    return next((sweep for sweep in earlier if {run.run_id for run in sweep.runs} == wanted), None)
+
+
+def leave_out(error: Exception) -> None:
+    """Says that an earlier submission cannot be read, and so is left as it is."""
+    log.warning("left out: %s", error)
 
 
 def preview(request: Request) -> str:
