@@ -111,7 +111,7 @@ def shortened(values: Iterable[str], limit: int) -> dict[str, str]:
 
 def _common_start(values: Sequence[str]) -> str:
     first, last = min(values), max(values)
-    size = next((place for place, pair in enumerate(zip(first, last, strict=False)) if len(set(pair)) > 1), len(first))
+    size = next((index for index, pair in enumerate(zip(first, last, strict=False)) if len(set(pair)) > 1), len(first))
     return first[:size]
 
 

@@ -51,7 +51,7 @@ def plan(
     if file is None:
         raise click.UsageError("the sweep file is missing, for example: gptopt plan params/beta_sweep.json")
     from gpt_opt.cli.views import plan as views
-    from gpt_opt.plan.diff import nearest_run
+    from gpt_opt.plan.existing import nearest_run
     from gpt_opt.plan.planner import Planner
     from gpt_opt.table import show, terminal_width
 

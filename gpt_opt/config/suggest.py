@@ -240,7 +240,7 @@ def checkpoint_of_run(key: str, folder: Path) -> str:
 
 
 _SHOWN = 8
-"""Names of a folder that an answer lists."""
+"""Names of a folder that a suggestion lists."""
 
 
 def _readings(wrong: str) -> Iterator[str]:

@@ -65,7 +65,7 @@ class Outcome:
     Attributes:
         sweep: The sweep directory.
         started: Jobs that this call submitted.
-        alive: Jobs of this sweep that were at work or waiting already.
+        alive: Jobs of this sweep that were running or waiting already.
         runs: What each run is.
     """
 
@@ -239,7 +239,7 @@ def prepare_points(request: Request, name: str, points: Sequence[Sequence[str]])
             sweep = create(parent, params, runs, submission, keep)
         adopt(sweep)
     first = {run.point: sweep.run(run.run_id) for run in plan.runs}
-    return sweep, tuple(first[plan.collapsed.get(index, index)] for index in range(plan.points))
+    return sweep, tuple(first[plan.duplicates.get(index, index)] for index in range(plan.points))
 
 
 def _before_requeue(parent: Path, runs: Sequence[SweepRun]) -> Sweep | None:

@@ -21,7 +21,7 @@ NOT_IDENTITY = frozenset(
 Of the other keys `gpt_opt.config.files` lists those that name files, which enter the id by their real paths: one file
 is one run, and a folder that moves makes new ones. The content is compared apart, `gpt_opt.config.inputs`.
 
-`models` and `model_index` choose `model.name_or_path`, which counts. `deepspeed` and `fsdp` divide a training among
+`models` and `model_index` choose `model.name_or_path`, which counts. `deepspeed` and `fsdp` shard a training over
 processes: like their number, that changes nothing but the rounding.
 """
 
@@ -72,7 +72,7 @@ def _same(value: Any, other: Any) -> bool:
 
 
 class Memo(Protocol):
-    """What remembers answers for other configs of the same request, `gpt_opt.config.remember.Remembered`."""
+    """What remembers results for other configs of the same request, `gpt_opt.config.remember.Remembered`."""
 
     def each(self, ask: Callable[[str, Any], T], config: Mapping[str, Any]) -> list[T]:
         """Returns `ask(key, value)` for every top-level key of the config, in its order."""

@@ -196,7 +196,7 @@ class ObjectiveTrainer(Trainer):
         """Checks the loss of the last step, once; every process of the training finds the same.
 
         The loop asks when it makes the batch of the next step, and before anything is logged, measured or saved. So
-        each step is checked at the price of one number read from the device, and none that failed is kept.
+        each step is checked at the cost of one number read from the device, and none that failed is kept.
 
         Raises:
             LossNotFinite: If it is no finite number.

@@ -45,7 +45,7 @@ def completeness_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
         if lacking:
             yield _lacking(group, lacking, option)
         for key in unknown:
-            yield unknown_key(key, _keys(cls, f"{group}."))
+            yield unknown_key(key, [group, *_leaves(cls, f"{group}.")])
     for key, (option, names) in _LEAST.items():
         group, _, below = key.partition(".")
         node = config[group].get(below) if below and isinstance(config[group], Mapping) else config[group]
@@ -120,7 +120,3 @@ def _hints(cls: type) -> dict[str, Any]:
 
 def _leaves(cls: Any, above: str) -> list[str]:
     return _compare({}, cls, above)[0]
-
-
-def _keys(cls: type, above: str) -> list[str]:
-    return [above.rstrip("."), *_leaves(cls, above)]

@@ -40,7 +40,7 @@ _OTHER_NODE_S = 60.0
 
 
 class Slot:
-    """One slot at work: runs the given runs, `runs_per_gpu` at a time, on the GPUs it leases.
+    """One running slot: runs the given runs, `runs_per_gpu` at a time, on the GPUs it leases.
 
     Args:
         sweep: The part of the sweep that its runs belong to.

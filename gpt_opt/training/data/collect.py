@@ -147,7 +147,7 @@ def assemble(
         train: Records to learn from.
         validation: Records to measure on. One whose prompt is trained on is left out.
         dropped: What was left out before; this adds to it.
-        where: What an empty split is blamed on.
+        where: The source that an empty split is attributed to.
         advice: What to do about one.
 
     Raises:

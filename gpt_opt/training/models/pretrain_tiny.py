@@ -55,7 +55,7 @@ def tiny_gpt2() -> GPT2LMHeadModel:
 
 
 def pretrain(model: GPT2LMHeadModel, steps: int) -> None:
-    """Train a model in place, with linear warm-up and linear decay to a twentieth.
+    """Trains a model in place, with linear warm-up and linear decay to a twentieth.
 
     Muon (Jordan et al., 2024) for the matrices of the layers and AdamW for the rest: after 200 steps 0.1 nats per byte
     better than AdamW alone, at a cost of a tenth more time.

@@ -2,7 +2,7 @@
 
 The prompt is the beginning of a paragraph, the chosen completion its true continuation, the rejected one the same
 continuation with two words exchanged and the letters of a third shuffled. Both completions have the same bytes in
-another order, so that neither length nor vocabulary gives the answer away.
+another order, so that neither length nor vocabulary gives the label away.
 
 Nothing is imported from the library and nothing is drawn at random: what happens to a text is decided by a hash of that
 text alone. A text belongs to a split by the name of its top-level module, so another Python version moves no
@@ -27,7 +27,7 @@ Split = Literal["train", "validation"]
 
 VALIDATION_PAIRS = 320
 VALIDATION_SHARE = 0.1
-"""Share of the top-level modules whose texts are for validation only."""
+"""Fraction of the top-level modules whose texts are for validation only."""
 SHINGLE_WORDS = 6
 """A validation paragraph that shares this many words in a row with a training text is a near-duplicate."""
 MIN_BYTES = 32
@@ -119,9 +119,9 @@ def _sources(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _split_of(place: Path) -> Split:
-    """Decide by the top-level name, under which `_pydecimal.py` and `decimal.py`, or `re.py` and `re/`, are one."""
-    name = re.sub(r"^_(py)?", "", place.parts[0].removesuffix(".py"))
+def _split_of(path: Path) -> Split:
+    """Decides by the top-level name, under which `_pydecimal.py` and `decimal.py`, or `re.py` and `re/`, are one."""
+    name = re.sub(r"^_(py)?", "", path.parts[0].removesuffix(".py"))
     return "validation" if _rank("split", name) < VALIDATION_SHARE else "train"
 
 
@@ -166,7 +166,7 @@ def _pairs(texts: Iterable[str], prompt_bytes: int, response_bytes: int) -> tupl
 
 
 def _pair(paragraph: str, prompt_bytes: int, response_bytes: int) -> Pair | None:
-    """Cut one pair from the beginning of a paragraph, at spaces; None where that is too short or too plain."""
+    """Cuts one pair from the beginning of a paragraph, at spaces; None where that is too short or too plain."""
     # A short paragraph is split in the same proportion as a long one, so that it still has both parts.
     fraction = prompt_bytes / (prompt_bytes + response_bytes)
     border = paragraph.rfind(" ", 0, min(prompt_bytes, int(fraction * len(paragraph))) + 1)
