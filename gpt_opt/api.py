@@ -57,7 +57,7 @@ def _accepting_synonyms(kind: type[Kind]) -> type[Kind]:
     return kind
 
 
-def _own_names(kind: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _own_names(kind: type[Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns values by the names of the fields that they are for.
 
     Raises:
@@ -67,10 +67,10 @@ def _own_names(kind: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
     by_key = {_key(kind, name): name for name in valid}
     found: dict[str, str] = {}
     problems = []
-    for name in given:
+    for name in settings:
         own = name if name in valid else by_key.get(_alias(kind, name))
         if own is None:
-            fix = suggestion(name, valid, None if given[name] is None else str(given[name]))
+            fix = suggestion(name, valid, None if settings[name] is None else str(settings[name]))
             problems.append(Problem(f"{kind.__name__}.{name}", "is not a field of it", fix))
         elif own in found:
             problem = f"is given twice, as {found[own]} and as {name}"
@@ -79,7 +79,7 @@ def _own_names(kind: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
             found[own] = name
     if problems:
         raise ConfigError(problems)
-    return {own: given[name] for own, name in found.items()}
+    return {own: settings[name] for own, name in found.items()}
 
 
 def _alias(kind: type[Any], name: str) -> str:

@@ -42,9 +42,9 @@ def _escaped(character: str) -> str:
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else repr(character)[1:-1]
 
 
-def say(text: object, stream: io.TextIOBase | None = None) -> None:
-    """Prints an error or another message for people, on standard error by default."""
-    print(plain(str(text)), file=stream or sys.stderr)
+def say(text: object) -> None:
+    """Prints an error or another message for people on standard error."""
+    print(plain(str(text)), file=sys.stderr)
 
 
 def take_any_text() -> None:
@@ -122,9 +122,9 @@ class RequestError(GptOptError):
 
     def __init__(self, problems: Sequence[Problem], consequence: str = "") -> None:
         self.problems = tuple(problems)
-        told = told_once(self.problems)
-        count = "1 problem" if len(told) == 1 else f"{len(told)} problems"
-        super().__init__("\n".join([f"{count}{consequence}:", *(f"  - {p}" for p in told)]))
+        distinct = told_once(self.problems)
+        count = "1 problem" if len(distinct) == 1 else f"{len(distinct)} problems"
+        super().__init__("\n".join([f"{count}{consequence}:", *(f"  - {p}" for p in distinct)]))
 
 
 class ConfigError(RequestError):
@@ -159,11 +159,11 @@ def disk_full(error: BaseException) -> DiskFull | None:
     """Returns what to say instead of an error that comes from a full disk or a used up quota; None for others."""
     link: BaseException | None = error
     while link is not None:
-        if words := next((words for words in FULL_DISK if words in str(link)), None):
+        if message := next((message for message in FULL_DISK if message in str(link)), None):
             where = next(iter(str(error).splitlines()), type(error).__name__)
             if isinstance(link, OSError):
                 where = link.filename or "a file or the output"
-            return DiskFull(f"{words}: {where}; make room there, then give the same command again")
+            return DiskFull(f"{message}: {where}; make room there, then give the same command again")
         link = link.__cause__ or link.__context__
     return None
 

@@ -185,12 +185,12 @@ def states(jobs: Sequence[str]) -> dict[str, list[JobState]]:
     Raises:
         SlurmError: If Slurm does not answer.
     """
-    wanted = {job.array for job in map(JobId, jobs) if job.is_slurm}
-    if not wanted:
+    arrays = {job.array for job in map(JobId, jobs) if job.is_slurm}
+    if not arrays:
         return {}
-    queued = {row.id: row for row in _queued(wanted)}
+    queued = {row.id: row for row in _queued(arrays)}
     found: dict[str, list[JobState]] = {}
-    accounted = _accounted(wanted)
+    accounted = _accounted(arrays)
     for row in accounted:
         # The queue decides what is alive: accounting lags behind, and keeps jobs whose end it missed.
         if row.alive and row.id in queued:
@@ -204,16 +204,16 @@ def states(jobs: Sequence[str]) -> dict[str, list[JobState]]:
     return found
 
 
-def _queued(wanted: set[str]) -> list[JobState]:
+def _queued(arrays: set[str]) -> list[JobState]:
     # Asking by --jobs fails as a whole when one of them is unknown already; asking by user does not.
     rows = _rows(run(["squeue", "--noheader", "--array", "--me", "--format=%i|%T|%r|%N"], timeout_s=_ANSWER_S))
-    return [JobState(i, _first(s), "" if r == "None" else r, n) for i, s, r, n in rows if JobId(i).array in wanted]
+    return [JobState(i, _first(s), "" if r == "None" else r, n) for i, s, r, n in rows if JobId(i).array in arrays]
 
 
-def _accounted(wanted: set[str]) -> list[JobState]:
+def _accounted(arrays: set[str]) -> list[JobState]:
     command = ["sacct", "--noheader", "--parsable2", "--duplicates", "--allocations", "--format=JobID,State,NodeList"]
     try:
-        rows = _rows(run([*command, f"--jobs={','.join(sorted(wanted))}"], timeout_s=_ANSWER_S))
+        rows = _rows(run([*command, f"--jobs={','.join(sorted(arrays))}"], timeout_s=_ANSWER_S))
     except SlurmError:
         return []  # no accounting here: squeue and the run directories have to do
     return [JobState(i, _first(s), "", "" if n == "None assigned" else n) for i, s, n in rows]

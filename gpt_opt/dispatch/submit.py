@@ -149,9 +149,9 @@ def _draft(request: Request, plan: Plan) -> tuple[Submission, list[SweepRun]]:
 
 def _same_sweep(parent: Path, runs: Sequence[SweepRun]) -> Sweep | None:
     """Returns the newest submission that has exactly these runs, in any order."""
-    wanted = {run.run_id for run in runs}
+    run_ids = {run.run_id for run in runs}
     return next(
-        (sweep for sweep in reversed(submissions(parent)) if {run.run_id for run in sweep.runs} == wanted), None
+        (sweep for sweep in reversed(submissions(parent)) if {run.run_id for run in sweep.runs} == run_ids), None
     )
 
 

@@ -201,12 +201,12 @@ class _Attempt:
 
         Whenever this is cut short, what stays is either a result still, or has no checkpoint to resume from.
         """
-        kept = self.paths.superseded / f"before-attempt-{self.claim.attempt:04d}"
-        kept.mkdir(parents=True)
+        former = self.paths.superseded / f"before-attempt-{self.claim.attempt:04d}"
+        former.mkdir(parents=True)
         paths = self.paths
         for item in (paths.checkpoints, paths.metrics, paths.samples, paths.provenance, paths.state, paths.summary):
             if item.exists():
-                item.replace(kept / item.name)
+                item.replace(former / item.name)
 
     def prepare(self, hydra_files: Mapping[str, str]) -> None:
         """Writes what describes the run before it starts, and clears away what a process killed in mid-write left."""

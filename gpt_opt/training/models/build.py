@@ -310,12 +310,12 @@ def saved_weights(model: PreTrainedModel, folder: Path) -> dict[str, torch.Tenso
         return weights
     how = {"config": copy.deepcopy(model.config), "dtype": "auto", "output_loading_info": True}
     try:
-        made, told = cast("Any", type(model)).from_pretrained(folder, **how)
+        made, info = cast("Any", type(model)).from_pretrained(folder, **how)
     except (OSError, ValueError, RuntimeError, KeyError):
         return weights  # whoever asks says what does not fit
-    if told["unexpected_keys"]:
+    if info["unexpected_keys"]:
         return weights
-    return {name: value for name, value in made.state_dict().items() if name not in told["missing_keys"]}
+    return {name: value for name, value in made.state_dict().items() if name not in info["missing_keys"]}
 
 
 def load_archive(model: PreTrainedModel, archive: str, dtype: str | None) -> None:
