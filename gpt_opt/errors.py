@@ -87,24 +87,24 @@ _VALUE = re.compile(r"'[^']*'|\"[^\"]*\"|[-+]?\d[\d.,e+-]*")
 class _Kind:
     first: list[Problem] = field(default_factory=list)
     count: int = 0
-    one_place: bool = True
+    one_source: bool = True
 
     def add(self, problem: Problem) -> None:
         self.count += 1
-        self.one_place = self.one_place and (not self.first or problem.where == self.first[0].where)
+        self.one_source = self.one_source and (not self.first or problem.where == self.first[0].where)
         if self.count <= _ALIKE:
             self.first.append(problem)
 
-    def told(self) -> list[Problem]:
+    def summary(self) -> list[Problem]:
         if self.count <= _ALIKE:
             return self.first
         problem, more = self.first[0], f"and {self.count - 1:,} more"
-        if self.one_place:
+        if self.one_source:
             return [Problem(problem.where, f"{problem.message} ({more} values like this)", problem.fix)]
         return [Problem(f"{problem.where} {more}", problem.message, problem.fix)]
 
 
-def told_once(problems: Iterable[Problem]) -> list[Problem]:
+def distinct_problems(problems: Iterable[Problem]) -> list[Problem]:
     """Returns one problem in place of many that differ only in a value or a line, with their number.
 
     Args:
@@ -114,7 +114,7 @@ def told_once(problems: Iterable[Problem]) -> list[Problem]:
     for item in problems:
         texts = (item.where.partition("=")[0], item.message, item.fix)
         kinds.setdefault(tuple(_VALUE.sub("", text) for text in texts), _Kind()).add(item)
-    return [problem for kind in kinds.values() for problem in kind.told()]
+    return [problem for kind in kinds.values() for problem in kind.summary()]
 
 
 class RequestError(GptOptError):
@@ -122,7 +122,7 @@ class RequestError(GptOptError):
 
     def __init__(self, problems: Sequence[Problem], consequence: str = "") -> None:
         self.problems = tuple(problems)
-        distinct = told_once(self.problems)
+        distinct = distinct_problems(self.problems)
         count = "1 problem" if len(distinct) == 1 else f"{len(distinct)} problems"
         super().__init__("\n".join([f"{count}{consequence}:", *(f"  - {p}" for p in distinct)]))
 

@@ -1,4 +1,4 @@
-"""Plans: problems, identity, collapse, status, price, explanation, output."""
+"""Plans: problems, identity, duplicates, status, cost, explanation, output."""
 
 from __future__ import annotations
 

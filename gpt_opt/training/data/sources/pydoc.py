@@ -43,7 +43,7 @@ _WORD = re.compile(r"[A-Za-z]{3,}")
 
 
 def build_pydoc(prompt_bytes: int = 96, response_bytes: int = 64, max_samples: int | None = None) -> PairData:
-    """Build the embedded preference data: over 2,000 training pairs and up to `VALIDATION_PAIRS` validation pairs.
+    """Builds the embedded preference data: over 2,000 training pairs and up to `VALIDATION_PAIRS` validation pairs.
 
     Args:
         prompt_bytes: Most bytes of a prompt.
@@ -73,7 +73,7 @@ def build_pydoc(prompt_bytes: int = 96, response_bytes: int = 64, max_samples: i
 
 
 def documents(split: Split) -> list[str]:
-    """List the texts that the pairs of a split are made of, for pretraining on the training ones.
+    """Lists the texts that the pairs of a split are made of, for pretraining on the training ones.
 
     Args:
         split: "train" or "validation". No validation text shares `SHINGLE_WORDS` words in a row with a training text.
@@ -89,7 +89,7 @@ def documents(split: Split) -> list[str]:
 
 @cache
 def _corpus() -> dict[Split, tuple[tuple[str, ...], ...]]:
-    """Read the library once: the documents of each split, as tuples of paragraphs, no paragraph twice."""
+    """Reads the library once: the documents of each split, as tuples of paragraphs, no paragraph twice."""
     root = Path(sysconfig.get_path("stdlib"))
     found: dict[Split, list[list[str]]] = {"train": [], "validation": []}
     seen: set[str] = set()
@@ -109,7 +109,7 @@ def _filled(found: Iterable[list[str]]) -> tuple[tuple[str, ...], ...]:
 
 
 def _sources(folder: Path) -> Iterator[Path]:
-    """Walk the source files in the order of their names, without entering what is skipped (site-packages is large)."""
+    """Walks the source files in the order of their names, without entering what is skipped (site-packages is large)."""
     for path in sorted(folder.iterdir(), key=lambda path: path.name):
         if path.name in _SKIPPED:
             continue
@@ -126,7 +126,7 @@ def _split_of(path: Path) -> Split:
 
 
 def _docstrings(source: str) -> Iterator[str]:
-    """Scan for docstrings, which is many times faster than a parse; one with escapes or beyond ASCII is passed over."""
+    """Scans for docstrings, many times faster than a parse; one with escapes or beyond ASCII is passed over."""
     header = _FILE_HEADER.match(source)
     body = header.end() if header else 0
     for match in _TRIPLE_QUOTED.finditer(source):
@@ -138,7 +138,7 @@ def _docstrings(source: str) -> Iterator[str]:
 
 
 def _new_paragraphs(text: str, seen: set[str]) -> Iterator[str]:
-    """Yield the paragraphs of prose, each on one line, that are not in `seen`, and add them to it."""
+    """Yields the paragraphs of prose, each on one line, that are not in `seen`, and adds them to it."""
     for block in re.split(r"\n\s*\n", text):
         paragraph = " ".join(block.split())
         if paragraph.isprintable() and ">>>" not in paragraph and _WORD.search(paragraph) and paragraph not in seen:
@@ -152,7 +152,7 @@ def _shingles(text: str) -> set[str]:
 
 
 def _pairs(texts: Iterable[str], prompt_bytes: int, response_bytes: int) -> tuple[Pair, ...]:
-    """Make the pairs of all paragraphs; of pairs with one prompt or one completion, the first by hash stays."""
+    """Makes the pairs of all paragraphs; of pairs with one prompt or one completion, the first by hash stays."""
     paragraphs = (line for text in texts for line in text.split("\n"))
     made = [pair for line in paragraphs if (pair := _pair(line, prompt_bytes, response_bytes)) is not None]
     made.sort(key=lambda pair: _rank("order", pair.prompt + pair.chosen))
@@ -179,7 +179,7 @@ def _pair(paragraph: str, prompt_bytes: int, response_bytes: int) -> Pair | None
 
 
 def _damaged(text: str) -> str | None:
-    """Exchange two words and shuffle the letters of a third; None where the text has no three such words."""
+    """Exchanges two words and shuffles the letters of a third; None where the text has no three such words."""
     words = sorted(_WORD.finditer(text), key=lambda match: _rank("word", text, match.start()))
     shuffled = next((match for match in words if len(set(match[0])) > 1), None)
     if shuffled is None:
@@ -194,13 +194,13 @@ def _damaged(text: str) -> str | None:
 
 
 def _shuffled_letters(word: str) -> str:
-    """Order the letters by their hashes, or turn the word by one letter where that is the word itself."""
+    """Orders the letters by their hashes, or turns the word by one letter where that is the word itself."""
     order = sorted(range(len(word)), key=lambda i: _rank("letter", word, i))
     shuffled = "".join(word[i] for i in order)
     return shuffled if shuffled != word else word[1:] + word[:1]
 
 
 def _rank(*key: str | int) -> float:
-    """Map a key to a number in [0, 1), evenly and the same on every machine."""
+    """Maps a key to a number in [0, 1), evenly and the same on every machine."""
     digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
