@@ -91,11 +91,11 @@ def format_value(value: Any) -> str:
 def shortened(values: Iterable[str], limit: int) -> dict[str, str]:
     """Returns every value in at most `limit` characters, `…` for what is left out; different values stay different.
 
-    What long values begin with alike gives way first, then their middle; a number tells apart what is still alike.
+    The folders that long values begin with alike give way first, then their middle; a number tells apart what is still alike.
     """
     distinct = list(dict.fromkeys(values))
     long = [value for value in distinct if len(value) > limit]
-    start = len(_common_start(long)) if len(long) > 1 else 0
+    start = _common_start(long).rfind("/") + 1 if len(long) > 1 else 0
     found = {value: value for value in distinct if len(value) <= limit}
     taken = set(found)
     for value in long:

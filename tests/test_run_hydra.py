@@ -19,6 +19,7 @@ from gpt_opt.cli import main
 from gpt_opt.records.claim import read_claim
 from gpt_opt.records.run_dir import RunPaths, find_run_dirs
 from gpt_opt.records.state import State, read_state, write_state
+from gpt_opt.run import main as run_main
 from tests.conftest import ROOT, Runner
 
 CLOCK = ("tokens_per_second", "eval/seconds")
@@ -401,8 +402,8 @@ def test_task_log_is_written_whatever_the_job_logging(tmp_path: Path, monkeypatc
     root, ours = logging.getLogger(), logging.getLogger("gpt_opt.some.module")
     monkeypatch.setattr(root, "handlers", [logging.FileHandler(tmp_path / "job.log")])  # as hydra-colorlog leaves it
     monkeypatch.setattr(ours, "disabled", True)  # as hydra/job_logging=disabled does
-    main._drop_log_files("job")
-    with main._task_log(RunPaths(tmp_path)):
+    run_main._drop_log_files("job")
+    with run_main._task_log(RunPaths(tmp_path)):
         ours.warning("said")
     assert RunPaths(tmp_path).task_log.read_text().endswith("[gpt_opt.some.module][WARNING] said\n")
     assert not (tmp_path / "job.log").exists()
