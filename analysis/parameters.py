@@ -91,7 +91,7 @@ def format_value(value: Any) -> str:
 def shortened(values: Iterable[str], limit: int) -> dict[str, str]:
     """Returns every value in at most `limit` characters, `…` for what is left out; different values stay different.
 
-    The folders that long values begin with alike give way first, then their middle; a number tells apart what is still alike.
+    The folders that long values begin with alike give way first, then their middle; a number tells apart what is left.
     """
     distinct = list(dict.fromkeys(values))
     long = [value for value in distinct if len(value) > limit]
