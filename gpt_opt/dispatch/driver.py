@@ -173,7 +173,7 @@ def _wait_for_runs(sweep: Sweep, due: Sequence[SweepRun], work: Round) -> None:
     while not work.wait(stop_requests.POLL_S) and time.monotonic() < deadline:
         lost = [(run, item) for run in due for item in read_history(sweep.attempts(run)).lost()]
         lost = [(run, item) for run, item in lost if item.session == work.session]
-        # A slot that is gone writes no end; what counts then is whether the run itself is alive.
+        # A slot that was killed writes no end; what counts then is whether the run itself is alive.
         if all(item.owner.is_dead() and read_run(run.paths()).state is not State.RUNNING for run, item in lost):
             return
 

@@ -22,7 +22,7 @@ class SweepRun:
     """One line of plan.jsonl.
 
     Attributes:
-        index: Its place in the plan, from 0: for people and file names, never for identity.
+        index: Its position in the plan, from 0: for people and file names, never for identity.
         run_id: Hash of its config.
         run_dir: Where it was expected to lie when it was planned.
         overrides: Hydra override strings that give its config.

@@ -35,7 +35,7 @@ from tests.dispatch.on_disk import DEAD, STARTED, attempt, make_sweep
 
 WRITTEN = (None, State.PENDING, State.RUNNING, State.COMPLETED, State.FAILED, State.INTERRUPTED)
 SILENCE = (None, 1.0, STALLED_AFTER_S + 15)
-"""Of the process that has the run: none that may be alive, one at work, one that is silent."""
+"""Of the process that has the run: none that may be alive, one that runs, one that is silent."""
 
 FILES = list(itertools.product(WRITTEN, (False, True), SILENCE, (False, True)))
 """What state.json says (None: it is torn), a result or not, silence, a checkpoint or not."""

@@ -19,7 +19,7 @@ def as_text(outcome: Outcome) -> str:
         lines.append(f"submitted job {', '.join(ids)}" if not ids[0].startswith("local") else f"started {ids[0]}")
     if outcome.alive:
         alive = sorted({JobId(job.id).array for job in outcome.alive})
-        lines.append(f"at work already: job {', '.join(alive)}")
+        lines.append(f"submitted already: job {', '.join(alive)}")
     if not outcome.started and not outcome.alive:
         lines.append("nothing to submit")
     if runs.needs_retry:
