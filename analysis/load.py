@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -139,12 +139,10 @@ def _read_run(root: Path, problems: Problems) -> _Run:
     return _Run({**state, **fixed, "path": str(root)}, metrics, dict(flatten(config or {})))
 
 
-def _times(values: Sequence[Any]) -> pd.Series:
-    return pd.to_datetime(pd.Series(values, dtype="str"), utc=True, format="ISO8601", errors="coerce").astype(TIME)
-
-
 def _fixed_column(values: list[Any], dtype: str) -> pd.Series:
-    return _times(values) if dtype == TIME else pd.Series(values, dtype=dtype)
+    if dtype != TIME:
+        return pd.Series(values, dtype=dtype)
+    return pd.to_datetime(pd.Series(values, dtype="str"), utc=True, format="ISO8601", errors="coerce").astype(TIME)
 
 
 def _config_column(values: list[Any]) -> pd.Series:

@@ -91,7 +91,7 @@ def format_value(value: Any) -> str:
 def shortened(values: Iterable[str], limit: int) -> dict[str, str]:
     """Returns every value in at most `limit` characters, `…` for what is left out; different values stay different.
 
-    The folders that long values begin with alike give way first, then their middle; a number tells apart what is still alike.
+    The folders that long values begin with alike give way first, then their middle; a number tells apart what is left.
     """
     distinct = list(dict.fromkeys(values))
     long = [value for value in distinct if len(value) > limit]
@@ -111,7 +111,7 @@ def shortened(values: Iterable[str], limit: int) -> dict[str, str]:
 
 def _common_start(values: Sequence[str]) -> str:
     first, last = min(values), max(values)
-    size = next((place for place, pair in enumerate(zip(first, last, strict=False)) if len(set(pair)) > 1), len(first))
+    size = next((index for index, pair in enumerate(zip(first, last, strict=False)) if len(set(pair)) > 1), len(first))
     return first[:size]
 
 

@@ -132,7 +132,7 @@ def _palette(count: int) -> list[Look]:
     """Returns `count` looks, dark to light; the palest yellow is left out because it vanishes on white."""
     colors = [colormaps["viridis"](position) for position in np.linspace(0.0, 0.88, count)]
     return [
-        Look(color, STYLES[place % len(STYLES)], MARKERS[place % len(MARKERS)]) for place, color in enumerate(colors)
+        Look(color, STYLES[index % len(STYLES)], MARKERS[index % len(MARKERS)]) for index, color in enumerate(colors)
     ]
 
 
@@ -175,15 +175,15 @@ def _labels(runs: pd.DataFrame) -> list[str]:
 
 
 def _named(frames: Sequence[pd.DataFrame]) -> set[int]:
-    """Returns the places of the runs that get a name: the best, the worst and some between, as far as there is data."""
-    drawn = [place for place, frame in enumerate(frames) if _has_curve(frame)]
+    """Returns the indices of the runs that get a name: the best, the worst and some between, where there is data."""
+    drawn = [index for index, frame in enumerate(frames) if _has_curve(frame)]
     if len(drawn) <= FEW_RUNS:
         return set(drawn)
-    goal = next(panel for panel in PANELS if any(any(_panel_curves(panel, frames[place])) for place in drawn))
-    order = sorted(drawn, key=lambda place: _last(goal, frames[place]) * (-1 if goal.info.greater_is_better else 1))
+    goal = next(panel for panel in PANELS if any(any(_panel_curves(panel, frames[index])) for index in drawn))
+    order = sorted(drawn, key=lambda index: _last(goal, frames[index]) * (-1 if goal.info.greater_is_better else 1))
     between = order[BEST:-WORST]
     spread = np.linspace(0, len(between) - 1, FEW_RUNS - BEST - WORST + 2)[1:-1]
-    return {*order[:BEST], *order[-WORST:], *(between[round(place)] for place in spread)}
+    return {*order[:BEST], *order[-WORST:], *(between[round(index)] for index in spread)}
 
 
 def _last(panel: Panel, frame: pd.DataFrame) -> float:
@@ -209,7 +209,7 @@ def _choose_looks(runs: pd.DataFrame, frames: Sequence[pd.DataFrame]) -> _Looks:
         if pd.api.types.is_numeric_dtype(first) and not pd.api.types.is_bool_dtype(first):
             return _bar_looks(first.to_numpy(dtype="float64", na_value=math.nan).tolist(), name)
     named = _named(frames)
-    return _group_looks([label if place in named else None for place, label in enumerate(_labels(runs))])
+    return _group_looks([label if index in named else None for index, label in enumerate(_labels(runs))])
 
 
 def _curve(frame: pd.DataFrame, name: str | None, void_at_zero: str | None = None) -> Curve | None:
@@ -363,7 +363,7 @@ def plot_curves(runs: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(5.2 * columns + 2.2, 4.0 * rows), dpi=120, layout="constrained")
     axes = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
     looks, failed = _choose_looks(runs, frames), (runs["state"] == State.FAILED).tolist()
-    for place, panel in zip(axes, panels, strict=True):
-        _draw_panel(place, panel, frames, looks.of_run, failed)
+    for one, panel in zip(axes, panels, strict=True):
+        _draw_panel(one, panel, frames, looks.of_run, failed)
     _explain(figure, list(axes), looks, _notes(frames, looks, failed))
     return figure

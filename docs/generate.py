@@ -18,7 +18,7 @@ prints parameters, steps, tokens, memory and the run directory.
 
 - `group=option` (`loss=sft`) takes an option of a group, `key=value` (`loss.beta=0.1`) sets one key. `???` has no
   default.
-- Names of other libraries are answered with ours (`lora_r=16`: write `lora=lora lora.r=16`), and a mistake in a YAML
+- For names of other libraries ours are suggested (`lora_r=16`: write `lora=lora lora.r=16`), and a mistake in a YAML
   file with its file and line.
 - `+key=value` adds nothing that the schema lacks; settings of your own are `user.width=3`, read as `${user.width}`.
 - A file of your own in `hydra_conf/<group>/` is an option of that group.

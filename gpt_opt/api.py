@@ -45,8 +45,8 @@ _TRAINING = "training.training_params"
 Kind = TypeVar("Kind")
 
 
-def _answering(kind: type[Kind]) -> type[Kind]:
-    """Makes a dataclass take other names of its fields too, and answer an unknown one as the config does a key."""
+def _accepting_synonyms(kind: type[Kind]) -> type[Kind]:
+    """Makes a dataclass take other names of its fields too, and refuse an unknown one as the config does a key."""
     plain: Any = kind.__init__
 
     @wraps(plain)
@@ -57,7 +57,7 @@ def _answering(kind: type[Kind]) -> type[Kind]:
     return kind
 
 
-def _own_names(kind: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _own_names(kind: type[Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns values by the names of the fields that they are for.
 
     Raises:
@@ -67,10 +67,10 @@ def _own_names(kind: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
     by_key = {_key(kind, name): name for name in valid}
     found: dict[str, str] = {}
     problems = []
-    for name in given:
+    for name in settings:
         own = name if name in valid else by_key.get(_alias(kind, name))
         if own is None:
-            fix = suggestion(name, valid, None if given[name] is None else str(given[name]))
+            fix = suggestion(name, valid, None if settings[name] is None else str(settings[name]))
             problems.append(Problem(f"{kind.__name__}.{name}", "is not a field of it", fix))
         elif own in found:
             problem = f"is given twice, as {found[own]} and as {name}"
@@ -79,7 +79,7 @@ def _own_names(kind: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
             found[own] = name
     if problems:
         raise ConfigError(problems)
-    return {own: given[name] for own, name in found.items()}
+    return {own: settings[name] for own, name in found.items()}
 
 
 def _alias(kind: type[Any], name: str) -> str:
@@ -87,7 +87,7 @@ def _alias(kind: type[Any], name: str) -> str:
     return _ALIASES.get((kind.__name__, name)) or SYNONYMS.get(name, "")
 
 
-@_answering
+@_accepting_synonyms
 @dataclass(frozen=True)
 class TrainingConfig:
     """How to train; hydra_conf/training/default.yaml has the meaning, unit and default of every key.
@@ -109,13 +109,13 @@ class TrainingConfig:
         micro_batch_size: Sequences, or pairs, per device per forward.
         eval_batch_size: Sequences, or pairs, per device per forward of an evaluation.
         gradient_accumulation_steps: Only to have it checked.
-        max_length: Longest prompt + answer, tokens.
-        max_prompt_length: What a prompt is cut to when prompt + answer are too long, tokens.
+        max_length: Longest prompt + completion, tokens.
+        max_prompt_length: What a prompt is truncated to when prompt + completion are too long, tokens.
         max_completion_length: What a completion is truncated to before that, tokens.
         truncation: Which end of a prompt that is too long to keep, "keep_start" or "keep_end".
         add_bos: Start a prompt with what the tokenizer puts before a text, if anything.
         max_steps: Optimizer steps.
-        num_epochs: Passes over the data; takes the place of the default of max_steps.
+        num_epochs: Passes over the data; replaces the default of max_steps.
         n_examples: Sequences, or pairs, to train on; likewise.
         warmup_steps: Optimizer steps in the first phase of the schedule.
         max_grad_norm: Clip the global gradient norm to this.
@@ -136,7 +136,7 @@ class TrainingConfig:
             `training.sampling`.
         n_samples: How many prompts.
         max_new_tokens: Longest continuation, tokens.
-        temperature: 0 takes the likeliest token, more draws.
+        temperature: 0 is greedy decoding, above 0 draws.
     """
 
     run_name: str | None = None
@@ -178,7 +178,7 @@ class TrainingConfig:
     temperature: float | None = None
 
 
-@_answering
+@_accepting_synonyms
 @dataclass(frozen=True)
 class DPOConfig:
     """The loss of `run_dpo`; hydra_conf/loss/dpo.yaml says more of every key.
@@ -189,12 +189,12 @@ class DPOConfig:
     Attributes:
         beta: Strength of the pull towards the reference model, > 0. The YAML file has no default for it.
         loss_type: "sigmoid", "robust", "hinge", "ipo", "ipo_sum" or "kto_pair".
-        label_smoothing: Assumed share of flipped preferences, 0 <= x < 0.5; sigmoid and robust only.
+        label_smoothing: Assumed fraction of flipped preferences, 0 <= x < 0.5; sigmoid and robust only.
         reference_free: Leave the reference out of loss and rewards.
-        use_ref_model: False: the policy's start is the reference; with reference_free there is none.
+        use_ref_model: False: the initial policy is the reference; with reference_free there is none.
         ref_model_id: Another reference, hub id or folder.
-        max_length: Longest prompt + answer, tokens; as in `TrainingConfig`, give it in one of the two.
-        max_prompt_length: What a prompt is cut to when prompt + answer are too long, tokens; likewise.
+        max_length: Longest prompt + completion, tokens; as in `TrainingConfig`, give it in one of the two.
+        max_prompt_length: What a prompt is truncated to when prompt + completion are too long, tokens; likewise.
         max_completion_length: What a completion is truncated to before that, tokens; likewise.
     """
 
@@ -209,7 +209,7 @@ class DPOConfig:
     max_completion_length: int | None = None
 
 
-@_answering
+@_accepting_synonyms
 @dataclass(frozen=True)
 class PreferenceDatasetConfig:
     """The data; the file of its option in hydra_conf/data/ says which keys that option has.
@@ -224,11 +224,11 @@ class PreferenceDatasetConfig:
         subset: Configuration or folder of a data set on the hub.
         split: Split to train on.
         prompt_column: Column of the prompt.
-        chosen_column: Column of the preferred answer.
-        rejected_column: Column of the other answer.
+        chosen_column: Column of the preferred completion.
+        rejected_column: Column of the rejected completion.
         min_score_ratio: Least ratio of the two scores, shp only.
         max_samples: Keep only the first so many rows of a split.
-        validation_split: Share of the prompts held out for evaluation, or the name of a split.
+        validation_split: Fraction of the prompts held out for evaluation, or the name of a split.
     """
 
     dataset_name: str | Path | None = None
@@ -291,7 +291,7 @@ def run_training(overrides: Sequence[str] = ()) -> Path:
 
     Raises:
         ConfigError: If anything is wrong with the overrides; nothing was started.
-        RunFailed: If training raised, or the checkpoints of the complete run are gone.
+        RunFailed: If training raised, or the checkpoints of the complete run are removed.
         GptOptError: As `gpt_opt.run.execute.execute`.
     """
     register()
@@ -318,7 +318,7 @@ def run_sft(
     model_name_or_path: str | Path | None = None,
     preference_config: PreferenceDatasetConfig | None = None,
 ) -> Path:
-    """Fine-tunes a model on the chosen answers of preference data.
+    """Fine-tunes a model on the chosen completions of preference data.
 
     Args:
         pretrain_checkpoint: Hub id or folder, or a file of weights (`model.archive`) of the default model, or of the

@@ -42,9 +42,9 @@ def _escaped(character: str) -> str:
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else repr(character)[1:-1]
 
 
-def say(text: object, stream: io.TextIOBase | None = None) -> None:
-    """Prints an error or another message for people, on standard error by default."""
-    print(plain(str(text)), file=stream or sys.stderr)
+def say(text: object) -> None:
+    """Prints an error or another message for people on standard error."""
+    print(plain(str(text)), file=sys.stderr)
 
 
 def take_any_text() -> None:
@@ -87,24 +87,24 @@ _VALUE = re.compile(r"'[^']*'|\"[^\"]*\"|[-+]?\d[\d.,e+-]*")
 class _Kind:
     first: list[Problem] = field(default_factory=list)
     count: int = 0
-    one_place: bool = True
+    one_source: bool = True
 
     def add(self, problem: Problem) -> None:
         self.count += 1
-        self.one_place = self.one_place and (not self.first or problem.where == self.first[0].where)
+        self.one_source = self.one_source and (not self.first or problem.where == self.first[0].where)
         if self.count <= _ALIKE:
             self.first.append(problem)
 
-    def told(self) -> list[Problem]:
+    def summary(self) -> list[Problem]:
         if self.count <= _ALIKE:
             return self.first
         problem, more = self.first[0], f"and {self.count - 1:,} more"
-        if self.one_place:
+        if self.one_source:
             return [Problem(problem.where, f"{problem.message} ({more} values like this)", problem.fix)]
         return [Problem(f"{problem.where} {more}", problem.message, problem.fix)]
 
 
-def told_once(problems: Iterable[Problem]) -> list[Problem]:
+def distinct_problems(problems: Iterable[Problem]) -> list[Problem]:
     """Returns one problem in place of many that differ only in a value or a line, with their number.
 
     Args:
@@ -114,7 +114,7 @@ def told_once(problems: Iterable[Problem]) -> list[Problem]:
     for item in problems:
         texts = (item.where.partition("=")[0], item.message, item.fix)
         kinds.setdefault(tuple(_VALUE.sub("", text) for text in texts), _Kind()).add(item)
-    return [problem for kind in kinds.values() for problem in kind.told()]
+    return [problem for kind in kinds.values() for problem in kind.summary()]
 
 
 class RequestError(GptOptError):
@@ -122,9 +122,9 @@ class RequestError(GptOptError):
 
     def __init__(self, problems: Sequence[Problem], consequence: str = "") -> None:
         self.problems = tuple(problems)
-        told = told_once(self.problems)
-        count = "1 problem" if len(told) == 1 else f"{len(told)} problems"
-        super().__init__("\n".join([f"{count}{consequence}:", *(f"  - {p}" for p in told)]))
+        distinct = distinct_problems(self.problems)
+        count = "1 problem" if len(distinct) == 1 else f"{len(distinct)} problems"
+        super().__init__("\n".join([f"{count}{consequence}:", *(f"  - {p}" for p in distinct)]))
 
 
 class ConfigError(RequestError):
@@ -159,11 +159,11 @@ def disk_full(error: BaseException) -> DiskFull | None:
     """Returns what to say instead of an error that comes from a full disk or a used up quota; None for others."""
     link: BaseException | None = error
     while link is not None:
-        if words := next((words for words in FULL_DISK if words in str(link)), None):
+        if message := next((message for message in FULL_DISK if message in str(link)), None):
             where = next(iter(str(error).splitlines()), type(error).__name__)
             if isinstance(link, OSError):
                 where = link.filename or "a file or the output"
-            return DiskFull(f"{words}: {where}; make room there, then give the same command again")
+            return DiskFull(f"{message}: {where}; make room there, then give the same command again")
         link = link.__cause__ or link.__context__
     return None
 

@@ -129,7 +129,7 @@ def render(columns: Sequence[Column], width: int | None = None) -> list[str]:
     if _total(least) > width:
         return [*_lines(_packed(columns, width)), *below]
     while _total(widths) > width:
-        widest = max((place for place in range(len(widths)) if widths[place] > least[place]), key=widths.__getitem__)
+        widest = max((index for index in range(len(widths)) if widths[index] > least[index]), key=widths.__getitem__)
         widths[widest] -= 1
     return [*_lines([list(zip(columns, widths, strict=True))]), *below]
 
@@ -160,7 +160,7 @@ def _common_start(texts: Sequence[str]) -> str:
     if len(texts) < 2:
         return ""
     first, last = min(texts), max(texts)
-    size = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
+    size = next((index for index, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
     return first[: max(first.rfind(sign, 0, size) for sign in "/.=_- ") + 1]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gpt_opt.cli import main
-from gpt_opt.errors import Problem, RequestError, exit_code, plain, told_once
+from gpt_opt.errors import Problem, RequestError, distinct_problems, exit_code, plain
 from tests.conftest import ROOT
 
 
@@ -46,9 +46,9 @@ def test_one_mistake_is_told_once_with_a_count() -> None:
 
 def test_different_mistakes_and_few_of_a_kind_are_all_told() -> None:
     few = [Problem("loss.beta", f"must be above 0, but is {value}") for value in (-1, -2, -3)]
-    assert told_once(few) == few
+    assert distinct_problems(few) == few
     keys = [Problem(key, "is not a key") for key in ("ab", "bb", "cb", "db", "eb")]
-    assert told_once(keys) == keys
+    assert distinct_problems(keys) == keys
     assert RequestError(keys * 2).problems == tuple(keys * 2)  # for programs, all of them
 
 

@@ -32,7 +32,7 @@ def at_least_one(context: click.Context, parameter: click.Parameter, value: int 
 
 def complete_sweep(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Returns the sweeps below the working directory, by name and by number; for a path, directories."""
-    folders = sorted(SWEEPS.glob("*/[0-9]*"), key=lambda item: (item.parent.name, len(item.name), item.name))
+    folders = sorted(SWEEPS.glob("[!.]*/[0-9]*"), key=lambda item: (item.parent.name, len(item.name), item.name))
     names = dict.fromkeys(name for item in folders for name in (item.parent.name, f"{item.parent.name}/{item.name}"))
     found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
     return found or [CompletionItem(incomplete, type="dir")]

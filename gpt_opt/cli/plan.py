@@ -41,8 +41,8 @@ def plan(
     Writes nothing.
     """
     outputs = {"--json": as_json, "--overrides": lines, "--explain": explain is not None, "--schema": schema}
-    if len(given := [name for name, is_given in outputs.items() if is_given]) > 1:
-        raise click.UsageError(f"{given[1]}: not allowed with {given[0]}")
+    if len(options := [name for name, is_given in outputs.items() if is_given]) > 1:
+        raise click.UsageError(f"{options[1]}: not allowed with {options[0]}")
     if schema:
         from gpt_opt.sweep import schema as schema_of_files
 
@@ -51,7 +51,7 @@ def plan(
     if file is None:
         raise click.UsageError("the sweep file is missing, for example: gptopt plan params/beta_sweep.json")
     from gpt_opt.cli.views import plan as views
-    from gpt_opt.plan.diff import nearest_run
+    from gpt_opt.plan.existing import nearest_run
     from gpt_opt.plan.planner import Planner
     from gpt_opt.table import show, terminal_width
 

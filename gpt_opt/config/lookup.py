@@ -42,8 +42,8 @@ def targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
             elif name == "_target_" and isinstance(value, str):
                 yield f"{key}._target_", value
     elif isinstance(node, list):
-        for place, value in enumerate(node):
-            yield from targets(value, f"{key}[{place}]")
+        for index, value in enumerate(node):
+            yield from targets(value, f"{key}[{index}]")
 
 
 def look_up(target: str, first: Path) -> NotFound | None:
@@ -97,31 +97,28 @@ def _below(spec: ModuleSpec, name: str) -> ModuleSpec | None:
 
 def _attribute(parts: Sequence[str], specs: Sequence[ModuleSpec]) -> NotFound | None:
     """Returns why the last of some modules lacks the attribute after them, or None where it has one, or may have."""
-    place, spec, above = len(specs), specs[-1], specs[-2] if len(specs) > 1 else None
+    index, spec, above = len(specs), specs[-1], specs[-2] if len(specs) > 1 else None
     try:
         names = _names(spec)
-        if above is not None and parts[place - 1] in (_names(above) or ()):
+        if above is not None and parts[index - 1] in (_names(above) or ()):
             return None  # the package has an attribute with the name of its module
     except RecursionError:  # two modules that import all of each other
         return None
     except SyntaxError as error:
         return NotFound(f"{error.filename}:{error.lineno} cannot be read as Python: {error.msg}")
-    part, modules = parts[place], _modules(spec)
+    part = parts[index]
+    modules = [item.name for item in pkgutil.iter_modules(spec.submodule_search_locations or ())]
     if names is None:
         # The module makes names while it is imported. A path through it that is almost a module of it is a mistake.
-        close = difflib.get_close_matches(part, modules, 1, 0.8) if place < len(parts) - 1 and part.islower() else []
+        close = difflib.get_close_matches(part, modules, 1, 0.8) if index < len(parts) - 1 and part.islower() else []
         if not close:
             return None
     elif part in names:
         return None
     else:
         close = difflib.get_close_matches(part, [*names, *modules], 1)
-    fix = f"did you mean {'.'.join([*parts[:place], close[0], *parts[place + 1 :]])}?" if close else ""
+    fix = f"did you mean {'.'.join([*parts[:index], close[0], *parts[index + 1 :]])}?" if close else ""
     return NotFound(f"the module {spec.name} has no {part!r}", fix or f"see {spec.origin}")
-
-
-def _modules(spec: ModuleSpec) -> list[str]:
-    return [item.name for item in pkgutil.iter_modules(spec.submodule_search_locations or ())]
 
 
 def _names(spec: ModuleSpec) -> frozenset[str] | None:

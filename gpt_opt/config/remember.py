@@ -1,7 +1,7 @@
 """What follows from parts of a config, asked once for each distinct value of those parts within one request.
 
 The points of a sweep share the nodes in which they do not differ (`gpt_opt.plan.compose.base`), so a node is told by
-its identity, and what is found for one point holds for every point with the same nodes. Files may change between
+its identity, and what follows for one point holds for every point with the same nodes. Files may change between
 requests: each has a `Remembered` of its own.
 """
 
@@ -26,11 +26,11 @@ def token(value: Any) -> Hashable:
 
 
 class Remembered:
-    """Answers of functions that depend on nothing but their arguments, and on files that do not change meanwhile."""
+    """Results of functions that depend on nothing but their arguments, and on files that do not change meanwhile."""
 
     def __init__(self) -> None:
         self._nodes: dict[int, Any] = {}  # keeps them alive, so that no other node gets the identity of one
-        self._answers: dict[tuple[Hashable, ...], Any] = {}
+        self._results: dict[tuple[Hashable, ...], Any] = {}
         self._tables: dict[Hashable, dict[tuple[Any, ...], _Table]] = {}
         self._config: Mapping[str, Any] | None = None
         self._tokens = _Tokens()
@@ -38,41 +38,41 @@ class Remembered:
     def __call__(self, ask: Callable[..., T], *values: Any) -> T:
         """Returns `ask(*values)`; each value is a node, a scalar or something else with a `repr` of its own."""
         key = (ask, *[self._token(value) for value in values])
-        if key not in self._answers:
-            self._answers[key] = ask(*values)
-        return cast("T", self._answers[key])
+        if key not in self._results:
+            self._results[key] = ask(*values)
+        return cast("T", self._results[key])
 
     def of(self, ask: Callable[[Mapping[str, Any]], T], config: Mapping[str, Any]) -> T:
         """Returns `ask(config)`; which top-level keys of the config it reads is seen, not declared."""
         tokens, tables = self._look_at(config), self._tables.setdefault(ask, {})
-        for read, answers in tables.values():
-            found = answers.get(read(tokens), _KEYS)
-            if found is not _KEYS:
-                return cast("T", found)
+        for read, results in tables.values():
+            result = results.get(read(tokens), _KEYS)
+            if result is not _KEYS:
+                return cast("T", result)
         view = _View(config)
-        answer = ask(view)
+        result = ask(view)
         reads = tuple(view.reads) or (_KEYS,)
-        read, answers = tables.setdefault(reads, (itemgetter(*reads), {}))
-        answers[read(tokens)] = answer
-        return answer
+        read, results = tables.setdefault(reads, (itemgetter(*reads), {}))
+        results[read(tokens)] = result
+        return result
 
     def each(self, ask: Callable[[str, Any], T], config: Mapping[str, Any]) -> list[T]:
         """Returns `ask(key, value)` for every top-level key of the config, in its order."""
-        tokens, answers = self._look_at(config), self._answers
-        found = []
+        tokens, results = self._look_at(config), self._results
+        result = []
         for key, value in config.items():
             name = (ask, key, tokens[key])
-            if name not in answers:
-                answers[name] = ask(key, value)
-            found.append(answers[name])
-        return found
+            if name not in results:
+                results[name] = ask(key, value)
+            result.append(results[name])
+        return result
 
     def _look_at(self, config: Mapping[str, Any]) -> _Tokens:
         """Returns the tokens of the values of a config; of the last one they are known."""
         if config is not self._config:
             if len(self._nodes) > MAX_NODES:
                 self._nodes.clear()
-                self._answers.clear()
+                self._results.clear()
                 self._tables.clear()
             self._config, self._tokens = config, _Tokens()
             for key, value in config.items():
@@ -81,10 +81,10 @@ class Remembered:
         return self._tokens
 
     def _token(self, value: Any) -> Hashable:
-        found = token(value)
-        if isinstance(found, int):
-            self._nodes.setdefault(found, value)
-        return found
+        result = token(value)
+        if isinstance(result, int):
+            self._nodes.setdefault(result, value)
+        return result
 
 
 class _Tokens(dict[Any, Hashable]):
@@ -95,7 +95,7 @@ class _Tokens(dict[Any, Hashable]):
 
 
 _Table = tuple[Callable[[_Tokens], Hashable], dict[Hashable, Any]]
-"""How the tokens of what a function read are taken, and its answer for each that were met."""
+"""How the tokens of what a function read are taken, and its result for each that were met."""
 
 
 class _View(Mapping[str, Any]):

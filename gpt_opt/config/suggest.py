@@ -240,7 +240,7 @@ def checkpoint_of_run(key: str, folder: Path) -> str:
 
 
 _SHOWN = 8
-"""Names of a folder that an answer lists."""
+"""Names of a folder that a suggestion lists."""
 
 
 def _readings(wrong: str) -> Iterator[str]:
@@ -304,17 +304,17 @@ def _initials(name: str) -> str:
     return "".join(part[0] for part in name.split("_") if part)
 
 
-def _likeness(wanted: str, candidate: str) -> float:
+def _likeness(name: str, candidate: str) -> float:
     """Returns how probably `candidate` was meant, from 0 to 1; `learning_rate` means `lr`."""
-    wanted_leaf, leaf = wanted.rpartition(".")[2], candidate.rpartition(".")[2]
+    wanted_leaf, leaf = name.rpartition(".")[2], candidate.rpartition(".")[2]
     names = difflib.SequenceMatcher(None, wanted_leaf, leaf).ratio()
     initials = len(wanted_leaf) > 1 < len(leaf) and (leaf == _initials(wanted_leaf) or wanted_leaf == _initials(leaf))
     if leaf == wanted_leaf or initials:
         names = 1.0
-    return 0.8 * names + 0.2 * difflib.SequenceMatcher(None, wanted, candidate).ratio()
+    return 0.8 * names + 0.2 * difflib.SequenceMatcher(None, name, candidate).ratio()
 
 
-def nearest(wanted: str, valid: Iterable[str]) -> str | None:
-    """Returns the valid dotted key most like `wanted`, or None when none is like it."""
-    likeness, best = max(((_likeness(wanted, key), key) for key in valid), default=(0.0, ""))
+def nearest(name: str, valid: Iterable[str]) -> str | None:
+    """Returns the valid dotted key most like `name`, or None when none is like it."""
+    likeness, best = max(((_likeness(name, key), key) for key in valid), default=(0.0, ""))
     return best if likeness >= 0.6 else None

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from gpt_opt.dispatch import slurm, snapshot
 from gpt_opt.dispatch.classify import classify_runs
 from gpt_opt.dispatch.jobs import idle, living_jobs
-from gpt_opt.dispatch.submit import Outcome, start_jobs
+from gpt_opt.dispatch.reconcile import reconcile
+from gpt_opt.dispatch.submit import Outcome, leave_out, start_jobs
 from gpt_opt.errors import ConfigError, GptOptError, Problem
 from gpt_opt.records import stop_requests
 from gpt_opt.records.attempts import note_retry
-from gpt_opt.records.sweep_dir import Sweep, SweepRun, locked, numbers
+from gpt_opt.records.sweep_dir import Sweep, SweepRun, locked, submissions
 
 log = logging.getLogger(__name__)
 
@@ -29,20 +30,24 @@ def retry(sweep: Sweep, state: str, where: Sequence[str]) -> Outcome:
     Raises:
         ConfigError: If no run fits.
     """
-    states = {run: item.state for run, item in classify_runs(sweep).items.items()}
-    chosen = [run for run in sweep.runs if states[run] == state and all(_has(run, text) for text in where)]
-    if not chosen:
-        counts = ", ".join(f"{number} {name}" for name, number in sorted(Counter(states.values()).items()))
-        asked = " and ".join([f"state {state}", *where])
-        message = f"must fit at least one run of {sweep.label}, but {asked} fits none; there are {counts}"
-        raise ConfigError([Problem("retry", message)])
-    submission = sweep.submission()
-    if snapshot.has_changed(sweep, submission):
-        message = (
-            "%s: the runs have the code that the sweep was submitted with; gptopt submit %s first takes that of now"
-        )
-        log.warning(message, sweep.label, submission.file or "FILE")
+    for text in where:
+        if "=" not in text:
+            raise ConfigError([Problem("--where", f"must be KEY=VALUE, but is {text!r}")])
     with locked(sweep.root.parent):
+        reconcile(sweep)  # so that a state is the one that status shows, which asks Slurm
+        states = {run: item.state for run, item in classify_runs(sweep).items.items()}
+        chosen = [run for run in sweep.runs if states[run] == state and all(_has(run, text) for text in where)]
+        if not chosen:
+            counts = ", ".join(f"{number} {name}" for name, number in sorted(Counter(states.values()).items()))
+            asked = " and ".join([f"state {state}", *where])
+            message = f"must fit at least one run of {sweep.label}, but {asked} fits none; there are {counts}"
+            raise ConfigError([Problem("retry", message)])
+        submission = sweep.submission()
+        if snapshot.has_changed(sweep, submission):
+            message = (
+                "%s: the runs have the code that the sweep was submitted with; gptopt submit %s first takes that of now"
+            )
+            log.warning(message, sweep.label, submission.file or "FILE")
         for run in chosen:
             note_retry(sweep.attempts(run))
             stop_requests.allow(sweep.control, run.run_id)
@@ -50,9 +55,7 @@ def retry(sweep: Sweep, state: str, where: Sequence[str]) -> Outcome:
 
 
 def _has(run: SweepRun, text: str) -> bool:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError([Problem("--where", f"must be KEY=VALUE, but is {text!r}")])
+    key, _, value = text.partition("=")
     for override in run.overrides:
         name, _, own = override.lstrip("+").partition("=")
         if key in (name, name.rpartition(".")[2]) and value in (own, own.strip("'\"")):
@@ -70,8 +73,7 @@ def open_runs(sweep: Sweep, run: SweepRun | None) -> list[SweepRun]:
 def cancel(sweep: Sweep, runs: Sequence[SweepRun]) -> None:
     """Stops runs: running ones checkpoint first, the others are not started; jobs left without work are withdrawn."""
     stopped = {run.run_id for run in runs}
-    for number in numbers(sweep.root.parent):  # an earlier submission may run the same runs
-        sibling = Sweep(sweep.root.parent / str(number))
+    for sibling in submissions(sweep.root.parent, leave_out):  # an earlier one may run the same runs
         for run_id in stopped & {run.run_id for run in sibling.runs}:
             stop_requests.cancel(sibling.control, run_id)
     open_still = open_runs(sweep, None)

@@ -1,4 +1,4 @@
-"""The one answer to: what state is a run of a sweep in, would a driver start it now, and if not, what keeps it.
+"""The one rule for: what state is a run of a sweep in, would a driver start it now, and if not, what keeps it.
 
 Status, driver, submit, retry, cancel, the launcher and exit codes all ask here. What a run directory says by itself is
 `gpt_opt.records.state.current_state`; here come the attempts, the requests to stop and what Slurm knows.
@@ -64,7 +64,7 @@ class Classification:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it will be started without the user: now, or when the process that has it is gone."""
+        """Whether it will be started without the user: now, or when the process that has it has ended."""
         return not (self.is_done or self.is_running or self.needs_retry)
 
     @property

@@ -76,9 +76,9 @@ def all_well(found: Sequence[Check]) -> bool:
 
 def _python() -> Check:
     found = f"{platform.python_version()}, {sys.executable}"
-    wanted = _wanted_python()
-    if not SpecifierSet(wanted).contains(platform.python_version(), prereleases=True):
-        return Check("Python", False, f"{found}; {wanted} is needed", "make PYTHON=/path/to/python")
+    required = _wanted_python()
+    if not SpecifierSet(required).contains(platform.python_version(), prereleases=True):
+        return Check("Python", False, f"{found}; {required} is needed", "make PYTHON=/path/to/python")
     return Check("Python", True, found)
 
 
@@ -91,22 +91,24 @@ def _wanted_python() -> str:
 
 def _packages() -> Check:
     try:
-        wanted = [Requirement(text) for text in requires("gpt-opt") or ()]
+        required = [Requirement(text) for text in requires("gpt-opt") or ()]
     except PackageNotFoundError:
         return Check("packages", False, "gpt-opt is not installed in this Python", f"pip install -e {ROOT}")
-    wanted = [item for item in wanted if item.marker is None or item.marker.evaluate({"extra": ""})]
-    wrong = [text for item in wanted if (text := _wrong_version(item)) is not None]
+    required = [item for item in required if item.marker is None or item.marker.evaluate({"extra": ""})]
+    wrong = [text for item in required if (text := _wrong_version(item)) is not None]
     if wrong:
         return Check("packages", False, "; ".join(wrong), f"pip install -e {ROOT}")
-    return Check("packages", True, f"gpt-opt {version('gpt-opt')} and the {len(wanted)} packages that it needs")
+    return Check("packages", True, f"gpt-opt {version('gpt-opt')} and the {len(required)} packages that it needs")
 
 
-def _wrong_version(wanted: Requirement) -> str | None:
+def _wrong_version(requirement: Requirement) -> str | None:
     try:
-        found = version(wanted.name)
+        found = version(requirement.name)
     except PackageNotFoundError:
-        return f"{wanted} is missing"
-    return None if wanted.specifier.contains(found, prereleases=True) else f"{wanted} is needed, but {found} is there"
+        return f"{requirement} is missing"
+    if requirement.specifier.contains(found, prereleases=True):
+        return None
+    return f"{requirement} is needed, but {found} is there"
 
 
 def _torch() -> Check:

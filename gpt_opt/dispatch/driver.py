@@ -90,11 +90,15 @@ def drive(sweep: Sweep, in_job: bool, slots: int | None = None) -> None:
             if claim is not None:
                 claims.append((part, held.enter_context(claim)))
         before = saved_steps(sweep) if claims else None
-        for part, claim in claims:
+        for part, _ in claims:
             forget_lost_nodes(part.lost_nodes)
-            _rounds(part, None if in_job else slots or part.needs().slots or 1, stop, claim)
+        while True:
+            for part, claim in claims:
+                _rounds(part, None if in_job else slots or part.needs().slots or 1, stop, claim)
+            runs = classify_runs(sweep)
+            if stop.signal is not None or not runs.due:  # a retry may be of a shape that was worked through before
+                break
         remove_stale_pipes()
-        runs = classify_runs(sweep)
         if stop.limit_near and (runs.due or runs.locked) and this_job().is_slurm:
             if before is not None and saved_steps(sweep) <= before:
                 raise RunFailed(f"{sweep.label}: no run got a step further within the time limit; give it more time")
@@ -169,7 +173,7 @@ def _wait_for_runs(sweep: Sweep, due: Sequence[SweepRun], work: Round) -> None:
     while not work.wait(stop_requests.POLL_S) and time.monotonic() < deadline:
         lost = [(run, item) for run in due for item in read_history(sweep.attempts(run)).lost()]
         lost = [(run, item) for run, item in lost if item.session == work.session]
-        # A slot that is gone writes no end; what counts then is whether the run itself is alive.
+        # A slot that was killed writes no end; what counts then is whether the run itself is alive.
         if all(item.owner.is_dead() and read_run(run.paths()).state is not State.RUNNING for run, item in lost):
             return
 

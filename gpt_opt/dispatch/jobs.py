@@ -23,7 +23,7 @@ def living_jobs(sweep: Sweep, backend: str | None = None) -> list[Job]:
     Args:
         sweep: The sweep directory.
         backend: What it shall run on now, if not what submission.json says. A local driver need not wait for a Slurm
-            that does not answer: should a job of before be at work all the same, its runs are held by it.
+            that does not answer: should an earlier job still run, its runs are locked by it.
 
     Raises:
         SlurmError: If it may have jobs in Slurm, and Slurm does not answer.

@@ -24,7 +24,7 @@ def cause_of_end(attempt: Attempt, ends: Ends, over: str | None = None) -> str |
     Args:
         attempt: The attempt.
         ends: What Slurm knows.
-        over: A driver incarnation whose slots are known to be gone.
+        over: A driver incarnation whose slots are known to have ended.
     """
     if attempt.cause is not None:
         return attempt.cause

@@ -35,7 +35,7 @@ _STARTS_AGAIN = ("REQUEUED", "PENDING", "PREEMPTED", "NODE_FAIL")
 _OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "PMI_", "PMIX_", "DISBATCH_")
 
 
-_ANSWER_S = 20.0
+_TIMEOUT_S = 20.0
 _NOISE = re.compile(r"\**$|\*\* |\w+: error: (If munged is up|slurm_send_node_msg)")
 
 
@@ -136,7 +136,7 @@ def _words(text: str) -> str:
 def problem() -> str | None:
     """Returns what keeps Slurm from working here, in its own words, or None."""
     try:
-        run(["scontrol", "ping"], timeout_s=_ANSWER_S)
+        run(["scontrol", "ping"], timeout_s=_TIMEOUT_S)
     except SlurmError as error:
         return str(error)
     return None
@@ -185,12 +185,12 @@ def states(jobs: Sequence[str]) -> dict[str, list[JobState]]:
     Raises:
         SlurmError: If Slurm does not answer.
     """
-    wanted = {job.array for job in map(JobId, jobs) if job.is_slurm}
-    if not wanted:
+    arrays = {job.array for job in map(JobId, jobs) if job.is_slurm}
+    if not arrays:
         return {}
-    queued = {row.id: row for row in _queued(wanted)}
+    queued = {row.id: row for row in _queued(arrays)}
     found: dict[str, list[JobState]] = {}
-    accounted = _accounted(wanted)
+    accounted = _accounted(arrays)
     for row in accounted:
         # The queue decides what is alive: accounting lags behind, and keeps jobs whose end it missed.
         if row.alive and row.id in queued:
@@ -204,16 +204,16 @@ def states(jobs: Sequence[str]) -> dict[str, list[JobState]]:
     return found
 
 
-def _queued(wanted: set[str]) -> list[JobState]:
+def _queued(arrays: set[str]) -> list[JobState]:
     # Asking by --jobs fails as a whole when one of them is unknown already; asking by user does not.
-    rows = _rows(run(["squeue", "--noheader", "--array", "--me", "--format=%i|%T|%r|%N"], timeout_s=_ANSWER_S))
-    return [JobState(i, _first(s), "" if r == "None" else r, n) for i, s, r, n in rows if JobId(i).array in wanted]
+    rows = _rows(run(["squeue", "--noheader", "--array", "--me", "--format=%i|%T|%r|%N"], timeout_s=_TIMEOUT_S))
+    return [JobState(i, _first(s), "" if r == "None" else r, n) for i, s, r, n in rows if JobId(i).array in arrays]
 
 
-def _accounted(wanted: set[str]) -> list[JobState]:
+def _accounted(arrays: set[str]) -> list[JobState]:
     command = ["sacct", "--noheader", "--parsable2", "--duplicates", "--allocations", "--format=JobID,State,NodeList"]
     try:
-        rows = _rows(run([*command, f"--jobs={','.join(sorted(wanted))}"], timeout_s=_ANSWER_S))
+        rows = _rows(run([*command, f"--jobs={','.join(sorted(arrays))}"], timeout_s=_TIMEOUT_S))
     except SlurmError:
         return []  # no accounting here: squeue and the run directories have to do
     return [JobState(i, _first(s), "", "" if n == "None assigned" else n) for i, s, n in rows]
@@ -235,7 +235,7 @@ def jobs_with_comment(comment: str) -> dict[str, str]:
     """
     rows = (
         row.split("|", 1)
-        for row in run(["squeue", "--noheader", "--me", "--format=%i|%k"], timeout_s=_ANSWER_S).splitlines()
+        for row in run(["squeue", "--noheader", "--me", "--format=%i|%k"], timeout_s=_TIMEOUT_S).splitlines()
     )
     found = {row[0]: row[1].strip() for row in rows if len(row) == 2 and row[1].startswith(comment)}
     rest = {job: text.removeprefix(comment) for job, text in found.items()}
@@ -249,7 +249,7 @@ def max_array_size() -> int:
         SlurmError: If Slurm does not answer.
     """
     found = re.search(
-        r"^MaxArraySize\s*=\s*(\d+)", run(["scontrol", "show", "config"], timeout_s=_ANSWER_S), re.MULTILINE
+        r"^MaxArraySize\s*=\s*(\d+)", run(["scontrol", "show", "config"], timeout_s=_TIMEOUT_S), re.MULTILINE
     )
     # Indices must be below MaxArraySize, so this is also the number of tasks from 0.
     return int(found[1]) if found else 1001

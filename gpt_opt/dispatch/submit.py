@@ -65,7 +65,7 @@ class Outcome:
     Attributes:
         sweep: The sweep directory.
         started: Jobs that this call submitted.
-        alive: Jobs of this sweep that were at work or waiting already.
+        alive: Jobs of this sweep that were running or waiting already.
         runs: What each run is.
     """
 
@@ -149,10 +149,14 @@ def _draft(request: Request, plan: Plan) -> tuple[Submission, list[SweepRun]]:
 
 def _same_sweep(parent: Path, runs: Sequence[SweepRun]) -> Sweep | None:
     """Returns the newest submission that has exactly these runs, in any order."""
-    wanted = {run.run_id for run in runs}
-    return next(
-        (sweep for sweep in reversed(submissions(parent)) if {run.run_id for run in sweep.runs} == wanted), None
-    )
+    run_ids = {run.run_id for run in runs}
+    earlier = reversed(submissions(parent, leave_out))
+    return next((sweep for sweep in earlier if {run.run_id for run in sweep.runs} == run_ids), None)
+
+
+def leave_out(error: Exception) -> None:
+    """Says that an earlier submission cannot be read, and so is left as it is."""
+    log.warning("left out: %s", error)
 
 
 def preview(request: Request) -> str:
@@ -239,7 +243,7 @@ def prepare_points(request: Request, name: str, points: Sequence[Sequence[str]])
             sweep = create(parent, params, runs, submission, keep)
         adopt(sweep)
     first = {run.point: sweep.run(run.run_id) for run in plan.runs}
-    return sweep, tuple(first[plan.collapsed.get(index, index)] for index in range(plan.points))
+    return sweep, tuple(first[plan.duplicates.get(index, index)] for index in range(plan.points))
 
 
 def _before_requeue(parent: Path, runs: Sequence[SweepRun]) -> Sweep | None:

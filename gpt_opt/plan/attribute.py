@@ -79,7 +79,7 @@ class ErrorAttribution:
             return self._unknown_keys[alike]
         if name not in self._by_text:
             try:
-                # A point that fails only while it is resolved, for want of a mandatory value, is no fault of the text.
+                # A point that fails only for a missing mandatory value is no fault of the text.
                 if isinstance(next(self._composer.compose_many([[*groups, text]])), ComposeFailure):
                     self._source.compose([*groups, text])
                 self._by_text[name] = []

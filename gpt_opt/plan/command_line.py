@@ -109,9 +109,9 @@ def _unknown_flags(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]
 
 def _warn_of_resources(line: CommandLine) -> None:
     """Says which resources are not read: runs that Hydra starts take what there is."""
-    said = [text for text in line.overrides if text.lstrip("+").startswith("resources")]
-    if said and not line.reads_resources and SWEEP not in os.environ:
-        log.warning("warning: %s: gptopt submit and hydra/launcher=disbatch alone read resources", " ".join(said))
+    ignored = [text for text in line.overrides if text.lstrip("+").startswith("resources")]
+    if ignored and not line.reads_resources and SWEEP not in os.environ:
+        log.warning("warning: %s: gptopt submit and hydra/launcher=disbatch alone read resources", " ".join(ignored))
 
 
 def _torchrun_problems(multirun: bool) -> Iterator[Problem]:

@@ -1,10 +1,16 @@
-"""What is on disk already of a run: how far it is, and what starting it would mean."""
+"""Existing runs: what starting one would mean, and which one is nearest to a point that is not done."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
+from typing import Any
 
-from gpt_opt.records.run_dir import RunPaths, saved_step
+from gpt_opt.records.io import read_json_object
+from gpt_opt.records.run_dir import RunPaths, find_run_dirs, saved_step
+from gpt_opt.records.run_id import differences
 from gpt_opt.records.state import State, read_run
 
 
@@ -32,3 +38,39 @@ def status_of(paths: RunPaths) -> tuple[Status, int]:
         return status, record.file.step
     step = saved_step(paths)  # PENDING or INTERRUPTED
     return (Status.NEW, 0) if step is None else (Status.RESUME, step)
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The existing run that differs least from a point.
+
+    Attributes:
+        run_dir: Its directory.
+        status: Its status.
+        differs: Dotted key to (value of the existing run, value of the point); empty when it is the point's own run.
+    """
+
+    run_dir: Path
+    status: Status
+    differs: dict[str, tuple[Any, Any]]
+
+
+def nearest_run(config: Mapping[str, Any]) -> Nearest | None:
+    """Returns the run below the config's output folder that is nearest to it, or None when there is no run.
+
+    Args:
+        config: The resolved config of a point.
+    """
+    if "output_dir" not in config["paths"]:
+        return None
+    root = Path(config["paths"]["output_dir"])
+    best: Nearest | None = None
+    for folder in find_run_dirs(root):
+        paths = RunPaths(folder)
+        try:
+            differs = differences(read_json_object(paths.config), config)
+        except (OSError, ValueError):
+            continue  # a run without a readable config has nothing to compare
+        if best is None or len(differs) < len(best.differs):
+            best = Nearest(folder, status_of(paths)[0], differs)
+    return best

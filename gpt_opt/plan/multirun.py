@@ -160,9 +160,9 @@ class CommandLine:
         finetuning = config["training"]["finetuning"]
         metric, said = finetuning["metric_for_best_model"] or DEFAULT_METRIC, self.hydra.sweeper.direction
         directions = [getattr(item, "name", item) for item in (said if OmegaConf.is_list(said) else [said])]
-        wanted = "maximize" if is_greater_better(finetuning) else "minimize"
-        if directions != [wanted]:
-            problem = f"must be {wanted}, since a run returns {metric}, but is {', '.join(map(str, directions))}"
+        expected = "maximize" if is_greater_better(finetuning) else "minimize"
+        if directions != [expected]:
+            problem = f"must be {expected}, since a run returns {metric}, but is {', '.join(map(str, directions))}"
             fix = "another metric: training.finetuning.load_best_model_at_end=true and .metric_for_best_model"
             yield Problem("hydra.sweeper.direction", problem, fix)
 

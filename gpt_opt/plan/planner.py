@@ -37,7 +37,7 @@ class Run:
     """One distinct run of a plan.
 
     Attributes:
-        index: Its place among the distinct runs, from 0.
+        index: Its position among the distinct runs, from 0.
         point: Index of the first point of the grid that gives it.
         run_id: Hash of its config.
         run_dir: Where it lies, or will lie.
@@ -78,23 +78,23 @@ class Plan:
         grid: The sweep file.
         points: Number of points.
         runs: Distinct runs, in the order of their first points.
-        collapsed: Index of a point to the index of the earlier point with the same config.
+        duplicates: Index of a point to the index of the earlier point with the same config.
         uncounted: Keys in which such points differ although they change no result, so that only the first one's count.
         configs: For each run, how its config differs from that of the first; see `records.planned_configs`.
         costs: What the runs that remain will cost, by what a run needs.
         cost: What all of them will cost.
-        gone: Runs of earlier submissions of this sweep that are no longer in the grid: id to directory.
+        removed: Runs of earlier submissions of this sweep that are no longer in the grid: id to directory.
     """
 
     grid: Grid
     points: int
     runs: tuple[Run, ...]
-    collapsed: dict[int, int]
+    duplicates: dict[int, int]
     uncounted: tuple[str, ...]
     configs: tuple[Sequence[Change], ...]
     costs: Mapping[Resources, CostEstimate]
     cost: CostEstimate
-    gone: dict[str, str]
+    removed: dict[str, str]
 
     @property
     def shapes(self) -> tuple[Resources, ...]:
@@ -185,14 +185,14 @@ class Planner:
         self._checker.warn_of_elsewhere()
         known = {run.run_id for run in draft.runs}
         earlier = (run for sweep in submissions(sweeps / grid.name) for run in sweep.runs)
-        gone = {run.run_id: run.run_dir for run in earlier if run.run_id not in known}
+        removed = {run.run_id: run.run_dir for run in earlier if run.run_id not in known}
         samples, runs = Samples(draft.roots), tuple(draft.runs)
         shapes = dict.fromkeys(run.resources for run in runs)
         return Plan(
             grid=grid,
             points=draft.points,
             runs=runs,
-            collapsed=draft.collapsed,
+            duplicates=draft.duplicates,
             uncounted=tuple(sorted(draft.uncounted)),
             configs=tuple(draft.configs),
             costs={
@@ -200,7 +200,7 @@ class Planner:
                 for shape in shapes
             },
             cost=estimate(draft.work, samples, slots),
-            gone=gone,
+            removed=removed,
         )
 
     def _own_sweep(self, point: Composed, grid: Grid) -> Iterator[Problem]:
@@ -264,7 +264,7 @@ class _Draft:
         self.findings = Findings()
         self.points = 0
         self.runs: list[Run] = []
-        self.collapsed: dict[int, int] = {}
+        self.duplicates: dict[int, int] = {}
         self.uncounted: set[str] = set()
         self.configs: list[Sequence[Change]] = []
         self.work: list[Work] = []
@@ -281,7 +281,7 @@ class _Draft:
         first, overrides, needed = self._first.setdefault(name, entry)
         if first != point:
             self._needs.add_same_run(first, needed, point, resources)
-            self.collapsed[point] = first
+            self.duplicates[point] = first
             keys = {target(text.partition("=")[0]) for text in overrides.symmetric_difference(composed.overrides)}
             self.uncounted.update(key for key in keys if not is_identity(key))
             return

@@ -94,8 +94,8 @@ class PointChecker:
             ]
             return [*added, *lacking]
         found = [*constraint_problems(result.config, self.memo), *self._target_problems(result.config)]
-        told = tuple(f"{problem.where}." for problem in added)
-        new = [p for p in found if p.message != UNKNOWN_KEY or not any(key.startswith(f"{p.where}.") for key in told)]
+        heads = tuple(f"{problem.where}." for problem in added)
+        new = [p for p in found if p.message != UNKNOWN_KEY or not any(key.startswith(f"{p.where}.") for key in heads)]
         located = [self._located(problem, result.overrides) for problem in new]
         lost = [*_lost_trackers(result.overrides), *_lost_model(result.overrides, result.config)]
         return [*added, *lost, *located]

@@ -74,7 +74,7 @@ def _attempts(paths: RunPaths) -> list[int]:
     """Returns the numbers of all claims, ascending."""
     if not paths.claims.is_dir():
         return []
-    return sorted(int(entry.stem) for entry in paths.claims.iterdir() if entry.stem.isdigit())
+    return sorted(int(entry.stem) for entry in paths.claims.glob("*.json") if entry.stem.isdecimal())
 
 
 def _claim_file(paths: RunPaths, attempt: int) -> Path:

@@ -97,12 +97,12 @@ def files_below(folder: Path) -> Iterator[Path]:
     """Yields the files of a folder, sorted, without what is hidden and without caches of Python."""
     seen: set[str] = set()
     for name, subfolders, files in os.walk(folder, followlinks=True):
-        place = os.path.realpath(name)
+        path = os.path.realpath(name)
         subfolders[:] = sorted(item for item in subfolders if item[0] != "." and item != "__pycache__")
-        if place in seen:
+        if path in seen:
             subfolders.clear()  # a link to a folder above
             continue
-        seen.add(place)
+        seen.add(path)
         for file in sorted(files):
             if file[0] != "." and not file.endswith(".pyc"):
                 yield Path(name, file)

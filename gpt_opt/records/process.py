@@ -43,7 +43,7 @@ class Owner:
             raise ValueError(f"an owner needs host, machine, pid and pid_start, but got {record}") from error
 
     def is_dead(self) -> bool:
-        """Returns whether the process is known to be gone; False also when this machine cannot know."""
+        """Returns whether the process is known to have ended; False also when this machine cannot know."""
         return self.machine == _machine() and _pid_start(self.pid) != self.pid_start
 
     def __str__(self) -> str:

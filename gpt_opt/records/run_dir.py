@@ -76,7 +76,7 @@ class RunPaths:
 
     @property
     def reserve(self) -> Path:
-        """Room on the disk for the last words of a run at work; a temporary file like others."""
+        """Room on the disk for the last words of a running run; a temporary file like others."""
         return self.root / ".reserve.tmp"
 
     @property

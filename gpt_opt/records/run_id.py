@@ -21,7 +21,7 @@ NOT_IDENTITY = frozenset(
 Of the other keys `gpt_opt.config.files` lists those that name files, which enter the id by their real paths: one file
 is one run, and a folder that moves makes new ones. The content is compared apart, `gpt_opt.config.inputs`.
 
-`models` and `model_index` choose `model.name_or_path`, which counts. `deepspeed` and `fsdp` divide a training among
+`models` and `model_index` choose `model.name_or_path`, which counts. `deepspeed` and `fsdp` shard a training over
 processes: like their number, that changes nothing but the rounding.
 """
 
@@ -58,13 +58,13 @@ def identifying(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
         config: The config, or a part of it.
         above: Where that part is, `training.` for example.
     """
-    kept = {}
+    identity = {}
     for key, value in config.items():
         name = above + key
-        known = _PART.sub("data.dataset.", name)
-        if name not in NOT_IDENTITY and not (known in ABSENT_MEANS and _same(value, ABSENT_MEANS[known])):
-            kept[key] = identifying(value, f"{name}.") if isinstance(value, dict) else value
-    return kept
+        declared = _PART.sub("data.dataset.", name)
+        if name not in NOT_IDENTITY and not (declared in ABSENT_MEANS and _same(value, ABSENT_MEANS[declared])):
+            identity[key] = identifying(value, f"{name}.") if isinstance(value, dict) else value
+    return identity
 
 
 def _same(value: Any, other: Any) -> bool:
@@ -72,7 +72,7 @@ def _same(value: Any, other: Any) -> bool:
 
 
 class Memo(Protocol):
-    """What remembers answers for other configs of the same request, `gpt_opt.config.remember.Remembered`."""
+    """What remembers results for other configs of the same request, `gpt_opt.config.remember.Remembered`."""
 
     def each(self, ask: Callable[[str, Any], T], config: Mapping[str, Any]) -> list[T]:
         """Returns `ask(key, value)` for every top-level key of the config, in its order."""
@@ -108,9 +108,9 @@ def run_id(config: Mapping[str, Any], memo: Memo | None = None) -> str:
 _ABSENT = "(absent)"
 
 
-def differences(existing: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def differences(existing: Mapping[str, Any], planned: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Returns the dotted keys in which two resolved configs differ as runs: value there, value here."""
-    there, here = _flat(identifying(existing)), _flat(identifying(wanted))
+    there, here = _flat(identifying(existing)), _flat(identifying(planned))
     pairs = {key: (there.get(key, _ABSENT), here.get(key, _ABSENT)) for key in sorted({*there, *here})}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] or type(pair[0]) is not type(pair[1])}
 

@@ -1,4 +1,4 @@
-"""The state of a run: what state.json says, what is true when its writer is gone, and the one enum of states."""
+"""The state of a run: what state.json says, what is true when its writer has ended, and the one enum of states."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def current_state(written: State | None, has_result: bool, is_owned: bool, has_b
 
 
 def read_state(paths: RunPaths) -> RunState:
-    """Returns state.json, corrected where its writer is gone.
+    """Returns state.json, corrected where its writer has ended.
 
     A RUNNING run whose owner is known dead, or silent for `claim.STALE_AFTER_S`, is reported as INTERRUPTED: nobody
     needs to be alive to say so. A directory without state.json is PENDING.

@@ -22,7 +22,7 @@ class SweepRun:
     """One line of plan.jsonl.
 
     Attributes:
-        index: Its place in the plan, from 0: for people and file names, never for identity.
+        index: Its position in the plan, from 0: for people and file names, never for identity.
         run_id: Hash of its config.
         run_dir: Where it was expected to lie when it was planned.
         overrides: Hydra override strings that give its config.
@@ -293,13 +293,25 @@ def locked(parent: Path) -> IO[str]:
 
 def numbers(parent: Path) -> list[int]:
     """Returns the numbers of the submissions in `sweeps/<name>/`, ascending."""
-    return sorted(int(entry.name) for entry in parent.glob("*") if entry.name.isdigit() and entry.is_dir())
+    return sorted(int(entry.name) for entry in parent.glob("*") if entry.name.isdecimal() and entry.is_dir())
 
 
-def submissions(parent: Path) -> list[Sweep]:
-    """Returns the submissions in `sweeps/<name>/`, oldest first."""
-    found = (Sweep(parent / str(number)) for number in numbers(parent))
-    return [sweep for sweep in found if sweep.plan_file.exists()]
+def submissions(parent: Path, unreadable: Callable[[Exception], None] = lambda error: None) -> list[Sweep]:
+    """Returns the submissions in `sweeps/<name>/` that can be read, oldest first.
+
+    Args:
+        parent: `sweeps/<name>`.
+        unreadable: Called with what is wrong with each other one.
+    """
+    found = []
+    for sweep in (Sweep(parent / str(number)) for number in numbers(parent)):
+        try:
+            sweep.submission()
+            if sweep.runs:
+                found.append(sweep)
+        except (OSError, GptOptError) as error:
+            unreadable(error)
+    return found
 
 
 def create(

@@ -51,8 +51,8 @@ def nvidia_smi() -> dict[str, str]:
 
 def visible(environment: Mapping[str, str]) -> list[str]:
     """Returns the devices of this slot as CUDA_VISIBLE_DEVICES names them; without Slurm, all of this machine."""
-    if (said := environment.get(DEVICES)) is not None:
-        return [item.strip() for item in said.split(",") if item.strip() and item.strip() != "NoDevFiles"]
+    if (listed := environment.get(DEVICES)) is not None:
+        return [item.strip() for item in listed.split(",") if item.strip() and item.strip() != "NoDevFiles"]
     return [] if "SLURM_JOB_ID" in environment else list(nvidia_smi())
 
 

@@ -118,7 +118,7 @@ class Peers:
                 watcher.join()
 
     def _failure(self) -> PeerFailed | None:
-        """Returns what another process said of its failure; nothing when torchrun is gone, which keeps such words."""
+        """Returns what another process said of its failure; nothing when torchrun has ended, which keeps such words."""
         from gpt_opt.training.distributed import lost_a_process
 
         assert self._channel is not None
@@ -136,7 +136,7 @@ class Peers:
 
         Raises:
             PeerFailed: If another process raised.
-            PeerLost: If another process is gone.
+            PeerLost: If another process has ended.
         """
         from gpt_opt.training.distributed import lost_a_process
 

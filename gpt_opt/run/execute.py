@@ -106,11 +106,11 @@ def _process_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
         fix = "start run_hydra.py, which starts it"
         yield Problem("gpu.use_ddp", "needs the processes of torchrun, but this one was started without it", fix)
         return
-    for engine in ("deepspeed", "fsdp"):
-        if config[engine] and not under_torchrun():
-            problem = "divides a training among the processes of torchrun, but this one was started without it"
+    for backend in ("deepspeed", "fsdp"):
+        if config[backend] and not under_torchrun():
+            problem = "shards a training over the processes of torchrun, but this one was started without it"
             fix = "gpu.use_ddp=true, torchrun --nproc-per-node N run_hydra.py ..., or resources.gpus_per_run in a sweep"
-            yield Problem(engine, problem, fix)
+            yield Problem(backend, problem, fix)
 
 
 def _say_complete(config: Mapping[str, Any], paths: RunPaths) -> None:
@@ -201,12 +201,12 @@ class _Attempt:
 
         Whenever this is cut short, what stays is either a result still, or has no checkpoint to resume from.
         """
-        kept = self.paths.superseded / f"before-attempt-{self.claim.attempt:04d}"
-        kept.mkdir(parents=True)
+        former = self.paths.superseded / f"before-attempt-{self.claim.attempt:04d}"
+        former.mkdir(parents=True)
         paths = self.paths
         for item in (paths.checkpoints, paths.metrics, paths.samples, paths.provenance, paths.state, paths.summary):
             if item.exists():
-                item.replace(kept / item.name)
+                item.replace(former / item.name)
 
     def prepare(self, hydra_files: Mapping[str, str]) -> None:
         """Writes what describes the run before it starts, and clears away what a process killed in mid-write left."""

@@ -172,7 +172,7 @@ def hydra_errors(explain: Callable[[], Sequence[Problem]] = tuple) -> Iterator[N
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise RequestError([Problem("config", "; ".join(lines))]) from error
     except Exception as error:
-        # What hydra/launcher=submitit_* raises when a job ended without an answer; submitit itself is optional.
+        # What hydra/launcher=submitit_* raises when a job ended without a result; submitit itself is optional.
         if type(error).__module__.partition(".")[0] != "submitit":
             raise
         raise RunFailed(str(error)) from error

@@ -47,8 +47,8 @@ def require_planned(configs: Sequence[Mapping[str, Any]]) -> None:
 def _differences(planned: Mapping[str, Any] | None, config: Mapping[str, Any]) -> str:
     if planned is None:
         return "has another; in which keys is not known, since the sweep has no record of its planned configs"
-    found = differences(planned, json.loads(json.dumps(config)))
-    if not found:
+    differing = differences(planned, json.loads(json.dumps(config)))
+    if not differing:
         return "has another id: no key differs, but the code that makes ids of configs has changed"
-    told = [f"{key} was {before!r} and is {after!r}" for key, (before, after) in list(found.items())[:_MOST_KEYS]]
-    return ", ".join(told) + (f", and {len(found) - _MOST_KEYS} more keys" if len(found) > _MOST_KEYS else "")
+    lines = [f"{key} was {before!r} and is {after!r}" for key, (before, after) in list(differing.items())[:_MOST_KEYS]]
+    return ", ".join(lines) + (f", and {len(differing) - _MOST_KEYS} more keys" if len(differing) > _MOST_KEYS else "")

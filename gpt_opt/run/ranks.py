@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rank:
-    """The place of this process in its run.
+    """The rank of this process in its run.
 
     Attributes:
         index: 0 for the process that claims the run and writes its files.
@@ -20,7 +20,7 @@ class Rank:
 
 
 def this_rank() -> Rank:
-    """Returns the place of the calling process; the only one where nothing says otherwise."""
+    """Returns the rank of the calling process; the only one where nothing says otherwise."""
     if not under_torchrun():
         return Rank(0, 1)
     return Rank(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))

@@ -42,7 +42,7 @@ class Report:
         self._found.append((self._document.line(path), Problem(self._document.where(path), message, fix)))
 
     def line(self, path: Path) -> int:
-        """Returns the line of `path`, for a message that points at a second place."""
+        """Returns the line of `path`, for a message that points at a second line."""
         return self._document.line(path)
 
     def unknown(self, path: Path, what: str, valid: Iterable[str], fix: str = "") -> None:

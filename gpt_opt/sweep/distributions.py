@@ -44,7 +44,7 @@ class BadValues(Exception):
     """Arguments that give no values: what must hold, and what to do."""
 
     def __init__(self, message: str, fix: str = "") -> None:
-        """Keep both parts for the report."""
+        """Keeps both parts for the report."""
         self.message = message
         self.fix = fix
         super().__init__(message)

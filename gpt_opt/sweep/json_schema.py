@@ -17,7 +17,7 @@ Schema = dict[str, Any]
 def schema() -> Schema:
     """Returns the JSON Schema (draft 2020-12) of the sweep file.
 
-    It knows the shape: sections, keys, types, forms of generators and distributions. What relates two places (lengths
+    It knows the shape: sections, keys, types, forms of generators and distributions. What relates two sources (lengths
     in zip, a key given twice, what exclude matches) only the reader checks.
     """
     sections = {name for name in (*SPACE_SECTIONS, *TOP_SECTIONS, *NOT_BUILT) if name != "$schema"}

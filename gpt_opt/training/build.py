@@ -64,7 +64,8 @@ def build(config: Config) -> Parts:
     tokenizer = build_tokenizer(config["model"])
     policy = build_model(config["model"], tokenizer)
     objective = _objective(config, tokenizer)
-    collator = _collator(config["collator"], objective)
+    node = config["collator"]
+    collator = objective.collator() if node is None else cast("Collate", build_target("collator", node, Collate))
     callbacks = [
         build_target(f"callbacks[{index}]", node, TrainerCallback) for index, node in enumerate(config["callbacks"])
     ]
@@ -92,10 +93,6 @@ def _objective(config: Config, tokenizer: PreTrainedTokenizerFast) -> Objective:
     objective = call_target({**node, "_partial_": True})(loss, limits)
     require_kind("aligner", node, objective, Objective)
     return cast("Objective", objective)
-
-
-def _collator(node: Config | None, objective: Objective) -> Collate:
-    return objective.collator() if node is None else cast("Collate", build_target("collator", node, Collate))
 
 
 def _steps(params: Mapping[str, Any], items: int) -> int:

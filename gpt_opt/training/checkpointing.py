@@ -229,7 +229,7 @@ def commit_checkpoint(saved: Path, folder: Path) -> None:
     shutil.rmtree(saved.parent, ignore_errors=True)
 
 
-def remove_beyond(folder: Path, step: int, limit: int | None, best: int | None = None) -> None:
+def remove_beyond(folder: Path, step: int, limit: int | None, best: int | None) -> None:
     """Deletes all but the newest `limit` checkpoints and that of the step `best`; None keeps all.
 
     Those beyond `step`, the newest one, are damaged ones that an attempt before this one has left.

@@ -62,7 +62,7 @@ class Channel:
         """Returns the text under a name, or None as long as there is none.
 
         Raises:
-            DistNetworkError: If the store is gone, as when torchrun was killed.
+            DistNetworkError: If the store has ended, as when torchrun was killed.
         """
         return self._store.get(name).decode() if self._store.check([name]) else None
 
@@ -73,7 +73,7 @@ def process_count() -> int:
 
 
 def lost_a_process(error: BaseException) -> bool:
-    """Returns whether an exception says that another process of the training is gone."""
+    """Returns whether an exception says that another process of the training has ended."""
     return isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None
 
 

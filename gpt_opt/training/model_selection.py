@@ -78,7 +78,7 @@ class Best:
         self.step, self.metrics, self.since = state["step"], dict(state["metrics"]), state["since"]
 
     def forget(self) -> None:
-        """Starts anew, as when the checkpoint of the best evaluation is gone."""
+        """Starts anew, as when the checkpoint of the best evaluation is missing."""
         self.step, self.metrics, self.since = None, {}, 0
 
 

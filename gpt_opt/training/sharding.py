@@ -50,7 +50,8 @@ def sharding_arguments(config: Mapping[str, Any], devices: int) -> dict[str, Any
         return {"deepspeed": deepspeed_settings(config["deepspeed"], params, devices)}
     if config["fsdp"]:
         # Gradients that lie in the machine's memory are summed there.
-        backend = {"ddp_backend": "cuda:nccl,cpu:gloo"} if _on_both(config["fsdp"]) else {}
+        on_both = config["fsdp"]["cpu_offload"] and torch.cuda.is_available()
+        backend = {"ddp_backend": "cuda:nccl,cpu:gloo"} if on_both else {}
         return {"fsdp": True, "fsdp_config": {**config["fsdp"], "version": 2}, **backend}
     return {}
 
@@ -58,10 +59,6 @@ def sharding_arguments(config: Mapping[str, Any], devices: int) -> dict[str, Any
 def _has_fp16() -> bool:
     """Returns whether this machine computes in float16 as far as DeepSpeed is concerned; what it asks of a CPU."""
     return torch.accelerator.is_available() or bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
-
-
-def _on_both(fsdp: Mapping[str, Any]) -> bool:
-    return bool(fsdp["cpu_offload"]) and torch.cuda.is_available()
 
 
 def deepspeed_settings(deepspeed: Mapping[str, Any], params: Mapping[str, Any], devices: int) -> dict[str, Any]:
@@ -138,8 +135,8 @@ def shard_reference(model: PreTrainedModel, arguments: TrainingArguments, accele
         zero = {key: value for key, value in settings["zero_optimization"].items() if key != "offload_optimizer"}
         kept = {key: settings[key] for key in ("train_micro_batch_size_per_gpu", "bf16", "fp16")}
         settings = {**kept, "zero_optimization": zero}
-        engine, *_ = deepspeed.initialize(model=model, config=settings)
-        return cast("PreTrainedModel", engine.module)
+        wrapped, *_ = deepspeed.initialize(model=model, config=settings)
+        return cast("PreTrainedModel", wrapped.module)
     return model
 
 

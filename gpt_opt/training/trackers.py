@@ -71,7 +71,7 @@ class Row:
     """A row of metrics.jsonl.
 
     Attributes:
-        number: Its place in the file, from 0.
+        number: Its index in the file, from 0.
         step: Optimizer steps before it.
         time: When it was written, seconds since 1970.
         values: The metrics.

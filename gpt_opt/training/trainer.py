@@ -39,12 +39,12 @@ from gpt_opt.training.evaluation import compare, measure
 from gpt_opt.training.failures import require_finite
 from gpt_opt.training.forwards import Forwards
 from gpt_opt.training.interface import Folder, Hooks
+from gpt_opt.training.metrics import Progress
 from gpt_opt.training.model_selection import Best
 from gpt_opt.training.models.build import Reference
 from gpt_opt.training.objectives import Objective
 from gpt_opt.training.optimizers import load_state_by_name, state_by_name
 from gpt_opt.training.optimizers.protocols import UsesLoss, evaluation_mode
-from gpt_opt.training.progress import Progress
 from gpt_opt.training.sharding import (
     full_optimizer_state,
     full_weights,
@@ -196,7 +196,7 @@ class ObjectiveTrainer(Trainer):
         """Checks the loss of the last step, once; every process of the training finds the same.
 
         The loop asks when it makes the batch of the next step, and before anything is logged, measured or saved. So
-        each step is checked at the price of one number read from the device, and none that failed is kept.
+        each step is checked at the cost of one number read from the device, and none that failed is kept.
 
         Raises:
             LossNotFinite: If it is no finite number.

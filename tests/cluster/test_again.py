@@ -94,7 +94,7 @@ def test_cancel_reaches_every_submission_of_a_run_and_the_old_grid_is_found_agai
     bench.write([70, 71], steps=40)
     told = bench.gptopt("submit", "sweep.json", "--slots", "1", "--sbatch=--hold")
     assert "sweep sweep/1" in told
-    assert "at work already" in told
+    assert "submitted already" in told
     bench.gptopt("cancel", "sweep/2", "--yes")
     for sweep in (first, Sweep(first.root.parent / "2")):
         assert {item.blocked_by for item in classify_runs(sweep).items.values()} == {BlockedBy.CANCEL}

@@ -85,7 +85,7 @@ def test_one_shape_gets_more_memory_while_the_other_works_and_is_requeued(bench:
     bench.wait("out of memory", lambda: waiting_for_retry(bench.sweep()) == ["out_of_memory"])
     cluster.wait_job(second)
     bench.wait_for_step(0)
-    assert f"at work already: job {first}" in bench.gptopt("submit", "sweep.json")
+    assert f"submitted already: job {first}" in bench.gptopt("submit", "sweep.json")
     assert bench.jobs() == [first, second], "without more memory it is not started again"
 
     content = json.loads((bench.folder / "sweep.json").read_text())

@@ -52,7 +52,7 @@ def test_arrays_are_split_and_cancel_withdraws_what_waits(bench: Bench) -> None:
     shown = bench.cluster.run("scontrol", "show", "job", first)
     assert "TimeLimit=00:10:00" in shown, "what was asked for beats SBATCH_*"
     again = bench.gptopt("submit", "sweep.json", *SUBMITIT, "--sbatch=--hold")
-    assert f"at work already: job {first}, {last}" in again
+    assert f"submitted already: job {first}, {last}" in again
     assert bench.sweep().submission().jobs == jobs
     bench.gptopt("cancel", "sweep", "--yes")
     bench.wait_until_idle()

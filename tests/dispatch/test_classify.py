@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,9 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpt_opt.dispatch import slurm
+from gpt_opt.dispatch.actions import cancel, retry
 from gpt_opt.dispatch.classify import STALLED_AFTER_S, BlockedBy, Classification, classify, classify_runs
 from gpt_opt.dispatch.reconcile import Ends, reconcile
 from gpt_opt.dispatch.sweep_status import gather
+from gpt_opt.errors import ConfigError
 from gpt_opt.plan.existing import Status, status_of
 from gpt_opt.records import stop_requests
 from gpt_opt.records.attempts import CAUSES, Attempt, History, note_retry
@@ -27,12 +30,12 @@ from gpt_opt.records.io import to_json, write_text
 from gpt_opt.records.process import this_process
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import RunRecord, RunState, State, current_state, read_run, write_state
-from gpt_opt.records.sweep_dir import Sweep, SweepRun
+from gpt_opt.records.sweep_dir import Job, Sweep, SweepRun, submissions
 from tests.dispatch.on_disk import DEAD, STARTED, attempt, make_sweep
 
 WRITTEN = (None, State.PENDING, State.RUNNING, State.COMPLETED, State.FAILED, State.INTERRUPTED)
 SILENCE = (None, 1.0, STALLED_AFTER_S + 15)
-"""Of the process that has the run: none that may be alive, one at work, one that is silent."""
+"""Of the process that has the run: none that may be alive, one that runs, one that is silent."""
 
 FILES = list(itertools.product(WRITTEN, (False, True), SILENCE, (False, True)))
 """What state.json says (None: it is torn), a result or not, silence, a checkpoint or not."""
@@ -261,3 +264,38 @@ def test_a_claim_that_is_not_ours_is_named_and_costs_no_state(tmp_path: Path) ->
     assert (found.state, found.file.step) == (State.INTERRUPTED, 40)
     assert "0001.json: must be a claim written by gpt-opt" in found.problem
     assert gather(sweep).notes == (f"run 0: {found.problem}",)
+
+
+def test_a_retry_knows_a_state_as_status_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = make_sweep(tmp_path, [["seed=1"]], backend="disbatch", jobs=[Job("12", STARTED)])
+    elsewhere = replace(DEAD, machine="another")
+    attempt(sweep, 0, None, session="12.0", owner=elsewhere)
+    known = {"12": [slurm.JobState("12", "OUT_OF_MEMORY")]}
+    monkeypatch.setattr(slurm, "is_installed", lambda: True)
+    monkeypatch.setattr(slurm, "states", lambda jobs: known)
+    shown = gather(sweep).runs[0].state
+    assert shown is State.FAILED
+    with pytest.raises(ConfigError, match="there are 1 FAILED"):
+        retry(sweep, "FAILED", ["seed=2"])
+
+
+def test_a_folder_that_is_no_submission_keeps_nothing_from_a_cancel(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sweep = make_sweep(tmp_path, [["seed=1"]])
+    (sweep.root.parent / "5").mkdir()
+    (sweep.root.parent / "²").mkdir()
+    cancel(sweep, sweep.runs)
+    assert classify_runs(sweep).items[sweep.runs[0]].blocked_by is BlockedBy.CANCEL
+    assert f"left out: {sweep.root.parent}/5/submission.json must be written by gptopt submit" in caplog.text
+
+
+@pytest.mark.parametrize("torn", ["plan.jsonl", "submission.json"])
+def test_a_submission_that_cannot_be_read_is_left_out_for_a_new_one(tmp_path: Path, torn: str) -> None:
+    sweep = make_sweep(tmp_path, [["seed=1"]])
+    parent = sweep.root.parent
+    shutil.copytree(sweep.root, parent / "2")
+    (parent / "2" / torn).write_text('{"')
+    wrong: list[str] = []
+    assert [found.label for found in submissions(parent, lambda error: wrong.append(str(error)))] == ["beta/1"]
+    assert [str(parent / "2" / torn) in text for text in wrong] == [True]

@@ -71,6 +71,22 @@ def test_a_truncated_state_in_mid_run_resumes(bench: Bench) -> None:
     assert "resuming from checkpoint-" in (bench.sweep().logs / "0.out").read_text()
 
 
+def test_a_retry_reaches_a_driver_that_works_on_another_shape(bench: Bench) -> None:
+    file = bench.write([70, 71], pause_s=0.01)
+    spec = json.loads(file.read_text())
+    values = spec.pop("grid") | {"resources.cpus_per_run": [1, 2]}
+    file.write_text(json.dumps({**spec, "zip": values}))
+    sweep = bench.submit("--backend", "local", "--slots", "1")
+    assert [part.shape for part in sweep.parts()] == [0, 1]
+    bench.gptopt("cancel", "sweep", "0", "--yes")
+    bench.wait_for_step(1)
+    assert "at work already" in bench.gptopt("retry", "sweep", "--state", "CANCELLED")
+    assert "must be runs of one shape" in bench.gptopt("exec", "sweep", "0", "1", expect=2)
+    bench.wait("the driver's end", lambda: not is_driven(sweep))
+    assert len(classify_runs(sweep).done) == 2
+    assert "error" not in (sweep.logs / "driver-local.out").read_text()
+
+
 def test_a_claim_file_that_is_not_ours_costs_one_attempt_and_is_named(bench: Bench) -> None:
     bench.write([70], steps=40)
     (bench.folder / "break-70").touch()

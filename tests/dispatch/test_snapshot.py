@@ -19,7 +19,7 @@ from gpt_opt.dispatch.snapshot import code_root, has_changed, import_path, link,
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.code import Code, Manifest, code_sha256, other_code, this_code
 from gpt_opt.records.io import to_json, write_text
-from gpt_opt.records.sweep_dir import Submission, Sweep
+from gpt_opt.records.sweep_dir import Shape, Submission, Sweep
 from tests.conftest import ROOT
 
 
@@ -191,7 +191,9 @@ def submitted(project: Path, folder: Path) -> tuple[Sweep, Submission]:
     sweep = Sweep(project.parent / "sweeps" / "beta" / "1")
     sweep.root.mkdir(parents=True)
     link(sweep, folder)
-    return sweep, Submission("beta", "beta.json", (), "local", 1, {}, None, str(project), str(project), snapshot=True)
+    return sweep, Submission(
+        "beta", "beta.json", (), "local", (Shape({}, 1),), None, str(project), str(project), snapshot=True
+    )
 
 
 def test_the_link_of_a_sweep_moves_with_the_folder_of_sweeps(project: Path, tmp_path: Path) -> None:

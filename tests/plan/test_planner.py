@@ -1,4 +1,4 @@
-"""Plans: problems, identity, collapse, status, price, explanation, output."""
+"""Plans: problems, identity, duplicates, status, cost, explanation, output."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from gpt_opt.cli import main
 from gpt_opt.cli.views import plan as show
 from gpt_opt.config.schema import register
 from gpt_opt.errors import ConfigError
-from gpt_opt.plan.diff import differences, nearest_run
 from gpt_opt.plan.estimate import makespan_s
-from gpt_opt.plan.existing import Status
+from gpt_opt.plan.existing import Status, nearest_run
 from gpt_opt.plan.planner import Plan, Planner
 from gpt_opt.records.claim import acquire
 from gpt_opt.records.io import to_json
 from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.run_id import differences
 from gpt_opt.records.state import RunState, State, write_state
 from gpt_opt.run.resolvers import allocate_run_dir, parent_dir, register_resolvers, run_label
 from gpt_opt.sweep import load_grid
@@ -125,7 +125,7 @@ def test_points_with_one_config_are_one_run(desk: Desk) -> None:
     plan = desk.plan({"loss.beta": [0.1, 1e-1, 0.3], "seed": [0], "exp_name": ["a", "b"]})
     assert plan.points == 6
     assert len(plan.runs) == 2
-    assert plan.collapsed == {1: 0, 2: 0, 3: 0, 5: 4}
+    assert plan.duplicates == {1: 0, 2: 0, 3: 0, 5: 4}
     assert "4 points have the config of an earlier point (1 = 0, 2 = 0, 3 = 0, 5 = 4)" in show.as_text(plan)
 
 
@@ -262,7 +262,7 @@ def test_two_spellings_of_a_file_are_one_run(
     file = sweep_file(tmp_path, grid)
     monkeypatch.chdir(tmp_path)
     plan = planner.plan(file, rest, sweeps=tmp_path)
-    assert plan.collapsed == {1: 0, 2: 0, 3: 0, 4: 0}
+    assert plan.duplicates == {1: 0, 2: 0, 3: 0, 4: 0}
     done = run_hydra([*rest, "loss.beta=0.1", "data.dataset.path=../link.jsonl"], cwd=tmp_path / "below")
     assert done.returncode == 0, done.stdout + done.stderr
     (run,) = planner.plan(file, rest, sweeps=tmp_path).runs
@@ -360,7 +360,7 @@ def test_runs_of_earlier_submissions_that_left_the_grid_are_named(desk: Desk, tm
     lines = [json.dumps({name: getattr(run, name) for name in fields}) for run in first.runs]
     (submitted / "plan.jsonl").write_text("\n".join(lines) + "\n")
     plan = desk.plan({"loss.beta": [0.05, 0.1, 0.2]})
-    assert plan.gone == {first.runs[2].run_id: first.runs[2].run_dir}
+    assert plan.removed == {first.runs[2].run_id: first.runs[2].run_dir}
     assert "1 runs of earlier submissions are no longer in the grid" in show.as_text(plan)
 
 

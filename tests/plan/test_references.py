@@ -51,7 +51,8 @@ def everything_read(config: dict[str, Any]) -> dict[str, set[Any]]:
     found = list(find_interpolations(tree))
     plain: Any = OmegaConf.to_container(tree)
     return {
-        ".".join(map(str, item.place)): set(reads) for item, reads in zip(found, all_reads(found, plain), strict=True)
+        ".".join(map(str, item.position)): set(reads)
+        for item, reads in zip(found, all_reads(found, plain), strict=True)
     }
 
 

@@ -126,6 +126,15 @@ def test_a_foreign_claim_file_is_an_error_that_names_it(paths: RunPaths) -> None
         acquire(paths)
 
 
+def test_a_file_beside_the_claims_is_none(paths: RunPaths) -> None:
+    with acquire(paths):
+        (paths.claims / "0012.txt").touch()
+        (paths.claims / "²").touch()
+        claim = read_claim(paths)
+    assert claim is not None
+    assert claim.attempt == 1
+
+
 def test_a_reused_pid_is_not_the_old_process() -> None:
     me = this_process()
     assert not me.is_dead()

@@ -442,7 +442,7 @@ def test_pairs_and_single_answers_mix_for_the_losses_that_take_both(tmp_path: Pa
         ({"path": "a/b/c"}, "or a name on the hub"),
         ({"path": "FILE", "split": "test"}, "split: must be train with a file, but is 'test'"),
         ({"path": "FILE", "subset": "a"}, "subset: must be null with a file, but is 'a'"),
-        ({"path": "FILE", "validation_split": "test"}, "validation_split: must be a share"),
+        ({"path": "FILE", "validation_split": "test"}, "validation_split: must be a fraction"),
         ({"validation_split": 1.5}, "validation_split: 0 < validation_split < 1 must hold (or it names a split)"),
         ({"validation_split": None}, "but it is None"),
         ({"min_score_ratio": 0.5}, "min_score_ratio: must be a finite number of at least 1"),

@@ -232,9 +232,9 @@ def test_a_model_that_cannot_write_is_an_error(small: list[str]) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["n_samples=3"], "n_samples: is 3, but nothing would look at it"),
-        (["max_new_tokens=3"], "max_new_tokens: is 3, but nothing would look at it"),
-        (["temperature=1"], "temperature: is 1.0, but nothing would look at it"),
+        (["n_samples=3"], "n_samples: is 3, but it is ignored"),
+        (["max_new_tokens=3"], "max_new_tokens: is 3, but it is ignored"),
+        (["temperature=1"], "temperature: is 1.0, but it is ignored"),
         (["sample_during_eval=true", "n_samples=0"], "n_samples: must be at least 1, but is 0"),
         (["sample_during_eval=true", "max_new_tokens=33"], "at most max_length - max_prompt_length = 32, but is 33"),
         (["sample_during_eval=true", "max_new_tokens=0"], "max_new_tokens: must be at least 1"),

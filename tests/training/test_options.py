@@ -271,8 +271,8 @@ def test_a_metric_that_no_evaluation_has_is_an_error_before_training(tmp_path: P
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"metric_for_best_model": "eval/loss"}, "nothing would look at it"),
-        ({"greater_is_better": "false"}, "nothing would look at it"),
+        ({"metric_for_best_model": "eval/loss"}, "it is ignored"),
+        ({"greater_is_better": "false"}, "it is ignored"),
         ({"early_stopping_patience": "0"}, "must be at least 1"),
         ({"early_stopping_patience": "1", "metric_for_best_model": "loss"}, "must be a metric of the evaluation"),
         ({"load_best_model_at_end": "true", "metric_for_best_model": "eval/seconds"}, "must be given for"),

@@ -272,7 +272,7 @@ def test_a_run_outlives_its_tracker_with_one_warning(tmp_path: Path, small: list
         "import logging, os, signal, sys\n"
         "logging.basicConfig(level=logging.WARNING)\n"
         "from pathlib import Path\n"
-        "from gpt_opt.training import reporting\n"
+        "from gpt_opt.training import trackers\n"
         "from gpt_opt.training.interface import Hooks\n"
         "from gpt_opt.training.loop import train\n"
         "from tests.training.test_training import config, folder\n"

@@ -8,9 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from gpt_opt.cli.views.parts import common_lines, duration, parameter_columns
-from gpt_opt.plan.diff import Nearest
 from gpt_opt.plan.estimate import CostEstimate
-from gpt_opt.plan.existing import Status
+from gpt_opt.plan.existing import Nearest, Status
 from gpt_opt.plan.planner import Plan, Run
 from gpt_opt.plan.resources import needs, run_count, to_record
 from gpt_opt.records.code import other_code, this_code
@@ -75,7 +74,7 @@ def _shape_lines(plan: Plan, width: int | None) -> list[str]:
 def counts(plan: Plan) -> dict[str, int]:
     """Returns the numbers of a plan by name."""
     statuses = {str(status): plan.count(status) for status in Status}
-    return {"points": plan.points, "runs": len(plan.runs), **statuses, "collapsed": len(plan.collapsed)}
+    return {"points": plan.points, "runs": len(plan.runs), **statuses, "collapsed": len(plan.duplicates)}
 
 
 def as_text(plan: Plan, width: int | None = None) -> str:
@@ -90,17 +89,17 @@ def as_text(plan: Plan, width: int | None = None) -> str:
     lines += [*common_lines(common, width), "", *_table(plan.runs, varying, width), ""]
     numbers = counts(plan)
     lines.append(", ".join(f"{numbers[status]} {status}" for status in Status if numbers[status]))
-    if plan.collapsed:
-        pairs = [f"{point} = {first}" for point, first in list(plan.collapsed.items())[:5]]
-        more = ", ..." if len(plan.collapsed) > 5 else ""
-        lines.append(f"{len(plan.collapsed)} points have the config of an earlier point ({', '.join(pairs)}{more})")
+    if plan.duplicates:
+        pairs = [f"{point} = {first}" for point, first in list(plan.duplicates.items())[:5]]
+        more = ", ..." if len(plan.duplicates) > 5 else ""
+        lines.append(f"{len(plan.duplicates)} points have the config of an earlier point ({', '.join(pairs)}{more})")
     if plan.uncounted:
         keys = ", ".join(plan.uncounted)
         lines.append(f"points that differ in {keys} alone are one run, since that changes no result: the first counts")
     lines += [*plan.changes(), *other_code(run.code for run in plan.runs)]
-    if plan.gone:
-        lines.append(f"{len(plan.gone)} runs of earlier submissions are no longer in the grid:")
-        lines += [f"  {folder}" for folder in list(plan.gone.values())[:5]]
+    if plan.removed:
+        lines.append(f"{len(plan.removed)} runs of earlier submissions are no longer in the grid:")
+        lines += [f"  {folder}" for folder in list(plan.removed.values())[:5]]
     work = sum(run.status not in (Status.DONE, Status.RUNNING) for run in plan.runs)
     return "\n".join([*lines, *_shape_lines(plan, width), _cost(plan.cost, work, len(plan.shapes))])
 
@@ -122,11 +121,11 @@ def as_record(plan: Plan) -> dict[str, Any]:
         for run in plan.runs
     ]
     shapes = [{"resources": to_record(shape), "price": _cost_record(cost)} for shape, cost in plan.costs.items()]
-    gone = [{"run_id": name, "run_dir": folder} for name, folder in plan.gone.items()]
+    removed = [{"run_id": name, "run_dir": folder} for name, folder in plan.removed.items()]
     head = {
         "sweep": plan.grid.name,
         **counts(plan),
-        "gone": gone,
+        "gone": removed,
         "price": _cost_record(plan.cost),
         "code": this_code().sha256,
     }

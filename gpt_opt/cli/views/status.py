@@ -83,18 +83,18 @@ def _table(status: SweepStatus, varying: Sequence[str], width: int | None) -> li
 
 def _job_line(jobs: Sequence[JobStatus], one_shape: bool) -> str:
     """Returns what the living jobs of a sweep do, the tasks of an array together."""
-    said: dict[str, Counter[str]] = {}
+    states: dict[str, Counter[str]] = {}
     for job in jobs:
         if job.alive is False:
             continue
         array = "_" in job.id
-        words = job.state or "state unknown"
-        words += f" ({job.reason})" if job.reason else f" on {job.node}" if job.node and not array else ""
+        label = job.state or "state unknown"
+        label += f" ({job.reason})" if job.reason else f" on {job.node}" if job.node and not array else ""
         of_shape = "" if job.shape is None or one_shape else f" (shape {job.shape})"
-        said.setdefault(JobId(job.id).array + "_*" * array + of_shape, Counter())[words] += 1
+        states.setdefault(JobId(job.id).array + "_*" * array + of_shape, Counter())[label] += 1
     parts = []
-    for name, counts in said.items():
-        numbers = (f"{number} {words}" if "_*" in name else words for words, number in counts.items())
+    for name, counts in states.items():
+        numbers = (f"{number} {label}" if "_*" in name else label for label, number in counts.items())
         parts.append(f"{name} {', '.join(numbers)}")
     if not parts and jobs and jobs[-1].state:
         parts.append(f"none alive, the last ({jobs[-1].id}) ended as {jobs[-1].state}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gpt_opt.dispatch.driver import retry_hints
 from gpt_opt.dispatch.submit import Outcome
+from gpt_opt.plan.resources import run_count
 from gpt_opt.records.job_id import JobId
 
 
@@ -12,13 +13,13 @@ def as_text(outcome: Outcome) -> str:
     runs, sweep = outcome.runs, outcome.sweep
     numbers = {"done": runs.done, "to run": runs.due, "running": runs.locked, "need a retry": runs.needs_retry}
     counts = ", ".join(f"{len(found)} {name}" for name, found in numbers.items() if found)
-    lines = [f"sweep {sweep.label}: {len(sweep.runs)} runs ({counts})"]
+    lines = [f"sweep {sweep.label}: {run_count(len(sweep.runs))} ({counts})"]
     ids = list(dict.fromkeys(JobId(job.id).array for job in outcome.started))
     if outcome.started:
         lines.append(f"submitted job {', '.join(ids)}" if not ids[0].startswith("local") else f"started {ids[0]}")
     if outcome.alive:
         alive = sorted({JobId(job.id).array for job in outcome.alive})
-        lines.append(f"at work already: job {', '.join(alive)}")
+        lines.append(f"submitted already: job {', '.join(alive)}")
     if not outcome.started and not outcome.alive:
         lines.append("nothing to submit")
     if runs.needs_retry:

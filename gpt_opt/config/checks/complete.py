@@ -45,7 +45,7 @@ def completeness_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
         if lacking:
             yield _lacking(group, lacking, option)
         for key in unknown:
-            yield unknown_key(key, _keys(cls, f"{group}."))
+            yield unknown_key(key, [group, *_leaves(cls, f"{group}.")])
     for key, (option, names) in _LEAST.items():
         group, _, below = key.partition(".")
         node = config[group].get(below) if below and isinstance(config[group], Mapping) else config[group]
@@ -77,14 +77,14 @@ def _lacking(group: str, keys: list[str], option: str) -> Problem:
 def _compare(node: Any, cls: type, above: str) -> tuple[list[str], list[str]]:
     """Returns the keys that a node lacks, and those that its type does not have."""
     hints = _hints(cls)
-    given = node if isinstance(node, Mapping) else {}
+    values = node if isinstance(node, Mapping) else {}
     lacking: list[str] = []
-    unknown = [above + str(key) for key in given if key not in hints]
+    unknown = [above + str(key) for key in values if key not in hints]
     for name, kind in hints.items():
-        if name not in given:
+        if name not in values:
             lacking += sorted(_leaves(kind, f"{above}{name}.")) if is_dataclass(kind) else [above + name]
         elif isinstance(kind, type) and is_dataclass(kind):
-            further = _compare(given[name], kind, f"{above}{name}.")
+            further = _compare(values[name], kind, f"{above}{name}.")
             lacking += further[0]
             unknown += further[1]
     return lacking, unknown
@@ -120,7 +120,3 @@ def _hints(cls: type) -> dict[str, Any]:
 
 def _leaves(cls: Any, above: str) -> list[str]:
     return _compare({}, cls, above)[0]
-
-
-def _keys(cls: type, above: str) -> list[str]:
-    return [above.rstrip("."), *_leaves(cls, above)]

@@ -177,13 +177,13 @@ def _incomplete(config: Config) -> list[Problem]:
     return list(completeness_problems(config))
 
 
-_Answer = tuple[list[Problem], Exception | None]
+_Result = tuple[list[Problem], Exception | None]
 
 
-def _answered(check: Callable[[Config], Iterator[Problem]]) -> Callable[[Config], _Answer]:
-    """Returns a check that always answers: what it finds until it lacks a key, or meets a value of a wrong type."""
+def _answered(check: Callable[[Config], Iterator[Problem]]) -> Callable[[Config], _Result]:
+    """Returns a check that always returns: what it finds until it lacks a key, or meets a value of a wrong type."""
 
-    def answered(config: Config) -> _Answer:
+    def guarded(config: Config) -> _Result:
         found: list[Problem] = []
         try:
             found.extend(check(config))
@@ -193,7 +193,7 @@ def _answered(check: Callable[[Config], Iterator[Problem]]) -> Callable[[Config]
             return found, error
         return found, None
 
-    return answered
+    return guarded
 
 
 _ANSWERED = tuple(map(_answered, CHECKS))

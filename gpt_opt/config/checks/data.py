@@ -45,10 +45,10 @@ def data_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _dataset_problems(key: str, dataset: Mapping[str, Any]) -> Iterator[Problem]:
-    share, samples = dataset.get("validation_split"), dataset.get("max_samples")
-    if "validation_split" in dataset and not isinstance(share, str) and not _is_share(share):
+    fraction, samples = dataset.get("validation_split"), dataset.get("max_samples")
+    if "validation_split" in dataset and not isinstance(fraction, str) and not _is_fraction(fraction):
         meaning = " (or it names a split)" if "split" in dataset else ""
-        yield Problem(f"{key}.validation_split", f"0 < validation_split < 1 must hold{meaning}, but it is {share}")
+        yield Problem(f"{key}.validation_split", f"0 < validation_split < 1 must hold{meaning}, but it is {fraction}")
     if samples is not None and samples < 1:
         yield Problem(f"{key}.max_samples", f"must be at least 1, or null for all, but is {samples}")
     ratio = dataset.get("min_score_ratio")
@@ -61,7 +61,7 @@ def _dataset_problems(key: str, dataset: Mapping[str, Any]) -> Iterator[Problem]
         yield from _mixture_problems(key, dataset)
 
 
-def _is_share(value: object) -> bool:
+def _is_fraction(value: object) -> bool:
     return isinstance(value, int | float) and 0 < value < 1
 
 
@@ -84,7 +84,7 @@ def _path_problems(key: str, dataset: Mapping[str, Any]) -> Iterator[Problem]:
         if dataset[name] != valid:
             yield Problem(f"{key}.{name}", f"must be {valid or 'null'} with a file, but is {dataset[name]!r}")
     if isinstance(dataset["validation_split"], str):
-        problem = f"must be a share, as 0.1, with a file: it has no split {dataset['validation_split']!r}"
+        problem = f"must be a fraction, as 0.1, with a file: it has no split {dataset['validation_split']!r}"
         yield Problem(f"{key}.validation_split", problem)
 
 

@@ -45,7 +45,7 @@ def _choice(keys: Mapping[str, Any]) -> Iterator[Problem]:
     if not keys["load_best_model_at_end"] and keys["early_stopping_patience"] is None:
         for key in ("metric_for_best_model", "greater_is_better"):
             if keys[key] is not None:
-                problem = f"is {keys[key]}, but nothing would look at it"
+                problem = f"is {keys[key]}, but it is ignored"
                 fix = f"set {_KEYS}.load_best_model_at_end=true or early_stopping_patience, or leave it null"
                 yield Problem(f"{_KEYS}.{key}", problem, fix)
         return

@@ -55,7 +55,7 @@ def loss_problems(config: Config) -> Iterator[Problem]:
     yield from _reference(config)
     batch = config["training"]["training_params"]["batch_size"]
     if "desirable_weight" in loss and batch == 1:
-        problem = "must be at least 2 for kto, which also scores each answer under the prompt of another, but is 1"
+        problem = "must be at least 2 for kto, which also scores each completion under the prompt of another, but is 1"
         yield Problem("training.training_params.batch_size", problem)
 
 
@@ -80,7 +80,7 @@ def variant_problems(loss: Mapping[str, Any]) -> Iterator[Problem]:
     if kind == "robust" and not loss["label_smoothing"]:
         yield Problem(
             "loss.label_smoothing",
-            "must be above 0 for loss.loss_type=robust, the assumed share of flipped preferences, but is 0",
+            "must be above 0 for loss.loss_type=robust, the assumed fraction of flipped preferences, but is 0",
             "set it, 0.1 for example; without it the loss is loss.loss_type=sigmoid",
         )
 

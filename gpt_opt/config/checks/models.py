@@ -96,8 +96,8 @@ LISTED = ("name", "name_or_path", "huggingface_id", "trust_remote_code")
 def listed_model(models: Any, index: Any, key: str) -> Any:
     """Returns what entry `index` of `models` says of the key `key` of the group model.
 
-    An entry is a hub id or folder, or a mapping with `LISTED` keys. Where it is neither, or there is none, the answer
-    is a text that names its place; `listed_problems` says what is wrong.
+    An entry is a hub id or folder, or a mapping with `LISTED` keys. Where it is neither, or there is none, the result
+    is a string that names its index; `listed_problems` says what is wrong.
     """
     entry = models[index] if isinstance(models, list) and _is_index(index, models) else None
     if isinstance(entry, str):
@@ -122,8 +122,8 @@ def listed_problems(config: Config) -> Iterator[Problem]:
         yield Problem("model_index", problem, "take them from +exp=multi_model_dpo")
     if models is None or index is None:
         return
-    for place, entry in enumerate(models):
-        yield from _entry_problems(f"models[{place}]", entry)
+    for number, entry in enumerate(models):
+        yield from _entry_problems(f"models[{number}]", entry)
     if not _is_index(index, models):
         valid = f"0 to {len(models) - 1}" if models else "none, since it is empty"
         yield Problem("model_index", f"must be an index of models, {valid}, but is {index}")

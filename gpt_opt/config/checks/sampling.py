@@ -20,7 +20,7 @@ def sampling_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     if not keys["sample_during_eval"]:
         for key, unset in {"n_samples": None, "max_new_tokens": None, "temperature": 0}.items():
             if keys[key] != unset:
-                problem = f"is {keys[key]}, but nothing would look at it"
+                problem = f"is {keys[key]}, but it is ignored"
                 yield Problem(f"{_KEYS}.{key}", problem, f"set {_KEYS}.sample_during_eval=true, or leave the key out")
         return
     count, new, temperature = keys["n_samples"], keys["max_new_tokens"], keys["temperature"]

@@ -18,7 +18,7 @@ def target_problems(config: Config) -> Iterator[Problem]:
             yield Problem(
                 f"model.{key}", f"must be a string, but is {model.get(key)!r}", "see hydra_conf/model/hf.yaml"
             )
-    nodes = {f"callbacks[{place}]": node for place, node in enumerate(config["callbacks"])}
+    nodes = {f"callbacks[{index}]": node for index, node in enumerate(config["callbacks"])}
     nodes |= {key: config[key] for key in ("collator", "aligner") if config[key] is not None}
     for key, node in nodes.items():
         if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):

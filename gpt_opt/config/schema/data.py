@@ -39,7 +39,7 @@ class PublishedDataset:
     subset: str | None
     split: str
     max_samples: int | None
-    validation_split: Any  # a share or the name of a split: OmegaConf cannot merge a union that has no default
+    validation_split: Any  # a fraction or the name of a split: OmegaConf cannot merge a union that has no default
 
 
 @dataclass
@@ -51,7 +51,7 @@ class ShpDataset(PublishedDataset):
 
 @dataclass
 class HfDataset(PublishedDataset):
-    """Any data set of pairs, of single judged answers or of demonstrations."""
+    """Any data set of pairs, of unpaired preferences or demonstrations."""
 
     prompt_column: str
     chosen_column: str
@@ -64,7 +64,7 @@ class HfDataset(PublishedDataset):
 
 @dataclass
 class MixtureDataset:
-    """Several data sets in given shares."""
+    """Several data sets with weights."""
 
     name: str
     _target_: str

@@ -38,8 +38,8 @@ def check_backend(shapes: Sequence[Resources], backend: str, slots: int | None, 
         ConfigError: With all of it, equal problems of several shapes once.
     """
     problems = [problem for shape in shapes for problem in _problems(shape, backend)]
-    given = [name for name in SLURM_ONLY if backend == "local" and flags.get(name)]
-    for name in given:
+    names = [name for name in SLURM_ONLY if backend == "local" and flags.get(name)]
+    for name in names:
         message = f"is {_value(flags[name])}, which is for Slurm, but the backend is local: this machine by itself"
         problems.append(Problem(f"--{name.replace('_', '-')}", message, "leave it out"))
     if slots is not None and slots < 1:

@@ -44,8 +44,8 @@ def slot_environment(own: Mapping[str, str]) -> dict[str, str]:
         with suppress(psutil.Error):  # it has ended, or belongs to somebody else
             server = process.environ()
             if "SLURM_PROCID" in server and "DISBATCH_TASKID" not in server:
-                kept = {name: value for name, value in own.items() if not name.startswith(_PER_SLOT)}
-                return kept | {name: value for name, value in server.items() if name.startswith(_PER_SLOT)}
+                shared = {name: value for name, value in own.items() if not name.startswith(_PER_SLOT)}
+                return shared | {name: value for name, value in server.items() if name.startswith(_PER_SLOT)}
     return dict(own)
 
 
@@ -111,14 +111,14 @@ def lease(environment: Mapping[str, str], count: int | None, wait_s: float = WAI
         GpuBusy: If they stay in use.
     """
     devices = visible(environment)
-    wanted = min(1, len(devices)) if count is None else count
-    if wanted > len(devices):
+    number = min(1, len(devices)) if count is None else count
+    if number > len(devices):
         where = f"{node_name(environment)} shows {','.join(devices) or 'none'}"
         raise GptOptError(
-            f"gpus_per_run={wanted} needs {wanted} GPUs in a slot, but this slot on {where} ({DEVICES}); ask for them: "
-            f"sbatch --gpus-per-task={wanted}"
+            f"gpus_per_run={number} needs {number} GPUs in a slot, but this slot on {where} ({DEVICES}); ask for them: "
+            f"sbatch --gpus-per-task={number}"
         )
-    if wanted == 0:
+    if number == 0:
         return Lease((), ())
     known, node, folder = nvidia_smi(), node_name(environment), lock_dir()
     deadline = time.monotonic() + wait_s
@@ -128,21 +128,21 @@ def lease(environment: Mapping[str, str], count: int | None, wait_s: float = WAI
             stream = _try_lock(folder / f"{node}-{known.get(device, device).replace('/', '_')}")
             if stream is not None:
                 taken.append((device, stream))
-            if len(taken) == wanted:
+            if len(taken) == number:
                 return Lease([name for name, _ in taken], [item for _, item in taken])
         for _, stream in taken:
             stream.close()
         if time.monotonic() > deadline:
-            raise GpuBusy(_busy(devices, folder, node, known, wanted))
+            raise GpuBusy(_busy(devices, folder, node, known, number))
         time.sleep(0.5 + os.getpid() % 7 / 10)  # slots that wait for each other's GPUs do not stay in step
 
 
-def _busy(devices: Sequence[str], folder: Path, node: str, known: Mapping[str, str], wanted: int) -> str:
+def _busy(devices: Sequence[str], folder: Path, node: str, known: Mapping[str, str], number: int) -> str:
     holders = []
     for device in devices:
         file = folder / f"{node}-{known.get(device, device).replace('/', '_')}"
         holders.append(f"GPU {device} by {file.read_text().strip() or 'an unknown process'}")
     return (
-        f"a run needs {wanted} free of the GPUs {','.join(devices)} of {node}, but held are {'; '.join(holders)}: "
+        f"a run needs {number} free of the GPUs {','.join(devices)} of {node}, but held are {'; '.join(holders)}: "
         "two slots were given the same GPU, or a run outlived its slot"
     )

@@ -108,7 +108,7 @@ class Launcher:
 
         Raises:
             OSError: If this node cannot start it.
-            GptOptError: If its nodes have no place to meet.
+            GptOptError: If its nodes have no host to meet at.
         """
         code = code_root(self._sweep, self._submission)
         command, workers = command_of(run, code, self._resources, self._environment)
@@ -166,8 +166,8 @@ def command_of(
     if nodes == 1:
         return [*torchrun, "--standalone", *task], workers
     head, port = rendezvous(environment)
-    place = ["--nnodes", str(nodes), "--node-rank", environment["SLURM_NODEID"]]
-    return [*torchrun, *place, "--master-addr", head, "--master-port", str(port), *task], workers
+    layout = ["--nnodes", str(nodes), "--node-rank", environment["SLURM_NODEID"]]
+    return [*torchrun, *layout, "--master-addr", head, "--master-port", str(port), *task], workers
 
 
 def rendezvous(environment: Mapping[str, str]) -> tuple[str, int]:

@@ -40,7 +40,7 @@ _OTHER_NODE_S = 60.0
 
 
 class Slot:
-    """One slot at work: runs the given runs, `runs_per_gpu` at a time, on the GPUs it leases.
+    """One running slot: runs the given runs, `runs_per_gpu` at a time, on the GPUs it leases.
 
     Args:
         sweep: The part of the sweep that its runs belong to.
@@ -200,7 +200,7 @@ class Slot:
         """Returns what is known of the end of a run's process."""
         code, paths = child.process.returncode, child.run.paths()
         try:
-            state, done = self._settled_state(paths), is_done(paths)
+            state, done = self._final_state(paths), is_done(paths)
         except StateUnreadable as error:
             return End(code, unreadable=str(error))
         if done:
@@ -217,7 +217,7 @@ class Slot:
             oom_kills=oom_kills() - child.oom_kills,
         )
 
-    def _settled_state(self, paths: RunPaths) -> RunState:
+    def _final_state(self, paths: RunPaths) -> RunState:
         """Returns the state of a run that ended here; on further nodes, once the first node has told it."""
         deadline = time.monotonic() + (0 if self._leads else _OTHER_NODE_S)
         while (state := read_state(paths)).state is State.RUNNING and time.monotonic() < deadline:

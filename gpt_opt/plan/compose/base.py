@@ -66,12 +66,12 @@ class _Affected:
 
     Attributes:
         interpolations: Those to resolve again, each with the set keys that it can read.
-        places: By top-level key, the dotted keys and the places below it.
+        positions: By top-level key, the dotted keys and the positions below it.
         missing: The keys that are missing whatever the values are.
     """
 
     interpolations: list[tuple[str, Interpolation, list[str]]]
-    places: dict[Any, list[tuple[str, tuple[Any, ...]]]]
+    positions: dict[Any, list[tuple[str, tuple[Any, ...]]]]
     missing: list[str]
 
 
@@ -142,7 +142,7 @@ class Base:
         if impure:
             raise Unpredictable(f"resolver {', '.join(impure)} may not repeat itself")
         reads = all_reads(self._interpolations, unresolved(self._config))
-        return [(_dotted(item.place), item, found) for item, found in zip(self._interpolations, reads, strict=True)]
+        return [(_dotted(item.position), item, found) for item, found in zip(self._interpolations, reads, strict=True)]
 
     @cached_property
     def _tree(self) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class Base:
         tree = unresolved(self._config)
         for key, item, _ in self._reads:
             if not (found := self._resolve(key, item, ())).failed:
-                tree = _with(tree, item.place, found.value)
+                tree = _with(tree, item.position, found.value)
         return tree
 
     def _convert(self, override: ParsedOverride) -> Setting | None:
@@ -168,7 +168,7 @@ class Base:
                 return None
             raw = target._val
             return Setting(override.text, target, raw, raw.name if isinstance(raw, Enum) else raw, None)
-        except Exception as error:  # whatever Hydra raises for this override is the answer for every point with it
+        except Exception as error:  # whatever Hydra raises for this override is the result for every point with it
             return Setting(override.text, target, None, None, detached(error))
         finally:
             target._val = before
@@ -176,18 +176,18 @@ class Base:
 
     def _affected_by(self, keys: tuple[str, ...]) -> _Affected:
         if keys not in self._affected:
-            places = {key: tuple(key.split(".")) for key in keys}
+            positions = {key: tuple(key.split(".")) for key in keys}
             interpolations = []
             for name, item, reads in self._reads:
-                read = [key for key in keys if any(overlap(places[key], path) for path in reads)]
+                read = [key for key in keys if any(overlap(positions[key], path) for path in reads)]
                 if name not in keys and (read or self._resolve(name, item, ()).failed):
                     interpolations.append((name, item, read))
-            found = [*places.items(), *((name, item.place) for name, item, _ in interpolations)]
+            found = [*positions.items(), *((name, item.position) for name, item, _ in interpolations)]
             below: dict[Any, list[tuple[str, tuple[Any, ...]]]] = {}
             rest = self._tree
-            for key, place in found:
-                below.setdefault(place[0], []).append((key, place))
-                rest = _with(rest, place, None)
+            for key, position in found:
+                below.setdefault(position[0], []).append((key, position))
+                rest = _with(rest, position, None)
             self._affected[keys] = _Affected(interpolations, below, list(missing_keys(rest)))
         return self._affected[keys]
 
@@ -222,13 +222,13 @@ class Base:
     def _tree_with(self, affected: _Affected, changed: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the tree with these values; below each top-level key points with the same values share one node."""
         tree = self._tree.copy()
-        for top, places in affected.places.items():
-            name = (top, *[(key, token(changed[key])) for key, _ in places])
+        for top, positions in affected.positions.items():
+            name = (top, *[(key, token(changed[key])) for key, _ in positions])
             node = self._nodes.get(name)
             if node is None:
                 node = self._tree[top]
-                for key, place in places:
-                    node = _with(node, place[1:], changed[key])
+                for key, position in positions:
+                    node = _with(node, position[1:], changed[key])
                 if len(self._nodes) >= MAX_NODES:
                     self._nodes.clear()
                 self._nodes[name] = node
@@ -247,16 +247,16 @@ def _children(node: Any) -> dict[Any, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _with(node: Any, place: tuple[Any, ...], value: Any) -> Any:
-    """Returns a tree with another value at a place; what lies elsewhere is shared."""
-    if not place:
+def _with(node: Any, position: tuple[Any, ...], value: Any) -> Any:
+    """Returns a tree with another value at a position; what lies elsewhere is shared."""
+    if not position:
         return value
     changed = node.copy()
-    changed[place[0]] = _with(node[place[0]], place[1:], value)
+    changed[position[0]] = _with(node[position[0]], position[1:], value)
     return changed
 
 
-def _dotted(place: tuple[Any, ...]) -> str:
-    """Returns a place as a key: `a.b`, and `a[0]` inside lists."""
-    steps = [f"[{step}]" if isinstance(step, int) and not isinstance(step, bool) else f".{step}" for step in place]
+def _dotted(position: tuple[Any, ...]) -> str:
+    """Returns a position as a key: `a.b`, and `a[0]` inside lists."""
+    steps = [f"[{step}]" if isinstance(step, int) and not isinstance(step, bool) else f".{step}" for step in position]
     return "".join(steps).removeprefix(".")

@@ -92,7 +92,7 @@ class Composer:
         further: Folder of more config groups, as `--config-dir` gives one.
 
     Attributes:
-        fast: Points answered without composing them with Hydra.
+        fast: Points resolved without composing them with Hydra.
         slow: Points that Hydra composed, by the reason why.
     """
 
@@ -223,7 +223,7 @@ class Composer:
             return _Built(below.base.updated(self._parse(last)))
         except Unpredictable:
             raise
-        except Exception as error:  # the answer for every point with this update
+        except Exception as error:  # the result for every point with this update
             return _Built(below.base, len(before), detached(error))
 
     def _failure(self, culprit: Hashable, overrides: tuple[str, ...]) -> Composed | ComposeFailure:

@@ -47,7 +47,7 @@ class Interpolation:
     Attributes:
         node: The node.
         tree: OmegaConf's parse of its text.
-        place: Keys and indices from the root of the plain tree to it.
+        position: Keys and indices from the root of the plain tree to it.
         path: The same, for comparison with other paths.
         reads: Paths that its text names; whatever is at, above or below one of them can change the value.
         resolvers: Names of the resolvers that its text calls.
@@ -55,7 +55,7 @@ class Interpolation:
 
     node: Node
     tree: Any
-    place: tuple[Any, ...]
+    position: tuple[Any, ...]
     path: Path
     reads: frozenset[Path]
     resolvers: frozenset[str]
@@ -80,7 +80,7 @@ def overlap(one: Path, other: Path) -> bool:
     return all(a == b or a is None or b is None for a, b in zip(one, other, strict=False))
 
 
-def find_interpolations(node: Any, place: tuple[Any, ...] = (), path: Path = ()) -> Iterator[Interpolation]:
+def find_interpolations(node: Any, position: tuple[Any, ...] = (), path: Path = ()) -> Iterator[Interpolation]:
     """Yields the interpolations below a node in the order in which `OmegaConf.to_container` meets them.
 
     Raises:
@@ -94,12 +94,12 @@ def find_interpolations(node: Any, place: tuple[Any, ...] = (), path: Path = ())
         below = (*path, key if isinstance(key, str) and not isinstance(key, Enum) else None)
         if child._is_interpolation():
             if any(name is not None and set(".[") & set(name) for name in below):
-                raise Unpredictable(f"a key of {(*place, step)} holds a dot or a bracket")
+                raise Unpredictable(f"a key of {(*position, step)} holds a dot or a bracket")
             tree = parse(child._value())
             reads = frozenset(_reads(tree, below[:-1]))
-            yield Interpolation(child, tree, (*place, step), below, reads, frozenset(_resolvers(tree)))
+            yield Interpolation(child, tree, (*position, step), below, reads, frozenset(_resolvers(tree)))
         else:
-            yield from find_interpolations(child, (*place, step), below)
+            yield from find_interpolations(child, (*position, step), below)
 
 
 def all_reads(interpolations: Sequence[Interpolation], config: Mapping[str, Any]) -> Iterator[frozenset[Path]]:
@@ -124,7 +124,7 @@ def all_reads(interpolations: Sequence[Interpolation], config: Mapping[str, Any]
             waiting += further
         reads = frozenset[Path]().union(*(each.reads for each in met))
         if one.resolvers & _PARSES and _parses_interpolation(met, reads, config):
-            raise Unpredictable(f"{'.'.join(map(str, one.place))} parses text that may hold an interpolation")
+            raise Unpredictable(f"{'.'.join(map(str, one.position))} parses text that may hold an interpolation")
         yield reads
 
 

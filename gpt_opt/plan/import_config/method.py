@@ -15,60 +15,60 @@ LOSS_KEYS = {
 }
 
 
-def _loss(given: Reader) -> None:
-    method = given.take("method", "post_training.type", "post_training.algorithm", "post_training.name", "rl")
-    method = given.left.pop(("stage",), None) if method is None else method
+def _loss(reader: Reader) -> None:
+    method = reader.take("method", "post_training.type", "post_training.algorithm", "post_training.name", "rl")
+    method = reader.left.pop(("stage",), None) if method is None else method
     if method is None:
-        method = next((path[0] for path in given.left if path[0] in _METHODS), None)
+        method = next((path[0] for path in reader.left if path[0] in _METHODS), None)
     if method is None:
         method = "dpo"
-        given.tell("post_training.method is not given: dpo; `post_training: {method: sft}` is fine-tuning")
+        reader.note("post_training.method is not given: dpo; `post_training: {method: sft}` is fine-tuning")
     loss = _METHODS.get(str(method).lower())
     if loss is None:
         problem = f"must be one of {', '.join(_METHODS)}, but is {method}"
-        given.problems.append(Problem("post_training.method", problem, "the others are not built here"))
+        reader.problems.append(Problem("post_training.method", problem, "the others are not built here"))
         return
-    kind = given.take("loss_type", "pref_loss")
+    kind = reader.take("loss_type", "pref_loss")
     kind = kind[0] if isinstance(kind, list) and len(kind) == 1 else kind
     if loss == "dpo" and kind not in (None, "sigmoid"):
         if kind not in LOSS_TYPES:
             problem = f"must be one of {', '.join(LOSS_TYPES)}, but is {kind}"
-            given.problems.append(Problem("post_training.loss_type", problem, "the others are not built here"))
+            reader.problems.append(Problem("post_training.loss_type", problem, "the others are not built here"))
             return
         loss = kind
     elif loss == "kto" and kind not in (None, "kto"):
-        given.problems.append(Problem("post_training.loss_type", f"must be kto with method: kto, but is {kind}"))
+        reader.problems.append(Problem("post_training.loss_type", f"must be kto with method: kto, but is {kind}"))
     elif kind is not None and loss not in ("dpo", "kto", kind):
-        given.found.without_equal.append(f"post_training.loss_type: {kind}")
-    given.found.options["loss"] = loss
-    if loss == "sft" and given.take("assistant_only_loss") is not True:
+        reader.imported.without_equal.append(f"post_training.loss_type: {kind}")
+    reader.imported.options["loss"] = loss
+    if loss == "sft" and reader.take("assistant_only_loss") is not True:
         text = "of dialogues the assistant's messages are learned; TRL learns all without assistant_only_loss: true"
-        given.tell(f"post_training: {text}")
+        reader.note(f"post_training: {text}")
 
 
-def family_of(given: Reader) -> str:
+def family_of(reader: Reader) -> str:
     """Returns the loss whose keys the chosen one has."""
-    loss = given.found.options.get("loss", "dpo")
+    loss = reader.imported.options.get("loss", "dpo")
     return loss if loss in LOSS_KEYS else "dpo"
 
 
-def _lora(given: Reader) -> None:
-    switch = given.take("lora.enabled", "lora.enable", "lora.use_lora", "use_lora", "use_peft", "lora.use_peft")
-    if (adapter := given.take("adapter", "finetuning_type")) is not None:
+def _lora(reader: Reader) -> None:
+    switch = reader.take("lora.enabled", "lora.enable", "lora.use_lora", "use_lora", "use_peft", "lora.use_peft")
+    if (adapter := reader.take("adapter", "finetuning_type")) is not None:
         switch = adapter in ("lora", "qlora")
         if adapter not in ("lora", "full"):
-            place = "lora" if switch else "no adapter"
-            given.found.without_equal.append(f"adapter: {adapter} ({place} takes its place)")
-    if given.take("lora_target_linear"):
-        given.set("lora.target_modules", "all-linear")
-    paths = [path for path in given.left if canonical(path)[0] == "lora"]
+            replacement = "lora" if switch else "no adapter"
+            reader.imported.without_equal.append(f"adapter: {adapter} ({replacement} takes its place)")
+    if reader.take("lora_target_linear"):
+        reader.set("lora.target_modules", "all-linear")
+    paths = [path for path in reader.left if canonical(path)[0] == "lora"]
     if switch is False or (switch is None and not paths):
         for path in paths:
-            del given.left[path]
+            del reader.left[path]
         if paths:
-            given.tell("lora is switched off: its settings are left out")
+            reader.note("lora is switched off: its settings are left out")
         return
-    given.found.options["lora"] = "lora"
+    reader.imported.options["lora"] = "lora"
 
 
 METHOD_STEPS = (_loss, _lora)

@@ -76,7 +76,7 @@ class Reader:
     Attributes:
         models: What it says of models.
         left: What is not read yet.
-        found: What came of the rest.
+        imported: What came of the rest.
         problems: What is wrong with it.
     """
 
@@ -92,7 +92,7 @@ class Reader:
                 value = value[0]
             rest |= {section: {"name": value}} if isinstance(value, str) else {section: value} if value else {}
         self.left: dict[Path, Any] = dict(_leaves(rest))
-        self.found = Imported()
+        self.imported = Imported()
         self.problems: list[Problem] = []
 
     def take(self, *names: str) -> Any:
@@ -100,24 +100,24 @@ class Reader:
 
         A name is the last parts of a path: `learning_rate`, `lora.r`.
         """
-        given: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for name in names:
             parts = tuple(name.split("."))
             for path in [path for path in self.left if canonical(path)[-len(parts) :] == parts]:
                 if (value := self.left.pop(path)) is not None:
-                    given[".".join(path)] = value
-        if len({repr(value) for value in given.values()}) > 1:
-            said = " and ".join(f"{name}: {value}" for name, value in given.items())
-            self.problems.append(Problem(next(iter(given)), f"is given twice: {said}", "leave one of them out"))
-        return next(iter(given.values()), None)
+                    values[".".join(path)] = value
+        if len({repr(value) for value in values.values()}) > 1:
+            said = " and ".join(f"{name}: {value}" for name, value in values.items())
+            self.problems.append(Problem(next(iter(values)), f"is given twice: {said}", "leave one of them out"))
+        return next(iter(values.values()), None)
 
     def set(self, key: str, value: Any) -> None:
         """Notes a setting."""
-        self.found.settings[key] = value
+        self.imported.settings[key] = value
 
-    def tell(self, text: str) -> None:
+    def note(self, text: str) -> None:
         """Notes what was interpreted."""
-        self.found.interpreted.append(text)
+        self.imported.interpreted.append(text)
 
     def number(self, name: str, value: Any) -> int:
         """Returns a value that must be an integer of at least 1, and 1 with a problem where it is not."""

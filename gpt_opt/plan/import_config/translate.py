@@ -27,7 +27,7 @@ from gpt_opt.plan.import_config.sources import COLUMNS, SOURCE_STEPS
 from gpt_opt.plan.import_config.training import TRAINING_STEPS
 
 _RATES = {"sft": 2e-5, "dpo": 1e-6, "kto": 1e-6, "orpo": 1e-6}
-"""Learning rates of TRL where none is given."""
+"""Learning rates of TRL where none is reader."""
 
 _DIRECT = {
     *(f"{PARAMS}.{name}" for name in ("max_length", "max_prompt_length", "max_completion_length", "truncation")),
@@ -64,31 +64,31 @@ def import_post_training(tree: Mapping[str, Any], model_index: int | None = None
         raise ConfigError(reader.problems)
     for path, value in reader.left.items():
         if value is not None and not is_default(path[-1], value):
-            reader.found.without_equal.append(f"{'.'.join(path)}: {value}")
-    return reader.found
+            reader.imported.without_equal.append(f"{'.'.join(path)}: {value}")
+    return reader.imported
 
 
-def _equal(given: Reader) -> None:
+def _equal(reader: Reader) -> None:
     """Takes what has the same values here, under our names or the other names that `SYNONYMS` knows."""
     own = {key.rpartition(".")[2]: key for key in _DIRECT}
-    for path in list(given.left):
+    for path in list(reader.left):
         parts = canonical(path)
         readings = [".".join(parts[start:]) for start in range(len(parts))]
         key = next((SYNONYMS[name] for name in readings if SYNONYMS.get(name) in _DIRECT), own.get(path[-1]))
-        if key is None or (value := given.left[path]) is None:
+        if key is None or (value := reader.left[path]) is None:
             continue
-        del given.left[path]
+        del reader.left[path]
         value = "all-linear" if (key, value) == ("lora.target_modules", "all") else value
-        if key in given.found.settings and given.found.settings[key] != value:
-            problem = f"says {value} of {key}, but another key says {given.found.settings[key]}"
-            given.problems.append(Problem(".".join(path), problem, "leave one of them out"))
-        given.set(key, value)
+        if key in reader.imported.settings and reader.imported.settings[key] != value:
+            problem = f"says {value} of {key}, but another key says {reader.imported.settings[key]}"
+            reader.problems.append(Problem(".".join(path), problem, "leave one of them out"))
+        reader.set(key, value)
 
 
-def _unknown(given: Reader) -> None:
+def _unknown(reader: Reader) -> None:
     """Leaves out what the option of a group has no key for, unless it says nothing."""
-    options, settings = given.found.options, given.found.settings
-    allowed = {f"loss.{name}" for name in LOSS_KEYS[family_of(given)]}
+    options, settings = reader.imported.options, reader.imported.settings
+    allowed = {f"loss.{name}" for name in LOSS_KEYS[family_of(reader)]}
     published = options.get("data") in PUBLISHED.values()
     for key in list(settings):
         group, _, leaf = key.partition(".")
@@ -100,16 +100,16 @@ def _unknown(given: Reader) -> None:
         )
         lost |= published and leaf.endswith("_column")
         if lost and (value := settings.pop(key)) not in (None, False, 0):
-            given.found.without_equal.append(
+            reader.imported.without_equal.append(
                 f"{key}: {value} (the option {group}={options.get(group, 'none')} has no such key)"
             )
     if settings.get(f"{OPTIMIZER}.weight_decay"):
-        given.tell("training.weight_decay acts on all weights; transformers leaves out biases and norms")
+        reader.note("training.weight_decay acts on all weights; transformers leaves out biases and norms")
 
 
-def _defaults(given: Reader) -> None:
+def _defaults(reader: Reader) -> None:
     """Says the defaults of TRL and transformers where ours are others."""
-    family, settings = family_of(given), given.found.settings
+    family, settings = family_of(reader), reader.imported.settings
     longest = settings.get(f"{PARAMS}.max_length", 1024)
     prompt = (
         512
@@ -131,11 +131,11 @@ def _defaults(given: Reader) -> None:
     }
     if family != "sft":
         usual["loss.beta"] = ("post_training.beta", 0.1, "the default of TRL")
-    if given.found.options.get("lora"):
+    if reader.imported.options.get("lora"):
         usual["lora.lora_alpha"] = ("lora.lora_alpha", 8, "the default of PEFT")
     for key, (name, value, why) in usual.items():
         if key not in settings:
-            given.set(key, value)
-            given.tell(f"{name} is not given: {value}, {why}")
+            reader.set(key, value)
+            reader.note(f"{name} is not given: {value}, {why}")
     if "paths.output_dir" in settings:
-        given.tell("training.output_dir is the root of run directories here; each run has one of its own below it")
+        reader.note("training.output_dir is the root of run directories here; each run has one of its own below it")

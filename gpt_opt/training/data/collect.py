@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from gpt_opt.errors import DataError, Problem, told_once
+from gpt_opt.errors import DataError, Problem, distinct_problems
 from gpt_opt.training.data.chat import Chat, Document
 from gpt_opt.training.data.records import Data, Example, Record, fingerprint_records
 
@@ -93,7 +93,7 @@ def require(problems: Iterator[Problem]) -> None:
     Raises:
         DataError: With each mistake once and the number of rows that have it; of very many, the first `MAX_PROBLEMS`.
     """
-    named = told_once(problems)
+    named = distinct_problems(problems)
     if others := len(named) - MAX_PROBLEMS:
         more = Problem("data.dataset", f"{others:,} more mistakes are in other rows")
         named = [*named[:MAX_PROBLEMS], more] if others > 0 else named
@@ -147,7 +147,7 @@ def assemble(
         train: Records to learn from.
         validation: Records to measure on. One whose prompt is trained on is left out.
         dropped: What was left out before; this adds to it.
-        where: What an empty split is blamed on.
+        where: The source that an empty split is attributed to.
         advice: What to do about one.
 
     Raises:

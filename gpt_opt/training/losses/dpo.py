@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
-from gpt_opt.training.losses.pairs import PairLogps, PreferenceLoss, with_rewards
+from gpt_opt.training.losses.pairs import PairLogps, RatioLoss
 
 
 @dataclass(frozen=True)
-class DPO:
+class DPO(RatioLoss):
     """-(1 - e) log sigmoid(beta h) - e log sigmoid(-beta h) with h the difference of the two log-ratios.
 
     e = label_smoothing = 0 is DPO (Rafailov et al. 2023, "Direct Preference Optimization", arXiv 2305.18290, eq. 7);
@@ -27,20 +28,13 @@ class DPO:
     label_smoothing: float = 0.0
     reference_free: bool = False
 
-    def __call__(self, logps: PairLogps) -> PreferenceLoss:
-        """Returns losses and rewards of a batch.
-
-        Raises:
-            ValueError: If the reference's log-probabilities are missing and `reference_free` is false.
-        """
-        chosen, rejected = ratios = logps.log_ratios(self.reference_free)
+    def _losses(self, chosen: Tensor, rejected: Tensor, logps: PairLogps) -> Tensor:
         scaled = self.beta * (chosen - rejected)
-        losses = -(1 - self.label_smoothing) * logsigmoid(scaled) - self.label_smoothing * logsigmoid(-scaled)
-        return with_rewards(losses, self.beta, ratios)
+        return -(1 - self.label_smoothing) * logsigmoid(scaled) - self.label_smoothing * logsigmoid(-scaled)
 
 
 @dataclass(frozen=True)
-class Robust:
+class Robust(RatioLoss):
     """(-(1 - e) log sigmoid(beta h) + e log sigmoid(-beta h)) / (1 - 2e), an unbiased estimate of DPO's loss.
 
     For preferences of which a fraction e = label_smoothing is flipped (Chowdhury et al. 2024, "Provably Robust DPO",
@@ -56,20 +50,13 @@ class Robust:
     label_smoothing: float
     reference_free: bool = False
 
-    def __call__(self, logps: PairLogps) -> PreferenceLoss:
-        """Returns losses and rewards of a batch.
-
-        Raises:
-            ValueError: If the reference's log-probabilities are missing and `reference_free` is false.
-        """
-        chosen, rejected = ratios = logps.log_ratios(self.reference_free)
+    def _losses(self, chosen: Tensor, rejected: Tensor, logps: PairLogps) -> Tensor:
         scaled, flipped = self.beta * (chosen - rejected), self.label_smoothing
-        losses = (-(1 - flipped) * logsigmoid(scaled) + flipped * logsigmoid(-scaled)) / (1 - 2 * flipped)
-        return with_rewards(losses, self.beta, ratios)
+        return (-(1 - flipped) * logsigmoid(scaled) + flipped * logsigmoid(-scaled)) / (1 - 2 * flipped)
 
 
 @dataclass(frozen=True)
-class Hinge:
+class Hinge(RatioLoss):
     """max(0, 1 - beta h) (Zhao et al. 2023, "SLiC-HF", arXiv 2305.10425; with a reference: Liu et al. 2309.06657).
 
     Attributes:
@@ -80,11 +67,5 @@ class Hinge:
     beta: float
     reference_free: bool = False
 
-    def __call__(self, logps: PairLogps) -> PreferenceLoss:
-        """Returns losses and rewards of a batch.
-
-        Raises:
-            ValueError: If the reference's log-probabilities are missing and `reference_free` is false.
-        """
-        chosen, rejected = ratios = logps.log_ratios(self.reference_free)
-        return with_rewards(relu(1 - self.beta * (chosen - rejected)), self.beta, ratios)
+    def _losses(self, chosen: Tensor, rejected: Tensor, logps: PairLogps) -> Tensor:
+        return relu(1 - self.beta * (chosen - rejected))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gpt_opt.training.losses.pairs import PairLogps, PreferenceLoss, with_rewards
+from torch import Tensor
+
+from gpt_opt.training.losses.pairs import PairLogps, RatioLoss
 
 
 @dataclass(frozen=True)
-class IPO:
+class IPO(RatioLoss):
     """(r_chosen / n_chosen - r_rejected / n_rejected - 1 / (2 beta))^2 with r the log-ratios and n the tokens.
 
     The average over the tokens is TRL's reading, which its authors say those of IPO have confirmed. Rewards are those
@@ -22,19 +24,13 @@ class IPO:
     beta: float
     reference_free: bool = False
 
-    def __call__(self, logps: PairLogps) -> PreferenceLoss:
-        """Returns losses and rewards of a batch.
-
-        Raises:
-            ValueError: If the reference's log-probabilities are missing and `reference_free` is false.
-        """
-        chosen, rejected = ratios = logps.log_ratios(self.reference_free)
+    def _losses(self, chosen: Tensor, rejected: Tensor, logps: PairLogps) -> Tensor:
         margin = chosen / logps.chosen_tokens - rejected / logps.rejected_tokens
-        return with_rewards((margin - 1 / (2 * self.beta)) ** 2, self.beta, ratios)
+        return (margin - 1 / (2 * self.beta)) ** 2
 
 
 @dataclass(frozen=True)
-class IPOSum:
+class IPOSum(RatioLoss):
     """(h - 1 / (2 beta))^2 with h the difference of the summed log-ratios, as the DPO reference code has it.
 
     Attributes:
@@ -45,11 +41,5 @@ class IPOSum:
     beta: float
     reference_free: bool = False
 
-    def __call__(self, logps: PairLogps) -> PreferenceLoss:
-        """Returns losses and rewards of a batch.
-
-        Raises:
-            ValueError: If the reference's log-probabilities are missing and `reference_free` is false.
-        """
-        chosen, rejected = ratios = logps.log_ratios(self.reference_free)
-        return with_rewards((chosen - rejected - 1 / (2 * self.beta)) ** 2, self.beta, ratios)
+    def _losses(self, chosen: Tensor, rejected: Tensor, logps: PairLogps) -> Tensor:
+        return (chosen - rejected - 1 / (2 * self.beta)) ** 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -84,6 +85,31 @@ class PairLoss(Protocol):
 
 
 def with_rewards(losses: Tensor, beta: float, ratios: tuple[Tensor, Tensor]) -> PreferenceLoss:
-    """Returns losses with the rewards that all losses against a reference share, beta times the log-ratios."""
+    """Returns losses (B,) with rewards: beta times what the loss compares, (chosen, rejected), each (B,)."""
     chosen, rejected = ratios
     return PreferenceLoss(losses, beta * chosen.detach(), beta * rejected.detach())
+
+
+class RatioLoss(ABC):
+    """A loss of the log-ratios of policy and reference, whose rewards are beta times those ratios.
+
+    Attributes:
+        beta: Strength of the pull towards the reference, above 0.
+        reference_free: Leave the reference out.
+    """
+
+    beta: float
+    reference_free: bool
+
+    def __call__(self, logps: PairLogps) -> PreferenceLoss:
+        """Returns losses and rewards of a batch.
+
+        Raises:
+            ValueError: If the reference's log-probabilities are missing and `reference_free` is false.
+        """
+        chosen, rejected = logps.log_ratios(self.reference_free)
+        return with_rewards(self._losses(chosen, rejected, logps), self.beta, (chosen, rejected))
+
+    @abstractmethod
+    def _losses(self, chosen: Tensor, rejected: Tensor, logps: PairLogps) -> Tensor:
+        """Returns the losses (B,) of pairs with these log-ratios, each (B,)."""

@@ -96,8 +96,8 @@ def require_tokens(key: str, name: str, model: PreTrainedModel, tokenizer: PreTr
         return
     if own.get_vocab() == own.get_added_vocab():  # what transformers makes up where there is no tokenizer
         return
-    theirs = {place: token for token, place in own.get_vocab().items()}
-    differing = [token for token, place in tokenizer.get_vocab().items() if theirs.get(place, token) != token]
+    theirs = {index: token for token, index in own.get_vocab().items()}
+    differing = [token for token, index in tokenizer.get_vocab().items() if theirs.get(index, token) != token]
     if differing:
         problem = f"must have the tokenizer of the policy, but the one of {name!r} has other ids for {differing[0]!r}"
         problem += f" and {len(differing) - 1} more tokens" if differing[1:] else ""
@@ -277,7 +277,9 @@ def _read_weights(file: Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # whatever a foreign file makes the readers raise
         problem = f"{str(file)!r} must hold weights, but: {_first_line(error)}"
         raise ConfigError([Problem("model.archive", problem)]) from error
-    while isinstance(weights, Mapping) and (inner := next((key for key in _WRAPPERS if _is_tree(weights, key)), "")):
+    while isinstance(weights, Mapping) and (
+        inner := next((key for key in _WRAPPERS if isinstance(weights.get(key), Mapping)), "")
+    ):
         weights = weights[inner]
     if not isinstance(weights, Mapping) or not all(isinstance(item, torch.Tensor) for item in weights.values()):
         problem = f"{str(file)!r} must hold a mapping of names to tensors, at the top or under {', '.join(_WRAPPERS)}"
@@ -287,10 +289,6 @@ def _read_weights(file: Path) -> dict[str, torch.Tensor]:
             if weights and all(name.startswith(prefix) for name in weights):
                 weights = {name.removeprefix(prefix): value for name, value in weights.items()}
     return dict(weights)
-
-
-def _is_tree(weights: Mapping[str, Any], key: str) -> bool:
-    return isinstance(weights.get(key), Mapping)
 
 
 def _is_zip(file: Path) -> bool:
@@ -312,12 +310,12 @@ def saved_weights(model: PreTrainedModel, folder: Path) -> dict[str, torch.Tenso
         return weights
     how = {"config": copy.deepcopy(model.config), "dtype": "auto", "output_loading_info": True}
     try:
-        made, told = cast("Any", type(model)).from_pretrained(folder, **how)
+        made, info = cast("Any", type(model)).from_pretrained(folder, **how)
     except (OSError, ValueError, RuntimeError, KeyError):
         return weights  # whoever asks says what does not fit
-    if told["unexpected_keys"]:
+    if info["unexpected_keys"]:
         return weights
-    return {name: value for name, value in made.state_dict().items() if name not in told["missing_keys"]}
+    return {name: value for name, value in made.state_dict().items() if name not in info["missing_keys"]}
 
 
 def load_archive(model: PreTrainedModel, archive: str, dtype: str | None) -> None:

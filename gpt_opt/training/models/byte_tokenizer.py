@@ -12,7 +12,7 @@ VOCAB_SIZE = 258
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Build a tokenizer that needs no training and no download.
+    """Builds a tokenizer that needs no training and no download.
 
     Token ids 0 to 255 are the bytes of the UTF-8 text themselves, 256 is the end of a text (`eos_token`) and 257 is
     padding. Any text that UTF-8 can hold comes back from `decode` as it was; only the spelled-out special tokens are
@@ -34,7 +34,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _byte_alphabet() -> list[str]:
-    """List the character that stands for each byte in the byte-level format (GPT-2: Radford et al. 2019).
+    """Lists the character that stands for each byte in the byte-level format (GPT-2: Radford et al. 2019).
 
     Printable Latin-1 characters stand for themselves; the other bytes take the characters from U+0100 on, in order.
     """

@@ -70,22 +70,22 @@ def add_adapters(model: PreTrainedModel, lora: Mapping[str, Any]) -> PreTrainedM
         raise ConfigError([Problem("lora", f"PEFT refuses these settings: {error}")]) from error
 
 
-def _targets(model: PreTrainedModel, wanted: Sequence[str] | None) -> list[str]:
+def _targets(model: PreTrainedModel, chosen: Sequence[str] | None) -> list[str]:
     """Returns the names of the modules to adapt, each of which exists."""
     family = model.config.model_type
-    if wanted == ALL_LINEAR:
+    if chosen == ALL_LINEAR:
         return _linear(model, without=model.get_output_embeddings())
-    if wanted is None:
+    if chosen is None:
         if family not in TARGET_MODULES:
             problem = f"null has no default for the model family {family!r}"
             raise ConfigError([Problem("lora.target_modules", problem, _choice(model))])
-        wanted = TARGET_MODULES[family]
+        chosen = TARGET_MODULES[family]
     names = [name for name, _ in model.named_modules()]
-    absent = [target for target in wanted if not any(_is_one(name, [target]) for name in names)]
+    absent = [target for target in chosen if not any(_is_one(name, [target]) for name in names)]
     if absent:
         problem = f"must name modules of the model ({family}), but it has no {', '.join(absent)}"
         raise ConfigError([Problem("lora.target_modules", problem, _choice(model))])
-    return list(wanted)
+    return list(chosen)
 
 
 def _is_one(name: str, targets: Sequence[str]) -> bool:

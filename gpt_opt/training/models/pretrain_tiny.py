@@ -36,7 +36,7 @@ MEASURED_DOCUMENTS = 512
 
 
 def tiny_gpt2() -> GPT2LMHeadModel:
-    """Build the shape of the checkpoint with fresh weights: 4 layers, 128 wide, tied embeddings, no dropout."""
+    """Builds the shape of the checkpoint with fresh weights: 4 layers, 128 wide, tied embeddings, no dropout."""
     config = GPT2Config(
         vocab_size=VOCAB_SIZE,
         n_positions=CONTEXT,
@@ -55,7 +55,7 @@ def tiny_gpt2() -> GPT2LMHeadModel:
 
 
 def pretrain(model: GPT2LMHeadModel, steps: int) -> None:
-    """Train a model in place, with linear warm-up and linear decay to a twentieth.
+    """Trains a model in place, with linear warm-up and linear decay to a twentieth.
 
     Muon (Jordan et al., 2024) for the matrices of the layers and AdamW for the rest: after 200 steps 0.1 nats per byte
     better than AdamW alone, at a cost of a tenth more time.
@@ -86,7 +86,7 @@ def pretrain(model: GPT2LMHeadModel, steps: int) -> None:
 
 @torch.no_grad()
 def measure(model: GPT2LMHeadModel, texts: Sequence[str]) -> float:
-    """Return the loss in nats per byte over the first `CONTEXT` bytes of each text, its end counted as a byte."""
+    """Returns the loss in nats per byte over the first `CONTEXT` bytes of each text, its end counted as a byte."""
     tokenizer = byte_tokenizer()
     model.eval()
     nats, count = 0.0, 0
@@ -101,7 +101,7 @@ def measure(model: GPT2LMHeadModel, texts: Sequence[str]) -> float:
 
 
 def main() -> None:
-    """Write the checkpoint, and report its loss on both splits."""
+    """Writes the checkpoint, and reports its loss on both splits."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(SEED)
     model = tiny_gpt2()
@@ -114,7 +114,7 @@ def main() -> None:
 
 
 def _stream(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Join the texts to one row of token ids, each with its end, and list where a window may start.
+    """Joins the texts to one row of token ids, each with its end, and lists where a window may start.
 
     Windows start where a paragraph does, because the prompts of the pairs do.
     """
@@ -126,7 +126,7 @@ def _stream(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
 
 
 def _next_token_loss(model: GPT2LMHeadModel, ids: Tensor, labels: Tensor) -> Tensor:
-    """Average the negative log-likelihood over the labels (batch, time) that are not -100."""
+    """Averages the negative log-likelihood over the labels (batch, time) that are not -100."""
     logits = model(input_ids=ids).logits
     return cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
 

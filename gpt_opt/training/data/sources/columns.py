@@ -219,7 +219,7 @@ def _wrong(row: Row, column: str) -> str:
     if not isinstance(row[column], str):
         return f"{column!r} must be a string, but is {json.dumps(row[column], default=str)[:60]}"
     if _has_half_pair(row[column]):
-        return f"{column!r} must be Unicode text, but holds half of a surrogate pair"
+        return f"{column!r} must be Unicode text, but holds a lone surrogate"
     return "" if row[column].strip() else f"{column!r} is empty"
 
 

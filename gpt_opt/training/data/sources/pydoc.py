@@ -2,7 +2,7 @@
 
 The prompt is the beginning of a paragraph, the chosen completion its true continuation, the rejected one the same
 continuation with two words exchanged and the letters of a third shuffled. Both completions have the same bytes in
-another order, so that neither length nor vocabulary gives the answer away.
+another order, so that neither length nor vocabulary gives the label away.
 
 Nothing is imported from the library and nothing is drawn at random: what happens to a text is decided by a hash of that
 text alone. A text belongs to a split by the name of its top-level module, so another Python version moves no
@@ -27,7 +27,7 @@ Split = Literal["train", "validation"]
 
 VALIDATION_PAIRS = 320
 VALIDATION_SHARE = 0.1
-"""Share of the top-level modules whose texts are for validation only."""
+"""Fraction of the top-level modules whose texts are for validation only."""
 SHINGLE_WORDS = 6
 """A validation paragraph that shares this many words in a row with a training text is a near-duplicate."""
 MIN_BYTES = 32
@@ -43,7 +43,7 @@ _WORD = re.compile(r"[A-Za-z]{3,}")
 
 
 def build_pydoc(prompt_bytes: int = 96, response_bytes: int = 64, max_samples: int | None = None) -> PairData:
-    """Build the embedded preference data: over 2,000 training pairs and up to `VALIDATION_PAIRS` validation pairs.
+    """Builds the embedded preference data: over 2,000 training pairs and up to `VALIDATION_PAIRS` validation pairs.
 
     Args:
         prompt_bytes: Most bytes of a prompt.
@@ -73,7 +73,7 @@ def build_pydoc(prompt_bytes: int = 96, response_bytes: int = 64, max_samples: i
 
 
 def documents(split: Split) -> list[str]:
-    """List the texts that the pairs of a split are made of, for pretraining on the training ones.
+    """Lists the texts that the pairs of a split are made of, for pretraining on the training ones.
 
     Args:
         split: "train" or "validation". No validation text shares `SHINGLE_WORDS` words in a row with a training text.
@@ -89,7 +89,7 @@ def documents(split: Split) -> list[str]:
 
 @cache
 def _corpus() -> dict[Split, tuple[tuple[str, ...], ...]]:
-    """Read the library once: the documents of each split, as tuples of paragraphs, no paragraph twice."""
+    """Reads the library once: the documents of each split, as tuples of paragraphs, no paragraph twice."""
     root = Path(sysconfig.get_path("stdlib"))
     found: dict[Split, list[list[str]]] = {"train": [], "validation": []}
     seen: set[str] = set()
@@ -109,7 +109,7 @@ def _filled(found: Iterable[list[str]]) -> tuple[tuple[str, ...], ...]:
 
 
 def _sources(folder: Path) -> Iterator[Path]:
-    """Walk the source files in the order of their names, without entering what is skipped (site-packages is large)."""
+    """Walks the source files in the order of their names, without entering what is skipped (site-packages is large)."""
     for path in sorted(folder.iterdir(), key=lambda path: path.name):
         if path.name in _SKIPPED:
             continue
@@ -119,14 +119,14 @@ def _sources(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _split_of(place: Path) -> Split:
-    """Decide by the top-level name, under which `_pydecimal.py` and `decimal.py`, or `re.py` and `re/`, are one."""
-    name = re.sub(r"^_(py)?", "", place.parts[0].removesuffix(".py"))
+def _split_of(path: Path) -> Split:
+    """Decides by the top-level name, under which `_pydecimal.py` and `decimal.py`, or `re.py` and `re/`, are one."""
+    name = re.sub(r"^_(py)?", "", path.parts[0].removesuffix(".py"))
     return "validation" if _rank("split", name) < VALIDATION_SHARE else "train"
 
 
 def _docstrings(source: str) -> Iterator[str]:
-    """Scan for docstrings, which is many times faster than a parse; one with escapes or beyond ASCII is passed over."""
+    """Scans for docstrings, many times faster than a parse; one with escapes or beyond ASCII is passed over."""
     header = _FILE_HEADER.match(source)
     body = header.end() if header else 0
     for match in _TRIPLE_QUOTED.finditer(source):
@@ -138,7 +138,7 @@ def _docstrings(source: str) -> Iterator[str]:
 
 
 def _new_paragraphs(text: str, seen: set[str]) -> Iterator[str]:
-    """Yield the paragraphs of prose, each on one line, that are not in `seen`, and add them to it."""
+    """Yields the paragraphs of prose, each on one line, that are not in `seen`, and adds them to it."""
     for block in re.split(r"\n\s*\n", text):
         paragraph = " ".join(block.split())
         if paragraph.isprintable() and ">>>" not in paragraph and _WORD.search(paragraph) and paragraph not in seen:
@@ -152,7 +152,7 @@ def _shingles(text: str) -> set[str]:
 
 
 def _pairs(texts: Iterable[str], prompt_bytes: int, response_bytes: int) -> tuple[Pair, ...]:
-    """Make the pairs of all paragraphs; of pairs with one prompt or one completion, the first by hash stays."""
+    """Makes the pairs of all paragraphs; of pairs with one prompt or one completion, the first by hash stays."""
     paragraphs = (line for text in texts for line in text.split("\n"))
     made = [pair for line in paragraphs if (pair := _pair(line, prompt_bytes, response_bytes)) is not None]
     made.sort(key=lambda pair: _rank("order", pair.prompt + pair.chosen))
@@ -166,7 +166,7 @@ def _pairs(texts: Iterable[str], prompt_bytes: int, response_bytes: int) -> tupl
 
 
 def _pair(paragraph: str, prompt_bytes: int, response_bytes: int) -> Pair | None:
-    """Cut one pair from the beginning of a paragraph, at spaces; None where that is too short or too plain."""
+    """Cuts one pair from the beginning of a paragraph, at spaces; None where that is too short or too plain."""
     # A short paragraph is split in the same proportion as a long one, so that it still has both parts.
     fraction = prompt_bytes / (prompt_bytes + response_bytes)
     border = paragraph.rfind(" ", 0, min(prompt_bytes, int(fraction * len(paragraph))) + 1)
@@ -179,7 +179,7 @@ def _pair(paragraph: str, prompt_bytes: int, response_bytes: int) -> Pair | None
 
 
 def _damaged(text: str) -> str | None:
-    """Exchange two words and shuffle the letters of a third; None where the text has no three such words."""
+    """Exchanges two words and shuffles the letters of a third; None where the text has no three such words."""
     words = sorted(_WORD.finditer(text), key=lambda match: _rank("word", text, match.start()))
     shuffled = next((match for match in words if len(set(match[0])) > 1), None)
     if shuffled is None:
@@ -194,13 +194,13 @@ def _damaged(text: str) -> str | None:
 
 
 def _shuffled_letters(word: str) -> str:
-    """Order the letters by their hashes, or turn the word by one letter where that is the word itself."""
+    """Orders the letters by their hashes, or turns the word by one letter where that is the word itself."""
     order = sorted(range(len(word)), key=lambda i: _rank("letter", word, i))
     shuffled = "".join(word[i] for i in order)
     return shuffled if shuffled != word else word[1:] + word[:1]
 
 
 def _rank(*key: str | int) -> float:
-    """Map a key to a number in [0, 1), evenly and the same on every machine."""
+    """Maps a key to a number in [0, 1), evenly and the same on every machine."""
     digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48

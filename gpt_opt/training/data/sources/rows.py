@@ -57,15 +57,15 @@ def read_rows(path: str, subset: str | None = None, split: str = TRAIN, subset_i
     Raises:
         DataError: If there is no such data, or it cannot be read.
     """
-    place = Path(path)
-    if place.is_dir():
-        return _folder(place, subset, split, subset_is_folder)
-    if not (place.is_file() or place.is_symlink() or has_data_suffix(path)):
+    source = Path(path)
+    if source.is_dir():
+        return _folder(source, subset, split, subset_is_folder)
+    if not (source.is_file() or source.is_symlink() or has_data_suffix(path)):
         return _table(path, subset, split, subset_is_folder)
     if split != TRAIN or subset is not None:
         problem = f"{path} is a file: it has no subsets and only the split {TRAIN!r}, but asked for {subset}/{split}"
         raise DataError([Problem("data.dataset.split", problem)])
-    return file_rows(place)
+    return file_rows(source)
 
 
 def file_rows(path: Path) -> Rows:
