@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 
 
@@ -37,48 +36,13 @@ def _constant_linear(step: int, first: int, total: int) -> float:
     return max(0.1, 1 - (step - first) / max(1, total - first))
 
 
-def _linear(step: int, first: int, total: int) -> float:
-    """1 / (step + 1), which the code that it is compared with calls linear."""
-    return 1 / (step + 1)
-
-
-def _sqrt(step: int, first: int, total: int) -> float:
-    return (step + 1) ** -0.5
-
-
-def _wsd(step: int, first: int, total: int) -> float:
-    """Linear warm-up, full rate, then linear to 0 over the last fifth (Hu et al. 2024, arXiv 2404.06395, section 4)."""
-    decay = max(1, total // 5)
-    return min(1.0, (step + 1) / (first + 1), max(0.0, (total - step) / decay))
-
-
 SCHEDULES: dict[str, Callable[[int, int, int], float]] = {
     "constant": _constant,
     "warm-up-constant": _warm_up_constant,
     "warm-up-cosine": _warm_up_cosine,
     "warm-up-linear": _warm_up_linear,
     "constant-linear": _constant_linear,
-    "wsd": _wsd,
-    "linear": _linear,
-    "sqrt": _sqrt,
 }
-"""Each gets the optimizer steps done, the steps of its first phase, and those of the whole run."""
-
-_EXPONENTIAL = re.compile(r"exponential_(\d+)_(\d*\.?\d+)")
-
-
-def schedule_factor(schedule: str) -> Callable[[int, int, int], float]:
-    """Returns the function of a schedule: one of `SCHEDULES`, or exponential_S_G, G^floor(step / S).
-
-    Raises:
-        ValueError: If there is none.
-    """
-    if schedule in SCHEDULES:
-        return SCHEDULES[schedule]
-    if (found := _EXPONENTIAL.fullmatch(schedule)) is None or int(found[1]) == 0:
-        raise ValueError(f"lr_schedule must be one of {', '.join(SCHEDULES)}, exponential_S_G, but is {schedule!r}")
-    every, factor = int(found[1]), float(found[2])
-    return lambda step, first, total: factor ** (step // every)
 
 
 def phase_steps(total_steps: int, warm_up_fraction: float | None, warmup_steps: int | None) -> int:
@@ -90,9 +54,9 @@ def lr_factor(schedule: str, step: int, first: int, total: int) -> float:
     """Returns the factor on the peak learning rate at optimizer step `step`.
 
     Args:
-        schedule: A name, as `schedule_factor` takes it.
+        schedule: A key of `SCHEDULES`.
         step: Optimizer steps done so far, from 0.
         first: Length of the first phase (warm-up, or the constant part of constant-linear), steps.
         total: Optimizer steps of the whole run.
     """
-    return schedule_factor(schedule)(step, first, total)
+    return SCHEDULES[schedule](step, first, total)
