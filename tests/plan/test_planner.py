@@ -26,6 +26,7 @@ from gpt_opt.records.io import to_json
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.run_id import differences
 from gpt_opt.records.state import RunState, State, write_state
+from gpt_opt.records.sweep_dir import Shape, Submission, SweepRun, create
 from gpt_opt.run.resolvers import allocate_run_dir, parent_dir, register_resolvers, run_label
 from gpt_opt.sweep import load_grid
 from gpt_opt.sweep.overrides import shell_word
@@ -354,14 +355,12 @@ def test_the_makespan_is_that_of_slots_that_take_runs_in_order() -> None:
 
 def test_runs_of_earlier_submissions_that_left_the_grid_are_named(desk: Desk, tmp_path: Path) -> None:
     first = desk.plan(BETAS)
-    submitted = tmp_path / "sweeps" / "sweep" / "1"
-    submitted.mkdir(parents=True)
-    fields = ("index", "run_id", "run_dir", "overrides")
-    lines = [json.dumps({name: getattr(run, name) for name in fields}) for run in first.runs]
-    (submitted / "plan.jsonl").write_text("\n".join(lines) + "\n")
+    runs = [SweepRun(run.index, run.run_id, run.run_dir, run.overrides) for run in first.runs]
+    (parent := tmp_path / "sweeps" / "sweep").mkdir(parents=True)
+    create(parent, "{}", runs, Submission("sweep", "sweep.json", (), "local", (Shape({}, 1),), None, "/", "/"))
     plan = desk.plan({"loss.beta": [0.05, 0.1, 0.2]})
     assert plan.removed == {first.runs[2].run_id: first.runs[2].run_dir}
-    assert "1 runs of earlier submissions are no longer in the grid" in show.as_text(plan)
+    assert "1 run of earlier submissions is no longer in the grid" in show.as_text(plan)
 
 
 def test_the_nearest_run_and_what_differs_are_found(desk: Desk) -> None:

@@ -98,7 +98,8 @@ def as_text(plan: Plan, width: int | None = None) -> str:
         lines.append(f"points that differ in {keys} alone are one run, since that changes no result: the first counts")
     lines += [*plan.changes(), *other_code(run.code for run in plan.runs)]
     if plan.removed:
-        lines.append(f"{len(plan.removed)} runs of earlier submissions are no longer in the grid:")
+        verb = "is" if len(plan.removed) == 1 else "are"
+        lines.append(f"{run_count(len(plan.removed))} of earlier submissions {verb} no longer in the grid:")
         lines += [f"  {folder}" for folder in list(plan.removed.values())[:5]]
     work = sum(run.status not in (Status.DONE, Status.RUNNING) for run in plan.runs)
     return "\n".join([*lines, *_shape_lines(plan, width), _cost(plan.cost, work, len(plan.shapes))])
