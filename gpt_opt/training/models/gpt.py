@@ -7,7 +7,7 @@ type `gpt`, so that everything that takes a causal language model takes it.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -126,7 +126,7 @@ class Attention(nn.Module):
             q, k = (rotate(item, positions[:, None], self.config.rotary_base) for item in (q, k))
         dropped = self.config.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, mask, dropped, is_causal=mask is None, scale=self.scale)
-        return self.c_proj(y.transpose(1, 2).reshape(batch, length, width))
+        return cast("Tensor", self.c_proj(y.transpose(1, 2).reshape(batch, length, width)))
 
 
 class MLP(nn.Module):
@@ -143,8 +143,8 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns the output, of the shape of x, (B, T, n_embd)."""
         if self.c_gate is None:
-            return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
-        return self.c_proj(F.silu(self.c_gate(x)) * self.c_fc(x))
+            return cast("Tensor", self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")))
+        return cast("Tensor", self.c_proj(F.silu(self.c_gate(x)) * self.c_fc(x)))
 
 
 class Block(GradientCheckpointingLayer):
@@ -159,7 +159,7 @@ class Block(GradientCheckpointingLayer):
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         """Returns the residual stream after this block, (B, T, n_embd)."""
         x = x + self.dropout(self.attn(self.ln_1(x), positions, mask))
-        return x + self.dropout(self.mlp(self.ln_2(x)))
+        return cast("Tensor", x + self.dropout(self.mlp(self.ln_2(x))))
 
 
 class GPT(PreTrainedModel, GenerationMixin):
@@ -168,7 +168,7 @@ class GPT(PreTrainedModel, GenerationMixin):
     config_class = GPTConfig
     base_model_prefix = "transformer"
     supports_gradient_checkpointing = True
-    _no_split_modules = ("Block",)
+    _no_split_modules = ["Block"]  # noqa: RUF012 (transformers' own)
     _supports_sdpa = True
     _tied_weights_keys = {"lm_head.weight": "transformer.wte.weight"}  # noqa: RUF012 (transformers' own)
 
@@ -184,12 +184,12 @@ class GPT(PreTrainedModel, GenerationMixin):
             }
         )
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
         self._scale_initial_weights()
 
     def _scale_initial_weights(self) -> None:
         """Scales projections into the residual stream by 1/sqrt(2 n_layer), with muP all hidden ones by 1/sqrt(m)."""
-        config: GPTConfig = self.config
+        config = cast("GPTConfig", self.config)
         for name, weight in self.named_parameters():
             if not weight.is_meta and name.endswith(HIDDEN):
                 std = config.initializer_range / math.sqrt(config.width_multiplier)
@@ -207,7 +207,7 @@ class GPT(PreTrainedModel, GenerationMixin):
 
     def get_output_embeddings(self) -> nn.Module:
         """Returns the head."""
-        return self.lm_head
+        return cast("nn.Module", self.lm_head)
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Replaces the head."""
@@ -247,7 +247,7 @@ class GPT(PreTrainedModel, GenerationMixin):
         if self.config.positions == "learned":
             x = x + self.transformer["wpe"](positions)
         x = self.transformer["drop"](x)
-        for block in self.transformer["h"]:
+        for block in cast("nn.ModuleList", self.transformer["h"]):
             x = block(x, positions, mask)
         logits = self.lm_head(self.transformer["ln_f"](x) / self.config.width_multiplier)
         loss = None
@@ -255,7 +255,7 @@ class GPT(PreTrainedModel, GenerationMixin):
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100)
         return CausalLMOutput(loss=loss, logits=logits)
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(self, input_ids: Any, *_: Any, **kwargs: Any) -> dict[str, Any]:
         """Returns what `forward` gets while it generates; nothing is cached."""
         return {"input_ids": input_ids, "attention_mask": kwargs.get("attention_mask")}
 

@@ -109,4 +109,5 @@ def adam_step(state: dict[str, Any], gradient: Tensor, betas: Sequence[float], e
     mean, square = state["exp_avg"], state["exp_avg_sq"]
     mean.lerp_(gradient, 1 - beta1)
     square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-    return mean / (square.sqrt() + eps) * ((1 - beta2**step) ** 0.5 / (1 - beta1**step))
+    update: Tensor = mean / (square.sqrt() + eps) * ((1 - beta2**step) ** 0.5 / (1 - beta1**step))
+    return update

@@ -152,7 +152,7 @@ class DAP(FullPrecisionOptimizer):
         betas: tuple[float, float] = (0.95, 0.95),
         eps: float = 1e-8,
     ) -> None:
-        if isinstance(accelerated, str):
+        if not isinstance(accelerated, bool | int | float):
             raise ValueError(f"accelerated must be true, false or a number, but is the text {accelerated!r}")
         if xtx_subsample is not None and not 0 < xtx_subsample <= 1:
             raise ValueError(f"xtx_subsample must be in (0, 1], but is {xtx_subsample}")
@@ -168,7 +168,7 @@ class DAP(FullPrecisionOptimizer):
             {"params": [item.parameter for item in linear.values()], "is_matrix": True},
             {"params": others, "is_matrix": False},
         ]
-        settings = {"lr": lr, "dap_beta1": dap_beta1, "dap_beta2": dap_beta2, "momentum": momentum, "eps": eps}
+        settings: Group = {"lr": lr, "dap_beta1": dap_beta1, "dap_beta2": dap_beta2, "momentum": momentum, "eps": eps}
         settings |= {"nesterov": nesterov, "weight_decay": weight_decay, "dap_eps": dap_eps, "rcond": rcond}
         settings |= {"use_ns_pinv": use_ns_pinv, "accelerated": accelerated, "ns_pinv_steps": ns_pinv_steps}
         settings |= {"damping": damping, "ema_beta": ema_beta, "scalar": scalar, "betas": betas}
@@ -218,7 +218,7 @@ class DAP(FullPrecisionOptimizer):
             square = state["square"].mul_(beta2).addcmul_(update, update, value=1 - beta2)
             update = update / (square.sqrt() / (1 - beta2 ** state["step"]) ** 0.5 + group["dap_eps"])
         if group["update_opnorm"]:
-            return update / torch.linalg.matrix_norm(update, 2).clamp_min(1e-12)
+            return update.div(torch.linalg.matrix_norm(update, 2).clamp_min(1e-12))
         if group["update_norm"]:
             return update * (0.2 / update.square().mean().sqrt().clamp_min(1e-12))
         return update
@@ -248,8 +248,10 @@ def _numerator(state: dict[str, Any], group: Group, gradient: Tensor) -> Tensor:
     buffer.lerp_(gradient, 1 - beta)
     t = state["step"]
     if not group["nesterov"]:
-        return buffer / (1 - beta**t)
-    return beta * buffer / (1 - beta ** (t + 1)) + (1 - beta) * gradient / (1 - beta**t)
+        mean: Tensor = buffer / (1 - beta**t)
+        return mean
+    ahead: Tensor = beta * buffer / (1 - beta ** (t + 1)) + (1 - beta) * gradient / (1 - beta**t)
+    return ahead
 
 
 def _preconditioned(update: Tensor, second: Tensor, group: Group) -> Tensor:
@@ -277,4 +279,5 @@ def _preconditioned(update: Tensor, second: Tensor, group: Group) -> Tensor:
         inverse, _ = accelerated_inverse(second, low, high, steps, add_eps)
     if not inverse.isfinite().all():
         raise RuntimeError(f"the pseudo-inverse of a second moment of {len(second)} inputs is not finite")
-    return update @ inverse
+    found: Tensor = update @ inverse
+    return found

@@ -26,7 +26,7 @@ def _iterate(matrices: Tensor, coefficients: Sequence[tuple[float, float, float]
     """Returns matrices of (..., rows, columns), rows <= columns, after steps X <- (a + b X X^T + c (X X^T)^2) X."""
     norm = torch.linalg.matrix_norm(matrices.float() if matrices.dtype.itemsize < 4 else matrices, keepdim=True)
     # A matrix of zeros stays one.
-    x = matrices / (factor * norm).clamp_min(torch.finfo(norm.dtype).tiny).to(matrices.dtype)
+    x: Tensor = matrices / (factor * norm).clamp_min(torch.finfo(norm.dtype).tiny).to(matrices.dtype)
     for a, b, c in coefficients:
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
@@ -54,7 +54,8 @@ def _polar_express_deflated(matrices: Tensor, steps: int) -> Tensor:
 def _svd(matrices: Tensor, steps: int) -> Tensor:
     wide = matrices.float() if matrices.dtype.itemsize < 4 else matrices
     left, _, right = torch.linalg.svd(wide, full_matrices=False)
-    return (left @ right).to(matrices.dtype)
+    found: Tensor = (left @ right).to(matrices.dtype)
+    return found
 
 
 METHODS: dict[str, Callable[[Tensor, int], Tensor]] = {

@@ -28,7 +28,8 @@ def largest_eigenvalue(matrix: Tensor, iterations: int = 50, tolerance: float = 
         vector = moved
         if close:
             break
-    return (vector @ (matrix @ vector)).clamp_min(0)
+    found: Tensor = (vector @ (matrix @ vector)).clamp_min(0)
+    return found
 
 
 def accelerated_inverse(
