@@ -80,7 +80,7 @@ def test_a_retry_reaches_a_driver_that_works_on_another_shape(bench: Bench) -> N
     assert [part.shape for part in sweep.parts()] == [0, 1]
     bench.gptopt("cancel", "sweep", "0", "--yes")
     bench.wait_for_step(1)
-    assert "at work already" in bench.gptopt("retry", "sweep", "--state", "CANCELLED")
+    assert "submitted already" in bench.gptopt("retry", "sweep", "--state", "CANCELLED")
     assert "must be runs of one shape" in bench.gptopt("exec", "sweep", "0", "1", expect=2)
     bench.wait("the driver's end", lambda: not is_driven(sweep))
     assert len(classify_runs(sweep).done) == 2
