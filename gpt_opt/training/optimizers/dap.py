@@ -14,7 +14,14 @@ import torch.distributed
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from gpt_opt.training.optimizers.base import FullPrecisionOptimizer, Group, adam_step, full_precision, subtract
+from gpt_opt.training.optimizers.base import (
+    FullPrecisionOptimizer,
+    Group,
+    adam_step,
+    full_precision,
+    matrix_groups,
+    subtract,
+)
 from gpt_opt.training.optimizers.pseudo_inverse import accelerated_inverse, largest_eigenvalue, newton_schulz_inverse
 from gpt_opt.training.optimizers.roles import NamedParameter, Role
 
@@ -158,16 +165,6 @@ class DAP(FullPrecisionOptimizer):
             raise ValueError(f"xtx_subsample must be in (0, 1], but is {xtx_subsample}")
         if row_sampling not in ("first", "systematic"):
             raise ValueError(f"row_sampling must be first or systematic, but is {row_sampling!r}")
-        linear = {
-            id(item.parameter): item
-            for item in named_parameters
-            if item.role is Role.MATRIX and isinstance(item.module, nn.Linear | Conv1D)
-        }
-        others = [item.parameter for item in named_parameters if id(item.parameter) not in linear]
-        groups: list[Group] = [
-            {"params": [item.parameter for item in linear.values()], "is_matrix": True},
-            {"params": others, "is_matrix": False},
-        ]
         settings: Group = {"lr": lr, "dap_beta1": dap_beta1, "dap_beta2": dap_beta2, "momentum": momentum, "eps": eps}
         settings |= {"nesterov": nesterov, "weight_decay": weight_decay, "dap_eps": dap_eps, "rcond": rcond}
         settings |= {"use_ns_pinv": use_ns_pinv, "accelerated": accelerated, "ns_pinv_steps": ns_pinv_steps}
@@ -175,7 +172,8 @@ class DAP(FullPrecisionOptimizer):
         settings |= {"disable_preconditioning": disable_preconditioning, "update_norm": update_norm}
         settings |= {"update_opnorm": update_opnorm, "xtx_subsample": xtx_subsample}
         settings |= {"mb_subsampling": mb_subsampling, "row_sampling": row_sampling}
-        super().__init__([group for group in groups if group["params"]], settings)
+        super().__init__(matrix_groups(named_parameters, _is_linear), settings)
+        linear = {id(item.parameter): item for item in named_parameters if _is_linear(item)}
         self._transposed = {key for key, item in linear.items() if isinstance(item.module, Conv1D)}
         self._inputs = {key: _Inputs(item.module, self) for key, item in linear.items()}
 
@@ -235,6 +233,10 @@ class DAP(FullPrecisionOptimizer):
             mean = state["second_moment"].mul_(beta).add_(mean, alpha=1 - beta) if "second_moment" in state else mean
             state["second_moment"] = mean
         return mean
+
+
+def _is_linear(item: NamedParameter) -> bool:
+    return item.role is Role.MATRIX and isinstance(item.module, nn.Linear | Conv1D)
 
 
 def _numerator(state: dict[str, Any], group: Group, gradient: Tensor) -> Tensor:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from gpt_opt.training.optimizers.base import FullPrecisionOptimizer, adam_step, subtract
+from gpt_opt.training.optimizers.base import FullPrecisionOptimizer, adam_step, matrix_groups, subtract
 from gpt_opt.training.optimizers.orthogonalize import orthogonalize_all
-from gpt_opt.training.optimizers.roles import NamedParameter, Role
+from gpt_opt.training.optimizers.roles import NamedParameter
 
 
 class MuonLegacy(FullPrecisionOptimizer):
@@ -38,12 +38,9 @@ class MuonLegacy(FullPrecisionOptimizer):
         ns_steps: int = 5,
         weight_decay: float = 0.0,
     ) -> None:
-        matrices = [item.parameter for item in named_parameters if item.role is Role.MATRIX]
-        others = [item.parameter for item in named_parameters if item.role is not Role.MATRIX]
-        groups = [{"params": matrices, "is_matrix": True}, {"params": others, "is_matrix": False}]
         settings = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "betas": betas, "eps": eps}
         settings |= {"polar_method": polar_method, "ns_steps": ns_steps, "weight_decay": weight_decay}
-        super().__init__([group for group in groups if group["params"]], settings)
+        super().__init__(matrix_groups(named_parameters), settings)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

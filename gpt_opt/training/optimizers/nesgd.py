@@ -14,9 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt_opt.training.optimizers.base import FullPrecisionOptimizer, UsesBatchLoss, full_precision, inner, subtract
+from gpt_opt.training.optimizers.base import (
+    FullPrecisionOptimizer,
+    UsesBatchLoss,
+    full_precision,
+    inner,
+    matrix_groups,
+    subtract,
+)
 from gpt_opt.training.optimizers.orthogonalize import METHODS, orthogonalize_all
-from gpt_opt.training.optimizers.roles import NamedParameter, Role
+from gpt_opt.training.optimizers.roles import NamedParameter
 
 OTHER_NORMS = ("adam_infty", "adam_2", "linfty")
 PRODUCT_NORMS = ("linfty", "l2", "hybrid")
@@ -75,35 +82,33 @@ class NESGD(FullPrecisionOptimizer):
         _require("other_norm", other_norm, OTHER_NORMS)
         _require("polar_method", polar_method, tuple(METHODS))
         self.batched = True
-        matrices = [item.parameter for item in named_parameters if item.role is Role.MATRIX]
-        others = [item.parameter for item in named_parameters if item.role is not Role.MATRIX]
-        groups = [{"params": matrices, "is_matrix": True}, {"params": others, "is_matrix": False}]
         settings = {"lr": lr, "lmo": lmo, "product_norm": product_norm, "other_norm": other_norm, "eps": eps}
         settings |= {"spectral_scale": spectral_scale, "momentum": momentum, "betas": betas}
         settings |= {"polar_method": polar_method, "ns_steps": ns_steps, "weight_decay": weight_decay}
-        super().__init__([group for group in groups if group["params"]], settings)
+        super().__init__(matrix_groups(named_parameters), settings)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Makes one step."""
         if not self.trained():
             return
-        height = self._height()
         group, parts = self.param_groups[0], [part for item in self.param_groups for part in self._parts(item)]
         dual, weights = _product(group["product_norm"], parts)
-        lr = group["lr"] if height is None else self._truncated(height, parts, dual)
+        lr = self._lr(parts, dual)
         kept = 1 - group["lr"] * group["weight_decay"]
         for part, weight in zip(parts, weights, strict=True):
             scale = lr * weight if group["lmo"] else lr * weight * dual
             subtract(part.parameter, part.direction * scale, kept)
 
-    def _height(self) -> Tensor | None:
-        """Returns the model of the loss where all parameters are zero, shape (); None where steps are not truncated."""
-        return None
+    def _lr(self, parts: Sequence[_Part], dual: Tensor) -> Tensor | float:
+        """Returns the learning rate of this step, before any parameter has changed.
 
-    def _truncated(self, height: Tensor, parts: Sequence[_Part], dual: Tensor) -> Tensor:
-        """Returns the learning rate, shape (), with which the model of the loss does not go too low."""
-        raise NotImplementedError
+        Args:
+            parts: All parameters.
+            dual: Dual norm of their momenta, shape ().
+        """
+        lr: float = self.param_groups[0]["lr"]
+        return lr
 
     def _parts(self, group: dict[str, Any]) -> list[_Part]:
         adam = not group["is_matrix"] and group["other_norm"].startswith("adam")
@@ -165,14 +170,15 @@ class TruncatedNESGD(NESGD, UsesBatchLoss):
             raise ValueError(f"with fstar momentum and betas[0] must be equal, but are {momentum} and {beta}")
 
     def _height(self) -> Tensor:
+        """Returns the mean of loss - <p, g>: the model of the loss where all parameters are zero, shape ()."""
         loss, trained, mu = full_precision(self.take_loss()), self.trained(), self.param_groups[0]["momentum"]
         now = loss - inner([full_precision(item) for item, _ in trained], [gradient for _, gradient in trained])
         self.shared["height"] = self.shared.get("height", now).lerp(now, 1 - mu)
         found: Tensor = self.shared["height"]
         return found
 
-    def _truncated(self, height: Tensor, parts: Sequence[_Part], dual: Tensor) -> Tensor:
-        group = self.param_groups[0]
+    def _lr(self, parts: Sequence[_Part], dual: Tensor) -> Tensor:
+        group, height = self.param_groups[0], self._height()
         along = inner([full_precision(part.parameter) for part in parts], [part.momentum for part in parts])
         gap = (height - group["fstar"] + along).clamp_min(0)  # below fstar a step would go uphill
         most = gap / dual if group["lmo"] else gap / dual**2
@@ -231,8 +237,7 @@ def scion(
     **settings: Any,
 ) -> NESGD:
     """Returns Scion (Pethick et al. 2025, arXiv 2502.07529): as `muon`, with sign descent beside the matrices."""
-    ratio = _ratio(lr, muon_lr, muon_lr_ratio)
-    return NESGD(named_parameters, lr, other_norm="linfty", spectral_scale=ratio, **settings)
+    return muon(named_parameters, lr, muon_lr, muon_lr_ratio, other_norm="linfty", **settings)
 
 
 def muon_momo(
