@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -95,7 +96,7 @@ def shortened(values: Iterable[str], limit: int) -> dict[str, str]:
     """
     distinct = list(dict.fromkeys(values))
     long = [value for value in distinct if len(value) > limit]
-    start = _common_start(long).rfind("/") + 1 if len(long) > 1 else 0
+    start = os.path.commonprefix(long).rfind("/") + 1 if len(long) > 1 else 0  # noqa: RUF071 (of texts, cut at a folder)
     found = {value: value for value in distinct if len(value) <= limit}
     taken = set(found)
     for value in long:
@@ -107,12 +108,6 @@ def shortened(values: Iterable[str], limit: int) -> dict[str, str]:
         found[value] = text
         taken.add(text)
     return found
-
-
-def _common_start(values: Sequence[str]) -> str:
-    first, last = min(values), max(values)
-    size = next((index for index, pair in enumerate(zip(first, last, strict=False)) if len(set(pair)) > 1), len(first))
-    return first[:size]
 
 
 def _clipped(text: str, width: int) -> str:

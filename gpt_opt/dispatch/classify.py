@@ -144,6 +144,15 @@ class ClassifiedRuns:
         """Returns the runs for which something holds."""
         return tuple(run for run, item in self.items.items() if holds(item))
 
+    def counts(self, locked: str) -> str:
+        """Returns how many runs are what, as text; empty without runs.
+
+        Args:
+            locked: What to call those that another process has.
+        """
+        numbers = {"done": self.done, "to run": self.due, locked: self.locked, "need a retry": self.needs_retry}
+        return ", ".join(f"{len(found)} {name}" for name, found in numbers.items() if found)
+
     @property
     def due(self) -> tuple[SweepRun, ...]:
         """Runs that a driver would start now."""

@@ -179,8 +179,7 @@ def _wait_for_runs(sweep: Sweep, due: Sequence[SweepRun], work: Round) -> None:
 
 
 def _counts(runs: ClassifiedRuns) -> str:
-    numbers = {"done": runs.done, "to run": runs.due, BlockedBy.LOCK: runs.locked, "need a retry": runs.needs_retry}
-    return ", ".join(f"{len(found)} {name}" for name, found in numbers.items() if found) or "no runs"
+    return runs.counts(BlockedBy.LOCK) or "no runs"
 
 
 def _report(sweep: Sweep, runs: ClassifiedRuns) -> None:
