@@ -100,6 +100,7 @@ def test_it_generates_what_it_predicts() -> None:
 def test_gradient_checkpointing_gives_the_same_gradients() -> None:
     plain, checkpointed = made().train(), made().train()
     checkpointed.gradient_checkpointing_enable()
+    assert [model.transformer["h"][0].gradient_checkpointing for model in (plain, checkpointed)] == [False, True]
     for model in (plain, checkpointed):
         model(IDS, labels=IDS).loss.backward()
     for own, other in zip(plain.parameters(), checkpointed.parameters(), strict=True):

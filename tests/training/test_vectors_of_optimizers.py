@@ -222,6 +222,15 @@ def test_a_step_without_gradients_and_one_of_zeros_gives_no_nan(vectors: dict[st
             optimizer.observe_loss(torch.tensor(3.0, dtype=torch.float64))
         optimizer.step()
     assert all(item.parameter.isfinite().all() for item in named)
+    before = [item.parameter.detach().clone() for item in named]
+    for item in named:
+        item.parameter.grad = torch.ones_like(item.parameter)
+    if hasattr(optimizer, "observe_loss"):
+        optimizer.observe_loss(torch.tensor(40.0, dtype=torch.float64))
+    optimizer.step()
+    for item, value in zip(named, before, strict=True):
+        assert item.parameter.isfinite().all()
+        assert not torch.equal(item.parameter, value), "the state of zeros leads on"
 
 
 @pytest.mark.parametrize("case", CASES)
