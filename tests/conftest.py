@@ -116,6 +116,13 @@ def run_forks(request: pytest.FixtureRequest) -> Mapping[str, str]:
     return forks.environment
 
 
+@pytest.fixture
+def forked(run_forks: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes forks of the runs and of the torchruns that a test starts."""
+    for name, value in run_forks.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.fixture(scope="session")
 def run_hydra(forks: ForkServer) -> Runner:
     """Calls run_hydra.py as a user does and returns what came back; its process is forked, not started anew."""

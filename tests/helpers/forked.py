@@ -1,8 +1,9 @@
 """A Python that has imported the libraries of a run and forks a child for each process that is to be one.
 
 A child starts at once, where a new process imports for 4.5 s. A script of this checkout finds our own modules imported
-and the config composed once; one of another folder imports its own anew. Each has arguments, environment, folder, output,
-signals, exit code and end of its own. Only tests that are about the start itself, or about memory and groups of processes, need a new process.
+and the config composed once; one of another folder imports its own anew. Each has arguments, environment, folder,
+output, signals, exit code and end of its own. Only tests that are about the start itself, or about memory and groups of
+processes, need a new process.
 """
 
 from __future__ import annotations
@@ -138,6 +139,7 @@ def _become(request: list[object], streams: Sequence[int]) -> list[str]:
 def main() -> None:
     """Imports, serves, and is the script in the child."""
     import hydra  # noqa: F401
+    import torch.distributed.run  # noqa: F401
     from transformers import AutoModelForCausalLM, GPT2LMHeadModel  # noqa: F401
 
     import gpt_opt.plan.command_line
@@ -159,6 +161,10 @@ def main() -> None:
         print("ready")
         command = _serve(listening)
     if command is None:
+        return
+    if command[0] == "-m":
+        sys.argv = list(command[1:])
+        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
         return
     sys.argv = list(command)
     folder = Path(command[0]).parent
