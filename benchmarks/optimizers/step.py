@@ -10,9 +10,9 @@ import argparse
 import gc
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,11 @@ def options() -> Iterator[tuple[str, dict[str, Any]]]:
 def model_of(layers: int, device: str) -> nn.Module:
     """Returns GPT-2 small's parameters, with gradients."""
     torch.manual_seed(0)
-    model = GPT(GPTConfig(n_layer=layers)).to(device)
+    model: nn.Module = GPT(GPTConfig(n_layer=layers))
+    model.to(device).train()
     for parameter in model.parameters():
         parameter.grad = 0.01 * torch.randn_like(parameter)
-    return model.train()
+    return model
 
 
 def seconds(action: Callable[[], Any], repeats: int, device: str, discard: int = 1) -> float:
@@ -93,9 +94,8 @@ def step_of(optimizer: Optimizer, device: str) -> Callable[[], None]:
 
 def matrices(model: nn.Module) -> list[Tensor]:
     """Returns the gradients of what the muon family orthogonalizes."""
-    return [
-        item.weight.grad for name, item in model.named_modules() if isinstance(item, nn.Linear) and "head" not in name
-    ]
+    layers = [item for name, item in model.named_modules() if isinstance(item, nn.Linear) and "head" not in name]
+    return [item.weight.grad for item in layers if item.weight.grad is not None]
 
 
 def products(gradients: list[Tensor]) -> Callable[[], None]:
@@ -137,10 +137,8 @@ def main() -> None:
 
     gradients = matrices(model)
     needed = seconds(products(gradients), asked.steps, device)
-    batched, alone = (
-        seconds(lambda each=each: orthogonalize_all(gradients, batched=each), asked.steps, device)
-        for each in (True, False)
-    )
+    batched = seconds(partial(orthogonalize_all, gradients), asked.steps, device)
+    alone = seconds(partial(orthogonalize_all, gradients, batched=False), asked.steps, device)
     print(f"orthogonalizing {len(gradients)} matrices, s: its products alone {needed:.2f}", end=", ")
     print(f"batched {batched:.2f}, one by one {alone:.2f}")
 
@@ -168,4 +166,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
