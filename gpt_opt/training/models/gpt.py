@@ -36,6 +36,9 @@ class GPTConfig(PreTrainedConfig):
         rotary_base: Longest wavelength of rotary positions, in units of 2 pi tokens.
         enable_mup_with_base_n_embd: Width at which muP (Yang et al. 2022, arXiv 2203.03466) changes nothing; None is
             without muP.
+        bos_token_id: Token before a text, if any.
+        eos_token_id: Token after a text.
+        pad_token_id: Token that fills up batches.
     """
 
     model_type = "gpt"
@@ -59,6 +62,9 @@ class GPTConfig(PreTrainedConfig):
         initializer_range: float = 0.02,
         rotary_base: float = 10_000.0,
         enable_mup_with_base_n_embd: int | None = None,
+        bos_token_id: int | None = None,
+        eos_token_id: int | None = None,
+        pad_token_id: int | None = None,
         **others: Any,
     ) -> None:
         if n_embd % n_head or (positions == "rotary" and n_embd // n_head % 2):
@@ -70,6 +76,7 @@ class GPTConfig(PreTrainedConfig):
         self.n_layer, self.n_head, self.positions, self.mlp = n_layer, n_head, positions, mlp
         self.dropout, self.initializer_range, self.rotary_base = dropout, initializer_range, rotary_base
         self.enable_mup_with_base_n_embd = enable_mup_with_base_n_embd
+        self.bos_token_id, self.eos_token_id, self.pad_token_id = bos_token_id, eos_token_id, pad_token_id
         super().__init__(**{"tie_word_embeddings": True, "use_cache": False, **others})
 
     @property
