@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from gpt_opt.training.models.gpt import GPT, GPTConfig, rotate
+from gpt_opt.training.models.gpt import GPT, GPTConfig, rotate, rotations
+from gpt_opt.training.models.mup import width_multiplier
 
 
 def made(**settings: Any) -> GPT:
@@ -27,16 +28,18 @@ def test_rotary_attention_depends_on_the_distance_alone() -> None:
     q, k = torch.randn(8, dtype=torch.float64), torch.randn(8, dtype=torch.float64)
 
     def score(query: int, key: int) -> float:
-        at = [rotate(item[None], torch.tensor([place]), 10_000.0) for item, place in ((q, query), (k, key))]
+        at = [turned(item, place) for item, place in ((q, query), (k, key))]
         return float((at[0] * at[1]).sum())
+
+    def turned(item: torch.Tensor, place: int) -> torch.Tensor:
+        return rotate(item[None], *rotations(torch.tensor([place]), 8, 10_000.0))
 
     for distance in (0, 1, 5, 100):
         first, *others = [score(place + distance, place) for place in (0, 3, 50, 4000)]
         assert others == pytest.approx([first] * 3, rel=1e-9)
     assert score(0, 0) == pytest.approx(float(q @ k), rel=1e-12)
     assert len({round(score(place, 0), 6) for place in range(10)}) == 10
-    rotated = rotate(q[None], torch.tensor([77]), 10_000.0)
-    assert float(rotated.norm()) == pytest.approx(float(q.norm()), rel=1e-12)
+    assert float(turned(q, 77).norm()) == pytest.approx(float(q.norm()), rel=1e-12)
 
 
 @pytest.mark.parametrize("positions", ["learned", "rotary"])
@@ -117,7 +120,7 @@ def test_scales_of_mup(vectors: dict[str, Any]) -> None:
     inputs, expected = vectors["mup_groups"]["inputs"], vectors["mup_groups"]["expected"]
     shape = {key: inputs[key] for key in ("n_embd", "n_head", "n_layer", "enable_mup_with_base_n_embd")}
     config = GPTConfig(vocab_size=64, n_positions=8, mlp="swiglu", **shape)
-    assert config.width_multiplier == expected["width_multiplier"] == expected["output_divisor"]
+    assert width_multiplier(config) == expected["width_multiplier"] == expected["output_divisor"]
     model = GPT(config)
     block = model.transformer["h"][0]
     assert block.attn.scale == pytest.approx(expected["attention_scale"], rel=1e-9)
@@ -132,6 +135,6 @@ def test_scales_of_mup(vectors: dict[str, Any]) -> None:
     assert float(model.transformer["wte"].weight.std()) == pytest.approx(std["wte,wpe"], rel=0.02)
     hidden = torch.randn(1, 1, inputs["n_embd"])
     direct = model.lm_head(model.transformer["ln_f"](hidden)) / expected["output_divisor"]
-    stream = model.lm_head(model.transformer["ln_f"](hidden) / config.width_multiplier)
+    stream = model.lm_head(model.transformer["ln_f"](hidden) / width_multiplier(config))
     torch.testing.assert_close(direct, stream)
     assert math.isfinite(float(stream.sum()))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.config.checks.architecture import length_problems, shape_problems
+from gpt_opt.config.checks.architecture import length_problems, mup_problems, shape_problems
 from gpt_opt.config.checks.complete import completeness_problems, type_problems
 from gpt_opt.config.checks.data import data_problems
 from gpt_opt.config.checks.finetuning import finetuning_problems
@@ -136,6 +136,7 @@ CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     sampling_problems,
     length_problems,
     shape_problems,
+    mup_problems,
     _gpu,
     listed_problems,
     weight_problems,

@@ -82,6 +82,40 @@ class GPTFromConfig(ModelFromConfig):
 
 
 @dataclass
+class Qwen2MoeArchitecture:
+    """Keys of transformers' Qwen2MoeConfig."""
+
+    model_type: str
+    vocab_size: int
+    max_position_embeddings: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    intermediate_size: int
+    decoder_sparse_step: int
+    num_experts: int
+    num_experts_per_tok: int
+    moe_intermediate_size: int
+    shared_expert_intermediate_size: int
+    norm_topk_prob: bool
+    qkv_bias: bool
+    tie_word_embeddings: bool
+    attention_dropout: float
+    initializer_range: float
+    bos_token_id: int | None
+    eos_token_id: int | None
+    pad_token_id: int | None
+
+
+@dataclass
+class Qwen2MoeFromConfig(ModelFromConfig):
+    """model=qwen2moe-small and qwen2moe-medium."""
+
+    config: Qwen2MoeArchitecture  # type: ignore[assignment]  # the same keys, each with its type
+
+
+@dataclass
 class PretrainedModel:
     """A model of the transformers library."""
 
@@ -99,6 +133,7 @@ class PretrainedModel:
 MODEL_SCHEMAS: dict[str, type] = {
     "model/from_config": ModelFromConfig,
     "model/gpt": GPTFromConfig,
+    "model/qwen2_moe": Qwen2MoeFromConfig,
     "model/pretrained": PretrainedModel,
 }
 """Schema of each option, by its path below the group `schema`."""
