@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -202,3 +203,23 @@ def test_a_state_of_other_groups_is_refused() -> None:
     step(model, optimizer)
     with pytest.raises(ConfigError, match="in the same 1 groups, but they are in other groups"):
         load_state_by_name(model, two_groups(model), state_by_name(model, optimizer))
+
+
+@pytest.mark.parametrize("target", ["torch.optim.AdamW", "gpt_opt.training.optimizers.dap.DAP"])
+def test_parameters_with_rates_of_their_own_have_groups(target: str) -> None:
+    model = model_of()
+    named = [
+        replace(item, lr_multiplier=0.25 if item.role is Role.MATRIX else 1.0, decays=item.parameter.ndim > 1)
+        for item in named_parameters(model)
+    ]
+    params = {"name": "x", "_target_": target, "lr": 0.4, "weight_decay": 0.1}
+    groups = build_optimizer(params, model, named).param_groups
+    found = {(group["lr"], group["weight_decay"], len(group["params"])) for group in groups}
+    assert found == {(0.1, 0.1, 4), (0.4, 0.1, 2), (0.4, 0.0, 10)}
+
+
+def test_without_rates_of_their_own_there_is_one_group_as_ever() -> None:
+    model = model_of()
+    params = {"name": "x", "_target_": "torch.optim.AdamW", "lr": 0.4, "weight_decay": 0.1}
+    (group,) = build_optimizer(params, model, named_parameters(model)).param_groups
+    assert [id(item) for item in group["params"]] == [id(item) for item in model.parameters()]

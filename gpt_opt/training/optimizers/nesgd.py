@@ -19,11 +19,11 @@ from gpt_opt.training.optimizers.base import (
     UsesBatchLoss,
     full_precision,
     inner,
-    matrix_groups,
     subtract,
 )
 from gpt_opt.training.optimizers.orthogonalize import METHODS, orthogonalize_all
 from gpt_opt.training.optimizers.roles import NamedParameter
+from gpt_opt.training.optimizers.routing import matrix_groups
 
 OTHER_NORMS = ("adam_infty", "adam_2", "linfty")
 PRODUCT_NORMS = ("linfty", "l2", "hybrid")
@@ -85,7 +85,7 @@ class NESGD(FullPrecisionOptimizer):
         settings = {"lr": lr, "lmo": lmo, "product_norm": product_norm, "other_norm": other_norm, "eps": eps}
         settings |= {"spectral_scale": spectral_scale, "momentum": momentum, "betas": betas}
         settings |= {"polar_method": polar_method, "ns_steps": ns_steps, "weight_decay": weight_decay}
-        super().__init__(matrix_groups(named_parameters), settings)
+        super().__init__(matrix_groups(named_parameters, lr, weight_decay), settings)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
