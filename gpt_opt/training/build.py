@@ -40,6 +40,7 @@ from gpt_opt.training.models.build import (
     without_dropout,
 )
 from gpt_opt.training.models.lora import add_adapters
+from gpt_opt.training.models.mup import mup_parameters, require_rates
 from gpt_opt.training.objectives import Objective, objective_of
 from gpt_opt.training.optimizers import build_optimizer, lr_factor, phase_steps
 from gpt_opt.training.parts import Parts
@@ -149,7 +150,9 @@ def build_trainer(
     if config["fsdp"] and params["mixed_precision"] != "no":
         for weight in parts.policy.parameters():  # as FSDP is about to: a resume must find the type that was saved
             weight.data = weight.data.float() if weight.requires_grad else weight.data
-    optimizer = build_optimizer(optimizer_params, parts.policy)
+    parameters = mup_parameters(parts.policy)
+    optimizer = build_optimizer(optimizer_params, parts.policy, parameters)
+    require_rates(optimizer, parameters, optimizer_params)
     first = phase_steps(parts.steps, optimizer_params["warm_up_fraction"], params["warmup_steps"])
     schedule, steps = optimizer_params["lr_schedule"], parts.steps
     task = Task(

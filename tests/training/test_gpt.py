@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from gpt_opt.training.models import from_config
 from gpt_opt.training.models.gpt import GPT, GPTConfig, rotate, rotations
 from gpt_opt.training.models.mup import width_multiplier
 
@@ -65,11 +66,38 @@ def test_padding_changes_nothing(positions: str, side: str) -> None:
     assert found.isfinite().all()
 
 
-def test_labels_are_shifted_once() -> None:
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gpt": {"n_embd": 16, "n_layer": 1, "n_head": 2},
+    "gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2, "bos_token_id": None, "eos_token_id": None},
+    "qwen2_moe": {
+        **{"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
+        **{"num_key_value_heads": 2, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8},
+    },
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_labels_are_shifted_once(family: str) -> None:
+    torch.manual_seed(0)
+    model = from_config({"model_type": family, "vocab_size": 50, **FAMILIES[family]}).eval()
+    labels = IDS.clone()
+    labels[0, :3] = -100
+    with torch.no_grad():
+        output = model(input_ids=IDS, labels=labels)
+    logps = output.logits[:, :-1].log_softmax(-1).gather(-1, IDS[:, 1:, None]).squeeze(-1)
+    targets = labels[:, 1:] != -100
+    assert float(output.loss) == pytest.approx(-float(logps[targets].mean()), rel=1e-5)
+    assert int(targets.sum()) == 12
+
+
+def test_logits_are_kept_of_the_last_tokens() -> None:
     model = made()
-    output = model(IDS, labels=IDS)
-    logps = output.logits[:, :-1].log_softmax(-1).gather(-1, IDS[:, 1:, None])
-    assert float(output.loss) == pytest.approx(-float(logps.mean()), rel=1e-6)
+    with torch.no_grad():
+        torch.testing.assert_close(model(IDS, logits_to_keep=3).logits, model(IDS).logits[:, -3:])
+        # The first of the kept tokens has no logits before it.
+        kept, labels = model(IDS, labels=IDS, logits_to_keep=3), IDS.clone()
+        labels[:, :-2] = -100
+        assert float(kept.loss) == pytest.approx(float(model(IDS, labels=labels).loss), rel=1e-6)
 
 
 def test_embeddings_and_head_are_one() -> None:
@@ -108,6 +136,13 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
         model(IDS, labels=IDS).loss.backward()
     for own, other in zip(plain.parameters(), checkpointed.parameters(), strict=True):
         torch.testing.assert_close(own.grad, other.grad)
+
+
+def test_rotary_positions_have_no_end_and_a_table_has() -> None:
+    ids = torch.zeros(1, 20, dtype=torch.long)
+    assert made(positions="rotary")(ids).logits.isfinite().all()
+    with pytest.raises(ValueError, match="at most 16 tokens, but has 20"):
+        made(positions="learned")(ids)
 
 
 @pytest.mark.parametrize("settings", [{"n_head": 5}, {"positions": "rotary", "n_embd": 21}, {"positions": "none"}])

@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -36,7 +37,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from gpt_opt.config.checks.architecture import MUP
+from gpt_opt.config.checks.architecture import MUP, rate_problems
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.training.optimizers.roles import NamedParameter, Role, named_parameters
 
@@ -103,6 +104,32 @@ def mup_parameters(model: PreTrainedModel) -> list[NamedParameter]:
         )
         for item in parameters
     ]
+
+
+def require_rates(optimizer: Optimizer, parameters: list[NamedParameter], params: Mapping[str, Any]) -> None:
+    """Refuses an optimizer that does not give each parameter the learning rate that muP has for it.
+
+    Args:
+        optimizer: As it was built.
+        parameters: Of `mup_parameters`.
+        params: `optimizer.optimizer_params`.
+
+    Raises:
+        ConfigError: If it is declared not to, or if one of the user's own does not.
+    """
+    if all(item.lr_multiplier == 1 and item.decays for item in parameters):
+        return
+    problems = [*rate_problems(params)]
+    rates = {id(own): group["lr"] for group in optimizer.param_groups for own in group["params"]}
+    other = [
+        item for item in parameters if not math.isclose(rates[id(item.parameter)], params["lr"] * item.lr_multiplier)
+    ]
+    if other and not problems:
+        wanted = f"must give {other[0].name} the rate lr * lr_multiplier = {params['lr'] * other[0].lr_multiplier:g}"
+        problem = f"{wanted} with muP, but gives {rates[id(other[0].parameter)]:g}"
+        problems = [Problem("optimizer.optimizer_params", f"{params['_target_']} {problem}")]
+    if problems:
+        raise ConfigError(problems)
 
 
 def with_mup(config: Mapping[str, Any]) -> dict[str, Any]:
