@@ -168,6 +168,14 @@ class SFTLoss:
 
 
 @dataclass
+class LMLoss:
+    """loss=lm."""
+
+    name: str
+    _target_: str
+
+
+@dataclass
 class AdamWParams:
     """Keys of AdamW and its schedule."""
 
@@ -227,15 +235,18 @@ class Precision(StrEnum):
 class TrainingParams:
     """Keys of the training loop."""
 
-    batch_size: int
+    batch_size: int | None
+    tokens_processed: int | None
     micro_batch_size: int | None
     eval_batch_size: int | None
     gradient_accumulation_steps: int | None
-    max_length: int
-    max_prompt_length: int
+    max_length: int | None
+    max_prompt_length: int | None
     max_completion_length: int | None
     truncation: Truncation
     add_bos: bool
+    context_length: int | None
+    val_tokens_processed: int | None
     max_steps: int | None
     num_epochs: float | None
     n_examples: int | None
@@ -395,6 +406,7 @@ SCHEMAS: dict[str, type] = {
     "loss/kto": KTOLoss,
     "loss/orpo": ORPOLoss,
     "loss/sft": SFTLoss,
+    "loss/lm": LMLoss,
     "optimizer/adamw": AdamW,
     "optimizer/rmsprop": RMSprop,
     "training/default": Training,
