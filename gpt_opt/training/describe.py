@@ -34,8 +34,8 @@ def describe(config: Mapping[str, Any]) -> str:
         "optimizer": f"{type(optimizer).__name__}, {config['optimizer']['optimizer_params']['lr_schedule']}",
         "data": f"{len(items.train):,} training and {len(items.validation):,} validation {objective.item_name}",
         "steps": f"{parts.steps:,} of {batch} ({len(order) / len(items.train):.2f} epochs)",
-        "step": f"{accumulation_steps(params, devices)} x {micro} {objective.item_name} on {devices} device(s), "
-        f"{round(sizes.tokens * batch):,} tokens",
+        "step": f"{round(sizes.tokens * batch):,} tokens: {accumulation_steps(params, devices)} x {micro} "
+        f"{objective.item_name} on {devices} device{'s' * (devices > 1)}",
         "tokens": f"{int(sizes.tokens * len(order)):,} in all, {sizes.longest} in the longest sequence",
         "peak memory": f"about {memory:,.0f} MiB (estimated)",
     }

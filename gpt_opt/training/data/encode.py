@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gpt_opt.errors import DataError, Problem
 
-BLOCK_CHARACTERS = 1 << 20
+BLOCK_CHARACTERS = 1 << 18
 """A longer document is tokenized in blocks that end with lines: tokenizers take many times a text's memory."""
 
 
@@ -54,12 +54,20 @@ class Encoder:
             documents: Texts.
             first_is_new: False where the first one continues a document that began elsewhere.
         """
-        parts: list[NDArray[np.int64]] = []
+        parts, blocks, waiting = list[NDArray[np.int64]](), list[tuple[bool, str]](), 0
         for index, text in enumerate(documents):
-            parts += [np.array([self.end])] if index or first_is_new else []
-            encoded = self._backend.encode_batch(list(_blocks(text)), add_special_tokens=False)
-            parts += [np.array(block.ids, dtype=np.int64) for block in encoded]
-        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+            for number, block in enumerate(_blocks(text)):
+                blocks.append((number == 0 and (index > 0 or first_is_new), block))
+                waiting += len(block)
+                if waiting >= BLOCK_CHARACTERS:
+                    parts += self._encode(blocks)
+                    blocks, waiting = [], 0
+        return np.concatenate([*parts, *self._encode(blocks), np.empty(0, dtype=np.int64)])
+
+    def _encode(self, blocks: list[tuple[bool, str]]) -> Iterator[NDArray[np.int64]]:
+        encoded = self._backend.encode_batch_fast([text for _, text in blocks], add_special_tokens=False)
+        for (is_start, _), block in zip(blocks, encoded, strict=True):
+            yield np.array([*([self.end] if is_start else []), *block.ids], dtype=np.int64)
 
 
 def _blocks(text: str) -> Iterator[str]:
