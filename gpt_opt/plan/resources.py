@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from gpt_opt.config.checks.constraints import batch_problems
+from gpt_opt.config.checks.batches import batch_problems
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.sweep.model import Resources, settings
 

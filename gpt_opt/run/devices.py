@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from gpt_opt.config.checks.constraints import batch_problems
+from gpt_opt.config.checks.batches import batch_problems
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.run.ranks import under_torchrun
 

@@ -16,11 +16,12 @@ def length_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     """Checks that the sequences fit the model."""
     model, params = config["model"], config["training"]["training_params"]
     positions = (model.get("config") or {}).get("n_positions")
-    if positions is not None and params["max_length"] > positions:
+    key = "max_length" if params["context_length"] is None else "context_length"
+    if positions is not None and params[key] > positions:
         yield Problem(
-            "training.training_params.max_length",
-            f"must fit the model: max_length={params['max_length']}, but model.config.n_positions={positions}",
-            f"set max_length to {positions} or less, or raise n_positions",
+            f"training.training_params.{key}",
+            f"must fit the model: {key}={params[key]}, but model.config.n_positions={positions}",
+            f"set {key} to {positions} or less, or raise n_positions",
         )
 
 

@@ -122,6 +122,14 @@ class SFTLoss:
     reduction: Reduction
 
 
+@dataclass
+class LMLoss:
+    """loss=lm."""
+
+    name: str
+    _target_: str
+
+
 class Truncation(StrEnum):
     """Which end of a prompt that is too long to keep."""
 
@@ -141,15 +149,18 @@ class Precision(StrEnum):
 class TrainingParams:
     """Keys of the training loop."""
 
-    batch_size: int
+    batch_size: int | None
+    tokens_processed: int | None
     micro_batch_size: int | None
     eval_batch_size: int | None
     gradient_accumulation_steps: int | None
-    max_length: int
-    max_prompt_length: int
+    max_length: int | None
+    max_prompt_length: int | None
     max_completion_length: int | None
     truncation: Truncation
     add_bos: bool
+    context_length: int | None
+    val_tokens_processed: int | None
     max_steps: int | None
     num_epochs: float | None
     n_examples: int | None
@@ -308,6 +319,7 @@ SCHEMAS: dict[str, type] = {
     "loss/kto": KTOLoss,
     "loss/orpo": ORPOLoss,
     "loss/sft": SFTLoss,
+    "loss/lm": LMLoss,
     **OPTIMIZER_SCHEMAS,
     "training/default": Training,
     "lora/lora": Lora,
