@@ -46,9 +46,9 @@ from gpt_opt.training.models.build import (
     without_dropout,
 )
 from gpt_opt.training.models.lora import add_adapters
-from gpt_opt.training.models.mup import mup_parameters, require_rates
+from gpt_opt.training.models.mup import optimizer_with_rates
 from gpt_opt.training.objectives import Objective, objective_of
-from gpt_opt.training.optimizers import build_optimizer, lr_factor, phase_steps
+from gpt_opt.training.optimizers import lr_factor, phase_steps
 from gpt_opt.training.parts import Parts
 from gpt_opt.training.sharding import sharding_arguments
 from gpt_opt.training.trainer import ObjectiveTrainer, Task
@@ -156,9 +156,7 @@ def build_trainer(
     if config["fsdp"] and params["mixed_precision"] != "no":
         for weight in parts.policy.parameters():  # as FSDP is about to: a resume must find the type that was saved
             weight.data = weight.data.float() if weight.requires_grad else weight.data
-    parameters = mup_parameters(parts.policy)
-    optimizer = build_optimizer(optimizer_params, parts.policy, parameters)
-    require_rates(optimizer, parameters, optimizer_params)
+    optimizer = optimizer_with_rates(optimizer_params, parts.policy)
     first = phase_steps(parts.steps, optimizer_params["warm_up_fraction"], params["warmup_steps"])
     schedule, steps = optimizer_params["lr_schedule"], parts.steps
     task = Task(

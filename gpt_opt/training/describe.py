@@ -9,7 +9,7 @@ from gpt_opt.config.checks.batches import accumulation_steps, batch_size, micro_
 from gpt_opt.training.build import build
 from gpt_opt.training.distributed import process_count
 from gpt_opt.training.memory import estimate_mb
-from gpt_opt.training.optimizers import build_optimizer
+from gpt_opt.training.models.mup import optimizer_with_rates, width_multiplier
 
 
 def describe(config: Mapping[str, Any]) -> str:
@@ -22,7 +22,7 @@ def describe(config: Mapping[str, Any]) -> str:
     params, items, objective = config["training"]["training_params"], parts.items, parts.objective
     total = sum(weight.numel() for weight in parts.policy.parameters())
     trained = sum(weight.numel() for weight in parts.policy.parameters() if weight.requires_grad)
-    optimizer = build_optimizer(config["optimizer"]["optimizer_params"], parts.policy)
+    optimizer = optimizer_with_rates(config["optimizer"]["optimizer_params"], parts.policy)
     order = parts.order(config)
     sizes, devices = objective.sizes(items, parts.collator), process_count()
     batch, micro = batch_size(params), micro_batch_size(params, devices)
@@ -39,4 +39,6 @@ def describe(config: Mapping[str, Any]) -> str:
         "tokens": f"{int(sizes.tokens * len(order)):,} in all, {sizes.longest} in the longest sequence",
         "peak memory": f"about {memory:,.0f} MiB (estimated)",
     }
+    if (multiplier := width_multiplier(parts.policy.config)) != 1:
+        lines["muP"] = f"{multiplier:g} times the base width: hidden matrices learn at lr / {multiplier:g}"
     return "\n".join(f"{name:<14} {text}" for name, text in lines.items())

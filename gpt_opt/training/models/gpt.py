@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutput
 
@@ -231,7 +232,7 @@ class GPT(PreTrainedModel, GenerationMixin):
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
         logits_to_keep: int = 0,
-        **_: Any,
+        **others: Any,
     ) -> CausalLMOutput:
         """Returns logits, and with labels the mean cross-entropy.
 
@@ -242,6 +243,8 @@ class GPT(PreTrainedModel, GenerationMixin):
             labels: (B, T), as input_ids, of which each is predicted from those before it; -100 is left out. They are
                 shifted here, as in every causal language model of transformers.
             logits_to_keep: Last tokens that logits are wanted of; 0 is all.
+            **others: `num_items_in_batch`, by which the loss is divided in place of the number of its labels; the rest
+                is ignored.
 
         Returns:
             `logits` of (B, T or logits_to_keep, vocab_size), `loss` of () or None.
@@ -275,8 +278,7 @@ class GPT(PreTrainedModel, GenerationMixin):
         logits = self.lm_head(x / width_multiplier(self.config))
         loss = None
         if labels is not None:
-            labels = labels[:, -logits_to_keep:]
-            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100)
+            loss = ForCausalLMLoss(logits, labels[:, -logits_to_keep:], self.config.vocab_size, **others)
         return CausalLMOutput(loss=loss, logits=logits)
 
     def prepare_inputs_for_generation(self, input_ids: Any, *_: Any, **kwargs: Any) -> dict[str, Any]:

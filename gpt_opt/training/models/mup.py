@@ -39,6 +39,7 @@ from transformers import (
 
 from gpt_opt.config.checks.architecture import MUP, rate_problems
 from gpt_opt.errors import ConfigError, Problem
+from gpt_opt.training.optimizers.build import build_optimizer
 from gpt_opt.training.optimizers.roles import NamedParameter, Role, named_parameters
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -106,30 +107,30 @@ def mup_parameters(model: PreTrainedModel) -> list[NamedParameter]:
     ]
 
 
-def require_rates(optimizer: Optimizer, parameters: list[NamedParameter], params: Mapping[str, Any]) -> None:
-    """Refuses an optimizer that does not give each parameter the learning rate that muP has for it.
+def optimizer_with_rates(params: Mapping[str, Any], model: PreTrainedModel) -> Optimizer:
+    """Builds the optimizer of a policy, with the learning rates of muP where it has that.
 
     Args:
-        optimizer: As it was built.
-        parameters: Of `mup_parameters`.
         params: `optimizer.optimizer_params`.
+        model: The policy, not wrapped.
 
     Raises:
-        ConfigError: If it is declared not to, or if one of the user's own does not.
+        ConfigError: As `build_optimizer`; or if the optimizer does not take rates for groups: it is declared not to, or
+            it is one of the user's own that leaves them out.
     """
-    if all(item.lr_multiplier == 1 and item.decays for item in parameters):
-        return
-    problems = [*rate_problems(params)]
-    rates = {id(own): group["lr"] for group in optimizer.param_groups for own in group["params"]}
-    other = [
-        item for item in parameters if not math.isclose(rates[id(item.parameter)], params["lr"] * item.lr_multiplier)
-    ]
-    if other and not problems:
-        wanted = f"must give {other[0].name} the rate lr * lr_multiplier = {params['lr'] * other[0].lr_multiplier:g}"
-        problem = f"{wanted} with muP, but gives {rates[id(other[0].parameter)]:g}"
-        problems = [Problem("optimizer.optimizer_params", f"{params['_target_']} {problem}")]
-    if problems:
+    parameters = mup_parameters(model)
+    optimizer = build_optimizer(params, model, parameters)
+    if getattr(model.config, MUP, None) is None:
+        return optimizer
+    if problems := [*rate_problems(params)]:
         raise ConfigError(problems)
+    rates = {id(own): group["lr"] for group in optimizer.param_groups for own in group["params"]}
+    for item in parameters:
+        given, wanted = rates[id(item.parameter)], params["lr"] * item.lr_multiplier
+        if not math.isclose(given, wanted):
+            problem = f"must give {item.name} the rate lr * lr_multiplier = {wanted:g} with muP, but gives {given:g}"
+            raise ConfigError([Problem("optimizer.optimizer_params", f"{params['_target_']} {problem}")])
+    return optimizer
 
 
 def with_mup(config: Mapping[str, Any]) -> dict[str, Any]:
