@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -147,11 +148,12 @@ def test_a_step_sees_the_mean_loss_of_its_batch(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_every_process_sees_the_loss_of_all(tmp_path: Path, run_hydra: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     places = [tmp_path / "two", tmp_path / "one"]
     target = f"optimizer.optimizer_params._target_={Polyak.__module__}.{Polyak.__qualname__}"
     own = [*FEW, target, "optimizer.optimizer_params.lr=0.05"]
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]), prepend=os.pathsep)
     for place in places:
         place.mkdir()
     done = run([*small_overrides(places[0]), *own])
