@@ -174,7 +174,7 @@ def test_a_run_with_mup_is_saved_resumed_and_loaded(tmp_path: Path, small: list[
         "_target_": "gpt_opt.training.optimizers.nesgd.muon",
         **{"lr": 0.1, "lr_schedule": "constant", "warm_up_fraction": 0.0},
     }
-    with pytest.raises(ConfigError, match="must take a learning rate for each group of parameters"):
+    with pytest.raises(ConfigError, match="must be null with optimizer adamw, but is 8: muP sets a learning rate"):
         build_trainer(settings, parts, folder(tmp_path / "muon"), hooks())
 
 

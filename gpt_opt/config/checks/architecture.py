@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gpt_opt.config.optimizer_traits import traits_of
 from gpt_opt.errors import Problem
 
 _EMBEDDED = {"vocab_size": 258, "n_positions": 256, "n_embd": 128, "n_layer": 4}
@@ -96,14 +95,3 @@ def mup_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(key, problem, fix)
     if config["lora"]:
         yield Problem(key, "gives learning rates to the weights of the model, but with lora adapters are trained", fix)
-    yield from rate_problems(config["optimizer"]["optimizer_params"])
-
-
-def rate_problems(params: Mapping[str, Any]) -> Iterator[Problem]:
-    """Checks that an optimizer takes the learning rates of muP, of `optimizer.optimizer_params`."""
-    if not traits_of(params).group_rates:
-        problem = "must take a learning rate for each group of parameters, by the rule for Adam, as muP gives them"
-        yield Problem("optimizer.optimizer_params", f"{problem}, but {params['name']} does not", _ADAM)
-
-
-_ADAM = f"take adamw, or set model.config.{MUP} to null"

@@ -37,7 +37,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from gpt_opt.config.checks.architecture import MUP, rate_problems
+from gpt_opt.config.checks.architecture import MUP
+from gpt_opt.config.checks.optimizer_combinations import rate_problems
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.training.optimizers.build import build_optimizer
 from gpt_opt.training.optimizers.roles import NamedParameter, Role, named_parameters
@@ -120,9 +121,9 @@ def optimizer_with_rates(params: Mapping[str, Any], model: PreTrainedModel) -> O
     """
     parameters = mup_parameters(model)
     optimizer = build_optimizer(params, model, parameters)
-    if getattr(model.config, MUP, None) is None:
+    if (base := getattr(model.config, MUP, None)) is None:
         return optimizer
-    if problems := [*rate_problems(params)]:
+    if problems := [*rate_problems(params, base)]:
         raise ConfigError(problems)
     rates = {id(own): group["lr"] for group in optimizer.param_groups for own in group["params"]}
     for item in parameters:
