@@ -9,7 +9,6 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from gpt_opt.config.checks.constraints import constraint_problems
-from gpt_opt.config.optimizer_traits import TRAITS
 from gpt_opt.config.schema import register
 from gpt_opt.run.resolvers import plain_config, register_resolvers
 from tests.conftest import CONFIG_DIR
@@ -30,10 +29,9 @@ def good() -> dict[str, dict[str, Any]]:
     return {model: config(model) for model in ("gpt-tiny", "qwen2moe-small")}
 
 
-def problems(good: dict[str, Any], shape: dict[str, Any], **others: Any) -> list[str]:
+def problems(good: dict[str, Any], shape: dict[str, Any]) -> list[str]:
     changed = copy.deepcopy(good)
     changed["model"]["config"] |= shape
-    changed["optimizer"]["optimizer_params"] |= others
     return [str(problem) for problem in constraint_problems(changed)]
 
 
@@ -68,13 +66,6 @@ def test_a_shape_that_cannot_be_is_named(good: dict[str, Any], model: str, shape
 
 def test_a_table_of_positions_takes_heads_of_odd_width(good: dict[str, Any]) -> None:
     assert problems(good["gpt-tiny"], {"n_embd": 12, "positions": "learned"}) == []
-
-
-@pytest.mark.parametrize("target", TRAITS)
-def test_mup_is_refused_with_an_optimizer_that_has_one_rate(good: dict[str, Any], target: str) -> None:
-    found = problems(good["gpt-tiny"], {MUP: 64}, name="other", _target_=target)
-    refused = [f"model.config.{MUP}: must be null with optimizer other, but is 64" in problem for problem in found]
-    assert any(refused) is not TRAITS[target].group_rates
 
 
 def test_mup_is_refused_with_adapters() -> None:

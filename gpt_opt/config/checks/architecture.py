@@ -16,7 +16,7 @@ def length_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     model, params = config["model"], config["training"]["training_params"]
     positions = (model.get("config") or {}).get("n_positions")
     key = "max_length" if params["context_length"] is None else "context_length"
-    if positions is not None and params[key] > positions:
+    if positions is not None and params[key] is not None and params[key] > positions:
         yield Problem(
             f"training.training_params.{key}",
             f"must fit the model: {key}={params[key]}, but model.config.n_positions={positions}",

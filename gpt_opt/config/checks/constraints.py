@@ -38,7 +38,7 @@ def _training(config: Config) -> Iterator[Problem]:
         return
     yield from batch_problems(params)
     longest, prompt = params["max_length"], params["max_prompt_length"]
-    if longest is not None and not 0 < prompt < longest:
+    if None not in (longest, prompt) and not 0 < prompt < longest:
         yield Problem(
             f"{_TRAINING}.max_prompt_length",
             f"0 < max_prompt_length < max_length must hold, but max_prompt_length={prompt} and max_length={longest}",

@@ -8,15 +8,12 @@ was killed goes on where it was, and ends with the same bytes.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import shutil
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +36,7 @@ from gpt_opt.records.io import read_json_object, remove_temporaries, write_text
 from gpt_opt.training.data.encode import Encoder, vocabulary_sha256
 from gpt_opt.training.data.pieces import HUB, Piece, file_pieces, hub_pieces, input_files
 from gpt_opt.training.data.shards import write_shard
+from gpt_opt.training.data.workers import encode_in_worker, encode_piece, start_worker
 from gpt_opt.training.models.build import build_tokenizer
 
 WORK = ".prepare"
@@ -209,7 +207,7 @@ def _tokenize(request: Request, encoder: Encoder, processes: int, tell: Tell) ->
     pieces, total = _pieces(request, len(files))
     jobs = ((piece, _piece_file(work, index)) for index, piece in enumerate(pieces, start=len(files)))
     tell(len(files), total, tokens)
-    for file in _encoded(request, encoder, jobs, processes, total) if wanted is None or tokens < wanted else ():
+    for file in _encoded(encoder, jobs, processes, total) if wanted is None or tokens < wanted else ():
         files.append(file)
         tokens += file.stat().st_size // 2
         tell(len(files), total, tokens)
@@ -218,23 +216,18 @@ def _tokenize(request: Request, encoder: Encoder, processes: int, tell: Tell) ->
     return files
 
 
-def _encoded(
-    request: Request, encoder: Encoder, jobs: Iterator[tuple[Piece, Path]], processes: int, total: int | None
-) -> Iterator[Path]:
+def _encoded(encoder: Encoder, jobs: Iterator[tuple[Piece, Path]], processes: int, total: int | None) -> Iterator[Path]:
     """Yields the files of pieces in order, when each is there."""
     if processes == 1 or total == 1:
         for piece, file in jobs:
-            if not file.is_file():
-                _encode(encoder, piece, file)
+            encode_piece(encoder, piece, file)
             yield file
         return
-    pool = ProcessPoolExecutor(
-        processes, multiprocessing.get_context("spawn"), initializer=_start, initargs=(request.tokenizer,)
-    )
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=start_worker, initargs=(encoder,))
     waiting: deque[tuple[Future[tuple[Problem, ...]], Path]] = deque()
     try:
         for piece, file in jobs:
-            waiting.append((pool.submit(_encode_here, piece, file), file))
+            waiting.append((pool.submit(encode_in_worker, piece, file), file))
             if len(waiting) >= 2 * processes:
                 yield _finished(*waiting.popleft())
         while waiting:
@@ -247,47 +240,6 @@ def _finished(future: Future[tuple[Problem, ...]], file: Path) -> Path:
     if problems := future.result():
         raise DataError(problems)
     return file
-
-
-_encoder: Encoder
-
-
-def _start(tokenizer: str) -> None:
-    """Prepares a process: its tokenizer, and that it ends when the one that started it does, however that ended."""
-    global _encoder
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started it
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _encoder = Encoder(build_tokenizer({"tokenizer_name_or_path": tokenizer}), tokenizer)
-
-
-def _end_with_parent() -> None:
-    if (parent := multiprocessing.parent_process()) is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _encode_here(piece: Piece, file: Path) -> tuple[Problem, ...]:
-    """Encodes a piece in a process of the pool; returns what is wrong with it."""
-    try:
-        if not file.is_file():  # else a killed preparation made it, ahead of others
-            _encode(_encoder, piece, file)
-    except DataError as error:  # which does not pass between processes
-        return error.problems
-    return ()
-
-
-def _encode(encoder: Encoder, piece: Piece, file: Path) -> None:
-    tokens = encoder.tokens(piece.texts(), piece.starts_document)
-    if len(tokens) and int(tokens.max()) > LARGEST_TOKEN:
-        problem = f"must have ids up to {LARGEST_TOKEN:,}, but one is {int(tokens.max()):,}"
-        raise DataError([Problem("--tokenizer", problem, "take one with a smaller vocabulary, such as gpt2")])
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(tokens.astype("<u2").tobytes())
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(file)
 
 
 # -- packing ------------------------------------------------------------------------------------------------------
