@@ -29,6 +29,8 @@ ABSENT_MEANS: Mapping[str, Any] = {
     "user": {},
     "training.training_params.eval_batch_size": None,  # counts: kto_pair measures against the rest of a batch
     "training.training_params.max_completion_length": None,
+    "training.training_params.ema_decay": None,
+    "optimizer.optimizer_params.cautious_weight_decay": False,
     "data.dataset.text_column": "text",
     "data.dataset.messages_column": "messages",
 }

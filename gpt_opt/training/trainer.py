@@ -44,6 +44,7 @@ from gpt_opt.training.model_selection import Best
 from gpt_opt.training.models.build import Reference
 from gpt_opt.training.objectives import Objective
 from gpt_opt.training.optimizers import load_state_by_name, state_by_name
+from gpt_opt.training.optimizers.averaging import WeightAverage, load_average
 from gpt_opt.training.optimizers.protocols import UsesLoss, evaluation_mode
 from gpt_opt.training.sharding import (
     full_optimizer_state,
@@ -71,6 +72,7 @@ class Task:
         data_fingerprint: SHA-256 of training and validation data; a resume with other data is refused.
         inputs: Files and modules of the run with their fingerprints; a resume with other weights is refused.
         best: Compares the evaluations; None where nothing depends on which is best.
+        average: Of the weights, to evaluate and save instead of them; None where there is none.
     """
 
     order: TrainingOrder
@@ -84,6 +86,7 @@ class Task:
     data_fingerprint: str
     inputs: Inputs
     best: Best | None
+    average: WeightAverage | None = None
 
 
 class ObjectiveTrainer(Trainer):
@@ -130,6 +133,7 @@ class ObjectiveTrainer(Trainer):
         self.progress = Progress()
         self.metrics_log = MetricsLog(task.folder.metrics)
         self.generations_log = StepLog(task.folder.samples)
+        self._settings = settings_of(task.optimizer)
         self._step_loss: Tensor | None = None
         self._micro_batches_left = 0
         self.draws_anew = False
@@ -242,7 +246,7 @@ class ObjectiveTrainer(Trainer):
         """Measures the validation data, with the weights that the optimizer has for it, and lets callbacks look."""
         started, step, task = time.perf_counter(), self.state.global_step, self.task
         self.forwards.activity = f"the evaluation after step {step}"
-        with evaluation_mode(task.optimizer):
+        with evaluation_mode(task.optimizer, task.average):
             size = self.args.per_device_eval_batch_size
             result = measure(self.objective, self.forwards.policy, task.validation, task.collator, size, self.processes)
             self.log(dict(result))
@@ -265,7 +269,7 @@ class ObjectiveTrainer(Trainer):
         task, step = self.task, self.state.global_step
         task.hooks.fence()
         staging, final_folder = staging_folder(task.folder.checkpoints, step), self.args.output_dir
-        with evaluation_mode(task.optimizer), whole_or_removed(staging):
+        with evaluation_mode(task.optimizer, task.average), whole_or_removed(staging):
             progress = self._progress()
             self.args.output_dir = str(staging)
             try:
@@ -293,7 +297,7 @@ class ObjectiveTrainer(Trainer):
             "inputs": task.inputs,
             "order": task.order.settings(),
             "engine": sharding_of(self.args),
-            "optimizer": settings_of(task.optimizer),
+            "optimizer": self._settings,
             "best": None if task.best is None else task.best.state(),
         }
 
@@ -316,6 +320,8 @@ class ObjectiveTrainer(Trainer):
             return
         model, optimizer = cast("nn.Module", self.model), self.task.optimizer
         state = full_optimizer_state(model, optimizer) if self.is_fsdp_enabled else state_by_name(model, optimizer)
+        if self.task.average is not None:
+            state["average"] = self.task.average.state_dict()
         if self.args.should_save:
             torch.save(state, Path(output_dir, OPTIMIZER_FILE))
             torch.save(self.task.schedule.state_dict(), Path(output_dir, SCHEDULER_FILE))
@@ -326,6 +332,7 @@ class ObjectiveTrainer(Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         saved = torch.load(Path(checkpoint, OPTIMIZER_FILE), map_location="cpu", weights_only=True)
+        load_average(self.task.average, saved.get("average"))
         load = load_optimizer_state if self.is_fsdp_enabled else load_state_by_name
         load(cast("nn.Module", self.model), self.task.optimizer, saved)
         self.task.schedule.load_state_dict(torch.load(Path(checkpoint, SCHEDULER_FILE), weights_only=True))

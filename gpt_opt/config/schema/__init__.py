@@ -15,6 +15,7 @@ from omegaconf import MISSING, OmegaConf
 
 from gpt_opt.config.hydra_defaults import override_hydra_anywhere
 from gpt_opt.config.schema.data import DATA_SCHEMAS
+from gpt_opt.config.schema.optimizers_packages import PACKAGE_SCHEMAS
 from gpt_opt.config.schema.sharding import SHARDING_SCHEMAS, register_variants
 
 
@@ -241,6 +242,7 @@ class TrainingParams:
     n_examples: int | None
     warmup_steps: int | None
     max_grad_norm: float
+    ema_decay: float | None
     mixed_precision: Precision
     gradient_checkpointing: bool
     compile: bool
@@ -397,6 +399,7 @@ SCHEMAS: dict[str, type] = {
     "loss/sft": SFTLoss,
     "optimizer/adamw": AdamW,
     "optimizer/rmsprop": RMSprop,
+    **PACKAGE_SCHEMAS,
     "training/default": Training,
     "lora/lora": Lora,
     **SHARDING_SCHEMAS,

@@ -6,7 +6,7 @@ An optimizer that `optimizer.optimizer_params._target_` names asks by having the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -46,9 +46,20 @@ class UsesLoss(Protocol):
         """
 
 
+class Replaces(Protocol):
+    """What has other weights in the model for a while, such as an average of them."""
+
+    def in_place(self) -> AbstractContextManager[None]:
+        """Has them in the model inside the block."""
+
+
 @contextmanager
-def evaluation_mode(optimizer: Optimizer) -> Iterator[None]:
-    """Has the weights to evaluate in place inside the block, where an optimizer has such."""
+def evaluation_mode(optimizer: Optimizer, average: Replaces | None = None) -> Iterator[None]:
+    """Has the weights to evaluate in place inside the block, where an optimizer has such, or there is an average."""
+    if average is not None:
+        with average.in_place():
+            yield
+        return
     if not isinstance(optimizer, HasModes):
         yield
         return

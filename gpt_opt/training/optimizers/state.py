@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gpt_opt.errors import ConfigError, Problem
@@ -60,6 +60,22 @@ def load_state_by_name(model: nn.Module, optimizer: Optimizer, saved: Mapping[st
     for group, theirs in zip(own["param_groups"], numbered["param_groups"], strict=True):
         theirs["params"] = group["params"]  # torch matches by position
     optimizer.load_state_dict(numbered)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, theirs in numbered["state"].items():
+        if isinstance(index, int):
+            state = optimizer.state[parameters[index]]
+            state.update({key: _as_saved(state[key], value) for key, value in theirs.items()})
+
+
+def _as_saved(loaded: Any, saved: Any) -> Any:
+    """Returns a loaded value in its saved type: torch gives tensors that of the weights, and takes strings apart."""
+    if isinstance(saved, Tensor):
+        return loaded if loaded.dtype == saved.dtype else saved.to(loaded.device)
+    if isinstance(saved, dict):
+        return {key: _as_saved(loaded[key], value) for key, value in saved.items()}
+    if isinstance(saved, list | tuple):
+        return type(saved)(_as_saved(own, value) for own, value in zip(loaded, saved, strict=True))
+    return saved
 
 
 def _require_groups(own: list[Mapping[str, Any]], saved: list[Mapping[str, Any]]) -> None:
