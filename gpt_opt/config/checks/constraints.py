@@ -15,6 +15,7 @@ from gpt_opt.config.checks.lora import lora_problems
 from gpt_opt.config.checks.losses import loss_problems
 from gpt_opt.config.checks.models import listed_problems, source_problems, weight_problems
 from gpt_opt.config.checks.optimizer import moment_problems, schedule_problems
+from gpt_opt.config.checks.optimizer_packages import average_problems, cautious_problems, package_problems
 from gpt_opt.config.checks.sampling import sampling_problems
 from gpt_opt.config.checks.sharding import sharding_problems
 from gpt_opt.config.checks.targets import target_problems
@@ -142,6 +143,9 @@ CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     loss_problems,
     schedule_problems,
     moment_problems,
+    package_problems,
+    cautious_problems,
+    average_problems,
     data_problems,
     lora_problems,
     sharding_problems,

@@ -37,11 +37,15 @@ def schedule_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
 def moment_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     """Checks what only some optimizers have, and the weight decay."""
     params = config["optimizer"]["optimizer_params"]
-    betas = params.get("betas")
-    if betas is not None and (len(betas) != 2 or not all(0 <= value < 1 for value in betas)):
-        yield Problem(f"{_OPTIMIZER}.betas", f"must be two numbers, each at least 0 and below 1, but is {betas}")
+    count = 3 if params["_target_"].endswith(".AdEMAMix") else 2
+    for key in ("betas", "adamw_betas", "betas_1d"):
+        betas, wanted = params.get(key), count if key == "betas" else 2
+        if betas is not None and (len(betas) != wanted or not all(0 <= value < 1 for value in betas)):
+            numbers = {2: "two", 3: "three"}[wanted]
+            problem = f"must be {numbers} numbers, each at least 0 and below 1, but is {betas}"
+            yield Problem(f"{_OPTIMIZER}.{key}", problem)
     alpha = params.get("alpha")
-    if alpha is not None and not 0 <= alpha < 1:
+    if alpha is not None and count == 2 and not 0 <= alpha < 1:  # AdEMAMix has a weight of that name
         yield Problem(f"{_OPTIMIZER}.alpha", f"must be at least 0 and below 1, but is {alpha}")
     for key in ("eps", "weight_decay"):
         if params.get(key) is not None and not 0 <= params[key] < float("inf"):

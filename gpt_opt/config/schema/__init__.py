@@ -178,6 +178,7 @@ class AdamWParams:
     betas: list[float]
     eps: float
     weight_decay: float
+    cautious_weight_decay: bool
     lr_schedule: str
     warm_up_fraction: float | None
 

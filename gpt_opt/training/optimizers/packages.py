@@ -25,7 +25,10 @@ def is_plain_matrix(item: NamedParameter) -> bool:
 
 def _muon_groups(named_parameters: Sequence[NamedParameter]) -> list[dict[str, Any]]:
     groups = [
-        {"params": [item.parameter for item in named_parameters if is_plain_matrix(item) == use_muon], "use_muon": use_muon}
+        {
+            "params": [item.parameter for item in named_parameters if is_plain_matrix(item) == use_muon],
+            "use_muon": use_muon,
+        }
         for use_muon in (True, False)
     ]
     return [group for group in groups if group["params"]]
