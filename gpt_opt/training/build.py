@@ -42,7 +42,7 @@ from gpt_opt.training.models.build import (
 from gpt_opt.training.models.lora import add_adapters
 from gpt_opt.training.objectives import Objective, objective_of
 from gpt_opt.training.optimizers import build_optimizer, lr_factor, phase_steps
-from gpt_opt.training.optimizers.averaging import WeightAverage
+from gpt_opt.training.optimizers.evaluation_weights import EvaluationWeights
 from gpt_opt.training.parts import Parts
 from gpt_opt.training.sharding import sharding_arguments
 from gpt_opt.training.trainer import ObjectiveTrainer, Task
@@ -165,7 +165,7 @@ def build_trainer(
         data_fingerprint=parts.items.fingerprint,
         inputs=inputs or {},
         best=best_of(config["training"]["finetuning"]),
-        average=WeightAverage(parts.policy, optimizer, ema) if (ema := params["ema_decay"]) is not None else None,
+        evaluation_weights=EvaluationWeights(optimizer, params["ema_decay"]),
     )
     generator = generator_of(config, parts, arguments.per_device_eval_batch_size)
     trainer = ObjectiveTrainer(parts.policy, arguments, task, parts.objective, parts.reference)

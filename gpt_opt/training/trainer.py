@@ -44,8 +44,8 @@ from gpt_opt.training.model_selection import Best
 from gpt_opt.training.models.build import Reference
 from gpt_opt.training.objectives import Objective
 from gpt_opt.training.optimizers import load_state_by_name, state_by_name
-from gpt_opt.training.optimizers.averaging import WeightAverage, load_average
-from gpt_opt.training.optimizers.protocols import UsesLoss, evaluation_mode
+from gpt_opt.training.optimizers.evaluation_weights import EvaluationWeights
+from gpt_opt.training.optimizers.protocols import UsesLoss
 from gpt_opt.training.sharding import (
     full_optimizer_state,
     full_weights,
@@ -72,7 +72,7 @@ class Task:
         data_fingerprint: SHA-256 of training and validation data; a resume with other data is refused.
         inputs: Files and modules of the run with their fingerprints; a resume with other weights is refused.
         best: Compares the evaluations; None where nothing depends on which is best.
-        average: Of the weights, to evaluate and save instead of them; None where there is none.
+        evaluation_weights: What is evaluated and saved.
     """
 
     order: TrainingOrder
@@ -86,7 +86,7 @@ class Task:
     data_fingerprint: str
     inputs: Inputs
     best: Best | None
-    average: WeightAverage | None = None
+    evaluation_weights: EvaluationWeights
 
 
 class ObjectiveTrainer(Trainer):
@@ -246,7 +246,7 @@ class ObjectiveTrainer(Trainer):
         """Measures the validation data, with the weights that the optimizer has for it, and lets callbacks look."""
         started, step, task = time.perf_counter(), self.state.global_step, self.task
         self.forwards.activity = f"the evaluation after step {step}"
-        with evaluation_mode(task.optimizer, task.average):
+        with task.evaluation_weights.in_place():
             size = self.args.per_device_eval_batch_size
             result = measure(self.objective, self.forwards.policy, task.validation, task.collator, size, self.processes)
             self.log(dict(result))
@@ -269,7 +269,7 @@ class ObjectiveTrainer(Trainer):
         task, step = self.task, self.state.global_step
         task.hooks.fence()
         staging, final_folder = staging_folder(task.folder.checkpoints, step), self.args.output_dir
-        with evaluation_mode(task.optimizer, task.average), whole_or_removed(staging):
+        with task.evaluation_weights.in_place(), whole_or_removed(staging):
             progress = self._progress()
             self.args.output_dir = str(staging)
             try:
@@ -320,8 +320,8 @@ class ObjectiveTrainer(Trainer):
             return
         model, optimizer = cast("nn.Module", self.model), self.task.optimizer
         state = full_optimizer_state(model, optimizer) if self.is_fsdp_enabled else state_by_name(model, optimizer)
-        if self.task.average is not None:
-            state["average"] = self.task.average.state_dict()
+        if not self.is_fsdp_enabled and (other := self.task.evaluation_weights.state_dict(model)):
+            state["evaluation_weights"] = other
         if self.args.should_save:
             torch.save(state, Path(output_dir, OPTIMIZER_FILE))
             torch.save(self.task.schedule.state_dict(), Path(output_dir, SCHEDULER_FILE))
@@ -332,9 +332,12 @@ class ObjectiveTrainer(Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         saved = torch.load(Path(checkpoint, OPTIMIZER_FILE), map_location="cpu", weights_only=True)
-        load_average(self.task.average, saved.get("average"))
         load = load_optimizer_state if self.is_fsdp_enabled else load_state_by_name
-        load(cast("nn.Module", self.model), self.task.optimizer, saved)
+        model = cast("nn.Module", self.model)
+        load(model, self.task.optimizer, saved)
+        other = saved.get("evaluation_weights", {})
+        if not self.is_fsdp_enabled or "average" in other:  # which is refused there
+            self.task.evaluation_weights.load_state_dict(model, other)
         self.task.schedule.load_state_dict(torch.load(Path(checkpoint, SCHEDULER_FILE), weights_only=True))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

@@ -5,12 +5,9 @@ An optimizer that `optimizer.optimizer_params._target_` names asks by having the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
-from torch.optim import Optimizer
 
 
 @runtime_checkable
@@ -19,7 +16,7 @@ class HasModes(Protocol):
 
     `eval` is called before every evaluation (generations included) and before every checkpoint, `train` after it and
     before every step. Each must do nothing where the mode holds already, and the mode must be part of `state_dict`: a
-    checkpoint has the weights of `eval`, and a resume goes on from them.
+    checkpoint has the weights of `eval`. `train` need not find the same bits again: whoever calls puts them back.
     """
 
     def train(self) -> None:
@@ -44,27 +41,3 @@ class UsesLoss(Protocol):
             loss: A scalar without gradient, in nats, float32 or wider, on the device of the training: the mean over all
                 micro-batches and processes, which every process gets.
         """
-
-
-class Replaces(Protocol):
-    """What has other weights in the model for a while, such as an average of them."""
-
-    def in_place(self) -> AbstractContextManager[None]:
-        """Has them in the model inside the block."""
-
-
-@contextmanager
-def evaluation_mode(optimizer: Optimizer, average: Replaces | None = None) -> Iterator[None]:
-    """Has the weights to evaluate in place inside the block, where an optimizer has such, or there is an average."""
-    if average is not None:
-        with average.in_place():
-            yield
-        return
-    if not isinstance(optimizer, HasModes):
-        yield
-        return
-    optimizer.eval()
-    try:
-        yield
-    finally:
-        optimizer.train()
