@@ -36,9 +36,10 @@ def cautious_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(
             key, "is ignored without weight decay", f"set {_OPTIMIZER}.weight_decay above 0, or leave it false"
         )
-    if params.get("weight_decouple") is False:
-        problem = "needs decoupled decay, but weight_decouple is false"
-        yield Problem(key, problem, f"set {_OPTIMIZER}.weight_decouple=true")
+    for name in ("weight_decouple", "decoupled_weight_decay"):
+        if params.get(name) is False:
+            problem = f"needs decoupled decay, but {name} is false"
+            yield Problem(key, problem, f"set {_OPTIMIZER}.{name}=true")
     if config["deepspeed"]:
         problem = "must be false with deepspeed, which steps over pieces of several weights"
         yield Problem(key, problem, "set deepspeed=none; fsdp has it")

@@ -15,6 +15,7 @@ from omegaconf import MISSING, OmegaConf
 
 from gpt_opt.config.hydra_defaults import override_hydra_anywhere
 from gpt_opt.config.schema.data import DATA_SCHEMAS
+from gpt_opt.config.schema.optimizers import OPTIMIZER_SCHEMAS
 from gpt_opt.config.schema.optimizers_packages import PACKAGE_SCHEMAS
 from gpt_opt.config.schema.sharding import SHARDING_SCHEMAS, register_variants
 
@@ -166,48 +167,6 @@ class SFTLoss:
     name: str
     _target_: str
     reduction: Reduction
-
-
-@dataclass
-class AdamWParams:
-    """Keys of AdamW and its schedule."""
-
-    name: str
-    _target_: str
-    lr: float
-    betas: list[float]
-    eps: float
-    weight_decay: float
-    cautious_weight_decay: bool
-    lr_schedule: str
-    warm_up_fraction: float | None
-
-
-@dataclass
-class RMSpropParams:
-    """Keys of RMSprop and its schedule."""
-
-    name: str
-    _target_: str
-    lr: float
-    alpha: float
-    eps: float
-    lr_schedule: str
-    warm_up_fraction: float | None
-
-
-@dataclass
-class AdamW:
-    """optimizer=adamw."""
-
-    optimizer_params: AdamWParams
-
-
-@dataclass
-class RMSprop:
-    """optimizer=rmsprop."""
-
-    optimizer_params: RMSpropParams
 
 
 class Truncation(StrEnum):
@@ -398,8 +357,7 @@ SCHEMAS: dict[str, type] = {
     "loss/kto": KTOLoss,
     "loss/orpo": ORPOLoss,
     "loss/sft": SFTLoss,
-    "optimizer/adamw": AdamW,
-    "optimizer/rmsprop": RMSprop,
+    **OPTIMIZER_SCHEMAS,
     **PACKAGE_SCHEMAS,
     "training/default": Training,
     "lora/lora": Lora,

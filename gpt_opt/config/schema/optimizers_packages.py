@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-
-@dataclass
-class OptimizerParams:
-    """Keys of every optimizer, and of its schedule."""
-
-    name: str
-    _target_: str
-    lr: float
-    lr_schedule: str
-    warm_up_fraction: float | None
-
-
-def option(params: type[OptimizerParams]) -> type:
-    """Returns the type of an option of the group `optimizer` from that of its `optimizer_params`."""
-    return make_dataclass(params.__name__.removesuffix("Params"), [("optimizer_params", params)])
+from gpt_opt.config.schema.optimizers import OptimizerParams, cautious, option
 
 
 @dataclass
@@ -36,7 +22,6 @@ class SOAPParams(OptimizerParams):
     merge_dims: bool
     precondition_1d: bool
     normalize_gradient: bool
-    cautious_weight_decay: bool
 
 
 class UpdateScale(StrEnum):
@@ -57,7 +42,6 @@ class BesideMuonParams(OptimizerParams):
     adamw_lr: float
     adamw_betas: list[float]
     adamw_wd: float
-    cautious_weight_decay: bool
 
 
 @dataclass
@@ -99,7 +83,6 @@ class MuonTorchParams(OptimizerParams):
     adamw_betas: list[float]
     adamw_eps: float
     adamw_weight_decay: float
-    cautious_weight_decay: bool
 
 
 @dataclass
@@ -112,7 +95,6 @@ class AdEMAMixParams(OptimizerParams):
     eps: float
     weight_decay: float
     weight_decouple: bool
-    cautious_weight_decay: bool
 
 
 @dataclass
@@ -132,7 +114,6 @@ class LionParams(OptimizerParams):
 
     betas: list[float]
     weight_decay: float
-    cautious_weight_decay: bool
 
 
 class MarsType(StrEnum):
@@ -166,7 +147,6 @@ class ADOPTParams(OptimizerParams):
     eps: float
     weight_decay: float
     weight_decouple: bool
-    cautious_weight_decay: bool
 
 
 @dataclass
@@ -206,15 +186,15 @@ class KronParams(OptimizerParams):
 
 
 _PARAMS: dict[str, type[OptimizerParams]] = {
-    "soap": SOAPParams,
-    "normuon": NorMuonParams,
-    "adamuon": AdaMuonParams,
-    "muon-torch": MuonTorchParams,
-    "ademamix": AdEMAMixParams,
+    "soap": cautious(SOAPParams),
+    "normuon": cautious(NorMuonParams),
+    "adamuon": cautious(AdaMuonParams),
+    "muon-torch": cautious(MuonTorchParams),
+    "ademamix": cautious(AdEMAMixParams),
     "schedule-free-adamw": ScheduleFreeAdamWParams,
-    "lion": LionParams,
+    "lion": cautious(LionParams),
     "mars": MARSParams,
-    "adopt": ADOPTParams,
+    "adopt": cautious(ADOPTParams),
     "prodigy": ProdigyParams,
     "psgd-kron": KronParams,
 }

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gpt_opt.training.optimizers.roles import NamedParameter, Role
-
-Group = dict[str, Any]
-"""A group of parameters: its settings, and `params`."""
+from gpt_opt.training.optimizers.routing import Group
 
 Trained = tuple[Tensor, Tensor]
 """A parameter and its gradient in full precision."""
@@ -50,22 +47,6 @@ class FullPrecisionOptimizer(Optimizer):
             for name, value in state_dict["state"].get(number, {}).items():
                 if isinstance(value, Tensor):
                     self.state[parameter][name] = value.to(parameter.device, copy=True)
-
-
-def matrix_groups(
-    named_parameters: Iterable[NamedParameter],
-    is_matrix: Callable[[NamedParameter], bool] = lambda item: item.role is Role.MATRIX,
-) -> list[Group]:
-    """Returns the parameters in a group of matrices and one of all others, each with `is_matrix`; no empty group.
-
-    Args:
-        named_parameters: All trainable parameters.
-        is_matrix: Which of them are treated as matrices.
-    """
-    groups: list[Group] = [{"params": [], "is_matrix": True}, {"params": [], "is_matrix": False}]
-    for item in named_parameters:
-        groups[0 if is_matrix(item) else 1]["params"].append(item.parameter)
-    return [group for group in groups if group["params"]]
 
 
 class UsesBatchLoss(FullPrecisionOptimizer):

@@ -16,14 +16,13 @@ from transformers.pytorch_utils import Conv1D
 
 from gpt_opt.training.optimizers.base import (
     FullPrecisionOptimizer,
-    Group,
     adam_step,
     full_precision,
-    matrix_groups,
     subtract,
 )
 from gpt_opt.training.optimizers.pseudo_inverse import accelerated_inverse, largest_eigenvalue, newton_schulz_inverse
 from gpt_opt.training.optimizers.roles import NamedParameter, Role
+from gpt_opt.training.optimizers.routing import Group, matrix_groups
 
 
 def micro_batch_stride(rate: float, micro_batches: int) -> tuple[int, float | None]:
@@ -172,7 +171,7 @@ class DAP(FullPrecisionOptimizer):
         settings |= {"disable_preconditioning": disable_preconditioning, "update_norm": update_norm}
         settings |= {"update_opnorm": update_opnorm, "xtx_subsample": xtx_subsample}
         settings |= {"mb_subsampling": mb_subsampling, "row_sampling": row_sampling}
-        super().__init__(matrix_groups(named_parameters, _is_linear), settings)
+        super().__init__(matrix_groups(named_parameters, lr, weight_decay, _is_linear), settings)
         linear = {id(item.parameter): item for item in named_parameters if _is_linear(item)}
         self._transposed = {key for key, item in linear.items() if isinstance(item.module, Conv1D)}
         self._inputs = {key: _Inputs(item.module, self) for key, item in linear.items()}

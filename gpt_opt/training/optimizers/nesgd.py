@@ -19,11 +19,11 @@ from gpt_opt.training.optimizers.base import (
     UsesBatchLoss,
     full_precision,
     inner,
-    matrix_groups,
     subtract,
 )
 from gpt_opt.training.optimizers.orthogonalize import METHODS, orthogonalize_all
 from gpt_opt.training.optimizers.roles import NamedParameter
+from gpt_opt.training.optimizers.routing import matrix_groups
 
 OTHER_NORMS = ("adam_infty", "adam_2", "linfty")
 PRODUCT_NORMS = ("linfty", "l2", "hybrid")
@@ -85,7 +85,7 @@ class NESGD(FullPrecisionOptimizer):
         settings = {"lr": lr, "lmo": lmo, "product_norm": product_norm, "other_norm": other_norm, "eps": eps}
         settings |= {"spectral_scale": spectral_scale, "momentum": momentum, "betas": betas}
         settings |= {"polar_method": polar_method, "ns_steps": ns_steps, "weight_decay": weight_decay}
-        super().__init__(matrix_groups(named_parameters), settings)
+        super().__init__(matrix_groups(named_parameters, lr, weight_decay), settings)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -158,7 +158,7 @@ class TruncatedNESGD(NESGD, UsesBatchLoss):
         settings: As those of `NESGD`.
 
     Raises:
-        ValueError: If momentum and betas[0], of which the model is made, differ.
+        ValueError: If momentum and betas[0], of which the model is made under an adam norm, differ.
     """
 
     def __init__(self, named_parameters: Sequence[NamedParameter], lr: float, fstar: float, **settings: Any) -> None:
@@ -166,7 +166,7 @@ class TruncatedNESGD(NESGD, UsesBatchLoss):
         for group in self.param_groups:
             group["fstar"] = fstar
         momentum, beta = self.param_groups[0]["momentum"], self.param_groups[0]["betas"][0]
-        if momentum != beta:
+        if self.param_groups[0]["other_norm"] != "linfty" and momentum != beta:
             raise ValueError(f"with fstar momentum and betas[0] must be equal, but are {momentum} and {beta}")
 
     def _height(self) -> Tensor:
@@ -209,6 +209,14 @@ def _ratio(lr: float, muon_lr: float | None, muon_lr_ratio: float | None) -> flo
     return muon_lr / lr if muon_lr is not None else 1.0 if muon_lr_ratio is None else muon_lr_ratio
 
 
+_FSTAR = 3.2
+"""Nats; of models of GPT-2's size on FineWeb. `gpt_opt.config.checks.optimizer_combinations` asks for it elsewhere."""
+
+
+def _fstar(given: float | None) -> float:
+    return _FSTAR if given is None else given
+
+
 def muon(
     named_parameters: Sequence[NamedParameter],
     lr: float = 0.01,
@@ -242,26 +250,26 @@ def scion(
 
 def muon_momo(
     named_parameters: Sequence[NamedParameter],
-    fstar: float,
+    fstar: float | None = None,
     lr: float = 0.01,
     muon_lr: float | None = None,
     muon_lr_ratio: float | None = None,
     **settings: Any,
 ) -> TruncatedNESGD:
-    """Returns `scion` with steps truncated where the model of the loss would go below `fstar`."""
+    """Returns `scion` with steps truncated where the model of the loss would go below `fstar`; None is 3.2."""
     ratio = _ratio(lr, muon_lr, muon_lr_ratio)
-    return TruncatedNESGD(named_parameters, lr, fstar, other_norm="linfty", spectral_scale=ratio, **settings)
+    return TruncatedNESGD(named_parameters, lr, _fstar(fstar), other_norm="linfty", spectral_scale=ratio, **settings)
 
 
 def muonmax_momo(
     named_parameters: Sequence[NamedParameter],
-    fstar: float,
+    fstar: float | None = None,
     lr: float = 0.01,
     muon_lr: float | None = None,
     muon_lr_ratio: float | None = None,
     **settings: Any,
 ) -> TruncatedNESGD:
-    """Returns MuonMax, steepest descent in the hybrid norm with Adam beside the matrices, truncated at `fstar`."""
+    """Returns MuonMax: steepest descent in the hybrid norm, Adam beside the matrices, truncated as `muon_momo`."""
     scale = _ratio(lr, muon_lr, muon_lr_ratio) ** 0.5
     norms = {"lmo": False, "product_norm": "hybrid", "other_norm": "adam_2"}
-    return TruncatedNESGD(named_parameters, lr, fstar, spectral_scale=scale, **norms, **settings)
+    return TruncatedNESGD(named_parameters, lr, _fstar(fstar), spectral_scale=scale, **norms, **settings)
