@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from gpt_opt.training.optimizers.roles import NamedParameter, Role
@@ -58,7 +57,7 @@ def adamuon(named_parameters: Sequence[NamedParameter], **settings: Any) -> Opti
     return AdaMuon(_muon_groups(named_parameters), **settings)
 
 
-def kron(params: Sequence[Tensor | dict[str, Any]], **settings: Any) -> Optimizer:
+def kron(params: Any, **settings: Any) -> Optimizer:
     """Returns pytorch_optimizer.Kron, whose random probes are a function of the seed and the step.
 
     The class draws them from the global random states. Those differ between processes, whose replicas would part, and
