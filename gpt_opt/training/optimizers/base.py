@@ -32,6 +32,14 @@ class FullPrecisionOptimizer(Optimizer):
         shared: dict[str, Any] = self.state["shared"]  # type: ignore[index]
         return shared
 
+    def treatment(self, group: Group) -> str:
+        """Returns what the parameters of a group go with, in words."""
+        return "all alike"
+
+    def lr_multiplier(self, group: Group) -> float:
+        """Returns what their learning rate is multiplied by besides."""
+        return 1.0
+
     def trained(self, group: Group | None = None) -> list[Trained]:
         """Returns the parameters of a group, or of all, that have a gradient."""
         groups = self.param_groups if group is None else [group]
@@ -82,6 +90,33 @@ def subtract(parameter: Tensor, update: Tensor, kept: float = 1.0) -> None:
         parameter.mul_(kept).sub_(update)
     else:
         parameter.copy_(full_precision(parameter) * kept - update)
+
+
+def subtract_all(
+    parameters: Sequence[Tensor], updates: Sequence[Tensor], scales: Sequence[Tensor] | float, kept: float = 1.0
+) -> None:
+    """Does `subtract` for several parameters at once, each update times its scale.
+
+    Args:
+        parameters: Any shapes and types.
+        updates: The same shapes, full precision; they are not kept.
+        scales: Of each update, each shape (); or one of all.
+        kept: What decoupled weight decay leaves, 1 - lr * weight_decay.
+    """
+    if not parameters:
+        return
+    if any(item.dtype != update.dtype for item, update in zip(parameters, updates, strict=True)):
+        each = [scales] * len(updates) if isinstance(scales, float) else scales
+        for item, update, scale in zip(parameters, updates, each, strict=True):
+            subtract(item, update * scale, kept)
+        return
+    if kept != 1:
+        torch._foreach_mul_(parameters, kept)
+    if isinstance(scales, float):
+        torch._foreach_add_(parameters, updates, alpha=-scales)
+    else:
+        torch._foreach_mul_(updates, scales)
+        torch._foreach_sub_(parameters, updates)
 
 
 def inner(first: Iterable[Tensor], second: Iterable[Tensor]) -> Tensor:

@@ -66,6 +66,10 @@ class MuonTorch(Optimizer):
         for part, group in zip(self._parts, self.param_groups, strict=True):
             part.param_groups, part.state = [group], self.state
 
+    def treatment(self, group: Mapping[str, Any]) -> str:
+        """Returns what the parameters of a group go with."""
+        return "Muon" if "ns_steps" in group else "AdamW"
+
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Loads a state; torch makes new groups of it."""
         super().load_state_dict(dict(state_dict))
