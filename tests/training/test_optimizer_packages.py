@@ -35,13 +35,17 @@ NAMES = (
     *("soap", "normuon", "adamuon", "muon-torch", "ademamix", "schedule-free-adamw"),
     *("lion", "mars", "adopt", "prodigy", "psgd-kron"),
 )
-CAUTIOUS = ("adamw", "soap", "normuon", "adamuon", "muon-torch", "ademamix", "lion", "adopt")
+CAUTIOUS = (
+    *("adamw", "nadamw", "sign-gd", "muon", "scion", "dap-ns-nadam"),
+    *("soap", "normuon", "adamuon", "muon-torch", "ademamix", "lion", "adopt"),
+)
 
 
 def model_of(dtype: torch.dtype = torch.float32) -> GPT2LMHeadModel:
     torch.manual_seed(0)
     settings = {"n_embd": 8, "n_layer": 1, "n_head": 2, "vocab_size": 11, "n_positions": 16}
-    return GPT2LMHeadModel(GPT2Config(**settings, bos_token_id=0, eos_token_id=0)).eval().to(dtype)
+    without = {f"{where}_pdrop": 0.0 for where in ("resid", "embd", "attn")}
+    return GPT2LMHeadModel(GPT2Config(**settings, **without, bos_token_id=0, eos_token_id=0)).train().to(dtype)
 
 
 @cache
