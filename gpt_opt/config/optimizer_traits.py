@@ -7,7 +7,7 @@ such as one of the user's own, is taken for one like those of torch.optim.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 _OWN = "gpt_opt.training.optimizers"
@@ -61,4 +61,6 @@ TRAITS: Mapping[str, Traits] = {
 
 def traits_of(params: Mapping[str, Any]) -> Traits:
     """Returns what the optimizer of `optimizer.optimizer_params` can do."""
-    return TRAITS.get(params["_target_"], Traits())
+    traits = TRAITS.get(params["_target_"], Traits())
+    # Steps along the dual norm of all parameters grow with the gradients.
+    return replace(traits, group_rates=False) if params.get("lmo") is False else traits

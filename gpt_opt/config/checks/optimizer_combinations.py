@@ -26,7 +26,7 @@ def combination_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
         problem += "loss and the gradient of the same function, and clipping changes the gradient alone"
         yield Problem(f"{_TRAINING}.max_grad_norm", problem, f"write {_TRAINING}.max_grad_norm=0")
     base = (config["model"].get("config") or {}).get("enable_mup_with_base_n_embd")
-    if base is not None and (not traits.group_rates or params.get("lmo") is False):
+    if base is not None and not traits.group_rates:
         problem = f"must be null with optimizer {name}, but is {base}: muP sets a learning rate for each group of "
         problem += "parameters by the rule for Adam, which this optimizer does not take"
         fix = "take adamw, adam, nadam, nadamw, rmsprop, sign-gd or a dap optimizer, or leave muP out"

@@ -19,6 +19,9 @@ from gpt_opt.config.schema.optimizers import OPTIMIZER_SCHEMAS
 from gpt_opt.config.schema.optimizers_packages import PACKAGE_SCHEMAS
 from gpt_opt.config.schema.sharding import SHARDING_SCHEMAS, register_variants
 
+VERSION_BASE = "1.3"
+"""The `version_base` that Hydra composes the configs with."""
+
 
 @dataclass
 class Gpu:

@@ -93,7 +93,7 @@ def subtract(parameter: Tensor, update: Tensor, kept: float = 1.0) -> None:
 
 
 def subtract_all(
-    parameters: Sequence[Tensor], updates: Sequence[Tensor], scales: Sequence[Tensor] | float, kept: float = 1.0
+    parameters: list[Tensor], updates: list[Tensor], scales: list[Tensor] | float, kept: float = 1.0
 ) -> None:
     """Does `subtract` for several parameters at once, each update times its scale.
 
@@ -106,7 +106,7 @@ def subtract_all(
     if not parameters:
         return
     if any(item.dtype != update.dtype for item, update in zip(parameters, updates, strict=True)):
-        each = [scales] * len(updates) if isinstance(scales, float) else scales
+        each: Sequence[Tensor | float] = [scales] * len(updates) if isinstance(scales, float) else scales
         for item, update, scale in zip(parameters, updates, each, strict=True):
             subtract(item, update * scale, kept)
         return

@@ -125,7 +125,8 @@ class NESGD(FullPrecisionOptimizer):
 
     def _needs_duals(self) -> bool:
         """Returns whether a step depends on dual norms: in the largest norm with a length of lr every weight is 1."""
-        return not (self.param_groups[0]["lmo"] and self.param_groups[0]["product_norm"] == "linfty")
+        first = self.param_groups[0]
+        return not first["lmo"] or first["product_norm"] != "linfty" or first["other_norm"] == "adam_2"
 
     def _lr(self, parts: Sequence[_Part], dual: Tensor | None) -> Any:
         """Returns the learning rate of this step, a number or shape (), before any parameter has changed.
@@ -151,8 +152,7 @@ class NESGD(FullPrecisionOptimizer):
         if not is_adam:
             duals = [mean.abs().sum() for mean, _ in self._pairs(momenta, momenta)]
             return _Part(group, parameters, momenta, [mean.sign() for mean in momenta], 1.0, duals)
-        squared = [gradient.square() for gradient in gradients]
-        squares = self._means("square", parameters, squared, group["betas"][1])
+        squares = self._means("square", parameters, [item.square() for item in gradients], group["betas"][1])
         roots = [square.sqrt().add_(group["eps"]) for square in squares]
         directions = [mean / root for mean, root in zip(momenta, roots, strict=True)]
         duals = [(mean * direction).sum() for mean, direction in self._pairs(momenta, directions)]
