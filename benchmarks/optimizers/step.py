@@ -148,7 +148,7 @@ def main() -> None:
 
     print(f"{'optimizer':<22}{'step, s':>10}{'/ fused':>9}{'state, bytes a parameter':>26}{'/ products':>12}")
     fused = 0.0
-    for name, params in options():
+    for name, params in [*options()]:
         if asked.only and name not in (FUSED, *asked.only):
             continue
         is_dap = params["_target_"].endswith(".DAP")
