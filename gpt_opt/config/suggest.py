@@ -32,7 +32,9 @@ _NAMES: Mapping[str, str] = {
     f"{_PARAMS}.gradient_accumulation_steps": "gradient_accumulation grad_accum grad_accumulation_steps grad_acc "
     "accumulation_steps accumulate_grad_batches accum_steps gradient_accumulation_iters",
     f"{_PARAMS}.max_length": "max_seq_length max_seq_len max_sequence_length cutoff_len sequence_len sequence_length "
-    "seq_len seq_length block_size context_length model_max_length max_len",
+    "seq_len seq_length model_max_length max_len",
+    f"{_PARAMS}.context_length": "block_size context_len",
+    f"{_PARAMS}.tokens_processed": "tokens_per_step batch_tokens total_batch_tokens",
     f"{_PARAMS}.max_prompt_length": "max_prompt_len prompt_length max_source_length",
     f"{_PARAMS}.max_completion_length": "max_completion_len completion_length max_response_length max_target_length "
     "max_answer_length",

@@ -13,7 +13,7 @@ T = TypeVar("T")
 NOT_IDENTITY = frozenset(
     {
         *("hydra", "paths", "logging", "gpu", "resources", "deepspeed", "fsdp"),
-        *("exp_name", "models", "model_index", "dry_run", "rerun", "training.sampling"),
+        *("exp_name", "models", "model_index", "dry_run", "rerun", "training.sampling", "data.dataset.prepare"),
     }
 )
 """Keys that, with all below them, cannot change the result of a run: where it writes, what it shows, on what it runs.
@@ -29,6 +29,9 @@ ABSENT_MEANS: Mapping[str, Any] = {
     "user": {},
     "training.training_params.eval_batch_size": None,  # counts: kto_pair measures against the rest of a batch
     "training.training_params.max_completion_length": None,
+    "training.training_params.tokens_processed": None,
+    "training.training_params.context_length": None,
+    "training.training_params.val_tokens_processed": None,
     "training.training_params.ema_decay": None,
     "optimizer.optimizer_params.cautious_weight_decay": False,
     "data.dataset.text_column": "text",

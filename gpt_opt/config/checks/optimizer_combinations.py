@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gpt_opt.config.checks.architecture import MUP
 from gpt_opt.config.optimizer_traits import traits_of
 from gpt_opt.errors import Problem
 
@@ -25,12 +26,9 @@ def combination_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
         )
         problem += "loss and the gradient of the same function, and clipping changes the gradient alone"
         yield Problem(f"{_TRAINING}.max_grad_norm", problem, f"write {_TRAINING}.max_grad_norm=0")
-    base = (config["model"].get("config") or {}).get("enable_mup_with_base_n_embd")
-    if base is not None and not traits.group_rates:
-        problem = f"must be null with optimizer {name}, but is {base}: muP sets a learning rate for each group of "
-        problem += "parameters by the rule for Adam, which this optimizer does not take"
-        fix = "take adamw, adam, nadam, nadamw, rmsprop, sign-gd or a dap optimizer, or leave muP out"
-        yield Problem("model.config.enable_mup_with_base_n_embd", problem, fix)
+    base = (config["model"].get("config") or {}).get(MUP)
+    if base is not None:
+        yield from rate_problems(params, base)
     for group in ("deepspeed", "fsdp"):
         if config[group] and not traits.sharded:
             problem = f"must be none with optimizer {name}, which needs whole matrices or sums over all parameters"
@@ -41,6 +39,17 @@ def combination_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     if traits.reads_inputs and config["lora"] and config["lora"]["use_dora"]:
         problem = f"must be false with optimizer {name}: DoRA calls its layers with unit vectors beside the data"
         yield Problem("lora.use_dora", problem, "plain adapters (lora=lora) are fine")
+
+
+def rate_problems(params: Mapping[str, Any], base: int) -> Iterator[Problem]:
+    """Checks that an optimizer takes the learning rates of muP, with the base width `base`."""
+    if not traits_of(params).group_rates or params.get("lmo") is False:
+        problem = (
+            f"must be null with optimizer {params['name']}, but is {base}: muP sets a learning rate for each group "
+        )
+        problem += "of parameters by the rule for Adam, which this optimizer does not take"
+        fix = "take adamw, adam, nadam, nadamw, rmsprop, sign-gd or a dap optimizer, or leave muP out"
+        yield Problem(f"model.config.{MUP}", problem, fix)
 
 
 def own_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
