@@ -15,11 +15,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
-from hydra.version import setbase
 from omegaconf import DictConfig
 
 from gpt_opt.config.checks.data import data_option
@@ -28,11 +25,10 @@ from gpt_opt.config.schema import Finetuning, Sampling, register
 from gpt_opt.config.suggest import SYNONYMS, suggestion
 from gpt_opt.errors import ConfigError, Problem, RunFailed
 from gpt_opt.plan.compose.composer import Composed
-from gpt_opt.plan.compose.hydra import VERSION_BASE
 from gpt_opt.plan.validate import PointChecker
 from gpt_opt.records.io import read_json_object
 from gpt_opt.records.run_dir import RunPaths, run_of
-from gpt_opt.run.main import hydra_errors, require_weights, task
+from gpt_opt.run.main import hydra_errors, require_weights, start, task
 from gpt_opt.run.ranks import this_rank
 from gpt_opt.run.resolvers import register_resolvers
 from gpt_opt.sweep.overrides import to_override
@@ -296,11 +292,9 @@ def run_training(overrides: Sequence[str] = ()) -> Path:
     """
     register()
     register_resolvers()
-    _check(overrides)
+    loader = _check(overrides)
     with _root_logger_kept(), hydra_errors():
-        setbase(VERSION_BASE)
-        loader = ConfigLoaderImpl(create_config_search_path(str(CONFIG_DIR)))
-        job = Hydra("run_hydra", loader).run("config", _run, list(overrides))
+        job = start(loader, _run, overrides, multirun=False)
     paths = RunPaths(cast("Path", job.return_value))
     final = final_checkpoint(paths.checkpoints)
     if final is None:
@@ -395,8 +389,8 @@ def _one(**names: Any) -> Any:
     return next(iter(given.values()), None)
 
 
-def _check(overrides: Sequence[str]) -> None:
-    """Refuses what run_hydra.py would refuse, and what has no final checkpoint.
+def _check(overrides: Sequence[str]) -> ConfigLoader:
+    """Refuses what run_hydra.py would refuse, and what has no final checkpoint; returns what the config is made with.
 
     Raises:
         ConfigError: With all problems.
@@ -413,6 +407,7 @@ def _check(overrides: Sequence[str]) -> None:
         problems.append(Problem("run_training", problem, "start run_hydra.py under torchrun instead"))
     if problems:
         raise ConfigError(problems, ", nothing was started")
+    return checker.loader
 
 
 def _run(config: DictConfig) -> Path:

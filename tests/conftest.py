@@ -25,8 +25,18 @@ CONFIG_DIR = ROOT / "hydra_conf"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts first what waits for Slurm: other workers compute meanwhile."""
-    items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
+    """Gives each worker, which begins with a run of tests of equal length, its share of what waits for Slurm, first."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    waiting = [item for item in items if item.get_closest_marker("slurm")]
+    others = [item for item in items if not item.get_closest_marker("slurm")]
+    waiting.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    ends = [(worker + 1) * len(items) // workers for worker in range(workers)]
+    items.clear()
+    for worker, end in enumerate(ends):
+        items += waiting[worker::workers]
+        fill = end - len(items)
+        items += others[:fill]
+        del others[:fill]
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +114,13 @@ def run_forks(request: pytest.FixtureRequest) -> Mapping[str, str]:
         return {}
     forks: ForkServer = request.getfixturevalue("forks")
     return forks.environment
+
+
+@pytest.fixture
+def forked(run_forks: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes forks of the runs and of the torchruns that a test starts."""
+    for name, value in run_forks.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="session")

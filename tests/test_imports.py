@@ -83,7 +83,10 @@ def test_nothing_heavy_is_loaded(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_names_of_the_api_cost_those_who_do_not_use_them_nothing() -> None:
-    code = "import gpt_opt.training, sys; print([name for name in ('hydra', 'gpt_opt.api') if name in sys.modules])"
+@pytest.mark.parametrize("module", ["gpt_opt.training", "gpt_opt.dispatch.slot.slot", "gpt_opt.dispatch.driver"])
+def test_slots_and_those_who_do_not_use_the_api_do_without_hydra(module: str) -> None:
+    code = (
+        f"import {module}, sys; print([name for name in ('hydra', 'omegaconf', 'gpt_opt.api') if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

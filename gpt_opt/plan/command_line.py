@@ -6,9 +6,11 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
+from hydra.core.config_loader import ConfigLoader
 
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.plan.compose.composer import Composed, ComposeFailure
@@ -21,7 +23,24 @@ from gpt_opt.run.ranks import this_rank
 log = logging.getLogger(__name__)
 
 
-def check_command_line(config_dir: Path, arguments: Sequence[str]) -> tuple[list[Composed], bool]:
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a command line asks for, checked.
+
+    Attributes:
+        points: The points whose config is known before the first run, in order.
+        multirun: Whether they are those of a sweep.
+        overrides: The overrides of the command line.
+        loader: What Hydra composes them with.
+    """
+
+    points: list[Composed]
+    multirun: bool
+    overrides: list[str]
+    loader: ConfigLoader
+
+
+def check_command_line(config_dir: Path, arguments: Sequence[str]) -> Request | None:
     """Checks every point that a command line of run_hydra.py asks for.
 
     Command lines that run nothing (`--cfg`, `--help`) or that name another root config are left to Hydra; each run
@@ -32,7 +51,7 @@ def check_command_line(config_dir: Path, arguments: Sequence[str]) -> tuple[list
         arguments: The command line after the program's name.
 
     Returns:
-        The points, in order, and whether they are those of a sweep; no points where they are left to Hydra.
+        What is asked for; None where it is left to Hydra.
 
     Raises:
         ConfigError: If any point is wrong; names all problems of all points. Also for a sweep under torchrun.
@@ -41,15 +60,15 @@ def check_command_line(config_dir: Path, arguments: Sequence[str]) -> tuple[list
         checker = PointChecker(config_dir)
         raise ConfigError([checker.flag_problem(flag, value) for flag, value in flags], ", nothing was started")
     asked = get_args_parser().parse_args(list(arguments))
-    if asked.help or asked.hydra_help or asked.info or asked.cfg or asked.shell_completion:
-        return [], False
+    if asked.help or asked.hydra_help or asked.info or asked.cfg or asked.shell_completion or asked.experimental_rerun:
+        return None
     further = Path(asked.config_dir) if asked.config_dir else None
     checker, findings = PointChecker(config_dir, further=further), Findings()
     line = checker.command_line(asked.overrides)
     multirun = asked.multirun or line.chooses_multirun
     problems = list(_torchrun_problems(multirun))
     if not problems and (asked.config_path or asked.config_name):
-        return [], False
+        return None
     _warn_of_resources(line)
     points, all_given = checker.points(asked.overrides, multirun), True
     if multirun:
@@ -68,7 +87,7 @@ def check_command_line(config_dir: Path, arguments: Sequence[str]) -> tuple[list
         problems += line.study_problems(composed[-1].config)
     if problems:
         raise ConfigError(problems, ", nothing was started")
-    return composed, multirun
+    return Request(composed, multirun, asked.overrides, checker.loader)
 
 
 def composition_problems(config_dir: Path, arguments: Sequence[str]) -> list[Problem]:

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import cast
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.object_type import ObjectType
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from gpt_opt.config.explain import keys_like
-from gpt_opt.plan.compose.hydra import search_path
+from gpt_opt.plan.compose.hydra import loader, search_path
 from gpt_opt.sweep.overrides import target
 
 
@@ -39,7 +38,7 @@ class ConfigSource:
     def __init__(self, config_dir: Path, name: str, further: Path | None) -> None:
         self.folder, self.name = config_dir, name
         self.search_path = search_path(config_dir, further)
-        self.loader = ConfigLoaderImpl(self.search_path)
+        self.loader = loader(self.search_path)
         self._options: dict[str, list[str]] = {}
         self._choices: dict[tuple[str, ...], dict[str, str]] = {}
 

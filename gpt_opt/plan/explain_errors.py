@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.types import RunMode
@@ -25,6 +24,7 @@ from gpt_opt.config.explain import flat_keys
 from gpt_opt.config.suggest import UNKNOWN_KEY, suggestion
 from gpt_opt.config.yaml_files import ConfigFile, shown
 from gpt_opt.errors import Problem
+from gpt_opt.plan.compose.hydra import loader
 
 _IN_FILE = re.compile(r"In '([^']+)'")
 _KEY = re.compile(r"^\s*full_key: (\S+)$", re.M)
@@ -46,7 +46,7 @@ class YamlErrors:
 
     def __init__(self, search_path: ConfigSearchPath, root: str) -> None:
         self._root, self._dropped = root, defaultdict[str, list[tuple[str, ...]]](list)
-        self._loader: Any = ConfigLoaderImpl(search_path)
+        self._loader: Any = loader(search_path)
         self._repository = cast("Any", self._loader.repository)
         self._read: Any = self._repository.load_config
         self._repository.load_config = self._read_without

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.errors import HydraException
 from omegaconf._utils import split_key
 
@@ -55,6 +56,11 @@ class PointChecker:
         self._errors = ErrorAttribution(self._source, self.composer, self._files, self._problems_of)
         self.memo = Remembered()
         self.elsewhere: dict[str, Problem] = {}
+
+    @property
+    def loader(self) -> ConfigLoader:
+        """What Hydra composes the points with."""
+        return self._source.loader
 
     def flag_problem(self, flag: str, value: str | None) -> Problem:
         """Returns the problem of a flag that run_hydra.py does not have: settings are written without dashes."""

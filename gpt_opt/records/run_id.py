@@ -34,11 +34,13 @@ ABSENT_MEANS: Mapping[str, Any] = {
     "training.training_params.val_tokens_processed": None,
     "data.dataset.text_column": "text",
     "data.dataset.messages_column": "messages",
+    "optimizer.optimizer_params.decay_fraction": None,
+    "optimizer.optimizer_params.weight_decay@rmsprop": 0.0,
 }
 """Keys that came after the first ids were given, each with the value that means "as before".
 
 A key at that value does not enter the hash, so that ids survive the upgrade that brings the key. Those of a data set
-hold for the parts of a mixture too.
+hold for the parts of a mixture too. `key@name` holds where the `name` beside the key is that one: others had it before.
 """
 
 _PART = re.compile(r"^data\.dataset\.(?:parts\.[^.]+\.dataset\.)+")
@@ -64,14 +66,15 @@ def identifying(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     identity = {}
     for key, value in config.items():
         name = above + key
-        declared = _PART.sub("data.dataset.", name)
-        if name not in NOT_IDENTITY and not (declared in ABSENT_MEANS and _same(value, ABSENT_MEANS[declared])):
+        if name not in NOT_IDENTITY and not _means_absence(name, value, config.get("name")):
             identity[key] = identifying(value, f"{name}.") if isinstance(value, dict) else value
     return identity
 
 
-def _same(value: Any, other: Any) -> bool:
-    return type(value) is type(other) and bool(value == other)
+def _means_absence(name: str, value: Any, beside: Any) -> bool:
+    declared = _PART.sub("data.dataset.", name)
+    others = (ABSENT_MEANS[key] for key in (declared, f"{declared}@{beside}") if key in ABSENT_MEANS)
+    return any(type(value) is type(other) and bool(value == other) for other in others)
 
 
 class Memo(Protocol):

@@ -11,13 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra._internal.hydra import Hydra
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.types import RunMode
+from hydra.version import setbase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gpt_opt.config.schema import VERSION_BASE
 from gpt_opt.errors import ConfigError, GptOptError, Problem, RequestError, RunFailed
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.run_id import run_id
@@ -27,6 +32,31 @@ from gpt_opt.run.outputs import work_without_readers
 from gpt_opt.run.resolvers import DRY_RUN_PREFIX, RunFinder, plain_config
 
 log = logging.getLogger(__name__)
+
+
+def start(loader: ConfigLoader, job: Callable[[DictConfig], Any], overrides: Sequence[str], multirun: bool) -> Any:
+    """Lets Hydra run what `hydra.main` would, which composes the config twice for it, and reads every file each time.
+
+    Args:
+        loader: What Hydra composes the configs with.
+        job: What each run is.
+        overrides: The overrides of a command line.
+        multirun: Whether they are those of a sweep.
+
+    Returns:
+        What Hydra says of the run or of the sweep.
+
+    Raises:
+        Exception: What Hydra or `job` raises.
+    """
+    setbase(VERSION_BASE)
+    mode = f"hydra.mode={'MULTIRUN' if multirun else 'RUN'}"
+    hydra, known = Hydra("run_hydra", loader), GlobalHydra.instance()
+    before, known.hydra = known.hydra, hydra
+    try:
+        return (hydra.multirun if multirun else hydra.run)("config", job, [*overrides, mode])
+    finally:
+        known.hydra = before
 
 
 def task(config: DictConfig) -> float | None:

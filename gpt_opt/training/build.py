@@ -46,8 +46,9 @@ from gpt_opt.training.models.build import (
     without_dropout,
 )
 from gpt_opt.training.models.lora import add_adapters
+from gpt_opt.training.models.mup import optimizer_with_rates
 from gpt_opt.training.objectives import Objective, objective_of
-from gpt_opt.training.optimizers import build_optimizer, lr_factor, phase_steps
+from gpt_opt.training.optimizers import lr_factor, phases_of
 from gpt_opt.training.parts import Parts
 from gpt_opt.training.sharding import sharding_arguments
 from gpt_opt.training.trainer import ObjectiveTrainer, Task
@@ -155,15 +156,14 @@ def build_trainer(
     if config["fsdp"] and params["mixed_precision"] != "no":
         for weight in parts.policy.parameters():  # as FSDP is about to: a resume must find the type that was saved
             weight.data = weight.data.float() if weight.requires_grad else weight.data
-    optimizer = build_optimizer(optimizer_params, parts.policy)
-    first = phase_steps(parts.steps, optimizer_params["warm_up_fraction"], params["warmup_steps"])
-    schedule, steps = optimizer_params["lr_schedule"], parts.steps
+    optimizer = optimizer_with_rates(optimizer_params, parts.policy)
+    phases = phases_of(optimizer_params, params["warmup_steps"], parts.steps)
     task = Task(
         order=parts.order(config),
         validation=parts.objective.arrange(parts.items.validation),
         collator=parts.collator,
         optimizer=optimizer,
-        schedule=LambdaLR(optimizer, lambda step: lr_factor(schedule, step, first, steps)),
+        schedule=LambdaLR(optimizer, lambda step: lr_factor(optimizer_params["lr_schedule"], step, phases)),
         save_total_limit=params["save_total_limit"],
         folder=folder,
         hooks=hooks,

@@ -44,7 +44,7 @@ from gpt_opt.training.model_selection import Best
 from gpt_opt.training.models.build import Reference
 from gpt_opt.training.objectives import Objective
 from gpt_opt.training.optimizers import load_state_by_name, state_by_name
-from gpt_opt.training.optimizers.protocols import UsesLoss, evaluation_mode
+from gpt_opt.training.optimizers.protocols import SeesMicroBatches, UsesLoss, evaluation_mode
 from gpt_opt.training.sharding import (
     full_optimizer_state,
     full_weights,
@@ -131,7 +131,7 @@ class ObjectiveTrainer(Trainer):
         self.metrics_log = MetricsLog(task.folder.metrics)
         self.generations_log = StepLog(task.folder.samples)
         self._step_loss: Tensor | None = None
-        self._micro_batches_left = 0
+        self._micro_batches = self._micro_batches_left = 0
         self.draws_anew = False
 
     # -- setup --------------------------------------------------------------------------------------------------
@@ -164,7 +164,8 @@ class ObjectiveTrainer(Trainer):
         if self.draws_anew:
             self.draws_anew = False
             set_seed((self.args.seed + self.state.global_step) % 2**32)
-        self.forwards.activity, self._micro_batches_left = f"step {self.state.global_step + 1}", len(batches)
+        self.forwards.activity = f"step {self.state.global_step + 1}"
+        self._micro_batches = self._micro_batches_left = len(batches)
         self.objective.prepare(batches)
         self.progress.tokens += self._step_tokens()
         denominators = sum(self.objective.loss_denominator(batch) for batch in batches)
@@ -181,15 +182,17 @@ class ObjectiveTrainer(Trainer):
         assert num_items_in_batch is not None
         step = self.state.global_step + 1
         with_kl = step % int(self.args.logging_steps) == 0 or step == self.args.max_steps
-        policy = cast("PreTrainedModel", model)
+        policy, optimizer = cast("PreTrainedModel", model), self.task.optimizer
+        if isinstance(optimizer, SeesMicroBatches):
+            optimizer.begin_micro_batch(self._micro_batches - self._micro_batches_left, self._micro_batches)
         total, _ = self.objective.batch_loss(policy, inputs, self.progress.metrics, with_kl=with_kl)
         # Data parallelism averages gradients over processes; the sum over all items wants their sum.
         loss: Tensor = total * self.args.world_size / num_items_in_batch
         self._step_loss = loss.detach() if self._step_loss is None else self._step_loss + loss.detach()
         self._micro_batches_left -= 1
         # Here and not in `on_pre_optimizer_step`: DeepSpeed takes the step within the backward that comes next.
-        if self._micro_batches_left == 0 and isinstance(self.task.optimizer, UsesLoss):
-            self.task.optimizer.observe_loss(self.processes.sum(self._step_loss) / self.args.world_size)
+        if self._micro_batches_left == 0 and isinstance(optimizer, UsesLoss):
+            optimizer.observe_loss(self.processes.sum(self._step_loss) / self.args.world_size)
         return loss
 
     def require_finite_step(self) -> None:

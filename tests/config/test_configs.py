@@ -27,6 +27,7 @@ OPTIONS = sorted(
 )
 """Not those of exp and deepspeed, which have tests of their own: test_exp.py, tests/run/test_engines.py."""
 ADDED = {"logging"}  # groups without an option by default
+NO_CLIPPING = "training.training_params.max_grad_norm=0"
 MANDATORY = {
     ("model", "hf"): ["model.name_or_path=gpt2"],
     ("model", "blank"): ["model.name=mine", "model.name_or_path=gpt2"],
@@ -34,6 +35,11 @@ MANDATORY = {
     ("data", "hf"): ["data.dataset.path=trl-lib/kto-mix-14k"],
     ("data", "mixture"): ["+data@data.dataset.parts.a=pydoc", "+data.dataset.weights={a: 1}"],
     ("paths", "local_run_dir"): ["exp_name=x"],
+    **{("optimizer", name): [NO_CLIPPING] for name in ("momo", "momo-star", "momo-adam", "momo-adam-star")},
+    **{
+        ("optimizer", name): [NO_CLIPPING, "optimizer.optimizer_params.fstar=0"]
+        for name in ("muon-momo", "muonmax-momo")
+    },
 }
 
 

@@ -1,8 +1,9 @@
 """A Python that has imported the libraries of a run and forks a child for each process that is to be one.
 
-A child starts in half a second, where a new process imports for 4.5 s: our own modules are imported anew from wherever
-its script lies, as in any process, and it has arguments, environment, folder, output, signals, exit code and end of its
-own. Only tests that are about the start itself, or about memory and groups of processes, need a new process.
+A child starts at once, where a new process imports for 4.5 s. A script of this checkout finds our own modules imported
+and the config composed once; one of another folder imports its own anew. Each has arguments, environment, folder,
+output, signals, exit code and end of its own. Only tests that are about the start itself, or about memory and groups of
+processes, need a new process.
 """
 
 from __future__ import annotations
@@ -138,14 +139,19 @@ def _become(request: list[object], streams: Sequence[int]) -> list[str]:
 def main() -> None:
     """Imports, serves, and is the script in the child."""
     import hydra  # noqa: F401
+    import torch.distributed.run  # noqa: F401
     from transformers import AutoModelForCausalLM, GPT2LMHeadModel  # noqa: F401
 
     import gpt_opt.plan.command_line
     import gpt_opt.run.main
-    import gpt_opt.training.loop  # noqa: F401
+    import gpt_opt.training.describe
+    import gpt_opt.training.loop
+    from gpt_opt.config.schema import register
+    from gpt_opt.run.resolvers import register_resolvers
 
-    for name in [name for name in sys.modules if name.partition(".")[0] in _OURS]:
-        del sys.modules[name]
+    register()
+    register_resolvers()
+    gpt_opt.plan.command_line.check_command_line(ROOT / "hydra_conf", ["loss.beta=0.1"])  # what libraries prepare once
     gc.collect()
     gc.freeze()  # else the collector copies all this memory in every child
     with socket.socket(socket.AF_UNIX) as listening:
@@ -156,9 +162,17 @@ def main() -> None:
         command = _serve(listening)
     if command is None:
         return
+    if command[0] == "-m":
+        sys.argv = list(command[1:])
+        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+        return
     sys.argv = list(command)
+    folder = Path(command[0]).parent
+    if folder.resolve() != ROOT:
+        for name in [name for name in sys.modules if name.partition(".")[0] in _OURS]:
+            del sys.modules[name]
     sys.path[:1] = [
-        str(Path(command[0]).parent),
+        str(folder),
         *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
     ]
     runpy.run_path(command[0], run_name="__main__")

@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from gpt_opt.config.schema import register
@@ -26,7 +27,7 @@ from gpt_opt.run.resolvers import register_resolvers
 from gpt_opt.run.signals import StopRequest
 from tests.conftest import CONFIG_DIR, ROOT, Runner, small_overrides
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked")]
 
 CLOCK = ("time", "tokens_per_second", "eval/seconds")
 DPO = ["loss.beta=0.1"]
@@ -74,14 +75,13 @@ def assert_same(found: RunPaths, expected: RunPaths) -> None:
     assert tokens[0] == tokens[1]
 
 
-def ranks(torchrun: int) -> dict[int, int]:
-    """Returns the process id of each rank below a torchrun."""
-    children = Path(f"/proc/{torchrun}/task/{torchrun}/children").read_text().split()
+def ranks(folder: Path) -> dict[int, int]:
+    """Returns the process id of each rank of the run that writes below a folder."""
     found = {}
-    for child in children:
-        for item in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
-            if item.startswith(b"RANK="):
-                found[int(item.removeprefix(b"RANK="))] = int(child)
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if any(str(folder) in item for item in process.cmdline()) and "RANK" in process.environ():
+                found[int(process.environ()["RANK"])] = process.pid
     return found
 
 
@@ -93,13 +93,6 @@ def wait_for_step(folder: Path, process: subprocess.Popen[str], step: int) -> Ru
             return RunPaths(found[0])
         time.sleep(0.02)
     raise AssertionError(f"step {step} was not reached: {process.communicate()[1]}")
-
-
-@pytest.fixture(autouse=True)
-def forked(run_forks: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the workers of torchrun forks; only those of `whole` are new processes."""
-    for name, value in run_forks.items():
-        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +172,7 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_resumes(
     overrides = [*small, *LONG, *DPO]
     process = start(overrides)
     paths = wait_for_step(tmp_path, process, 10)
-    os.kill(ranks(process.pid)[1], signal.SIGTERM)
+    os.kill(ranks(tmp_path)[1], signal.SIGTERM)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert output.count("interrupted by ") == 1, output + errors
@@ -199,7 +192,7 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_resumes(
 def test_a_killed_rank_leaves_an_interrupted_run(tmp_path: Path, small: list[str]) -> None:
     process = start([*small, *LONG, *DPO])
     paths = wait_for_step(tmp_path, process, 10)
-    os.kill(ranks(process.pid)[1], signal.SIGKILL)
+    os.kill(ranks(tmp_path)[1], signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "ended without a word" in errors

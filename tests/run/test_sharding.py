@@ -23,12 +23,11 @@ from gpt_opt.training.checkpointing import latest_checkpoint
 from gpt_opt.training.evaluation import even_batches
 from gpt_opt.training.sharding import deepspeed_settings, sharding_arguments
 from tests.conftest import Runner, small_overrides
-from tests.run.test_distributed import (  # noqa: F401  a fixture among them
+from tests.run.test_distributed import (
     DPO,
     LONG,
     SAMPLES,
     assert_same,
-    forked,
     only_run,
     rows,
     run,
@@ -36,6 +35,8 @@ from tests.run.test_distributed import (  # noqa: F401  a fixture among them
     wait_for_step,
 )
 from tests.training.test_training import config
+
+pytestmark = pytest.mark.usefixtures("forked")
 
 needs_deepspeed = pytest.mark.skipif(
     find_spec("deepspeed") is None,

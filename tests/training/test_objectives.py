@@ -209,6 +209,7 @@ def test_fine_tuning_looks_at_no_rejected_answer(small: list[str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_two_processes_give_the_numbers_of_one_with_kto(tmp_path: Path, run_hydra: Runner) -> None:
     places = [tmp_path / "two", tmp_path / "one"]
     for place in places:

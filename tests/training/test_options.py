@@ -131,6 +131,7 @@ def test_runs_that_diverged_at_other_steps_are_one_group() -> None:
     assert len(texts) == 1
 
 
+@pytest.mark.usefixtures("forked")
 def test_two_processes_agree_that_a_run_diverged(tmp_path: Path, small: list[str]) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += [str(ROOT / "run_hydra.py"), *small, *DPO, "optimizer.optimizer_params.lr=1e30"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.config.checks.architecture import length_problems, shape_problems
+from gpt_opt.config.checks.architecture import length_problems, mup_problems, shape_problems
 from gpt_opt.config.checks.batches import batch_problems, batch_size
 from gpt_opt.config.checks.complete import completeness_problems, type_problems
 from gpt_opt.config.checks.data import data_problems
@@ -16,6 +16,7 @@ from gpt_opt.config.checks.lora import lora_problems
 from gpt_opt.config.checks.losses import loss_problems
 from gpt_opt.config.checks.models import listed_problems, source_problems, weight_problems
 from gpt_opt.config.checks.optimizer import moment_problems, schedule_problems
+from gpt_opt.config.checks.optimizer_combinations import combination_problems, own_problems
 from gpt_opt.config.checks.pretraining import pretraining_problems, unset_problems
 from gpt_opt.config.checks.sampling import sampling_problems
 from gpt_opt.config.checks.sharding import sharding_problems
@@ -104,12 +105,15 @@ CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     sampling_problems,
     length_problems,
     shape_problems,
+    mup_problems,
     _gpu,
     listed_problems,
     weight_problems,
     loss_problems,
     schedule_problems,
     moment_problems,
+    own_problems,
+    combination_problems,
     data_problems,
     lora_problems,
     sharding_problems,

@@ -15,7 +15,12 @@ from omegaconf import MISSING, OmegaConf
 
 from gpt_opt.config.hydra_defaults import override_hydra_anywhere
 from gpt_opt.config.schema.data import DATA_SCHEMAS
+from gpt_opt.config.schema.models import MODEL_SCHEMAS
+from gpt_opt.config.schema.optimizers import OPTIMIZER_SCHEMAS
 from gpt_opt.config.schema.sharding import SHARDING_SCHEMAS, register_variants
+
+VERSION_BASE = "1.3"
+"""The `version_base` that Hydra composes the configs with."""
 
 
 @dataclass
@@ -52,53 +57,6 @@ class Root:
     user: dict[str, Any] = MISSING
     dry_run: bool = MISSING
     rerun: bool = MISSING
-
-
-class WeightType(StrEnum):
-    """Type of weights, as torch calls it."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-class Attention(StrEnum):
-    """What computes attention, as transformers calls it."""
-
-    eager = "eager"
-    sdpa = "sdpa"
-    flex_attention = "flex_attention"
-    flash_attention_2 = "flash_attention_2"
-    flash_attention_3 = "flash_attention_3"
-
-
-@dataclass
-class ModelFromConfig:
-    """A model built from an architecture."""
-
-    name: str
-    _target_: str
-    config: dict[str, Any]
-    tokenizer_name_or_path: str
-    archive: str | None
-    policy_dtype: WeightType | None
-    reference_dtype: WeightType | None
-    attn_implementation: Attention | None
-
-
-@dataclass
-class PretrainedModel:
-    """A model of the transformers library."""
-
-    name: str
-    _target_: str
-    name_or_path: str
-    tokenizer_name_or_path: str
-    archive: str | None
-    trust_remote_code: bool
-    policy_dtype: WeightType | None
-    reference_dtype: WeightType | None
-    attn_implementation: Attention | None
 
 
 class LossType(StrEnum):
@@ -173,47 +131,6 @@ class LMLoss:
 
     name: str
     _target_: str
-
-
-@dataclass
-class AdamWParams:
-    """Keys of AdamW and its schedule."""
-
-    name: str
-    _target_: str
-    lr: float
-    betas: list[float]
-    eps: float
-    weight_decay: float
-    lr_schedule: str
-    warm_up_fraction: float | None
-
-
-@dataclass
-class RMSpropParams:
-    """Keys of RMSprop and its schedule."""
-
-    name: str
-    _target_: str
-    lr: float
-    alpha: float
-    eps: float
-    lr_schedule: str
-    warm_up_fraction: float | None
-
-
-@dataclass
-class AdamW:
-    """optimizer=adamw."""
-
-    optimizer_params: AdamWParams
-
-
-@dataclass
-class RMSprop:
-    """optimizer=rmsprop."""
-
-    optimizer_params: RMSpropParams
 
 
 class Truncation(StrEnum):
@@ -400,15 +317,13 @@ class ResourcesOptions:
 SCHEMAS: dict[str, type] = {
     "root": Root,
     **DATA_SCHEMAS,
-    "model/from_config": ModelFromConfig,
-    "model/pretrained": PretrainedModel,
+    **MODEL_SCHEMAS,
     "loss/dpo": DPOLoss,
     "loss/kto": KTOLoss,
     "loss/orpo": ORPOLoss,
     "loss/sft": SFTLoss,
     "loss/lm": LMLoss,
-    "optimizer/adamw": AdamW,
-    "optimizer/rmsprop": RMSprop,
+    **OPTIMIZER_SCHEMAS,
     "training/default": Training,
     "lora/lora": Lora,
     **SHARDING_SCHEMAS,

@@ -6,25 +6,52 @@ Input: override strings. Output: the composed `DictConfig`, or its plain resolve
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.object_type import ObjectType
 from hydra.core.utils import setup_globals
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from hydra.version import VersionBase, setbase
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-VERSION_BASE = "1.3"
-"""The `version_base` that configs are composed with, as `run_hydra.py` does."""
+from gpt_opt.config.schema import VERSION_BASE
 
 _LOADING = frozenset({"create_defaults_list", "_compose_config_from_defaults_list"})
+
+
+class _Files(ConfigRepository):
+    """The config files, each read once as long as it stays the same: Hydra reads all of them for every config."""
+
+    _read: ClassVar[dict[tuple[str, str], tuple[tuple[int, ...], ConfigResult]]] = {}
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        source = self._find_object_source(config_path, ObjectType.CONFIG)
+        if source is None or source.scheme() != "file":
+            return super().load_config(config_path)
+        path = Path(source.path, source._normalize_file_name(config_path))
+        stat = path.stat()
+        key, version = (source.provider, str(path)), (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        known, result = self._read.get(key, ((), None))
+        if known != version or result is None:
+            result = super().load_config(config_path)
+            assert result is not None
+            self._read[key] = (version, result)
+        return copy.deepcopy(result)  # Hydra merges other configs into it
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Files:
+        """Copies what Hydra replaces for a config, the list of its sources; it does not change the sources."""
+        return copy.copy(self)
 
 
 class HydraEngine:
@@ -40,7 +67,7 @@ class HydraEngine:
         self.config_name = config_name
         if not all(OmegaConf.has_resolver(name) for name in ("now", "hydra", "python_version")):
             setup_globals()
-        self._loader = ConfigLoaderImpl(search_path(config_dir, further))
+        self._loader = loader(search_path(config_dir, further))
         self._groups: dict[str, bool] = {}
         self._repository: Any = None
 
@@ -78,6 +105,13 @@ def search_path(config_dir: Path, further: Path | None = None) -> ConfigSearchPa
     if further is not None:
         path.prepend("command-line", f"file://{further.resolve()}", SearchPathQuery(provider="schema"))
     return path
+
+
+def loader(path: ConfigSearchPath) -> ConfigLoaderImpl:
+    """Returns a loader of the configs on a search path, which composes as Hydra's does."""
+    made = ConfigLoaderImpl(path)
+    made.repository = _Files(path)
+    return made
 
 
 def plain(config: Any) -> Any:

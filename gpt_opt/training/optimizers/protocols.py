@@ -1,4 +1,4 @@
-"""What an optimizer may ask of the training beyond `step`: to be told of evaluations, and of the loss of its batch.
+"""What an optimizer may ask of the training beyond `step`: to be told of evaluations, losses and micro-batches.
 
 An optimizer that `optimizer.optimizer_params._target_` names asks by having the methods; nothing else is to be set.
 """
@@ -43,6 +43,19 @@ class UsesLoss(Protocol):
         Args:
             loss: A scalar without gradient, in nats, float32 or wider, on the device of the training: the mean over all
                 micro-batches and processes, which every process gets.
+        """
+
+
+@runtime_checkable
+class SeesMicroBatches(Protocol):
+    """An optimizer that gathers what passes through the model, and asks which part of the batch that is."""
+
+    def begin_micro_batch(self, number: int, count: int) -> None:
+        """Takes note of the micro-batch whose forward and backward come next.
+
+        Args:
+            number: Of it within the optimizer step, from 0.
+            count: Micro-batches of the optimizer step, on this process.
         """
 
 

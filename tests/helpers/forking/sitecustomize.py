@@ -20,9 +20,10 @@ _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, sign
 
 
 def command_of(arguments: list[str]) -> list[str]:
-    """Returns script and arguments of a run out of those of a Python, nothing of others."""
+    """Returns script and arguments of a run, or of its torchrun, out of those of a Python; nothing of others."""
     arguments = arguments[1:] if arguments[:1] == ["-u"] else arguments  # as torchrun starts its workers
-    return arguments if arguments and arguments[0].endswith("/run_hydra.py") else []
+    known = arguments[:2] == ["-m", "torch.distributed.run"] or (arguments and arguments[0].endswith("/run_hydra.py"))
+    return arguments if known else []
 
 
 def fork(server: str, command: Sequence[str], cwd: str, streams: Sequence[int]) -> tuple[int, socket.socket]:
