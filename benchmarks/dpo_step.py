@@ -40,7 +40,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from gpt_opt.config.checks.constraints import accumulation_steps, micro_batch_size
+from gpt_opt.config.checks.batches import accumulation_steps, micro_batch_size
 from gpt_opt.config.schema import register
 from gpt_opt.run.resolvers import plain_config, register_resolvers
 from gpt_opt.training.build import build, build_trainer
