@@ -40,7 +40,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from gpt_opt.config.checks.constraints import accumulation_steps, micro_batch_size
+from gpt_opt.config.checks.batches import accumulation_steps, micro_batch_size
 from gpt_opt.config.schema import register
 from gpt_opt.run.resolvers import plain_config, register_resolvers
 from gpt_opt.training.build import build, build_trainer
@@ -49,7 +49,7 @@ from gpt_opt.training.data.order import TrainingOrder
 from gpt_opt.training.distributed import fresh_accelerate
 from gpt_opt.training.interface import Folder, Hooks
 from gpt_opt.training.models.build import Reference
-from gpt_opt.training.optimizers import phase_steps
+from gpt_opt.training.optimizers import phases_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SKIPPED_STEPS = 5
@@ -211,7 +211,7 @@ def _trl_arguments(config: Config, steps: int, folder: Path) -> DPOConfig:
         adam_epsilon=optimizer["eps"],
         weight_decay=optimizer["weight_decay"],
         lr_scheduler_type="cosine",
-        warmup_steps=phase_steps(steps, optimizer["warm_up_fraction"], params["warmup_steps"]),
+        warmup_steps=phases_of(optimizer, params["warmup_steps"], steps).first,
         bf16=params["mixed_precision"] == "bf16",
         fp16=params["mixed_precision"] == "fp16",
         gradient_checkpointing=params["gradient_checkpointing"],

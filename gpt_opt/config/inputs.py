@@ -91,7 +91,7 @@ def changed_since(before: Inputs, now: Inputs) -> str:
 def _file_input(key: str, value: str) -> dict[str, dict[str, str]]:
     path = Path(value)
     try:
-        digest = _sha256(path) if path.is_file() else _folder_sha256(path, key) if path.is_dir() else None
+        digest = file_sha256(path) if path.is_file() else _folder_sha256(path, key) if path.is_dir() else None
     except OSError as error:
         log.warning("%s: %s cannot be fingerprinted, so a change of it would go unnoticed: %s", key, value, error)
         return {}
@@ -107,11 +107,11 @@ def _folder_sha256(folder: Path, key: str) -> str | None:
     else:
         patterns = {"model.tokenizer_name_or_path": _TOKENIZER, **dict.fromkeys(PATH_KEYS, _WEIGHTS)}.get(key, _MODEL)
         files = [file for pattern in patterns for file in folder.glob(pattern)]
-    lines = [f"{file.relative_to(folder)} {_sha256(file)}\n" for file in sorted(set(files)) if file.is_file()]
+    lines = [f"{file.relative_to(folder)} {file_sha256(file)}\n" for file in sorted(set(files)) if file.is_file()]
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest() if lines else None
 
 
-def _sha256(file: Path) -> str:
+def file_sha256(file: Path) -> str:
     """Returns the SHA-256 of a file; of a large one from the cache, by its name, size, times and inode."""
     before = file.stat()
     folder = cache_folder("fingerprints") if before.st_size >= MIN_CACHED else None
@@ -157,7 +157,7 @@ def module_inputs(target: str) -> dict[str, dict[str, str]]:
             if spec.name in found or not _is_own(file):
                 continue
             try:
-                found[spec.name] = {"path": str(file), "sha256": _sha256(file)}
+                found[spec.name] = {"path": str(file), "sha256": file_sha256(file)}
                 names += _imports(file, spec)
             except (OSError, SyntaxError, ValueError) as error:
                 log.debug("the imports of %s are not followed: %s", file, error)

@@ -32,7 +32,9 @@ _NAMES: Mapping[str, str] = {
     f"{_PARAMS}.gradient_accumulation_steps": "gradient_accumulation grad_accum grad_accumulation_steps grad_acc "
     "accumulation_steps accumulate_grad_batches accum_steps gradient_accumulation_iters",
     f"{_PARAMS}.max_length": "max_seq_length max_seq_len max_sequence_length cutoff_len sequence_len sequence_length "
-    "seq_len seq_length block_size context_length model_max_length max_len",
+    "seq_len seq_length model_max_length max_len",
+    f"{_PARAMS}.context_length": "block_size context_len",
+    f"{_PARAMS}.tokens_processed": "tokens_per_step batch_tokens total_batch_tokens",
     f"{_PARAMS}.max_prompt_length": "max_prompt_len prompt_length max_source_length",
     f"{_PARAMS}.max_completion_length": "max_completion_len completion_length max_response_length max_target_length "
     "max_answer_length",
@@ -139,8 +141,13 @@ OPTIONS: Mapping[str, str] = {
     **{f"loss.{name}": "loss=dpo" for name in ("beta", "loss_type", "label_smoothing", "reference_free")},
     **{f"loss.{name}": "loss=kto" for name in ("desirable_weight", "undesirable_weight")},
     "loss.reduction": "loss=sft",
-    **{f"{_OPTIMIZER}.{name}": "optimizer=adamw" for name in ("weight_decay", "betas")},
+    **{f"{_OPTIMIZER}.{name}": "optimizer=adamw" for name in ("weight_decay", "betas", "eps")},
     f"{_OPTIMIZER}.alpha": "optimizer=rmsprop",
+    **{f"{_OPTIMIZER}.{name}": "optimizer=sgd-m" for name in ("momentum", "nesterov")},
+    **{f"{_OPTIMIZER}.{name}": "optimizer=muon" for name in ("muon_lr", "muon_lr_ratio", "polar_method", "ns_steps")},
+    **{f"{_OPTIMIZER}.{name}": "optimizer=dap-ns-nadam" for name in ("accelerated", "rcond", "xtx_subsample")},
+    f"{_OPTIMIZER}.fstar": "optimizer=muon-momo",
+    f"{_OPTIMIZER}.use_fstar": "optimizer=momo",
 }
 """Keys that exist with some options only, and an option that has each."""
 
@@ -151,8 +158,8 @@ SYNONYMS: Mapping[str, str] = {
 """Other name, in small letters with underscores, to what to write here; `_NAMES` says what the latter can be."""
 
 _VALUES: Mapping[str, Mapping[str, str]] = {
-    "optimizer=": {name: "adamw" for name in ("adam", "adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf")}
-    | {"rmsprop": "rmsprop"},
+    "optimizer=": {name: "adamw" for name in ("adamw_torch", "adamw_torch_fused", "adamw_hf")}
+    | {name: name for name in ("adamw", "adam", "nadam", "rmsprop", "sgd", "muon", "scion")},
     "loss=": {name: name for name in ("dpo", "kto", "orpo", "sft", "ipo", "hinge")},
     f"{_OPTIMIZER}.lr_schedule": {
         "cosine": "warm-up-cosine",
@@ -171,6 +178,9 @@ _VALUES: Mapping[str, Mapping[str, str]] = {
     },
 }
 """What our value is for a value of the other name, where the two differ."""
+
+_DIFFERS = {"warm-up-linear": "; the schedule linear is another: 1 / (steps + 1)"}
+"""What to know of one of our values whose name elsewhere is that of another value of ours."""
 
 _OFF = {f"{_PARAMS}.mixed_precision": "no", "lora": "none", "fsdp": "none", "deepspeed": "none"}
 """The value that leaves out what a name with a value of its own asks for: `fp16=false`."""
@@ -276,7 +286,7 @@ def _instead(target: str, valid: Collection[str], value: str | None, whole: bool
         overrides = [*filter(None, [OPTIONS.get(key)]), f"{key}={ours}"]
         return f"write overrides={json.dumps(overrides)}"
     if key in valid:
-        return f"write {key}={ours}" if translated else f"did you mean {key}?"
+        return f"write {key}={ours}{_DIFFERS.get(ours, '')}" if translated else f"did you mean {key}?"
     return f"write {OPTIONS[key]} {key}={ours}" if key in OPTIONS else ""
 
 

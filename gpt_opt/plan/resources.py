@@ -119,7 +119,7 @@ def _shown(value: Any) -> str:
 
 def process_problems(config: Mapping[str, Any], resources: Resources) -> Iterator[Problem]:
     """Checks that a training can be split over the processes that its run will have."""
-    from gpt_opt.config.checks.constraints import batch_problems  # with Hydra, which slots and `status` can do without
+    from gpt_opt.config.checks.batches import batch_problems  # with Hydra, which slots and `status` can do without
 
     gpus = resources.gpus_per_run
     count = max(1, gpus or 1) * (resources.nodes_per_run or 1)

@@ -40,6 +40,7 @@ class MetricInfo:
 
 METRICS: Mapping[str, MetricInfo] = {
     "loss": MetricInfo("loss", False, log=("loss", ".4f")),
+    "perplexity": MetricInfo("perplexity", False, log=("perplexity", ".2f"), log_training=False),
     "rewards/accuracies": MetricInfo("accuracy", True, form=".1%", log=("accuracy", ".2%")),
     "rewards/margins": MetricInfo("margin", True, log=("margin", ".4f"), log_training=False),
     "rewards/chosen": MetricInfo("chosen reward", True),

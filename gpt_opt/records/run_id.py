@@ -13,7 +13,7 @@ T = TypeVar("T")
 NOT_IDENTITY = frozenset(
     {
         *("hydra", "paths", "logging", "gpu", "resources", "deepspeed", "fsdp"),
-        *("exp_name", "models", "model_index", "dry_run", "rerun", "training.sampling"),
+        *("exp_name", "models", "model_index", "dry_run", "rerun", "training.sampling", "data.dataset.prepare"),
     }
 )
 """Keys that, with all below them, cannot change the result of a run: where it writes, what it shows, on what it runs.
@@ -29,13 +29,20 @@ ABSENT_MEANS: Mapping[str, Any] = {
     "user": {},
     "training.training_params.eval_batch_size": None,  # counts: kto_pair measures against the rest of a batch
     "training.training_params.max_completion_length": None,
+    "training.training_params.tokens_processed": None,
+    "training.training_params.context_length": None,
+    "training.training_params.val_tokens_processed": None,
+    "training.training_params.ema_decay": None,
+    "optimizer.optimizer_params.cautious_weight_decay": False,
     "data.dataset.text_column": "text",
     "data.dataset.messages_column": "messages",
+    "optimizer.optimizer_params.decay_fraction": None,
+    "optimizer.optimizer_params.weight_decay@rmsprop": 0.0,
 }
 """Keys that came after the first ids were given, each with the value that means "as before".
 
 A key at that value does not enter the hash, so that ids survive the upgrade that brings the key. Those of a data set
-hold for the parts of a mixture too.
+hold for the parts of a mixture too. `key@name` holds where the `name` beside the key is that one: others had it before.
 """
 
 _PART = re.compile(r"^data\.dataset\.(?:parts\.[^.]+\.dataset\.)+")
@@ -61,14 +68,15 @@ def identifying(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     identity = {}
     for key, value in config.items():
         name = above + key
-        declared = _PART.sub("data.dataset.", name)
-        if name not in NOT_IDENTITY and not (declared in ABSENT_MEANS and _same(value, ABSENT_MEANS[declared])):
+        if name not in NOT_IDENTITY and not _means_absence(name, value, config.get("name")):
             identity[key] = identifying(value, f"{name}.") if isinstance(value, dict) else value
     return identity
 
 
-def _same(value: Any, other: Any) -> bool:
-    return type(value) is type(other) and bool(value == other)
+def _means_absence(name: str, value: Any, beside: Any) -> bool:
+    declared = _PART.sub("data.dataset.", name)
+    others = (ABSENT_MEANS[key] for key in (declared, f"{declared}@{beside}") if key in ABSENT_MEANS)
+    return any(type(value) is type(other) and bool(value == other) for other in others)
 
 
 class Memo(Protocol):

@@ -132,7 +132,7 @@ def start_processes(configs: Sequence[Mapping[str, Any]], program: Sequence[str]
     Raises:
         ConfigError: If this machine does not have what a run asks for.
     """
-    from gpt_opt.config.checks.constraints import batch_problems  # with Hydra, which a slot can do without
+    from gpt_opt.config.checks.batches import batch_problems  # with Hydra, which a slot can do without
 
     problems: dict[Problem, None] = {}
     for config in configs:

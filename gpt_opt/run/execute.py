@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gpt_opt.config.checks.constraints import batch_problems, constraint_problems
+from gpt_opt.config.checks.batches import batch_problems
+from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.config.files import WEIGHT_KEYS
 from gpt_opt.config.inputs import AGAIN, changed_inputs, changed_since, inputs_of
 from gpt_opt.errors import ClaimLost, ConfigError, GptOptError, Problem, RequestError, RunFailed, disk_full

@@ -17,7 +17,13 @@ from transformers import (
     set_seed,
 )
 
-from gpt_opt.config.checks.constraints import accumulation_steps, micro_batch_size
+from gpt_opt.config.checks.batches import (
+    accumulation_steps,
+    batch_size,
+    micro_batch_size,
+    prompt_length,
+    sequence_length,
+)
 from gpt_opt.config.checks.losses import keeps_reference
 from gpt_opt.errors import DataError, Problem
 from gpt_opt.records.provenance import Inputs
@@ -40,8 +46,10 @@ from gpt_opt.training.models.build import (
     without_dropout,
 )
 from gpt_opt.training.models.lora import add_adapters
+from gpt_opt.training.models.mup import optimizer_with_rates
 from gpt_opt.training.objectives import Objective, objective_of
-from gpt_opt.training.optimizers import build_optimizer, lr_factor, phase_steps
+from gpt_opt.training.optimizers import lr_factor, phases_of
+from gpt_opt.training.optimizers.evaluation_weights import EvaluationWeights
 from gpt_opt.training.parts import Parts
 from gpt_opt.training.sharding import sharding_arguments
 from gpt_opt.training.trainer import ObjectiveTrainer, Task
@@ -70,7 +78,7 @@ def build(config: Config) -> Parts:
         build_target(f"callbacks[{index}]", node, TrainerCallback) for index, node in enumerate(config["callbacks"])
     ]
     params = config["training"]["training_params"]
-    require_positions(policy, params["max_length"], "model")
+    require_positions(policy, sequence_length(params), "model")
     if not objective.keeps_dropout:
         without_dropout(policy)  # before there are adapters, whose own dropout is a setting of theirs
     reference = _reference(config, policy, tokenizer) if objective.uses_reference(config) else None
@@ -86,7 +94,7 @@ def _objective(config: Config, tokenizer: PreTrainedTokenizerFast) -> Objective:
     params, node = config["training"]["training_params"], config["aligner"]
     side: Literal["left", "right"] = "left" if params["truncation"] == "keep_end" else "right"
     special = leading_special_tokens(tokenizer) if params["add_bos"] else ()
-    lengths = params["max_length"], params["max_prompt_length"]
+    lengths = sequence_length(params), prompt_length(params)
     limits = SequenceLimits(*lengths, side, special, params["max_completion_length"])
     if node is None:
         return objective_of(loss)(loss, limits)
@@ -101,15 +109,15 @@ def _steps(params: Mapping[str, Any], items: int) -> int:
     Raises:
         DataError: If that is none.
     """
-    batch_size = params["batch_size"]
+    batch = batch_size(params)
     if params["max_steps"] is not None:
         steps = int(params["max_steps"])
     elif params["n_examples"] is not None:
-        steps = int(params["n_examples"] // batch_size)
+        steps = int(params["n_examples"] // batch)
     else:
-        steps = int(params["num_epochs"] * (items // batch_size))
+        steps = int(params["num_epochs"] * (items // batch))
     if steps < 1:
-        problem = f"gives {steps} steps of {batch_size} out of {items}, but at least 1 is needed"
+        problem = f"gives {steps} steps of {batch} out of {items}, but at least 1 is needed"
         raise DataError([Problem("training.training_params.num_epochs", problem)])
     return steps
 
@@ -125,7 +133,7 @@ def _reference(config: Config, policy: PreTrainedModel, tokenizer: PreTrainedTok
         trusted, attention = how.get("trust_remote_code", False), how.get("attn_implementation")
         model = from_pretrained(name, trusted, dtype, attention, key="loss.ref_model_id")
         require_tokens("loss.ref_model_id", name, model, tokenizer)
-        require_positions(model, config["training"]["training_params"]["max_length"], "reference model")
+        require_positions(model, sequence_length(config["training"]["training_params"]), "reference model")
     return Reference(cast("PreTrainedModel", without_dropout(model)))
 
 
@@ -149,21 +157,21 @@ def build_trainer(
     if config["fsdp"] and params["mixed_precision"] != "no":
         for weight in parts.policy.parameters():  # as FSDP is about to: a resume must find the type that was saved
             weight.data = weight.data.float() if weight.requires_grad else weight.data
-    optimizer = build_optimizer(optimizer_params, parts.policy)
-    first = phase_steps(parts.steps, optimizer_params["warm_up_fraction"], params["warmup_steps"])
-    schedule, steps = optimizer_params["lr_schedule"], parts.steps
+    optimizer = optimizer_with_rates(optimizer_params, parts.policy)
+    phases = phases_of(optimizer_params, params["warmup_steps"], parts.steps)
     task = Task(
         order=parts.order(config),
         validation=parts.objective.arrange(parts.items.validation),
         collator=parts.collator,
         optimizer=optimizer,
-        schedule=LambdaLR(optimizer, lambda step: lr_factor(schedule, step, first, steps)),
+        schedule=LambdaLR(optimizer, lambda step: lr_factor(optimizer_params["lr_schedule"], step, phases)),
         save_total_limit=params["save_total_limit"],
         folder=folder,
         hooks=hooks,
         data_fingerprint=parts.items.fingerprint,
         inputs=inputs or {},
         best=best_of(config["training"]["finetuning"]),
+        evaluation_weights=EvaluationWeights(optimizer, params["ema_decay"]),
     )
     generator = generator_of(config, parts, arguments.per_device_eval_batch_size)
     trainer = ObjectiveTrainer(parts.policy, arguments, task, parts.objective, parts.reference)

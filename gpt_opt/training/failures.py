@@ -95,7 +95,8 @@ def memory_advice(params: Mapping[str, Any], micro_batch_size: int, has_lora: bo
         micro_batch_size: The one in use.
         has_lora: Whether adapters are trained alone.
     """
-    ways = [f"max_length ({params['max_length']})"]
+    length = "max_length" if params["context_length"] is None else "context_length"
+    ways = [f"{length} ({params[length]})"]
     if micro_batch_size > 1:
         ways.insert(0, f"micro_batch_size ({micro_batch_size}; batch_size can stay)")
     advice = f"lower training.training_params: {' or '.join(ways)}"

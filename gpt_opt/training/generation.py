@@ -67,18 +67,20 @@ class Generator:
         self._tokenizer, self._batch_size, self._seed = parts.tokenizer, batch_size, seed
         limits = parts.objective.limits
         longest, room = limits.max_prompt_length, limits.max_length - limits.max_prompt_length
+        count = settings["n_samples"] if settings["n_samples"] is not None else DEFAULT_SAMPLES
         indices: dict[tuple[int, ...], int] = {}
         completions: dict[int, list[int] | None] = {}
         for index, item in enumerate(parts.items.validation):
             prompt, completions[index] = parts.objective.continuation(item)
             if len(prompt) <= longest:
                 indices.setdefault(tuple(prompt), index)
+            if len(indices) == count:
+                break
         if not indices:
             problem = f"is {longest} tokens, but every validation prompt is longer, so that none can be continued"
             fix = "raise it, or set training.sampling.sample_during_eval=false"
             raise DataError([Problem("training.training_params.max_prompt_length", problem, fix)])
-        count = settings["n_samples"] if settings["n_samples"] is not None else DEFAULT_SAMPLES
-        chosen = list(indices.items())[:count]
+        chosen = list(indices.items())
         self._prompts = [list(prompt) for prompt, _ in chosen]
         self._from_data = [{"index": index, "prompt": self._text(prompt)} for prompt, index in chosen]
         self._completions = [

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import transformers
 from accelerate.utils import broadcast_object_list
+from torch.optim import Optimizer
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedModel, TrainerState
 
@@ -33,6 +34,7 @@ from gpt_opt.training.failures import memory_advice, memory_failures_named
 from gpt_opt.training.interface import Folder, Hooks, Result
 from gpt_opt.training.memory import PeakMemory
 from gpt_opt.training.model_selection import Best
+from gpt_opt.training.optimizers import named_parameters, routing_table
 from gpt_opt.training.parts import Parts
 from gpt_opt.training.sharding import load_weights, sharding_of
 from gpt_opt.training.trainer import ObjectiveTrainer
@@ -65,7 +67,7 @@ def train(config: Config, folder: Folder, hooks: Hooks, inputs: Inputs | None = 
     with fresh_accelerate(), _bar_friendly():
         parts = build(config)
         trainer = build_trainer(config, parts, folder, hooks, inputs)
-        _log_sizes(parts)
+        _log_sizes(parts, trainer.task.optimizer, config["optimizer"]["optimizer_params"]["lr"])
         params = config["training"]["training_params"]
         advice = memory_advice(params, trainer.args.per_device_train_batch_size, bool(config["lora"]))
         with memory_failures_named(trainer.forwards.describe, advice):
@@ -91,7 +93,7 @@ def train(config: Config, folder: Folder, hooks: Hooks, inputs: Inputs | None = 
             close()
 
 
-def _log_sizes(parts: Parts) -> None:
+def _log_sizes(parts: Parts, optimizer: Optimizer, lr: float) -> None:
     log.info(
         "%s parameters, %d training and %d validation %s (data %s), %d steps",
         f"{sum(weight.numel() for weight in parts.policy.parameters()):,}",
@@ -101,6 +103,8 @@ def _log_sizes(parts: Parts) -> None:
         parts.items.fingerprint[:12],
         parts.steps,
     )
+    if len(optimizer.param_groups) > 1:
+        log.info("%s:\n%s", type(optimizer).__name__, routing_table(named_parameters(parts.policy), optimizer, lr))
 
 
 def _choose_final(trainer: ObjectiveTrainer) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
+from gpt_opt.config.checks.batches import batch_size
 from gpt_opt.training.data.order import Collate, TrainingOrder
 from gpt_opt.training.data.prepare import Items
 from gpt_opt.training.models.build import Reference
@@ -40,5 +41,5 @@ class Parts:
 
     def order(self, config: Mapping[str, Any]) -> TrainingOrder:
         """Returns the items of the whole training in order."""
-        batch_size = config["training"]["training_params"]["batch_size"]
-        return self.objective.order(self.items, batch_size, self.steps, config["seed"])
+        size = batch_size(config["training"]["training_params"])
+        return self.objective.order(self.items, size, self.steps, config["seed"])

@@ -23,7 +23,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, Offlo
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, TrainingArguments
 
-from gpt_opt.config.checks.constraints import accumulation_steps, micro_batch_size
+from gpt_opt.config.checks.batches import accumulation_steps, batch_size, micro_batch_size
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.training.models.build import saved_weights
 from gpt_opt.training.optimizers import with_names
@@ -75,7 +75,7 @@ def deepspeed_settings(deepspeed: Mapping[str, Any], params: Mapping[str, Any], 
     if zero["stage"] == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True  # else a checkpoint would have no weights
     return {
-        "train_batch_size": params["batch_size"],
+        "train_batch_size": batch_size(params),
         "train_micro_batch_size_per_gpu": micro_batch_size(params, devices),
         "gradient_accumulation_steps": accumulation_steps(params, devices),
         "gradient_clipping": params["max_grad_norm"],

@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
@@ -13,6 +14,7 @@ from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.config.checks.optimizer import SCHEDULES
 from gpt_opt.config.schema import register
 from gpt_opt.run.resolvers import plain_config, register_resolvers
+from gpt_opt.training.data.shards import write_shard
 from tests.conftest import CONFIG_DIR, ROOT
 
 register()
@@ -25,6 +27,7 @@ OPTIONS = sorted(
 )
 """Not those of exp and deepspeed, which have tests of their own: test_exp.py, tests/run/test_engines.py."""
 ADDED = {"logging"}  # groups without an option by default
+NO_CLIPPING = "training.training_params.max_grad_norm=0"
 MANDATORY = {
     ("model", "hf"): ["model.name_or_path=gpt2"],
     ("model", "blank"): ["model.name=mine", "model.name_or_path=gpt2"],
@@ -32,18 +35,45 @@ MANDATORY = {
     ("data", "hf"): ["data.dataset.path=trl-lib/kto-mix-14k"],
     ("data", "mixture"): ["+data@data.dataset.parts.a=pydoc", "+data.dataset.weights={a: 1}"],
     ("paths", "local_run_dir"): ["exp_name=x"],
+    **{("optimizer", name): [NO_CLIPPING] for name in ("momo", "momo-star", "momo-adam", "momo-adam-star")},
+    **{
+        ("optimizer", name): [NO_CLIPPING, "optimizer.optimizer_params.fstar=0"]
+        for name in ("muon-momo", "muonmax-momo")
+    },
 }
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Token shards that hold the largest step of the options."""
+    folder = tmp_path_factory.mktemp("shards")
+    for split in ("train", "val"):
+        write_shard(folder / f"{split}_000000.bin", np.zeros(524_289, dtype="<u2"))
+    return folder
+
+
+def pretraining(group: str, option: str, shards: Path) -> list[str]:
+    """Returns what an option of pretraining needs beside it; nothing for others."""
+    texts = {file.stem for file in (CONFIG_DIR / "training").glob("*.yaml")} - {"default"}
+    if (group, option) == ("loss", "lm") or (group in ("data", "training") and option == "pydoc_text"):
+        return ["training=pydoc_text"]
+    if group not in ("data", "training") or option not in texts:
+        return []
+    there = [f"data.dataset.path={shards}"]
+    return ["training=shards", *there] if group == "data" else [*there, "model=blank", *MANDATORY["model", "blank"]]
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_to_a_config_without_problems(
-    group: str, option: str, monkeypatch: pytest.MonkeyPatch
+    group: str, option: str, monkeypatch: pytest.MonkeyPatch, shards: Path
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:/tracks")
     sign = "+" if group in ADDED else ""
     overrides = [f"{sign}{group}={option}", *MANDATORY.get((group, option), [])]
-    if (group, option) != ("loss", "sft"):
+    if own := pretraining(group, option, shards):
+        overrides = [*own, *overrides] if group != "training" else [*overrides, *own]
+    elif (group, option) != ("loss", "sft"):
         overrides.append("loss.beta=0.1")
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         config = compose("config", overrides=overrides)

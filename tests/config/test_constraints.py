@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from gpt_opt.config.checks.constraints import accumulation_steps, batch_problems, constraint_problems
+from gpt_opt.config.checks.batches import accumulation_steps, batch_problems
+from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.config.checks.data import data_problems
 from gpt_opt.config.explain import comment_of
 from gpt_opt.config.schema import register

@@ -106,3 +106,8 @@ def test_every_name_leads_somewhere() -> None:
     assert {target.partition(",")[0] for target in lost.values()} <= {"+exp=NAME", "--cfg job", "-m"}
     for target in {target for target in SYNONYMS.values() if "=" in target[:-1] and "NAME" not in target}:
         assert keys(*shlex.split(target))
+
+
+def test_the_linear_schedule_of_transformers_is_not_taken_for_ours() -> None:
+    found = suggestion("lr_scheduler_type", keys(), "linear")
+    assert found.endswith("lr_schedule=warm-up-linear; the schedule linear is another: 1 / (steps + 1)")

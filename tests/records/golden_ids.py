@@ -33,9 +33,11 @@ MANDATORY = {
     "data=hf": ["data.dataset.path=me/prefs"],
     "data=mixture": ["+data@data.dataset.parts.a=pydoc", "+data.dataset.weights={a: 1}"],
     "paths=local_run_dir": ["exp_name=x"],
+    "data=shards": ["data.dataset.path=/golden/shards"],
+    "training=shards": ["data.dataset.path=/golden/shards"],
     "exp=long_context_32768": ["data.dataset.path=me/prefs"],
 }
-WITHOUT_BETA = ("loss=sft", "exp=hh_sft")
+WITHOUT_BETA = ("loss=sft", "loss=lm", "exp=hh_sft")
 
 
 def names() -> list[str]:
@@ -49,7 +51,7 @@ def composed(name: str) -> dict[str, Any]:
     """Returns the resolved config of an option."""
     sign = "+" if name.startswith(ADDED) else ""
     overrides = [] if name == DEFAULT else [sign + name]
-    if name not in WITHOUT_BETA:
+    if name not in WITHOUT_BETA and (name == "training=default" or not name.startswith("training=")):
         overrides.append("loss.beta=0.1")
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         return plain_config(compose("config", overrides=[*overrides, *MANDATORY.get(name, [])]))

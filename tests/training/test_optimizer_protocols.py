@@ -62,7 +62,11 @@ class Observing(torch.optim.SGD):
     def __init__(self, params: Any, lr: float, **others: Any) -> None:
         super().__init__(params, lr=lr)
         self.losses: list[Tensor] = []
+        self.micro_batches: list[tuple[int, int]] = []
         self.steps = 0
+
+    def begin_micro_batch(self, number: int, count: int) -> None:
+        self.micro_batches.append((number, count))
 
     def observe_loss(self, loss: Tensor) -> None:
         assert len(self.losses) == self.steps
@@ -142,6 +146,7 @@ def test_a_step_sees_the_mean_loss_of_its_batch(
     overrides = [*small, *FEW, f"training.training_params.micro_batch_size={micro}"]
     assert train(with_optimizer(overrides, Observing), place, hooks()) is not None
     losses = made[-1].losses
+    assert made[-1].micro_batches == [(number, 8 // micro) for number in range(8 // micro)] * 12
     assert [loss.shape for loss in losses] == [torch.Size([])] * 12
     assert not any(loss.requires_grad for loss in losses)
     assert [float(loss) for loss in losses] == pytest.approx(of_training(rows(place)), rel=1e-6)

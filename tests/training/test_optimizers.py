@@ -2,63 +2,87 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, get_linear_schedule_with_warmup
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    get_linear_schedule_with_warmup,
+    get_wsd_schedule,
+)
 
 from gpt_opt.errors import ConfigError
 from gpt_opt.training.optimizers import (
     NamedParameter,
+    Phases,
     Role,
     build_optimizer,
     load_state_by_name,
     lr_factor,
     named_parameters,
-    phase_steps,
+    phases_of,
     state_by_name,
 )
+from gpt_opt.training.optimizers.schedules import SCHEDULES
 
-NAMES = {"warm-up-cosine": "warm-up-cosine", "constant-linear": "constant-linear"}
+
+def factors(schedule: str, steps: int, phases: Phases) -> list[float]:
+    return [lr_factor(schedule, step, phases) for step in range(steps)]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["linear", "sqrt", "exponential_3_0.5", "warm-up-cosine", "constant-linear"])
 def test_schedules_match_the_vectors(vectors: dict[str, Any], name: str) -> None:
-    case = vectors["lr_schedules"]
-    total = case["inputs"]["total_iterations"]
-    first = phase_steps(total, case["inputs"]["warm_up_fraction"], None)
-    expected = case["expected"][NAMES[name]]
-    found = [lr_factor(name, step, first, total) for step in range(len(expected))]
-    assert found == pytest.approx(expected, rel=1e-9)
+    inputs, expected = vectors["lr_schedules"]["inputs"], vectors["lr_schedules"]["expected"]
+    phases = phases_of(inputs, None, inputs["total_iterations"])
+    assert factors(name, len(expected[name]), phases) == pytest.approx(expected[name], rel=1e-9)
+    assert set(expected) == {"linear", "sqrt", "exponential_3_0.5", *("warm-up-cosine", "constant-linear"), DPO_NAME}
+
+
+DPO_NAME = "dpo_linear_warmup_4"
 
 
 def test_linear_warm_up_is_that_of_the_dpo_reference(vectors: dict[str, Any]) -> None:
-    expected = vectors["lr_schedules"]["expected"]["dpo_linear_warmup_4"]
-    found = [lr_factor("warm-up-constant", step, 4, 100) for step in range(len(expected))]
-    assert found == pytest.approx(expected, rel=1e-9)
+    expected = vectors["lr_schedules"]["expected"][DPO_NAME]
+    assert factors("warm-up-constant", len(expected), Phases(4, 100)) == pytest.approx(expected, rel=1e-9)
 
 
-def test_linear_is_that_of_transformers() -> None:
+def test_schedules_are_those_of_transformers() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    theirs = get_linear_schedule_with_warmup(optimizer, 3, 10).lr_lambdas[0]
-    assert [lr_factor("warm-up-linear", step, 3, 10) for step in range(12)] == [theirs(step) for step in range(12)]
+    theirs = {
+        "warm-up-linear": get_linear_schedule_with_warmup(optimizer, 3, 20),
+        "wsd": get_wsd_schedule(optimizer, 3, 4, num_training_steps=20, decay_type="linear"),
+    }
+    for name, made in theirs.items():
+        expected = [made.lr_lambdas[0](step) for step in range(22)]
+        assert factors(name, 22, Phases(3, 20, 4)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_fractions_of_wsd() -> None:
+    assert phases_of({"warm_up_fraction": 0.1, "decay_fraction": None}, None, 100) == Phases(10, 100, 20)
+    assert phases_of({"warm_up_fraction": 0.1, "decay_fraction": 0.5}, 7, 100) == Phases(7, 100, 50)
+    assert phases_of({"warm_up_fraction": 0.1}, None, 100) == Phases(10, 100, 20)
 
 
 def test_constant_is_constant() -> None:
-    assert {lr_factor("constant", step, 3, 10) for step in range(10)} == {1.0}
+    assert {*factors("constant", 10, Phases(3, 10))} == {1.0}
 
 
-@pytest.mark.parametrize("name", ["warm-up-constant", "warm-up-cosine", "warm-up-linear", "constant-linear"])
-def test_a_first_phase_as_long_as_the_run_divides_by_nothing(name: str) -> None:
-    assert all(0 <= lr_factor(name, step, 10, 10) <= 1 for step in range(12))
+@pytest.mark.parametrize("name", [*SCHEDULES, "exponential_60_0.5"])
+@pytest.mark.parametrize("phases", [Phases(10, 10, 0), Phases(0, 10, 10), Phases(0, 0, 0), Phases(8, 10, 5)])
+def test_no_split_of_the_steps_divides_by_nothing(name: str, phases: Phases) -> None:
+    assert all(0 <= factor <= 1 for factor in factors(name, 12, phases))
 
 
 def test_steps_replace_the_fraction() -> None:
-    assert phase_steps(200, 0.1, None) == 20
-    assert phase_steps(200, 0.1, 150) == 150
-    assert phase_steps(200, 0.1, 0) == 0
-    assert phase_steps(200, None, None) == 0
+    assert phases_of({"warm_up_fraction": 0.1}, None, 200).first == 20
+    assert phases_of({"warm_up_fraction": 0.1}, 150, 200).first == 150
+    assert phases_of({"warm_up_fraction": 0.1}, 0, 200).first == 0
+    assert phases_of({"warm_up_fraction": None}, None, 200).first == 0
 
 
 @pytest.mark.parametrize(
@@ -202,3 +226,23 @@ def test_a_state_of_other_groups_is_refused() -> None:
     step(model, optimizer)
     with pytest.raises(ConfigError, match="in the same 1 groups, but they are in other groups"):
         load_state_by_name(model, two_groups(model), state_by_name(model, optimizer))
+
+
+@pytest.mark.parametrize("target", ["torch.optim.AdamW", "gpt_opt.training.optimizers.dap.DAP"])
+def test_parameters_with_rates_of_their_own_have_groups(target: str) -> None:
+    model = model_of()
+    named = [
+        replace(item, lr_multiplier=0.25 if item.role is Role.MATRIX else 1.0, decays=item.parameter.ndim > 1)
+        for item in named_parameters(model)
+    ]
+    params = {"name": "x", "_target_": target, "lr": 0.4, "weight_decay": 0.1}
+    groups = build_optimizer(params, model, named).param_groups
+    found = {(group["lr"], group["weight_decay"], len(group["params"])) for group in groups}
+    assert found == {(0.1, 0.1, 4), (0.4, 0.1, 2), (0.4, 0.0, 10)}
+
+
+def test_without_rates_of_their_own_there_is_one_group_as_ever() -> None:
+    model = model_of()
+    params = {"name": "x", "_target_": "torch.optim.AdamW", "lr": 0.4, "weight_decay": 0.1}
+    (group,) = build_optimizer(params, model, named_parameters(model)).param_groups
+    assert [id(item) for item in group["params"]] == [id(item) for item in model.parameters()]

@@ -15,22 +15,83 @@ def length_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     """Checks that the sequences fit the model."""
     model, params = config["model"], config["training"]["training_params"]
     positions = (model.get("config") or {}).get("n_positions")
-    if positions is not None and params["max_length"] > positions:
+    key = "max_length" if params["context_length"] is None else "context_length"
+    if positions is not None and params[key] is not None and params[key] > positions:
         yield Problem(
-            "training.training_params.max_length",
-            f"must fit the model: max_length={params['max_length']}, but model.config.n_positions={positions}",
-            f"set max_length to {positions} or less, or raise n_positions",
+            f"training.training_params.{key}",
+            f"must fit the model: {key}={params[key]}, but model.config.n_positions={positions}",
+            f"set {key} to {positions} or less, or raise n_positions",
         )
 
 
 def shape_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
-    """Checks the sizes of a model that is built here."""
+    """Checks the sizes of a model that is built here, in the words of GPT-2 or of Llama."""
     model = config["model"]
     shape, embedded = model.get("config") or {}, model.get("archive") == "embedded"
-    width, heads = shape.get("n_embd"), shape.get("n_head")
-    if width is not None and heads is not None and (heads < 1 or width % heads):
-        yield Problem("model.config.n_head", f"must divide n_embd, but {width} / {heads} leaves a remainder")
+    for key in _SIZES:
+        if shape.get(key) is not None and shape[key] < 1:
+            yield Problem(f"model.config.{key}", f"must be at least 1, but is {shape[key]}")
+    for key, value in shape.items():
+        if "drop" in key and value is not None and not 0 <= value < 1:
+            yield Problem(f"model.config.{key}", f"0 <= {key} < 1 must hold, but it is {value}")
+    yield from _head_problems(shape)
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        tokens, value = shape.get("vocab_size"), shape.get(key)
+        if value is not None and tokens is not None and not 0 <= value < tokens:
+            problem = f"must be null or a token from 0 to vocab_size - 1 = {tokens - 1}, but is {value}"
+            yield Problem(f"model.config.{key}", problem)
+    experts, chosen = shape.get("num_experts"), shape.get("num_experts_per_tok")
+    if experts is not None and chosen is not None and chosen > experts:
+        problem = f"must be at most num_experts={experts}, but is {chosen}"
+        yield Problem("model.config.num_experts_per_tok", problem)
     for key, value in _EMBEDDED.items() if embedded else ():
         if shape.get(key, value) != value:
             problem = f"must be {value} with model.archive=embedded, the weights that are shipped, but is {shape[key]}"
             yield Problem(f"model.config.{key}", problem, "set model.archive=null to start from random weights")
+
+
+_SIZES = (
+    *("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"),
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("max_position_embeddings", "num_experts", "num_experts_per_tok"),
+    *("moe_intermediate_size", "shared_expert_intermediate_size"),
+)
+
+
+def _head_problems(shape: Mapping[str, Any]) -> Iterator[Problem]:
+    for wide, many in (("n_embd", "n_head"), ("hidden_size", "num_attention_heads")):
+        width, heads = shape.get(wide), shape.get(many)
+        if width is None or heads is None or shape.get("head_dim") is not None:
+            continue
+        if heads < 1 or width % heads:
+            yield Problem(f"model.config.{many}", f"must divide {wide}, but {width} / {heads} leaves a remainder")
+        elif shape.get("positions") == "rotary" and width // heads % 2:
+            problem = f"must give heads of even width with positions=rotary, but {width} / {heads} = {width // heads}"
+            yield Problem(f"model.config.{many}", problem)
+    heads, groups = shape.get("num_attention_heads"), shape.get("num_key_value_heads")
+    if heads and groups and heads % groups:
+        problem = f"must divide num_attention_heads, but {heads} / {groups} leaves a remainder"
+        yield Problem("model.config.num_key_value_heads", problem)
+
+
+MUP = "enable_mup_with_base_n_embd"
+"""Key of `model.config` that switches muP on; `gpt_opt.training.models.mup` says what that is."""
+
+MUP_FAMILIES = ("gpt", "gpt2", "llama", "qwen2")
+"""Model types of which muP is known."""
+
+
+def mup_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Checks that model, adapters and optimizer can be trained with muP where it is asked for."""
+    shape = config["model"].get("config") or {}
+    base, family, key = shape.get(MUP), shape.get("model_type"), f"model.config.{MUP}"
+    if base is None:
+        return
+    fix = "set it to null"
+    if base < 1:
+        yield Problem(key, f"must be null or a width of at least 1, but is {base}", fix)
+    if family not in MUP_FAMILIES:
+        problem = f"is known for the model types {', '.join(MUP_FAMILIES)}, but model.config.model_type is {family}"
+        yield Problem(key, problem, fix)
+    if config["lora"]:
+        yield Problem(key, "gives learning rates to the weights of the model, but with lora adapters are trained", fix)

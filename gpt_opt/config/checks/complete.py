@@ -10,7 +10,8 @@ from typing import Any, get_type_hints
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gpt_opt.config.schema import AdamWParams, Logging, Lora, ResourcesOptions, RMSpropParams, Training
+from gpt_opt.config.schema import Logging, Lora, ResourcesOptions, Training
+from gpt_opt.config.schema.optimizers import OptimizerParams
 from gpt_opt.config.schema.sharding import FSDP
 from gpt_opt.config.suggest import unknown_key
 from gpt_opt.errors import Problem
@@ -26,7 +27,7 @@ _WHOLE: Mapping[str, tuple[str, type]] = {
 
 _MAY_BE_NONE = frozenset({"lora", "fsdp"})
 
-_SHARED = (frozenset(get_type_hints(AdamWParams)) & frozenset(get_type_hints(RMSpropParams))) - {"eps"}
+_SHARED = frozenset(get_type_hints(OptimizerParams)) - {"decay_fraction"}  # which options of users lack that are older
 _LEAST: Mapping[str, tuple[str, frozenset[str]]] = {
     "loss": ("dpo", frozenset({"name", "_target_"})),
     "data.dataset": ("hf", frozenset({"name", "_target_"})),

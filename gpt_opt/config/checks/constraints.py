@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.config.checks.architecture import length_problems, shape_problems
+from gpt_opt.config.checks.architecture import length_problems, mup_problems, shape_problems
+from gpt_opt.config.checks.batches import batch_problems, batch_size
 from gpt_opt.config.checks.complete import completeness_problems, type_problems
 from gpt_opt.config.checks.data import data_problems
 from gpt_opt.config.checks.finetuning import finetuning_problems
@@ -15,6 +16,9 @@ from gpt_opt.config.checks.lora import lora_problems
 from gpt_opt.config.checks.losses import loss_problems
 from gpt_opt.config.checks.models import listed_problems, source_problems, weight_problems
 from gpt_opt.config.checks.optimizer import moment_problems, schedule_problems
+from gpt_opt.config.checks.optimizer_combinations import combination_problems, own_problems
+from gpt_opt.config.checks.optimizer_packages import average_problems, cautious_problems, package_problems
+from gpt_opt.config.checks.pretraining import pretraining_problems, unset_problems
 from gpt_opt.config.checks.sampling import sampling_problems
 from gpt_opt.config.checks.sharding import sharding_problems
 from gpt_opt.config.checks.targets import target_problems
@@ -28,55 +32,20 @@ Config = Mapping[str, Any]
 _TRAINING = "training.training_params"
 
 
-def micro_batch_size(params: Mapping[str, Any], devices: int = 1) -> int:
-    """Returns the sequences per device per forward that `training_params` ask for."""
-    micro = params["micro_batch_size"]
-    return int(micro) if micro is not None else max(1, params["batch_size"] // devices)
-
-
-def accumulation_steps(params: Mapping[str, Any], devices: int = 1) -> int:
-    """Returns the forwards per optimizer step that `training_params` ask for."""
-    return int(params["batch_size"]) // (micro_batch_size(params, devices) * devices)
-
-
-def batch_problems(params: Mapping[str, Any], devices: int = 1) -> Iterator[Problem]:
-    """Checks that batch_size = micro_batch_size x devices x gradient_accumulation_steps, in integers."""
-    batch, micro = params["batch_size"], micro_batch_size(params, devices)
-    if batch < 1 or micro < 1:
-        yield Problem(
-            f"{_TRAINING}.batch_size",
-            f"batch_size and micro_batch_size must be at least 1, but are {batch} and {micro}",
-        )
-        return
-    if batch % (micro * devices):
-        yield Problem(
-            f"{_TRAINING}.batch_size",
-            "batch_size must be micro_batch_size x devices x an integer number of accumulation steps, but "
-            f"{batch} / ({micro} x {devices}) = {batch / (micro * devices):g}",
-            f"set batch_size to a multiple of {micro * devices}, or change micro_batch_size",
-        )
-        return
-    given, follows = params["gradient_accumulation_steps"], accumulation_steps(params, devices)
-    if given is not None and given != follows:
-        yield Problem(
-            f"{_TRAINING}.gradient_accumulation_steps",
-            f"must equal batch_size / (micro_batch_size x devices) = {batch} / ({micro} x {devices}) = {follows}, "
-            f"but is {given}",
-            "leave it null: it follows from the batch sizes",
-        )
-
-
 def _training(config: Config) -> Iterator[Problem]:
     params = config["training"]["training_params"]
+    if unset := list(unset_problems(config)):  # without these there is nothing to compute with
+        yield from unset
+        return
     yield from batch_problems(params)
     longest, prompt = params["max_length"], params["max_prompt_length"]
-    if not 0 < prompt < longest:
+    if None not in (longest, prompt) and not 0 < prompt < longest:
         yield Problem(
             f"{_TRAINING}.max_prompt_length",
             f"0 < max_prompt_length < max_length must hold, but max_prompt_length={prompt} and max_length={longest}",
         )
     completion = params["max_completion_length"]
-    if completion is not None and completion >= longest:
+    if longest is not None and completion is not None and completion >= longest:
         problem = f"must be below max_length={longest}, or it truncates nothing, but is {completion}"
         yield Problem(f"{_TRAINING}.max_completion_length", problem, "leave it null")
     lengths = {key: params[key] for key in ("max_steps", "num_epochs", "n_examples")}
@@ -88,8 +57,8 @@ def _training(config: Config) -> Iterator[Problem]:
             "set the others to null",
         )
     examples, epochs = lengths["n_examples"], lengths["num_epochs"]
-    if examples is not None and examples < params["batch_size"]:
-        problem = f"must be at least batch_size={params['batch_size']}, one optimizer step, but is {examples}"
+    if examples is not None and examples < (batch := batch_size(params)):
+        problem = f"must be at least batch_size={batch}, one optimizer step, but is {examples}"
         yield Problem(f"{_TRAINING}.n_examples", problem)
     for key, least in _LEAST.items():
         if params[key] is not None and not params[key] >= least:
@@ -132,16 +101,23 @@ def _output(config: Config) -> Iterator[Problem]:
 
 CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _training,
+    pretraining_problems,
     finetuning_problems,
     sampling_problems,
     length_problems,
     shape_problems,
+    mup_problems,
     _gpu,
     listed_problems,
     weight_problems,
     loss_problems,
     schedule_problems,
     moment_problems,
+    own_problems,
+    combination_problems,
+    package_problems,
+    cautious_problems,
+    average_problems,
     data_problems,
     lora_problems,
     sharding_problems,

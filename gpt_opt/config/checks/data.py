@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpt_opt.config.checks.pretraining import SHARDS
 from gpt_opt.config.contents import COMPRESSED_SUFFIXES, FORMS, has_data_suffix, instead_of_data
 from gpt_opt.config.suggest import existing_path
 from gpt_opt.errors import Problem
@@ -54,7 +55,7 @@ def _dataset_problems(key: str, dataset: Mapping[str, Any]) -> Iterator[Problem]
     ratio = dataset.get("min_score_ratio")
     if ratio is not None and not 1 <= ratio < float("inf"):
         yield Problem(f"{key}.min_score_ratio", f"must be a finite number of at least 1, but is {ratio}")
-    if "path" in dataset:
+    if "path" in dataset and dataset.get("_target_") != SHARDS:
         yield from _path_problems(key, dataset)
         yield from _pattern_problems(key, Path(dataset["path"]).absolute())
     if "parts" in dataset:

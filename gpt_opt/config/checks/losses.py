@@ -53,8 +53,7 @@ def loss_problems(config: Config) -> Iterator[Problem]:
     elif "loss_type" in loss:
         yield from variant_problems(loss)
     yield from _reference(config)
-    batch = config["training"]["training_params"]["batch_size"]
-    if "desirable_weight" in loss and batch == 1:
+    if "desirable_weight" in loss and config["training"]["training_params"]["batch_size"] == 1:
         problem = "must be at least 2 for kto, which also scores each completion under the prompt of another, but is 1"
         yield Problem("training.training_params.batch_size", problem)
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gpt_opt.config.checks.batches import prompt_length, sequence_length
 from gpt_opt.errors import Problem
 
 DEFAULT_SAMPLES = 4
@@ -26,7 +27,9 @@ def sampling_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     count, new, temperature = keys["n_samples"], keys["max_new_tokens"], keys["temperature"]
     if count is not None and count < 1:
         yield Problem(f"{_KEYS}.n_samples", f"must be at least 1, but is {count}")
-    room = params["max_length"] - params["max_prompt_length"]
+    if params["max_length"] is None and params["context_length"] is None:
+        return  # which has a problem of its own
+    room = sequence_length(params) - prompt_length(params)
     if new is not None and not 1 <= new <= room:
         problem = f"must be at least 1 and at most max_length - max_prompt_length = {room}, but is {new}"
         yield Problem(f"{_KEYS}.max_new_tokens", problem, "leave it null: all of that room")

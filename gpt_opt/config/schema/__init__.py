@@ -15,6 +15,9 @@ from omegaconf import MISSING, OmegaConf
 
 from gpt_opt.config.hydra_defaults import override_hydra_anywhere
 from gpt_opt.config.schema.data import DATA_SCHEMAS
+from gpt_opt.config.schema.models import MODEL_SCHEMAS
+from gpt_opt.config.schema.optimizers import OPTIMIZER_SCHEMAS
+from gpt_opt.config.schema.optimizers_packages import PACKAGE_SCHEMAS
 from gpt_opt.config.schema.sharding import SHARDING_SCHEMAS, register_variants
 
 VERSION_BASE = "1.3"
@@ -55,53 +58,6 @@ class Root:
     user: dict[str, Any] = MISSING
     dry_run: bool = MISSING
     rerun: bool = MISSING
-
-
-class WeightType(StrEnum):
-    """Type of weights, as torch calls it."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-class Attention(StrEnum):
-    """What computes attention, as transformers calls it."""
-
-    eager = "eager"
-    sdpa = "sdpa"
-    flex_attention = "flex_attention"
-    flash_attention_2 = "flash_attention_2"
-    flash_attention_3 = "flash_attention_3"
-
-
-@dataclass
-class ModelFromConfig:
-    """A model built from an architecture."""
-
-    name: str
-    _target_: str
-    config: dict[str, Any]
-    tokenizer_name_or_path: str
-    archive: str | None
-    policy_dtype: WeightType | None
-    reference_dtype: WeightType | None
-    attn_implementation: Attention | None
-
-
-@dataclass
-class PretrainedModel:
-    """A model of the transformers library."""
-
-    name: str
-    _target_: str
-    name_or_path: str
-    tokenizer_name_or_path: str
-    archive: str | None
-    trust_remote_code: bool
-    policy_dtype: WeightType | None
-    reference_dtype: WeightType | None
-    attn_implementation: Attention | None
 
 
 class LossType(StrEnum):
@@ -171,44 +127,11 @@ class SFTLoss:
 
 
 @dataclass
-class AdamWParams:
-    """Keys of AdamW and its schedule."""
+class LMLoss:
+    """loss=lm."""
 
     name: str
     _target_: str
-    lr: float
-    betas: list[float]
-    eps: float
-    weight_decay: float
-    lr_schedule: str
-    warm_up_fraction: float | None
-
-
-@dataclass
-class RMSpropParams:
-    """Keys of RMSprop and its schedule."""
-
-    name: str
-    _target_: str
-    lr: float
-    alpha: float
-    eps: float
-    lr_schedule: str
-    warm_up_fraction: float | None
-
-
-@dataclass
-class AdamW:
-    """optimizer=adamw."""
-
-    optimizer_params: AdamWParams
-
-
-@dataclass
-class RMSprop:
-    """optimizer=rmsprop."""
-
-    optimizer_params: RMSpropParams
 
 
 class Truncation(StrEnum):
@@ -230,20 +153,24 @@ class Precision(StrEnum):
 class TrainingParams:
     """Keys of the training loop."""
 
-    batch_size: int
+    batch_size: int | None
+    tokens_processed: int | None
     micro_batch_size: int | None
     eval_batch_size: int | None
     gradient_accumulation_steps: int | None
-    max_length: int
-    max_prompt_length: int
+    max_length: int | None
+    max_prompt_length: int | None
     max_completion_length: int | None
     truncation: Truncation
     add_bos: bool
+    context_length: int | None
+    val_tokens_processed: int | None
     max_steps: int | None
     num_epochs: float | None
     n_examples: int | None
     warmup_steps: int | None
     max_grad_norm: float
+    ema_decay: float | None
     mixed_precision: Precision
     gradient_checkpointing: bool
     compile: bool
@@ -392,14 +319,14 @@ class ResourcesOptions:
 SCHEMAS: dict[str, type] = {
     "root": Root,
     **DATA_SCHEMAS,
-    "model/from_config": ModelFromConfig,
-    "model/pretrained": PretrainedModel,
+    **MODEL_SCHEMAS,
     "loss/dpo": DPOLoss,
     "loss/kto": KTOLoss,
     "loss/orpo": ORPOLoss,
     "loss/sft": SFTLoss,
-    "optimizer/adamw": AdamW,
-    "optimizer/rmsprop": RMSprop,
+    "loss/lm": LMLoss,
+    **OPTIMIZER_SCHEMAS,
+    **PACKAGE_SCHEMAS,
     "training/default": Training,
     "lora/lora": Lora,
     **SHARDING_SCHEMAS,

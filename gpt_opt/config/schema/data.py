@@ -75,6 +75,38 @@ class MixtureDataset:
 
 
 @dataclass
+class ShardsDataset:
+    """Token shards."""
+
+    name: str
+    _target_: str
+    path: str
+    prepare: str | None
+
+
+@dataclass
+class PydocTextDataset:
+    """The embedded text."""
+
+    name: str
+    _target_: str
+
+
+@dataclass
+class ShardsData:
+    """data=shards, and all the published texts as shards."""
+
+    dataset: ShardsDataset
+
+
+@dataclass
+class PydocTextData:
+    """data=pydoc_text."""
+
+    dataset: PydocTextDataset
+
+
+@dataclass
 class PydocData:
     """data=pydoc."""
 
@@ -125,5 +157,7 @@ DATA_SCHEMAS: dict[str, type] = {
     "data/ultrafeedback": PublishedData,
     "data/hf": HfData,
     "data/mixture": MixtureData,
+    "data/shards": ShardsData,
+    "data/pydoc_text": PydocTextData,
 }
 """Schema of each option, by its path below the group `schema`."""

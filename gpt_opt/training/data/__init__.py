@@ -11,18 +11,22 @@ from gpt_opt.training.data.sources.published import (
     build_ultrafeedback,
 )
 from gpt_opt.training.data.sources.pydoc import build_pydoc
+from gpt_opt.training.data.tokens import TokenData, build_pydoc_text, build_shards
 
 __all__ = [
     "Example",
     "ExampleData",
     "Pair",
     "PairData",
+    "TokenData",
     "build_hf",
     "build_hh",
     "build_jsonl",
     "build_mixture",
     "build_pydoc",
+    "build_pydoc_text",
     "build_se",
+    "build_shards",
     "build_shp",
     "build_ultrafeedback",
 ]

@@ -95,6 +95,18 @@ class TrainingOrder(Dataset[Any]):
         return self._permutation[1]
 
 
+class SequentialOrder(TrainingOrder):
+    """The items as they lie, epoch after epoch, whatever the seed."""
+
+    def position(self, index: int) -> int:
+        """Returns where in the training data the item of an index is."""
+        return index % self._per_epoch
+
+    def settings(self) -> dict[str, int]:
+        """Returns what decides which items each step takes."""
+        return {key: value for key, value in super().settings().items() if key != "seed"}
+
+
 @runtime_checkable
 class Collate(Protocol):
     """Makes a batch of tensors out of items of the data."""

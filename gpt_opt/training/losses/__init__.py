@@ -3,6 +3,7 @@
 from gpt_opt.training.losses.dpo import DPO, Hinge, Robust
 from gpt_opt.training.losses.ipo import IPO, IPOSum
 from gpt_opt.training.losses.kto import KTO, ExampleLoss, KTOPair, reference_point
+from gpt_opt.training.losses.lm import LM
 from gpt_opt.training.losses.logprob import IGNORED, sequence_kl, token_logps
 from gpt_opt.training.losses.orpo import ORPO
 from gpt_opt.training.losses.pairs import PairLogps, PairLoss, PreferenceLoss
@@ -14,6 +15,7 @@ __all__ = [
     "IGNORED",
     "IPO",
     "KTO",
+    "LM",
     "ORPO",
     "SFT",
     "ExampleLoss",

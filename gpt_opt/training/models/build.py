@@ -24,6 +24,7 @@ from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.training.checkpointing import WEIGHTS, damaged_files
 from gpt_opt.training.instantiate import build_target
 from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
+from gpt_opt.training.models.mup import with_mup
 
 log = logging.getLogger(__name__)
 
@@ -218,6 +219,7 @@ def from_config(
         ConfigError: If there is no such model.
     """
     try:
+        config = with_mup(config)
         architecture = AutoConfig.for_model(**config)
         known = type(architecture)().to_dict()
         if unknown := [key for key in config if key not in known]:

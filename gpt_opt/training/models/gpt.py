@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutput
 
-HIDDEN = ("c_attn.weight", "c_proj.weight", "c_fc.weight", "c_gate.weight")
-"""Ends of the names of the matrices between hidden states: those that muP scales with the width."""
+from gpt_opt.training.models.mup import scale_hidden_weights, width_multiplier
 
 
 class GPTConfig(PreTrainedConfig):
@@ -36,6 +36,9 @@ class GPTConfig(PreTrainedConfig):
         rotary_base: Longest wavelength of rotary positions, in units of 2 pi tokens.
         enable_mup_with_base_n_embd: Width at which muP (Yang et al. 2022, arXiv 2203.03466) changes nothing; None is
             without muP.
+        bos_token_id: Token before a text, if any.
+        eos_token_id: Token after a text.
+        pad_token_id: Token that fills up batches.
     """
 
     model_type = "gpt"
@@ -59,8 +62,14 @@ class GPTConfig(PreTrainedConfig):
         initializer_range: float = 0.02,
         rotary_base: float = 10_000.0,
         enable_mup_with_base_n_embd: int | None = None,
+        bos_token_id: int | None = None,
+        eos_token_id: int | None = None,
+        pad_token_id: int | None = None,
         **others: Any,
     ) -> None:
+        base = enable_mup_with_base_n_embd
+        if base is not None and base < 1:
+            raise ValueError(f"enable_mup_with_base_n_embd must be at least 1, or None, but is {base}")
         if n_embd % n_head or (positions == "rotary" and n_embd // n_head % 2):
             even = " into an even width, as rotary positions need" if positions == "rotary" else ""
             raise ValueError(f"n_head must divide n_embd{even}, but they are {n_head} and {n_embd}")
@@ -69,35 +78,41 @@ class GPTConfig(PreTrainedConfig):
         self.vocab_size, self.n_positions, self.n_embd = vocab_size, n_positions, n_embd
         self.n_layer, self.n_head, self.positions, self.mlp = n_layer, n_head, positions, mlp
         self.dropout, self.initializer_range, self.rotary_base = dropout, initializer_range, rotary_base
-        self.enable_mup_with_base_n_embd = enable_mup_with_base_n_embd
+        self.enable_mup_with_base_n_embd = base
+        self.bos_token_id, self.eos_token_id, self.pad_token_id = bos_token_id, eos_token_id, pad_token_id
         super().__init__(**{"tie_word_embeddings": True, "use_cache": False, **others})
 
-    @property
-    def width_multiplier(self) -> float:
-        """Width over the base width of muP; 1 without muP."""
-        base = self.enable_mup_with_base_n_embd
-        return 1.0 if base is None else self.n_embd / base
+
+def rotations(positions: Tensor, width: int, base: float) -> tuple[Tensor, Tensor]:
+    """Returns cosines and sines of the angles by which `rotate` turns pairs of features, (..., T, width / 2), float64.
+
+    In float32 the angle at position 4,000 would be wrong in its fourth digit after the point.
+
+    Args:
+        positions: Position of each token, (..., T).
+        width: Features of a query or key, even.
+        base: Longest wavelength in units of 2 pi tokens.
+    """
+    half = width // 2
+    rates = base ** (-torch.arange(half, device=positions.device, dtype=torch.float64) / half)
+    angles = positions[..., None] * rates
+    return angles.cos(), angles.sin()
 
 
-def rotate(x: Tensor, positions: Tensor, base: float) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turns pairs of features by angles that grow with the position (Su et al. 2021, arXiv 2104.09864, eq. 34).
 
     Feature i makes a pair with feature i + d/2, in the angles as in the values.
 
     Args:
         x: Queries or keys, (..., T, d), d even.
-        positions: Position of each token, (..., T), broadcast against x without its last dimension.
-        base: Longest wavelength in units of 2 pi tokens.
+        cos: Of the angles, (..., T, d / 2), broadcast against x.
+        sin: Likewise.
 
     Returns:
-        The shape and type of x; the angles are computed in float32 at least.
+        The shape and type of x.
     """
-    half = x.shape[-1] // 2
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    rates = base ** (-torch.arange(half, device=x.device, dtype=dtype) / half)
-    angles = positions[..., None].to(dtype) * rates
-    cos, sin = angles.cos(), angles.sin()
-    first, second = x[..., :half].to(dtype), x[..., half:].to(dtype)
+    first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x.dtype)
 
 
@@ -110,20 +125,20 @@ class Attention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=False)
         width = config.n_embd // config.n_head
-        self.scale = 1 / width if config.enable_mup_with_base_n_embd else 1 / math.sqrt(width)
+        self.scale = 1 / math.sqrt(width) if config.enable_mup_with_base_n_embd is None else 1 / width
 
-    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, mask: Tensor | None) -> Tensor:
         """Returns what each token attends to.
 
         Args:
             x: (B, T, n_embd).
-            positions: (B, T) or (1, T).
+            rotation: By which queries and keys are turned, each (B or 1, 1, T, n_embd / n_head / 2); None is not.
             mask: (B, 1, T, T), true where a token may look; None is every token up to itself.
         """
         batch, length, width = x.shape
         q, k, v = self.c_attn(x).view(batch, length, 3, self.config.n_head, -1).permute(2, 0, 3, 1, 4).unbind()
-        if self.config.positions == "rotary":
-            q, k = (rotate(item, positions[:, None], self.config.rotary_base) for item in (q, k))
+        if rotation is not None:
+            q, k = rotate(q, *rotation), rotate(k, *rotation)
         dropped = self.config.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, mask, dropped, is_causal=mask is None, scale=self.scale)
         return cast("Tensor", self.c_proj(y.transpose(1, 2).reshape(batch, length, width)))
@@ -156,9 +171,9 @@ class Block(GradientCheckpointingLayer):
         self.attn, self.mlp = Attention(config), MLP(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, mask: Tensor | None) -> Tensor:
         """Returns the residual stream after this block, (B, T, n_embd)."""
-        x = x + self.dropout(self.attn(self.ln_1(x), positions, mask))
+        x = x + self.dropout(self.attn(self.ln_1(x), rotation, mask))
         return cast("Tensor", x + self.dropout(self.mlp(self.ln_2(x))))
 
 
@@ -188,14 +203,11 @@ class GPT(PreTrainedModel, GenerationMixin):
         self._scale_initial_weights()
 
     def _scale_initial_weights(self) -> None:
-        """Scales projections into the residual stream by 1/sqrt(2 n_layer), with muP all hidden ones by 1/sqrt(m)."""
-        config = cast("GPTConfig", self.config)
+        """Divides projections into the residual stream by sqrt(2 n_layer), with muP all hidden ones by sqrt(m)."""
         for name, weight in self.named_parameters():
-            if not weight.is_meta and name.endswith(HIDDEN):
-                std = config.initializer_range / math.sqrt(config.width_multiplier)
-                if name.endswith("c_proj.weight"):
-                    std /= math.sqrt(2 * config.n_layer)
-                weight.data.mul_(std / config.initializer_range)
+            if name.endswith("c_proj.weight") and not weight.is_meta:
+                weight.data.div_(math.sqrt(2 * self.config.n_layer))
+        scale_hidden_weights(self)
 
     def get_input_embeddings(self) -> nn.Module:
         """Returns the table of tokens."""
@@ -219,7 +231,8 @@ class GPT(PreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
-        **_: Any,
+        logits_to_keep: int = 0,
+        **others: Any,
     ) -> CausalLMOutput:
         """Returns logits, and with labels the mean cross-entropy.
 
@@ -227,13 +240,20 @@ class GPT(PreTrainedModel, GenerationMixin):
             input_ids: (B, T), integers.
             attention_mask: (B, T), 0 where a token is padding; None is none.
             position_ids: (B, T); None counts the tokens that are no padding.
-            labels: (B, T), as input_ids, of which each is predicted from those before it; -100 is left out.
+            labels: (B, T), as input_ids, of which each is predicted from those before it; -100 is left out. They are
+                shifted here, as in every causal language model of transformers.
+            logits_to_keep: Last tokens that logits are wanted of; 0 is all.
+            **others: `num_items_in_batch`, by which the loss is divided in place of the number of its labels; the rest
+                is ignored.
 
         Returns:
-            `logits` of (B, T, vocab_size), `loss` of () or None.
+            `logits` of (B, T or logits_to_keep, vocab_size), `loss` of () or None.
+
+        Raises:
+            ValueError: If a table of positions is too short.
         """
-        length = input_ids.shape[1]
-        if length > self.config.n_positions:
+        length, rotary = input_ids.shape[1], self.config.positions == "rotary"
+        if length > self.config.n_positions and not rotary:
             raise ValueError(f"a sequence must have at most {self.config.n_positions} tokens, but has {length}")
         positions, mask = torch.arange(length, device=input_ids.device)[None], None
         if attention_mask is not None and not bool(attention_mask.all()):
@@ -244,15 +264,21 @@ class GPT(PreTrainedModel, GenerationMixin):
             mask = (causal & attention_mask.bool()[:, None, None]) | own
         positions = positions if position_ids is None else position_ids
         x = self.transformer["wte"](input_ids)
-        if self.config.positions == "learned":
+        rotation = None
+        if rotary:
+            width = self.config.n_embd // self.config.n_head
+            cos, sin = rotations(positions, width, self.config.rotary_base)
+            rotation = cos[:, None].float(), sin[:, None].float()
+        else:
             x = x + self.transformer["wpe"](positions)
         x = self.transformer["drop"](x)
         for block in cast("nn.ModuleList", self.transformer["h"]):
-            x = block(x, positions, mask)
-        logits = self.lm_head(self.transformer["ln_f"](x) / self.config.width_multiplier)
+            x = block(x, rotation, mask)
+        x = self.transformer["ln_f"](x[:, -logits_to_keep:])  # of 0 it is all
+        logits = self.lm_head(x / width_multiplier(self.config))
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100)
+            loss = ForCausalLMLoss(logits, labels[:, -logits_to_keep:], self.config.vocab_size, **others)
         return CausalLMOutput(loss=loss, logits=logits)
 
     def prepare_inputs_for_generation(self, input_ids: Any, *_: Any, **kwargs: Any) -> dict[str, Any]:

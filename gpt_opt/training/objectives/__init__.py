@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gpt_opt.training.losses import KTO, SFT
+from gpt_opt.training.losses import KTO, LM, SFT
 from gpt_opt.training.objectives.base import Objective, RecordObjective
+from gpt_opt.training.objectives.lm import LMObjective
 from gpt_opt.training.objectives.preference import PreferenceObjective
 from gpt_opt.training.objectives.sft import SFTObjective
 from gpt_opt.training.objectives.unpaired import UnpairedObjective
 
 __all__ = [
+    "LMObjective",
     "Objective",
     "PreferenceObjective",
     "RecordObjective",
@@ -25,7 +27,7 @@ __all__ = [
     "objective_of",
 ]
 
-_BY_LOSS: dict[type, Callable[..., Objective]] = {SFT: SFTObjective, KTO: UnpairedObjective}
+_BY_LOSS: dict[type, Callable[..., Objective]] = {SFT: SFTObjective, KTO: UnpairedObjective, LM: LMObjective}
 
 
 def objective_of(loss: Any) -> Callable[..., Objective]:

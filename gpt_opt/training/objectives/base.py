@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -19,6 +19,20 @@ from gpt_opt.training.data.tokenize import SequenceLimits
 from gpt_opt.training.forwards import Forwards
 from gpt_opt.training.losses import IGNORED
 from gpt_opt.training.metrics import MetricAccumulator
+
+
+class Sizes(NamedTuple):
+    """How long training items are.
+
+    Attributes:
+        tokens: Mean tokens of an item, over its sequences.
+        longest: Tokens of the longest sequence.
+        sequences: Sequences of an item.
+    """
+
+    tokens: float
+    longest: int
+    sequences: int
 
 
 class Objective(ABC):
@@ -70,6 +84,12 @@ class Objective(ABC):
     def order(self, items: Items, batch_size: int, steps: int, seed: int) -> TrainingOrder:
         """Returns the training items of all steps in their order; see `TrainingOrder`."""
         return TrainingOrder(items.train, batch_size, steps, seed, self.item_name, self.arrange)
+
+    def sizes(self, items: Items, collator: Collate) -> Sizes:
+        """Returns how long the training items are as the collator takes them."""
+        rows = [collator.rows(item) for item in self.arrange(items.train)]
+        lengths = [len(prompt) + len(completion) for item in rows for prompt, completion in item]
+        return Sizes(sum(lengths) / len(rows), max(lengths), len(rows[0]))
 
     @abstractmethod
     def continuation(self, item: Any) -> tuple[list[int], list[int] | None]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gpt_opt.training.optimizers.roles import NamedParameter, Role
-
-Group = dict[str, Any]
-"""A group of parameters: its settings, and `params`."""
+from gpt_opt.training.optimizers.routing import Group
 
 Trained = tuple[Tensor, Tensor]
 """A parameter and its gradient in full precision."""
@@ -35,6 +32,14 @@ class FullPrecisionOptimizer(Optimizer):
         shared: dict[str, Any] = self.state["shared"]  # type: ignore[index]
         return shared
 
+    def treatment(self, group: Group) -> str:
+        """Returns what the parameters of a group go with, in words."""
+        return "all alike"
+
+    def lr_multiplier(self, group: Group) -> float:
+        """Returns what their learning rate is multiplied by besides."""
+        return 1.0
+
     def trained(self, group: Group | None = None) -> list[Trained]:
         """Returns the parameters of a group, or of all, that have a gradient."""
         groups = self.param_groups if group is None else [group]
@@ -50,22 +55,6 @@ class FullPrecisionOptimizer(Optimizer):
             for name, value in state_dict["state"].get(number, {}).items():
                 if isinstance(value, Tensor):
                     self.state[parameter][name] = value.to(parameter.device, copy=True)
-
-
-def matrix_groups(
-    named_parameters: Iterable[NamedParameter],
-    is_matrix: Callable[[NamedParameter], bool] = lambda item: item.role is Role.MATRIX,
-) -> list[Group]:
-    """Returns the parameters in a group of matrices and one of all others, each with `is_matrix`; no empty group.
-
-    Args:
-        named_parameters: All trainable parameters.
-        is_matrix: Which of them are treated as matrices.
-    """
-    groups: list[Group] = [{"params": [], "is_matrix": True}, {"params": [], "is_matrix": False}]
-    for item in named_parameters:
-        groups[0 if is_matrix(item) else 1]["params"].append(item.parameter)
-    return [group for group in groups if group["params"]]
 
 
 class UsesBatchLoss(FullPrecisionOptimizer):
@@ -101,6 +90,33 @@ def subtract(parameter: Tensor, update: Tensor, kept: float = 1.0) -> None:
         parameter.mul_(kept).sub_(update)
     else:
         parameter.copy_(full_precision(parameter) * kept - update)
+
+
+def subtract_all(
+    parameters: list[Tensor], updates: list[Tensor], scales: list[Tensor] | float, kept: float = 1.0
+) -> None:
+    """Does `subtract` for several parameters at once, each update times its scale.
+
+    Args:
+        parameters: Any shapes and types.
+        updates: The same shapes, full precision; they are not kept.
+        scales: Of each update, each shape (); or one of all.
+        kept: What decoupled weight decay leaves, 1 - lr * weight_decay.
+    """
+    if not parameters:
+        return
+    if any(item.dtype != update.dtype for item, update in zip(parameters, updates, strict=True)):
+        each: Sequence[Tensor | float] = [scales] * len(updates) if isinstance(scales, float) else scales
+        for item, update, scale in zip(parameters, updates, each, strict=True):
+            subtract(item, update * scale, kept)
+        return
+    if kept != 1:
+        torch._foreach_mul_(parameters, kept)
+    if isinstance(scales, float):
+        torch._foreach_add_(parameters, updates, alpha=-scales)
+    else:
+        torch._foreach_mul_(updates, scales)
+        torch._foreach_sub_(parameters, updates)
 
 
 def inner(first: Iterable[Tensor], second: Iterable[Tensor]) -> Tensor:

@@ -16,14 +16,13 @@ from transformers.pytorch_utils import Conv1D
 
 from gpt_opt.training.optimizers.base import (
     FullPrecisionOptimizer,
-    Group,
     adam_step,
     full_precision,
-    matrix_groups,
     subtract,
 )
 from gpt_opt.training.optimizers.pseudo_inverse import accelerated_inverse, largest_eigenvalue, newton_schulz_inverse
 from gpt_opt.training.optimizers.roles import NamedParameter, Role
+from gpt_opt.training.optimizers.routing import Group, matrix_groups
 
 
 def micro_batch_stride(rate: float, micro_batches: int) -> tuple[int, float | None]:
@@ -56,7 +55,6 @@ class _Inputs:
     def __init__(self, module: nn.Module, owner: DAP) -> None:
         self.total: Tensor | None = None
         self.rows = 0
-        self.passes = 0
         self.phase = 0
         self.owner = owner
         module.register_forward_pre_hook(self)
@@ -64,9 +62,8 @@ class _Inputs:
     def __call__(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
         if not (module.training and torch.is_grad_enabled()):
             return
-        self.passes += 1
         stride, fraction = self.owner.sampling()
-        if (self.passes - 1) % stride:
+        if self.owner.micro_batch % stride:
             return
         inputs = arguments[0].detach()
         with torch.autocast(inputs.device.type, enabled=False):
@@ -87,7 +84,7 @@ class _Inputs:
         """Returns X^T X of (size, size) and the number of rows, shape (), of all processes, and begins anew."""
         total = torch.zeros(size, size, dtype=like.dtype, device=like.device) if self.total is None else self.total
         rows = torch.tensor(float(self.rows), dtype=total.dtype, device=total.device)
-        self.total, self.rows, self.passes, self.phase = None, 0, 0, 0
+        self.total, self.rows, self.phase = None, 0, 0
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(total)
             torch.distributed.all_reduce(rows)
@@ -130,8 +127,8 @@ class DAP(FullPrecisionOptimizer):
         ValueError: If a setting is out of its range.
     """
 
-    micro_batches = 1
-    """Micro-batches of an optimizer step; whoever trains sets it."""
+    micro_batch, micro_batches = 0, 1
+    """Number of the micro-batch in its optimizer step, from 0, and how many there are."""
 
     def __init__(
         self,
@@ -172,10 +169,18 @@ class DAP(FullPrecisionOptimizer):
         settings |= {"disable_preconditioning": disable_preconditioning, "update_norm": update_norm}
         settings |= {"update_opnorm": update_opnorm, "xtx_subsample": xtx_subsample}
         settings |= {"mb_subsampling": mb_subsampling, "row_sampling": row_sampling}
-        super().__init__(matrix_groups(named_parameters, _is_linear), settings)
+        super().__init__(matrix_groups(named_parameters, lr, weight_decay, _is_linear), settings)
         linear = {id(item.parameter): item for item in named_parameters if _is_linear(item)}
         self._transposed = {key for key, item in linear.items() if isinstance(item.module, Conv1D)}
         self._inputs = {key: _Inputs(item.module, self) for key, item in linear.items()}
+
+    def begin_micro_batch(self, number: int, count: int) -> None:
+        """Takes note of where in the step the next inputs are; see `protocols.SeesMicroBatches`."""
+        self.micro_batch, self.micro_batches = number, count
+
+    def treatment(self, group: Group) -> str:
+        """Returns what the parameters of a group go with, in words."""
+        return "preconditioned" if group["is_matrix"] else "adam"
 
     def sampling(self) -> tuple[int, float | None]:
         """Returns every how many micro-batches inputs are gathered, and the fraction of their rows; None is all."""

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt_opt.training.optimizers.base import Group, Trained, UsesBatchLoss, full_precision, inner
+from gpt_opt.training.optimizers.base import Trained, UsesBatchLoss, full_precision, inner
+from gpt_opt.training.optimizers.routing import Group
 
 
 class _Momo(UsesBatchLoss):

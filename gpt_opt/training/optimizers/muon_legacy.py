@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
-from gpt_opt.training.optimizers.base import FullPrecisionOptimizer, adam_step, matrix_groups, subtract
+from gpt_opt.training.optimizers.base import FullPrecisionOptimizer, adam_step, subtract
 from gpt_opt.training.optimizers.orthogonalize import orthogonalize_all
 from gpt_opt.training.optimizers.roles import NamedParameter
+from gpt_opt.training.optimizers.routing import matrix_groups
 
 
 class MuonLegacy(FullPrecisionOptimizer):
@@ -40,7 +41,7 @@ class MuonLegacy(FullPrecisionOptimizer):
     ) -> None:
         settings = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "betas": betas, "eps": eps}
         settings |= {"polar_method": polar_method, "ns_steps": ns_steps, "weight_decay": weight_decay}
-        super().__init__(matrix_groups(named_parameters), settings)
+        super().__init__(matrix_groups(named_parameters, lr, weight_decay), settings)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

@@ -19,11 +19,11 @@ from gpt_opt.training.optimizers.base import (
     UsesBatchLoss,
     full_precision,
     inner,
-    matrix_groups,
-    subtract,
+    subtract_all,
 )
 from gpt_opt.training.optimizers.orthogonalize import METHODS, orthogonalize_all
 from gpt_opt.training.optimizers.roles import NamedParameter
+from gpt_opt.training.optimizers.routing import Group, matrix_groups
 
 OTHER_NORMS = ("adam_infty", "adam_2", "linfty")
 PRODUCT_NORMS = ("linfty", "l2", "hybrid")
@@ -31,13 +31,23 @@ PRODUCT_NORMS = ("linfty", "l2", "hybrid")
 
 @dataclass
 class _Part:
-    """One parameter in a step: its momentum, the dual norm of that, shape (), and the direction of steepest descent."""
+    """Parameters of one group in a step.
 
-    parameter: Tensor
-    momentum: Tensor
-    is_matrix: bool
-    dual: Tensor
-    direction: Tensor
+    Attributes:
+        group: Their settings.
+        parameters: Those that have a gradient.
+        momenta: Mean of the gradients of each.
+        directions: Of steepest descent, of each, but for `scale`.
+        scale: Of the directions.
+        duals: Dual norm of each momentum, each shape (); None where none is asked for.
+    """
+
+    group: Group
+    parameters: list[Tensor]
+    momenta: list[Tensor]
+    directions: list[Tensor]
+    scale: float
+    duals: list[Tensor] | None
 
 
 class NESGD(FullPrecisionOptimizer):
@@ -85,67 +95,88 @@ class NESGD(FullPrecisionOptimizer):
         settings = {"lr": lr, "lmo": lmo, "product_norm": product_norm, "other_norm": other_norm, "eps": eps}
         settings |= {"spectral_scale": spectral_scale, "momentum": momentum, "betas": betas}
         settings |= {"polar_method": polar_method, "ns_steps": ns_steps, "weight_decay": weight_decay}
-        super().__init__(matrix_groups(named_parameters), settings)
+        super().__init__(matrix_groups(named_parameters, lr, weight_decay), settings)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Makes one step."""
-        if not self.trained():
+        parts = [part for group in self.param_groups if (part := self._part(group)).parameters]
+        if not parts:
             return
-        group, parts = self.param_groups[0], [part for item in self.param_groups for part in self._parts(item)]
-        dual, weights = _product(group["product_norm"], parts)
+        first = self.param_groups[0]
+        dual, weights = _product(first["product_norm"], parts) if self._needs_duals() else (None, None)
         lr = self._lr(parts, dual)
-        kept = 1 - group["lr"] * group["weight_decay"]
-        for part, weight in zip(parts, weights, strict=True):
-            scale = lr * weight if group["lmo"] else lr * weight * dual
-            subtract(part.parameter, part.direction * scale, kept)
+        for index, part in enumerate(parts):
+            kept = 1 - part.group["lr"] * part.group["weight_decay"]
+            scales: float | list[Tensor] = lr * part.scale
+            if weights is not None and dual is not None:
+                length = lr if first["lmo"] else lr * dual
+                scales = [length * part.scale * weight for weight in weights[index]]
+            subtract_all(part.parameters, part.directions, scales, kept)
 
-    def _lr(self, parts: Sequence[_Part], dual: Tensor) -> Tensor | float:
-        """Returns the learning rate of this step, before any parameter has changed.
+    def treatment(self, group: Group) -> str:
+        """Returns what the parameters of a group go with, in words."""
+        return "spectral" if group["is_matrix"] else str(group["other_norm"])
+
+    def lr_multiplier(self, group: Group) -> float:
+        """Returns what the learning rate of matrices is multiplied by."""
+        scale: float = group["spectral_scale"] if group["is_matrix"] else 1.0
+        return scale if group["lmo"] else scale**2
+
+    def _needs_duals(self) -> bool:
+        """Returns whether a step depends on dual norms: in the largest norm with a length of lr every weight is 1."""
+        first = self.param_groups[0]
+        return not first["lmo"] or first["product_norm"] != "linfty" or first["other_norm"] == "adam_2"
+
+    def _lr(self, parts: Sequence[_Part], dual: Tensor | None) -> Any:
+        """Returns the learning rate of this step, a number or shape (), before any parameter has changed.
 
         Args:
             parts: All parameters.
             dual: Dual norm of their momenta, shape ().
         """
-        lr: float = self.param_groups[0]["lr"]
-        return lr
+        return float(self.param_groups[0]["lr"])
 
-    def _parts(self, group: dict[str, Any]) -> list[_Part]:
-        adam = not group["is_matrix"] and group["other_norm"].startswith("adam")
-        decay = group["betas"][0] if adam else group["momentum"]
+    def _part(self, group: Group) -> _Part:
+        is_adam = not group["is_matrix"] and group["other_norm"] != "linfty"
         trained = self.trained(group)
-        momenta = []
-        for parameter, gradient in trained:
-            state = self.state[parameter]
-            if "momentum_buffer" not in state:
-                state["momentum_buffer"] = gradient.clone()
-            momenta.append(state["momentum_buffer"].lerp_(gradient, 1 - decay))
+        parameters, gradients = [item for item, _ in trained], [gradient for _, gradient in trained]
+        momenta = self._means(
+            "momentum_buffer", parameters, gradients, group["betas"][0] if is_adam else group["momentum"]
+        )
         if group["is_matrix"]:
-            scale = group["spectral_scale"]
-            factors = orthogonalize_all(momenta, group["polar_method"], group["ns_steps"], self.batched)
-            return [
-                _Part(parameter, mean, True, scale * (mean * factor).sum(), scale * factor)
-                for (parameter, _), mean, factor in zip(trained, momenta, factors, strict=True)
+            scale = float(group["spectral_scale"])
+            directions = orthogonalize_all(momenta, group["polar_method"], group["ns_steps"], self.batched)
+            duals = [scale * (mean * factor).sum() for mean, factor in self._pairs(momenta, directions)]
+            return _Part(group, parameters, momenta, directions, scale, duals if self._needs_duals() else None)
+        if not is_adam:
+            duals = [mean.abs().sum() for mean, _ in self._pairs(momenta, momenta)]
+            return _Part(group, parameters, momenta, [mean.sign() for mean in momenta], 1.0, duals)
+        squares = self._means("square", parameters, [item.square() for item in gradients], group["betas"][1])
+        roots = [square.sqrt().add_(group["eps"]) for square in squares]
+        directions = [mean / root for mean, root in zip(momenta, roots, strict=True)]
+        duals = [(mean * direction).sum() for mean, direction in self._pairs(momenta, directions)]
+        if group["other_norm"] == "adam_2":
+            duals = [dual.sqrt() for dual in duals]
+            directions = [
+                torch.where(dual > 0, direction / dual, torch.zeros_like(direction))
+                for direction, dual in zip(directions, duals, strict=True)
             ]
-        return [
-            _Part(parameter, mean, False, *self._other(group, parameter, gradient, mean))
-            for (parameter, gradient), mean in zip(trained, momenta, strict=True)
-        ]
+        return _Part(group, parameters, momenta, directions, 1.0, duals)
 
-    def _other(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns dual norm and direction of a parameter that is no matrix."""
-        if group["other_norm"] == "linfty":
-            return mean.abs().sum(), mean.sign()
-        state = self.state[parameter]
-        if "square" not in state:
-            state["square"] = gradient.square()
-        state["square"].lerp_(gradient.square(), 1 - group["betas"][1])
-        scaled = mean / (group["eps"] + state["square"].sqrt())
-        dual = (mean * scaled).sum()
-        if group["other_norm"] == "adam_infty":
-            return dual, scaled
-        dual = dual.sqrt()
-        return dual, torch.where(dual > 0, scaled / dual, torch.zeros_like(scaled))
+    def _pairs(self, first: list[Tensor], second: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Returns pairs to make dual norms of; none where none is asked for."""
+        return [*zip(first, second, strict=True)] if self._needs_duals() else []
+
+    def _means(self, name: str, parameters: list[Tensor], values: list[Tensor], decay: float) -> list[Tensor]:
+        """Returns means of values over the steps, which start at the first of them."""
+        for parameter, value in zip(parameters, values, strict=True):
+            if name not in self.state[parameter]:
+                self.state[parameter][name] = value.clone()
+        means = [self.state[parameter][name] for parameter in parameters]
+        if means:
+            torch._foreach_lerp_(means, values, 1 - decay)
+        return means
 
 
 class TruncatedNESGD(NESGD, UsesBatchLoss):
@@ -158,7 +189,7 @@ class TruncatedNESGD(NESGD, UsesBatchLoss):
         settings: As those of `NESGD`.
 
     Raises:
-        ValueError: If momentum and betas[0], of which the model is made, differ.
+        ValueError: If momentum and betas[0], of which the model is made under an adam norm, differ.
     """
 
     def __init__(self, named_parameters: Sequence[NamedParameter], lr: float, fstar: float, **settings: Any) -> None:
@@ -166,7 +197,7 @@ class TruncatedNESGD(NESGD, UsesBatchLoss):
         for group in self.param_groups:
             group["fstar"] = fstar
         momentum, beta = self.param_groups[0]["momentum"], self.param_groups[0]["betas"][0]
-        if momentum != beta:
+        if self.param_groups[0]["other_norm"] != "linfty" and momentum != beta:
             raise ValueError(f"with fstar momentum and betas[0] must be equal, but are {momentum} and {beta}")
 
     def _height(self) -> Tensor:
@@ -177,25 +208,33 @@ class TruncatedNESGD(NESGD, UsesBatchLoss):
         found: Tensor = self.shared["height"]
         return found
 
-    def _lr(self, parts: Sequence[_Part], dual: Tensor) -> Tensor:
+    def _needs_duals(self) -> bool:
+        return True
+
+    def _lr(self, parts: Sequence[_Part], dual: Tensor | None) -> Tensor:
+        assert dual is not None
         group, height = self.param_groups[0], self._height()
-        along = inner([full_precision(part.parameter) for part in parts], [part.momentum for part in parts])
+        parameters = [full_precision(item) for part in parts for item in part.parameters]
+        along = inner(parameters, [mean for part in parts for mean in part.momenta])
         gap = (height - group["fstar"] + along).clamp_min(0)  # below fstar a step would go uphill
         most = gap / dual if group["lmo"] else gap / dual**2
         return torch.where(dual > 0, most.clamp_max(group["lr"]), torch.full_like(dual, group["lr"]))
 
 
-def _product(norm: str, parts: Sequence[_Part]) -> tuple[Tensor, list[Tensor]]:
-    """Returns the dual norm of all, shape (), and the weight of each direction, each shape ()."""
-    duals = torch.stack([part.dual for part in parts])
-    if norm == "linfty":
-        return duals.sum(), [*duals.sign().unbind()]
-    is_matrix = torch.tensor([part.is_matrix for part in parts], device=duals.device)
+def _product(norm: str, parts: Sequence[_Part]) -> tuple[Tensor, list[list[Tensor]]]:
+    """Returns the dual norm of all, shape (), and the weights of the directions of each part, each shape ()."""
+    duals = torch.stack([dual for part in parts for dual in part.duals or ()])
+    sizes = [len(part.parameters) for part in parts]
+    is_matrix = torch.tensor([part.group["is_matrix"] for part in parts for _ in part.parameters], device=duals.device)
     matrices = (duals * is_matrix).sum()
-    others = (duals * ~is_matrix).square().sum()
-    whole = (matrices.square() + others).sqrt() if norm == "hybrid" else duals.square().sum().sqrt()
-    own = torch.where(is_matrix, matrices, duals) if norm == "hybrid" else duals
-    return whole, [*torch.where(whole > 0, own / whole, torch.zeros_like(own)).unbind()]
+    if norm == "linfty":
+        whole, weights = duals.sum(), duals.sign()
+    else:
+        others = (duals * ~is_matrix).square().sum()
+        whole = (matrices.square() + others).sqrt() if norm == "hybrid" else duals.square().sum().sqrt()
+        own = torch.where(is_matrix, matrices, duals) if norm == "hybrid" else duals
+        weights = torch.where(whole > 0, own / whole, torch.zeros_like(own))
+    return whole, [[*part.unbind()] for part in weights.split(sizes)]
 
 
 def _require(name: str, value: str, valid: Sequence[str]) -> None:
@@ -207,6 +246,14 @@ def _ratio(lr: float, muon_lr: float | None, muon_lr_ratio: float | None) -> flo
     if muon_lr is not None and muon_lr_ratio is not None:
         raise ValueError(f"muon_lr is {muon_lr} and muon_lr_ratio is {muon_lr_ratio}: give one of them")
     return muon_lr / lr if muon_lr is not None else 1.0 if muon_lr_ratio is None else muon_lr_ratio
+
+
+_FSTAR = 3.2
+"""Nats; of models of GPT-2's size on FineWeb. `gpt_opt.config.checks.optimizer_combinations` asks for it elsewhere."""
+
+
+def _fstar(given: float | None) -> float:
+    return _FSTAR if given is None else given
 
 
 def muon(
@@ -242,26 +289,26 @@ def scion(
 
 def muon_momo(
     named_parameters: Sequence[NamedParameter],
-    fstar: float,
+    fstar: float | None = None,
     lr: float = 0.01,
     muon_lr: float | None = None,
     muon_lr_ratio: float | None = None,
     **settings: Any,
 ) -> TruncatedNESGD:
-    """Returns `scion` with steps truncated where the model of the loss would go below `fstar`."""
+    """Returns `scion` with steps truncated where the model of the loss would go below `fstar`; None is 3.2."""
     ratio = _ratio(lr, muon_lr, muon_lr_ratio)
-    return TruncatedNESGD(named_parameters, lr, fstar, other_norm="linfty", spectral_scale=ratio, **settings)
+    return TruncatedNESGD(named_parameters, lr, _fstar(fstar), other_norm="linfty", spectral_scale=ratio, **settings)
 
 
 def muonmax_momo(
     named_parameters: Sequence[NamedParameter],
-    fstar: float,
+    fstar: float | None = None,
     lr: float = 0.01,
     muon_lr: float | None = None,
     muon_lr_ratio: float | None = None,
     **settings: Any,
 ) -> TruncatedNESGD:
-    """Returns MuonMax, steepest descent in the hybrid norm with Adam beside the matrices, truncated at `fstar`."""
+    """Returns MuonMax: steepest descent in the hybrid norm, Adam beside the matrices, truncated as `muon_momo`."""
     scale = _ratio(lr, muon_lr, muon_lr_ratio) ** 0.5
     norms = {"lmo": False, "product_norm": "hybrid", "other_norm": "adam_2"}
-    return TruncatedNESGD(named_parameters, lr, fstar, spectral_scale=scale, **norms, **settings)
+    return TruncatedNESGD(named_parameters, lr, _fstar(fstar), spectral_scale=scale, **norms, **settings)

@@ -23,13 +23,14 @@ _SAFETY = 1.01
 
 
 def _iterate(matrices: Tensor, coefficients: Sequence[tuple[float, float, float]], factor: float = 1.0) -> Tensor:
-    """Returns matrices of (..., rows, columns), rows <= columns, after steps X <- (a + b X X^T + c (X X^T)^2) X."""
+    """Returns matrices of (n, rows, columns), rows <= columns, after steps X <- (a + b X X^T + c (X X^T)^2) X."""
     norm = torch.linalg.matrix_norm(matrices.float() if matrices.dtype.itemsize < 4 else matrices, keepdim=True)
     # A matrix of zeros stays one.
     x: Tensor = matrices / (factor * norm).clamp_min(torch.finfo(norm.dtype).tiny).to(matrices.dtype)
     for a, b, c in coefficients:
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
     return x
 
 
@@ -91,7 +92,7 @@ def orthogonalize(matrices: Tensor, method: str = "polar_express", steps: int = 
     wide = matrices.mT if tall else matrices
     if matrices.is_cuda and method != "svd":
         wide = wide.bfloat16()
-    found = METHODS[method](wide, steps).to(matrices.dtype)
+    found = METHODS[method](wide.reshape(-1, *wide.shape[-2:]), steps).to(matrices.dtype).reshape(wide.shape)
     return found.mT if tall else found
 
 

@@ -1,16 +1,13 @@
-"""What an optimizer may ask of the training beyond `step`: to be told of evaluations, and of the loss of its batch.
+"""What an optimizer may ask of the training beyond `step`: to be told of evaluations, losses and micro-batches.
 
 An optimizer that `optimizer.optimizer_params._target_` names asks by having the methods; nothing else is to be set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
-from torch.optim import Optimizer
 
 
 @runtime_checkable
@@ -19,7 +16,7 @@ class HasModes(Protocol):
 
     `eval` is called before every evaluation (generations included) and before every checkpoint, `train` after it and
     before every step. Each must do nothing where the mode holds already, and the mode must be part of `state_dict`: a
-    checkpoint has the weights of `eval`, and a resume goes on from them.
+    checkpoint has the weights of `eval`. `train` need not find the same bits again: whoever calls puts them back.
     """
 
     def train(self) -> None:
@@ -46,14 +43,14 @@ class UsesLoss(Protocol):
         """
 
 
-@contextmanager
-def evaluation_mode(optimizer: Optimizer) -> Iterator[None]:
-    """Has the weights to evaluate in place inside the block, where an optimizer has such."""
-    if not isinstance(optimizer, HasModes):
-        yield
-        return
-    optimizer.eval()
-    try:
-        yield
-    finally:
-        optimizer.train()
+@runtime_checkable
+class SeesMicroBatches(Protocol):
+    """An optimizer that gathers what passes through the model, and asks which part of the batch that is."""
+
+    def begin_micro_batch(self, number: int, count: int) -> None:
+        """Takes note of the micro-batch whose forward and backward come next.
+
+        Args:
+            number: Of it within the optimizer step, from 0.
+            count: Micro-batches of the optimizer step, on this process.
+        """

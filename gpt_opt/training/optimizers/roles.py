@@ -32,12 +32,16 @@ class NamedParameter:
         parameter: Of any shape.
         role: What it is for.
         module: What holds it.
+        lr_multiplier: Its learning rate per unit of the optimizer's, as muP sets it.
+        decays: Whether weight decay is applied to it.
     """
 
     name: str
     parameter: nn.Parameter
     role: Role
     module: nn.Module
+    lr_multiplier: float = 1.0
+    decays: bool = True
 
 
 def named_parameters(model: nn.Module) -> list[NamedParameter]:

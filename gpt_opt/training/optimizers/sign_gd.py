@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt_opt.training.optimizers.base import FullPrecisionOptimizer, Group, subtract
+from gpt_opt.training.optimizers.base import FullPrecisionOptimizer, subtract
+from gpt_opt.training.optimizers.routing import Group
 
 
 class SignGD(FullPrecisionOptimizer):

@@ -1,0 +1,56 @@
+"""The processes of `gptopt prepare`: each tokenizes one piece after the other. They import no torch."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from pathlib import Path
+
+from gpt_opt.errors import DataError, Problem
+from gpt_opt.training.data.encode import Encoder
+from gpt_opt.training.data.pieces import Piece
+
+_encoder: Encoder
+
+
+def start_worker(encoder: Encoder) -> None:
+    """Prepares a process, which then ends when the one that started it does, however that ended."""
+    global _encoder
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _encoder = encoder
+
+
+def _end_with_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
+def encode_in_worker(piece: Piece, file: Path) -> tuple[Problem, ...]:
+    """Tokenizes a piece as `encode_piece` does; returns what is wrong with it."""
+    try:
+        encode_piece(_encoder, piece, file)
+    except DataError as error:  # which does not pass between processes
+        return error.problems
+    return ()
+
+
+def encode_piece(encoder: Encoder, piece: Piece, file: Path) -> None:
+    """Writes the tokens of a piece to a file of uint16, whole or not at all; one that is there stays.
+
+    Raises:
+        DataError: If the piece cannot be read.
+    """
+    if file.is_file():
+        return
+    tokens = encoder.tokens(piece.texts(), piece.starts_document)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as stream:
+        stream.write(tokens.astype("<u2").tobytes())
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(file)
