@@ -78,15 +78,17 @@ def comparison_table(rows: Sequence[Row], target: float, asked: Asked) -> pd.Dat
 
 def _plus_minus(values: Sequence[float], name: str) -> str:
     """Returns `1.9123 ± 0.0031`, without the second where there is one value."""
-    if not values or math.isnan(values[0]):
+    if not values:
         return "-"
     text = metric_text(name, mean(values))
     return text if len(values) == 1 else f"{text} ± {metric_text(name, spread(values))}"
 
 
 def _numbers(values: Sequence[float], row: Row) -> str:
-    """Returns `120 ± 4`, with `(2 of 3)` where some runs did not reach the target."""
-    if not values or math.isnan(values[0]):
+    """Returns `120 ± 4`, with `(2 of 3)` where some runs did not reach the target; `-` where nothing was logged."""
+    if not values:
+        return "not reached"
+    if any(map(math.isnan, values)):
         return "-"
     digits = 0 if mean(values) >= 100 else 1
     text = f"{mean(values):.{digits}f}" + (f" ± {spread(values):.{digits}f}" if len(values) > 1 else "")

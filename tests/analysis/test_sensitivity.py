@@ -197,7 +197,7 @@ def test_a_target_that_some_seeds_do_not_reach(attempt: Try, outputs: Path, caps
     lines = capsys.readouterr().out.splitlines()
     assert "75.0 (1 of 2)" in lines[1]
     assert lines[2].split()[:2] == ["sgd", "0.001"]
-    assert lines[2].split()[3:6] == ["1", "-", "-"]
+    assert lines[2].split()[3:8] == ["1", "not", "reached", "not", "reached"]
 
 
 def test_losses_of_unequal_budgets_are_not_mixed(
