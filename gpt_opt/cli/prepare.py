@@ -94,7 +94,7 @@ def training_line(made: Meta, out: Path) -> str:
     known = {yaml.safe_load(file.read_text())["dataset"].get("path"): file.stem for file in options}
     folder = str(out)
     words = [f"training={known[folder]}"] if folder in known else ["training=shards", f"data.dataset.path={folder}"]
-    words.append("model.archive=null")
-    if made.tokenizer != "bytes":
+    words.append("model=gpt-tiny" if made.tokenizer == "bytes" else "model=gpt-small")
+    if made.tokenizer not in ("bytes", "gpt2"):  # those of the two models
         words += [f"model.tokenizer_name_or_path={made.tokenizer}", f"model.config.vocab_size={made.vocab_size}"]
     return shlex.join(["python", "run_hydra.py", *words])

@@ -65,8 +65,8 @@ OTHERS = words(
 GROUPS = words(
     r"""
     model=small model=large model=late model=nowhere optimizer=adamw optimizer=rmsprop optimizer=sgd data=text
-    data=clock nested=first nested=second nested/inner=two nested/inner@groups.nested.inner=two data.inner=x
-    nested/inner@data.inner=two store@stores.main=full store@stores.spare=lite store@stores.third=lite
+    data=clock nested=first nested=second nested=chooser nested/inner=two nested/inner@groups.nested.inner=two
+    data.inner=x nested/inner@data.inner=two store@stores.main=full store@stores.spare=lite store@stores.third=lite
     +store@stores.third=lite +store=lite store=lite tracker=file +tracker=file +extra=global ~optimizer
     ~model=small ~model=large ~data ~store@stores.spare ~tracker ~nowhere optimizer=[adamw,rmsprop]
     optimizer=null model=1 ++model=large hydra/job_logging=none hydra/job_logging=default hydra.searchpath=[]
@@ -134,6 +134,7 @@ def test_one_composer_over_many_points() -> None:
         "model=large",
         "model=late",
         "nested=second",
+        "nested=chooser",
         "tracker=null",
         "limits.whole=abc",
         "label=x",

@@ -16,13 +16,22 @@ LOSSES = {
     "kto": ["loss=kto", "loss.beta=0.1"],
     "orpo": ["loss=orpo", "loss.beta=0.1"],
     "sft": ["loss=sft"],
+    "lm": [
+        "training=pydoc_text",
+        "model.archive=null",
+        *(
+            f"training.training_params.{key}=64"
+            for key in ("context_length", "tokens_processed", "val_tokens_processed")
+        ),
+    ],
 }
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_metric_of_a_training_is_in_the_registry_on_its_side(loss: str, tmp_path: Path, small: list[str]) -> None:
     place = folder(tmp_path / "run")
-    result = finish([*small, *LOSSES[loss], "training.training_params.max_steps=2"], place)
+    base = small if loss != "lm" else [text for text in small if text.startswith("model.config.")]
+    result = finish([*base, *LOSSES[loss], "training.training_params.max_steps=2"], place)
     written = {name for row in read_metrics(place.metrics).records for name in row} - NOT_METRICS
     assert written >= {"loss", "eval/loss", "learning_rate"}
     for name in written | result.metrics.keys():

@@ -248,9 +248,9 @@ def test_the_command(
     code, out, err = gptopt([*common, "--out", "mine", "--tokens", "5e1", "--processes", "1"], capsys)
     assert (code, err) == (0, "tokenized 1 of 1 pieces, 67 tokens\n")
     assert "mine: 45 training and 5 validation tokens of 3 documents, tokenizer bytes (258 tokens)" in out
-    assert out.endswith("\npython run_hydra.py training=shards data.dataset.path=mine model.archive=null\n")
+    assert out.endswith("\npython run_hydra.py training=shards data.dataset.path=mine model=gpt-tiny\n")
     _, out, _ = gptopt([*common, "--out", "data/shakespeare", "--processes", "1"], capsys)
-    assert out.endswith("\npython run_hydra.py training=shakespeare model.archive=null\n")
+    assert out.endswith("\npython run_hydra.py training=shakespeare model=gpt-tiny\n")
     code, _, err = gptopt([*common, "--out", "mine", "--shard-tokens", "1.5"], capsys)
     assert code == 2
     assert "must be an integer of at least 1, as 1e8 or 5000, but is '1.5'" in err
