@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.parameters import follows, parameter_columns, short_names, varying_parameters
+from analysis.parameters import follows, format_value, parameter_columns, short_names, varying_parameters
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.metrics import comparable, greater_is_better
 from gpt_opt.records.state import State
@@ -174,10 +174,10 @@ def check_comparable(runs: pd.DataFrame, asked: Asked) -> None:
                 f"folders or sweeps where it has one value, or --by {column}"
             )
     if runs[asked.axis].nunique() < 2:
-        value = runs[asked.axis].iloc[0]
+        value = format_value(runs[asked.axis].iloc[0])
         name = short_names([asked.axis])[asked.axis]
         raise NothingToCompare(
-            f"at least two values of {asked.axis} are needed, but all {len(runs)} comparable runs have {value:g}; "
+            f"at least two values of {asked.axis} are needed, but all {len(runs)} comparable runs have {value}; "
             f"sweep {name}, or give another key by --axis: {_varying(runs)}"
         )
 
