@@ -349,6 +349,21 @@ def test_what_a_run_was_started_with(make_run: MakeRun) -> None:
     }  # fmt: skip
 
 
+def test_the_comparison_of_optimizers_is_fair(tmp_path: Path) -> None:
+    configs = planned(json.loads((ROOT / "params" / "optimizers_pretrain.json").read_text()), tmp_path)
+    rates: dict[str, set[float]] = {}
+    same = []
+    for config in configs:
+        optimizer, training = config["optimizer"]["optimizer_params"], config["training"]["training_params"]
+        rates.setdefault(optimizer["name"], set()).add(optimizer["lr"])
+        budget = {key: value for key, value in training.items() if key != "max_grad_norm"}  # MoMo takes no clipping
+        schedule = (optimizer["lr_schedule"], optimizer["warm_up_fraction"])
+        same.append((budget, schedule, *(config[group] for group in ("model", "data", "loss", "seed"))))
+    assert all(item == same[0] for item in same)
+    assert len(rates) >= 8
+    assert {len(found) for found in rates.values()} == {4}
+
+
 def test_a_submitted_sweep_by_its_name(
     attempt: Try, outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
