@@ -164,11 +164,9 @@ def check_comparable(runs: pd.DataFrame, asked: Asked) -> None:
         NothingToCompare: If they do, or it has not.
     """
     for column in varying_parameters(runs):
-        known = runs[runs[column].notna()]
-        if column.split(".")[0] in SAME and column not in (asked.by, asked.axis) and known[column].nunique() > 1:
-            if follows(known, column, asked.by):
-                continue
-            values = ", ".join(map(str, known[column].unique()))
+        tuned = column.split(".")[0] not in SAME or column in (asked.by, asked.axis)
+        if not tuned and not follows(runs, column, asked.by):
+            values = ", ".join(map(format_value, runs[column].unique()))
             raise NothingToCompare(
                 f"runs that are compared must have the same model, data and loss, but {column} is {values}; give "
                 f"folders or sweeps where it has one value, or --by {column}"

@@ -294,6 +294,23 @@ def test_weight_decay_is_tuned_too(attempt: Try, outputs: Path, capsys: pytest.C
     assert lines[2].split()[:3] == ["sgd", "0.003", "-"]
 
 
+def test_runs_of_an_earlier_version_are_compared_with_those_of_now(
+    attempt: Try, outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attempt("adamw", 0.001, 2.5)
+    attempt("adamw", 0.003, 2.0, more={"optimizer.optimizer_params.cautious_weight_decay": False})
+    attempt("adamw", 0.01, 2.2, more={"data.dataset.text_column": "text"})
+    attempt("adamw", 0.02, 2.2).summary.write_text("{")
+    assert main([str(outputs)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[0].split()[:4] == ["optimizer", "lr", "eval", "loss"]
+    assert "3 runs of 1,000 tokens" in printed.out
+    assert printed.err.startswith("problem: ")
+    attempt("adamw", 0.02, 2.2, more={"model.config.enable_mup_with_base_n_embd": 64})
+    assert main([str(outputs)]) == 2
+    assert "enable_mup_with_base_n_embd is -, 64; give folders" in capsys.readouterr().err
+
+
 def test_another_metric_and_other_keys(attempt: Try, outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for width in (64, 128):
         for rate in (0.1, 0.2, 0.4):
