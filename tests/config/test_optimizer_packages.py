@@ -56,7 +56,7 @@ def test_a_missing_package_is_one_error_that_says_how_to_install_it(
     configs: dict[str, dict[str, Any]], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def only_others(package: str) -> Any:
-        return None if package in ("pytorch_optimizer", "schedulefree", "prodigyopt") else find_spec(package)
+        return None if package in optimizer_packages._PACKAGES else find_spec(package)
 
     monkeypatch.setattr(optimizer_packages, "find_spec", only_others)
     found = constraint_problems(configs[name])

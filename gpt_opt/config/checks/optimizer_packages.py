@@ -9,21 +9,26 @@ from typing import Any
 
 from gpt_opt.errors import Problem
 
-_PACKAGES = ("pytorch_optimizer", "schedulefree", "prodigyopt")
+_PACKAGES = ("pytorch_optimizer", "schedulefree", "prodigyopt", "opt_einsum")
 """What the extra `optimizers` of gpt-opt installs."""
 
-_OWN = "gpt_opt.training.optimizers.packages"
+_OWN: Mapping[str, tuple[str, ...]] = {
+    "gpt_opt.training.optimizers.packages.normuon": ("pytorch_optimizer",),
+    "gpt_opt.training.optimizers.packages.adamuon": ("pytorch_optimizer",),
+    # Without opt_einsum torch multiplies from left to right: 118 GB for the table of GPT-2's tokens.
+    "gpt_opt.training.optimizers.packages.kron": ("pytorch_optimizer", "opt_einsum"),
+}
+"""Packages of what is named by a function of ours."""
 _OPTIMIZER = "optimizer.optimizer_params"
 _EMA = "training.training_params.ema_decay"
 
 
 def package_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
-    """Checks that the package of an optimizer is installed; it is not imported."""
-    target = config["optimizer"]["optimizer_params"]["_target_"]
-    package = "pytorch_optimizer" if target.rpartition(".")[0] == _OWN else target.partition(".")[0]
-    if package in _PACKAGES and find_spec(package) is None:
-        name = config["optimizer"]["optimizer_params"]["name"]
-        problem = f"{name} needs the package {package}: pip install 'gpt-opt[optimizers]'"
+    """Checks that the packages of an optimizer are installed; none is imported."""
+    params = config["optimizer"]["optimizer_params"]
+    needed = _OWN.get(params["_target_"], (params["_target_"].partition(".")[0],))
+    if missing := [package for package in needed if package in _PACKAGES and find_spec(package) is None]:
+        problem = f"{params['name']} needs the package {' and '.join(missing)}: pip install 'gpt-opt[optimizers]'"
         yield Problem(f"{_OPTIMIZER}._target_", problem, f"the Python that lacks it is {sys.executable}")
 
 
