@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from gpt_opt.records.run_id import is_identity
+from gpt_opt.records.run_id import ABSENT_MEANS, is_identity
 
 MAIN_PARAMETER = "loss.beta"
 """Shown when nothing varies."""
@@ -19,6 +19,11 @@ def parameter_columns(runs: pd.DataFrame) -> list[str]:
     dotted = (name for name in runs.columns if "." in name and "/" not in name)
     known = {"seed", *filter(is_identity, dotted)}
     return [name for name in runs.columns if name in known]
+
+
+def with_absent_values(runs: pd.DataFrame) -> pd.DataFrame:
+    """Returns runs of which those of earlier versions have the values that the absence of a later key means."""
+    return runs.fillna({key: value for key, value in ABSENT_MEANS.items() if value is not None and key in runs.columns})
 
 
 def follows(runs: pd.DataFrame, column: str, name: str | None) -> bool:

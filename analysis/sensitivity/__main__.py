@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.load import load_metrics, load_runs
-from analysis.parameters import run_labels
+from analysis.parameters import run_labels, with_absent_values
 from analysis.plots import save_figure
 from analysis.sensitivity.budget import (
     AXIS,
@@ -34,7 +34,7 @@ from analysis.sensitivity.places import Places, find_places
 from analysis.sensitivity.report import Row, comparison_table, remarks, table_text
 from analysis.sensitivity.target import default_target, reach
 from analysis.tables import save_table
-from gpt_opt.errors import GptOptError, exit_code
+from gpt_opt.errors import GptOptError, exit_code, say
 from gpt_opt.records.io import write_text
 from gpt_opt.records.metrics import metric_label, metric_text
 from gpt_opt.table import show, terminal_width
@@ -118,7 +118,8 @@ def _next(
 def _run(options: argparse.Namespace) -> None:
     logging.getLogger("analysis").setLevel(logging.ERROR)  # what load_runs warns of stands below the table
     places = find_places(options.places)
-    runs = load_runs(places.folders)
+    loaded = load_runs(places.folders)
+    runs = with_absent_values(loaded)
     asked = _asked(options, places, runs)
     reasons = left_out(runs, asked)
     compared = runs[reasons == ""]
@@ -138,6 +139,8 @@ def _run(options: argparse.Namespace) -> None:
     print()
     save_figure(draw(found, asked, tokens), figure)
     save_table(comparison_table(rows, target, asked), table, "give another -o FILE")
+    for problem in loaded.attrs["problems"]:
+        say(f"problem: {problem}")
     print(f"figure: {figure}\ntable: {table}")
     _next(found, rows, asked, places, options)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.parameters import follows, parameter_columns, short_names, varying_parameters
+from analysis.parameters import follows, format_value, parameter_columns, short_names, varying_parameters
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.metrics import comparable, greater_is_better
 from gpt_opt.records.state import State
@@ -164,20 +164,18 @@ def check_comparable(runs: pd.DataFrame, asked: Asked) -> None:
         NothingToCompare: If they do, or it has not.
     """
     for column in varying_parameters(runs):
-        known = runs[runs[column].notna()]
-        if column.split(".")[0] in SAME and column not in (asked.by, asked.axis) and known[column].nunique() > 1:
-            if follows(known, column, asked.by):
-                continue
-            values = ", ".join(map(str, known[column].unique()))
+        tuned = column.split(".")[0] not in SAME or column in (asked.by, asked.axis)
+        if not tuned and not follows(runs, column, asked.by):
+            values = ", ".join(map(format_value, runs[column].unique()))
             raise NothingToCompare(
                 f"runs that are compared must have the same model, data and loss, but {column} is {values}; give "
                 f"folders or sweeps where it has one value, or --by {column}"
             )
     if runs[asked.axis].nunique() < 2:
-        value = runs[asked.axis].iloc[0]
+        value = format_value(runs[asked.axis].iloc[0])
         name = short_names([asked.axis])[asked.axis]
         raise NothingToCompare(
-            f"at least two values of {asked.axis} are needed, but all {len(runs)} comparable runs have {value:g}; "
+            f"at least two values of {asked.axis} are needed, but all {len(runs)} comparable runs have {value}; "
             f"sweep {name}, or give another key by --axis: {_varying(runs)}"
         )
 

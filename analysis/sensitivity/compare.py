@@ -112,7 +112,8 @@ def _points(runs: pd.DataFrame, tuned: Sequence[str], asked: Asked) -> list[Poin
         values = {column: row[column] for column in tuned}
         key = (float(row[asked.axis]), *(format_value(value) for value in values.values()))
         settings.setdefault(key, values)
-        points.setdefault(key, []).append(Final(row.get("seed"), row["final"], row["path"]))
+        seed = row.get("seed")
+        points.setdefault(key, []).append(Final(None if pd.isna(seed) else seed, row["final"], row["path"]))
     return [
         Point(key[0], settings[key], tuple(sorted(finals, key=lambda final: sort_key(final.seed))))
         for key, finals in points.items()
@@ -141,7 +142,8 @@ def curves(runs: pd.DataFrame, reasons: pd.Series, asked: Asked) -> list[Curve]:
     """
     compared = reasons == ""
     steps = set(runs.loc[compared, "total_steps"].dropna())
-    bounds = (reasons == "diverged") & runs["total_steps"].isin(steps) & (pd.to_numeric(runs[asked.axis]) > 0)
+    axis = pd.to_numeric(runs[asked.axis], errors="coerce")
+    bounds = (reasons == "diverged") & runs["total_steps"].isin(steps) & (axis > 0)
     used = runs[compared | bounds].copy()
     used["final"] = [
         asked.worse() if bound else value

@@ -294,6 +294,23 @@ def test_weight_decay_is_tuned_too(attempt: Try, outputs: Path, capsys: pytest.C
     assert lines[2].split()[:3] == ["sgd", "0.003", "-"]
 
 
+def test_runs_of_an_earlier_version_are_compared_with_those_of_now(
+    attempt: Try, outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attempt("adamw", 0.001, 2.5)
+    attempt("adamw", 0.003, 2.0, more={"optimizer.optimizer_params.cautious_weight_decay": False})
+    attempt("adamw", 0.01, 2.2, more={"data.dataset.text_column": "text"})
+    attempt("adamw", 0.02, 2.2).summary.write_text("{")
+    assert main([str(outputs)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[0].split()[:4] == ["optimizer", "lr", "eval", "loss"]
+    assert "3 runs of 1,000 tokens" in printed.out
+    assert printed.err.startswith("problem: ")
+    attempt("adamw", 0.02, 2.2, more={"model.config.enable_mup_with_base_n_embd": 64})
+    assert main([str(outputs)]) == 2
+    assert "enable_mup_with_base_n_embd is -, 64; give folders" in capsys.readouterr().err
+
+
 def test_another_metric_and_other_keys(attempt: Try, outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for width in (64, 128):
         for rate in (0.1, 0.2, 0.4):
@@ -349,6 +366,21 @@ def test_what_a_run_was_started_with(make_run: MakeRun) -> None:
     }  # fmt: skip
 
 
+def test_the_comparison_of_optimizers_is_fair(tmp_path: Path) -> None:
+    configs = planned(json.loads((ROOT / "params" / "optimizers_pretrain.json").read_text()), tmp_path)
+    rates: dict[str, set[float]] = {}
+    same = []
+    for config in configs:
+        optimizer, training = config["optimizer"]["optimizer_params"], config["training"]["training_params"]
+        rates.setdefault(optimizer["name"], set()).add(optimizer["lr"])
+        budget = {key: value for key, value in training.items() if key != "max_grad_norm"}  # MoMo takes no clipping
+        schedule = (optimizer["lr_schedule"], optimizer["warm_up_fraction"])
+        same.append((budget, schedule, *(config[group] for group in ("model", "data", "loss", "seed"))))
+    assert all(item == same[0] for item in same)
+    assert len(rates) >= 8
+    assert {len(found) for found in rates.values()} == {4}
+
+
 def test_a_submitted_sweep_by_its_name(
     attempt: Try, outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -381,6 +413,7 @@ def test_a_submitted_sweep_by_its_name(
             ["outputs"],
             "at least two values of optimizer.optimizer_params.lr are needed, but all 2 comparable runs have",
         ),
+        (["outputs", "--axis", "dataset.name"], "of 2 there is none (2 no data.dataset.name above 0)"),
         (["outputs", "--axis", "rate"], "but the runs have no rate; what varies between them is "),
         (["outputs", "--axis", "name"], "optimizer.optimizer_params.name have that name"),
         (["outputs", "--axis", "n_embd"], "loss, but data.dataset.name is pydoc, mine; give folders"),
