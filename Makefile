@@ -22,11 +22,12 @@ sweep: $(VENV)/.installed
 	$(BIN)/python -m analysis.plot_curves $(OUTPUTS)
 
 # One thread a worker: the tests are many small processes, and wait for Slurm. Each worker has a cluster of its own.
-# `check` has run the import test.
+# `check` has run the import test. DeepSpeed compiles itself.
 test: check slurm-packages
+	@if command -v c++ >/dev/null; then $(MAKE) -s $(VENV)/.installed-deepspeed; fi
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist worksteal $(or $(TESTS),--ignore tests/test_imports.py)
 
-# The Debian packages of Slurm, when root; otherwise a line that says how to get them, and the Slurm tests are skipped.
+# The Debian packages of Slurm and a compiler, when root; otherwise a line that says how to get them, and tests are skipped.
 slurm-packages:
 	@bash tests/cluster/packages.sh
 
@@ -61,6 +62,10 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install -q -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-deepspeed: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install -q -e '.[dev,deepspeed]'
 	touch $@
 
 clean:

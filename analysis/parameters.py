@@ -21,7 +21,7 @@ def parameter_columns(runs: pd.DataFrame) -> list[str]:
     return [name for name in runs.columns if name in known]
 
 
-def _follows(runs: pd.DataFrame, column: str, name: str | None) -> bool:
+def follows(runs: pd.DataFrame, column: str, name: str | None) -> bool:
     """Returns whether `column` has one value for each value of `name`."""
     return bool(runs.groupby(name, dropna=False)[column].nunique(dropna=False).max() == 1)
 
@@ -42,7 +42,7 @@ def varying_parameters(runs: pd.DataFrame) -> list[str]:
     kept: dict[object, str] = {}
     for column in varying:
         group = column.split(".")[0]
-        if (name := names.get(group)) not in (None, column) and _follows(known, column, name):
+        if (name := names.get(group)) not in (None, column) and follows(known, column, name):
             continue
         present = known[column].notna()
         kept.setdefault((group, tuple(present)) if known[column].nunique() == 1 else column, column)

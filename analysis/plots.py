@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -128,7 +129,7 @@ class _Looks:
     bar_label: str = ""
 
 
-def _palette(count: int) -> list[Look]:
+def palette(count: int) -> list[Look]:
     """Returns `count` looks, dark to light; the palest yellow is left out because it vanishes on white."""
     colors = [colormaps["viridis"](position) for position in np.linspace(0.0, 0.88, count)]
     return [
@@ -148,11 +149,11 @@ def _bar_looks(values: Sequence[float], label: str) -> _Looks:
 def _group_looks(groups: Sequence[str | None]) -> _Looks:
     """Gives each distinct text of `groups` a look, in order of first appearance; None is one of the others."""
     names = list(dict.fromkeys(group for group in groups if group is not None))
-    palette = dict(zip(names, _palette(len(names)), strict=True))
+    looks = dict(zip(names, palette(len(names)), strict=True))
     texts = shortened(names, LABEL_LIMIT)
     return _Looks(
-        [OTHERS if group is None else palette[group] for group in groups],
-        [(texts[name], look) for name, look in palette.items()],
+        [OTHERS if group is None else looks[group] for group in groups],
+        [(texts[name], look) for name, look in looks.items()],
     )
 
 
@@ -367,3 +368,15 @@ def plot_curves(runs: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
         _draw_panel(one, panel, frames, looks.of_run, failed)
     _explain(figure, list(axes), looks, _notes(frames, looks, failed))
     return figure
+
+
+def save_figure(figure: Figure, target: Path) -> None:
+    """Writes a figure in the format of the file's suffix.
+
+    Raises:
+        GptOptError: If it cannot be written there.
+    """
+    try:
+        figure.savefig(target)
+    except (OSError, ValueError) as error:
+        raise GptOptError(f"the figure cannot be saved there, give another -o FILE.png: {error}") from error

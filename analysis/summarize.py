@@ -15,8 +15,8 @@ import pandas as pd
 
 from analysis.load import RUN_COLUMNS, load_runs
 from analysis.parameters import parameter_columns
-from analysis.tables import render_table, summary_table
-from gpt_opt.errors import GptOptError, exit_code
+from analysis.tables import render_table, save_table, summary_table
+from gpt_opt.errors import exit_code
 from gpt_opt.table import show, terminal_width
 
 
@@ -63,13 +63,6 @@ def _text(runs: pd.DataFrame, table: pd.DataFrame, places: str) -> str:
     return "\n".join(parts)
 
 
-def _save(table: pd.DataFrame, target: Path) -> None:
-    try:
-        table.to_csv(target, index=False)
-    except OSError as error:
-        raise GptOptError(f"the table cannot be saved there, give another --csv FILE: {error}") from error
-
-
 def _run(options: argparse.Namespace) -> None:
     logging.getLogger("analysis").setLevel(logging.ERROR)  # what load_runs warns of stands below the table
     runs = load_runs(options.path)
@@ -81,7 +74,7 @@ def _run(options: argparse.Namespace) -> None:
     else:
         show(_text(runs, table, ", ".join(map(str, options.path))), sys.stdout)
     if target is not None:
-        _save(table, target)
+        save_table(table, target, "give another --csv FILE")
         if not options.json:
             print(f"\ntable: {target}")
 

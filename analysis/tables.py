@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from analysis.parameters import format_value, run_order, short_names, shown_parameters
+from gpt_opt.errors import GptOptError
 from gpt_opt.records.metrics import metric_label, metric_text
 from gpt_opt.table import Column, render
 
@@ -71,3 +73,20 @@ def render_table(table: pd.DataFrame, width: int | None = None) -> str:
     empty = {name for name in METRICS if table[name].isna().all()}
     names = [name for name in table.columns if name not in (*IDENTITY, *empty)]
     return "\n".join(render([_column(table, name) for name in names], width))
+
+
+def save_table(table: pd.DataFrame, target: Path, fix: str) -> None:
+    """Writes a table as CSV.
+
+    Args:
+        table: With columns of texts and numbers.
+        target: The file.
+        fix: What to do where it cannot be written.
+
+    Raises:
+        GptOptError: If it cannot.
+    """
+    try:
+        table.to_csv(target, index=False)
+    except OSError as error:
+        raise GptOptError(f"the table cannot be saved there, {fix}: {error}") from error

@@ -47,6 +47,14 @@ TRAITS: Mapping[str, Traits] = {
     f"{_OWN}.muon_legacy.MuonLegacy": _WHOLE_MATRICES,
     f"{_OWN}.sign_gd.SignGD": Traits(sharded=False),
     f"{_OWN}.dap.DAP": Traits(sharded=False, reads_inputs=True),
+    f"{_OWN}.muon_torch.MuonTorch": _WHOLE_MATRICES,
+    f"{_OWN}.packages.normuon": _WHOLE_MATRICES,
+    f"{_OWN}.packages.adamuon": _WHOLE_MATRICES,
+    f"{_OWN}.packages.kron": _WHOLE_MATRICES,
+    "pytorch_optimizer.SOAP": Traits(sharded=False),
+    "pytorch_optimizer.MARS": _WHOLE_MATRICES,
+    "prodigyopt.Prodigy": _WHOLE_MATRICES,
+    "schedulefree.AdamWScheduleFree": Traits(sharded=False),
 }
 """Those that differ from torch's Adam."""
 

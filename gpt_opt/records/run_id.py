@@ -32,6 +32,8 @@ ABSENT_MEANS: Mapping[str, Any] = {
     "training.training_params.tokens_processed": None,
     "training.training_params.context_length": None,
     "training.training_params.val_tokens_processed": None,
+    "training.training_params.ema_decay": None,
+    "optimizer.optimizer_params.cautious_weight_decay": False,
     "data.dataset.text_column": "text",
     "data.dataset.messages_column": "messages",
     "optimizer.optimizer_params.decay_fraction": None,

@@ -49,6 +49,7 @@ from gpt_opt.training.models.lora import add_adapters
 from gpt_opt.training.models.mup import optimizer_with_rates
 from gpt_opt.training.objectives import Objective, objective_of
 from gpt_opt.training.optimizers import lr_factor, phases_of
+from gpt_opt.training.optimizers.evaluation_weights import EvaluationWeights
 from gpt_opt.training.parts import Parts
 from gpt_opt.training.sharding import sharding_arguments
 from gpt_opt.training.trainer import ObjectiveTrainer, Task
@@ -170,6 +171,7 @@ def build_trainer(
         data_fingerprint=parts.items.fingerprint,
         inputs=inputs or {},
         best=best_of(config["training"]["finetuning"]),
+        evaluation_weights=EvaluationWeights(optimizer, params["ema_decay"]),
     )
     generator = generator_of(config, parts, arguments.per_device_eval_batch_size)
     trainer = ObjectiveTrainer(parts.policy, arguments, task, parts.objective, parts.reference)

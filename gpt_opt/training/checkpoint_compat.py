@@ -59,7 +59,11 @@ def require_resumable(
 
 
 def settings_of(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """Returns the settings of each group of parameters as JSON values."""
+    """Returns the settings of each group of parameters as JSON values.
+
+    Args:
+        optimizer: Before its first step: some optimizers count steps, or keep what they have found, in their groups.
+    """
     return [{key: _plain(value) for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
 
 
@@ -160,4 +164,6 @@ def _settings(checkpoint: Path, optimizer: Optimizer) -> Iterator[Problem]:
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, str | bool | int | float) else str(value)

@@ -44,7 +44,8 @@ from gpt_opt.training.model_selection import Best
 from gpt_opt.training.models.build import Reference
 from gpt_opt.training.objectives import Objective
 from gpt_opt.training.optimizers import load_state_by_name, state_by_name
-from gpt_opt.training.optimizers.protocols import SeesMicroBatches, UsesLoss, evaluation_mode
+from gpt_opt.training.optimizers.evaluation_weights import EvaluationWeights
+from gpt_opt.training.optimizers.protocols import SeesMicroBatches, UsesLoss
 from gpt_opt.training.sharding import (
     full_optimizer_state,
     full_weights,
@@ -71,6 +72,7 @@ class Task:
         data_fingerprint: SHA-256 of training and validation data; a resume with other data is refused.
         inputs: Files and modules of the run with their fingerprints; a resume with other weights is refused.
         best: Compares the evaluations; None where nothing depends on which is best.
+        evaluation_weights: What is evaluated and saved.
     """
 
     order: TrainingOrder
@@ -84,6 +86,7 @@ class Task:
     data_fingerprint: str
     inputs: Inputs
     best: Best | None
+    evaluation_weights: EvaluationWeights
 
 
 class ObjectiveTrainer(Trainer):
@@ -130,6 +133,7 @@ class ObjectiveTrainer(Trainer):
         self.progress = Progress()
         self.metrics_log = MetricsLog(task.folder.metrics)
         self.generations_log = StepLog(task.folder.samples)
+        self._settings = settings_of(task.optimizer)
         self._step_loss: Tensor | None = None
         self._micro_batches = self._micro_batches_left = 0
         self.draws_anew = False
@@ -245,7 +249,7 @@ class ObjectiveTrainer(Trainer):
         """Measures the validation data, with the weights that the optimizer has for it, and lets callbacks look."""
         started, step, task = time.perf_counter(), self.state.global_step, self.task
         self.forwards.activity = f"the evaluation after step {step}"
-        with evaluation_mode(task.optimizer):
+        with task.evaluation_weights.in_place():
             size = self.args.per_device_eval_batch_size
             result = measure(self.objective, self.forwards.policy, task.validation, task.collator, size, self.processes)
             self.log(dict(result))
@@ -268,7 +272,7 @@ class ObjectiveTrainer(Trainer):
         task, step = self.task, self.state.global_step
         task.hooks.fence()
         staging, final_folder = staging_folder(task.folder.checkpoints, step), self.args.output_dir
-        with evaluation_mode(task.optimizer), whole_or_removed(staging):
+        with task.evaluation_weights.in_place(), whole_or_removed(staging):
             progress = self._progress()
             self.args.output_dir = str(staging)
             try:
@@ -296,7 +300,7 @@ class ObjectiveTrainer(Trainer):
             "inputs": task.inputs,
             "order": task.order.settings(),
             "engine": sharding_of(self.args),
-            "optimizer": settings_of(task.optimizer),
+            "optimizer": self._settings,
             "best": None if task.best is None else task.best.state(),
         }
 
@@ -319,6 +323,8 @@ class ObjectiveTrainer(Trainer):
             return
         model, optimizer = cast("nn.Module", self.model), self.task.optimizer
         state = full_optimizer_state(model, optimizer) if self.is_fsdp_enabled else state_by_name(model, optimizer)
+        if not self.is_fsdp_enabled and (other := self.task.evaluation_weights.state_dict(model)):
+            state["evaluation_weights"] = other
         if self.args.should_save:
             torch.save(state, Path(output_dir, OPTIMIZER_FILE))
             torch.save(self.task.schedule.state_dict(), Path(output_dir, SCHEDULER_FILE))
@@ -330,7 +336,11 @@ class ObjectiveTrainer(Trainer):
             return
         saved = torch.load(Path(checkpoint, OPTIMIZER_FILE), map_location="cpu", weights_only=True)
         load = load_optimizer_state if self.is_fsdp_enabled else load_state_by_name
-        load(cast("nn.Module", self.model), self.task.optimizer, saved)
+        model = cast("nn.Module", self.model)
+        load(model, self.task.optimizer, saved)
+        other = saved.get("evaluation_weights", {})
+        if not self.is_fsdp_enabled or "average" in other:  # which is refused there
+            self.task.evaluation_weights.load_state_dict(model, other)
         self.task.schedule.load_state_dict(torch.load(Path(checkpoint, SCHEDULER_FILE), weights_only=True))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

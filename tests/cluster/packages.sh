@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the Debian packages of the test cluster, and starts none of their services.
-# Always ends with 0 where it cannot: the Slurm tests are then skipped, and fail where CI is set.
+# Installs the Debian packages of the test cluster, and starts none of their services; and a C++ compiler.
+# Always ends with 0 where it cannot: the tests that need them are then skipped, those of Slurm fail where CI is set.
 set -euo pipefail
 export PATH="$PATH:/usr/sbin:/sbin" DEBIAN_FRONTEND=noninteractive
 packages=(slurm-wlm slurmdbd slurm-wlm-mysql-plugin munge mariadb-server)
@@ -14,6 +14,12 @@ complete() {
   [ -n "$(find /usr/lib /usr/lib64 -name accounting_storage_mysql.so -print -quit 2>/dev/null)" ]
 }
 
+if ! command -v c++ >/dev/null; then
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null ||
+    ! { apt-get update -q && apt-get install -q -y --no-install-recommends g++ libc6-dev python3-dev; }; then
+    echo "The tests of DeepSpeed and of compile=true will be skipped: they need apt-get install g++ python3-dev"
+  fi
+fi
 if complete; then
   exit 0
 fi

@@ -8,6 +8,7 @@ import signal
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ from tests.training.test_training import config
 pytestmark = pytest.mark.usefixtures("forked")
 
 needs_deepspeed = pytest.mark.skipif(
-    find_spec("deepspeed") is None,
+    find_spec("deepspeed") is None or which("c++") is None,
     reason="DeepSpeed is not installed; it needs a C++ compiler: pip install 'gpt-opt[deepspeed]'",
 )
 

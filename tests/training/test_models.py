@@ -366,13 +366,14 @@ def test_a_tokenizer_that_is_too_large_is_named_by_the_key_that_there_is(tmp_pat
         build(config([*hf, "model.tokenizer_name_or_path=bytes", f"model.name_or_path={short}"]))
 
 
-@pytest.mark.parametrize("family", ["gpt_neox", "mixtral"])
+@pytest.mark.parametrize("family", ["gpt_neox", "mixtral", "qwen2_moe"])
 def test_a_family_that_is_saved_under_other_names_resumes_and_is_an_archive(
     tmp_path: Path, small: list[str], family: str
 ) -> None:
     shape = {"vocab_size": 258, "hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 64}
     heads = {"num_hidden_layers": 1, "num_attention_heads": 2}
-    more = {"num_key_value_heads": 2, "num_local_experts": 2} if family == "mixtral" else {}
+    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8}
+    more = {"mixtral": {"num_local_experts": 2}, "qwen2_moe": experts}.get(family, {}) | {"num_key_value_heads": 2}
     torch.manual_seed(0)
     made = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **shape, **heads, **more))
     made.save_pretrained(tmp_path / "start")

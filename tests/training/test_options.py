@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -360,6 +361,7 @@ def test_exactly_one_key_says_how_long_to_train(small: list[str], lengths: dict[
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(which("c++") is None, reason="compile=true needs a C++ compiler on a CPU: apt-get install g++")
 def test_a_compiled_model_trains_alike_and_resumes(tmp_path: Path, small: list[str]) -> None:
     plain, compiled = folder(tmp_path / "plain"), folder(tmp_path / "compiled")
     finish([*small, *DPO], plain)

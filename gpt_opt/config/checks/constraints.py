@@ -17,6 +17,7 @@ from gpt_opt.config.checks.losses import loss_problems
 from gpt_opt.config.checks.models import listed_problems, source_problems, weight_problems
 from gpt_opt.config.checks.optimizer import moment_problems, schedule_problems
 from gpt_opt.config.checks.optimizer_combinations import combination_problems, own_problems
+from gpt_opt.config.checks.optimizer_packages import average_problems, cautious_problems, package_problems
 from gpt_opt.config.checks.pretraining import pretraining_problems, unset_problems
 from gpt_opt.config.checks.sampling import sampling_problems
 from gpt_opt.config.checks.sharding import sharding_problems
@@ -114,6 +115,9 @@ CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     moment_problems,
     own_problems,
     combination_problems,
+    package_problems,
+    cautious_problems,
+    average_problems,
     data_problems,
     lora_problems,
     sharding_problems,

@@ -74,10 +74,16 @@ def _decay_problems(params: Mapping[str, Any], warmup_steps: int | None) -> Iter
 def moment_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     """Checks the numbers that only some optimizers have, and the weight decay."""
     params = config["optimizer"]["optimizer_params"]
-    betas = params.get("betas")
-    if betas is not None and (len(betas) != 2 or not all(0 <= value < 1 for value in betas)):
-        yield Problem(f"{_OPTIMIZER}.betas", f"must be two numbers, each at least 0 and below 1, but is {betas}")
-    for key in ("alpha", "momentum", "beta", "dap_beta1", "dap_beta2", "ema_beta"):
+    count = 3 if params["_target_"].endswith(".AdEMAMix") else 2
+    for key in ("betas", "adamw_betas", "betas_1d"):
+        betas, wanted = params.get(key), count if key == "betas" else 2
+        if betas is not None and (len(betas) != wanted or not all(0 <= value < 1 for value in betas)):
+            numbers = {2: "two", 3: "three"}[wanted]
+            problem = f"must be {numbers} numbers, each at least 0 and below 1, but is {betas}"
+            yield Problem(f"{_OPTIMIZER}.{key}", problem)
+    for key in ("alpha", "momentum", "beta", "beta2", "dap_beta1", "dap_beta2", "ema_beta"):
+        if key == "alpha" and count == 3:  # the weight of a mean
+            continue
         if params.get(key) is not None and not 0 <= params[key] < 1:
             yield Problem(f"{_OPTIMIZER}.{key}", f"must be at least 0 and below 1, but is {params[key]}")
     for key in ("eps", "weight_decay", "damping", "dap_eps", "muon_lr", "muon_lr_ratio", "momentum_decay"):

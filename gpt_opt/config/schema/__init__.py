@@ -17,6 +17,7 @@ from gpt_opt.config.hydra_defaults import override_hydra_anywhere
 from gpt_opt.config.schema.data import DATA_SCHEMAS
 from gpt_opt.config.schema.models import MODEL_SCHEMAS
 from gpt_opt.config.schema.optimizers import OPTIMIZER_SCHEMAS
+from gpt_opt.config.schema.optimizers_packages import PACKAGE_SCHEMAS
 from gpt_opt.config.schema.sharding import SHARDING_SCHEMAS, register_variants
 
 VERSION_BASE = "1.3"
@@ -169,6 +170,7 @@ class TrainingParams:
     n_examples: int | None
     warmup_steps: int | None
     max_grad_norm: float
+    ema_decay: float | None
     mixed_precision: Precision
     gradient_checkpointing: bool
     compile: bool
@@ -324,6 +326,7 @@ SCHEMAS: dict[str, type] = {
     "loss/sft": SFTLoss,
     "loss/lm": LMLoss,
     **OPTIMIZER_SCHEMAS,
+    **PACKAGE_SCHEMAS,
     "training/default": Training,
     "lora/lora": Lora,
     **SHARDING_SCHEMAS,

@@ -162,24 +162,30 @@ class DAPParams(OptimizerParams):
     eps: float
 
 
+def cautious(params: type[OptimizerParams]) -> type[OptimizerParams]:
+    """Returns the type with the key of cautious weight decay, for an optimizer with decoupled decay."""
+    return make_dataclass(params.__name__, [("cautious_weight_decay", bool)], bases=(params,))
+
+
 def option(params: type[OptimizerParams]) -> type[Any]:
     """Returns the type of an option of the group `optimizer` from that of its `optimizer_params`."""
     return make_dataclass(params.__name__.removesuffix("Params"), [("optimizer_params", params)])
 
 
 _PARAMS: dict[str, type[OptimizerParams]] = {
-    "adamw": AdamParams,
-    "nadam": NAdamParams,
+    "adam": AdamParams,
+    "adamw": cautious(AdamParams),
+    "nadam": cautious(NAdamParams),
     "rmsprop": RMSpropParams,
     "sgd": SGDParams,
-    "sign_gd": SignGDParams,
+    "sign_gd": cautious(SignGDParams),
     "momo": MomoParams,
     "momo_adam": MomoAdamParams,
-    "muon": MuonParams,
-    "scion": ScionParams,
+    "muon": cautious(MuonParams),
+    "scion": cautious(ScionParams),
     "muon_momo": MuonMomoParams,
     "muonmax_momo": MuonMaxMomoParams,
-    "dap": DAPParams,
+    "dap": cautious(DAPParams),
 }
 
 OPTIMIZER_SCHEMAS: dict[str, type[Any]] = {f"optimizer/{name}": option(params) for name, params in _PARAMS.items()}

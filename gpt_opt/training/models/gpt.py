@@ -34,8 +34,7 @@ class GPTConfig(PreTrainedConfig):
         dropout: Probability, of embeddings, attention weights and the output of blocks.
         initializer_range: Standard deviation of the initial weights.
         rotary_base: Longest wavelength of rotary positions, in units of 2 pi tokens.
-        enable_mup_with_base_n_embd: Width at which muP (Yang et al. 2022, arXiv 2203.03466) changes nothing; None is
-            without muP.
+        enable_mup_with_base_n_embd: Base width of muP, see `gpt_opt.training.models.mup`; None is without muP.
         bos_token_id: Token before a text, if any.
         eos_token_id: Token after a text.
         pad_token_id: Token that fills up batches.

@@ -3,7 +3,8 @@
 Yang et al. 2022, "Tensor Programs V", arXiv 2203.03466, Table 8 with the rules for Adam, as nanoGPT-mup has them. With
 m = width / base width, the matrices between hidden states start at 1/sqrt(m) of their standard deviation and learn at
 1/m of the rate; queries and keys are multiplied by 1/d_head; the last hidden state is divided by m before the head.
-Embeddings, positions and the head learn at the whole rate; norms and biases too, and never decay.
+Embeddings, positions and the head learn at the whole rate; norms and biases too, and never decay. So at the base width
+attention alone differs from a model without muP: its scale is 1/d_head, not sqrt(d_head of the base) / d_head.
 
 Weight decay is decoupled and multiplied with the rate of its group: per step a hidden matrix loses
 lr * weight_decay / m of itself, an embedding lr * weight_decay. So hidden matrices decay the more slowly the wider the

@@ -11,11 +11,12 @@ from torch.optim import Optimizer
 
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.training.instantiate import call_target, require_kind
+from gpt_opt.training.optimizers.cautious import decay_cautiously
 from gpt_opt.training.optimizers.roles import NamedParameter, named_parameters
 from gpt_opt.training.optimizers.routing import groups_by
 
 _KEY = "optimizer.optimizer_params"
-_NOT_ARGUMENTS = frozenset({"name", "lr_schedule", "warm_up_fraction", "decay_fraction"})
+_NOT_ARGUMENTS = frozenset({"name", "lr_schedule", "warm_up_fraction", "decay_fraction", "cautious_weight_decay"})
 
 
 def build_optimizer(
@@ -40,10 +41,12 @@ def build_optimizer(
     trained = named_parameters(model) if parameters is None else parameters
     try:
         optimizer = factory(trained if _takes_names(factory.func) else _plain(trained, params))
-    except (ValueError, TypeError, IndexError) as error:
+    except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
         raise ConfigError([Problem(_KEY, f"{params['_target_']} refuses these settings: {error}")]) from error
     require_kind(_KEY, params, optimizer, Optimizer)
     _require_each_once(cast("Optimizer", optimizer), trained, params["_target_"])
+    if params.get("cautious_weight_decay"):
+        decay_cautiously(cast("Optimizer", optimizer))
     return cast("Optimizer", optimizer)
 
 

@@ -39,7 +39,7 @@ class _Part:
         momenta: Mean of the gradients of each.
         directions: Of steepest descent, of each, but for `scale`.
         scale: Of the directions.
-        duals: Dual norm of each momentum, each shape (); None where none is asked for.
+        duals: Dual norm of each momentum, each shape (); empty where none is asked for.
     """
 
     group: Group
@@ -47,7 +47,7 @@ class _Part:
     momenta: list[Tensor]
     directions: list[Tensor]
     scale: float
-    duals: list[Tensor] | None
+    duals: list[Tensor]
 
 
 class NESGD(FullPrecisionOptimizer):
@@ -141,28 +141,32 @@ class NESGD(FullPrecisionOptimizer):
         is_adam = not group["is_matrix"] and group["other_norm"] != "linfty"
         trained = self.trained(group)
         parameters, gradients = [item for item, _ in trained], [gradient for _, gradient in trained]
-        momenta = self._means(
-            "momentum_buffer", parameters, gradients, group["betas"][0] if is_adam else group["momentum"]
-        )
+        decay = group["betas"][0] if is_adam else group["momentum"]
+        momenta, scale = self._means("momentum_buffer", parameters, gradients, decay), 1.0
         if group["is_matrix"]:
             scale = float(group["spectral_scale"])
             directions = orthogonalize_all(momenta, group["polar_method"], group["ns_steps"], self.batched)
             duals = [scale * (mean * factor).sum() for mean, factor in self._pairs(momenta, directions)]
-            return _Part(group, parameters, momenta, directions, scale, duals if self._needs_duals() else None)
-        if not is_adam:
-            duals = [mean.abs().sum() for mean, _ in self._pairs(momenta, momenta)]
-            return _Part(group, parameters, momenta, [mean.sign() for mean in momenta], 1.0, duals)
+        elif is_adam:
+            directions, duals = self._adam(group, parameters, gradients, momenta)
+        else:
+            directions = [mean.sign() for mean in momenta]
+            duals = [mean.abs().sum() for mean, _ in self._pairs(momenta, directions)]
+        return _Part(group, parameters, momenta, directions, scale, duals)
+
+    def _adam(
+        self, group: Group, parameters: list[Tensor], gradients: list[Tensor], momenta: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Returns directions and dual norms of parameters under an adam norm."""
         squares = self._means("square", parameters, [item.square() for item in gradients], group["betas"][1])
         roots = [square.sqrt().add_(group["eps"]) for square in squares]
         directions = [mean / root for mean, root in zip(momenta, roots, strict=True)]
         duals = [(mean * direction).sum() for mean, direction in self._pairs(momenta, directions)]
-        if group["other_norm"] == "adam_2":
-            duals = [dual.sqrt() for dual in duals]
-            directions = [
-                torch.where(dual > 0, direction / dual, torch.zeros_like(direction))
-                for direction, dual in zip(directions, duals, strict=True)
-            ]
-        return _Part(group, parameters, momenta, directions, 1.0, duals)
+        if group["other_norm"] == "adam_infty":
+            return directions, duals
+        duals = [dual.sqrt() for dual in duals]
+        pairs = zip(directions, duals, strict=True)
+        return [torch.where(dual > 0, item / dual, torch.zeros_like(item)) for item, dual in pairs], duals
 
     def _pairs(self, first: list[Tensor], second: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Returns pairs to make dual norms of; none where none is asked for."""
@@ -223,7 +227,7 @@ class TruncatedNESGD(NESGD, UsesBatchLoss):
 
 def _product(norm: str, parts: Sequence[_Part]) -> tuple[Tensor, list[list[Tensor]]]:
     """Returns the dual norm of all, shape (), and the weights of the directions of each part, each shape ()."""
-    duals = torch.stack([dual for part in parts for dual in part.duals or ()])
+    duals = torch.stack([dual for part in parts for dual in part.duals])
     sizes = [len(part.parameters) for part in parts]
     is_matrix = torch.tensor([part.group["is_matrix"] for part in parts for _ in part.parameters], device=duals.device)
     matrices = (duals * is_matrix).sum()

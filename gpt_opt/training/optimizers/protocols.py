@@ -5,12 +5,9 @@ An optimizer that `optimizer.optimizer_params._target_` names asks by having the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
-from torch.optim import Optimizer
 
 
 @runtime_checkable
@@ -19,7 +16,7 @@ class HasModes(Protocol):
 
     `eval` is called before every evaluation (generations included) and before every checkpoint, `train` after it and
     before every step. Each must do nothing where the mode holds already, and the mode must be part of `state_dict`: a
-    checkpoint has the weights of `eval`, and a resume goes on from them.
+    checkpoint has the weights of `eval`. `train` need not find the same bits again: whoever calls puts them back.
     """
 
     def train(self) -> None:
@@ -57,16 +54,3 @@ class SeesMicroBatches(Protocol):
             number: Of it within the optimizer step, from 0.
             count: Micro-batches of the optimizer step, on this process.
         """
-
-
-@contextmanager
-def evaluation_mode(optimizer: Optimizer) -> Iterator[None]:
-    """Has the weights to evaluate in place inside the block, where an optimizer has such."""
-    if not isinstance(optimizer, HasModes):
-        yield
-        return
-    optimizer.eval()
-    try:
-        yield
-    finally:
-        optimizer.train()

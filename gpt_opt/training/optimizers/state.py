@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gpt_opt.errors import ConfigError, Problem
 
 
-def _names(model: nn.Module, optimizer: Optimizer) -> list[str]:
+def parameter_names(model: nn.Module, optimizer: Optimizer) -> list[str]:
     """Returns the names of an optimizer's parameters in the order in which `state_dict` counts them."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
@@ -33,7 +33,7 @@ def state_by_name(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         `state`: the tensors and numbers of each parameter by its name, and what an optimizer keeps under other keys.
         `param_groups`: the settings of each group, and in `params` its names.
     """
-    return _renamed(optimizer.state_dict(), dict(enumerate(_names(model, optimizer))))
+    return _renamed(optimizer.state_dict(), dict(enumerate(parameter_names(model, optimizer))))
 
 
 def with_names(saved: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
@@ -54,12 +54,28 @@ def load_state_by_name(model: nn.Module, optimizer: Optimizer, saved: Mapping[st
         ConfigError: If its groups have other parameters than those of the optimizer.
     """
     saved = with_names(saved, model)
-    names, own = _names(model, optimizer), optimizer.state_dict()
+    names, own = parameter_names(model, optimizer), optimizer.state_dict()
     _require_groups(_renamed(own, dict(enumerate(names)))["param_groups"], saved["param_groups"])
     numbered = _renamed(saved, {name: index for index, name in enumerate(names)})
     for group, theirs in zip(own["param_groups"], numbered["param_groups"], strict=True):
         theirs["params"] = group["params"]  # torch matches by position
     optimizer.load_state_dict(numbered)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, theirs in numbered["state"].items():
+        if isinstance(index, int):
+            state = optimizer.state[parameters[index]]
+            state.update({key: _as_saved(state[key], value) for key, value in theirs.items()})
+
+
+def _as_saved(loaded: Any, saved: Any) -> Any:
+    """Returns a loaded value in its saved type: torch gives tensors that of the weights, and takes strings apart."""
+    if isinstance(saved, Tensor):
+        return loaded if loaded.dtype == saved.dtype else saved.to(loaded.device)
+    if isinstance(saved, dict):
+        return {key: _as_saved(loaded[key], value) for key, value in saved.items()}
+    if isinstance(saved, list | tuple):
+        return type(saved)(_as_saved(own, value) for own, value in zip(loaded, saved, strict=True))
+    return saved
 
 
 def _require_groups(own: list[Mapping[str, Any]], saved: list[Mapping[str, Any]]) -> None:

@@ -1,0 +1,155 @@
+"""`python -m analysis.sensitivity SWEEP`: compares the optimizers of a sweep at their best learning rates."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.load import load_metrics, load_runs
+from analysis.parameters import run_labels
+from analysis.plots import save_figure
+from analysis.sensitivity.budget import (
+    AXIS,
+    BY,
+    Asked,
+    NothingToCompare,
+    budget,
+    check_comparable,
+    direction,
+    find_column,
+    left_out,
+    lines_of,
+)
+from analysis.sensitivity.compare import Curve, curves
+from analysis.sensitivity.figure import draw
+from analysis.sensitivity.next_sweeps import extension, more_seeds
+from analysis.sensitivity.places import Places, find_places
+from analysis.sensitivity.report import Row, comparison_table, remarks, table_text
+from analysis.sensitivity.target import default_target, reach
+from analysis.tables import save_table
+from gpt_opt.errors import GptOptError, exit_code
+from gpt_opt.records.io import write_text
+from gpt_opt.records.metrics import metric_label, metric_text
+from gpt_opt.table import show, terminal_width
+
+SEEDS = 3
+"""Seeds that --seeds asks for at each best point."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.sensitivity",
+        description="The final loss against the learning rate for each optimizer: table, figure, what to run next.",
+    )
+    parser.add_argument("places", metavar="SWEEP", nargs="+", help="a submitted sweep, or a folder of runs")
+    parser.add_argument("--metric", help="metric to compare by (default: that of the sweep file, or eval/loss)")
+    parser.add_argument("--goal", choices=("minimize", "maximize"), help="its direction, where it is a metric of yours")
+    parser.add_argument("--by", default=BY, metavar="KEY", help="config key with a line a value (default: %(default)s)")
+    parser.add_argument("--axis", default=AXIS, metavar="KEY", help="config key of the axis (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, help="training tokens of the runs to compare (default: of most runs)")
+    parser.add_argument("--target", type=float, help="value to time (default: what half of the optimizers reach)")
+    parser.add_argument("--extend", type=Path, metavar="FILE", help="write the sweep file that extends the grids there")
+    parser.add_argument("--seeds", type=Path, metavar="FILE", help=f"write one with {SEEDS} seeds at each best point")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="where to save the figure (default: SWEEP/sensitivity.png)"
+    )
+    return parser
+
+
+def _asked(options: argparse.Namespace, places: Places, runs: pd.DataFrame) -> Asked:
+    if runs.empty:
+        raise NothingToCompare(f"runs are needed, but there are none below {' '.join(options.places)}")
+    of_sweep = places.metric or {}
+    metric = options.metric or of_sweep.get("name", "eval/loss")
+    goal = options.goal or (of_sweep.get("goal") if metric == of_sweep.get("name") else None)
+    by, axis = find_column(runs, options.by), find_column(runs, options.axis)
+    return Asked(metric, direction(metric, goal), by, axis, options.tokens)
+
+
+def _rows(found: Sequence[Curve], runs: pd.DataFrame, target: float, asked: Asked) -> list[Row]:
+    best = [final.path for curve in found for final in curve.best.finals if not final.diverged]
+    metrics = dict(tuple(load_metrics(best).groupby("path"))) if best else {}
+    sizes = {
+        path: (tokens, step) for path, tokens, step in zip(runs["path"], runs["tokens"], runs["step"], strict=True)
+    }
+    rows = []
+    for curve in found:
+        paths = [final.path for final in curve.best.finals if not final.diverged and final.path in metrics]
+        rows.append(Row(curve, tuple(reach(target, metrics[path], *sizes[path], asked) for path in paths)))
+    return rows
+
+
+def _write_sweep(document: dict[str, Any] | None, target: Path | None, nothing: str) -> None:
+    if target is None:
+        return
+    if document is None:
+        print(nothing)
+        return
+    try:
+        write_text(target, json.dumps(document, indent=2) + "\n")
+    except OSError as error:
+        raise GptOptError(f"the sweep file cannot be saved there, give another file: {error}") from error
+    print(f"sweep file: {target} (gptopt plan {target} checks it)")
+
+
+def _next(
+    found: Sequence[Curve], rows: Sequence[Row], asked: Asked, places: Places, options: argparse.Namespace
+) -> None:
+    """Says which optima are not interior, and prints or writes what to run next."""
+    for line in remarks(rows, asked):
+        print(line)
+    wider = extension(found, asked, f"{places.name}_extended", places.resources)
+    if wider is not None and options.extend is None:
+        print(f"a sweep file that extends these grids (--extend FILE writes it):\n{json.dumps(wider, indent=2)}")
+    _write_sweep(wider, options.extend, "every optimum is interior: there is nothing to extend")
+    seeds = more_seeds(found, asked, f"{places.name}_seeds", SEEDS, places.resources)
+    if seeds is not None and options.seeds is None:
+        print(f"some best points have fewer than {SEEDS} seeds: --seeds FILE writes a sweep file that adds them")
+    _write_sweep(seeds, options.seeds, f"every best point has {SEEDS} seeds: there is nothing to add")
+
+
+def _run(options: argparse.Namespace) -> None:
+    logging.getLogger("analysis").setLevel(logging.ERROR)  # what load_runs warns of stands below the table
+    places = find_places(options.places)
+    runs = load_runs(places.folders)
+    asked = _asked(options, places, runs)
+    reasons = left_out(runs, asked)
+    compared = runs[reasons == ""]
+    check_comparable(compared, asked)
+    found, tokens = curves(runs, reasons, asked), budget(compared, asked)
+    target = default_target(found, asked) if options.target is None else options.target
+    rows = _rows(found, runs, target, asked)
+    figure = options.output if options.output is not None else places.root / "sensitivity.png"
+    table = figure.with_suffix(".csv")
+    show(table_text(rows, target, asked, terminal_width(sys.stdout)), sys.stdout)
+    label = metric_label(asked.metric)
+    print(f"\n{len(compared)} runs of {tokens:,} tokens, compared by {label}; ± is the standard deviation over seeds")
+    print(f"target: {label} {metric_text(asked.metric, target)}; steps between two evaluations are interpolated")
+    lines = [*lines_of(runs, run_labels(runs), reasons), *(f"{line}: not started" for line in places.not_started)]
+    if lines:
+        print(f"\nleft out: {len(lines)}", *(f"  {line}" for line in lines), sep="\n")
+    print()
+    save_figure(draw(found, asked, tokens), figure)
+    save_table(comparison_table(rows, target, asked), table, "give another -o FILE")
+    print(f"figure: {figure}\ntable: {table}")
+    _next(found, rows, asked, places, options)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Returns:
+        The exit code: 0, or 2 when there is nothing to compare or a file cannot be saved.
+    """
+    return exit_code(lambda: _run(_parser().parse_args(arguments)), failed=2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

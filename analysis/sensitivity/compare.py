@@ -1,0 +1,151 @@
+"""For each optimizer the points that were tried, the best of every learning rate, and the best of all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any, Literal
+
+import pandas as pd
+
+from analysis.parameters import format_value, sort_key, varying_parameters
+from analysis.sensitivity.budget import Asked
+
+Optimum = Literal["interior", "lowest", "highest", "only", "none"]
+"""Where the best value of an axis lies among those tried; `none` where every run diverged."""
+
+
+@dataclass(frozen=True)
+class Final:
+    """The end of one run.
+
+    Attributes:
+        seed: Of the run; None where its config has none.
+        value: Final value of the metric; the worst infinity of a run that diverged.
+        path: The run directory.
+    """
+
+    seed: Any
+    value: float
+    path: str
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the run diverged."""
+        return not math.isfinite(self.value)
+
+
+@dataclass(frozen=True)
+class Point:
+    """Runs that differ in the seed alone.
+
+    Attributes:
+        axis: Their value of the axis.
+        settings: What else was tuned, by config column.
+        finals: One a run, by seed.
+    """
+
+    axis: float
+    settings: Mapping[str, Any]
+    finals: tuple[Final, ...]
+
+    @property
+    def seeds(self) -> set[Any]:
+        """The seeds that were run to the end or to divergence."""
+        return {final.seed for final in self.finals}
+
+    @property
+    def values(self) -> list[float]:
+        """Final values of the runs that did not diverge."""
+        return [final.value for final in self.finals if not final.diverged]
+
+    def mean(self, seeds: set[Any]) -> float:
+        """Returns the mean over some seeds, or over all where it has none of them; infinite if one diverged."""
+        return fmean([final.value for final in self.finals if final.seed in seeds] or [f.value for f in self.finals])
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What was tried of one optimizer.
+
+    Attributes:
+        name: Of the optimizer.
+        tuned: Config columns beside the axis that vary.
+        profile: For every value of the axis, ascending, the point with the best mean.
+        best: The best of these.
+        seeds: The seeds that all points have, by which the best is chosen; further ones of some points then change no
+            choice. Empty where there are none: each point is judged by those it has.
+    """
+
+    name: str
+    tuned: tuple[str, ...]
+    profile: tuple[Point, ...]
+    best: Point
+    seeds: frozenset[Any]
+
+    @property
+    def optimum(self) -> Optimum:
+        """Where the best value of the axis lies. A value at which runs diverge was tried, so it bounds the optimum."""
+        if not self.best.values:
+            return "none"
+        if len(self.profile) == 1:
+            return "only"
+        return {self.profile[0].axis: "lowest", self.profile[-1].axis: "highest"}.get(self.best.axis, "interior")  # type: ignore[return-value]
+
+
+def mean(values: Sequence[float]) -> float:
+    """Returns the mean, NaN of nothing."""
+    return fmean(values) if values else math.nan
+
+
+def spread(values: Sequence[float]) -> float:
+    """Returns the standard deviation over seeds, with n - 1; NaN of fewer than two values."""
+    return stdev(values) if len(values) > 1 else math.nan
+
+
+def _points(runs: pd.DataFrame, tuned: Sequence[str], asked: Asked) -> list[Point]:
+    points: dict[tuple[Any, ...], list[Final]] = {}
+    settings: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in runs.to_dict("records"):
+        values = {column: row[column] for column in tuned}
+        key = (float(row[asked.axis]), *(format_value(value) for value in values.values()))
+        settings.setdefault(key, values)
+        points.setdefault(key, []).append(Final(row.get("seed"), row["final"], row["path"]))
+    return [
+        Point(key[0], settings[key], tuple(sorted(finals, key=lambda final: sort_key(final.seed))))
+        for key, finals in points.items()
+    ]
+
+
+def _curve(name: str, runs: pd.DataFrame, asked: Asked) -> Curve:
+    tuned = [column for column in varying_parameters(runs) if column not in (asked.by, asked.axis, "seed")]
+    points = _points(runs, tuned, asked)
+    seeds = set.intersection(*(point.seeds for point in points))
+    ranked = sorted(points, key=lambda point: (asked.key(point.mean(seeds)), point.axis))
+    best_of: dict[float, Point] = {}
+    for point in ranked:
+        best_of.setdefault(point.axis, point)
+    return Curve(name, tuple(tuned), tuple(best_of[axis] for axis in sorted(best_of)), ranked[0], frozenset(seeds))
+
+
+def curves(runs: pd.DataFrame, reasons: pd.Series, asked: Asked) -> list[Curve]:
+    """Returns what was tried of every optimizer, the best first.
+
+    Args:
+        runs: What `load_runs` returned.
+        reasons: What `left_out` returned of them: runs that are not left out are compared, runs that diverged bound
+            where optima can lie if their planned number of steps is that of a compared run.
+        asked: What to compare.
+    """
+    compared = reasons == ""
+    steps = set(runs.loc[compared, "total_steps"].dropna())
+    bounds = (reasons == "diverged") & runs["total_steps"].isin(steps) & (pd.to_numeric(runs[asked.axis]) > 0)
+    used = runs[compared | bounds].copy()
+    used["final"] = [
+        asked.worse() if bound else value
+        for bound, value in zip(bounds[compared | bounds], used[asked.metric], strict=True)
+    ]
+    found = [_curve(format_value(name), rows, asked) for name, rows in used.groupby(asked.by, dropna=False)]
+    return sorted(found, key=lambda curve: asked.key(mean(curve.best.values) if curve.best.values else asked.worse()))

@@ -1,0 +1,96 @@
+"""The figure of a comparison: the best final value against the axis, a line an optimizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+
+from analysis.parameters import short_names, shortened
+from analysis.plots import LABEL_LIMIT, Look, palette
+from analysis.sensitivity.budget import Asked
+from analysis.sensitivity.compare import Curve, mean, spread
+from gpt_opt.records.metrics import metric_info, metric_label
+
+SHOWN = 0.75
+"""Fraction of the values that the vertical axis shows at least; runs that all but diverged would flatten all others."""
+
+_EDGE = {"lowest": "low edge", "highest": "high edge", "only": "one value", "none": "all diverged"}
+
+
+def _draw(axes: Axes, curve: Curve, look: Look) -> None:
+    at = np.array([point.axis for point in curve.profile])
+    means = np.array(
+        [mean(point.values) if len(point.values) == len(point.finals) else math.nan for point in curve.profile]
+    )
+    spreads = np.array([spread(point.values) for point in curve.profile])
+    line = {"color": look.color, "linestyle": look.style, "linewidth": 1.6}
+    axes.plot(at, means, **line, marker=look.marker, markersize=5, zorder=2)  # type: ignore[arg-type]
+    seeds = np.isfinite(spreads) & np.isfinite(means)
+    axes.fill_between(
+        at, means - spreads, means + spreads, where=seeds.tolist(), color=look.color, alpha=0.2, linewidth=0
+    )
+    axes.errorbar(at[seeds], means[seeds], spreads[seeds], fmt="none", ecolor=look.color, capsize=3, zorder=3)
+    if curve.best.values:
+        best = (curve.best.axis, mean(curve.best.values))
+        axes.plot(*best, marker="o", markersize=12, markerfacecolor="none", markeredgecolor=look.color, linestyle="")
+    if gone := [point.axis for point in curve.profile if len(point.values) < len(point.finals)]:
+        top = axes.get_xaxis_transform()
+        axes.plot(gone, [0.98] * len(gone), "x", color=look.color, transform=top, markeredgewidth=2, zorder=3)
+
+
+def _limits(curves: Sequence[Curve], asked: Asked) -> tuple[float, float] | None:
+    """Returns the ends of the vertical axis: every best value, and the better part of all."""
+    values = [asked.key(mean(point.values)) for curve in curves for point in curve.profile if point.values]
+    best = [asked.key(mean(curve.best.values)) for curve in curves if curve.best.values]
+    if not values:
+        return None
+    low, high = min(values), max(*best, float(np.quantile(values, SHOWN)), min(values))
+    room = 0.06 * (high - low) or 0.01 * abs(low) or 1.0
+    ends = sorted((asked.key(low - room), asked.key(high + room)))
+    return ends[0], ends[1]
+
+
+def draw(curves: Sequence[Curve], asked: Asked, tokens: int) -> Figure:
+    """Draws a comparison.
+
+    Bars and bands are the standard deviation over seeds, where there are several; a ring is the best point, a cross at
+    the top a value at which a run diverged. The legend says which optima are not interior.
+
+    Args:
+        curves: One an optimizer, the best first.
+        asked: What is compared.
+        tokens: Training tokens of each run.
+    """
+    figure = Figure(figsize=(8.6, 4.8), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    names = shortened([curve.name for curve in curves], LABEL_LIMIT)
+    looks = palette(len(curves))
+    for curve, look in zip(curves, looks, strict=True):
+        _draw(axes, curve, look)
+    axes.set_xscale("log")
+    if (ends := _limits(curves, asked)) is not None:
+        axes.set_ylim(*ends)
+    if (info := metric_info(asked.metric)) is not None and info.form.endswith("%"):
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    unit = f" ({info.unit})" if info is not None and info.unit else ""
+    axes.set(xlabel=short_names([asked.axis])[asked.axis], ylabel=f"{metric_label(asked.metric)} at the end{unit}")
+    axes.set_title(f"after {tokens:,} tokens; ± 1 standard deviation over seeds", fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    handles = [
+        Line2D([], [], color=look.color, linestyle=look.style, marker=look.marker, linewidth=2, label=label)
+        for look, label in zip(looks, (_label(curve, names) for curve in curves), strict=True)
+    ]
+    figure.legend(handles=handles, loc="outside right upper", fontsize=9, frameon=False, handlelength=3)
+    return figure
+
+
+def _label(curve: Curve, names: dict[str, str]) -> str:
+    edge = _EDGE.get(curve.optimum)
+    return names[curve.name] + (f" ({edge})" if edge else "")
