@@ -115,6 +115,7 @@ class TrainingConfig:
         n_examples: Sequences, or pairs, to train on; likewise.
         warmup_steps: Optimizer steps in the first phase of the schedule.
         max_grad_norm: Clip the global gradient norm to this.
+        ema_decay: Decay per optimizer step of an average of the weights, which is then evaluated and saved.
         mixed_precision: "no", "bf16" or "fp16".
         gradient_checkpointing: Recompute activations in the backward pass.
         compile: Compile the model with torch.compile.
@@ -156,6 +157,7 @@ class TrainingConfig:
     n_examples: int | None = None
     warmup_steps: int | None = None
     max_grad_norm: float | None = None
+    ema_decay: float | None = None
     mixed_precision: str | None = None
     gradient_checkpointing: bool | None = None
     compile: bool | None = None

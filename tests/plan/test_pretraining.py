@@ -34,7 +34,7 @@ def test_options_that_choose_others_are_composed_as_hydra_does() -> None:
 
 def test_a_plan_without_its_shards_is_one_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    base = {"training": "slim_pajama10B", "model": "hf", "model.name_or_path": "me/model"}
+    base = {"training": "slim_pajama10B", "model": "gpt-medium", "optimizer": "dap-ns-nadam"}
     grid = {"optimizer.optimizer_params.lr": [1e-3, 3e-4], "seed": [0, 1]}
     file = tmp_path / "sweep.json"
     file.write_text(json.dumps({"name": "x", "base": base, "grid": grid}))

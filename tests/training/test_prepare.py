@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from gpt_opt.cli.app import main
+from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.config.shards import HEADER_BYTES
 from gpt_opt.errors import DataError
 from gpt_opt.training.data import encode, pieces, prepare_shards
@@ -20,6 +22,7 @@ from gpt_opt.training.data.encode import Encoder, line_start
 from gpt_opt.training.data.pieces import file_pieces
 from gpt_opt.training.data.prepare_shards import Request
 from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
+from tests.training.test_training import config
 
 TEXTS = ["first\n\n  text", "zweiter Tëxt\nof two lines", "<|endoftext|> spelled out"]
 EXPECTED = [token for text in TEXTS for token in (256, *text.encode())]
@@ -248,7 +251,12 @@ def test_the_command(
     code, out, err = gptopt([*common, "--out", "mine", "--tokens", "5e1", "--processes", "1"], capsys)
     assert (code, err) == (0, "tokenized 1 of 1 pieces, 67 tokens\n")
     assert "mine: 45 training and 5 validation tokens of 3 documents, tokenizer bytes (258 tokens)" in out
-    assert out.endswith("\npython run_hydra.py training=shards data.dataset.path=mine model=gpt-tiny\n")
+    line = "python run_hydra.py training=shards data.dataset.path=mine model=gpt-tiny"
+    assert out.endswith(f"\n{line}\n")
+    composed = config(shlex.split(line)[2:])
+    assert composed["loss"]["name"] == "lm"
+    (problem,) = constraint_problems(composed)
+    assert "must fit a training shard: a step needs 4,097 tokens" in problem.message
     _, out, _ = gptopt([*common, "--out", "data/shakespeare", "--processes", "1"], capsys)
     assert out.endswith("\npython run_hydra.py training=shakespeare model=gpt-tiny\n")
     code, _, err = gptopt([*common, "--out", "mine", "--shard-tokens", "1.5"], capsys)
