@@ -32,7 +32,7 @@ class Project:
         bench.write([70], steps=40)
 
     def gptopt(self, *arguments: str, expect: int | None = 0) -> str:
-        path = f"PYTHONPATH={self.folder}:{self.bench.folder}"
+        path = f"PYTHONPATH={self.folder}:{self.bench.env['PYTHONPATH']}"
         return self.bench.call("env", path, "gptopt", *arguments, expect=expect)
 
     def submit_and_wait(self, *flags: str) -> Sweep:
