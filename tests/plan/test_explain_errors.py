@@ -66,7 +66,7 @@ OPTIONS = [
     (
         "training/bare",
         "training_params: {batch_size: 4}",
-        " training: lacks keys of training.training_params: micro_batch",
+        " training: lacks keys of training.training_params: tokens_processed",
     ),
     ("training/none", "", "training: lacks keys of training.training_params: add_bos"),
     ("loss/typo", "defaults: [dppo, _self_]\nbeta: 4", "1: the group loss has no option 'dppo'"),

@@ -48,7 +48,7 @@ def test_all_missing_keys_are_named_at_once() -> None:
 def test_every_wrong_override_is_named_with_what_is_valid() -> None:
     text = report(["loss=sftt", "loss.beta=x", "lr=3", "seed=a", "model.config.n_embdd=3", "exp_name=["])
     assert text.startswith("6 problems")
-    assert "loss: must be one of dpo, hinge, ipo, ipo_sum, kto, kto_pair, orpo, robust, sft, but is 'sftt'" in text
+    assert "loss: must be one of dpo, hinge, ipo, ipo_sum, kto, kto_pair, lm, orpo, robust, sft, but is 'sftt'" in text
     assert "loss.beta=x: must be a number, but is 'x'" in text
     assert "did you mean optimizer.optimizer_params.lr?" in text
     assert "seed=a" in text

@@ -113,7 +113,9 @@ def test_number_of_points_of_the_shipped_files() -> None:
         "batch_sizes.json": 11,
         "beta_sweep.json": 3,
         "model_sizes.json": 6,
+        "mup_transfer.json": 18,
         "optimizers.json": 15,
+        "optimizers_pretrain.json": 64,
         "random_search.json": 16,
         "smoothing_seeds.json": 6,
     }

@@ -27,6 +27,7 @@ from gpt_opt.training.models.build import Reference
 from gpt_opt.training.models.byte_tokenizer import END_OF_TEXT, VOCAB_SIZE, byte_tokenizer
 from gpt_opt.training.objectives import objective_of
 from gpt_opt.training.objectives.unpaired import unpaired
+from gpt_opt.training.optimizers.evaluation_weights import EvaluationWeights
 from gpt_opt.training.trainer import ObjectiveTrainer, Task
 
 trl = pytest.importorskip("trl", reason="the peer is a development tool")
@@ -115,6 +116,7 @@ def our_trainer(
         data_fingerprint="",
         best=None,
         inputs={},
+        evaluation_weights=EvaluationWeights(optimizer),
     )
     own = arguments(TrainingArguments, folder, **settings)
     return ObjectiveTrainer(policy, own, task, objective, None if reference is None else Reference(reference))

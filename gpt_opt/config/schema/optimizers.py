@@ -164,12 +164,21 @@ class DAPParams(OptimizerParams):
 
 def cautious(params: type[OptimizerParams]) -> type[OptimizerParams]:
     """Returns the type with the key of cautious weight decay, for an optimizer with decoupled decay."""
-    return make_dataclass(params.__name__, [("cautious_weight_decay", bool)], bases=(params,))
+    return _made(f"Cautious{params.__name__}", [("cautious_weight_decay", bool)], params)
 
 
 def option(params: type[OptimizerParams]) -> type[Any]:
     """Returns the type of an option of the group `optimizer` from that of its `optimizer_params`."""
-    return make_dataclass(params.__name__.removesuffix("Params"), [("optimizer_params", params)])
+    return _made(params.__name__.removesuffix("Params"), [("optimizer_params", params)])
+
+
+def _made(name: str, fields: list[tuple[str, Any]], *bases: type[Any]) -> type[Any]:
+    """Returns a dataclass that pickle finds in this module: submitit's jobs are sent all types of the config."""
+    made = make_dataclass(name, fields, bases=bases)
+    made.__module__ = __name__
+    if globals().setdefault(name, made) is not made:
+        raise TypeError(f"{__name__} has a {name} already")
+    return made
 
 
 _PARAMS: dict[str, type[OptimizerParams]] = {
