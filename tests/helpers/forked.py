@@ -43,8 +43,8 @@ class ForkServer:
     def environment(self) -> dict[str, str]:
         """What makes every run that is started with it a fork of this server."""
         assert self._server.stdout is not None
-        if not Path(self._socket).exists():
-            self._server.stdout.readline()  # it says when it listens
+        while not Path(self._socket).exists() and self._server.stdout.readline():
+            pass  # it says when it listens; libraries print as well
         folders = [str(Path(sitecustomize.__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         return {sitecustomize.SERVER: self._socket, "PYTHONPATH": os.pathsep.join(folders)}
 
