@@ -174,7 +174,7 @@ def option(params: type[OptimizerParams]) -> type[Any]:
 
 def _made(name: str, fields: list[tuple[str, Any]], *bases: type[Any]) -> type[Any]:
     """Returns a dataclass that pickle finds in this module: submitit's jobs are sent all types of the config."""
-    made = make_dataclass(name, fields, bases=bases)
+    made: type[Any] = make_dataclass(name, fields, bases=bases)
     made.__module__ = __name__
     if globals().setdefault(name, made) is not made:
         raise TypeError(f"{__name__} has a {name} already")
