@@ -176,8 +176,9 @@ def _made(name: str, fields: list[tuple[str, Any]], *bases: type[Any]) -> type[A
     """Returns a dataclass that pickle finds in this module: submitit's jobs are sent all types of the config."""
     made: type[Any] = make_dataclass(name, fields, bases=bases)
     made.__module__ = __name__
-    if globals().setdefault(name, made) is not made:
+    if name in globals():
         raise TypeError(f"{__name__} has a {name} already")
+    globals()[name] = made
     return made
 
 
