@@ -28,7 +28,7 @@ from gpt_opt.training.models.gpt import GPT, GPTConfig
 from gpt_opt.training.optimizers import build_optimizer
 from gpt_opt.training.optimizers.dap import DAP
 from gpt_opt.training.optimizers.orthogonalize import orthogonalize_all
-from gpt_opt.training.optimizers.protocols import UsesLoss
+from gpt_opt.training.optimizers.protocols import HasModes, UsesLoss
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "hydra_conf"
 FUSED = "adamw (torch, fused)"
@@ -86,6 +86,8 @@ def step_of(optimizer: Optimizer, device: str) -> Callable[[], None]:
                     rows = torch.randn(2 * weight.shape[1], weight.shape[1], device=device)
                     inputs.total, inputs.rows = rows.mT @ rows, len(rows)
     loss = torch.tensor(10.0, device=device)
+    if isinstance(optimizer, HasModes):
+        optimizer.train()
 
     def step() -> None:
         if isinstance(optimizer, UsesLoss):
