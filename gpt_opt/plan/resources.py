@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
+from gpt_opt.config.checks.batches import batch_problems
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.sweep.model import Resources, settings
 
@@ -119,8 +120,6 @@ def _shown(value: Any) -> str:
 
 def process_problems(config: Mapping[str, Any], resources: Resources) -> Iterator[Problem]:
     """Checks that a training can be split over the processes that its run will have."""
-    from gpt_opt.config.checks.batches import batch_problems  # with Hydra, which slots and `status` can do without
-
     gpus = resources.gpus_per_run
     count = max(1, gpus or 1) * (resources.nodes_per_run or 1)
     for backend in ("deepspeed", "fsdp"):

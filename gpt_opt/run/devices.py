@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from gpt_opt.config.checks.batches import batch_problems
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.run.ranks import under_torchrun
 
@@ -132,8 +133,6 @@ def start_processes(configs: Sequence[Mapping[str, Any]], program: Sequence[str]
     Raises:
         ConfigError: If this machine does not have what a run asks for.
     """
-    from gpt_opt.config.checks.batches import batch_problems  # with Hydra, which a slot can do without
-
     problems: dict[Problem, None] = {}
     for config in configs:
         problems |= dict.fromkeys(device_problems(config))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -73,6 +74,24 @@ def assert_same(found: RunPaths, expected: RunPaths) -> None:
         assert row == pytest.approx(other, rel=1e-4, abs=1e-5)
     tokens = [json.loads(paths.summary.read_text())["tokens"] for paths in (found, expected)]
     assert tokens[0] == tokens[1]
+
+
+def two_as_one(
+    folder: Path, run_hydra: Runner, overrides: list[str], base: Callable[[Path], list[str]] = small_overrides
+) -> RunPaths:
+    """Trains in two processes and in one, whose numbers must be the same; returns the run of the one.
+
+    `base` says where each of them writes, and with what.
+    """
+    places = [folder / "two", folder / "one"]
+    for place in places:
+        place.mkdir()
+    for start_it, place in zip((run, run_hydra), places, strict=True):
+        done = start_it([*base(place), *overrides])
+        assert done.returncode == 0, done.stdout + done.stderr
+    two, one = map(only_run, places)
+    assert_same(two, one)
+    return one
 
 
 def ranks(folder: Path) -> dict[int, int]:

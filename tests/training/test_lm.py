@@ -25,6 +25,8 @@ from gpt_opt.training.losses import LM
 from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
 from gpt_opt.training.objectives import LMObjective, objective_of
 from gpt_opt.training.objectives.lm import TokenCollator
+from tests.conftest import Runner
+from tests.run.test_distributed import two_as_one
 from tests.training.test_training import config, equal, final_weights, finish, folder, hooks, rows, train
 
 CONTEXT, STEP_ROWS = 8, 4
@@ -155,6 +157,15 @@ def test_a_killed_run_goes_on_from_its_checkpoint(whole: Any, overrides: list[st
     finish(overrides, broken)
     assert equal(final_weights(whole[0]), final_weights(broken))
     assert rows(whole[0]) == rows(broken)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("forked")
+def test_two_processes_share_the_rows_of_a_step(overrides: list[str], tmp_path: Path, run_hydra: Runner) -> None:
+    alike = [item for item in overrides if "resid_pdrop" not in item]  # each process draws its own dropout
+    two_as_one(
+        tmp_path, run_hydra, ["model.config.resid_pdrop=0"], lambda place: [*alike, f"paths.output_dir={place}/outputs"]
+    )
 
 
 def test_every_evaluation_measures_the_same_tokens(overrides: list[str], tmp_path: Path) -> None:

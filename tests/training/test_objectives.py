@@ -25,8 +25,8 @@ from gpt_opt.training.models.build import Reference
 from gpt_opt.training.models.byte_tokenizer import END_OF_TEXT
 from gpt_opt.training.objectives import Objective
 from gpt_opt.training.objectives.sft import OTHER_COMPLETION
-from tests.conftest import Runner, small_overrides
-from tests.run.test_distributed import assert_same, only_run, run
+from tests.conftest import Runner
+from tests.run.test_distributed import two_as_one
 from tests.training.test_training import config, equal, final_weights, finish, folder, hooks, rows
 
 KTO_LOSS = ["loss=kto", "loss.beta=0.1"]
@@ -211,14 +211,7 @@ def test_fine_tuning_looks_at_no_rejected_answer(small: list[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("forked")
 def test_two_processes_give_the_numbers_of_one_with_kto(tmp_path: Path, run_hydra: Runner) -> None:
-    places = [tmp_path / "two", tmp_path / "one"]
-    for place in places:
-        place.mkdir()
-    done = run([*small_overrides(places[0]), *KTO_LOSS])
-    assert done.returncode == 0, done.stdout + done.stderr
-    alone = run_hydra([*small_overrides(places[1]), *KTO_LOSS])
-    assert alone.returncode == 0, alone.stdout + alone.stderr
-    assert_same(only_run(places[0]), only_run(places[1]))
+    two_as_one(tmp_path, run_hydra, KTO_LOSS)
 
 
 class Blocks(Objective):

@@ -25,8 +25,8 @@ from gpt_opt.training.optimizers import build_optimizer, load_state_by_name, nam
 from gpt_opt.training.optimizers.evaluation_weights import EvaluationWeights
 from gpt_opt.training.optimizers.muon_torch import MuonTorch
 from gpt_opt.training.optimizers.protocols import HasModes
-from tests.conftest import Runner, small_overrides
-from tests.run.test_distributed import assert_same, only_run, run
+from tests.conftest import Runner
+from tests.run.test_distributed import two_as_one
 from tests.training.test_training import DPO, config, equal, final_weights, folder, hooks, rows
 
 KEY = "optimizer.optimizer_params"
@@ -353,14 +353,7 @@ def test_a_checkpoint_with_an_average_is_not_gone_on_with_without_it() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_two_processes_train_as_one(tmp_path: Path, run_hydra: Runner) -> None:
     """With draws in the optimizer, which must be the same in both, and an average, which each has."""
-    own = [*SHORT, EMA, "optimizer=psgd-kron", "training.training_params.log_every=1"]
-    places = [tmp_path / "two", tmp_path / "one"]
-    for place in places:
-        place.mkdir()
-    done = run([*small_overrides(places[0]), *own])
-    assert done.returncode == 0, done.stdout + done.stderr
-    alone = run_hydra([*small_overrides(places[1]), *own])
-    assert alone.returncode == 0, alone.stdout + alone.stderr
-    assert_same(only_run(places[0]), only_run(places[1]))
+    two_as_one(tmp_path, run_hydra, [*SHORT, EMA, "optimizer=psgd-kron", "training.training_params.log_every=1"])

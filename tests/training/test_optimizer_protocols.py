@@ -14,8 +14,8 @@ from torch import Tensor
 
 from gpt_opt.records.run_dir import checkpoints
 from gpt_opt.training.loop import train
-from tests.conftest import Runner, small_overrides
-from tests.run.test_distributed import assert_same, only_run, run
+from tests.conftest import Runner
+from tests.run.test_distributed import two_as_one
 from tests.training.test_training import DPO, config, equal, final_weights, folder, hooks, rows
 
 FEW = [*DPO, "training.training_params.log_every=1"]
@@ -155,16 +155,9 @@ def test_a_step_sees_the_mean_loss_of_its_batch(
 @pytest.mark.slow
 @pytest.mark.usefixtures("forked")
 def test_every_process_sees_the_loss_of_all(tmp_path: Path, run_hydra: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    places = [tmp_path / "two", tmp_path / "one"]
     target = f"optimizer.optimizer_params._target_={Polyak.__module__}.{Polyak.__qualname__}"
     own = [*FEW, target, "optimizer.optimizer_params.lr=0.05"]
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]), prepend=os.pathsep)
-    for place in places:
-        place.mkdir()
-    done = run([*small_overrides(places[0]), *own])
-    assert done.returncode == 0, done.stdout + done.stderr
-    alone = run_hydra([*small_overrides(places[1]), *own])
-    assert alone.returncode == 0, alone.stdout + alone.stderr
-    assert_same(only_run(places[0]), only_run(places[1]))
-    found = [json.loads(line) for line in only_run(places[1]).metrics.read_text().splitlines()]
+    one = two_as_one(tmp_path, run_hydra, own)
+    found = [json.loads(line) for line in one.metrics.read_text().splitlines()]
     assert of_training(found)[-1] < of_training(found)[0]
