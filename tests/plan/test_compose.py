@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gpt_opt.plan.compose.composer import Composed, ComposeFailure, Composer
+from gpt_opt.plan.compose.hydra import HydraEngine
 from gpt_opt.plan.compose.overrides import read_override
 from tests.plan.compose_reference import assert_like_hydra, by_hydra, described
 from tests.plan.compose_schema import CONFIG_DIR, PURE
@@ -299,3 +300,21 @@ def test_numbers_are_read_as_by_the_grammar(key: str, number: str) -> None:
 
 def test_missing_config_folder(tmp_path: Path) -> None:
     assert_like_hydra(Composer(tmp_path / "none"), [["a=1"], ["a=[1"]], tmp_path / "none")
+
+
+def test_a_file_is_read_once_as_long_as_it_stays_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[object] = []
+    load = OmegaConf.load
+    monkeypatch.setattr(OmegaConf, "load", staticmethod(lambda file: read.append(file) or load(file)))
+    file = tmp_path / "config.yaml"
+    file.write_text("a: {b: 1}\n")
+    engines = [HydraEngine(tmp_path, "config") for _ in range(2)]
+    assert [engine.load([override]).a.b for engine in engines for override in ("a.b=5", "a.b=1", "+c=3")] == [
+        5,
+        1,
+        1,
+    ] * 2
+    assert len([item for item in read if getattr(item, "name", "") == str(file)]) == 1
+    file.write_text("a: {b: 2}\n")
+    os.utime(file, ns=(1, 1))
+    assert engines[0].load([]).a.b == 2
