@@ -7,12 +7,13 @@ Hydra, the configs or torch.
 
 from gpt_opt.sweep.grid import load_grid, parse_grid
 from gpt_opt.sweep.json_schema import schema
-from gpt_opt.sweep.model import Axis, Exclude, Grid, Items, Metric, Resources, Space
+from gpt_opt.sweep.model import Axis, Best, Exclude, Grid, Items, Metric, Resources, Space, Stage, Start
 from gpt_opt.sweep.overrides import describe, target, to_override
 from gpt_opt.sweep.points import Point, count, points
 
 __all__ = [
     "Axis",
+    "Best",
     "Exclude",
     "Grid",
     "Items",
@@ -20,6 +21,8 @@ __all__ = [
     "Point",
     "Resources",
     "Space",
+    "Stage",
+    "Start",
     "count",
     "describe",
     "load_grid",

@@ -14,9 +14,11 @@ Long form: as soon as one of the names below (but `$schema`) stands at the top, 
 | `name`      | a string for the directory; default: the file name      |                                          |
 | `resources` | what a run needs (model.Resources)                      |                                          |
 | `metric`    | `{"name": ..., "goal": "minimize" or "maximize"}`       |                                          |
+| `stages`    | a list of trainings that start from each other          | see stages.py                            |
 | `$schema`   | where the JSON Schema lies, for editors                 |                                          |
 
-A sub-sweep has no sections but `base` to `exclude`.
+A sub-sweep has no sections but `base` to `exclude`. Beside `stages` stand `base` (parameters of every stage), `name`,
+`resources` and `metric` alone.
 
 **Points.** The axes of one space combine by product, in the order grid, zip, random, union, whatever the order of the
 sections in the file; the last runs fastest. A parameter may be given once in a space, its union included (`a`, `+a`,
@@ -48,11 +50,9 @@ from typing import Any
 
 from gpt_opt.sweep.diagnostics import Report
 from gpt_opt.sweep.json_file import Document, Json, parse_json, read_json, shown
-from gpt_opt.sweep.model import Grid, Metric, Resources, Space
+from gpt_opt.sweep.model import Grid, Metric, Stage
 from gpt_opt.sweep.space import SPACE_SECTIONS, TOP_SECTIONS, SpaceReader, check_sections, is_short
-
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-"""Names of sweeps: they are directory names."""
+from gpt_opt.sweep.stages import NAME_PATTERN, read_resources, read_stages
 
 
 def load_grid(path: str | FilePath) -> Grid:
@@ -93,23 +93,28 @@ def _read(document: Document, default_name: str) -> Grid:
         report.raise_if_any()
     if not is_short(members):
         check_sections(report, (), members, [*SPACE_SECTIONS, *TOP_SECTIONS], "a top-level key")
-    space = SpaceReader(report, (), members).read()
-    grid = _grid(report, {} if is_short(members) else members, space, default_name, document.source)
+    top = {} if is_short(members) else members
+    resources = read_resources(report, (), top)
+    if "stages" in top:
+        stages = read_stages(report, top, resources)
+    else:
+        stages = (Stage("", SpaceReader(report, (), members).read(), resources),)
+    name, metric = _name(report, top, default_name), _metric(report, top)
     report.raise_if_any()
-    return grid
+    return Grid(name, stages, metric, document.source)
 
 
-def _grid(report: Report, members: dict[str, Json], space: Space, default_name: str, source: str) -> Grid:
-    name = members.get("name", default_name)
+def _name(report: Report, members: dict[str, Json], default: str) -> str:
+    name = members.get("name", default)
     if not isinstance(name, str) or re.fullmatch(NAME_PATTERN, name) is None:
         path = ("name",) if "name" in members else ()
         message = f"a sweep's name must be letters, digits, dots, - and _, but got {shown(name)}"
         report.add(path, message, 'it becomes a directory; give "name" if the file name is no such name')
-    resources: dict[str, Any] = {}
-    if "resources" in members:
-        resources = {**report.settings(("resources",), members["resources"], Resources)}
-        resources["sbatch"] = tuple(resources.get("sbatch", ()))
-    metric: dict[str, Any] = {}
+    return str(name)
+
+
+def _metric(report: Report, members: dict[str, Json]) -> Metric | None:
+    given: dict[str, Any] = {}
     if "metric" in members:
-        metric = {**report.settings(("metric",), members["metric"], Metric)}
-    return Grid(str(name), space, Resources(**resources), Metric(**metric) if len(metric) == 2 else None, source)
+        given = {**report.settings(("metric",), members["metric"], Metric)}
+    return Metric(**given) if len(given) == 2 else None

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpt_opt.sweep.distributions import DISTRIBUTIONS, GENERATORS, MAX_VALUES, Distribution, Generator
-from gpt_opt.sweep.grid import NAME_PATTERN
 from gpt_opt.sweep.model import Metric, Resources, settings
 from gpt_opt.sweep.overrides import KEY_PATTERN
-from gpt_opt.sweep.space import MAX_SEED, NOT_BUILT, RANDOM_FIELDS, SPACE_SECTIONS, TOP_SECTIONS
+from gpt_opt.sweep.space import MAX_SEED, RANDOM_FIELDS, SPACE_SECTIONS, STAGE_SECTIONS, TOP_SECTIONS
+from gpt_opt.sweep.stages import FROM_FIELDS, FROM_FORMS, NAME_PATTERN
 
 Schema = dict[str, Any]
 
@@ -20,7 +20,7 @@ def schema() -> Schema:
     It knows the shape: sections, keys, types, forms of generators and distributions. What relates two sources (lengths
     in zip, a key given twice, what exclude matches) only the reader checks.
     """
-    sections = {name for name in (*SPACE_SECTIONS, *TOP_SECTIONS, *NOT_BUILT) if name != "$schema"}
+    sections = {name for name in (*SPACE_SECTIONS, *TOP_SECTIONS) if name != "$schema"}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "gpt-opt sweep file",
@@ -76,8 +76,28 @@ def _top_sections() -> Schema:
         "name": {"type": "string", "pattern": NAME_PATTERN},
         "resources": _settings(Resources),
         "metric": _settings(Metric),
+        "stages": {"type": "array", "minItems": 1, "items": _stage()},
     }
     return {name: {**shapes[name], "description": doc} for name, doc in TOP_SECTIONS.items()}
+
+
+def _stage() -> Schema:
+    name: Schema = {"type": "string", "pattern": NAME_PATTERN}
+    text: Schema = {"type": "string", "minLength": 1}
+    step: Schema = {"type": "integer", "minimum": 1}
+    shapes: Schema = {
+        "stage": name,
+        "step": {"anyOf": [step, {"type": "array", "minItems": 1, "items": step}]},
+        "best": text,
+        "goal": {"enum": ["minimize", "maximize"]},
+        "per": {"type": "array", "items": text},
+        "resume": {"type": "boolean"},
+    }
+    start = _object({name: {**shapes[name], "description": doc} for name, doc in FROM_FIELDS.items()})
+    given = {"anyOf": [text, {"type": "array", "minItems": 1, "items": text}, start], "description": FROM_FORMS}
+    sections: Schema = {"name": name, "from": given, "resources": _settings(Resources)}
+    own = {name: {**sections[name], "description": doc} for name, doc in STAGE_SECTIONS.items()}
+    return {**_object({**own, **_space_sections()}), "required": ["name"]}
 
 
 def _random() -> Schema:

@@ -129,22 +129,77 @@ class Space:
 
 
 @dataclass(frozen=True)
-class Grid:
-    """One sweep file.
+class Best:
+    """Which run of a stage the next stage starts from.
 
     Attributes:
-        name: Of the sweep, and of its directory under sweeps/.
-        space: The points.
-        resources: What a run needs.
-        metric: What to compare runs by; None if the file does not say.
-        source: The file, as the caller named it.
+        metric: A metric of summary.json.
+        goal: `minimize` or `maximize`; "" for the direction that is known of the metric.
+        per: Keys of the config: the best run is chosen among those that are equal in all of them; empty for one of all.
+    """
+
+    metric: str
+    goal: str = ""
+    per: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the runs of a stage start from: the runs of a stage, or work done earlier.
+
+    Attributes:
+        stage: Name of an earlier stage; "" where `given` says it.
+        given: Run ids and paths of runs, checkpoints or weights; every point of the stage starts from each of them.
+        steps: Checkpoints to start from, by their optimizer steps; empty for the result of the run.
+        best: How to choose among the runs of the stage; None starts from every one of them.
+        resume: Whether the training goes on, with optimizer state, schedule and place in the data, instead of
+            starting anew from the weights.
+    """
+
+    stage: str = ""
+    given: tuple[str, ...] = ()
+    steps: tuple[int, ...] = ()
+    best: Best | None = None
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One link of a chain of trainings.
+
+    Attributes:
+        name: Unique in the sweep.
+        space: Its own parameters; its points are the product of these with what it starts from.
+        resources: What one of its runs needs.
+        start: What its runs start from; None for a stage that starts from nothing.
     """
 
     name: str
     space: Space
     resources: Resources = field(default_factory=Resources)
+    start: Start | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One sweep file.
+
+    Attributes:
+        name: Of the sweep, and of its directory under sweeps/.
+        stages: What it trains, in order; a file without stages has one, without a name.
+        metric: What to compare runs by; None if the file does not say.
+        source: The file, as the caller named it.
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
     metric: Metric | None = None
     source: str = ""
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether the file has `stages`."""
+        return bool(self.stages[0].name)
 
 
 def settings(cls: type[Resources] | type[Metric]) -> dict[str, tuple[Kind, str, bool]]:

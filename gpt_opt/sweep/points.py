@@ -1,4 +1,4 @@
-"""A grid -> its points, in a fixed order, one at a time.
+"""A space -> its points, in a fixed order, one at a time.
 
 The order is that of nested loops: the axes of `grid` in the order of the file, then `zip`, then `random`, then the
 members of `union`, the last of these fastest. Excluded points are left out and take no index. Within a point, `base`
@@ -18,7 +18,7 @@ from itertools import chain, product
 from typing import Any
 
 from gpt_opt.sweep.json_file import Json
-from gpt_opt.sweep.model import Grid, Items, Space
+from gpt_opt.sweep.model import Items, Space
 from gpt_opt.sweep.overrides import target, to_override
 
 _Entry = Mapping[str, frozenset[Any]]
@@ -31,7 +31,7 @@ class Point:
     """One line of a grid.
 
     Attributes:
-        index: Position among the points of the sweep, from 0.
+        index: Position among the points of the space, from 0.
         items: Override keys and values, in the order they are applied.
     """
 
@@ -56,14 +56,14 @@ class Survey:
     unused: tuple[int, ...]
 
 
-def points(grid: Grid) -> Iterator[Point]:
-    """Enumerates the points of a sweep, holding one at a time."""
-    return (Point(index, items) for index, (items, _) in enumerate(_walk(grid.space, ())))
+def points(space: Space) -> Iterator[Point]:
+    """Enumerates the points of a space, holding one at a time."""
+    return (Point(index, items) for index, (items, _) in enumerate(_walk(space, ())))
 
 
-def count(grid: Grid) -> int:
-    """Counts the points of a sweep without enumerating them."""
-    return sum(_kept(grid.space, ()).values())
+def count(space: Space) -> int:
+    """Counts the points of a space without enumerating them."""
+    return sum(_kept(space, ()).values())
 
 
 def survey(space: Space) -> Survey:

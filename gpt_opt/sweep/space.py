@@ -26,17 +26,16 @@ TOP_SECTIONS = {
     "name": "name of the sweep and of its directory; the file name without .json if not given",
     "resources": "what one run needs from the cluster",
     "metric": "what to compare runs by",
+    "stages": "a list of trainings, each of which starts from the checkpoints of the one before",
 }
 """The sections that only the top of the file may have."""
 
-NOT_BUILT = {
-    "stages": (
-        "stages (a later training that continues every run) are not part of this version",
-        "write one sweep file a stage; the later one names the checkpoint it starts from: "
-        '"model.archive": "RUN/checkpoints/checkpoint-STEP"',
-    )
+STAGE_SECTIONS = {
+    "name": "name of the stage, unique in the file",
+    "from": "what its runs start from; the stage before if not given",
+    "resources": "what one run of it needs, over what the top of the file says",
 }
-"""Sections that are refused: what each would do, and what to do in its place."""
+"""The sections that only a stage may have, besides those of a space."""
 
 MAX_SEED = 2**63 - 1
 """Largest seed of `random`."""
@@ -53,16 +52,16 @@ _Keys = dict[str, Path]
 
 def is_short(members: dict[str, Json]) -> bool:
     """Returns whether an object is in the short form: only parameters, and `$schema` at most."""
-    return not any(name in {*SPACE_SECTIONS, *TOP_SECTIONS, *NOT_BUILT} - {"$schema"} for name in members)
+    return not any(name in {*SPACE_SECTIONS, *TOP_SECTIONS} - {"$schema"} for name in members)
 
 
-def check_sections(report: Report, path: Path, members: dict[str, Json], valid: Iterable[str], what: str) -> None:
+def check_sections(
+    report: Report, path: Path, members: dict[str, Json], valid: Iterable[str], what: str, where: str = "a union"
+) -> None:
     """Notes every member of a space in the long form that is none of the `valid` sections."""
     for name in members:
-        if name in NOT_BUILT:
-            report.add((*path, name), NOT_BUILT[name][0], NOT_BUILT[name][1])
-        elif name in TOP_SECTIONS and name not in valid:
-            report.add((*path, name), f"{name} must stand at the top of the file, not in a union", "move it up")
+        if name in TOP_SECTIONS and name not in valid:
+            report.add((*path, name), f"{name} must stand at the top of the file, not in {where}", "move it up")
         elif name not in valid:
             report.unknown((*path, name), what, valid, 'parameters belong into "grid" or "base"')
 

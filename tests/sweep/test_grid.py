@@ -34,17 +34,17 @@ def test_settings_are_read() -> None:
     grid = parse_grid(text, "f.json")
     assert grid.name == "n.1"
     assert grid.metric == Metric("eval/loss", "maximize")
-    assert grid.resources == Resources(
+    assert grid.stages[0].resources == Resources(
         0, 2, 4, 1.5, 60, "p", "q", "a", "a100|h100", "n[1-2]", 3, ("--reservation=lab",)
     )
-    assert [p.items for p in points(grid)] == [()]
+    assert [p.items for p in points(grid.stages[0].space)] == [()]
 
 
 def test_defaults() -> None:
     grid = parse_grid('{"a": 1}', "f.json", "given")
     assert (grid.name, grid.metric, grid.source) == ("given", None, "f.json")
-    assert grid.resources == Resources()
-    assert grid.resources.gpus_per_run is None
+    assert grid.stages[0].resources == Resources()
+    assert grid.stages[0].resources.gpus_per_run is None
 
 
 def test_name_comes_from_the_file(tmp_path: Path) -> None:
@@ -193,13 +193,29 @@ CASES = [
     ('{"resources": {"sbatch": ["rm x"]}}', "f.json:1 sbatch", 'starts with "-"', ""),
     ('{"metric": {"name": "loss"}}', "f.json:1 metric", 'metric must have "goal"', 'add "goal"'),
     ('{"metric": {"name": "loss", "goal": "min"}}', "f.json:1 goal", '"minimize" or "maximize", but got "min"', ""),
-    ('{"stages": []}', "f.json:1 stages", "are not part of this version", '"model.archive": "RUN/checkpoints'),
+    ('{"stages": []}', "f.json:1 stages", "a list of at least one stage, but got []", '"name": "sft"'),
+    ('{"union": [{"seed": 1},\n{"base": {}, "stages": 1}]}', "f.json:2 stages", "not in a union", "move it up"),
+    ('{"stages": [{"name": "a"}],\n"grid": {"a": [1]}}', "f.json:2 grid", "must stand in a stage", "move it into"),
+    ('{"stages": [{"base": {}}]}', "f.json:1 stages", "must have a name", 'add "name"'),
+    ('{"stages": [{"name": "a b"}]}', "f.json:1 name", "letters, digits", 'add "name"'),
+    ('{"stages": [{"name": "a"},\n{"name": "a"}]}', "f.json:2 name", "must be unique", "rename"),
+    ('{"stages": [{"name": "a", "metric": 1}]}', "f.json:1 metric", "not in a stage", "move it up"),
+    ('{"stages": [{"name": "a", "gird": {}}]}', "f.json:1 gird", "a key of a stage must be a known one", '"grid"'),
+    ('{"stages": [{"name": "a", "from": "b"}]}', "f.json:1 from", "stands before this one", "earlier stages: none"),
+    ('{"stages": [{"name": "a"}, {"name": "b", "from": 3}]}', "f.json:1 from", "a stage, a run id", ""),
+    ('{"stages": [{"name": "a"}, {"name": "b", "from": []}]}', "f.json:1 from", "a stage, a run id", ""),
+    ('{"stages": [{"name": "a"}, {"name": "b", "from": {"stage": "c"}}]}', "f.json:1 stage", 'got "c"', "stages: a"),
+    ('{"stages": [{"name": "a"}, {"name": "b", "from": {"setp": 1}}]}', "f.json:1 setp", "a key of from", '"step"'),
+    ('{"stages": [{"name": "a"}, {"name": "b", "from": {"step": 0}}]}', "f.json:1 step", "at least 1", ""),
+    ('{"stages": [{"name": "a"}, {"name": "b", "from": {"step": []}}]}', "f.json:1 step", "but got []", ""),
+    ('{"stages": [{"name": "a"}, {"name": "b", "from": {"per": []}}]}', "f.json:1 per", "there is none", '"best"'),
     (
-        '{"union": [{"seed": 1},\n{"base": {}, "stages": 1}]}',
-        "f.json:2 stages",
-        "not part of this version",
-        "one sweep file a stage",
+        '{"stages": [{"name": "a"}, {"name": "b", "from": {"best": "x", "goal": "min"}}]}',
+        "f.json:1 goal",
+        '"minimize" or "maximize", but got "min"',
+        "",
     ),
+    ('{"stages": [{"name": "a"}, {"name": "b", "from": {"resume": 1}}]}', "f.json:1 resume", "true or false", ""),
 ]
 
 
@@ -243,9 +259,9 @@ def test_problems_come_in_the_order_of_the_file() -> None:
 
 def test_a_union_may_nest_and_share_keys_between_members() -> None:
     text = '{"union": [{"o": "a", "x": [1]}, {"base": {"o": "b"}, "union": [{"x": [2]}, {"y": {"range": [0, 2]}}]}]}'
-    found = [dict(p.items) for p in points(parse_grid(text))]
+    found = [dict(p.items) for p in points(parse_grid(text).stages[0].space)]
     assert found == [{"o": "a", "x": 1}, {"o": "b", "x": 2}, {"o": "b", "y": 0}, {"o": "b", "y": 1}]
 
 
 def test_schema_key_does_not_make_a_file_long() -> None:
-    assert [dict(p.items) for p in points(parse_grid('{"$schema": "s", "seed": [1]}'))] == [{"seed": 1}]
+    assert [dict(p.items) for p in points(parse_grid('{"$schema": "s", "seed": [1]}').stages[0].space)] == [{"seed": 1}]

@@ -93,8 +93,8 @@ def test_there_are_five_files() -> None:
 def test_shipped_files_are_valid_and_their_overrides_parse(path: Path) -> None:
     assert valid(json.loads(path.read_text()))
     grid = load_grid(path)
-    found = list(points(grid))
-    assert len(found) == count(grid) > 1
+    found = list(points(grid.stages[0].space))
+    assert len(found) == count(grid.stages[0].space) > 1
     assert grid.name == path.stem
     parser = OverridesParser.create()
     for point in found:
@@ -109,7 +109,7 @@ def test_shipped_files_show_each_construct() -> None:
 
 
 def test_number_of_points_of_the_shipped_files() -> None:
-    assert {path.name: count(load_grid(path)) for path in PARAMS} == {
+    assert {path.name: count(load_grid(path).stages[0].space) for path in PARAMS} == {
         "batch_sizes.json": 11,
         "beta_sweep.json": 3,
         "model_sizes.json": 6,
@@ -128,6 +128,11 @@ GOOD: list[Any] = [
     {"base": {"a": {"b": [1]}, "+c": []}},
     {"$schema": "s", "name": "x", "resources": {"mem_gb": 0.5, "sbatch": []}},
     {"random": {"samples": 1, "seed": 0, "params": {"a": {"choice": [None]}, "b": {"int": [0, 1]}}}},
+    {"stages": [{"name": "a"}], "base": {"a": 1}, "resources": {"time_min": 1}},
+    {"stages": [{"name": "a", "from": "./runs/x"}, {"name": "b", "grid": {"a": 1}, "resources": {"time_min": 1}}]},
+    {"stages": [{"name": "a"}, {"name": "b", "from": ["0123456789ab", "/x"]}, {"name": "c", "from": "a"}]},
+    {"stages": [{"name": "a"}, {"name": "b", "from": {"step": [1, 2], "resume": True}}]},
+    {"stages": [{"name": "a"}, {"name": "b", "from": {"stage": "a", "best": "eval/loss", "per": ["seed"]}}]},
 ]
 BAD: list[Any] = [
     [],
@@ -161,6 +166,10 @@ BAD: list[Any] = [
     {"stages": []},
     {"stages": [{"name": "dpo"}], "a": [1]},
     {"union": [{"stages": [1]}]},
+    {"stages": [{"grid": {"a": 1}}]},
+    {"stages": [{"name": "a", "stages": []}]},
+    {"stages": [{"name": "a"}, {"name": "b", "from": {"step": 0}}]},
+    {"stages": [{"name": "a"}, {"name": "b", "from": {"goal": "min", "best": "x"}}]},
 ]
 
 

@@ -11,13 +11,13 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt_opt.sweep import Grid, Point, count, parse_grid, points
+from gpt_opt.sweep import Point, count, parse_grid, points
 from gpt_opt.sweep.model import Axis, Exclude, Space
 from gpt_opt.sweep.points import frozen, survey, values_by_key
 
 
 def items(text: Any) -> list[list[tuple[str, Any]]]:
-    return [list(point.items) for point in points(parse_grid(json.dumps(text)))]
+    return [list(point.items) for point in points(parse_grid(json.dumps(text)).stages[0].space)]
 
 
 def test_the_last_axis_runs_fastest_and_sections_keep_their_order() -> None:
@@ -64,13 +64,13 @@ def test_random_is_one_axis_and_more_samples_keep_the_first() -> None:
 
 def test_excluded_points_take_no_index() -> None:
     grid = parse_grid(json.dumps({"grid": {"a": [0, 1, 2], "b": [0, 1]}, "exclude": [{"a": 1}, {"a": [0, 2], "b": 1}]}))
-    assert list(points(grid)) == [Point(0, (("a", 0), ("b", 0))), Point(1, (("a", 2), ("b", 0)))]
-    assert count(grid) == 2
+    assert list(points(grid.stages[0].space)) == [Point(0, (("a", 0), ("b", 0))), Point(1, (("a", 2), ("b", 0)))]
+    assert count(grid.stages[0].space) == 2
 
 
 def test_overrides_of_a_point() -> None:
     grid = parse_grid('{"loss.beta": 0.1, "~lora": null, "+x": ["a b"]}')
-    assert next(points(grid)).overrides() == ["loss.beta=0.1", "~lora", "+x='a b'"]
+    assert next(points(grid.stages[0].space)).overrides() == ["loss.beta=0.1", "~lora", "+x='a b'"]
 
 
 def test_exclude_reaches_into_unions_and_ignores_prefixes() -> None:
@@ -90,13 +90,13 @@ def test_exclude_reaches_into_unions_and_ignores_prefixes() -> None:
 
 def test_the_values_of_every_key() -> None:
     grid = {"base": {"m": "x"}, "zip": {"a": [1, 1], "b": [1, 2]}, "union": [{"o": "p", "q": [1, 2]}, {"o": ["p"]}]}
-    found = values_by_key(parse_grid(json.dumps(grid)).space)
+    found = values_by_key(parse_grid(json.dumps(grid)).stages[0].space)
     assert list(found) == ["m", "a", "b", "o", "q"]
     assert [list(values.values()) for values in found.values()] == [["x"], [1], [1, 2], ["p"], [1, 2]]
 
 
 def test_values_that_only_look_equal_are_kept_apart() -> None:
-    values = values_by_key(parse_grid('{"a": [1, 1.0, true, "1", 0.0, -0.0, 1]}').space)["a"]
+    values = values_by_key(parse_grid('{"a": [1, 1.0, true, "1", 0.0, -0.0, 1]}').stages[0].space)["a"]
     assert list(values) == ["1", "1.0", "True", "'1'", "0.0", "-0.0"]
 
 
@@ -151,12 +151,11 @@ def matches(entry: Exclude, point: dict[str, Any]) -> bool:
 @settings(max_examples=500, deadline=None)
 @given(spaces())
 def test_points_count_and_survey_agree_with_a_plain_enumeration(space: Space) -> None:
-    grid = Grid("g", space)
     expected = plain(space)
-    found = list(points(grid))
+    found = list(points(space))
     assert [json.dumps(dict(p.items)) for p in found] == [json.dumps(p) for p in expected]
     assert [p.index for p in found] == list(range(len(expected)))
-    assert count(grid) == len(expected)
+    assert count(space) == len(expected)
     unused = tuple(i for i, e in enumerate(space.exclude) if not any(matches(e, p) for p in before_exclude(space)))
     assert survey(space).unused == unused
     assert survey(space).kept == len(expected)
@@ -165,13 +164,13 @@ def test_points_count_and_survey_agree_with_a_plain_enumeration(space: Space) ->
 def test_a_hundred_thousand_points_are_fast_and_lazy() -> None:
     grid = parse_grid(json.dumps({f"a.k{i}": list(range(10)) for i in range(5)}))
     start = time.process_time()
-    assert count(grid) == 100_000
+    assert count(grid.stages[0].space) == 100_000
     assert time.process_time() - start < 0.05
     start = time.process_time()
-    assert sum(1 for _ in points(grid)) == 100_000
+    assert sum(1 for _ in points(grid.stages[0].space)) == 100_000
     assert time.process_time() - start < 1.5
     tracemalloc.start()
-    for _ in points(grid):
+    for _ in points(grid.stages[0].space):
         pass
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -181,5 +180,5 @@ def test_a_hundred_thousand_points_are_fast_and_lazy() -> None:
 def test_counting_does_not_enumerate() -> None:
     axes = {f"k{i}": {"range": [0, 1000]} for i in range(6)}
     grid = parse_grid(json.dumps({"grid": axes, "exclude": [{"k0": 1, "k5": 2}]}))
-    assert count(grid) == 10**18 - 10**12
-    assert next(points(grid)).items[0] == ("k0", 0)
+    assert count(grid.stages[0].space) == 10**18 - 10**12
+    assert next(points(grid.stages[0].space)).items[0] == ("k0", 0)
