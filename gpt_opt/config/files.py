@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from gpt_opt.config.checks.data import DATA_SUFFIXES
 from gpt_opt.config.remember import Remembered
+from gpt_opt.errors import RequestError
+from gpt_opt.records.run_reference import RunIndex, RunReference, checkpoint_of
 
 Config = Mapping[str, Any]
 
@@ -24,7 +27,7 @@ DATA_KEYS = ("data.dataset.path", "data.dataset.parts.*.dataset.path")
 """Keys that name a file, a folder, or else data on the hub."""
 
 PATH_KEYS = ("model.archive", "training.finetuning.resume_from_checkpoint")
-"""Keys that name nothing but a file or a folder."""
+"""Keys that name nothing but a file or a folder, or a run to start from: see `gpt_opt.records.run_reference`."""
 
 WEIGHT_KEYS = ("model.archive", *MODEL_KEYS)
 """Keys of what must not change while a run is interrupted, besides the data, whose content the training compares."""
@@ -56,9 +59,10 @@ def value_at(node: Any, key: str) -> Any:
 def with_real_paths(config: dict[str, Any], memo: Remembered | None = None) -> dict[str, Any]:
     """Returns a config with absolute paths: of the keys above, those that name a file or folder of this machine.
 
-    Links are resolved and `~` is the home directory, so that two spellings of one file are one value; but a link keeps
-    its name where that of its file has another suffix. Names on the hub stay as they are. A model's `name` that repeats
-    `name_or_path` follows it.
+    A run in the output folder, or a checkpoint of one, becomes a reference to that run, `run:ID`. Links are resolved
+    and `~` is the home directory, so that two spellings of one file are one value; but a link keeps its name where that
+    of its file has another suffix. Names on the hub stay as they are. A model's `name` that repeats `name_or_path`
+    follows it.
 
     Args:
         config: The resolved config as plain containers; it is not changed.
@@ -72,12 +76,59 @@ def _changed_nodes(config: Config) -> dict[str, Any]:
     """Returns the top-level nodes of a config in which a path becomes another, as they are to be."""
     changed: dict[str, Any] = {}
     for key, value in file_values(config, (*PATH_KEYS, *MODEL_KEYS, *DATA_KEYS)):
-        if (real := _real_path(key, value)) != value:
+        real = (key in PATH_KEYS and _reference(value, config)) or _real_path(key, value)
+        if real != value:
             group, *below = key.split(".")
             changed[group] = _with(changed[group] if group in changed else config[group], below, real)
             if key == "model.name_or_path" and config[group].get("name") == value:
                 changed[group] = _with(changed[group], ["name"], real)
     return changed
+
+
+def _reference(value: str, config: Config) -> str:
+    """Returns the reference to the run that a value names by id, directory or checkpoint; "" where it names none."""
+    output_dir = value_at(config, "paths.output_dir")
+    if not isinstance(output_dir, str):
+        return ""
+    try:
+        path = Path(os.path.expanduser(value))
+        found = RunReference.of_folder(path, Path(output_dir)) if path.exists() else RunReference.parse(value)
+    except (OSError, ValueError):  # no name of a file
+        return ""
+    return "" if found is None else str(found)
+
+
+def references(config: Config) -> Iterator[tuple[str, RunReference]]:
+    """Yields the keys of a config that name a run to start from, with that run."""
+    for key, value in file_values(config, PATH_KEYS):
+        if (found := RunReference.parse(value)) is not None:
+            yield key, found
+
+
+def located(config: Config, index: RunIndex | None = None) -> dict[str, Any]:
+    """Returns a config with the folders of the checkpoints in the place of references to runs.
+
+    Args:
+        config: The resolved config, with real paths; it is not changed.
+        index: Shared by those who look for many.
+
+    Raises:
+        RequestError: If a run, or the checkpoint of it, is not there.
+    """
+    changed = dict(config)
+    for key, reference in references(config):
+        group, *below = key.split(".")
+        path = checkpoint_of(key, reference, config["paths"]["output_dir"], index)
+        changed[group] = _with(changed[group], below, str(path))
+    return changed
+
+
+def located_where_there(config: Config, index: RunIndex | None = None) -> dict[str, Any]:
+    """Returns as `located` does; a reference to what is not there stays as it is."""
+    try:
+        return located(config, index)
+    except RequestError:
+        return dict(config)
 
 
 def _with(node: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:

@@ -19,11 +19,22 @@ from pathlib import Path
 from typing import Any
 
 from gpt_opt.config.cache import cache_folder
-from gpt_opt.config.files import DATA_KEYS, EMBEDDED, MODEL_KEYS, PATH_KEYS, file_values
+from gpt_opt.config.files import (
+    DATA_KEYS,
+    EMBEDDED,
+    MODEL_KEYS,
+    PATH_KEYS,
+    file_values,
+    located_where_there,
+    references,
+)
 from gpt_opt.config.lookup import modules_of, targets
 from gpt_opt.config.remember import Remembered
 from gpt_opt.records.io import write_text
 from gpt_opt.records.provenance import Inputs
+from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.run_reference import RunReference
+from gpt_opt.records.summary import read_summary
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +75,9 @@ def inputs_of(config: Mapping[str, Any], memo: Remembered | None = None) -> dict
         config: The resolved config, with real paths.
         memo: What was found for other configs of the same request: each file is read once.
     """
-    memo = memo or Remembered()
+    memo, parents = memo or Remembered(), dict(references(config))
+    if parents:
+        config = located_where_there(config)
     found: dict[str, dict[str, str]] = {}
     for key, value in file_values(config, (*DATA_KEYS, *PATH_KEYS, *MODEL_KEYS)):
         found |= memo(_file_input, key, value)
@@ -72,7 +85,19 @@ def inputs_of(config: Mapping[str, Any], memo: Remembered | None = None) -> dict
         found |= memo(_file_input, "model.archive", str(_SHIPPED))
     for target in {target for _, target in targets(config) if not target.startswith("gpt_opt.")}:
         found |= memo(module_inputs, target)
+    for key, parent in parents.items():
+        if key in found:
+            found[key] = {**found[key], **_result_of(parent, Path(found[key]["path"]))}
     return found
+
+
+def _result_of(parent: RunReference, checkpoint: Path) -> dict[str, str]:
+    """Returns which result of a run its checkpoint belongs to: another attempt gives another one."""
+    try:
+        attempt = str(read_summary(RunPaths(checkpoint.parent.parent)).get("attempt", ""))
+    except (OSError, ValueError):  # an early checkpoint of a run that has no result yet
+        attempt = ""
+    return {"run_id": parent.run_id, "attempt": attempt}
 
 
 def changed_inputs(before: Inputs, now: Inputs) -> list[str]:

@@ -28,7 +28,6 @@ from gpt_opt.records.lost_nodes import forget_lost_nodes
 from gpt_opt.records.planned_configs import text_of
 from gpt_opt.records.sweep_dir import Job, Shape, Submission, Sweep, SweepRun, create, locked, numbers, submissions
 from gpt_opt.run.resolvers import NEW_DIRECTORY
-from gpt_opt.sweep.model import Grid, Space
 
 log = logging.getLogger(__name__)
 
@@ -231,7 +230,7 @@ def prepare_points(request: Request, name: str, points: Sequence[Sequence[str]])
         RequestError: If a point or a resource is wrong; nothing is written then.
     """
     planner = Planner(request.root / "hydra_conf")
-    plan = planner.plan_points(Grid(name, Space()), points, sweeps=request.sweeps, flags=request.flags)
+    plan = planner.plan_points(name, points, request.sweeps, request.flags)
     _require_slots(plan, request)
     _require_one_allocation(plan, request)
     submission, runs = _draft(request, plan)

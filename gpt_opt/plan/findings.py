@@ -13,6 +13,11 @@ class Findings:
     def __init__(self) -> None:
         self._points: dict[Problem, tuple[int, int]] = {}
 
+    @property
+    def any(self) -> bool:
+        """Whether there are problems."""
+        return bool(self._points)
+
     def add(self, problems: Iterable[Problem], point: int) -> None:
         """Notes the problems of a point."""
         for problem in problems:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from gpt_opt.config.files import with_real_paths
+from gpt_opt.config.files import references, with_real_paths
 from gpt_opt.config.inputs import AGAIN, changed_since, inputs_of
 from gpt_opt.config.remember import Remembered
 from gpt_opt.errors import ConfigError, Problem, SweepError
 from gpt_opt.plan.compose.composer import Composed
+from gpt_opt.plan.dag import Origin, Parent, origins, start_problems
 from gpt_opt.plan.estimate import CostEstimate, Samples, Work, estimate, workload
 from gpt_opt.plan.existing import Status, status_of
 from gpt_opt.plan.findings import Findings
@@ -27,7 +28,7 @@ from gpt_opt.records.run_id import is_identity, run_id
 from gpt_opt.records.sweep_dir import submissions
 from gpt_opt.run.devices import sweep_device_problems
 from gpt_opt.run.resolvers import RunFinder
-from gpt_opt.sweep import Grid, load_grid, points, target, to_override
+from gpt_opt.sweep import Grid, Space, Stage, count, load_grid, points, target, to_override
 from gpt_opt.sweep.json_file import read_json
 from gpt_opt.sweep.model import Resources
 
@@ -47,6 +48,10 @@ class Run:
         step: Optimizer steps done.
         changed: Which files and modules have changed since, in words; "" where none has.
         code: What a done run was made with; None where that is not known.
+        stage: Name of its stage; "" in a sweep without stages.
+        number: Its position in the stage; runs of which one will be chosen share it.
+        parent: Index of the run that it starts from; None where that is none of the plan.
+        choice: Name of the choice that decides whether its parent is started from; "" for none.
     """
 
     index: int
@@ -59,6 +64,15 @@ class Run:
     step: int
     changed: str = ""
     code: Code | None = None
+    stage: str = ""
+    number: int = 0
+    parent: int | None = None
+    choice: str = ""
+
+    @property
+    def name(self) -> str:
+        """What people call it: its index, or `STAGE/NUMBER`."""
+        return f"{self.stage}/{self.number}" if self.stage else str(self.index)
 
     @property
     def change(self) -> str:
@@ -82,6 +96,7 @@ class Plan:
         uncounted: Keys in which such points differ although they change no result, so that only the first one's count.
         configs: For each run, how its config differs from that of the first; see `records.planned_configs`.
         costs: What the runs that remain will cost, by what a run needs.
+        stage_costs: The same by the name of the stage.
         cost: What all of them will cost.
         removed: Runs of earlier submissions of this sweep that are no longer in the grid: id to directory.
     """
@@ -93,6 +108,7 @@ class Plan:
     uncounted: tuple[str, ...]
     configs: tuple[Sequence[Change], ...]
     costs: Mapping[Resources, CostEstimate]
+    stage_costs: Mapping[str, CostEstimate]
     cost: CostEstimate
     removed: dict[str, str]
 
@@ -104,6 +120,18 @@ class Plan:
     def count(self, status: Status) -> int:
         """Returns the number of runs with a status."""
         return sum(run.status is status for run in self.runs)
+
+    @property
+    def counted(self) -> tuple[Run, ...]:
+        """The runs that will be made: of those among which one is chosen, the first of them stands for all."""
+        counted: dict[int, Run] = {}
+        first: dict[str, int | None] = {}
+        for run in self.runs:
+            if (run.parent is None or run.parent in counted) and first.setdefault(
+                run.choice or run.run_id, run.parent
+            ) == run.parent:
+                counted[run.index] = run
+        return tuple(counted.values())
 
     def changes(self) -> list[str]:
         """Returns a line for each set of inputs that have changed since runs were made with them."""
@@ -145,63 +173,73 @@ class Planner:
         """
         _require_sweep_first(file, extra)
         grid = load_grid(file)
-        return self.plan_points(grid, override_lists(grid, extra), slots, sweeps, flags)
+        return self._plan(grid, [_Points(stage, extra) for stage in grid.stages], slots, sweeps, flags)
 
     def plan_points(
         self,
-        grid: Grid,
-        lists: Iterable[Sequence[str]],
-        slots: int = 1,
+        name: str,
+        lists: Sequence[Sequence[str]],
         sweeps: Path = Path("sweeps"),
         flags: Mapping[str, Any] = MappingProxyType({}),
     ) -> Plan:
         """Plans points that are given as override strings, as `plan` does those of a file.
 
         Args:
-            grid: What the sweep is called and needs; its own points are not looked at.
+            name: Of the sweep.
             lists: The override strings of every point.
-            slots: Runs of one shape at a time, for the cost estimate.
             sweeps: Folder of submitted sweeps, where earlier plans lie.
-            flags: Resources that beat those of grid and config, by name; None says nothing.
+            flags: Resources that beat those of the config, by name; None says nothing.
 
         Raises:
             ConfigError: If points are wrong; all problems of all points, equal ones once with a count.
         """
-        needs = SweepResources(grid.resources, flags)
-        draft = _Draft(needs)
-        for index, result in enumerate(self._checker.compose_many(lists)):
-            problems = self._checker.problems(result)
-            if not problems and isinstance(result, Composed):
-                problems = [*_sweep_problems(result, bool(grid.source)), *self._own_sweep(result, grid)]
-                resources, unfit = _needs(needs, result.config)
-                problems += unfit
-                if not problems:
-                    draft.add(index, result, resources, self._checker.memo)
-            draft.findings.add(problems, index)
-            draft.points += 1
-        if problems := [*draft.findings.report(draft.points), *needs.problems()]:
+        stage = Stage("", Space())
+        return self._plan(Grid(name, (stage,)), [_Points(stage, (), lists)], 1, sweeps, flags)
+
+    def _plan(self, grid: Grid, stages: Sequence[_Points], slots: int, sweeps: Path, flags: Mapping[str, Any]) -> Plan:
+        draft = _Draft(flags, grid.is_staged)
+        for points_of_stage in stages:
+            self._add_stage(draft, grid, points_of_stage)
+            if draft.findings.any and grid.is_staged:
+                break  # what comes after would start from runs that cannot be
+        if problems := [*draft.findings.report(draft.points), *draft.resource_problems()]:
             located = _located(problems, Path(grid.source)) if grid.source else problems
             raise ConfigError(located, ", nothing was started")
         self._checker.warn_of_elsewhere()
         known = {run.run_id for run in draft.runs}
         earlier = (run for sweep in submissions(sweeps / grid.name) for run in sweep.runs)
         removed = {run.run_id: run.run_dir for run in earlier if run.run_id not in known}
-        samples, runs = Samples(draft.roots), tuple(draft.runs)
-        shapes = dict.fromkeys(run.resources for run in runs)
-        return Plan(
+        plan = Plan(
             grid=grid,
             points=draft.points,
-            runs=runs,
+            runs=tuple(draft.runs),
             duplicates=draft.duplicates,
             uncounted=tuple(sorted(draft.uncounted)),
             configs=tuple(draft.configs),
-            costs={
-                shape: estimate([work for work in draft.work if work.resources == shape], samples, slots)
-                for shape in shapes
-            },
-            cost=estimate(draft.work, samples, slots),
+            costs={},
+            stage_costs={},
+            cost=_NO_COST,
             removed=removed,
         )
+        return _with_costs(plan, draft, slots)
+
+    def _add_stage(self, draft: _Draft, grid: Grid, stage: _Points) -> None:
+        """Composes and checks the points of a stage, and adds its runs to the draft."""
+        parents = draft.parents(stage.stage)
+        draft.findings.add(start_problems(stage.stage, parents), draft.points)
+        needs = draft.needs(stage.stage)
+        lists = stage.lists(origins(stage.stage, parents, stage.extra))
+        for result in self._checker.compose_many(lists, draft.planned):
+            index, origin = draft.points, stage.origin()
+            problems = self._checker.problems(result)
+            if not problems and isinstance(result, Composed):
+                problems = [*_sweep_problems(result, bool(grid.source)), *self._own_sweep(result, grid)]
+                resources, unfit = _needs(needs, result.config)
+                problems += unfit
+                if not problems:
+                    draft.add(stage.stage, origin, _by_reference(result), resources, self._checker.memo)
+            draft.findings.add(problems, index)
+            draft.points += 1
 
     def _own_sweep(self, point: Composed, grid: Grid) -> Iterator[Problem]:
         """Refuses an experiment that is a sweep itself, of which the sweep file does not give every key."""
@@ -227,6 +265,19 @@ def _needs(needs: SweepResources, config: Mapping[str, Any]) -> tuple[Resources,
     except ConfigError as error:
         return Resources(), list(error.problems)
     return resources, list(process_problems(config, resources))
+
+
+def _by_reference(point: Composed) -> Composed:
+    """Returns a point whose overrides name a run to start from by its id, as its config does, and not by a path."""
+    names = {key: str(reference) for key, reference in references(point.config)}
+    if not names:
+        return point
+    keys = [text.partition("=")[0] for text in point.overrides]
+    texts = (
+        to_override(key, names[target(key)]) if target(key) in names else text
+        for key, text in zip(keys, point.overrides, strict=True)
+    )
+    return replace(point, overrides=tuple(texts))
 
 
 _OF_HYDRA = ("hydra.mode", "hydra.run", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
@@ -257,30 +308,86 @@ def _located(problems: Sequence[Problem], file: Path) -> list[Problem]:
     return located
 
 
-class _Draft:
-    """A plan while its points come in."""
+class _Points:
+    """The points of a stage, as they are handed out one after the other.
 
-    def __init__(self, needs: SweepResources) -> None:
+    Args:
+        stage: The stage.
+        extra: Override strings for every point, applied last.
+        given: The override strings of every point; None for those of the stage.
+    """
+
+    def __init__(self, stage: Stage, extra: Sequence[str], given: Sequence[Sequence[str]] | None = None) -> None:
+        self.stage, self.extra, self._given = stage, extra, given
+        self._handed_out: deque[tuple[Origin, int]] = deque()
+
+    def lists(self, starts: Sequence[Origin]) -> Iterator[Sequence[str]]:
+        """Yields the override strings of every point."""
+        total = count(self.stage.space) if self._given is None else len(self._given)
+        for start in starts:
+            own = self._given if self._given is not None else override_lists(self.stage.space, self.extra)
+            for index, overrides in enumerate(own):
+                self._handed_out.append((start, start.number * total + index))
+                yield [*start.overrides, *overrides]
+
+    def origin(self) -> tuple[Origin, int]:
+        """Returns what the next point that comes back starts from, and its number in the stage."""
+        return self._handed_out.popleft()
+
+
+class _Draft:
+    """A plan while its points come in.
+
+    Args:
+        flags: Resources that beat those of the file and of the config, by name.
+        is_staged: Whether runs may start from others of the plan.
+    """
+
+    def __init__(self, flags: Mapping[str, Any], is_staged: bool) -> None:
         self.findings = Findings()
         self.points = 0
         self.runs: list[Run] = []
         self.duplicates: dict[int, int] = {}
         self.uncounted: set[str] = set()
         self.configs: list[Sequence[Change]] = []
-        self.work: list[Work] = []
+        self.work: dict[int, Work] = {}
         self.roots: set[Path] = set()
-        self._needs = needs
-        self._first: dict[str, tuple[int, frozenset[str], Resources]] = {}
+        self.planned: dict[str, Mapping[str, Any]] = {}
+        self._flags, self._is_staged = flags, is_staged
+        self._needs: dict[str, SweepResources] = {}
+        self._stages: dict[str, dict[str, int]] = {}
+        self._first: dict[str, tuple[int, frozenset[str], Resources, int]] = {}
         self._finder = RunFinder()
         self._changes = ConfigChanges()
 
-    def add(self, point: int, composed: Composed, resources: Resources, memo: Remembered) -> None:
-        """Adds a point without problems."""
+    def needs(self, stage: Stage) -> SweepResources:
+        """Returns what finds the needs of the points of a stage."""
+        return self._needs.setdefault(stage.name, SweepResources(stage.resources, self._flags))
+
+    def resource_problems(self) -> list[Problem]:
+        """Returns where points that are one run ask for different things."""
+        return [problem for needs in self._needs.values() for problem in needs.problems()]
+
+    def parents(self, stage: Stage) -> list[Parent]:
+        """Returns the runs that a stage starts from, each once."""
+        start = stage.start
+        runs = [] if start is None else [self.runs[i] for i in self._stages.get(start.stage, {}).values()]
+        return [Parent(run.index, run.run_id, run.overrides, self.planned[run.run_id]) for run in runs]
+
+    def add(
+        self, stage: Stage, place: tuple[Origin, int], composed: Composed, resources: Resources, memo: Remembered
+    ) -> None:
+        """Adds the next point, which has no problems, with what it starts from and its number in its stage."""
+        point = self.points
         config, name = composed.config, run_id(composed.config, memo)
-        entry = (point, frozenset(composed.overrides), resources)
-        first, overrides, needed = self._first.setdefault(name, entry)
+        entry = (point, frozenset(composed.overrides), resources, len(self.runs))
+        first, overrides, needed, index = self._first.setdefault(name, entry)
+        origin, number = place
+        if self._is_staged:
+            self._stages.setdefault(stage.name, {})[name] = index
+            self.planned.setdefault(name, config)
         if first != point:
-            self._needs.add_same_run(first, needed, point, resources)
+            self.needs(stage).add_same_run(first, needed, point, resources)
             self.duplicates[point] = first
             keys = {target(text.partition("=")[0]) for text in overrides.symmetric_difference(composed.overrides)}
             self.uncounted.update(key for key in keys if not is_identity(key))
@@ -292,13 +399,34 @@ class _Draft:
         before, code = _made_with(paths, status)
         changed = changed_since(before, inputs_of(config, memo)) if status is not Status.NEW else ""
         facts = (composed.overrides, resources, status, step, changed, code)
-        self.runs.append(Run(len(self.runs), point, name, folder, *facts))
+        self.runs.append(
+            Run(len(self.runs), point, name, folder, *facts, stage.name, number, origin.parent, origin.choice)
+        )
         if status in (Status.NEW, Status.RESUME, Status.FAILED):
             steps = config["training"]["training_params"]["max_steps"]
             remaining = steps if steps is None else max(0, steps - step)
-            self.work.append(Work(memo.of(workload, config), remaining, resources))
+            self.work[index] = Work(memo.of(workload, config), remaining, resources)
             if "output_dir" in config["paths"]:
                 self.roots.add(Path(config["paths"]["output_dir"]))
+
+
+def _with_costs(plan: Plan, draft: _Draft, slots: int) -> Plan:
+    """Returns a plan with what the runs of it that remain will cost."""
+    samples, counted = Samples(draft.roots), plan.counted
+
+    def cost(runs: Iterable[Run]) -> CostEstimate:
+        return estimate([draft.work[run.index] for run in runs if run.index in draft.work], samples, slots)
+
+    shapes = dict.fromkeys(run.resources for run in plan.runs)
+    return replace(
+        plan,
+        costs={shape: cost(run for run in counted if run.resources == shape) for shape in shapes},
+        stage_costs={stage.name: cost(run for run in counted if run.stage == stage.name) for stage in plan.grid.stages},
+        cost=cost(counted),
+    )
+
+
+_NO_COST = CostEstimate(None, None, None, 1, 0, 0)
 
 
 def _made_with(paths: RunPaths, status: Status) -> tuple[Inputs, Code | None]:
@@ -309,10 +437,10 @@ def _made_with(paths: RunPaths, status: Status) -> tuple[Inputs, Code | None]:
     return {} if status is Status.NEW else recorded_inputs(paths), None
 
 
-def override_lists(grid: Grid, extra: Sequence[str] = ()) -> Iterator[list[str]]:
-    """Yields the override strings of every point of a grid; each distinct parameter value is written once."""
+def override_lists(space: Space, extra: Sequence[str] = ()) -> Iterator[list[str]]:
+    """Yields the override strings of every point of a space; each distinct parameter value is written once."""
     texts: dict[tuple[str, str], str] = {}
-    for point in points(grid):
+    for point in points(space):
         overrides = []
         for key, value in point.items:
             # repr tells 1, 1.0 and true apart, which are equal as dictionary keys.

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, cast
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.errors import HydraException
@@ -30,6 +31,8 @@ from gpt_opt.plan.config_source import ConfigSource, key_of
 from gpt_opt.plan.explain_errors import YamlErrors
 from gpt_opt.plan.explain_overrides import file_problem, parses
 from gpt_opt.plan.multirun import CommandLine
+from gpt_opt.plan.parents import parent_problems
+from gpt_opt.records.run_reference import RunIndex
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +58,7 @@ class PointChecker:
         self._added = AddedKeys(self._source.compose, self._source.is_group)
         self._errors = ErrorAttribution(self._source, self.composer, self._files, self._problems_of)
         self.memo = Remembered()
+        self._index, self._planned = RunIndex(), cast("Mapping[str, Mapping[str, Any]]", {})
         self.elsewhere: dict[str, Problem] = {}
 
     @property
@@ -69,9 +73,16 @@ class PointChecker:
         fix = suggestion(flag, self._source.valid_keys([]), value)
         return Problem(flag, "is no flag: settings are written KEY=VALUE", fix)
 
-    def compose_many(self, points: Iterable[Sequence[str]]) -> Iterator[Composed | ComposeFailure]:
-        """Composes points as `composer` does, with the real paths of the files that they name."""
-        self.memo = Remembered()  # files may have changed since
+    def compose_many(
+        self, points: Iterable[Sequence[str]], planned: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    ) -> Iterator[Composed | ComposeFailure]:
+        """Composes points as `composer` does, with the real paths of the files that they name.
+
+        Args:
+            points: The override strings of each.
+            planned: The configs of runs that will be made before them, by id: they may start from those.
+        """
+        self.memo, self._index, self._planned = Remembered(), RunIndex(), planned  # files may have changed since
         yield from map(self._with_real_paths, self.composer.compose_many(points))
 
     def _with_real_paths(self, result: Composed | ComposeFailure) -> Composed | ComposeFailure:
@@ -99,7 +110,8 @@ class PointChecker:
                 self.memo(missing_problem, key, self._source.folder, choices) for key in result.missing if all_given
             ]
             return [*added, *lacking]
-        found = [*constraint_problems(result.config, self.memo), *self._target_problems(result.config)]
+        parents = parent_problems(result.config, self._planned, self._index)
+        found = [*constraint_problems(result.config, self.memo), *self._target_problems(result.config), *parents]
         heads = tuple(f"{problem.where}." for problem in added)
         new = [p for p in found if p.message != UNKNOWN_KEY or not any(key.startswith(f"{p.where}.") for key in heads)]
         located = [self._located(problem, result.overrides) for problem in new]

@@ -16,7 +16,8 @@ from gpt_opt.records.job_id import slurm_ids
 from gpt_opt.records.run_dir import PROGRESS_FILE, RunPaths, checkpoints
 
 Inputs = Mapping[str, Mapping[str, str]]
-"""Config key, or name of a module of the user's, to `path` and `sha256`."""
+"""Config key, or name of a module of the user's, to `path` and `sha256`; of a run that is started from also its
+`run_id` and the `attempt` that made its result."""
 
 
 def gpus() -> list[str]:

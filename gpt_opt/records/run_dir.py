@@ -12,6 +12,9 @@ from gpt_opt.records.io import lock
 PROGRESS_FILE = "progress.json"
 """Sums of the metrics since the last log line, tokens and seconds so far: a resumed run goes on counting from them."""
 
+FINAL = "final"
+"""Link to the best checkpoint of a run with load_best_model_at_end that has ended."""
+
 
 @dataclass(frozen=True)
 class RunPaths:

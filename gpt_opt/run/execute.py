@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt_opt.config.checks.batches import batch_problems
 from gpt_opt.config.checks.constraints import constraint_problems
-from gpt_opt.config.files import WEIGHT_KEYS
+from gpt_opt.config.files import WEIGHT_KEYS, located
 from gpt_opt.config.inputs import AGAIN, changed_inputs, changed_since, inputs_of
 from gpt_opt.errors import ClaimLost, ConfigError, GptOptError, Problem, RequestError, RunFailed, disk_full
 from gpt_opt.records.claim import Claim, acquire
@@ -302,11 +302,12 @@ class _Attempt:
         if self.stop:
             return None  # before the other processes are told to train: they may be gone by the same signal
         try:
-            peers().train(self.config, self.paths)
+            config = located(self.config)
+            peers().train(config, self.paths)
             with peers().watched(self._end_with):
                 paths = self.paths
                 folder = Folder(paths.checkpoints, paths.metrics, paths.samples)
-                return train(self.config, folder, hooks, self.inputs)
+                return train(config, folder, hooks, self.inputs)
         except Exception as error:
             peers().raise_if_lost(error)
             raise

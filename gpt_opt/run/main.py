@@ -22,6 +22,7 @@ from hydra.version import setbase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gpt_opt.config.files import located
 from gpt_opt.config.schema import VERSION_BASE
 from gpt_opt.errors import ConfigError, GptOptError, Problem, RequestError, RunFailed
 from gpt_opt.records.run_dir import RunPaths
@@ -159,8 +160,8 @@ def require_weights(points: Sequence[tuple[Mapping[str, Any], Sequence[str]]]) -
         from gpt_opt.training.models.build import require_archive  # torch, which the run needs anyway
 
         try:
-            require_archive(model)
-        except ConfigError as error:
+            require_archive(located(config)["model"])
+        except RequestError as error:
             problems |= dict.fromkeys(error.problems)
     if problems:
         raise ConfigError(list(problems), ", nothing was started")

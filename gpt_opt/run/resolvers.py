@@ -96,6 +96,7 @@ def _path_value(value: str) -> str:
     """Returns of a path the id of the run in it and what follows, else its last two parts."""
     if value.startswith(("[", "{")):
         return value
+    value = value.removeprefix("run:")
     if (found := _RUN_IN_PATH.search(value)) is not None:
         return (found[1] + value[found.end() :]).replace("/checkpoints/", "/")
     return "/".join(value.rstrip("/").split("/")[-2:])

@@ -18,10 +18,8 @@ from typing import Any
 
 from gpt_opt.errors import GptOptError, Problem, RequestError, disk_full
 from gpt_opt.records.io import sync
-from gpt_opt.records.run_dir import PROGRESS_FILE, checkpoints, step_of
-
-FINAL = "final"
-"""Link to the best checkpoint of a run with load_best_model_at_end that has ended."""
+from gpt_opt.records.run_dir import FINAL, PROGRESS_FILE, RunPaths, checkpoints, step_of
+from gpt_opt.records.run_reference import final_path
 
 OPTIMIZER_FILE = "optimizer.pt"
 """State of the optimizer, but for that which DeepSpeed shards: it is in `global_step*/`."""
@@ -263,10 +261,9 @@ def final_checkpoint(folder: Path) -> Path | None:
     Raises:
         GptOptError: If its weights are damaged: an older one would not be the result.
     """
-    final, newest = folder / FINAL, checkpoints(folder)[-1:]
-    if not final.is_symlink() and not newest:
+    chosen = final_path(RunPaths(folder.parent))
+    if chosen is None:
         return None
-    chosen = folder / final.readlink() if final.is_symlink() else newest[0]
     wrong = [*damaged_files(chosen, *WEIGHTS)]
     if not any(chosen.glob("*model*.safetensors")):
         wrong = ["lacks weights"]

@@ -9,6 +9,7 @@ from typing import Any
 from gpt_opt.config.suggest import checkpoint_of_run
 from gpt_opt.errors import Problem
 from gpt_opt.records.metrics import EVALUATION, comparable, greater_is_better
+from gpt_opt.records.run_reference import RunReference
 
 Config = Mapping[str, Any]
 
@@ -31,7 +32,8 @@ def finetuning_problems(config: Config) -> Iterator[Problem]:
     if patience is not None and patience < 1:
         yield Problem(f"{_KEYS}.early_stopping_patience", f"must be at least 1 evaluation, but is {patience}")
     start = keys["resume_from_checkpoint"]
-    if start is not None and not (Path(start) / "trainer_state.json").is_file():
+    is_reference = RunReference.parse(start) is not None  # whoever plans says whether there is such a run
+    if start is not None and not is_reference and not (Path(start) / "trainer_state.json").is_file():
         yield Problem(
             f"{_KEYS}.resume_from_checkpoint",
             f"must be a folder checkpoint-<step> of a run, but {start!r} has no trainer_state.json",

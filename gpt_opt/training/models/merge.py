@@ -12,6 +12,7 @@ import torch
 import transformers
 from transformers import set_seed
 
+from gpt_opt.config.files import located
 from gpt_opt.config.inputs import inputs_of
 from gpt_opt.errors import ConfigError, GptOptError, Problem
 from gpt_opt.records.run_dir import PROGRESS_FILE
@@ -58,6 +59,7 @@ def merge_adapters(config: Mapping[str, Any], checkpoint: Path, into: Path) -> N
         raise ConfigError([Problem("--into", problem, "delete it, or name another one: --into FOLDER")])
     if wrong := "; ".join(damaged_files(newest, *WEIGHTS)):
         raise GptOptError(f"{newest} must have whole adapters, but {wrong}; train the run again: rerun=true")
+    config = located(config)
     _require_base(config, newest)
     set_seed(config["seed"] % 2**32)  # weights that the run drew at random must be drawn alike
     tokenizer = build_tokenizer(config["model"])
