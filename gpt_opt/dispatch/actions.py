@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from gpt_opt.dispatch import slurm, snapshot
-from gpt_opt.dispatch.classify import classify_runs
 from gpt_opt.dispatch.jobs import idle, living_jobs
 from gpt_opt.dispatch.reconcile import reconcile
+from gpt_opt.dispatch.stages import classify_runs
 from gpt_opt.dispatch.submit import Outcome, leave_out, start_jobs
 from gpt_opt.errors import ConfigError, GptOptError, Problem
 from gpt_opt.records import stop_requests

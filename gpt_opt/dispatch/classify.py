@@ -31,6 +31,9 @@ class BlockedBy(StrEnum):
     LOCK = "locked by another process"
     RETRIES = "retries exhausted"
     CANCEL = "cancelled by the user"
+    WAIT = "waiting for the run that it starts from"
+    PARENT = "blocked by the run that it starts from"
+    STALE = "made from what was replaced since"
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,8 @@ class Classification:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it will be started without the user: now, or when the process that has it has ended."""
-        return not (self.is_done or self.is_running or self.needs_retry)
+        """Whether it will be started without the user: now, or when a process or the run before it has ended."""
+        return not (self.is_done or self.is_running or self.needs_user)
 
     @property
     def is_locked(self) -> bool:
@@ -75,7 +78,12 @@ class Classification:
     @property
     def needs_retry(self) -> bool:
         """Whether nothing but `gptopt retry` starts it again."""
-        return self.blocked_by in (BlockedBy.RETRIES, BlockedBy.CANCEL)
+        return self.blocked_by in (BlockedBy.RETRIES, BlockedBy.CANCEL, BlockedBy.STALE)
+
+    @property
+    def needs_user(self) -> bool:
+        """Whether nothing happens to it before the user does something: retry it, or the run that it starts from."""
+        return self.needs_retry or self.blocked_by is BlockedBy.PARENT
 
 
 def classify(
@@ -150,7 +158,14 @@ class ClassifiedRuns:
         Args:
             locked: What to call those that another process has.
         """
-        numbers = {"done": self.done, "to run": self.due, locked: self.locked, "need a retry": self.needs_retry}
+        numbers = {
+            "done": self.done,
+            "to run": self.due,
+            locked: self.locked,
+            "waiting for others": self.where(lambda item: item.blocked_by is BlockedBy.WAIT),
+            "need a retry": self.needs_retry,
+            "blocked": self.where(lambda item: item.blocked_by is BlockedBy.PARENT),
+        }
         return ", ".join(f"{len(found)} {name}" for name, found in numbers.items() if found)
 
     @property
@@ -172,9 +187,3 @@ class ClassifiedRuns:
     def done(self) -> tuple[SweepRun, ...]:
         """COMPLETED runs."""
         return self.where(lambda item: item.is_done)
-
-
-def classify_runs(sweep: Sweep) -> ClassifiedRuns:
-    """Classifies every run of a sweep by files alone."""
-    classifier = RunClassifier(sweep, sweep.submission())
-    return ClassifiedRuns({run: classifier.read(run) for run in sweep.runs})

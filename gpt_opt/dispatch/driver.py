@@ -12,10 +12,12 @@ from types import FrameType
 
 from gpt_opt.dispatch import slurm
 from gpt_opt.dispatch.backends.disbatch import Round, remove_stale_pipes
-from gpt_opt.dispatch.classify import BlockedBy, ClassifiedRuns, classify_runs
+from gpt_opt.dispatch.classify import BlockedBy, ClassifiedRuns
 from gpt_opt.dispatch.driver_claim import POLL_S, claim_sweep
 from gpt_opt.dispatch.progress import saved_steps
 from gpt_opt.dispatch.reconcile import reconcile
+from gpt_opt.dispatch.stages import classify_runs, decide, hopes
+from gpt_opt.dispatch.submit import start_ready
 from gpt_opt.errors import ClaimLost, ConfigError, Problem, RunFailed
 from gpt_opt.plan.resources import from_record
 from gpt_opt.records import stop_requests
@@ -30,6 +32,9 @@ from gpt_opt.run.signals import WARNINGS, handled, stop_signals
 log = logging.getLogger(__name__)
 
 _DRAIN_S = 90.0
+
+_SHARE = 4.0
+"""A driver waits so many times as long as it takes to read a sweep before it reads it again."""
 
 
 class _Stop:
@@ -104,6 +109,8 @@ def drive(sweep: Sweep, in_job: bool, slots: int | None = None) -> None:
                 raise RunFailed(f"{sweep.label}: no run got a step further within the time limit; give it more time")
             log.info("time limit near: %d runs go on after a requeue", len(runs.due) + len(runs.locked))
             slurm.requeue(this_job().job)
+    if stop.signal is None:
+        start_ready(sweep)  # what has become ready since; who finds this driver alive leaves it that
     _report(sweep, runs)
 
 
@@ -114,11 +121,12 @@ def _rounds(sweep: Sweep, slots: int | None, stop: _Stop, claim: Claim) -> None:
     remove_stale_pipes()
     while stop.signal is None:
         reconcile(sweep, incarnation)
+        decide(sweep)
         runs = classify_runs(sweep)
         log.info("%s: %s", sweep.label, _counts(runs))
         if runs.due:
-            work = Round(sweep, runs.due, resources, incarnation, driver, slots)
-            _one_round(sweep, work, runs.due, stop, claim)
+            work = Round(sweep, resources, incarnation, driver, slots)
+            _one_round(sweep, _Feed(sweep, work, runs.due), work, stop, claim)
             wait_until = time.monotonic() + STALE_AFTER_S
         elif runs.locked and time.monotonic() < wait_until:
             time.sleep(POLL_S)  # its owner may be dead without our knowing yet
@@ -126,12 +134,59 @@ def _rounds(sweep: Sweep, slots: int | None, stop: _Stop, claim: Claim) -> None:
             return
 
 
-def _one_round(sweep: Sweep, work: Round, due: Sequence[SweepRun], stop: _Stop, claim: Claim) -> None:
+class _Feed:
+    """Hands out the runs of a round: those that are due, then, in a sweep with stages, those that become ready.
+
+    Args:
+        sweep: The part of the sweep that is worked through.
+        work: The round.
+        due: What is due at its start.
+    """
+
+    def __init__(self, sweep: Sweep, work: Round, due: Sequence[SweepRun]) -> None:
+        self.given = [*due]
+        self._sweep, self._work = sweep, work
+        self._hopes = hopes(Sweep(sweep.root).runs) if sweep.submission().stages else {}
+        self._elsewhere: frozenset[int] = frozenset()
+        self._wait_until = 0.0
+        work.feed(due, is_last=not self._hopes)
+
+    def go_on(self) -> None:
+        """Hands out what has become ready; ends the round's list when nothing more can."""
+        if not self._hopes or time.monotonic() < self._wait_until:
+            return
+        began = time.monotonic()
+        decide(self._sweep)
+        runs = classify_runs(Sweep(self._sweep.root))
+        if self._work.is_open:
+            self._feed(runs)
+        self._start_elsewhere(runs)
+        self._wait_until = time.monotonic() + _SHARE * (time.monotonic() - began)  # a large sweep takes long to read
+
+    def _feed(self, runs: ClassifiedRuns) -> None:
+        known, own = {run.run_id for run in self.given}, [run for run in runs.items if run.shape == self._sweep.shape]
+        ready = [run for run in own if runs.items[run].is_due and run.run_id not in known]
+        self.given += ready
+        at_work = self._work.at_work() | {run.index for run in ready}
+        waiting = (run for run in own if runs.items[run].blocked_by is BlockedBy.WAIT)
+        self._work.feed(ready, is_last=not any(at_work & self._hopes[run.index] for run in waiting))
+
+    def _start_elsewhere(self, runs: ClassifiedRuns) -> None:
+        """Submits jobs for runs of other shapes that have become ready, once each."""
+        ready = frozenset(run.index for run in runs.due if run.shape != self._sweep.shape)
+        if ready - self._elsewhere:
+            self._elsewhere |= ready
+            start_ready(self._sweep)
+
+
+def _one_round(sweep: Sweep, feed: _Feed, work: Round, stop: _Stop, claim: Claim) -> None:
+    due = feed.given
     before = _attempts(sweep, due)
     lost: dict[str, str] = {}
     try:
         while not work.wait(1.0) and not work.is_over():
             lost = _record_lost_nodes(sweep, work, lost)
+            feed.go_on()
             if not claim.is_mine():
                 raise ClaimLost(f"another driver took {sweep.label} over while this one was silent; this one ends")
             if stop.signal is not None:

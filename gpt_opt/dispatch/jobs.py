@@ -33,7 +33,8 @@ def living_jobs(sweep: Sweep, backend: str | None = None) -> list[Job]:
         return jobs
     try:
         known = slurm.states([job.id for job in submission.jobs])
-        jobs += [job for job in submission.jobs if job.id in known and known[job.id][-1].alive and job not in jobs]
+        alive = [job for job in submission.jobs if job.id in known and known[job.id][-1].alive and job not in jobs]
+        jobs += [job for job in alive if not (known[job.id][-1].state == "RUNNING" and _has_ended(sweep, job))]
         recorded = {JobId(job.id).array for job in submission.jobs}
         for name, part in slurm.jobs_with_comment(str(plain(sweep).root)).items():
             if JobId(name).array not in recorded:
@@ -51,6 +52,12 @@ def _local_drivers(sweep: Sweep) -> list[Job]:
     claims = [read_claim(part.driver) for part in sweep.parts()]
     pids = [item.owner.pid for item in claims if item is not None and item.job is None and not item.is_over()]
     return [Job(f"local-{pid}", now()) for pid in dict.fromkeys(pids)]
+
+
+def _has_ended(sweep: Sweep, job: Job) -> bool:
+    """Returns whether the driver that is a job has given the sweep back, although Slurm does not know its end yet."""
+    claim = None if job.runs is not None else read_claim(sweep.part(job.shape or 0).driver)
+    return claim is not None and claim.released and claim.job is not None and claim.job.job == job.id
 
 
 def unserved(runs: Sequence[SweepRun], jobs: Sequence[Job]) -> list[SweepRun]:

@@ -83,6 +83,7 @@ class RunReader:
     def __init__(self, sweep: Sweep, submission: Submission, metric: Metric, notes: list[str]) -> None:
         self._sweep, self._metric, self._notes = sweep, metric, notes
         self._classifier = RunClassifier(sweep, submission)
+        self.paths = self._classifier.paths
         self._jobs = {index: job.id for job in submission.jobs for index in job.runs or ()}
 
     def history(self, run: SweepRun) -> History:

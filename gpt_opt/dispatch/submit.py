@@ -16,18 +16,32 @@ from gpt_opt.dispatch.backends.disbatch import task_text
 from gpt_opt.dispatch.backends.limits import check_backend, usable
 from gpt_opt.dispatch.backends.plain_names import require_links
 from gpt_opt.dispatch.backends.resources import by_shape
-from gpt_opt.dispatch.classify import ClassifiedRuns, classify_runs
+from gpt_opt.dispatch.classify import BlockedBy, ClassifiedRuns
 from gpt_opt.dispatch.jobs import living_jobs, unserved
 from gpt_opt.dispatch.reconcile import reconcile
+from gpt_opt.dispatch.stages import classify_runs, decide
 from gpt_opt.errors import ConfigError, GptOptError, Problem
+from gpt_opt.plan.dag import described, rule
 from gpt_opt.plan.planner import Plan, Planner
 from gpt_opt.plan.resources import from_record, needs, run_count, to_record
 from gpt_opt.records.io import now, to_json, write_text
 from gpt_opt.records.job_id import this_job
 from gpt_opt.records.lost_nodes import forget_lost_nodes
 from gpt_opt.records.planned_configs import text_of
-from gpt_opt.records.sweep_dir import Job, Shape, Submission, Sweep, SweepRun, create, locked, numbers, submissions
+from gpt_opt.records.sweep_dir import (
+    Job,
+    Shape,
+    StageRecord,
+    Submission,
+    Sweep,
+    SweepRun,
+    create,
+    locked,
+    numbers,
+    submissions,
+)
 from gpt_opt.run.resolvers import NEW_DIRECTORY
+from gpt_opt.sweep.model import Resources, Stage
 
 log = logging.getLogger(__name__)
 
@@ -125,8 +139,9 @@ def _require_one_allocation(plan: Plan, request: Request) -> None:
 def _draft(request: Request, plan: Plan) -> tuple[Submission, list[SweepRun]]:
     metric = None if plan.grid.metric is None else asdict(plan.grid.metric)
     backend, needed = BACKENDS[request.backend], [usable(run.resources, request.backend) for run in plan.runs]
-    counts = Counter(needed)
-    slots = {shape: request.slots or backend.slots(shape, number) for shape, number in counts.items()}
+    together = _at_a_time(plan, needed)
+    slots = {shape: request.slots or backend.slots(shape, number) for shape, number in together.items()}
+    stages = [StageRecord(stage.name, described(stage.start), _metric(stage)) for stage in plan.grid.stages]
     submission = Submission(
         sweep=plan.grid.name,
         file="" if request.file is None else str(request.file),
@@ -137,13 +152,37 @@ def _draft(request: Request, plan: Plan) -> tuple[Submission, list[SweepRun]]:
         cwd=os.getcwd(),
         root=str(request.root),
         snapshot=not request.live,
+        stages=tuple(stages) if plan.grid.is_staged else (),
     )
     index = {shape: number for number, shape in enumerate(slots)}
     runs = [
-        SweepRun(run.index, run.run_id, str(Path(run.run_dir).absolute()), run.overrides, index[resources])
+        SweepRun(
+            run.index,
+            run.run_id,
+            str(Path(run.run_dir).absolute()),
+            run.overrides,
+            index[resources],
+            run.stage,
+            run.number,
+            run.parent,
+            run.choice,
+        )
         for run, resources in zip(plan.runs, needed, strict=True)
     ]
     return submission, runs
+
+
+def _at_a_time(plan: Plan, needed: Sequence[Resources]) -> dict[Resources, int]:
+    """Returns how many runs of each shape can be at work together: those of its largest stage."""
+    counts: dict[Resources, Counter[str]] = {shape: Counter() for shape in needed}
+    for run in plan.counted:
+        counts[needed[run.index]][run.stage] += 1
+    return {shape: max(counter.values(), default=1) for shape, counter in counts.items()}
+
+
+def _metric(stage: Stage) -> dict[str, str] | None:
+    best = None if stage.start is None else stage.start.best
+    return None if best is None else asdict(rule(best))
 
 
 def _same_sweep(parent: Path, runs: Sequence[SweepRun]) -> Sweep | None:
@@ -339,8 +378,11 @@ def submit(request: Request) -> Outcome:
 def start_jobs(sweep: Sweep) -> Outcome:
     """Submits jobs for the runs that are due and that no living job has; the caller holds `locked`."""
     reconcile(sweep)
+    decide(sweep)
     submission, classified, alive = sweep.submission(), classify_runs(sweep), living_jobs(sweep)
-    runs, started = unserved(classified.due, alive), list[Job]()
+    wanted = classified.where(lambda item: item.is_due or item.blocked_by is BlockedBy.WAIT)
+    takes_waiting = BACKENDS[submission.backend].takes_waiting
+    runs, started = unserved(wanted if takes_waiting else classified.due, alive), list[Job]()
     if runs:
         sweep.write_submission(replace(submission, script=_scripts(sweep, submission, runs)))
         for file, text in _task_files(sweep, submission, runs).items():
@@ -352,6 +394,24 @@ def start_jobs(sweep: Sweep) -> Outcome:
             sweep.add_jobs(jobs)
             started += jobs
     return Outcome(sweep, tuple(started), tuple(alive), classified)
+
+
+def start_ready(sweep: Sweep) -> None:
+    """Submits jobs for runs that have become ready and that no living job has: called in a job of the sweep.
+
+    A stage that needs something else from the cluster has an allocation of its own, which is asked for only now.
+    """
+    submission = sweep.submission()
+    if not submission.stages or submission.backend != "disbatch" or not this_job().is_slurm:
+        return
+    try:
+        with locked(sweep.root.parent):
+            started = start_jobs(Sweep(sweep.root)).started
+    except GptOptError as error:
+        log.error("runs are ready, but no job could be submitted for them: %s", error)
+        return
+    if started:
+        log.info("submitted %s for runs that have become ready", ", ".join(job.id for job in started))
 
 
 def adopt(sweep: Sweep) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from gpt_opt.dispatch.failure_groups import Failure, FailureGroup, grouped
 from gpt_opt.dispatch.job_status import JobStatus, job_statuses, known_to_slurm, last_lines
 from gpt_opt.dispatch.progress import Metric
 from gpt_opt.dispatch.run_status import RunReader, RunStatus
+from gpt_opt.dispatch.stages import Chosen, with_parents
 from gpt_opt.records.code import Code, code_in, other_code
 from gpt_opt.records.job_id import JobId
 from gpt_opt.records.lost_nodes import read_lost_nodes
@@ -35,6 +36,7 @@ class SweepStatus:
         driven: Whether a driver holds the sweep.
         failures: FAILED runs, and INTERRUPTED ones of a known cause, by cause.
         notes: What could not be read or asked, a line each.
+        choices: What has become of the choices among runs that a later stage starts from, by their names.
     """
 
     label: str
@@ -45,6 +47,7 @@ class SweepStatus:
     driven: bool
     failures: tuple[FailureGroup, ...]
     notes: tuple[str, ...]
+    choices: Mapping[str, Chosen] = field(default_factory=dict)
 
     @property
     def shapes(self) -> dict[int, tuple[Shape, list[RunStatus]]]:
@@ -83,7 +86,7 @@ class SweepStatus:
         """0 all done, 1 something waits for the user, 3 still running or waiting with nothing failed so far."""
         if self.all_done:
             return 0
-        return 1 if self.idle or any(item.what.needs_retry for item in self.runs) else 3
+        return 1 if self.idle or any(item.what.needs_user for item in self.runs) else 3
 
     @property
     def fraction(self) -> float:
@@ -134,6 +137,12 @@ def gather(sweep: Sweep, ask_slurm: bool = True, before: SweepStatus | None = No
     known = known_to_slurm(jobs, notes) if ask_slurm and jobs else None
     former = {job.id: job for job in before.jobs} if before is not None and not ask_slurm else {}
     runs = tuple(completed.get(run.run_id) or reader.read(run, histories[run.index], known or {}) for run in sweep.runs)
+    chosen: dict[str, Chosen] = {}
+    if submission.stages:
+        by_run = {item.run: item for item in runs}
+        staged = with_parents(sweep, submission, {item.run: item.what for item in runs}, reader.paths)
+        runs = tuple(replace(by_run[run], what=what) for run, what in staged.items.items())
+        chosen = staged.choices.found
     failures = grouped(list(_failures(runs)), {item.run.index: item.run.overrides for item in runs})
     statuses = tuple(job_statuses(submission, known, former, driven))
     newest = {job.shape: job for job in statuses}
@@ -141,7 +150,7 @@ def gather(sweep: Sweep, ask_slurm: bool = True, before: SweepStatus | None = No
     notes += other_code(_code(item) for item in runs if item.what.is_done)
     lost_nodes = [item for part in sweep.parts() for item in read_lost_nodes(part.lost_nodes).items()]
     notes += [f"node {node} gave no slot: {reason}" for node, reason in dict(lost_nodes).items()]
-    return SweepStatus(sweep.label, submission, metric, runs, statuses, driven, failures, tuple(notes))
+    return SweepStatus(sweep.label, submission, metric, runs, statuses, driven, failures, tuple(notes), chosen)
 
 
 @lru_cache(maxsize=1 << 16)  # a live view asks for the same ones again and again

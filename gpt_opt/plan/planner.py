@@ -20,6 +20,7 @@ from gpt_opt.plan.existing import Status, status_of
 from gpt_opt.plan.findings import Findings
 from gpt_opt.plan.resources import SweepResources, process_problems
 from gpt_opt.plan.validate import PointChecker
+from gpt_opt.records.choices import active
 from gpt_opt.records.code import Code, code_in
 from gpt_opt.records.planned_configs import Change, ConfigChanges
 from gpt_opt.records.provenance import Inputs, inputs_in, read_provenance, recorded_inputs
@@ -124,14 +125,8 @@ class Plan:
     @property
     def counted(self) -> tuple[Run, ...]:
         """The runs that will be made: of those among which one is chosen, the first of them stands for all."""
-        counted: dict[int, Run] = {}
-        first: dict[str, int | None] = {}
-        for run in self.runs:
-            if (run.parent is None or run.parent in counted) and first.setdefault(
-                run.choice or run.run_id, run.parent
-            ) == run.parent:
-                counted[run.index] = run
-        return tuple(counted.values())
+        counted = active(self.runs, {})
+        return tuple(run for run in self.runs if run.index in counted)
 
     def changes(self) -> list[str]:
         """Returns a line for each set of inputs that have changed since runs were made with them."""
@@ -274,7 +269,7 @@ def _by_reference(point: Composed) -> Composed:
         return point
     keys = [text.partition("=")[0] for text in point.overrides]
     texts = (
-        to_override(key, names[target(key)]) if target(key) in names else text
+        f"{key}={names[target(key)]}" if target(key) in names else text
         for key, text in zip(keys, point.overrides, strict=True)
     )
     return replace(point, overrides=tuple(texts))
@@ -372,7 +367,7 @@ class _Draft:
         """Returns the runs that a stage starts from, each once."""
         start = stage.start
         runs = [] if start is None else [self.runs[i] for i in self._stages.get(start.stage, {}).values()]
-        return [Parent(run.index, run.run_id, run.overrides, self.planned[run.run_id]) for run in runs]
+        return [Parent(run.index, run.number, run.run_id, run.overrides, self.planned[run.run_id]) for run in runs]
 
     def add(
         self, stage: Stage, place: tuple[Origin, int], composed: Composed, resources: Resources, memo: Remembered

@@ -17,10 +17,13 @@ from gpt_opt.records.summary import read_summary
 class State(StrEnum):
     """The states of a run; a run is in exactly one. A status lists them in this order.
 
-    state.json never holds STALLED, which is RUNNING with a silent owner, nor CANCELLED, which a sweep says of its runs.
+    state.json never holds STALLED, which is RUNNING with a silent owner, nor what a sweep says of its runs: CANCELLED,
+    BLOCKED (by the failure of the run that it starts from) and STALE (COMPLETED, but what it started from is not).
     """
 
     FAILED = "FAILED"
+    STALE = "STALE"
+    BLOCKED = "BLOCKED"
     STALLED = "STALLED"
     RUNNING = "RUNNING"
     INTERRUPTED = "INTERRUPTED"
@@ -31,6 +34,9 @@ class State(StrEnum):
 
 _EARLIER = {"PREEMPTED": State.INTERRUPTED}
 """What states of earlier versions are now."""
+
+
+_NEVER_WRITTEN = (State.STALLED, State.CANCELLED, State.BLOCKED, State.STALE)
 
 
 class StateUnreadable(GptOptError):
@@ -83,7 +89,7 @@ def write_state(paths: RunPaths, state: RunState) -> None:
 def _parse(record: dict[str, Any]) -> RunState:
     known = {item.name for item in fields(RunState)}
     state = RunState(**{key: value for key, value in record.items() if key in known})
-    if state.state in (State.STALLED, State.CANCELLED):
+    if state.state in _NEVER_WRITTEN:
         raise ValueError(f"a run never writes that it is {state.state}")
     return replace(state, state=State(_EARLIER.get(state.state, state.state)))
 

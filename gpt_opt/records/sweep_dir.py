@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gpt_opt.errors import GptOptError, Problem, RequestError
+from gpt_opt.records.choices import active, read_choices
 from gpt_opt.records.io import lock, now, read_json_object, read_lines, sync, to_json, write_text
 from gpt_opt.records.run_dir import RunFolders, RunPaths
 
@@ -27,6 +28,10 @@ class SweepRun:
         run_dir: Where it was expected to lie when it was planned.
         overrides: Hydra override strings that give its config.
         shape: Index into the shapes of the submission: what it needs from the cluster.
+        stage: Name of its stage; "" in a sweep without stages.
+        number: Its position in the stage; runs among which one is chosen share it.
+        parent: Index of the run that it starts from, always a lower one; None where that is none of the sweep.
+        choice: Name of the choice that decides whether its parent is started from, see `gpt_opt.records.choices`; "".
     """
 
     index: int
@@ -34,6 +39,15 @@ class SweepRun:
     run_dir: str
     overrides: tuple[str, ...]
     shape: int = 0
+    stage: str = ""
+    number: int = 0
+    parent: int | None = None
+    choice: str = ""
+
+    @property
+    def name(self) -> str:
+        """What people call it: its index, or `STAGE/NUMBER`."""
+        return f"{self.stage}/{self.number}" if self.stage else str(self.index)
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> SweepRun:
@@ -43,7 +57,8 @@ class SweepRun:
             KeyError: If a field is missing.
         """
         names = (record["index"], record["run_id"], record["run_dir"])
-        return cls(*names, tuple(record["overrides"]), record.get("shape", 0))
+        place = (record.get("number", 0), record.get("parent"), record.get("choice", ""))
+        return cls(*names, tuple(record["overrides"]), record.get("shape", 0), record.get("stage", ""), *place)
 
     def paths(self, folders: RunFolders | None = None) -> RunPaths:
         """Returns the files of the run; the id finds the directory, whatever its readable label.
@@ -86,6 +101,21 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class StageRecord:
+    """What a submission keeps of a stage.
+
+    Attributes:
+        name: Its name.
+        start: What its runs start from, in words; "" for nothing.
+        metric: Name and goal of the metric that decides which run is started from; None where all are.
+    """
+
+    name: str
+    start: str = ""
+    metric: dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
 class Submission:
     """submission.json.
 
@@ -102,6 +132,7 @@ class Submission:
         created: ISO 8601 UTC.
         script: The exact sbatch text; None where there is none.
         jobs: Every job so far, oldest first.
+        stages: Its stages in order; empty where it has none.
     """
 
     sweep: str
@@ -116,6 +147,7 @@ class Submission:
     created: str = field(default_factory=now)
     script: str | None = None
     jobs: tuple[Job, ...] = ()
+    stages: tuple[StageRecord, ...] = ()
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Submission:
@@ -132,7 +164,8 @@ class Submission:
         )
         # Before runs of one sweep could need different things, a submission had one shape and no list of them.
         shapes = tuple(Shape(item["resources"], item["slots"]) for item in record.get("shapes", [record]))
-        return cls(**{**known, "extra": tuple(known["extra"]), "shapes": shapes, "jobs": jobs})
+        stages = tuple(StageRecord(**item) for item in known.get("stages", ()))
+        return cls(**{**known, "extra": tuple(known["extra"]), "shapes": shapes, "jobs": jobs, "stages": stages})
 
 
 class Sweep:
@@ -209,6 +242,11 @@ class Sweep:
         return self.driver.root / "lost_nodes.json"
 
     @property
+    def choices(self) -> Path:
+        """Which runs later stages start from; see `gpt_opt.records.choices`."""
+        return self.root / "choices.jsonl"
+
+    @property
     def planned_configs(self) -> Path:
         """What each run was planned with; see `gpt_opt.records.planned_configs`."""
         return self.root / "planned_configs.jsonl"
@@ -240,18 +278,32 @@ class Sweep:
         return tuple(run for run in lines.records if self.shape in (None, run.shape))
 
     def run(self, name: str) -> SweepRun:
-        """Returns the run with an id or an index.
+        """Returns the run with an id, an index or a `STAGE/NUMBER`.
 
         Raises:
             RequestError: If there is none.
         """
-        for run in self.runs:
-            if name in (run.run_id, str(run.index)):
-                return run
-        problem = (
-            f"must be the id of a run of sweep {self.label}, or its index, 0 to {len(self.runs) - 1}, but is {name!r}"
-        )
+        found = [run for run in self.runs if name in (run.run_id, str(run.index), run.name)]
+        if len(found) > 1:  # one of them will be, or was, chosen
+            chosen = active(Sweep(self.root).runs, self.chosen())
+            found = [run for run in found if run.index in chosen] or found
+        if found:
+            return found[0]
+        indices = f"its index, 0 to {len(self.runs) - 1}"
+        if stages := dict.fromkeys(run.stage for run in self.runs if run.stage):
+            indices = f"STAGE/INDEX with a stage of {', '.join(stages)}"
+        problem = f"must be the id of a run of sweep {self.label}, or {indices}, but is {name!r}"
         raise RequestError([Problem("RUN", problem, f"gptopt status {self.label} lists them")])
+
+    def chosen(self) -> dict[str, int]:
+        """Returns the index of the run that each choice took, by the name of the choice."""
+        return {name: item.parent for name, item in read_choices(self.choices).items()}
+
+    def alternatives(self, run: SweepRun) -> tuple[SweepRun, ...]:
+        """Returns the runs of which only one will be made: `run`, and those that stand for it if another is chosen."""
+        if not run.stage:
+            return (run,)
+        return tuple(item for item in self.runs if (item.stage, item.number) == (run.stage, run.number))
 
     def submission(self) -> Submission:
         """Reads submission.json.

@@ -17,8 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.dispatch.classify import classify_runs
 from gpt_opt.dispatch.slot.gpus import lock_dir
+from gpt_opt.dispatch.stages import classify_runs
 from gpt_opt.records.attempts import History, read_history
 from gpt_opt.records.claim import read_claim
 from gpt_opt.records.run_dir import RunPaths

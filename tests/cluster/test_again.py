@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from gpt_opt.dispatch.classify import BlockedBy, classify_runs
+from gpt_opt.dispatch.classify import BlockedBy
 from gpt_opt.dispatch.driver_claim import is_driven
+from gpt_opt.dispatch.stages import classify_runs
 from gpt_opt.records.claim import STALE_AFTER_S
 from gpt_opt.records.sweep_dir import Sweep
 from tests.cluster.bench import Bench

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpt_opt.dispatch.classify import classify_runs
+from gpt_opt.dispatch.stages import classify_runs
 from gpt_opt.records.sweep_dir import Sweep
 from tests.cluster.bench import BUILDER, Bench
 from tests.cluster.cluster import ROOT

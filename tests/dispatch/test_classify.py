@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from gpt_opt.dispatch import slurm
 from gpt_opt.dispatch.actions import cancel, retry
-from gpt_opt.dispatch.classify import STALLED_AFTER_S, BlockedBy, Classification, classify, classify_runs
+from gpt_opt.dispatch.classify import STALLED_AFTER_S, BlockedBy, Classification, classify
 from gpt_opt.dispatch.reconcile import Ends, reconcile
+from gpt_opt.dispatch.stages import classify_runs
 from gpt_opt.dispatch.sweep_status import gather
 from gpt_opt.errors import ConfigError
 from gpt_opt.plan.existing import Status, status_of

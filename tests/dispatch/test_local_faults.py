@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt_opt.dispatch.classify import classify_runs
 from gpt_opt.dispatch.driver_claim import is_driven
+from gpt_opt.dispatch.stages import classify_runs
 from gpt_opt.records.claim import STALE_AFTER_S, read_claim
 from gpt_opt.records.run_dir import RunPaths, find_run_dirs
 from gpt_opt.records.state import State, StateUnreadable, read_state

@@ -12,10 +12,10 @@ import pytest
 from gpt_opt.cli.views import status as show_status
 from gpt_opt.dispatch import slurm, submit
 from gpt_opt.dispatch.backends.limits import check_backend, usable
-from gpt_opt.dispatch.classify import classify_runs
 from gpt_opt.dispatch.driver import part_to_drive
 from gpt_opt.dispatch.driver_claim import is_driven
 from gpt_opt.dispatch.jobs import idle, living_jobs, unserved
+from gpt_opt.dispatch.stages import classify_runs
 from gpt_opt.dispatch.sweep_status import gather
 from gpt_opt.errors import ConfigError
 from gpt_opt.records import stop_requests as control

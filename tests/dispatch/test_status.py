@@ -17,9 +17,10 @@ import pytest
 from gpt_opt.cli.views import status as show_status
 from gpt_opt.cli.views.watch import watch
 from gpt_opt.dispatch import slurm
-from gpt_opt.dispatch.classify import STALLED_AFTER_S, classify_runs
+from gpt_opt.dispatch.classify import STALLED_AFTER_S
 from gpt_opt.dispatch.failure_groups import Failure, grouped, normalised
 from gpt_opt.dispatch.progress import BEST_LIMIT_BYTES, TAIL_BYTES, Metric, read_progress, saved_steps
+from gpt_opt.dispatch.stages import classify_runs
 from gpt_opt.dispatch.sweep_status import gather
 from gpt_opt.records import stop_requests as control
 from gpt_opt.records.attempts import CAUSES, note_retry

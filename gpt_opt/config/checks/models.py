@@ -13,6 +13,7 @@ from gpt_opt.config.files import WEIGHT_KEYS, file_values
 from gpt_opt.config.remember import Remembered
 from gpt_opt.config.suggest import checkpoint_of_run, existing_path
 from gpt_opt.errors import Problem
+from gpt_opt.records.run_reference import RunReference
 
 Config = Mapping[str, Any]
 
@@ -59,8 +60,8 @@ def _file_problems(key: str, name: str) -> list[Problem]:
 
 
 def _problems_of(key: str, name: str, path: Path) -> Iterator[Problem]:
-    if key != "model.archive" and not is_on_disk(name):
-        return
+    if RunReference.parse(name) is not None if key == "model.archive" else not is_on_disk(name):
+        return  # what holds of a run to start from is said by gpt_opt.plan.parents
     if found := pointer_in(path, model_files(path)) if path.is_dir() else pointer(path):
         yield Problem(key, f"{name} {found[0]}", found[1])
     if key != _TOKENIZER and (path / "adapter_config.json").is_file():

@@ -13,7 +13,13 @@ from gpt_opt.sweep.model import Resources
 
 
 class Backend(Protocol):
-    """Asks for slots."""
+    """Asks for slots.
+
+    Attributes:
+        takes_waiting: Whether `start` is given runs before those that they start from are complete.
+    """
+
+    takes_waiting: bool
 
     def slots(self, resources: Resources, runs: int) -> int:
         """Returns how many of `runs` runs of one shape go at a time when the user does not say."""

@@ -25,6 +25,7 @@ CHECK_IN_S = 300.0
 """How long a node may take to check in, in seconds; a driver to which none came by then gives the allocation back."""
 
 _OVER_S = 3.0
+_RUN_IDS = 3  # words of a task line before its run ids, see `launch.task_line`
 _SETTLE_S = 2.0  # between its log and its process
 _WRAP = "_engine_wrap.log"  # what the launcher of disBatch's part on a node says: d_<context>_<node>_engine_wrap.log
 _NOISE = re.compile(r"\s|Traceback|srun: error: \S+ tasks? |srun: cluster configuration lacks support")
@@ -64,11 +65,15 @@ class CheckIns:
 
     Args:
         folder: Of the round.
-        tasks: Number of its tasks.
+
+    Attributes:
+        tasks: Number of the tasks with runs that were handed out.
+        is_open: Whether more may follow.
     """
 
-    def __init__(self, folder: Path, tasks: int) -> None:
-        self._folder, self._tasks = folder, tasks
+    def __init__(self, folder: Path) -> None:
+        self.tasks, self.is_open = 0, True
+        self._folder = folder
         self._began = time.monotonic()
         self._over_since: float | None = None
         self._missing_since: dict[str, float] = {}
@@ -121,10 +126,20 @@ class CheckIns:
 
     def _all_tasks_ended(self) -> bool:
         """Returns whether every task has its line in the status file, which says only that it ended."""
-        with suppress(OSError):
+        return not self.is_open and len(self._ended_tasks()) >= self.tasks
+
+    def ended(self) -> frozenset[str]:
+        """Returns the ids of the runs whose tasks have ended, however."""
+        return frozenset(name for task in self._ended_tasks() for name in task.split()[_RUN_IDS:])
+
+    def _ended_tasks(self) -> set[str]:
+        """Returns the lines of the ended tasks with runs, as they were handed out."""
+        try:
             lines = (self._folder / "d_status.txt").read_text(errors="replace").splitlines()
-            return len({line.split("\t")[1] for line in lines if line[3:4] != "P" and "\t" in line}) >= self._tasks
-        return False
+        except OSError:
+            return set()
+        commands = (line.rpartition("\t")[2] for line in lines if line[3:4] != "P" and "\t" in line)
+        return {command for command in commands if len(command.split()) > _RUN_IDS}
 
 
 def _last_lines(file: Path) -> str:

@@ -37,8 +37,14 @@ _FIFO_AGE_S = 60.0
 _MAIN = "import os; os.path.realpath = os.path.abspath; from disbatch.disBatch import main; main()"
 
 
+_NOTHING = "true\n"
+"""Follows the lines of runs: disBatch hands a line out when it has read the one after it."""
+
+
 class DisBatch:
     """One Slurm allocation for each shape; disBatch spreads the runs over its slots."""
+
+    takes_waiting = False  # its driver hands them out
 
     def slots(self, resources: Resources, runs: int) -> int:
         """Returns one slot a run, up to a limit."""
@@ -77,26 +83,19 @@ class Round:
     """One call of disBatch.
 
     Args:
-        sweep: The part of the sweep that `runs` belong to; its `tasks` is written.
-        runs: What to run, all of one shape.
+        sweep: The part of the sweep whose runs it gets, all of one shape; its `tasks` is written.
         resources: What one of them needs.
         session: The start of the driver, see `gpt_opt.records.job_id`.
         driver: See `stop_requests.driver_name`.
         slots: Slots on this machine; None inside a Slurm job, where the allocation decides.
     """
 
-    def __init__(
-        self, sweep: Sweep, runs: Sequence[SweepRun], resources: Resources, session: str, driver: str, slots: int | None
-    ) -> None:
+    def __init__(self, sweep: Sweep, resources: Resources, session: str, driver: str, slots: int | None) -> None:
         make_links(sweep)
-        text = task_text(sweep, runs, resources)
-        write_text(sweep.tasks, text)
         sweep.disbatch.mkdir(mode=0o700, exist_ok=True)
         folder = plain(sweep).disbatch / f"{session}-{len(list(sweep.disbatch.iterdir()))}"
         folder.mkdir(mode=0o700)
         in_job = this_job().is_slurm and slots is None
-        start = start_line(program("gptopt"), plain(sweep), folder, in_job)
-        write_text(folder / "tasks", f"{start}\n{text}")
         # disBatch logs its whole environment at level INFO.
         python = [program(Path(sys.executable).name), "-c", _MAIN]
         command = [*python, "--loglevel", "WARNING", "--no-retire", "-p", f"{folder}/d"]
@@ -109,17 +108,60 @@ class Round:
                 del environment[name]
         if not in_job:
             command += ["--ssh-node", f"localhost:{slots or 1}", "--use-address", "localhost:0"]
-        self._check_ins = CheckIns(folder, text.count("\n"))
+        self._check_ins = CheckIns(folder)
         with (folder / "output").open("wb") as output:
             self._process = subprocess.Popen(
-                [*command, f"{folder}/tasks"],
+                [*command, "-"],
                 env=environment,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         self.folder, self.session = folder, session
+        self._sweep, self._resources, self._given = sweep, resources, list[SweepRun]()
+        self._say(start_line(program("gptopt"), plain(sweep), folder, in_job) + "\n")
+
+    def feed(self, runs: Sequence[SweepRun], is_last: bool) -> None:
+        """Hands out runs to the next free slots.
+
+        Args:
+            runs: The runs.
+            is_last: Whether none will follow.
+        """
+        self._given += runs
+        write_text(self._sweep.tasks, task_text(self._sweep, self._given, self._resources))
+        lines = task_text(self._sweep, runs, self._resources)
+        self._check_ins.tasks += lines.count("\n")
+        if is_last:
+            self._say(lines)
+            self.close()
+        elif lines:
+            self._say(lines + _NOTHING)
+
+    def close(self) -> None:
+        """Says that no runs will follow."""
+        self._check_ins.is_open = False
+        if self._process.stdin is not None:
+            with suppress(OSError):
+                self._process.stdin.close()
+
+    def _say(self, lines: str) -> None:
+        if self._process.stdin is None or self._process.stdin.closed:
+            return
+        with suppress(BrokenPipeError):  # it has ended, which `wait` tells
+            self._process.stdin.write(lines.encode("ascii"))
+            self._process.stdin.flush()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether runs may follow."""
+        return self._check_ins.is_open
+
+    def at_work(self) -> frozenset[int]:
+        """Returns the indices of the runs that were handed out and whose slots have not told their end."""
+        ended = self._check_ins.ended()
+        return frozenset(run.index for run in self._given if run.run_id not in ended)
 
     def lost_nodes(self) -> dict[str, str]:
         """Returns the nodes whose slots do not start, with the reason."""

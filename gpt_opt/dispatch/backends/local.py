@@ -24,6 +24,8 @@ _START_S = 30.0
 class Local:
     """One driver for the runs of all shapes, one shape after the other."""
 
+    takes_waiting = False  # its driver hands them out
+
     def slots(self, resources: Resources, runs: int) -> int:
         """Returns what the GPUs, or the cores, of this machine take."""
         most = machine_slots(len(visible(os.environ)), resources.gpus_per_run, resources.cpus_per_run)

@@ -8,14 +8,17 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_opt.dispatch import slurm
 from gpt_opt.dispatch.backends.plain_names import make_links, plain, program
-from gpt_opt.dispatch.backends.resources import by_shape, groups, slurm_slots
+from gpt_opt.dispatch.backends.resources import groups, slurm_slots
 from gpt_opt.dispatch.backends.sbatch_script import import_line, names, option_lines, warning_s
 from gpt_opt.dispatch.slot.slot import SESSION, Slot
+from gpt_opt.dispatch.stages import must_wait
 from gpt_opt.errors import GptOptError, RunFailed
 from gpt_opt.plan.resources import from_record
 from gpt_opt.records.io import now
@@ -32,7 +35,12 @@ _MOST_REQUEUES = 1000
 
 
 class Submitit:
-    """One Slurm job a run (or a few, on one GPU), in arrays, through submitit."""
+    """One Slurm job a run (or a few, on one GPU), in arrays, through submitit.
+
+    The job of a run that starts from another depends on the job of that.
+    """
+
+    takes_waiting = True  # Slurm lets them wait
 
     def slots(self, resources: Resources, runs: int) -> int:
         """Returns one slot a run, up to a limit."""
@@ -45,20 +53,18 @@ class Submitit:
     def start(self, sweep: Sweep, submission: Submission, runs: Sequence[SweepRun]) -> Iterator[list[Job]]:
         """Submits arrays no larger than the site allows, each of one shape; halves them when Slurm refuses one."""
         make_links(sweep)
-        waiting = {
-            shape: groups(
-                [run.index for run in part], from_record(submission.shapes[shape].resources).runs_per_gpu or 1
-            )
-            for shape, part in by_shape(runs).items()
-        }
-        total, taken = sum(map(len, waiting.values())), 0
-        for shape, tasks in waiting.items():
-            for jobs in self._arrays(_part(sweep, submission, shape), submission, tasks, (taken, total)):
+        jobs_of = {index: job.id for job in submission.jobs for index in job.runs or ()}
+        arrays = _arrays_of(sweep, submission, runs)
+        taken, total = 0, sum(len(tasks) for _, _, tasks in arrays)
+        for shape, depends, tasks in arrays:
+            where = _Waiting(depends.option(jobs_of), (taken, total))
+            for jobs in self._arrays(_part(sweep, submission, shape), submission, tasks, where):
                 taken += len(jobs)
+                jobs_of |= {index: job.id for job in jobs for index in job.runs or ()}
                 yield jobs
 
     def _arrays(
-        self, part: Sweep, submission: Submission, waiting: Sequence[tuple[int, ...]], of_all: tuple[int, int]
+        self, part: Sweep, submission: Submission, waiting: Sequence[tuple[int, ...]], where: _Waiting
     ) -> Iterator[list[Job]]:
         size, number = slurm.max_array_size(), len(waiting)
         environment = slurm.outside_job(os.environ, slurm.options_of(text(part, submission)))
@@ -66,15 +72,76 @@ class Submitit:
             size = min(size, len(waiting))
             try:
                 with _replaced(environment):
-                    jobs = _submit_array(part, submission, waiting[:size], math.ceil(number / size))
+                    jobs = _submit_array(part, submission, waiting[:size], math.ceil(number / size), where.dependency)
             except _Refused as error:
                 if size > 1:
                     size //= 2
                     continue
-                taken = of_all[0] + number - len(waiting)
-                raise GptOptError(slurm.took_some(taken, of_all[1], str(error))) from error
+                taken = where.of_all[0] + number - len(waiting)
+                raise GptOptError(slurm.took_some(taken, where.of_all[1], str(error))) from error
             waiting = waiting[size:]
             yield jobs
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """What an array waits for.
+
+    Attributes:
+        dependency: Slurm's option of this name; "" for none.
+        of_all: Jobs that were submitted before it, and the number of all.
+    """
+
+    dependency: str
+    of_all: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Depends:
+    """The runs that a run waits for.
+
+    Attributes:
+        parents: Their indices; empty where it waits for none.
+        all_must_succeed: Whether each of them must be COMPLETED; else it is enough that they have ended.
+    """
+
+    parents: frozenset[int] = frozenset()
+    all_must_succeed: bool = True
+
+    def option(self, jobs: Mapping[int, str]) -> str:
+        """Returns Slurm's dependency on the jobs that have these runs."""
+        ids = sorted({jobs[index] for index in self.parents if index in jobs})
+        return ":".join([_AFTER[self.all_must_succeed], *ids]) if ids else ""
+
+
+_AFTER = {True: "afterok", False: "afterany"}
+
+
+def _arrays_of(
+    sweep: Sweep, submission: Submission, runs: Sequence[SweepRun]
+) -> list[tuple[int, _Depends, list[tuple[int, ...]]]]:
+    """Returns shape, dependency and tasks of each array: runs that have one shape and wait for the same.
+
+    A task also has the runs that will be made in the place of its own if another run is chosen.
+    """
+    whole = Sweep(sweep.root)
+    sets: dict[tuple[int, _Depends], list[SweepRun]] = {}
+    for run in runs:
+        sets.setdefault((run.shape, _depends(run, whole)), []).append(run)
+    found = []
+    for (shape, depends), members in sets.items():
+        together = from_record(submission.shapes[shape].resources).runs_per_gpu or 1
+        indices = {run.index: [item.index for item in whole.alternatives(run)] for run in members}
+        tasks = [tuple(chain.from_iterable(indices[i] for i in group)) for group in groups(list(indices), together)]
+        found.append((shape, depends, tasks))
+    return found
+
+
+def _depends(run: SweepRun, sweep: Sweep) -> _Depends:
+    if run.parent is None or not must_wait(sweep, run):
+        return _Depends()
+    parents = {sweep.runs[item.parent] for item in sweep.alternatives(run) if item.parent is not None}
+    return _Depends(frozenset(item.index for run in parents for item in sweep.alternatives(run)), not run.choice)
 
 
 class _Refused(GptOptError):
@@ -86,7 +153,9 @@ def _part(sweep: Sweep, submission: Submission, shape: int) -> Sweep:
     return sweep.part(shape) if len(submission.shapes) > 1 else sweep
 
 
-def _submit_array(part: Sweep, submission: Submission, tasks: Sequence[tuple[int, ...]], arrays: int) -> list[Job]:
+def _submit_array(
+    part: Sweep, submission: Submission, tasks: Sequence[tuple[int, ...]], arrays: int, dependency: str
+) -> list[Job]:
     """Submits one of `arrays` arrays, a job for each group of run indices.
 
     Raises:
@@ -94,7 +163,7 @@ def _submit_array(part: Sweep, submission: Submission, tasks: Sequence[tuple[int
     """
     from submitit.core.utils import FailedJobError
 
-    chosen = executor(part, submission, arrays)
+    chosen = executor(part, submission, arrays, dependency)
     before = set(part.submitit.glob("*"))
     run_ids = {run.index: run.run_id for run in part.runs}
     try:
@@ -155,7 +224,7 @@ class SlotJob:
         return DelayedSubmission(SlotJob(self.sweep, self.run_ids))
 
 
-def executor(sweep: Sweep, submission: Submission, arrays: int) -> SlurmExecutor:
+def executor(sweep: Sweep, submission: Submission, arrays: int, dependency: str = "") -> SlurmExecutor:
     """Returns submitit's executor for one of `arrays` arrays of a shape, among which its slots are shared out."""
     from submitit import SlurmExecutor
 
@@ -167,6 +236,9 @@ def executor(sweep: Sweep, submission: Submission, arrays: int) -> SlurmExecutor
     asked = submission.shapes[sweep.shape or 0]
     parallel = (asked.slots or 1) // (from_record(asked.resources).runs_per_gpu or 1)
     chosen.update_parameters(array_parallelism=max(1, parallel // arrays))
+    if dependency:  # where what it waits for fails, Slurm withdraws it
+        further = {"requeue": True, "dependency": dependency, "kill_on_invalid_dep": "yes"}
+        chosen.update_parameters(additional_parameters=further)
     return chosen
 
 

@@ -15,10 +15,12 @@ from types import FrameType
 from gpt_opt.dispatch.slot.diagnose import End, diagnose, oom_kills
 from gpt_opt.dispatch.slot.gpus import GpuBusy, Lease, lease, node_name, slot_environment
 from gpt_opt.dispatch.slot.launch import Launcher, RunProcess, end_with_parent
+from gpt_opt.dispatch.stages import must_wait
 from gpt_opt.errors import GptOptError
 from gpt_opt.plan.resources import from_record
 from gpt_opt.records import stop_requests as control
 from gpt_opt.records.attempts import CAUSES, Attempt, note_end, note_start, read_history
+from gpt_opt.records.choices import active
 from gpt_opt.records.claim import read_claim
 from gpt_opt.records.io import now
 from gpt_opt.records.process import this_process
@@ -68,7 +70,8 @@ class Slot:
         with handled(numbers, self._on_signal):
             end_with_parent()
             self._work(list(runs))
-        return all(_is_done(run) for run in runs)
+        meant = active(Sweep(self._sweep.root).runs, self._sweep.chosen())
+        return all(_is_done(run) for run in runs if run.index in meant)
 
     def _work(self, waiting: list[SweepRun]) -> None:
         held: Lease | None = None
@@ -96,6 +99,9 @@ class Slot:
             return False
         if self._stopping or self._asked_to_stop(run):
             _say(run, "is not started: asked to stop")
+            return False
+        if reason := must_wait(self._sweep, run):
+            _say(run, f"is not started: {reason}")
             return False
         return True
 

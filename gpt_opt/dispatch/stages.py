@@ -1,0 +1,259 @@
+"""The runs of a sweep with stages: what each is, given the runs that it starts from, and which of several is chosen."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from gpt_opt.dispatch.classify import BlockedBy, Classification, ClassifiedRuns, RunClassifier
+from gpt_opt.records.choices import best_of, read_choices, record_choice
+from gpt_opt.records.io import lock
+from gpt_opt.records.provenance import inputs_in, read_provenance
+from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.state import State, read_run
+from gpt_opt.records.summary import read_summary
+from gpt_opt.records.sweep_dir import Submission, Sweep, SweepRun
+
+log = logging.getLogger(__name__)
+
+
+def classify_runs(sweep: Sweep) -> ClassifiedRuns:
+    """Classifies every run of a sweep, or of a part of it, by files alone; without those that are not chosen."""
+    submission = sweep.submission()
+    if not submission.stages:
+        classifier = RunClassifier(sweep, submission)
+        return ClassifiedRuns({run: classifier.read(run) for run in sweep.runs})
+    found = _read(Sweep(sweep.root), submission).items
+    return ClassifiedRuns({run: item for run, item in found.items() if sweep.shape in (None, run.shape)})
+
+
+def _read(sweep: Sweep, submission: Submission) -> Staged:
+    classifier = RunClassifier(sweep, submission)
+    return with_parents(sweep, submission, {run: classifier.read(run) for run in sweep.runs}, classifier.paths)
+
+
+def decide(sweep: Sweep) -> None:
+    """Makes the choices of a sweep for which all candidates have ended, and writes them down."""
+    submission = sweep.submission()
+    if all(stage.metric is None for stage in submission.stages):
+        return
+    with lock(sweep.root / ".choices.lock"):  # drivers of several shapes
+        staged = _read(Sweep(sweep.root), submission)
+        for name, chosen in staged.choices.found.items():
+            best = staged.choices.best(name, staged.by_index) if chosen.settled else None
+            if best is not None:
+                metric = staged.choices.metric(name)["name"]
+                record_choice(sweep.choices, name, best[0], metric, best[1])
+                parent = staged.by_index[best[0]][0]
+                log.info("%s: %s starts from %s, with %s=%g", sweep.label, name, parent.name, metric, best[1])
+
+
+def must_wait(sweep: Sweep, run: SweepRun) -> str:
+    """Returns why a run must not be started, "" if it may: another is chosen, or what it starts from is not complete."""
+    if run.parent is None:
+        return ""
+    whole = Sweep(sweep.root)
+    parent = whole.runs[run.parent]
+    if run.choice:
+        decide(sweep)
+        chosen = sweep.chosen().get(run.choice)
+        if chosen != run.parent:
+            return "which run it starts from is not decided" if chosen is None else f"{parent.name} was not chosen"
+    record = read_run(parent.paths())
+    return "" if record.state is State.COMPLETED else f"{parent.name}, which it starts from, is {record.state}"
+
+
+def choose_anew(sweep: Sweep) -> int:
+    """Takes the run that is the best now wherever another one was chosen; returns how many choices that changed."""
+    with lock(sweep.root / ".choices.lock"):
+        staged, changed = _read(Sweep(sweep.root), sweep.submission()), 0
+        for name, chosen in staged.choices.found.items():
+            best = staged.choices.best(name, staged.by_index) if chosen.better is not None else None
+            if best is not None:
+                record_choice(sweep.choices, name, best[0], staged.choices.metric(name)["name"], best[1])
+                changed += 1
+    return changed
+
+
+@dataclass(frozen=True)
+class Staged:
+    """The runs of a sweep with stages.
+
+    Attributes:
+        items: What each is, in the order of the plan; without those that are not chosen.
+        choices: What has become of the choices.
+    """
+
+    items: Mapping[SweepRun, Classification]
+    choices: ChoiceReader
+
+    @property
+    def by_index(self) -> dict[int, tuple[SweepRun, Classification]]:
+        """The same by index."""
+        return {run.index: (run, item) for run, item in self.items.items()}
+
+
+def with_parents(
+    sweep: Sweep,
+    submission: Submission,
+    items: Mapping[SweepRun, Classification],
+    paths: Callable[[SweepRun], RunPaths],
+) -> Staged:
+    """Returns what runs are, as far as the runs that they start from decide it; those that are not chosen are left out.
+
+    Args:
+        sweep: The sweep, with all its runs.
+        submission: Its submission.json.
+        items: What each run is by itself.
+        paths: Finds the files of a run.
+    """
+    choices = ChoiceReader(sweep, submission, paths)
+    found: dict[SweepRun, Classification] = {}
+    by_index: dict[int, tuple[SweepRun, Classification]] = {}
+    for run, item in items.items():
+        if run.parent is not None:
+            if run.parent not in by_index:
+                continue
+            if run.choice:
+                chosen = choices.of(run.choice, by_index)
+                if not chosen.has(run.parent):
+                    continue
+                item = chosen.applied_to(item)
+            else:
+                item = _after(item, by_index[run.parent][1])
+            if item.is_done and started_from_another(paths(run), paths(by_index[run.parent][0])):
+                item = Classification(State.STALE, None, BlockedBy.STALE)
+        found[run] = item
+        by_index[run.index] = (run, item)
+    return Staged(found, choices)
+
+
+def _after(item: Classification, parent: Classification) -> Classification:
+    """Returns what a run is, given what the run is that it starts from."""
+    if item.is_done or item.is_locked or item.needs_retry or parent.is_done:
+        return item
+    if parent.needs_user:
+        return Classification(State.BLOCKED, None, BlockedBy.PARENT)
+    return Classification(item.state, item.cause, BlockedBy.WAIT)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What has become of a choice.
+
+    Attributes:
+        parent: Index of the run that is started from; before it is decided, the first candidate stands for it.
+        candidates: The runs among which it is chosen, in order.
+        decided: Whether it is.
+        value: What decided it.
+        better: Index of a candidate that is better now; None where there is none.
+        settled: Whether all candidates have ended, one of them COMPLETED, so that it can be decided.
+        is_blocked: Whether none of the candidates can be COMPLETED without the user.
+    """
+
+    parent: int
+    candidates: tuple[int, ...]
+    decided: bool
+    value: float | None = None
+    better: int | None = None
+    settled: bool = False
+    is_blocked: bool = False
+
+    def has(self, parent: int) -> bool:
+        """Returns whether a run that starts from `parent` is one of the sweep's."""
+        return self.parent == parent
+
+    def applied_to(self, item: Classification) -> Classification:
+        """Returns what a run is that starts from what is chosen."""
+        if not self.decided:
+            blocked = Classification(State.BLOCKED, None, BlockedBy.PARENT)
+            waits = Classification(State.PENDING, None, BlockedBy.WAIT)
+            return blocked if self.is_blocked else waits
+        if self.better is not None and not item.is_locked:
+            return Classification(State.STALE, None, BlockedBy.STALE)
+        return item
+
+
+class ChoiceReader:
+    """Says what has become of the choices of a sweep.
+
+    Args:
+        sweep: The sweep, with all its runs.
+        submission: Its submission.json.
+        paths: Finds the files of a run.
+    """
+
+    def __init__(self, sweep: Sweep, submission: Submission, paths: Callable[[SweepRun], RunPaths]) -> None:
+        self._recorded, self._paths = read_choices(sweep.choices), paths
+        self._metrics = {stage.name: stage.metric or {} for stage in submission.stages}
+        self._candidates: dict[str, list[int]] = {}
+        self._stages = {run.choice: run.stage for run in sweep.runs if run.choice}
+        for run in sweep.runs:
+            if run.choice and run.parent is not None and run.parent not in self._candidates.setdefault(run.choice, []):
+                self._candidates[run.choice].append(run.parent)
+        self.found: dict[str, Chosen] = {}
+
+    def metric(self, name: str) -> dict[str, str]:
+        """Returns name and goal of the metric that decides a choice."""
+        return self._metrics[self._stages[name]]
+
+    def of(self, name: str, items: Mapping[int, tuple[SweepRun, Classification]]) -> Chosen:
+        """Returns what has become of a choice.
+
+        Args:
+            name: Of the choice.
+            items: The runs before, by index, with what they are.
+        """
+        if name not in self.found:
+            self.found[name] = self._read(name, {i: items[i] for i in self._candidates[name] if i in items})
+        return self.found[name]
+
+    def best(self, name: str, items: Mapping[int, tuple[SweepRun, Classification]]) -> tuple[int, float] | None:
+        """Returns the index of the best candidate among the complete ones, with its value; None for none."""
+        candidates = ((i, *items[i]) for i in self._candidates[name] if i in items)
+        done = ((i, self._paths(run)) for i, run, item in candidates if item.is_done)
+        return best_of(done, self.metric(name))
+
+    def _read(self, name: str, items: Mapping[int, tuple[SweepRun, Classification]]) -> Chosen:
+        candidates, recorded = tuple(items), self._recorded.get(name)
+        best = self.best(name, items)
+        if recorded is not None and recorded.parent in items:
+            better = best[0] if best is not None and best[0] != recorded.parent else None
+            return Chosen(recorded.parent, candidates, True, recorded.value, better)
+        ended = all(item.is_done or item.needs_user for _, item in items.values())
+        if best is not None and ended:
+            return Chosen(candidates[0], candidates, False, settled=True)
+        return Chosen(candidates[0], candidates, False, is_blocked=ended)
+
+
+def started_from_another(paths: RunPaths, parent: RunPaths) -> bool:
+    """Returns whether a complete run started from a result of its parent that another has replaced since."""
+    try:
+        result = str(read_summary(parent).get("attempt", ""))
+        started = _started_as(str(paths.provenance), paths.provenance.stat().st_mtime_ns)
+    except (OSError, ValueError):
+        return False  # its parent is being trained again, or was cleaned away
+    return started.get(parent.root.name.rpartition("-")[2], result) not in ("", result)
+
+
+@lru_cache(maxsize=1 << 16)  # a driver asks for the same ones again and again
+def _started_as(provenance: str, written_ns: int) -> dict[str, str]:
+    """Returns the runs that a run started from, by id, with the attempts that made their results."""
+    inputs = inputs_in(read_provenance(RunPaths(Path(provenance).parent)))
+    return {item["run_id"]: item.get("attempt", "") for item in inputs.values() if "run_id" in item}
+
+
+def hopes(runs: Sequence[SweepRun]) -> dict[int, frozenset[int]]:
+    """Returns for every run, by index, those that it may have to wait for: ancestors, and candidates of choices."""
+    found: dict[int, frozenset[int]] = {}
+    of_choice: dict[str, set[int]] = {}
+    for run in runs:
+        if run.choice and run.parent is not None:
+            of_choice.setdefault(run.choice, set()).add(run.parent)
+    for run in runs:
+        parents = of_choice.get(run.choice, set()) if run.parent is None or run.choice else {run.parent}
+        found[run.index] = frozenset(parents).union(*(found[parent] for parent in parents))
+    return found

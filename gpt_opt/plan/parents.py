@@ -1,0 +1,78 @@
+"""What must hold between a run and the run that it starts from, which may be planned but not made yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gpt_opt.config.files import references, value_at
+from gpt_opt.errors import Problem, RequestError
+from gpt_opt.records.run_reference import RunIndex, RunReference, checkpoint_of, config_of
+
+Config = Mapping[str, Any]
+
+_FREE = ("drop", "initializer", "max_position_embeddings", "rope", "rotary_base", "token_id")
+"""Parts of the names of those keys of `model.config` that change no weight's shape."""
+
+
+def parent_problems(config: Config, planned: Mapping[str, Config], index: RunIndex) -> Iterator[Problem]:
+    """Checks what a run starts from.
+
+    Args:
+        config: The resolved config of the run, with real paths.
+        planned: The configs of runs that will be made before it, by id.
+        index: Finds those that exist.
+    """
+    for key, reference in references(config):
+        parent = planned.get(reference.run_id)
+        if parent is not None:
+            yield from _planned_problems(key, reference, config, parent)
+        else:
+            output_dir = config["paths"]["output_dir"]
+            try:
+                checkpoint_of(key, reference, output_dir, index)
+            except RequestError as error:
+                yield from error.problems
+                continue
+            paths = index.find(output_dir, reference.run_id)
+            parent = None if paths is None else config_of(paths)
+        if parent is not None:
+            yield from _misfits(reference, config["model"], parent["model"])
+
+
+def _planned_problems(key: str, reference: RunReference, config: Config, parent: Config) -> Iterator[Problem]:
+    """Checks that a run which is planned will leave what is started from."""
+    folders = [value_at(item, "paths.output_dir") for item in (parent, config)]
+    if folders[0] != folders[1]:
+        problem = f"must be that of the run it starts from, {folders[0]}, but is {folders[1]}"
+        yield Problem("paths.output_dir", problem, "give it in the base of the file, for all stages")
+    if reference.step is None:
+        return
+    params = parent["training"]["training_params"]
+    every, steps, limit = params["save_every"], params["max_steps"], params["save_total_limit"]
+    saved = (bool(every) and reference.step % every == 0) or reference.step == steps
+    if not saved or (steps is not None and reference.step > steps):
+        problem = f"must be a step at which run {reference.run_id} saves, every {every or 'no'} steps"
+        problem += f" up to {steps}" if steps is not None else ""
+        yield Problem(key, f"{problem}, but is {reference.step}", "change step, or save_every of the stage before")
+    elif limit is not None and steps is not None and every and -(-(steps - reference.step) // every) >= limit:
+        problem = f"keeps {limit} checkpoints, so that of step {reference.step} of {steps} would be gone by its end"
+        fix = "set training.training_params.save_total_limit=null in the stage before"
+        yield Problem("training.training_params.save_total_limit", problem, fix)
+
+
+def _misfits(reference: RunReference, own: Config, parent: Config) -> Iterator[Problem]:
+    """Yields the keys of the model in which a run cannot differ from the one that it starts from."""
+    keys = ["tokenizer_name_or_path"]
+    if own.get("config") is not None and parent.get("config") is not None:
+        rotary = own["config"].get("positions") == "rotary"
+        names = sorted({*own["config"], *parent["config"]})
+        free = (*_FREE, "n_positions") if rotary else _FREE
+        keys += [f"config.{name}" for name in names if not any(part in name for part in free)]
+    else:
+        keys += ["_target_", "name_or_path"]
+    for key in keys:
+        here, there = value_at(own, key), value_at(parent, key)
+        if here != there:
+            problem = f"must be that of run {reference.run_id}, which it starts from, {there!r}, but is {here!r}"
+            yield Problem(f"model.{key}", problem, f"set model.{key}={'null' if there is None else there}")
