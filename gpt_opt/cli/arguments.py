@@ -46,7 +46,7 @@ def complete_run(context: click.Context, parameter: click.Parameter, incomplete:
         runs = find(context.params.get("sweep"), SWEEPS).runs
     except (GptOptError, OSError):
         return []
-    found = ((str(run.index), " ".join(run.overrides).replace("\n", " ")) for run in runs)
+    found = ((run.name, " ".join(run.overrides).replace("\n", " ")) for run in runs)
     return [CompletionItem(index, help=overrides) for index, overrides in found if index.startswith(incomplete)]
 
 

@@ -51,7 +51,7 @@ def status(sweep: str | None, is_watched: bool, as_json: bool) -> int:
 @click.argument(
     "run",
     required=False,
-    help="Index or id of a run; without it, the driver's log.",
+    help="Index, STAGE/INDEX or id of a run; without it, the driver's log.",
     shell_complete=complete_run,
 )
 @click.option("-f", "--follow", is_flag=True, help="Go on printing until the run ends.")
@@ -66,27 +66,38 @@ def logs(sweep: str, run: str | None, follow: bool) -> None:
 
 @click.command()
 @SWEEP
+@click.argument(
+    "run",
+    required=False,
+    help="Index, STAGE/INDEX or id of a run; without it, all that fit.",
+    shell_complete=complete_run,
+)
 @click.option("--state", default="FAILED", help="State to start again, as status shows it (default: FAILED).")
 @click.option("--where", multiple=True, metavar="KEY=VALUE", help="Only runs with this value; may be repeated.")
-def retry(sweep: str, state: str, where: tuple[str, ...]) -> None:
-    """Starts runs again that failed or were cancelled."""
+def retry(sweep: str, run: str | None, state: str, where: tuple[str, ...]) -> None:
+    """Starts runs again that failed, were cancelled or are STALE."""
     from gpt_opt.cli.views.submit import as_text
     from gpt_opt.dispatch.actions import retry as start_again
     from gpt_opt.records.sweep_dir import find
 
-    print(as_text(start_again(find(sweep, SWEEPS), state.upper(), list(where))))
+    target = find(sweep, SWEEPS)
+    print(as_text(start_again(target, state.upper(), list(where), None if run is None else target.run(run))))
 
 
 @click.command()
 @SWEEP
 @click.argument(
-    "run", required=False, help="Index or id of a run; without it, all of them.", shell_complete=complete_run
+    "run",
+    required=False,
+    help="Index, STAGE/INDEX or id of a run; without it, all of them.",
+    shell_complete=complete_run,
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def cancel(sweep: str, run: str | None, yes: bool) -> None:
+@click.option("--children", is_flag=True, help="Also the runs that start from it.")
+def cancel(sweep: str, run: str | None, yes: bool, children: bool) -> None:
     """Stops runs, each with a checkpoint."""
     from gpt_opt.dispatch.actions import cancel as stop
-    from gpt_opt.dispatch.actions import open_runs
+    from gpt_opt.dispatch.actions import descendants, open_runs
     from gpt_opt.records.sweep_dir import find
 
     target = find(sweep, SWEEPS)
@@ -96,9 +107,15 @@ def cancel(sweep: str, run: str | None, yes: bool) -> None:
         return
     if not yes and not _agrees(target, runs):
         raise GptOptError("nothing was cancelled")
+    below = descendants(target, runs)
+    runs += below if children else []
     stop(target, runs)
     number = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
     print(f"cancelled {number} of {target.label}; running ones checkpoint first and end within a minute")
+    if below and not children:
+        names = ", ".join(item.name for item in below[:5]) + (", ..." if len(below) > 5 else "")
+        again = f"gptopt cancel {target.label} {run} --children cancels them too"
+        print(f"{names} start from what was cancelled and are BLOCKED now; {again}, a retry of it frees them")
 
 
 def _agrees(sweep: Sweep, runs: list[SweepRun]) -> bool:

@@ -7,25 +7,33 @@ from collections import Counter
 from collections.abc import Sequence
 
 from gpt_opt.dispatch import slurm, snapshot
+from gpt_opt.dispatch.classify import BlockedBy, Classification
 from gpt_opt.dispatch.jobs import idle, living_jobs
 from gpt_opt.dispatch.reconcile import reconcile
-from gpt_opt.dispatch.stages import classify_runs
+from gpt_opt.dispatch.stages import choose_anew, classify_runs, hopes
 from gpt_opt.dispatch.submit import Outcome, leave_out, start_jobs
 from gpt_opt.errors import ConfigError, GptOptError, Problem
 from gpt_opt.records import stop_requests
 from gpt_opt.records.attempts import note_retry
+from gpt_opt.records.claim import acquire
+from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.state import State
+from gpt_opt.records.summary import supersede
 from gpt_opt.records.sweep_dir import Sweep, SweepRun, locked, submissions
 
 log = logging.getLogger(__name__)
 
 
-def retry(sweep: Sweep, state: str, where: Sequence[str]) -> Outcome:
+def retry(sweep: Sweep, state: str, where: Sequence[str], only: SweepRun | None = None) -> Outcome:
     """Starts the count of attempts anew for runs that failed or were cancelled, and submits jobs for them.
+
+    STALE runs are made anew from what is there now; their results are put aside.
 
     Args:
         sweep: The sweep directory.
-        state: Runs in this state, as `gptopt status` shows it.
+        state: Runs in this state, as `gptopt status` shows it; of a run that is named, any that needs a retry.
         where: `key=value` overrides that a run must have, the key in full or its last part; all must hold.
+        only: The run that is meant; None for all that fit.
 
     Raises:
         ConfigError: If no run fits.
@@ -35,8 +43,12 @@ def retry(sweep: Sweep, state: str, where: Sequence[str]) -> Outcome:
             raise ConfigError([Problem("--where", f"must be KEY=VALUE, but is {text!r}")])
     with locked(sweep.root.parent):
         reconcile(sweep)  # so that a state is the one that status shows, which asks Slurm
-        states = {run: item.state for run, item in classify_runs(sweep).items.items()}
-        chosen = [run for run in sweep.runs if states[run] == state and all(_has(run, text) for text in where)]
+        items = classify_runs(sweep).items
+        states = {run: item.state for run, item in items.items()}
+        if only is not None:
+            _require_retryable(sweep, only, items.get(only))
+            state, states = items[only].state, {only: items[only].state}
+        chosen = [run for run in states if states[run] == state and all(_has(run, text) for text in where)]
         if not chosen:
             counts = ", ".join(f"{number} {name}" for name, number in sorted(Counter(states.values()).items()))
             asked = " and ".join([f"state {state}", *where])
@@ -48,10 +60,41 @@ def retry(sweep: Sweep, state: str, where: Sequence[str]) -> Outcome:
                 "%s: the runs have the code that the sweep was submitted with; gptopt submit %s first takes that of now"
             )
             log.warning(message, sweep.label, submission.file or "FILE")
+        if state == State.STALE and choose_anew(sweep):
+            items = classify_runs(sweep).items
+            chosen = [run for run in chosen if run in items]
         for run in chosen:
+            if items[run].blocked_by is BlockedBy.STALE:
+                put_aside(run.paths())
             note_retry(sweep.attempts(run))
             stop_requests.allow(sweep.control, run.run_id)
         return start_jobs(sweep)
+
+
+def _require_retryable(sweep: Sweep, run: SweepRun, item: Classification | None) -> None:
+    """Refuses to start a run again that nothing keeps from being started, or that another one does.
+
+    Raises:
+        ConfigError: If so.
+    """
+    if item is not None and item.needs_retry:
+        return
+    fix = f"gptopt status {sweep.label} says more"
+    if item is not None and item.blocked_by is BlockedBy.PARENT and run.parent is not None:
+        parent = Sweep(sweep.root).runs[run.parent]
+        fix = f"it starts from {parent.name}: gptopt retry {sweep.label} {parent.name} frees it"
+    state = "not among those that were chosen" if item is None else item.state
+    raise ConfigError([Problem("RUN", f"must need a retry, but {run.name} is {state}", fix)])
+
+
+def put_aside(paths: RunPaths) -> None:
+    """Puts the result of a run aside, so that it is made anew.
+
+    Raises:
+        RunHeld: If a process works on the run.
+    """
+    with acquire(paths) as claim:
+        supersede(paths, claim.attempt)
 
 
 def _has(run: SweepRun, text: str) -> bool:
@@ -66,8 +109,15 @@ def _has(run: SweepRun, text: str) -> bool:
 def open_runs(sweep: Sweep, run: SweepRun | None) -> list[SweepRun]:
     """Returns what a cancel would stop: `run`, or all of a sweep, without runs that are done or need a retry."""
     states = classify_runs(sweep).items
-    chosen = [run] if run is not None else sweep.runs
-    return [item for item in chosen if not (states[item].is_done or states[item].needs_retry)]
+    chosen = [run] if run is not None else states
+    return [item for item in chosen if item in states and not (states[item].is_done or states[item].needs_retry)]
+
+
+def descendants(sweep: Sweep, runs: Sequence[SweepRun]) -> list[SweepRun]:
+    """Returns the runs that would be blocked by the end of `runs`: those that start from them, and have not ended."""
+    given = {run.index for run in runs}
+    waits = hopes(sweep.runs)
+    return [run for run in open_runs(sweep, None) if run.index not in given and waits[run.index] & given]
 
 
 def cancel(sweep: Sweep, runs: Sequence[SweepRun]) -> None:

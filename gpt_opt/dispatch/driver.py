@@ -238,10 +238,15 @@ def _counts(runs: ClassifiedRuns) -> str:
 
 
 def _report(sweep: Sweep, runs: ClassifiedRuns) -> None:
-    if len(runs.done) == len(sweep.runs):
-        log.info("%s: all %d runs are COMPLETED", sweep.label, len(sweep.runs))
+    if len(runs.done) == len(runs.items):
+        log.info("%s: all %d runs are COMPLETED", sweep.label, len(runs.items))
         return
-    causes = Counter(CAUSES[runs.items[run].cause or "exception"].message for run in runs.needs_retry)
+    elsewhere = runs.where(lambda item: item.blocked_by is BlockedBy.WAIT or item.is_due)
+    if sweep.shape is not None and len(runs.done) + len(elsewhere) == len(runs.items) and not runs.due:
+        log.info("%s: %s", sweep.label, _counts(runs))  # they start from runs of another shape, in jobs of their own
+        return
+    failed = runs.where(lambda item: item.needs_retry and item.blocked_by is not BlockedBy.STALE)
+    causes = Counter(CAUSES[runs.items[run].cause or "exception"].message for run in failed)
     reasons = "; ".join(f"{number} {message}" for message, number in causes.most_common())
     hint = f"; gptopt status {sweep.label} says more"
     hint += "".join(f", {line}" for line in retry_hints(sweep, runs))
@@ -251,7 +256,10 @@ def _report(sweep: Sweep, runs: ClassifiedRuns) -> None:
 
 def retry_hints(sweep: Sweep, runs: ClassifiedRuns) -> list[str]:
     """Returns the commands that start runs again that need a retry."""
-    cancelled = len(runs.where(lambda item: item.blocked_by is BlockedBy.CANCEL))
-    hints = [f"gptopt retry {sweep.label} starts failed ones again"] if len(runs.needs_retry) > cancelled else []
-    again = f"gptopt retry {sweep.label} --state CANCELLED starts cancelled ones again"
-    return [*hints, again] if cancelled else hints
+    words = {
+        BlockedBy.RETRIES: ("", "failed ones again"),
+        BlockedBy.CANCEL: (" --state CANCELLED", "cancelled ones again"),
+        BlockedBy.STALE: (" --state STALE", "those anew whose start was replaced"),
+    }
+    found = {item.blocked_by for item in runs.items.values()}
+    return [f"gptopt retry {sweep.label}{flag} starts {which}" for by, (flag, which) in words.items() if by in found]

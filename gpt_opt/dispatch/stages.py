@@ -52,7 +52,7 @@ def decide(sweep: Sweep) -> None:
 
 
 def must_wait(sweep: Sweep, run: SweepRun) -> str:
-    """Returns why a run must not be started, "" if it may: another is chosen, or what it starts from is not complete."""
+    """Returns why a run must not be started, "" if it may: another is chosen, or its parent is not complete."""
     if run.parent is None:
         return ""
     whole = Sweep(sweep.root)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -120,9 +121,9 @@ class Plan:
 
     def count(self, status: Status) -> int:
         """Returns the number of runs with a status."""
-        return sum(run.status is status for run in self.runs)
+        return sum(run.status is status for run in self.counted)
 
-    @property
+    @cached_property
     def counted(self) -> tuple[Run, ...]:
         """The runs that will be made: of those among which one is chosen, the first of them stands for all."""
         counted = active(self.runs, {})

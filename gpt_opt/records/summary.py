@@ -28,3 +28,15 @@ def read_summary(paths: RunPaths) -> dict[str, Any]:
         ValueError: If it is not one of ours.
     """
     return read_json_object(paths.summary)
+
+
+def supersede(paths: RunPaths, attempt: int) -> None:
+    """Puts everything of a result aside, the summary last; the caller holds the claim number `attempt`.
+
+    Whenever this is cut short, what stays is either a result still, or has no checkpoint to resume from.
+    """
+    former = paths.superseded / f"before-attempt-{attempt:04d}"
+    former.mkdir(parents=True)
+    for item in (paths.checkpoints, paths.metrics, paths.samples, paths.provenance, paths.state, paths.summary):
+        if item.exists():
+            item.replace(former / item.name)

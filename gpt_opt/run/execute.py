@@ -23,7 +23,7 @@ from gpt_opt.records.provenance import gpus, recorded_inputs, write_provenance
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.run_id import identity_json, run_id
 from gpt_opt.records.state import RunState, State, StateUnreadable, has_result, read_state, write_state
-from gpt_opt.records.summary import commit_summary, read_summary
+from gpt_opt.records.summary import commit_summary, read_summary, supersede
 from gpt_opt.run.devices import SWEEP, chosen_devices, device_problems, wants_torchrun
 from gpt_opt.run.distributed import PeerFailed, PeerLost, error_record, message_of, peers
 from gpt_opt.run.ranks import this_rank, under_torchrun
@@ -78,7 +78,7 @@ def execute(config: Mapping[str, Any], paths: RunPaths, hydra_files: Mapping[str
         attempt = _Attempt(config, paths, claim, stop)
         with attempt.recorded():
             if config["rerun"] and (_to_supersede(paths) or attempt.cannot_resume()):
-                attempt.supersede()
+                supersede(paths, claim.attempt)
             elif paths.summary.exists():
                 attempt.finish()
                 _say_complete(config, paths)
@@ -196,18 +196,6 @@ class _Attempt:
         except RequestError:
             return True
         return bool(set(changed_inputs(recorded_inputs(self.paths), self.inputs)) & set(WEIGHT_KEYS))
-
-    def supersede(self) -> None:
-        """Puts everything of the old result aside for `rerun=true`, the summary last.
-
-        Whenever this is cut short, what stays is either a result still, or has no checkpoint to resume from.
-        """
-        former = self.paths.superseded / f"before-attempt-{self.claim.attempt:04d}"
-        former.mkdir(parents=True)
-        paths = self.paths
-        for item in (paths.checkpoints, paths.metrics, paths.samples, paths.provenance, paths.state, paths.summary):
-            if item.exists():
-                item.replace(former / item.name)
 
     def prepare(self, hydra_files: Mapping[str, str]) -> None:
         """Writes what describes the run before it starts, and clears away what a process killed in mid-write left."""

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from gpt_opt.cli.views.parts import common_lines, duration, parameter_columns
+from gpt_opt.cli.views.stages import names_of, shown_overrides, stage_count, tree
+from gpt_opt.plan.dag import described, stage_of
 from gpt_opt.plan.estimate import CostEstimate
 from gpt_opt.plan.existing import Nearest, Status
 from gpt_opt.plan.planner import Plan, Run
 from gpt_opt.plan.resources import needs, run_count, to_record
 from gpt_opt.records.code import other_code, this_code
 from gpt_opt.sweep.model import Resources
-from gpt_opt.sweep.overrides import shell_word
-from gpt_opt.sweep.varying import common_and_varying
+from gpt_opt.sweep.overrides import shell_word, target
+from gpt_opt.sweep.varying import common_and_varying, short_names
 from gpt_opt.table import Column, render, wrapped
 
 HEAD, TAIL = 12, 3
 """Rows shown of a long plan, from its beginning and its end."""
 
 
-def _table(runs: Sequence[Run], varying: Sequence[str], width: int | None) -> list[str]:
+def _table(
+    runs: Sequence[Run], overrides: Mapping[int, Sequence[str]], varying: Sequence[str], width: int | None
+) -> list[str]:
     shown = list(runs) if len(runs) <= HEAD + TAIL + 1 else [*runs[:HEAD], *runs[-TAIL:]]
     resumed = (Status.RESUME, Status.RUNNING)
     states = [f"{run.status} at step {run.step}" if run.status in resumed else str(run.status) for run in shown]
     states = [state + ", inputs changed" * bool(run.changed) for state, run in zip(states, shown, strict=True)]
     table = [
-        Column("index", [str(run.index) for run in shown]),
-        *parameter_columns([run.overrides for run in shown], varying),
+        Column("index", [run.name for run in shown]),
+        *parameter_columns([overrides[run.index] for run in shown], varying),
         Column("run", [run.run_id for run in shown]),
         Column("status", states),
     ]
@@ -60,11 +64,42 @@ def _amounts(cost: CostEstimate) -> str:
     return f"about {duration(cost.run_s)} a run, {hours}, {duration(cost.wall_s)} on {slots}"
 
 
+def _undecided(plan: Plan, run: Run) -> str:
+    """Returns what stands for the run that another starts from where that will be chosen."""
+    start = stage_of(plan.grid, run.stage).start if run.choice else None
+    return "" if start is None else f"best of {start.stage}"
+
+
+def _stage_lines(plan: Plan, width: int | None) -> list[str]:
+    """Returns a line for each stage: its runs, what they start from, what varies among them, and what they cost."""
+    lines = []
+    for name, branch in tree([stage.name for stage in plan.grid.stages], plan.runs):
+        runs, cost = [run for run in plan.counted if run.stage == name], plan.stage_costs[name]
+        names = names_of(plan.runs)
+        own = common_and_varying([shown_overrides(run, names, _undecided(plan, run)) for run in runs])[1]
+        varies = [key for key in own if target(key) not in _STARTS]
+        done = sum(run.status is Status.DONE for run in runs)
+        parts = [f"{run_count(len(runs))}{f', {done} done' if done else ''}"]
+        if start := described(stage_of(plan.grid, name).start):
+            candidates = {run.parent for run in plan.runs if run.choice and run.stage == name}
+            parts.append(f"from {start}" + (f" ({run_count(len(candidates))} to choose from)" if candidates else ""))
+        parts += [f"varying {', '.join(short_names(varies).values())}"] if varies else []
+        parts += (
+            [f"{cost.gpu_hours:.2g} GPU-hours, {duration(cost.run_s)} a run"] if cost.gpu_hours and cost.run_s else []
+        )
+        lines += wrapped(f"{branch}  {'; '.join(parts)}", width)
+    return lines
+
+
+_STARTS = ("model.archive", "training.finetuning.resume_from_checkpoint", "model", "seed")
+"""Keys that a run may have from the one that it starts from."""
+
+
 def _shape_lines(plan: Plan, width: int | None) -> list[str]:
     """Returns a line for each shape; none where there is one alone that asks for nothing."""
     if plan.shapes == (Resources(),):
         return []
-    numbers, lines = Counter(run.resources for run in plan.runs), []
+    numbers, lines = Counter(run.resources for run in plan.counted), []
     for index, (shape, cost) in enumerate(plan.costs.items()):
         amounts = f"; {_amounts(cost)}" if len(plan.shapes) > 1 and _amounts(cost) else ""
         lines += wrapped(f"shape {index}: {run_count(numbers[shape])}, each {needs(shape)}{amounts}", width)
@@ -74,7 +109,7 @@ def _shape_lines(plan: Plan, width: int | None) -> list[str]:
 def counts(plan: Plan) -> dict[str, int]:
     """Returns the numbers of a plan by name."""
     statuses = {str(status): plan.count(status) for status in Status}
-    return {"points": plan.points, "runs": len(plan.runs), **statuses, "collapsed": len(plan.duplicates)}
+    return {"points": plan.points, "runs": len(plan.counted), **statuses, "collapsed": len(plan.duplicates)}
 
 
 def as_text(plan: Plan, width: int | None = None) -> str:
@@ -84,9 +119,15 @@ def as_text(plan: Plan, width: int | None = None) -> str:
         plan: What to show.
         width: Columns of the terminal; None where there is none.
     """
-    common, varying = common_and_varying([run.overrides for run in plan.runs])
-    lines = [f"sweep {plan.grid.name}: {plan.points} points, {len(plan.runs)} runs"]
-    lines += [*common_lines(common, width), "", *_table(plan.runs, varying, width), ""]
+    runs, names = plan.counted, names_of(plan.runs)
+    overrides = {run.index: shown_overrides(run, names, _undecided(plan, run)) for run in runs}
+    common, varying = common_and_varying(list(overrides.values()))
+    if plan.grid.is_staged:
+        lines = [f"sweep {plan.grid.name}: {stage_count(len(plan.grid.stages), len(runs))}"]
+        lines += _stage_lines(plan, width)
+    else:
+        lines = [f"sweep {plan.grid.name}: {plan.points} points, {len(runs)} runs"]
+    lines += [*common_lines(common, width), "", *_table(runs, overrides, varying, width), ""]
     numbers = counts(plan)
     lines.append(", ".join(f"{numbers[status]} {status}" for status in Status if numbers[status]))
     if plan.duplicates:
@@ -101,7 +142,7 @@ def as_text(plan: Plan, width: int | None = None) -> str:
         verb = "is" if len(plan.removed) == 1 else "are"
         lines.append(f"{run_count(len(plan.removed))} of earlier submissions {verb} no longer in the grid:")
         lines += [f"  {folder}" for folder in list(plan.removed.values())[:5]]
-    work = sum(run.status not in (Status.DONE, Status.RUNNING) for run in plan.runs)
+    work = sum(run.status not in (Status.DONE, Status.RUNNING) for run in runs)
     return "\n".join([*lines, *_shape_lines(plan, width), _cost(plan.cost, work, len(plan.shapes))])
 
 
@@ -115,6 +156,10 @@ def as_record(plan: Plan) -> dict[str, Any]:
             "run_dir": run.run_dir,
             "overrides": list(run.overrides),
             "shape": number[run.resources],
+            "stage": run.stage or None,
+            "number": run.number,
+            "parent": run.parent,
+            "choice": run.choice or None,
             "status": str(run.status),
             "changed": run.changed,
             "code": None if run.code is None else run.code.sha256,
@@ -130,7 +175,16 @@ def as_record(plan: Plan) -> dict[str, Any]:
         "price": _cost_record(plan.cost),
         "code": this_code().sha256,
     }
-    return {**head, "shapes": shapes, "errors": [], "items": items}
+    stages = [
+        {
+            "name": stage.name,
+            "from": described(stage.start) or None,
+            "runs": sum(run.stage == stage.name for run in plan.counted),
+            "price": _cost_record(plan.stage_costs[stage.name]),
+        }
+        for stage in (plan.grid.stages if plan.grid.is_staged else ())
+    ]
+    return {**head, "shapes": shapes, "stages": stages, "errors": [], "items": items}
 
 
 def _cost_record(cost: CostEstimate) -> dict[str, Any]:
@@ -145,7 +199,7 @@ def override_lines(plan: Plan) -> str:
 
 def explanation(run: Run, nearest: Nearest | None) -> str:
     """Returns why a run is, or is not, done already."""
-    head = f"run {run.index} ({run.run_id}) is {run.status}: {run.run_dir}"
+    head = f"run {run.name} ({run.run_id}) is {run.status}: {run.run_dir}"
     head += f"\n{run.change}" if run.changed else ""
     if run.status is not Status.NEW or nearest is None:
         return head if nearest is not None else f"{head}\nthere is no other run to compare it with"

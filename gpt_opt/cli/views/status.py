@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 from gpt_opt.cli.views.parts import common_lines, duration, one_line, parameter_columns
+from gpt_opt.cli.views.stages import bar, names_of, shown_overrides, stage_count, tree
 from gpt_opt.dispatch.failure_groups import FailureGroup
 from gpt_opt.dispatch.job_status import JobStatus
 from gpt_opt.dispatch.run_status import RunStatus
+from gpt_opt.dispatch.stages import Chosen
 from gpt_opt.dispatch.sweep_status import SweepStatus
 from gpt_opt.plan.resources import from_record, needs, run_count
 from gpt_opt.records.job_id import JobId
@@ -34,8 +38,15 @@ def number_text(metric: str, value: float | None) -> str:
     return "" if value is None else metric_text(metric, value)
 
 
-def state_text(item: RunStatus) -> str:
-    """Returns the state of a run with what is special about it."""
+def state_text(item: RunStatus, parents: Mapping[int, str] = MappingProxyType({})) -> str:
+    """Returns the state of a run with what is special about it.
+
+    Args:
+        item: The run.
+        parents: Names of the runs that others start from, by index.
+    """
+    if item.state is State.BLOCKED and not item.run.choice and (parent := parents.get(item.run.parent or 0)):
+        return f"{item.state} by {parent}"
     if item.silent_s is not None:
         return f"{item.state} for {item.silent_s:.0f} s"
     if item.state is State.FAILED and item.what.is_due:
@@ -50,11 +61,19 @@ def steps(item: RunStatus) -> str:
     return f"{item.step}/{item.total_steps}"
 
 
+def overrides(status: SweepStatus, item: RunStatus) -> tuple[str, ...]:
+    """Returns the overrides of a run; what it starts from by the name that people know."""
+    choice = status.choices.get(item.run.choice)
+    waits = "" if choice is None or choice.decided else "to be chosen"
+    return shown_overrides(item.run, names_of(other.run for other in status.runs), waits)
+
+
 def _columns(status: SweepStatus, items: Sequence[RunStatus], varying: Sequence[str]) -> list[Column]:
     """Returns what there is to say of runs; why one is not done stands below the table."""
+    parents = {item.run.index: item.run.name for item in status.runs if item.run.stage}
     rest = {
         "run": [item.run.run_id for item in items],
-        "state": [state_text(item) for item in items],
+        "state": [state_text(item, parents) for item in items],
         "step": [steps(item) for item in items],
         status.metric.name: [number_text(status.metric.name, item.progress.latest) for item in items],
         "best": [number_text(status.metric.name, item.progress.best) for item in items],
@@ -63,8 +82,8 @@ def _columns(status: SweepStatus, items: Sequence[RunStatus], varying: Sequence[
         "GPU": [",".join(item.gpus) for item in items],
         "Slurm": [item.slurm_job for item in items],
     }
-    found = [Column("index", [str(item.run.index) for item in items])]
-    found += parameter_columns([item.run.overrides for item in items], varying)
+    found = [Column("index", [item.run.name for item in items])]
+    found += parameter_columns([overrides(status, item) for item in items], varying)
     return found + [Column(name, cells) for name, cells in rest.items() if any(cells)]
 
 
@@ -117,8 +136,44 @@ def head(status: SweepStatus) -> list[str]:
     shapes, backend = status.shapes, status.submission.backend
     one = len(shapes) == 1
     slots = _slots(next(iter(shapes.values()))[0]) if one else f", {len(shapes)} shapes"
-    first = f"sweep {status.label}: {run_count(len(status.runs))}, {backend}{slots}"
-    return [first, *([] if one else _shape_lines(status)), _job_line(status.jobs, one), _summary(status)]
+    stages = len(status.submission.stages)
+    number = stage_count(stages, len(status.runs)) if stages else run_count(len(status.runs))
+    first = f"sweep {status.label}: {number}, {backend}{slots}"
+    shape_lines = [] if one else _shape_lines(status)
+    return [first, *shape_lines, _job_line(status.jobs, one), *_stage_lines(status), _summary(status)]
+
+
+def _stage_lines(status: SweepStatus) -> list[str]:
+    """Returns a line for each stage: how much of it is done, what its runs do, and what they start from."""
+    stages = {stage.name: stage for stage in status.submission.stages}
+    if not stages:
+        return []
+    lines = []
+    for name, branch in tree(list(stages), [item.run for item in status.runs]):
+        items = [item for item in status.runs if item.run.stage == name]
+        states = Counter(item.state for item in items if not item.what.is_done)
+        line = f"{branch}  {bar(len(items) - states.total(), len(items))}"
+        line += "".join(f", {states[state]} {state}" for state in State if states[state])
+        lines.append(line + (f"; from {stages[name].start}" if stages[name].start else ""))
+    return lines + [_choice_line(status, name, choice) for name, choice in status.choices.items()]
+
+
+def _choice_line(status: SweepStatus, name: str, choice: Chosen) -> str:
+    """Returns which run was, or will be, chosen to start from."""
+    runs = {item.run.index: item.run.name for item in status.runs}
+    stage = next(item.run.stage for item in status.runs if item.run.choice == name)
+    metric = next(item.metric for item in status.submission.stages if item.name == stage) or {}
+    measure = metric.get("name", "")
+    candidates = f"{runs[choice.candidates[0]]} to {runs[choice.candidates[-1]]}" if choice.candidates else "none"
+    if not choice.decided:
+        until = "none of them can end without you" if choice.is_blocked else "when all of them have ended"
+        return f"{name}: the best of {candidates} by {measure} will be chosen, {until}"
+    value = "" if choice.value is None else f", {number_text(measure, choice.value)}"
+    line = f"{name}: starts from {runs[choice.parent]}, the best of {candidates} by {measure}{value}"
+    if choice.better is not None:
+        again = f"gptopt retry {status.label} --state STALE starts from that"
+        line += f"; {runs[choice.better]} is better now: {again}"
+    return line
 
 
 def _slots(shape: Shape) -> str:
@@ -190,7 +245,7 @@ def outcome(status: SweepStatus) -> str:
     """Returns in one line how the sweep stands: `3 of 12 done, 2 running, 7 waiting`."""
     if status.all_done:
         return f"all {len(status.runs)} runs are done" if len(status.runs) > 1 else "the run is done"
-    left = Counter(item.state.lower() for item in status.runs if item.what.needs_retry)
+    left = Counter(item.state.lower() for item in status.runs if item.what.needs_user)
     numbers = {
         "running": sum(item.what.is_running for item in status.runs),
         "waiting": sum(item.what.is_waiting for item in status.runs),
@@ -208,7 +263,7 @@ def as_text(status: SweepStatus, width: int | None) -> str:
         status: What to show.
         width: Columns of the terminal; None where there is none.
     """
-    common, varying = common_and_varying([item.run.overrides for item in status.runs])
+    common, varying = common_and_varying([overrides(status, item) for item in status.runs])
     lines = [part for line in head(status) for part in wrapped(line, width)] + common_lines(common, width)
     lines += ["", *_table(status, varying, width)]
     advised = [part for line in advice(status) for part in wrapped(line, width)]
@@ -227,6 +282,10 @@ def _json_number(value: float | None) -> float | None:
 def _item(item: RunStatus) -> dict[str, Any]:
     return {
         "index": item.run.index,
+        "name": item.run.name,
+        "stage": item.run.stage or None,
+        "parent": item.run.parent,
+        "choice": item.run.choice or None,
         "run_id": item.run.run_id,
         "run_dir": item.run_dir,
         "overrides": list(item.run.overrides),
@@ -284,6 +343,8 @@ def as_record(status: SweepStatus) -> dict[str, Any]:
         "eta_s": status.eta_s,
         "alive": status.alive,
         "metric": {"name": status.metric.name, "goal": status.metric.goal},
+        "stages": [{"name": stage.name, "from": stage.start or None} for stage in status.submission.stages],
+        "choices": {name: asdict(choice) for name, choice in status.choices.items()},
         "jobs": jobs,
         "failures": [_group(group) for group in status.failures],
         "notes": list(status.notes),

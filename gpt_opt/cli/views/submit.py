@@ -11,7 +11,7 @@ from gpt_opt.records.job_id import JobId
 def as_text(outcome: Outcome) -> str:
     """Returns the runs of a submission by what becomes of them, its jobs, and what to do next."""
     runs, sweep = outcome.runs, outcome.sweep
-    lines = [f"sweep {sweep.label}: {run_count(len(sweep.runs))} ({runs.counts('running')})"]
+    lines = [f"sweep {sweep.label}: {run_count(len(runs.items))} ({runs.counts('running')})"]
     ids = list(dict.fromkeys(JobId(job.id).array for job in outcome.started))
     if outcome.started:
         lines.append(f"submitted job {', '.join(ids)}" if not ids[0].startswith("local") else f"started {ids[0]}")

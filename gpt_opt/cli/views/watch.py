@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from gpt_opt.cli.views.parts import duration, one_line
-from gpt_opt.cli.views.status import as_text, failure_lines, head, number_text, state_text, steps
+from gpt_opt.cli.views.status import as_text, failure_lines, head, number_text, overrides, state_text, steps
 from gpt_opt.dispatch.run_status import RunStatus
 from gpt_opt.dispatch.sweep_status import SweepStatus, gather
 from gpt_opt.records.state import State
@@ -85,7 +85,7 @@ def _live(status: SweepStatus, console: Console) -> Group:
 
 def _bars(status: SweepStatus, most: int) -> Table:
     """Returns a bar for the sweep and one for each running run, as many as there is room for."""
-    _, varying = common_and_varying([item.run.overrides for item in status.runs])
+    _, varying = common_and_varying([overrides(status, item) for item in status.runs])
     names = short_names(varying)
     bars = Table.grid(padding=(0, 1), expand=True)
     bars.add_column(max_width=40, no_wrap=True, overflow="ellipsis")
@@ -95,8 +95,8 @@ def _bars(status: SweepStatus, most: int) -> Table:
     bars.add_row("all", ProgressBar(100, done), f"{done}%")
     running = [item for item in status.runs if item.what.is_running]
     for item in running[:most]:
-        values = parameters(item.run.overrides)
-        label = " ".join([str(item.run.index), *(f"{names[key]}={values[key]}" for key in names if key in values)])
+        values = parameters(overrides(status, item))
+        label = " ".join([item.run.name, *(f"{names[key]}={values[key]}" for key in names if key in values)])
         label += f" [{state_text(item)}]" if item.state is State.STALLED else ""
         bar = ProgressBar(item.total_steps, item.step)
         bars.add_row(coloured(one_line(label)), bar, _numbers(item, status.metric.name))

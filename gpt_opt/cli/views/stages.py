@@ -1,0 +1,88 @@
+"""What plan and status say of stages: the tree of them, and which run another starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from gpt_opt.plan.resources import run_count
+from gpt_opt.records.run_reference import RunReference
+
+_BAR = 20
+
+
+class _Run(Protocol):
+    """What is looked at of a run, planned or submitted."""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def stage(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def run_id(self) -> str: ...
+
+    @property
+    def parent(self) -> int | None: ...
+
+    @property
+    def overrides(self) -> tuple[str, ...]: ...
+
+
+def shown_overrides(run: _Run, names: Mapping[str, str], waits: str = "") -> tuple[str, ...]:
+    """Returns the overrides of a run in which the run that it starts from has the name that people know.
+
+    Args:
+        run: The run.
+        names: The names of the runs of the sweep, by run id.
+        waits: What stands for the run that it starts from while that is not decided; "" where it is.
+    """
+    return tuple(_shown(text, names, waits) for text in run.overrides)
+
+
+def _shown(text: str, names: Mapping[str, str], waits: str) -> str:
+    key, _, value = text.partition("=")
+    reference = RunReference.parse(value) if value.startswith("run:") else None
+    if reference is None or reference.run_id not in names:
+        return text
+    at = "" if reference.step is None else f" at {reference.step}"
+    return f"{key}={waits or names[reference.run_id]}{at}"
+
+
+def names_of(runs: Iterable[_Run]) -> dict[str, str]:
+    """Returns the names of runs that others may start from, by run id; none in a sweep without stages."""
+    return {run.run_id: run.name for run in runs if run.stage}
+
+
+def tree(stages: Sequence[str], runs: Sequence[_Run]) -> Iterator[tuple[str, str]]:
+    """Yields each stage with its name as it stands in the tree: `└ dpo` below what it starts from.
+
+    Args:
+        stages: Their names, in order.
+        runs: All runs.
+    """
+    stage_of = {run.index: run.stage for run in runs}
+    parents = {run.stage: stage_of.get(run.parent) for run in runs if run.parent is not None}
+    depths: dict[str, int] = {}
+    for stage in stages:
+        parent = parents.get(stage)
+        depths[stage] = 0 if parent is None else depths[parent] + 1
+    wide = max(2 * depth + len(stage) for stage, depth in depths.items())
+    for stage, depth in depths.items():
+        branch = "  " * (depth - 1) + "└ " if depth else ""
+        yield stage, f"{branch}{stage}".ljust(wide)
+
+
+def bar(done: int, total: int) -> str:
+    """Returns how much of something is done, `[#####...............] 2/8`."""
+    filled = _BAR * done // total if total else 0
+    return f"[{'#' * filled}{'.' * (_BAR - filled)}] {done}/{total}"
+
+
+def stage_count(number: int, runs: int) -> str:
+    """Returns `8 runs in 2 stages`."""
+    return f"{run_count(runs)} in {number} stage{'' if number == 1 else 's'}"
