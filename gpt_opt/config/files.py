@@ -9,7 +9,8 @@ from typing import Any
 
 from gpt_opt.config.checks.data import DATA_SUFFIXES
 from gpt_opt.config.remember import Remembered
-from gpt_opt.errors import RequestError
+from gpt_opt.errors import GptOptError, RequestError
+from gpt_opt.records.best_run import BEST, best_run
 from gpt_opt.records.run_reference import RunIndex, RunReference, checkpoint_of
 
 Config = Mapping[str, Any]
@@ -86,14 +87,19 @@ def _changed_nodes(config: Config) -> dict[str, Any]:
 
 
 def _reference(value: str, config: Config) -> str:
-    """Returns the reference to the run that a value names by id, directory or checkpoint; "" where it names none."""
+    """Returns the reference to the run that a value names by id, directory or checkpoint, or as the best of a sweep.
+
+    Empty where it names none.
+    """
     output_dir = value_at(config, "paths.output_dir")
     if not isinstance(output_dir, str):
         return ""
     try:
+        if value.startswith(BEST):
+            return str(best_run("", value))
         path = Path(os.path.expanduser(value))
         found = RunReference.of_folder(path, Path(output_dir)) if path.exists() else RunReference.parse(value)
-    except (OSError, ValueError):  # no name of a file
+    except (OSError, ValueError, GptOptError):  # no name of a file, or no such run: whoever plans says so
         return ""
     return "" if found is None else str(found)
 

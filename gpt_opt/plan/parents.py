@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gpt_opt.config.files import references, value_at
-from gpt_opt.errors import Problem, RequestError
+from gpt_opt.config.files import PATH_KEYS, file_values, references, value_at
+from gpt_opt.errors import GptOptError, Problem, RequestError
+from gpt_opt.records.best_run import BEST, best_run
 from gpt_opt.records.run_reference import RunIndex, RunReference, checkpoint_of, config_of
 
 Config = Mapping[str, Any]
@@ -23,6 +24,12 @@ def parent_problems(config: Config, planned: Mapping[str, Config], index: RunInd
         planned: The configs of runs that will be made before it, by id.
         index: Finds those that exist.
     """
+    for key, value in file_values(config, PATH_KEYS):
+        if value.startswith(BEST):  # which has become a reference where there is such a run
+            try:
+                best_run(key, value)
+            except GptOptError as error:
+                yield from error.problems if isinstance(error, RequestError) else [Problem(key, str(error))]
     for key, reference in references(config):
         parent = planned.get(reference.run_id)
         if parent is not None:

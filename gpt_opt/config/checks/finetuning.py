@@ -32,7 +32,9 @@ def finetuning_problems(config: Config) -> Iterator[Problem]:
     if patience is not None and patience < 1:
         yield Problem(f"{_KEYS}.early_stopping_patience", f"must be at least 1 evaluation, but is {patience}")
     start = keys["resume_from_checkpoint"]
-    is_reference = RunReference.parse(start) is not None  # whoever plans says whether there is such a run
+    is_reference = RunReference.parse(start) is not None or str(start).startswith(
+        "best:"
+    )  # whoever plans says whether there is such a run
     if start is not None and not is_reference and not (Path(start) / "trainer_state.json").is_file():
         yield Problem(
             f"{_KEYS}.resume_from_checkpoint",

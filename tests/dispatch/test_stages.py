@@ -1,0 +1,242 @@
+"""Sweeps with stages on disk: what runs are given those that they start from, and which of several is chosen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gpt_opt.cli.views import status as show_status
+from gpt_opt.dispatch.actions import descendants, retry
+from gpt_opt.dispatch.stages import classify_runs, decide, hopes, must_wait
+from gpt_opt.dispatch.sweep_status import gather
+from gpt_opt.errors import ConfigError
+from gpt_opt.plan.dag import Parent, described, origins, rule
+from gpt_opt.plan.planner import override_lists
+from gpt_opt.records.attempts import note_retry
+from gpt_opt.records.io import to_json, write_text
+from gpt_opt.records.state import State
+from gpt_opt.records.sweep_dir import Shape, StageRecord, Submission, Sweep, SweepRun, create
+from gpt_opt.sweep import Stage, count, parse_grid
+from tests.dispatch.on_disk import attempt, write_run
+
+BEST = {"best": "eval/loss", "goal": "minimize"}
+
+
+def plan(stages: Sequence[Stage], folder: Path) -> list[SweepRun]:
+    """Returns the runs of stages as the planner numbers them, with ids of their overrides in the place of configs."""
+    runs: list[SweepRun] = []
+    for stage in stages:
+        start = stage.start.stage if stage.start is not None else ""
+        before = [run for run in runs if run.stage == start]
+        parents = [Parent(run.index, run.number, run.run_id, run.overrides, {"seed": 0}) for run in before]
+        for origin in origins(stage, parents, ()):
+            for index, own in enumerate(override_lists(stage.space)):
+                overrides = (*origin.overrides, f"+stage={stage.name}", *own)
+                name = hashlib.sha256(repr(overrides).encode()).hexdigest()[:12]
+                number = origin.number * count(stage.space) + index
+                place = (0, stage.name, number, origin.parent, origin.choice)
+                runs.append(SweepRun(len(runs), name, str(folder / f"run-{name}"), overrides, *place))
+    return runs
+
+
+def make(folder: Path, *stages: dict[str, Any]) -> Sweep:
+    """Makes the sweep `pipe/1` of the stages of a sweep file."""
+    found = parse_grid(json.dumps({"stages": stages})).stages
+    records = []
+    for stage in found:
+        best = stage.start.best if stage.start is not None else None
+        metric = None if best is None else {"name": best.metric, "goal": rule(best).goal}
+        records.append(StageRecord(stage.name, described(stage.start), metric))
+    about = ("pipe", "pipe.json", (), "local", (Shape({}, 2),), None, str(Path.cwd()), str(folder))
+    submission = Submission(*about, stages=tuple(records))
+    parent = folder / "sweeps" / "pipe"
+    parent.mkdir(parents=True)
+    return create(parent, "{}", plan(found, folder / "outputs" / "m" / "d" / "o"), submission)
+
+
+def complete(run: SweepRun, loss: float = 1.0, number: int = 1, started_from: Mapping[str, str] | None = None) -> None:
+    """Writes a run as COMPLETED; `started_from` is a run id with the attempt whose result it started from."""
+    paths = write_run(run, State.COMPLETED, 100)
+    write_text(
+        paths.summary, to_json({"run_id": run.run_id, "attempt": number, "step": 100, "metrics": {"eval/loss": loss}})
+    )
+    inputs = {"model.archive": {"path": "x", "sha256": "y", **started_from}} if started_from else {}
+    write_text(paths.provenance, to_json({"inputs": inputs}))
+
+
+def fail(sweep: Sweep, run: SweepRun) -> None:
+    write_run(run, State.FAILED, error={"type": "RuntimeError", "message": "broken", "traceback": ""})
+    attempt(sweep, run.index, "exception")
+
+
+def names(runs: Sequence[SweepRun]) -> list[str]:
+    return [run.name for run in runs]
+
+
+def states(sweep: Sweep) -> dict[str, State]:
+    return {run.name: item.state for run, item in classify_runs(sweep).items.items()}
+
+
+SFT_DPO = ({"name": "sft", "grid": {"+lr": [1, 2]}}, {"name": "dpo", "grid": {"+b": [1, 2, 3]}})
+BEST_OF = (SFT_DPO[0], {**SFT_DPO[1], "from": BEST})
+
+
+def test_children_are_due_when_their_own_parent_is_complete(tmp_path: Path) -> None:
+    sweep = make(tmp_path, *SFT_DPO)
+    assert len(sweep.runs) == 2 + 6
+    assert names(classify_runs(sweep).due) == ["sft/0", "sft/1"]
+    complete(sweep.run("sft/1"))
+    assert names(classify_runs(sweep).due) == ["sft/0", "dpo/3", "dpo/4", "dpo/5"]
+    assert "sft/0, which it starts from, is PENDING" in must_wait(sweep, sweep.run("dpo/0"))
+    assert must_wait(sweep, sweep.run("dpo/3")) == ""
+
+
+def test_a_failed_parent_blocks_its_children_and_no_others(tmp_path: Path) -> None:
+    sweep = make(tmp_path, *SFT_DPO, {"name": "eval"})
+    fail(sweep, sweep.run("sft/0"))
+    complete(sweep.run("sft/1"))
+    found = states(sweep)
+    assert {found[f"dpo/{i}"] for i in (0, 1, 2)} == {found[f"eval/{i}"] for i in (0, 1, 2)} == {State.BLOCKED}
+    assert names(classify_runs(sweep).due) == ["dpo/3", "dpo/4", "dpo/5"]
+    status = gather(sweep, ask_slurm=False)
+    text = show_status.as_text(status, None)
+    assert "BLOCKED by sft/0" in text
+    assert "└ dpo" in text
+    assert status.exit_code == 1
+    with pytest.raises(ConfigError, match="retry pipe/1 sft/0 frees it"):
+        retry(sweep, "FAILED", [], sweep.run("dpo/0"))
+
+
+def test_what_a_cancel_would_block(tmp_path: Path) -> None:
+    sweep = make(tmp_path, *SFT_DPO, {"name": "eval"})
+    below = names(descendants(sweep, [sweep.run("sft/1")]))
+    assert below == ["dpo/3", "dpo/4", "dpo/5", "eval/3", "eval/4", "eval/5"]
+
+
+def test_the_best_is_chosen_when_all_have_ended(tmp_path: Path) -> None:
+    sweep = make(tmp_path, *BEST_OF)
+    assert len(states(sweep)) == 2 + 3
+    complete(sweep.run("sft/1"), loss=0.5)
+    decide(sweep)
+    assert names(classify_runs(sweep).due) == ["sft/0"]
+    complete(sweep.run("sft/0"), loss=0.4)
+    decide(sweep)
+    due = classify_runs(sweep).due
+    assert (names(due), {run.parent for run in due}) == (["dpo/0", "dpo/1", "dpo/2"], {0})
+    assert sweep.run("dpo/1").parent == 0
+    assert "starts from sft/0, the best of sft/0 to sft/1" in show_status.as_text(gather(sweep, False), None)
+
+
+def test_a_candidate_that_is_retried_and_wins_makes_children_stale_until_the_user_says(tmp_path: Path) -> None:
+    sweep = make(tmp_path, *BEST_OF)
+    complete(sweep.run("sft/0"), loss=0.5)
+    fail(sweep, sweep.run("sft/1"))
+    decide(sweep)
+    due = classify_runs(sweep).due
+    assert {run.parent for run in due} == {0}, "a failed candidate holds nothing up"
+    for run in due:
+        complete(run)
+    note_retry(sweep.attempts(sweep.run("sft/1")))
+    complete(sweep.run("sft/1"), loss=0.1)
+    assert {states(sweep)[f"dpo/{i}"] for i in range(3)} == {State.STALE}
+    status = gather(sweep, ask_slurm=False)
+    assert status.exit_code == 1
+    assert "sft/1 is better now: gptopt retry pipe/1 --state STALE" in show_status.as_text(status, None)
+    decide(sweep)
+    assert not classify_runs(sweep).due, "only the user's word makes them anew"
+
+
+def test_a_parent_that_was_made_anew_makes_children_stale(tmp_path: Path) -> None:
+    sweep = make(tmp_path, *SFT_DPO)
+    parent, child, other = sweep.run("sft/0"), sweep.run("dpo/0"), sweep.run("dpo/1")
+    complete(parent)
+    complete(child, started_from={"run_id": parent.run_id, "attempt": "1"})
+    assert states(sweep)["dpo/0"] is State.COMPLETED
+    complete(parent, number=2)
+    complete(other, started_from={"run_id": parent.run_id, "attempt": "2"})
+    assert (states(sweep)["dpo/0"], states(sweep)["dpo/1"]) == (State.STALE, State.COMPLETED)
+    parent.paths().summary.unlink()
+    assert states(sweep)["dpo/0"] is State.COMPLETED, "what is being made, or was removed, replaces nothing yet"
+
+
+def test_nothing_is_chosen_where_every_candidate_failed(tmp_path: Path) -> None:
+    sweep = make(tmp_path, *BEST_OF)
+    for name in ("sft/0", "sft/1"):
+        fail(sweep, sweep.run(name))
+    decide(sweep)
+    assert {states(sweep)[f"dpo/{i}"] for i in range(3)} == {State.BLOCKED}
+
+
+# -- any tree ---------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> list[dict[str, Any]]:
+    stages: list[dict[str, Any]] = []
+    for index in range(draw(st.integers(1, 4))):
+        stage: dict[str, Any] = {"name": f"s{index}", "grid": {"+p": list(range(draw(st.integers(1, 3))))}}
+        if index:
+            start: dict[str, Any] = {"stage": f"s{draw(st.integers(0, index - 1))}"}
+            stage["from"] = {**start, **(BEST if draw(st.booleans()) else {})}
+        stages.append(stage)
+    return stages
+
+
+class Slots:
+    """Takes due runs in any order, until none is due."""
+
+    def __init__(self, sweep: Sweep, data: st.DataObject) -> None:
+        self.sweep, self.data = sweep, data
+        self.ended: dict[str, str] = {}
+        self.starts: list[str] = []
+
+    def work(self, may_fail: bool) -> None:
+        while True:
+            decide(self.sweep)
+            due = classify_runs(self.sweep).due
+            if not due:
+                return
+            run = self.data.draw(st.sampled_from(due))
+            assert must_wait(self.sweep, run) == ""
+            if run.parent is not None:
+                assert self.ended[self.sweep.runs[run.parent].run_id] == "completed"
+            self.starts.append(run.run_id)
+            if may_fail and self.data.draw(st.integers(0, 4)) == 0:
+                self.ended[run.run_id] = "failed"
+                fail(self.sweep, run)
+            else:
+                self.ended[run.run_id] = "completed"
+                complete(run, loss=self.data.draw(st.sampled_from([0.1, 0.2, 0.3])))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(stages=trees(), data=st.data())
+def test_any_tree_with_any_failures(stages: list[dict[str, Any]], data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        sweep = make(Path(folder), *stages)
+        slots = Slots(sweep, data)
+        slots.work(may_fail=True)
+        assert len(slots.starts) == len(set(slots.starts)), "no run is started twice"
+        failed = {run.index for run in sweep.runs if slots.ended.get(run.run_id) == "failed"}
+        before, items = hopes(sweep.runs), classify_runs(sweep).items
+        for run, item in items.items():
+            if not item.is_done:
+                assert run.index in failed or before[run.index] & failed, (run.name, item)
+            if not before[run.index] & failed and run.index not in failed:
+                assert item.is_done
+        for index in failed:
+            note_retry(sweep.attempts(sweep.runs[index]))
+        first = len(slots.starts)
+        slots.work(may_fail=False)
+        assert len(slots.starts) - first == len(set(slots.starts[first:]))
+        left = {item.state for item in classify_runs(sweep).items.values()}
+        assert left <= {State.COMPLETED, State.STALE, State.BLOCKED}
+        assert State.BLOCKED not in left or State.STALE in left, "only what is STALE holds others up"
