@@ -41,13 +41,15 @@ class Origin:
     """What points of a stage start from.
 
     Attributes:
-        overrides: What it says of their configs, before their own parameters.
+        inherited: What their configs take over from it, before their own parameters.
+        start: The override that names it, after all others; empty for nothing.
         parent: Index of the run; None where it is none of the plan.
         choice: Name of the choice among several runs that decides whether this one is started from; "" for none.
         number: Its position among what the stage starts from; runs of one choice share it.
     """
 
-    overrides: tuple[str, ...] = ()
+    inherited: tuple[str, ...] = ()
+    start: tuple[str, ...] = ()
     parent: int | None = None
     choice: str = ""
     number: int = 0
@@ -68,7 +70,7 @@ def origins(stage: Stage, parents: Sequence[Parent], extra: Sequence[str]) -> li
         return [Origin()]
     key = _RESUME if start.resume else _ARCHIVE
     if start.given:
-        return [Origin((to_override(key, text),), number=number) for number, text in enumerate(start.given)]
+        return [Origin(start=(to_override(key, text),), number=number) for number, text in enumerate(start.given)]
     given = {target(name) for name in values_by_key(stage.space)} | {target(t.partition("=")[0]) for t in extra}
     numbers: dict[Any, int] = {}
     found = []
@@ -78,7 +80,7 @@ def origins(stage: Stage, parents: Sequence[Parent], extra: Sequence[str]) -> li
         for step in start.steps or (None,):
             number = numbers.setdefault((choice or parent.number, step), len(numbers))
             archive = f"{key}={RunReference(parent.run_id, step)}"
-            found.append(Origin((*kept, archive), parent.index, choice, number))
+            found.append(Origin(kept, (archive,), parent.index, choice, number))
     return found
 
 

@@ -324,7 +324,7 @@ class _Points:
             own = self._given if self._given is not None else override_lists(self.stage.space, self.extra)
             for index, overrides in enumerate(own):
                 self._handed_out.append((start, start.number * total + index))
-                yield [*start.overrides, *overrides]
+                yield [*start.inherited, *overrides, *start.start]
 
     def origin(self) -> tuple[Origin, int]:
         """Returns what the next point that comes back starts from, and its number in the stage."""

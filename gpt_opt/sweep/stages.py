@@ -30,6 +30,9 @@ from gpt_opt.sweep.model import Best, Items, Resources, Stage, Start
 from gpt_opt.sweep.overrides import target
 from gpt_opt.sweep.space import SPACE_SECTIONS, STAGE_SECTIONS, SpaceReader, check_sections
 
+START_KEYS = {"model.archive", "training.finetuning.resume_from_checkpoint"}
+"""Keys of the config that `from` gives."""
+
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Names of sweeps and stages: sweeps are directories, and a run is STAGE/INDEX."""
 
@@ -95,6 +98,9 @@ def _stage(report: Report, path: Path, value: Json, base: Items, resources: Reso
     given = {*reader.keys}
     space = replace(space, base=(*((key, item) for key, item in base if target(key) not in given), *space.base))
     start = _start(report, path, members, earlier)
+    for key in START_KEYS & given if start is not None else ():
+        fix = 'leave it out, or say it in "from"'
+        report.add(reader.keys[key], f"{key} is what the stage starts from, which from says", fix)
     return Stage(name, space, read_resources(report, path, members, resources), start)
 
 

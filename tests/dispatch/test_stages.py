@@ -39,7 +39,7 @@ def plan(stages: Sequence[Stage], folder: Path) -> list[SweepRun]:
         parents = [Parent(run.index, run.number, run.run_id, run.overrides, {"seed": 0}) for run in before]
         for origin in origins(stage, parents, ()):
             for index, own in enumerate(override_lists(stage.space)):
-                overrides = (*origin.overrides, f"+stage={stage.name}", *own)
+                overrides = (*origin.inherited, f"+stage={stage.name}", *own, *origin.start)
                 name = hashlib.sha256(repr(overrides).encode()).hexdigest()[:12]
                 number = origin.number * count(stage.space) + index
                 place = (0, stage.name, number, origin.parent, origin.choice)

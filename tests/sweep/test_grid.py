@@ -215,6 +215,12 @@ CASES = [
         '"minimize" or "maximize", but got "min"',
         "",
     ),
+    (
+        '{"stages": [{"name": "a"}, {"name": "b",\n"grid": {"model.archive": ["x"]}}]}',
+        "f.json:2 model.archive",
+        "which from says",
+        'say it in "from"',
+    ),
     ('{"stages": [{"name": "a"}, {"name": "b", "from": {"resume": 1}}]}', "f.json:1 resume", "true or false", ""),
 ]
 
