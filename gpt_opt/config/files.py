@@ -125,7 +125,7 @@ def located(config: Config, index: RunIndex | None = None) -> dict[str, Any]:
     for key, reference in references(config):
         group, *below = key.split(".")
         path = checkpoint_of(key, reference, config["paths"]["output_dir"], index)
-        changed[group] = _with(changed[group], below, str(path))
+        changed[group] = _with(changed[group], below, str(path.absolute()))
     return changed
 
 
@@ -157,6 +157,8 @@ def _resolved(path: str) -> str:
 def _real_path(key: str, value: str) -> str:
     expanded = os.path.expanduser(value)
     local = key in PATH_KEYS or expanded.startswith(_LIKE_PATHS) or expanded in (".", "..")
+    if value.startswith(BEST):
+        return value  # of a sweep that has none yet, or that there is not
     if not local:
         is_model = key in MODEL_KEYS
         local = os.path.isdir(expanded) if is_model else os.path.exists(expanded) or expanded.endswith(DATA_SUFFIXES)

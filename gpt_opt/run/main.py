@@ -130,7 +130,7 @@ def _dry_run(config: dict[str, object], overrides: list[str], folder: Path) -> N
 
     try:
         directory, _ = RunFinder().find(config, run_id(config), overrides)
-        log.info("%s\n%-14s %s", describe(config), "run directory", directory)
+        log.info("%s\n%-14s %s", describe(located(config)), "run directory", directory)
     finally:
         # Only what the resolver made for this dry run; hydra.run.dir may name a folder of the user's.
         if folder.name.startswith(DRY_RUN_PREFIX) and folder.parent == Path(tempfile.gettempdir()):
