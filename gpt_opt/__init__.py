@@ -1,4 +1,16 @@
 """gpt-opt: sweeps of language-model training, each distinct run exactly once.
 
 Data flows one way: `config` (typed keys) -> `run` (identity, claim, state) -> `training` (the work itself).
+
+`gpt_opt.sweep("params/beta_sweep.json")` is a sweep from Python, see `gpt_opt.sweep_api`.
 """
+
+from importlib import import_module
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """Returns what is imported only when it is asked for."""
+    if name == "sweep":
+        return import_module("gpt_opt.sweep")
+    raise AttributeError(f"module 'gpt_opt' has no attribute {name!r}")

@@ -76,21 +76,13 @@ def submit(
     Returns at once.
     """
     from gpt_opt.cli.views.submit import as_text
-    from gpt_opt.dispatch import slurm
+    from gpt_opt.dispatch.backends.limits import usable_backend
     from gpt_opt.dispatch.submit import preview
     from gpt_opt.dispatch.submit import submit as start
     from gpt_opt.sweep.json_file import read_json
 
     read_json(file)  # a file that is not there is said before what is wrong with the machine
-    backend = backend or ("disbatch" if slurm.is_installed() else "local")
-    if backend != "local" and not slurm.is_installed():
-        message = f"is {backend}, which needs Slurm, but sbatch is not on the path"
-        raise ConfigError([Problem("--backend", message, "use --backend local, or see gptopt doctor")])
-    request = _request(file, overrides, backend, slots, live, resources)
-    if backend != "local" and (reason := slurm.problem()) is not None:
-        message = f"is {backend}, but Slurm, which is installed, does not work here: {reason}"
-        fix = f"mend that, or run the sweep on this machine: gptopt submit {file} --backend local"
-        raise ConfigError([Problem("--backend", message, fix)], ", nothing was submitted")
+    request = _request(file, overrides, usable_backend(backend, str(file)), slots, live, resources)
     if dry_run:
         print(preview(request), end="")
         return 0
@@ -137,7 +129,8 @@ def drive(target: str, overrides: tuple[str, ...], slots: int | None, shape: int
     from gpt_opt.dispatch.driver import drive as work
     from gpt_opt.dispatch.driver import part_to_drive
     from gpt_opt.dispatch.snapshot import enter
-    from gpt_opt.dispatch.submit import adopt, prepare, sweep_of_this_job
+    from gpt_opt.dispatch.start import adopt, sweep_of_this_job
+    from gpt_opt.dispatch.submit import prepare
     from gpt_opt.records.sweep_dir import find, locked
     from gpt_opt.run.outputs import work_without_readers
 

@@ -11,7 +11,8 @@ from gpt_opt.dispatch.classify import BlockedBy, Classification
 from gpt_opt.dispatch.jobs import idle, living_jobs
 from gpt_opt.dispatch.reconcile import reconcile
 from gpt_opt.dispatch.stages import choose_anew, classify_runs, hopes
-from gpt_opt.dispatch.submit import Outcome, leave_out, start_jobs
+from gpt_opt.dispatch.start import Outcome, start_jobs
+from gpt_opt.dispatch.submit import leave_out
 from gpt_opt.errors import ConfigError, GptOptError, Problem
 from gpt_opt.records import stop_requests
 from gpt_opt.records.attempts import note_retry

@@ -17,7 +17,7 @@ from gpt_opt.dispatch.driver_claim import POLL_S, claim_sweep
 from gpt_opt.dispatch.progress import saved_steps
 from gpt_opt.dispatch.reconcile import reconcile
 from gpt_opt.dispatch.stages import classify_runs, decide, hopes
-from gpt_opt.dispatch.submit import start_ready
+from gpt_opt.dispatch.start import start_ready
 from gpt_opt.errors import ClaimLost, ConfigError, Problem, RunFailed
 from gpt_opt.plan.resources import from_record
 from gpt_opt.records import stop_requests

@@ -12,24 +12,18 @@ from typing import Any
 
 from gpt_opt.dispatch import snapshot
 from gpt_opt.dispatch.backends.base import BACKENDS
-from gpt_opt.dispatch.backends.disbatch import task_text
 from gpt_opt.dispatch.backends.limits import check_backend, usable
 from gpt_opt.dispatch.backends.plain_names import require_links
-from gpt_opt.dispatch.backends.resources import by_shape
-from gpt_opt.dispatch.classify import BlockedBy, ClassifiedRuns
 from gpt_opt.dispatch.jobs import living_jobs, unserved
-from gpt_opt.dispatch.reconcile import reconcile
-from gpt_opt.dispatch.stages import classify_runs, decide
-from gpt_opt.errors import ConfigError, GptOptError, Problem
+from gpt_opt.dispatch.start import Outcome, adopt, scripts, start_jobs, task_files
+from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.plan.dag import described, rule
 from gpt_opt.plan.planner import Plan, Planner
-from gpt_opt.plan.resources import from_record, needs, run_count, to_record
-from gpt_opt.records.io import now, to_json, write_text
+from gpt_opt.plan.resources import needs, run_count, to_record
+from gpt_opt.records.io import to_json, write_text
 from gpt_opt.records.job_id import this_job
-from gpt_opt.records.lost_nodes import forget_lost_nodes
 from gpt_opt.records.planned_configs import text_of
 from gpt_opt.records.sweep_dir import (
-    Job,
     Shape,
     StageRecord,
     Submission,
@@ -69,23 +63,6 @@ class Request:
     root: Path
     sweeps: Path
     live: bool = False
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of it.
-
-    Attributes:
-        sweep: The sweep directory.
-        started: Jobs that this call submitted.
-        alive: Jobs of this sweep that were running or waiting already.
-        runs: What each run is.
-    """
-
-    sweep: Sweep
-    started: tuple[Job, ...]
-    alive: tuple[Job, ...]
-    runs: ClassifiedRuns
 
 
 def _planned(request: Request) -> Plan:
@@ -203,23 +180,8 @@ def preview(request: Request) -> str:
     submission, runs = _draft(request, plan)
     parent = (request.sweeps / plan.grid.name).absolute()
     sweep = _same_sweep(parent, runs) or Sweep(parent / str(max(numbers(parent), default=0) + 1))
-    tasks = [f"# {file}\n{text}" for file, text in _task_files(sweep, submission, runs).items()]
-    return "\n".join([_scripts(sweep, submission, runs), *tasks])
-
-
-def _scripts(sweep: Sweep, submission: Submission, runs: Sequence[SweepRun]) -> str:
-    """Returns the texts that are submitted for the shapes of `runs`; equal ones once."""
-    backend = BACKENDS[submission.backend]
-    texts = [backend.script(sweep, submission, shape) for shape in by_shape(runs)]
-    return "\n".join(dict.fromkeys(texts))
-
-
-def _task_files(sweep: Sweep, submission: Submission, runs: Sequence[SweepRun]) -> dict[Path, str]:
-    """Returns the task file of each shape that `runs` have, as a driver would write it."""
-    return {
-        sweep.part(shape).tasks: task_text(sweep, part, from_record(submission.shapes[shape].resources))
-        for shape, part in by_shape(runs).items()
-    }
+    tasks = [f"# {file}\n{text}" for file, text in task_files(sweep, submission, runs).items()]
+    return "\n".join([scripts(sweep, submission, runs), *tasks])
 
 
 def prepare(request: Request, state_lock: Callable[[Sweep], None] | None = None) -> Sweep:
@@ -373,65 +335,3 @@ def submit(request: Request) -> Outcome:
     outcomes: list[Outcome] = []
     prepare(request, lambda sweep: outcomes.append(start_jobs(sweep)))
     return outcomes[0]
-
-
-def start_jobs(sweep: Sweep) -> Outcome:
-    """Submits jobs for the runs that are due and that no living job has; the caller holds `locked`."""
-    reconcile(sweep)
-    decide(sweep)
-    submission, classified, alive = sweep.submission(), classify_runs(sweep), living_jobs(sweep)
-    wanted = classified.where(lambda item: item.is_due or item.blocked_by is BlockedBy.WAIT)
-    takes_waiting = BACKENDS[submission.backend].takes_waiting
-    runs, started = unserved(wanted if takes_waiting else classified.due, alive), list[Job]()
-    if runs:
-        sweep.write_submission(replace(submission, script=_scripts(sweep, submission, runs)))
-        for file, text in _task_files(sweep, submission, runs).items():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_text(file, text)
-        for shape in by_shape(runs):
-            forget_lost_nodes(sweep.part(shape).lost_nodes)  # of jobs before
-        for jobs in BACKENDS[submission.backend].start(sweep, submission, runs):
-            sweep.add_jobs(jobs)
-            started += jobs
-    return Outcome(sweep, tuple(started), tuple(alive), classified)
-
-
-def start_ready(sweep: Sweep) -> None:
-    """Submits jobs for runs that have become ready and that no living job has: called in a job of the sweep.
-
-    A stage that needs something else from the cluster has an allocation of its own, which is asked for only now.
-    """
-    submission = sweep.submission()
-    if not submission.stages or submission.backend != "disbatch" or not this_job().is_slurm:
-        return
-    try:
-        with locked(sweep.root.parent):
-            started = start_jobs(Sweep(sweep.root)).started
-    except GptOptError as error:
-        log.error("runs are ready, but no job could be submitted for them: %s", error)
-        return
-    if started:
-        log.info("submitted %s for runs that have become ready", ", ".join(job.id for job in started))
-
-
-def adopt(sweep: Sweep) -> None:
-    """Records the Slurm job that this process is in as a job of the sweep, or part; the caller holds `locked`."""
-    own = this_job()
-    if own.is_slurm and own.job not in {job.id for job in sweep.submission().jobs}:
-        sweep.add_jobs([Job(own.job, now(), shape=sweep.shape)])
-
-
-def sweep_of_this_job(sweeps: Path, file: Path) -> Sweep | None:
-    """Returns the sweep of `file` that this Slurm job worked on before it was requeued."""
-    own = this_job()
-    if not own.restart:
-        return None
-    for record in sorted(sweeps.glob("*/[0-9]*/submission.json"), key=os.path.getmtime, reverse=True):
-        sweep = Sweep(record.parent.absolute())
-        try:
-            submission = sweep.submission()
-        except GptOptError:
-            continue  # not ours, and so not this job's
-        if submission.file == str(file) and own.job in {job.id for job in submission.jobs}:
-            return sweep
-    return None

@@ -5,6 +5,11 @@ override strings made of them. Next stage: gpt_opt.plan, which composes and chec
 Hydra, the configs or torch.
 """
 
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
 from gpt_opt.sweep.grid import load_grid, parse_grid
 from gpt_opt.sweep.json_schema import schema
 from gpt_opt.sweep.model import Axis, Best, Exclude, Grid, Items, Metric, Resources, Space, Stage, Start
@@ -32,3 +37,14 @@ __all__ = [
     "target",
     "to_override",
 ]
+
+
+class _Callable(ModuleType):
+    """This package, which is also the function `gpt_opt.sweep(FILE)` of notebooks."""
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Returns `gpt_opt.sweep_api.sweep(...)`."""
+        return import_module("gpt_opt.sweep_api").sweep(*arguments, **named)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -18,7 +18,7 @@ from gpt_opt.dispatch.jobs import living_jobs
 from gpt_opt.dispatch.reconcile import cause_of_end
 from gpt_opt.dispatch.slurm import JobState, SlurmError, options_of, outside_job
 from gpt_opt.dispatch.stages import classify_runs
-from gpt_opt.dispatch.submit import start_jobs
+from gpt_opt.dispatch.start import start_jobs
 from gpt_opt.dispatch.sweep_status import gather
 from gpt_opt.errors import GptOptError
 from gpt_opt.records import stop_requests as control

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpt_opt.dispatch.driver import retry_hints
-from gpt_opt.dispatch.submit import Outcome
+from gpt_opt.dispatch.start import Outcome
 from gpt_opt.plan.resources import run_count
 from gpt_opt.records.job_id import JobId
 

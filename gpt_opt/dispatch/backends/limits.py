@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+from gpt_opt.dispatch import slurm
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.sweep.model import Resources
 
@@ -67,3 +68,24 @@ def _problems(resources: Resources, backend: str) -> Iterator[Problem]:
         message = "must be given for the backend submitit, whose own default would be 5 minutes"
         fix = "add --time-min MINUTES, or resources.time_min to the sweep file"
         yield Problem("time_min", message, fix)
+
+
+def usable_backend(backend: str | None, file: str) -> str:
+    """Returns the backend that is asked for, or else the one that this machine has.
+
+    Args:
+        backend: Name of a backend; None for disbatch, or local where there is no Slurm.
+        file: The sweep file, for the advice.
+
+    Raises:
+        ConfigError: If it needs a Slurm, and there is none that works.
+    """
+    backend = backend or ("disbatch" if slurm.is_installed() else "local")
+    if backend != "local" and not slurm.is_installed():
+        message = f"is {backend}, which needs Slurm, but sbatch is not on the path"
+        raise ConfigError([Problem("--backend", message, "use --backend local, or see gptopt doctor")])
+    if backend != "local" and (reason := slurm.problem()) is not None:
+        message = f"is {backend}, but Slurm, which is installed, does not work here: {reason}"
+        fix = f"mend that, or run the sweep on this machine: gptopt submit {file} --backend local"
+        raise ConfigError([Problem("--backend", message, fix)], ", nothing was submitted")
+    return backend
