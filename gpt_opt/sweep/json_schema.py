@@ -94,7 +94,10 @@ def _stage() -> Schema:
         "resume": {"type": "boolean"},
     }
     start = _object({name: {**shapes[name], "description": doc} for name, doc in FROM_FIELDS.items()})
-    given = {"anyOf": [text, {"type": "array", "minItems": 1, "items": text}, start], "description": FROM_FORMS}
+    given = {
+        "anyOf": [{"type": "null"}, text, {"type": "array", "minItems": 1, "items": text}, start],
+        "description": FROM_FORMS,
+    }
     sections: Schema = {"name": name, "from": given, "resources": _settings(Resources)}
     own = {name: {**sections[name], "description": doc} for name, doc in STAGE_SECTIONS.items()}
     return {**_object({**own, **_space_sections()}), "required": ["name"]}

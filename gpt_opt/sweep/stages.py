@@ -7,6 +7,7 @@ latter running slowest. What the file says in `base` holds for every stage that 
 | `from`                                                      | its runs start from                                    |
 |-------------------------------------------------------------|--------------------------------------------------------|
 | not given                                                   | every run of the stage before; the first from nothing  |
+| `null`                                                      | nothing                                                |
 | `"sft"`                                                     | every run of the stage `sft`                           |
 | a run id, a path (of a run, a checkpoint, weights), a list  | each of these                                          |
 | `{"stage": "pretrain", "step": [500, 1000]}`                | these checkpoints of every run of the stage            |
@@ -46,7 +47,7 @@ FROM_FIELDS = {
 }
 """The fields of `from` as an object."""
 
-FROM_FORMS = 'a stage, a run id, a path, a list of run ids and paths, or {"stage": ..., "step": ..., "best": ...}'
+FROM_FORMS = 'null for nothing, a stage, a run id, a path, a list of these two, or {"stage": ..., "step": ..., ...}'
 """What `from` may be, in words."""
 
 _BESIDE = ("$schema", "name", "base", "resources", "metric", "stages")
@@ -121,6 +122,8 @@ def _start(report: Report, path: Path, members: dict[str, Json], earlier: list[S
     if "from" not in members:
         return Start(earlier[-1].name) if earlier else None
     where, value = (*path, "from"), members["from"]
+    if value is None:
+        return None
     if isinstance(value, dict):
         return _start_of_stage(report, where, value, earlier)
     items = value if isinstance(value, list) else [value]

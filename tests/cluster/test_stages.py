@@ -69,7 +69,7 @@ def test_a_pipeline_loses_a_node_in_one_stage_and_is_requeued_in_the_next(bench:
 def test_jobs_of_submitit_wait_for_those_of_their_parents(bench: Bench) -> None:
     write(bench, [SFT, DPO], steps=40)
     (bench.folder / "break-71").touch()
-    bench.gptopt("submit", "sweep.json", "--backend", "submitit")
+    bench.gptopt("submit", "sweep.json", "--backend", "submitit", "--time-min", "20")
     jobs = bench.sweep().submission().jobs
     assert [job.runs for job in jobs] == [(0,), (1,), (2,), (3,), (4,), (5,)]
     bench.wait("the end of what can run", lambda: len(classify_runs(bench.sweep()).done) == 3)

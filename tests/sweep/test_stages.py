@@ -29,6 +29,7 @@ def test_a_file_without_stages_has_one_without_a_name() -> None:
 
 
 def test_what_a_stage_may_start_from() -> None:
+    assert start(None) is None
     assert start("0123456789ab") == Start(given=("0123456789ab",))
     assert start(["0123456789ab", "/a/b"]) == Start(given=("0123456789ab", "/a/b"))
     assert start({"stage": "a", "step": [5, 10]}) == Start("a", steps=(5, 10))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from gpt_opt.cli.views.parts import common_lines, duration, parameter_columns
-from gpt_opt.cli.views.stages import names_of, shown_overrides, stage_count, tree
+from gpt_opt.cli.views.stages import by_stage, common_and_shown, names_of, shown_overrides, stage_count, tree
 from gpt_opt.plan.dag import described, stage_of
 from gpt_opt.plan.estimate import CostEstimate
 from gpt_opt.plan.existing import Nearest, Status
@@ -121,7 +121,7 @@ def as_text(plan: Plan, width: int | None = None) -> str:
     """
     runs, names = plan.counted, names_of(plan.runs)
     overrides = {run.index: shown_overrides(run, names, _undecided(plan, run)) for run in runs}
-    common, varying = common_and_varying(list(overrides.values()))
+    common, varying = common_and_shown(by_stage(runs, lambda run: overrides[run.index]))
     if plan.grid.is_staged:
         lines = [f"sweep {plan.grid.name}: {stage_count(len(plan.grid.stages), len(runs))}"]
         lines += _stage_lines(plan, width)

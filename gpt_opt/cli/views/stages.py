@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 from gpt_opt.plan.resources import run_count
 from gpt_opt.records.run_reference import RunReference
+from gpt_opt.sweep.varying import common_and_varying
 
 _BAR = 20
 
@@ -51,6 +52,30 @@ def _shown(text: str, names: Mapping[str, str], waits: str) -> str:
         return text
     at = "" if reference.step is None else f" at {reference.step}"
     return f"{key}={waits or names[reference.run_id]}{at}"
+
+
+def common_and_shown(runs: Mapping[str, Sequence[Sequence[str]]]) -> tuple[dict[str, str], list[str]]:
+    """Returns what all runs share, and the keys that a table shows: those that vary among the runs of a stage.
+
+    Args:
+        runs: The overrides of the runs of each stage.
+    """
+    common, varying = common_and_varying([item for items in runs.values() for item in items])
+    if len(runs) > 1:
+        within = {key for items in runs.values() for key in common_and_varying(items)[1]}
+        varying = [key for key in varying if key in within or key in _STARTS]
+    return common, varying
+
+
+_STARTS = ("model.archive", "training.finetuning.resume_from_checkpoint")
+
+
+def by_stage(runs: Iterable[_Run], overrides: Callable[[Any], Sequence[str]]) -> dict[str, list[Sequence[str]]]:
+    """Returns the overrides of the runs of each stage, as they are shown."""
+    found: dict[str, list[Sequence[str]]] = {}
+    for run in runs:
+        found.setdefault(run.stage, []).append(overrides(run))
+    return found
 
 
 def names_of(runs: Iterable[_Run]) -> dict[str, str]:

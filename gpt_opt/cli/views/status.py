@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gpt_opt.cli.views.parts import common_lines, duration, one_line, parameter_columns
-from gpt_opt.cli.views.stages import bar, names_of, shown_overrides, stage_count, tree
+from gpt_opt.cli.views.stages import bar, by_stage, common_and_shown, names_of, shown_overrides, stage_count, tree
 from gpt_opt.dispatch.failure_groups import FailureGroup
 from gpt_opt.dispatch.job_status import JobStatus
 from gpt_opt.dispatch.run_status import RunStatus
@@ -23,7 +23,6 @@ from gpt_opt.records.metrics import metric_text
 from gpt_opt.records.state import State
 from gpt_opt.records.sweep_dir import Shape
 from gpt_opt.sweep.overrides import shell_word
-from gpt_opt.sweep.varying import common_and_varying
 from gpt_opt.table import Column, render, wrapped
 
 MOST_ROWS = 200
@@ -263,7 +262,8 @@ def as_text(status: SweepStatus, width: int | None) -> str:
         status: What to show.
         width: Columns of the terminal; None where there is none.
     """
-    common, varying = common_and_varying([overrides(status, item) for item in status.runs])
+    items = {item.run: item for item in status.runs}
+    common, varying = common_and_shown(by_stage(items, lambda run: overrides(status, items[run])))
     lines = [part for line in head(status) for part in wrapped(line, width)] + common_lines(common, width)
     lines += ["", *_table(status, varying, width)]
     advised = [part for line in advice(status) for part in wrapped(line, width)]
