@@ -101,5 +101,5 @@ def test_a_retry_that_changes_the_winner(bench: Bench) -> None:
     assert {states(sweep)[name] for name in ("dpo/0", "dpo/1")} == {State.STALE}, "its result is another one"
     bench.gptopt("retry", "sweep", "dpo/1")
     bench.wait("dpo/1 anew", lambda: states(sweep)["dpo/1"] is State.COMPLETED)
-    assert recorded_inputs(sweep.run("dpo/1").paths())["model.archive"]["attempt"] == "2"
+    assert recorded_inputs(sweep.run("dpo/1").paths())["model.archive"]["attempt"] == "3"
     assert states(sweep)["dpo/0"] is State.STALE

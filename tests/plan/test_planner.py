@@ -422,7 +422,9 @@ def test_the_command_speaks_text_json_and_lines(tmp_path: Path, capsys: pytest.C
         "errors",
         "items",
     } <= set(record)
-    assert set(record["items"][0]) == {"index", "run_id", "run_dir", "overrides", "shape", "status", "changed", "code"}
+    of_stages = {"stage", "number", "parent", "choice"}
+    of_runs = {"index", "run_id", "run_dir", "overrides", "shape", "status", "changed", "code"}
+    assert set(record["items"][0]) == of_runs | of_stages
     assert main(["plan", file, output, "--overrides"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
     assert main(["plan", file, output, "--explain", "1"]) == 0

@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import pickle
+import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -14,13 +15,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
 
 from gpt_opt.config.checks.models import WEIGHT_FILES, adapters_alone
-from gpt_opt.errors import ConfigError, Problem
+from gpt_opt.config.files import located
+from gpt_opt.errors import ConfigError, GptOptError, Problem
+from gpt_opt.records.io import read_json_object
+from gpt_opt.records.run_dir import RunPaths, run_of
 from gpt_opt.training.checkpointing import WEIGHTS, damaged_files
 from gpt_opt.training.instantiate import build_target
 from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
@@ -249,6 +261,9 @@ def _archive_file(archive: str) -> Path:
     return found
 
 
+ADAPTERS = "adapter_config.json"
+"""The file that makes a checkpoint one of adapters."""
+
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 """Keys under which training loops save the weights beside the states of optimizer and schedule."""
 
@@ -320,20 +335,66 @@ def saved_weights(model: PreTrainedModel, folder: Path) -> dict[str, torch.Tenso
     return {name: value for name, value in made.state_dict().items() if name not in info["missing_keys"]}
 
 
+def merged_model(config: Mapping[str, Any], checkpoint: Path) -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
+    """Returns the model that base and adapters of a checkpoint are together, and its tokenizer.
+
+    The sum is taken in float32 and has the type of the base. The generators of random numbers are as before then.
+
+    Args:
+        config: The config of the run that the checkpoint is of, `located`; it says what the base is.
+        checkpoint: A checkpoint of adapters.
+
+    Raises:
+        ConfigError: If the base cannot be built any more.
+        GptOptError: If the adapters do not fit it.
+    """
+    from peft import PeftModel
+
+    with _seeded(config["seed"] % 2**32):  # weights that the run drew at random must be drawn alike
+        tokenizer = build_tokenizer(config["model"])
+        base = build_model(config["model"], tokenizer)
+    stored = base.dtype
+    try:
+        adapted = PeftModel.from_pretrained(cast_weights(base, torch.float32), str(checkpoint))
+    except (RuntimeError, ValueError) as error:
+        message = f"the adapters in {checkpoint} must fit the base that the run's config names, but do not: {error}"
+        raise GptOptError(message) from error
+    return tokenizer, cast_weights(cast("Any", adapted).merge_and_unload(), stored)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    set_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+def _merged_weights(checkpoint: Path, paths: RunPaths) -> dict[str, torch.Tensor]:
+    """Returns the weights that base and adapters of a checkpoint are together."""
+    _, merged = merged_model(located(read_json_object(paths.config)), checkpoint)
+    return dict(merged.state_dict())
+
+
 def load_archive(model: PreTrainedModel, archive: str, dtype: str | None) -> None:
     """Loads the weights of `model.archive` into a model that has their shape.
 
     Args:
         model: The model.
         archive: `embedded`, a state dict (.safetensors, or a file of torch.save, read with weights_only), or a folder
-            of a checkpoint.
+            of a checkpoint; adapters of a run are merged into their base.
         dtype: Type that the weights of the model have; None gives them the one of the archive.
 
     Raises:
         ConfigError: If there are no weights, or they do not fit.
     """
-    file = _archive_file(archive)
-    weights = _read_weights(file)
+    run = run_of(Path(archive)) if (Path(archive) / ADAPTERS).is_file() else None
+    file = Path(archive) if run is not None else _archive_file(archive)
+    weights = _read_weights(file) if run is None else _merged_weights(file, run)
     if file != Path(archive) and not weights.keys() <= model.state_dict().keys():
         weights = saved_weights(model, file.parent)
     if dtype is None:
@@ -374,7 +435,8 @@ def require_archive(model: Mapping[str, Any]) -> None:
                 raise ConfigError([_not_loaded("model.name_or_path", name, error)]) from error
         else:
             return
-        load_archive(shape, model["archive"], "float32")
+        if not (Path(model["archive"]) / ADAPTERS).is_file():  # which would have to be merged first
+            load_archive(shape, model["archive"], "float32")
 
 
 def _mismatch(archive: str, what: str) -> Problem:

@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
-from transformers import set_seed
 
 from gpt_opt.config.files import located
 from gpt_opt.config.inputs import inputs_of
@@ -25,10 +23,7 @@ from gpt_opt.training.checkpointing import (
     usual_modes,
     whole_or_removed,
 )
-from gpt_opt.training.models.build import build_model, build_tokenizer, cast_weights
-
-ADAPTERS = "adapter_config.json"
-"""The file that makes a checkpoint one of adapters."""
+from gpt_opt.training.models.build import ADAPTERS, merged_model
 
 
 def merge_adapters(config: Mapping[str, Any], checkpoint: Path, into: Path) -> None:
@@ -47,8 +42,6 @@ def merge_adapters(config: Mapping[str, Any], checkpoint: Path, into: Path) -> N
         GptOptError: If there is no checkpoint, or it has no adapters, or they do not fit the base.
     """
     transformers.logging.disable_progress_bar()
-    from peft import PeftModel
-
     newest = final_checkpoint(checkpoint) if checkpoint.name == "checkpoints" else checkpoint
     if newest is None:
         raise GptOptError(f"{checkpoint} must hold a checkpoint, but holds none; let the run train first")
@@ -61,16 +54,7 @@ def merge_adapters(config: Mapping[str, Any], checkpoint: Path, into: Path) -> N
         raise GptOptError(f"{newest} must have whole adapters, but {wrong}; train the run again: rerun=true")
     config = located(config)
     _require_base(config, newest)
-    set_seed(config["seed"] % 2**32)  # weights that the run drew at random must be drawn alike
-    tokenizer = build_tokenizer(config["model"])
-    base = build_model(config["model"], tokenizer)
-    stored = base.dtype
-    try:
-        adapted = PeftModel.from_pretrained(cast_weights(base, torch.float32), str(newest))
-    except (RuntimeError, ValueError) as error:
-        message = f"the adapters in {newest} must fit the base that the run's config names, but do not: {error}"
-        raise GptOptError(message) from error
-    merged = cast_weights(adapted.merge_and_unload(), stored)
+    tokenizer, merged = merged_model(config, newest)
     into.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{into.name}-", dir=into.parent))
     with whole_or_removed(staging):
