@@ -180,7 +180,8 @@ def preview(request: Request) -> str:
     submission, runs = _draft(request, plan)
     parent = (request.sweeps / plan.grid.name).absolute()
     sweep = _same_sweep(parent, runs) or Sweep(parent / str(max(numbers(parent), default=0) + 1))
-    tasks = [f"# {file}\n{text}" for file, text in task_files(sweep, submission, runs).items()]
+    first = [run for run in runs if run.parent is None]  # what starts from others is handed out as it becomes ready
+    tasks = [f"# {file}\n{text}" for file, text in task_files(sweep, submission, first).items()]
     return "\n".join([scripts(sweep, submission, runs), *tasks])
 
 

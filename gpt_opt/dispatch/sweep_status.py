@@ -108,7 +108,7 @@ def _eta_s(runs: Sequence[RunStatus]) -> float | None:
     if not running or not speeds or not totals:
         return None
     speed, usual = sum(speeds) / len(speeds), sum(totals) / len(totals)
-    work = [item for item in runs if item.what.is_due or item.what.is_running]
+    work = [item for item in runs if item.what.is_waiting or item.what.is_running]
     remaining = sum(max(0.0, (item.total_steps or usual) - item.step) for item in work)
     own = ((item.progress.steps_per_s or speed, (item.total_steps or usual) - item.step) for item in running)
     return max(remaining / speed / len(running), *(left / rate for rate, left in own))
