@@ -39,6 +39,8 @@ def override_problems(
     if source.exists(text):
         return _option_problems(text, error, groups, source, files)
     key, value = key_of(text), text.partition("=")[2]
+    if text.startswith("~") and source.options(key):
+        return [Problem(key, "has no option here, so none can be deleted", f"leave {text} out")]
     if options := source.options(key):
         fix = INSTALL_OPTUNA if text.startswith("hydra/sweeper") and text.endswith("=optuna") else ""
         problem = f"must be one of {', '.join(options)}, but is {value!r}"
@@ -51,6 +53,12 @@ def override_problems(
     if not parses(text):
         return [Problem(text, f"is not a Hydra override: {first_lines(error)}", _quoted(text))]
     return [_value_problem(text, error, groups, source)]
+
+
+def needed(key: str, source: ConfigSource) -> Problem:
+    """Returns the problem of an override that deletes a key, or the option of a group, which every run reads."""
+    options = f"another option ({', '.join(found)})" if (found := source.options(key)) else "another value"
+    return Problem(key, "is needed, so it cannot be deleted", f"give it {options}, or leave it as it is")
 
 
 def parses(text: str) -> bool:
@@ -101,9 +109,9 @@ def _value_problem(text: str, error: Exception, groups: Sequence[str], source: C
     if "Could not append" in str(error):
         return Problem(key, "has a value already, so none can be added", f"write {text.lstrip('+')}")
     if text.startswith("~"):
-        if key not in source.valid_keys(groups):
+        if key not in source.valid_keys(groups) and not key.startswith("hydra."):
             return _unknown(text, key, groups, source)
-        return Problem(key, "is needed, so it cannot be deleted", "give it another value, or leave it as it is")
+        return needed(key, source)
     if isinstance(error, InterpolationResolutionError):
         return Problem(text, *interpolation_problem(error, source.valid_keys(groups)))
     several = re.fullmatch(r"\[(.+)\]", value)
