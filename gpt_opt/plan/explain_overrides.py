@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.errors import HydraException
-from omegaconf import Node
+from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import ConfigKeyError, InterpolationResolutionError
 
 from gpt_opt.config.explain import keys_like
 from gpt_opt.config.overrides import parse_override
-from gpt_opt.config.suggest import unknown_key
+from gpt_opt.config.suggest import UNKNOWN_KEY, unknown_key
 from gpt_opt.errors import Problem, SweepError
 from gpt_opt.plan.config_source import ConfigSource, key_of
 from gpt_opt.plan.explain_errors import YamlErrors, first_lines, full_key, interpolation_problem
@@ -41,7 +41,7 @@ def override_problems(
     key, value = key_of(text), text.partition("=")[2]
     if text.startswith("~") and source.options(key):
         return [Problem(key, "has no option here, so none can be deleted", f"leave {text} out")]
-    if options := source.options(key):
+    if key and (options := source.options(key)):
         fix = INSTALL_OPTUNA if text.startswith("hydra/sweeper") and text.endswith("=optuna") else ""
         problem = f"must be one of {', '.join(options)}, but is {value!r}"
         return [Problem(key, problem, fix or _option_meant(text, options))]
@@ -125,6 +125,9 @@ def _unknown(text: str, key: str, groups: Sequence[str], source: ConfigSource) -
     child = config._get_node(node, validate_access=False)
     if isinstance(child, Node) and child._is_none():
         return Problem(key, f"cannot be set alone while {node} is null", f"write '{node}={{_target_: {value}}}'")
+    above = OmegaConf.select(config, key.rpartition(".")[0])
+    if isinstance(above, DictConfig) and not above and OmegaConf.get_type(above) is dict and key.count(".") > 1:
+        return Problem(key, UNKNOWN_KEY, f"of keys of your own the first are added by +: +{text.lstrip('+')}")
     return unknown_key(key, keys_like(config, key), text.partition("=")[2])
 
 

@@ -104,7 +104,7 @@ class PointChecker:
             return [*added, *lacking]
         found = [*constraint_problems(result.config, self.memo), *self._target_problems(result.config)]
         heads = tuple(f"{problem.where}." for problem in added)
-        new = [p for p in found if p.message != UNKNOWN_KEY or not any(key.startswith(f"{p.where}.") for key in heads)]
+        new = [p for p in found if not _follows(p, heads)]
         located = [self._located(problem, result.overrides) for problem in new]
         lost = [*_lost_trackers(result.overrides), *_lost_model(result.overrides, result.config)]
         return [*added, *lost, *located]
@@ -164,6 +164,12 @@ class PointChecker:
             return line.points()
         except HydraException:
             return [[text for text in line.texts if not parses(text)]]
+
+
+def _follows(problem: Problem, added: Sequence[str]) -> bool:
+    """Returns whether a problem is that of an unknown key that was added, said once more of the node it is in."""
+    of_node = problem.message == UNKNOWN_KEY or problem.message.startswith("lacks keys")
+    return of_node and any(key.startswith(f"{problem.where}.") for key in added)
 
 
 def _lost_trackers(overrides: Iterable[str]) -> Iterator[Problem]:
