@@ -33,6 +33,14 @@ _VARIABLE = re.compile(r"Environment variable '([^']+)' not found")
 _LOST = re.compile(r"Interpolation key '([^']+)' not found")
 _TYPES = {"Integer": "an integer", "Float": "a number", "Boolean": "true or false"}
 _CONVERSION = re.compile(rf"Value '([^\n]*?)'(?: of type '\w+')? could not be converted to ({'|'.join(_TYPES)})")
+_WORDS = {
+    re.compile(r"(?:field|child) '[^']*' is not Optional"): "must have a value, but is null",
+    re.compile(r"Invalid value assigned: (\w+) is not a ListConfig, list.*"): r"must be a list, but is of type \1",
+    re.compile(r"Cannot assign (\w+) to Dict\[.*\]"): r"must hold keys of its own, but is of type \1",
+    re.compile(r"Index '(.*)' \(str\) is not an int"): r"is a list, which has no key '\1'",
+}
+"""What to say in place of OmegaConf's words about values of the wrong type."""
+
 _MOST = 50
 
 
@@ -204,7 +212,10 @@ def first_lines(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     drop = ("full_key:", "object_type=", "reference_type=", "See https://")
     kept = [line for line in lines if line and not line.startswith(drop) and "raised while composing" not in line]
-    return _CONVERSION.sub(_conversion, "; ".join(kept)) or type(error).__name__
+    text = _CONVERSION.sub(_conversion, "; ".join(kept))
+    for pattern, words in _WORDS.items():
+        text = pattern.sub(words, text)
+    return text or type(error).__name__
 
 
 def _conversion(found: re.Match[str]) -> str:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.errors import HydraException
-from omegaconf import Node
+from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import ConfigKeyError, InterpolationResolutionError
 
 from gpt_opt.config.explain import keys_like
 from gpt_opt.config.overrides import parse_override
-from gpt_opt.config.suggest import unknown_key
+from gpt_opt.config.suggest import UNKNOWN_KEY, unknown_key
 from gpt_opt.errors import Problem, SweepError
 from gpt_opt.plan.config_source import ConfigSource, key_of
 from gpt_opt.plan.explain_errors import YamlErrors, first_lines, full_key, interpolation_problem
@@ -39,7 +39,9 @@ def override_problems(
     if source.exists(text):
         return _option_problems(text, error, groups, source, files)
     key, value = key_of(text), text.partition("=")[2]
-    if options := source.options(key):
+    if text.startswith("~") and source.options(key):
+        return [Problem(key, "has no option here, so none can be deleted", f"leave {text} out")]
+    if key and (options := source.options(key)):
         fix = INSTALL_OPTUNA if text.startswith("hydra/sweeper") and text.endswith("=optuna") else ""
         problem = f"must be one of {', '.join(options)}, but is {value!r}"
         return [Problem(key, problem, fix or _option_meant(text, options))]
@@ -51,6 +53,12 @@ def override_problems(
     if not parses(text):
         return [Problem(text, f"is not a Hydra override: {first_lines(error)}", _quoted(text))]
     return [_value_problem(text, error, groups, source)]
+
+
+def needed(key: str, source: ConfigSource) -> Problem:
+    """Returns the problem of an override that deletes a key, or the option of a group, which every run reads."""
+    options = f"another option ({', '.join(found)})" if (found := source.options(key)) else "another value"
+    return Problem(key, "is needed, so it cannot be deleted", f"give it {options}, or leave it as it is")
 
 
 def parses(text: str) -> bool:
@@ -101,9 +109,9 @@ def _value_problem(text: str, error: Exception, groups: Sequence[str], source: C
     if "Could not append" in str(error):
         return Problem(key, "has a value already, so none can be added", f"write {text.lstrip('+')}")
     if text.startswith("~"):
-        if key not in source.valid_keys(groups):
+        if key not in source.valid_keys(groups) and not key.startswith("hydra."):
             return _unknown(text, key, groups, source)
-        return Problem(key, "is needed, so it cannot be deleted", "give it another value, or leave it as it is")
+        return needed(key, source)
     if isinstance(error, InterpolationResolutionError):
         return Problem(text, *interpolation_problem(error, source.valid_keys(groups)))
     several = re.fullmatch(r"\[(.+)\]", value)
@@ -117,6 +125,9 @@ def _unknown(text: str, key: str, groups: Sequence[str], source: ConfigSource) -
     child = config._get_node(node, validate_access=False)
     if isinstance(child, Node) and child._is_none():
         return Problem(key, f"cannot be set alone while {node} is null", f"write '{node}={{_target_: {value}}}'")
+    above = OmegaConf.select(config, key.rpartition(".")[0])
+    if isinstance(above, DictConfig) and not above and OmegaConf.get_type(above) is dict and key.count(".") > 1:
+        return Problem(key, UNKNOWN_KEY, f"of keys of your own the first are added by +: +{text.lstrip('+')}")
     return unknown_key(key, keys_like(config, key), text.partition("=")[2])
 
 

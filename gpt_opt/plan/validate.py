@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.errors import HydraException
@@ -21,6 +21,7 @@ from gpt_opt.config.explain import missing_problem
 from gpt_opt.config.files import with_real_paths
 from gpt_opt.config.lookup import NotFound, look_up, targets
 from gpt_opt.config.remember import Remembered
+from gpt_opt.config.schema import Root
 from gpt_opt.config.suggest import UNKNOWN_KEY, suggestion
 from gpt_opt.config.yaml_files import shown
 from gpt_opt.errors import Problem
@@ -29,12 +30,14 @@ from gpt_opt.plan.attribute import ErrorAttribution
 from gpt_opt.plan.compose.composer import Composed, ComposeFailure, Composer
 from gpt_opt.plan.config_source import ConfigSource, key_of
 from gpt_opt.plan.explain_errors import YamlErrors
-from gpt_opt.plan.explain_overrides import file_problem, parses
+from gpt_opt.plan.explain_overrides import file_problem, needed, parses
 from gpt_opt.plan.multirun import CommandLine
 from gpt_opt.plan.parents import parent_problems
 from gpt_opt.records.run_reference import RunIndex
 
 log = logging.getLogger(__name__)
+
+_ROOT = frozenset(get_type_hints(Root))
 
 
 class PointChecker:
@@ -98,9 +101,9 @@ class PointChecker:
             result: The point.
             all_given: Whether it has every key that its run will be given; otherwise a missing one is no problem.
         """
-        if foreign := [text for text in result.overrides if not _is_unicode(text)]:
-            others = next(self.composer.compose_many([[text for text in result.overrides if text not in foreign]]))
-            return [*map(_not_unicode, foreign), *self.problems(others, all_given)]
+        if refused := {text: problem for text in result.overrides if (problem := self._refused(text))}:
+            others = next(self.composer.compose_many([[text for text in result.overrides if text not in refused]]))
+            return [*refused.values(), *self.problems(others, all_given)]
         if isinstance(result, ComposeFailure):
             return self._errors.problems(result.overrides, result.error)
         added = list(self._added.problems(result))
@@ -113,10 +116,17 @@ class PointChecker:
         parents = parent_problems(result.config, self._planned, self._index)
         found = [*constraint_problems(result.config, self.memo), *self._target_problems(result.config), *parents]
         heads = tuple(f"{problem.where}." for problem in added)
-        new = [p for p in found if p.message != UNKNOWN_KEY or not any(key.startswith(f"{p.where}.") for key in heads)]
+        new = [p for p in found if not _follows(p, heads)]
         located = [self._located(problem, result.overrides) for problem in new]
         lost = [*_lost_trackers(result.overrides), *_lost_model(result.overrides, result.config)]
         return [*added, *lost, *located]
+
+    def _refused(self, text: str) -> Problem | None:
+        """Returns the problem of an override that Hydra would take, or fail at in a way that says nothing."""
+        if not _is_unicode(text):
+            return _not_unicode(text)
+        # Hydra lets keys of the root go that have no value, or no type, and a run would miss them.
+        return needed(key_of(text), self._source) if text.startswith("~") and key_of(text) in _ROOT else None
 
     def _problems_of(self, overrides: tuple[str, ...]) -> list[Problem]:
         """Returns the problems of the point that some overrides give, none where it cannot be composed."""
@@ -166,6 +176,12 @@ class PointChecker:
             return line.points()
         except HydraException:
             return [[text for text in line.texts if not parses(text)]]
+
+
+def _follows(problem: Problem, added: Sequence[str]) -> bool:
+    """Returns whether a problem is that of an unknown key that was added, said once more of the node it is in."""
+    of_node = problem.message == UNKNOWN_KEY or problem.message.startswith("lacks keys")
+    return of_node and any(key.startswith(f"{problem.where}.") for key in added)
 
 
 def _lost_trackers(overrides: Iterable[str]) -> Iterator[Problem]:

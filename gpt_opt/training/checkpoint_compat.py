@@ -22,6 +22,10 @@ from gpt_opt.training.models.build import saved_weights
 log = logging.getLogger(__name__)
 
 _KEY = "training.finetuning.resume_from_checkpoint"
+WEIGHTS_ALONE = "start from the weights alone: set model.archive instead"
+"""What to do about another run's checkpoint whose training cannot go on."""
+
+_FIX = f"to change it, {WEIGHTS_ALONE}"
 _NOT_SETTINGS = ("params", "lr")
 """Keys of an optimizer's group that no user sets: `lr` is where the schedule is, `initial_lr` what it began with."""
 
@@ -32,7 +36,7 @@ def checkpoint_step(checkpoint: Path) -> int:
 
 
 def require_resumable(
-    checkpoint: Path, progress: Mapping[str, Any], data: str, inputs: Inputs, sharding: str | None
+    checkpoint: Path, progress: Mapping[str, Any], data: str, inputs: Inputs, sharding: str | None, is_own: bool
 ) -> None:
     """Checks that a training goes on where a checkpoint was saved.
 
@@ -42,20 +46,22 @@ def require_resumable(
         data: Fingerprint of the data.
         inputs: Files and modules of the run with their fingerprints.
         sharding: How DeepSpeed shards the training, or None.
+        is_own: Whether the checkpoint is of this run, so that `rerun=true` does without it.
 
     Raises:
         ConfigError: If its optimizer state cannot be read: that of DeepSpeed serves one sharding alone.
         DataError: If it was trained on other data, or from other weights.
     """
+    anew = "train from the start: rerun=true" if is_own else WEIGHTS_ALONE
     if (saved := progress.get("engine")) != sharding:
         ways = [way or "without DeepSpeed" for way in (saved, sharding)]
         problem = f"must be as for {checkpoint}, which was saved {ways[0]}; now it is {ways[1]}"
-        raise ConfigError([Problem("deepspeed", problem, "go on as it began, or train anew: rerun=true")])
+        raise ConfigError([Problem("deepspeed", problem, f"go on as it began, or {anew}")])
     if progress["data_fingerprint"] != data:
         old = progress["data_fingerprint"][:12]
         problem = f"must be the data that {checkpoint.name} was trained on, {old}, but is now {data[:12]}"
-        raise DataError([Problem("data.dataset", problem, "restore the data, or train from the start: rerun=true")])
-    require_inputs(checkpoint, progress.get("inputs", {}), inputs)
+        raise DataError([Problem("data.dataset", problem, f"restore the data, or {anew}")])
+    require_inputs(checkpoint, progress.get("inputs", {}), inputs, f"restore it, or {anew}")
 
 
 def settings_of(optimizer: Optimizer) -> list[dict[str, Any]]:
@@ -67,19 +73,19 @@ def settings_of(optimizer: Optimizer) -> list[dict[str, Any]]:
     return [{key: _plain(value) for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
 
 
-def require_inputs(checkpoint: Path, before: Inputs, now: Inputs) -> None:
+def require_inputs(checkpoint: Path, before: Inputs, now: Inputs, fix: str) -> None:
     """Checks that a training goes on from the weights that it began with; other code of the user's is logged.
 
     Args:
         checkpoint: Where to resume.
         before: The inputs that the checkpoint was trained with; empty for those of a version that recorded none.
         now: The inputs now.
+        fix: What to do where it does not.
 
     Raises:
         DataError: If weights or a tokenizer are other ones: start and reference of the training come from them.
     """
     changed = changed_inputs(before, now)
-    fix = "restore it, or train from the start: rerun=true"
     problems = [
         Problem(
             name,
@@ -127,7 +133,7 @@ def _order(checkpoint: Path, order: Mapping[str, Any], data: str) -> Iterator[Pr
     for key, value in saved.items():
         if order.get(key) != value:
             problem = f"must be that of {checkpoint}, {value}, whose order of rows goes on; is {order.get(key)}"
-            yield Problem(key, problem, "to change it, start from the weights alone: set model.archive instead")
+            yield Problem(key, problem, _FIX)
 
 
 def _length(checkpoint: Path, steps: int) -> Iterator[Problem]:
@@ -153,14 +159,18 @@ def _weights(checkpoint: Path, model: PreTrainedModel) -> Iterator[Problem]:
 def _settings(checkpoint: Path, optimizer: Optimizer) -> Iterator[Problem]:
     saved = json.loads((checkpoint / PROGRESS_FILE).read_text())["optimizer"]
     if len(saved) != len(optimizer.param_groups):
-        yield Problem(_KEY, "must have the optimizer's groups of parameters, but has others", "keep the optimizer")
+        yield Problem(_KEY, "must have the optimizer's groups of parameters, but has others", _FIX)
         return
     for own, theirs in zip(optimizer.param_groups, saved, strict=True):
-        for key in (own.keys() | theirs.keys()) - set(_NOT_SETTINGS):
+        if differing := sorted((own.keys() ^ theirs.keys()) - set(_NOT_SETTINGS)):
+            problem = f"must be that of {checkpoint}, whose state goes on, but only one of the two has"
+            yield Problem("optimizer", f"{problem} {', '.join(differing)}", _FIX)
+            return
+        for key in sorted(own.keys() - set(_NOT_SETTINGS)):
             if _plain(own.get(key)) != _plain(theirs.get(key)):
                 name = "lr" if key == "initial_lr" else key
                 problem = f"must be that of {checkpoint}, {theirs.get(key)}, with which it goes on; is {own.get(key)}"
-                yield Problem(f"optimizer.optimizer_params.{name}", problem, "to change it, set model.archive instead")
+                yield Problem(f"optimizer.optimizer_params.{name}", problem, _FIX)
 
 
 def _plain(value: Any) -> Any:

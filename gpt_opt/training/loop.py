@@ -173,13 +173,14 @@ def _of_another_run(trainer: ObjectiveTrainer, checkpoint: Path) -> Path:
 def _restore_progress(trainer: ObjectiveTrainer, checkpoint: Path) -> None:
     task, is_first = trainer.task, trainer.is_world_process_zero()
     progress = json.loads((checkpoint / PROGRESS_FILE).read_text())
-    require_resumable(checkpoint, progress, task.data_fingerprint, task.inputs, sharding_of(trainer.args))
+    is_own, sharding = checkpoint.parent == task.folder.checkpoints, sharding_of(trainer.args)
+    require_resumable(checkpoint, progress, task.data_fingerprint, task.inputs, sharding, is_own)
     if trainer.is_fsdp_enabled:  # transformers would look for files of FSDP's own, after it has sharded the weights
         load_weights(cast("PreTrainedModel", trainer.model), checkpoint)
     rank, is_alone = trainer.args.process_index, trainer.args.world_size == 1
     trainer.draws_anew = not (checkpoint / ("rng_state.pth" if is_alone else f"rng_state_{rank}.pth")).is_file()
     trainer.progress.load(progress, trainer.args.device, is_first)
-    if task.best is not None and checkpoint.parent == task.folder.checkpoints:
+    if task.best is not None and is_own:
         _restore_best(task.best, progress["best"], task.folder.checkpoints)
     if is_first:
         trainer.progress.last_metrics = trainer.keep_until(checkpoint_step(checkpoint))

@@ -47,6 +47,8 @@ def good() -> dict[str, Any]:
         ("training.training_params.max_steps", 0, "at least 1"),
         ("training.training_params.log_every", 0, "at least 1"),
         ("training.training_params.warmup_steps", -1, "at least 0"),
+        ("seed", -1, "must be from 0 to 4294967295, as numpy takes it, but is -1"),
+        ("seed", 2**32, "must be from 0 to 4294967295"),
         ("loss.beta", 0.0, "above 0"),
         ("loss.beta", float("nan"), "above 0"),
         ("loss.label_smoothing", 0.5, "label_smoothing < 0.5"),

@@ -478,8 +478,9 @@ def test_a_saved_model_is_loaded_by_name_and_by_archive(tmp_path: Path, small: l
     require_archive(config([*small, *DPO, f"model.archive={latest}"])["model"])
     torch.save({"model": load_file(latest / "model.safetensors")}, tmp_path / "weights.pt")
     require_archive(config([*small, *DPO, f"model.archive={tmp_path / 'weights.pt'}"])["model"])
-    with pytest.raises(ConfigError, match=r"model\.archive: .* must fit the model, but: size mismatch"):
+    with pytest.raises(ConfigError, match=r"model\.archive: .* must fit the model, but: size mismatch") as caught:
         require_archive(config(["loss.beta=0.1", f"model.archive={latest}"])["model"])
+    assert "in current model is torch.Size([128]) (and 13 more)\n" in str(caught.value)
     by_archive = build(config([*small, *DPO, f"model.archive={tmp_path / 'weights.pt'}"])).policy
     hf = [item for item in small if not item.startswith("model")]
     names = ["model=hf", f"model.name_or_path={latest}", "model.tokenizer_name_or_path=bytes"]

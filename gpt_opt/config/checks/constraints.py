@@ -80,6 +80,14 @@ _LEAST = {
 }
 
 
+def _seed(config: Config) -> Iterator[Problem]:
+    if not 0 <= config["seed"] < _SEEDS:
+        yield Problem("seed", f"must be from 0 to {_SEEDS - 1}, as numpy takes it, but is {config['seed']}")
+
+
+_SEEDS = 2**32
+
+
 def _gpu(config: Config) -> Iterator[Problem]:
     ids, ddp = config["gpu"]["device_ids"], config["gpu"]["use_ddp"]
     if ids is None:
@@ -107,6 +115,7 @@ CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     length_problems,
     shape_problems,
     mup_problems,
+    _seed,
     _gpu,
     listed_problems,
     weight_problems,

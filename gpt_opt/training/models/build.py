@@ -8,7 +8,7 @@ import logging
 import pickle
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -402,13 +402,13 @@ def load_archive(model: PreTrainedModel, archive: str, dtype: str | None) -> Non
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
-        raise ConfigError([_mismatch(archive, str(error).partition("\n")[2].strip())]) from error
+        raise ConfigError([_mismatch(archive, _first(str(error).splitlines()[1:], "; "))]) from error
     model.tie_weights()
     tied = set(model.all_tied_weights_keys)
     if absent := [name for name in missing if name not in tied]:
-        raise ConfigError([_mismatch(archive, f"it lacks {', '.join(absent[:5])}")])
+        raise ConfigError([_mismatch(archive, f"it lacks {_first(absent)}")])
     if unexpected:
-        raise ConfigError([_mismatch(archive, f"it also holds {', '.join(unexpected[:5])}")])
+        raise ConfigError([_mismatch(archive, f"it also holds {_first(unexpected)}")])
 
 
 def require_archive(model: Mapping[str, Any]) -> None:
@@ -437,6 +437,16 @@ def require_archive(model: Mapping[str, Any]) -> None:
             return
         if not (Path(model["archive"]) / ADAPTERS).is_file():  # which would have to be merged first
             load_archive(shape, model["archive"], "float32")
+
+
+_SHOWN = 3
+"""Weights that a message names; a model that does not fit may have hundreds."""
+
+
+def _first(items: Sequence[str], between: str = ", ") -> str:
+    """Returns the first few of many items, and the number of the others."""
+    more = f" (and {len(items) - _SHOWN:,} more)" if len(items) > _SHOWN else ""
+    return between.join(item.strip().rstrip(".") for item in items[:_SHOWN]) + more
 
 
 def _mismatch(archive: str, what: str) -> Problem:

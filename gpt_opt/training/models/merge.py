@@ -74,4 +74,4 @@ def _require_base(config: Mapping[str, Any], checkpoint: Path) -> None:
     """
     file = checkpoint / PROGRESS_FILE
     before = json.loads(file.read_text()).get("inputs", {}) if file.is_file() else {}
-    require_inputs(checkpoint, before, inputs_of({"model": config["model"]}))
+    require_inputs(checkpoint, before, inputs_of({"model": config["model"]}), "restore it, then merge")
