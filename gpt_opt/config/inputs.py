@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_opt.config.cache import cache_folder
-from gpt_opt.config.files import DATA_KEYS, EMBEDDED, MODEL_KEYS, PATH_KEYS, file_values
+from gpt_opt.config.files import DATA_KEYS, EMBEDDED, MODEL_KEYS, PATH_KEYS, SHIPPED, file_values
 from gpt_opt.config.lookup import modules_of, targets
 from gpt_opt.config.remember import Remembered
 from gpt_opt.records.io import write_text
@@ -37,7 +37,6 @@ _SETTLED_S = 2.0
 """A file that changed later than so long ago may change again without another time of change: it is not cached."""
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-_SHIPPED = _PACKAGE / "training" / "models" / "tiny_gpt2"
 _LIBRARY = sysconfig.get_paths()["stdlib"]
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.index.json")
@@ -69,7 +68,7 @@ def inputs_of(config: Mapping[str, Any], memo: Remembered | None = None) -> dict
     for key, value in file_values(config, (*DATA_KEYS, *PATH_KEYS, *MODEL_KEYS)):
         found |= memo(_file_input, key, value)
     if config.get("model", {}).get("archive") == EMBEDDED:
-        found |= memo(_file_input, "model.archive", str(_SHIPPED))
+        found |= memo(_file_input, "model.archive", str(SHIPPED))
     for target in {target for _, target in targets(config) if not target.startswith("gpt_opt.")}:
         found |= memo(module_inputs, target)
     return found

@@ -18,10 +18,7 @@ from typing import Any
 
 from gpt_opt.errors import GptOptError, Problem, RequestError, disk_full
 from gpt_opt.records.io import sync
-from gpt_opt.records.run_dir import PROGRESS_FILE, checkpoints, step_of
-
-FINAL = "final"
-"""Link to the best checkpoint of a run with load_best_model_at_end that has ended."""
+from gpt_opt.records.run_dir import FINAL, PROGRESS_FILE, checkpoints, result_checkpoint, step_of
 
 OPTIMIZER_FILE = "optimizer.pt"
 """State of the optimizer, but for that which DeepSpeed shards: it is in `global_step*/`."""
@@ -258,15 +255,14 @@ def link_final(folder: Path, step: int) -> None:
 
 
 def final_checkpoint(folder: Path) -> Path | None:
-    """Returns the final checkpoint of a complete run: the one chosen as the best, else the newest.
+    """Returns `result_checkpoint`.
 
     Raises:
         GptOptError: If its weights are damaged: an older one would not be the result.
     """
-    final, newest = folder / FINAL, checkpoints(folder)[-1:]
-    if not final.is_symlink() and not newest:
+    chosen = result_checkpoint(folder)
+    if chosen is None:
         return None
-    chosen = folder / final.readlink() if final.is_symlink() else newest[0]
     wrong = [*damaged_files(chosen, *WEIGHTS)]
     if not any(chosen.glob("*model*.safetensors")):
         wrong = ["lacks weights"]

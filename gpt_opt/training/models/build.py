@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
+from gpt_opt.config.checks.architecture import differences
 from gpt_opt.config.checks.models import WEIGHT_FILES, adapters_alone
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.training.checkpointing import WEIGHTS, damaged_files
@@ -71,6 +72,7 @@ def build_model(model: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast) ->
     built = cast_weights(build_target("model", arguments, PreTrainedModel), dtype)
     if archive is not None:
         load_archive(built, archive, dtype)
+        _require_tokenizer_of(archive, model["tokenizer_name_or_path"], tokenizer)
     vocabulary = getattr(built.config, "vocab_size", None)
     if vocabulary is None or vocabulary < len(tokenizer):
         if "config" not in model:
@@ -91,18 +93,35 @@ def require_tokens(key: str, name: str, model: PreTrainedModel, tokenizer: PreTr
     if model.config.vocab_size < len(tokenizer):
         problem = f"must know the tokenizer's {len(tokenizer)} tokens, but {name!r} has {model.config.vocab_size}"
         raise ConfigError([Problem(key, problem)])
+    if differing := _differing_tokens(name, tokenizer):
+        problem = f"must have the tokenizer of the policy, but the one of {name!r} has other ids for {differing}"
+        raise ConfigError([Problem(key, problem)])
+
+
+def _require_tokenizer_of(archive: str, name: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Refuses weights that were trained with a tokenizer that has other ids for its tokens.
+
+    Raises:
+        ConfigError: If the folder `archive` holds such a tokenizer.
+    """
+    if not (Path(archive) / "tokenizer_config.json").is_file():
+        return
+    if differing := _differing_tokens(archive, tokenizer):
+        problem = f"must be the tokenizer of model.archive, but {name!r} has other ids for {differing}"
+        raise ConfigError([Problem("model.tokenizer_name_or_path", problem, f"set it to {archive}")])
+
+
+def _differing_tokens(name: str, tokenizer: PreTrainedTokenizerFast) -> str:
+    """Returns which tokens the tokenizer of `name` has other ids for: `'a' and 9 more tokens`; "" for none."""
     try:
         own = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (ImportError, OSError, ValueError):
-        return
+        return ""
     if own.get_vocab() == own.get_added_vocab():  # what transformers makes up where there is no tokenizer
-        return
+        return ""
     theirs = {index: token for token, index in own.get_vocab().items()}
-    differing = [token for token, index in tokenizer.get_vocab().items() if theirs.get(index, token) != token]
-    if differing:
-        problem = f"must have the tokenizer of the policy, but the one of {name!r} has other ids for {differing[0]!r}"
-        problem += f" and {len(differing) - 1} more tokens" if differing[1:] else ""
-        raise ConfigError([Problem(key, problem)])
+    first, *more = [t for t, index in tokenizer.get_vocab().items() if theirs.get(index, t) != t] or [""]
+    return f"{first!r} and {len(more)} more tokens" if more else first and repr(first)
 
 
 def from_pretrained(
@@ -333,6 +352,9 @@ def load_archive(model: PreTrainedModel, archive: str, dtype: str | None) -> Non
         ConfigError: If there are no weights, or they do not fit.
     """
     file = _archive_file(archive)
+    if other := differences(json.loads(model.config.to_json_string(use_diff=False)), archive):
+        named = ", ".join(f"{key} is {here} here and {there} there" for key, (here, there) in other.items())
+        raise ConfigError([_mismatch(archive, named)])
     weights = _read_weights(file)
     if file != Path(archive) and not weights.keys() <= model.state_dict().keys():
         weights = saved_weights(model, file.parent)
