@@ -26,7 +26,7 @@ from gpt_opt.training.data.records import Example, ExampleData, Pair, PairData, 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
 
-VALIDATION_PAIRS = 320
+VALIDATION_PAIRS, VALIDATION_DOCUMENTS = 320, 100
 VALIDATION_SHARE = 0.1
 """Fraction of the top-level modules whose texts are for validation only."""
 SHINGLE_WORDS = 6
@@ -74,7 +74,7 @@ def build_pydoc(prompt_bytes: int = 96, response_bytes: int = 64, max_samples: i
 
 
 def build_pydoc_documents(max_samples: int | None = None) -> ExampleData:
-    """Builds the embedded documents, each of which is learned whole: docstrings, over one sequence or several.
+    """Builds the embedded documents, docstrings that are learned whole, and up to `VALIDATION_DOCUMENTS` to measure on.
 
     Args:
         max_samples: Use only the first so many training documents; None uses all.
@@ -83,7 +83,7 @@ def build_pydoc_documents(max_samples: int | None = None) -> ExampleData:
         DataError: This Python comes without the source of its library.
     """
     train, validation = (tuple(Example("", text, None) for text in documents(split)) for split in SPLITS)
-    train = train[:max_samples]
+    train, validation = train[:max_samples], validation[:VALIDATION_DOCUMENTS]
     return ExampleData(train, validation, fingerprint_records(train, validation))
 
 
