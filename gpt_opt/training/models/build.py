@@ -21,7 +21,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from gpt_opt.config.checks.architecture import differences
 from gpt_opt.config.checks.models import WEIGHT_FILES, adapters_alone
+from gpt_opt.config.files import BYTES
 from gpt_opt.errors import ConfigError, Problem
+from gpt_opt.records.io import read_json_object
+from gpt_opt.records.run_dir import run_of
 from gpt_opt.training.checkpointing import WEIGHTS, damaged_files
 from gpt_opt.training.instantiate import build_target
 from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
@@ -40,7 +43,7 @@ def build_tokenizer(model: Mapping[str, Any]) -> PreTrainedTokenizerFast:
         ConfigError: If it cannot be loaded.
     """
     name = model["tokenizer_name_or_path"]
-    if name == "bytes":
+    if name == BYTES:
         return byte_tokenizer()
     try:
         loaded = AutoTokenizer.from_pretrained(name, trust_remote_code=model.get("trust_remote_code", False))
@@ -72,7 +75,7 @@ def build_model(model: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast) ->
     built = cast_weights(build_target("model", arguments, PreTrainedModel), dtype)
     if archive is not None:
         load_archive(built, archive, dtype)
-        _require_tokenizer_of(archive, model["tokenizer_name_or_path"], tokenizer)
+        _require_tokenizer_of(archive, model)
     vocabulary = getattr(built.config, "vocab_size", None)
     if vocabulary is None or vocabulary < len(tokenizer):
         if "config" not in model:
@@ -98,23 +101,31 @@ def require_tokens(key: str, name: str, model: PreTrainedModel, tokenizer: PreTr
         raise ConfigError([Problem(key, problem)])
 
 
-def _require_tokenizer_of(archive: str, name: str, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Refuses weights that were trained with a tokenizer that has other ids for its tokens.
+def _require_tokenizer_of(archive: str, model: Mapping[str, Any]) -> None:
+    """Refuses a tokenizer that has other ids for some tokens than the one that weights were trained with.
+
+    That is the one of the run that the weights are a checkpoint of, or of their folder where it holds one.
 
     Raises:
-        ConfigError: If the folder `archive` holds such a tokenizer.
+        ConfigError: If it does.
     """
-    if not (Path(archive) / "tokenizer_config.json").is_file():
+    folder = Path(archive) if Path(archive).is_dir() else Path(archive).parent
+    if (run := run_of(folder)) is not None and run.root != folder:
+        theirs = read_json_object(run.config)["model"]["tokenizer_name_or_path"]
+    elif (folder / "tokenizer_config.json").is_file():
+        theirs = str(folder)
+    else:
         return
-    if differing := _differing_tokens(archive, tokenizer):
-        problem = f"must be the tokenizer of model.archive, but {name!r} has other ids for {differing}"
-        raise ConfigError([Problem("model.tokenizer_name_or_path", problem, f"set it to {archive}")])
+    name = model["tokenizer_name_or_path"]
+    if theirs != name and (differing := _differing_tokens(theirs, build_tokenizer(model))):
+        problem = f"must be the tokenizer of model.archive, {theirs}, but {name} has other ids for {differing}"
+        raise ConfigError([Problem("model.tokenizer_name_or_path", problem, f"set it to {theirs}")])
 
 
 def _differing_tokens(name: str, tokenizer: PreTrainedTokenizerFast) -> str:
-    """Returns which tokens the tokenizer of `name` has other ids for: `'a' and 9 more tokens`; "" for none."""
+    """Returns which tokens the tokenizer `name` has other ids for: `'a' and 9 more tokens`; "" where there are none."""
     try:
-        own = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        own = byte_tokenizer() if name == BYTES else AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (ImportError, OSError, ValueError):
         return ""
     if own.get_vocab() == own.get_added_vocab():  # what transformers makes up where there is no tokenizer
@@ -397,6 +408,7 @@ def require_archive(model: Mapping[str, Any]) -> None:
         else:
             return
         load_archive(shape, model["archive"], "float32")
+    _require_tokenizer_of(model["archive"], model)
 
 
 def _mismatch(archive: str, what: str) -> Problem:
