@@ -73,6 +73,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> list[Stage]:
 @pytest.mark.parametrize("name", STAGES)
 def test_each_stage_says_its_length_its_rate_its_masking_and_its_sharding(name: str) -> None:
     found = composed(f"+exp={name}", *MANDATORY.get(name, []))
+    assert found["exp_name"] == name.replace("/", "_")
     params, stage = found["training"]["training_params"], int(name[len("long_context/stage")])
     assert params["max_length"] == (1024, 32768, 32768)[stage - 1]
     assert found["optimizer"]["optimizer_params"]["lr"] == (5e-4, 5e-6, 5e-6)[stage - 1]
