@@ -24,7 +24,8 @@ prints parameters, steps, tokens, memory and the run directory.
 - A file of your own in `hydra_conf/<group>/` is an option of that group.
 """
 ABOVE = {
-    "exp": "Whole experiments, as `+exp=NAME`: what the command line says beats them. [Sweeps](sweeps.md) has more."
+    "exp": "Whole experiments, as `+exp=NAME`: what the command line says beats them. [Sweeps](sweeps.md) has more.",
+    "exp/long_context": "Written `+exp=long_context/stage1`. [Post-training](post_training.md) has more.",
 }
 SKIPPED = ("hydra", "deepspeed/part")
 
@@ -75,7 +76,9 @@ def page(folder: Path = ROOT / "hydra_conf") -> str:
             )
             for file in sorted((folder / group).glob("*.yaml")):
                 text, _, keys = table(file, f"{group}.").partition("\n")
-                parts.append(f"### `{group}={file.stem}`\n\n{text}\n{'' if group == 'exp' else keys}".rstrip() + "\n")
+                parts.append(
+                    f"### `{group}={file.stem}`\n\n{text}\n{'' if group.startswith('exp') else keys}".rstrip() + "\n"
+                )
     return "\n".join(parts)
 
 

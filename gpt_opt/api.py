@@ -108,7 +108,8 @@ class TrainingConfig:
         max_length: Longest prompt + completion, tokens.
         max_prompt_length: What a prompt is truncated to when prompt + completion are too long, tokens.
         max_completion_length: What a completion is truncated to before that, tokens.
-        truncation: Which end of a prompt that is too long to keep, "keep_start" or "keep_end".
+        truncation: Which end of a prompt that is too long to keep, "keep_start" or "keep_end"; "drop" leaves rows out
+            that are too long.
         add_bos: Start a prompt with what the tokenizer puts before a text, if anything.
         max_steps: Optimizer steps.
         num_epochs: Passes over the data; replaces the default of max_steps.

@@ -11,12 +11,17 @@ from gpt_opt.config.checks.data import DATA_SUFFIXES
 from gpt_opt.config.remember import Remembered
 from gpt_opt.errors import GptOptError, RequestError
 from gpt_opt.records.best_run import BEST, best_run
+from gpt_opt.records.run_dir import RunPaths, result_checkpoint
 from gpt_opt.records.run_reference import RunIndex, RunReference, checkpoint_of
+from gpt_opt.records.state import State, read_run
 
 Config = Mapping[str, Any]
 
 EMBEDDED = "embedded"
 """Value of `model.archive` for the weights that the project ships."""
+
+SHIPPED = Path(__file__).resolve().parent.parent / "training" / "models" / "tiny_gpt2"
+"""Their folder."""
 
 BYTES = "bytes"
 """Value of `model.tokenizer_name_or_path` for the project's own tokenizer."""
@@ -154,6 +159,14 @@ def _resolved(path: str) -> str:
     return real
 
 
+def _archive(path: str) -> str:
+    """Returns the final checkpoint of a complete run of another output folder, other paths as they are."""
+    run = RunPaths(Path(path))
+    if not run.state.is_file() or read_run(run).state is not State.COMPLETED:
+        return path  # of a run that goes on, no checkpoint is the result
+    return str(result_checkpoint(run.checkpoints) or path)
+
+
 def _real_path(key: str, value: str) -> str:
     expanded = os.path.expanduser(value)
     local = key in PATH_KEYS or expanded.startswith(_LIKE_PATHS) or expanded in (".", "..")
@@ -163,6 +176,6 @@ def _real_path(key: str, value: str) -> str:
         is_model = key in MODEL_KEYS
         local = os.path.isdir(expanded) if is_model else os.path.exists(expanded) or expanded.endswith(DATA_SUFFIXES)
     try:
-        return _resolved(expanded) if local else value
+        return _resolved(_archive(expanded) if key == "model.archive" else expanded) if local else value
     except (OSError, ValueError):  # no name of a file, such as one with a zero byte: whoever reads it says so
         return value

@@ -24,6 +24,7 @@ from gpt_opt.config.files import (
     EMBEDDED,
     MODEL_KEYS,
     PATH_KEYS,
+    SHIPPED,
     file_values,
     located_where_there,
     references,
@@ -48,7 +49,6 @@ _SETTLED_S = 2.0
 """A file that changed later than so long ago may change again without another time of change: it is not cached."""
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-_SHIPPED = _PACKAGE / "training" / "models" / "tiny_gpt2"
 _LIBRARY = sysconfig.get_paths()["stdlib"]
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.index.json")
@@ -82,7 +82,7 @@ def inputs_of(config: Mapping[str, Any], memo: Remembered | None = None) -> dict
     for key, value in file_values(config, (*DATA_KEYS, *PATH_KEYS, *MODEL_KEYS)):
         found |= memo(_file_input, key, value)
     if config.get("model", {}).get("archive") == EMBEDDED:
-        found |= memo(_file_input, "model.archive", str(_SHIPPED))
+        found |= memo(_file_input, "model.archive", str(SHIPPED))
     for target in {target for _, target in targets(config) if not target.startswith("gpt_opt.")}:
         found |= memo(module_inputs, target)
     for key, parent in parents.items():

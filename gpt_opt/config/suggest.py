@@ -73,6 +73,7 @@ _NAMES: Mapping[str, str] = {
     "loss.beta": "beta dpo_beta pref_beta kl_beta",
     "loss.loss_type": "pref_loss dpo_loss_type dpo_loss",
     "loss.label_smoothing": "label_smoothing_factor",
+    "loss.train_on_inputs": "train_on_input train_on_prompt",
     "loss.ref_model_id": "ref_model ref_model_name_or_path ref_model_path ref_model_name reference_model",
     "model.name_or_path": "model_name_or_path draft_model_name_or_path draft_model huggingface_id hf_id model_name "
     "model_id model_path base_model pretrained_model pretrained_model_name_or_path",
@@ -140,7 +141,7 @@ OPTIONS: Mapping[str, str] = {
     **{f"{_DATASET}.{name}": "data=mixture" for name in ("parts", "weights")},
     **{f"loss.{name}": "loss=dpo" for name in ("beta", "loss_type", "label_smoothing", "reference_free")},
     **{f"loss.{name}": "loss=kto" for name in ("desirable_weight", "undesirable_weight")},
-    "loss.reduction": "loss=sft",
+    **{f"loss.{name}": "loss=sft" for name in ("reduction", "train_on_inputs")},
     **{f"{_OPTIMIZER}.{name}": "optimizer=adamw" for name in ("weight_decay", "betas", "eps")},
     f"{_OPTIMIZER}.alpha": "optimizer=rmsprop",
     **{f"{_OPTIMIZER}.{name}": "optimizer=sgd-m" for name in ("momentum", "nesterov")},

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gpt_opt.config.files import PATH_KEYS, file_values, references, value_at
+from gpt_opt.config.checks.architecture import is_fixed
+from gpt_opt.config.files import BYTES, PATH_KEYS, file_values, references, value_at
 from gpt_opt.errors import GptOptError, Problem, RequestError
 from gpt_opt.records.best_run import BEST, best_run
 from gpt_opt.records.run_reference import RunIndex, RunReference, checkpoint_of, config_of
 
 Config = Mapping[str, Any]
-
-_FREE = ("drop", "initializer", "max_position_embeddings", "rope", "rotary_base", "token_id")
-"""Parts of the names of those keys of `model.config` that change no weight's shape."""
 
 
 def parent_problems(config: Config, planned: Mapping[str, Config], index: RunIndex) -> Iterator[Problem]:
@@ -70,12 +68,11 @@ def _planned_problems(key: str, reference: RunReference, config: Config, parent:
 
 def _misfits(reference: RunReference, own: Config, parent: Config) -> Iterator[Problem]:
     """Yields the keys of the model in which a run cannot differ from the one that it starts from."""
-    keys = ["tokenizer_name_or_path"]
+    tokenizers = {item["tokenizer_name_or_path"] for item in (own, parent)}
+    keys = ["tokenizer_name_or_path"] if BYTES in tokenizers else []  # two other names may be of one tokenizer
     if own.get("config") is not None and parent.get("config") is not None:
-        rotary = own["config"].get("positions") == "rotary"
         names = sorted({*own["config"], *parent["config"]})
-        free = (*_FREE, "n_positions") if rotary else _FREE
-        keys += [f"config.{name}" for name in names if not any(part in name for part in free)]
+        keys += [f"config.{name}" for name in names if is_fixed(name, own["config"])]
     else:
         keys += ["_target_", "name_or_path"]
     for key in keys:

@@ -13,7 +13,7 @@ PROGRESS_FILE = "progress.json"
 """Sums of the metrics since the last log line, tokens and seconds so far: a resumed run goes on counting from them."""
 
 FINAL = "final"
-"""Link to the best checkpoint of a run with load_best_model_at_end that has ended."""
+"""Link in the folder of checkpoints to the best one of a run with load_best_model_at_end that has ended."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,15 @@ def checkpoints(folder: Path) -> list[Path]:
     """Returns the complete checkpoints in `folder`, oldest step first."""
     found = {path: step for path in folder.glob("checkpoint-*") if (step := step_of(path)) is not None}
     return sorted(found, key=lambda path: found[path])
+
+
+def result_checkpoint(folder: Path) -> Path | None:
+    """Returns the checkpoint in `folder` that is the result of a complete run: the chosen one, or the newest.
+
+    None where there is none at all.
+    """
+    final, newest = folder / FINAL, checkpoints(folder)[-1:]
+    return folder / final.readlink() if final.is_symlink() else next(iter(newest), None)
 
 
 def saved_step(paths: RunPaths) -> int | None:

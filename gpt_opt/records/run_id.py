@@ -33,6 +33,7 @@ ABSENT_MEANS: Mapping[str, Any] = {
     "training.training_params.context_length": None,
     "training.training_params.val_tokens_processed": None,
     "training.training_params.ema_decay": None,
+    "loss.train_on_inputs": False,
     "optimizer.optimizer_params.cautious_weight_decay": False,
     "data.dataset.text_column": "text",
     "data.dataset.messages_column": "messages",

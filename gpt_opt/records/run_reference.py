@@ -14,7 +14,7 @@ from typing import Any
 
 from gpt_opt.errors import Problem, RequestError
 from gpt_opt.records.io import read_json_object
-from gpt_opt.records.run_dir import FINAL, RunPaths, checkpoints, run_of, step_of
+from gpt_opt.records.run_dir import RunPaths, checkpoints, result_checkpoint, run_of, step_of
 from gpt_opt.records.state import State, read_run
 
 _TEXT = re.compile(r"^(?:run:)?([0-9a-f]{12})(?:/checkpoint-([0-9]+))?$")
@@ -52,7 +52,9 @@ class RunReference:
         name = None if paths is None else _DIRECTORY.search(paths.root.name)
         if paths is None or name is None or paths.root.parents[_LEVELS] != Path(os.path.realpath(output_dir)):
             return None
-        if real == paths.root or (final_path(paths) == real and read_run(paths).state is State.COMPLETED):
+        if real == paths.root or (
+            result_checkpoint(paths.checkpoints) == real and read_run(paths).state is State.COMPLETED
+        ):
             return cls(name[1])
         step = step_of(real)
         return None if step is None else cls(name[1], step)
@@ -76,14 +78,6 @@ class RunIndex:
             self._known[output_dir] = {name[1]: str(folder) for name, folder in names if name is not None}
         folder = self._known[output_dir].get(run_id)
         return None if folder is None else RunPaths(Path(folder))
-
-
-def final_path(paths: RunPaths) -> Path | None:
-    """Returns the checkpoint that is the result of a complete run: the one chosen as the best, else the newest."""
-    final, newest = paths.checkpoints / FINAL, checkpoints(paths.checkpoints)[-1:]
-    if final.is_symlink():
-        return paths.checkpoints / final.readlink()
-    return newest[0] if newest else None
 
 
 def checkpoint_of(key: str, reference: RunReference, output_dir: str, index: RunIndex | None = None) -> Path:
@@ -115,7 +109,7 @@ def checkpoint_of(key: str, reference: RunReference, output_dir: str, index: Run
         problem = f"must name a run that is COMPLETED, but {paths.root} is {state}"
         some = f"wait for its end, or name a checkpoint: {reference}/{folders[-1].name}" if folders else "run it first"
         raise RequestError([Problem(key, problem, some)])
-    final = final_path(paths)
+    final = result_checkpoint(paths.checkpoints)
     if final is None or not final.is_dir():
         problem = f"must name a run that has its final checkpoint still, but {paths.root} has {listed}"
         raise RequestError([Problem(key, problem, "train it again: rerun=true")])

@@ -88,7 +88,7 @@ def _limited(part: str, limit: int) -> str:
     return part if len(value) <= limit else f"{name}{sign}--{value[len(value) - limit + 2 :].lstrip('-')}"
 
 
-_RUN_FIRST = re.compile(r"[0-9a-f]{12}/")
+_RUN_FIRST = re.compile(r"[0-9a-f]{12}(/|$)")
 _RUN_IN_PATH = re.compile(r"-([0-9a-f]{12})(?=/|$)")
 
 

@@ -89,10 +89,17 @@ def build(config: Config) -> Parts:
     return Parts(tokenizer, policy, reference, objective, items, steps, collator, callbacks)
 
 
+_TRUNCATION_SIDES: Mapping[str, Literal["left", "right"] | None] = {
+    "keep_start": "right",
+    "keep_end": "left",
+    "drop": None,
+}
+
+
 def _objective(config: Config, tokenizer: PreTrainedTokenizerFast) -> Objective:
     loss = call_target({key: value for key, value in config["loss"].items() if key not in _NOT_LOSS_ARGUMENTS})
     params, node = config["training"]["training_params"], config["aligner"]
-    side: Literal["left", "right"] = "left" if params["truncation"] == "keep_end" else "right"
+    side = _TRUNCATION_SIDES[params["truncation"]]
     special = leading_special_tokens(tokenizer) if params["add_bos"] else ()
     lengths = sequence_length(params), prompt_length(params)
     limits = SequenceLimits(*lengths, side, special, params["max_completion_length"])

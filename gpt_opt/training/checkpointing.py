@@ -18,8 +18,7 @@ from typing import Any
 
 from gpt_opt.errors import GptOptError, Problem, RequestError, disk_full
 from gpt_opt.records.io import sync
-from gpt_opt.records.run_dir import FINAL, PROGRESS_FILE, RunPaths, checkpoints, step_of
-from gpt_opt.records.run_reference import final_path
+from gpt_opt.records.run_dir import FINAL, PROGRESS_FILE, checkpoints, result_checkpoint, step_of
 
 OPTIMIZER_FILE = "optimizer.pt"
 """State of the optimizer, but for that which DeepSpeed shards: it is in `global_step*/`."""
@@ -256,12 +255,12 @@ def link_final(folder: Path, step: int) -> None:
 
 
 def final_checkpoint(folder: Path) -> Path | None:
-    """Returns the final checkpoint of a complete run: the one chosen as the best, else the newest.
+    """Returns `result_checkpoint`.
 
     Raises:
         GptOptError: If its weights are damaged: an older one would not be the result.
     """
-    chosen = final_path(RunPaths(folder.parent))
+    chosen = result_checkpoint(folder)
     if chosen is None:
         return None
     wrong = [*damaged_files(chosen, *WEIGHTS)]

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,12 @@ from gpt_opt.run.resolvers import register_resolvers
 from tests.conftest import CONFIG_DIR, ROOT, Runner, write_pairs
 
 EXPERIMENTS = sorted(file.stem for file in (CONFIG_DIR / "exp").glob("*.yaml"))
-MANDATORY = {"long_context_32768": ["data.dataset.path=lab/long-answers"]}
+STAGES = [f"long_context/{file.stem}" for file in sorted((CONFIG_DIR / "exp" / "long_context").glob("*.yaml"))]
+"""Composed, and trained one after the other, in tests/training/test_long_context.py."""
+MANDATORY = {
+    "long_context_32768": ["data.dataset.path=lab/long-answers"],
+    **({} if find_spec("deepspeed") else {name: ["deepspeed=none"] for name in STAGES}),
+}
 TINY = [
     "lora=none",
     *(

@@ -37,7 +37,7 @@ MANDATORY = {
     "training=shards": ["data.dataset.path=/golden/shards"],
     "exp=long_context_32768": ["data.dataset.path=me/prefs"],
 }
-WITHOUT_BETA = ("loss=sft", "loss=lm", "exp=hh_sft")
+WITHOUT_BETA = ("loss=sft", "loss=lm", "exp=hh_sft", "exp/long_context=")
 
 
 def names() -> list[str]:
@@ -51,7 +51,7 @@ def composed(name: str) -> dict[str, Any]:
     """Returns the resolved config of an option."""
     sign = "+" if name.startswith(ADDED) else ""
     overrides = [] if name == DEFAULT else [sign + name]
-    if name not in WITHOUT_BETA and (name == "training=default" or not name.startswith("training=")):
+    if not name.startswith(WITHOUT_BETA) and (name == "training=default" or not name.startswith("training=")):
         overrides.append("loss.beta=0.1")
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         return plain_config(compose("config", overrides=[*overrides, *MANDATORY.get(name, [])]))

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from gpt_opt.errors import DataError
 from gpt_opt.training.build import build
-from gpt_opt.training.data import Example, ExampleData, Pair, build_jsonl
+from gpt_opt.training.data import Example, ExampleData, Pair, PairData, build_jsonl
 from gpt_opt.training.data.cache import _key
 from gpt_opt.training.data.chat import Chat, Turns
 from gpt_opt.training.data.mixture import build_dataset
@@ -24,7 +24,7 @@ from gpt_opt.training.data.sources.columns import Columns, record_of
 from gpt_opt.training.data.tokenize import SequenceLimits, tokenize
 from gpt_opt.training.losses import IGNORED, SFT, token_logps
 from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
-from gpt_opt.training.objectives.sft import sft_examples
+from gpt_opt.training.objectives.sft import SFTObjective, sft_examples
 from tests.conftest import Runner
 from tests.training.test_data_chat import PROMPTED, templated
 from tests.training.test_training import config
@@ -124,6 +124,76 @@ def test_answers_that_are_part_of_the_prompt_are_not_learned() -> None:
         (item,) = tokenize([record], tokenizer, LIMITS)
         _, pieces = spans(item, tokenizer)
         assert [text.strip() for text, _ in pieces] == [f"B{E}"]
+
+
+@pytest.mark.parametrize("template", [None, PROMPTED, MARKED, LAST_ONLY])
+def test_without_masking_a_dialogue_is_a_text_that_is_learned_whole(template: str | None) -> None:
+    tokenizer = templated(template) if template else byte_tokenizer()
+    pair = Pair(TALK.prompt, " A", " B")
+    data = SFTObjective(SFT(train_on_inputs=True), LIMITS).records(ExampleData((TALK, pair), (), ""))
+    assert not any(record.source for record in data.train)
+    for item, messages in zip(tokenize(data.train, tokenizer, LIMITS), (MESSAGES[:3], MESSAGES[:5]), strict=True):
+        text = tokenizer.decode([*item.prompt, *item.completion])
+        assert len(item.prompt) == 1
+        assert all(token >= 0 for token in item.completion)
+        assert text.endswith(E)
+        assert [text.count(content) for _, content in messages] != [0] * len(messages)
+        if template:
+            rendered = tokenizer.apply_chat_template(say(messages), tokenize=False).rstrip("\n")
+            assert text.removesuffix(E) == rendered.removesuffix(E)
+        else:
+            assert text == f"{Chat(messages[:2])}{Turns(messages[2:])}{E}"
+
+
+def test_without_masking_nothing_is_truncated_and_cached_tokens_are_others() -> None:
+    (record,) = SFTObjective(SFT(train_on_inputs=True), LIMITS).records(ExampleData((TALK,), (), "")).train
+    assert _key([record], byte_tokenizer(), LIMITS) != _key([TALK], byte_tokenizer(), LIMITS)
+    prepared = prepare(ExampleData((record,), (record,), ""), byte_tokenizer(), SequenceLimits(20, 10, "right"))
+    learned = [token for item in prepared.train for token in item.completion]
+    assert bytes([*prepared.train[0].prompt, *learned[:-1]]).decode() == f"{TALK.prompt}{TALK.completion}"
+    assert max(len(item.prompt) + len(item.completion) for item in prepared.train) == 20
+    assert prepared.report["train"]["learned_tokens"] == len(learned)
+
+
+def test_rows_that_are_too_long_may_be_left_out_instead_of_truncated(caplog: pytest.LogCaptureFixture) -> None:
+    limits, text = SequenceLimits(20, 10, None), Example("", "t" * 50, None)
+    rows = [Example("p" * 15, "c" * end, None) for end in (4, 5)]  # end-of-sequence makes 20 and 21 tokens
+    data = ExampleData((*rows, text), (rows[0],), "")
+    with caplog.at_level("INFO"):
+        prepared = prepare(data, byte_tokenizer(), limits)
+    assert prepared.train[0] == TokenizedExample([*b"p" * 15], [*b"cccc", 256], True)
+    assert sum(len(item.completion) for item in prepared.train[1:]) == 50  # a text goes on
+    assert prepared.report["dropped"] == {"longer than max_length": 1}
+    assert caplog.messages[0] == "data: of 4 rows; left out: 1 (longer than max_length)"
+    assert prepared.fingerprint != data.fingerprint
+    pairs = PairData((Pair("p" * 15, "c", "dddd"), Pair("p" * 15, "c", "d" * 5)), (Pair("p" * 14, "c", "d"),), "")
+    assert [item.ids[2] for item in prepare(pairs, byte_tokenizer(), limits).train] == [[*b"dddd", 256]]
+    with pytest.raises(DataError, match=r"leaves 0 and 1 of 1 and 1; left out: 1 \(longer than max_length\)"):
+        prepare(ExampleData((rows[1],), (rows[0],), ""), byte_tokenizer(), limits)
+
+
+ANSWERS_ALONE = (  # as that of DeepSeek-R1's distilled models
+    "{% for m in messages %}[{{ m.role }}]{{ m.content.split('</think>')[-1] }}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+def test_a_template_that_leaves_the_reasoning_out_is_refused() -> None:
+    thought = "<think>\nas B\n</think>\n\nA"
+    shown = Example(TALK.prompt, Turns([("assistant", thought)]), None, "x.jsonl:7")
+    for record in (shown, Pair(TALK.prompt, f" {thought}", " B", "x.jsonl:7")):
+        with pytest.raises(DataError, match=r"x.jsonl:7: the chat template leaves out part of the response '<think>"):
+            tokenize([record], templated(ANSWERS_ALONE), LIMITS)
+    blanks = ANSWERS_ALONE.replace("m.content.split('</think>')[-1]", "m.content.replace('\n', ' ')")
+    (item,) = tokenize([shown], templated(blanks), LIMITS)
+    assert "as B" in spans(item, byte_tokenizer())[1][0][0]
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "thinking"])
+def test_reasoning_under_a_key_of_its_own_begins_the_response(key: str) -> None:
+    row = {"messages": [{"role": "user", "content": "q", key: None}, {"role": "assistant", "content": "a", key: "r\n"}]}
+    (record,) = record_of(row, Columns())
+    assert record == Example(Chat([("user", "q")]), Turns([("assistant", "<think>\nr\n</think>\n\na")]), None)
 
 
 def test_a_template_that_hides_what_is_learned_is_refused() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from gpt_opt.config.files import EMBEDDED, SHIPPED
 from gpt_opt.errors import Problem
-
-_EMBEDDED = {"vocab_size": 258, "n_positions": 256, "n_embd": 128, "n_layer": 4}
-"""Keys of the architecture that the shipped weights, gpt_opt/training/models/tiny_gpt2, fix."""
 
 
 def length_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
@@ -27,7 +27,7 @@ def length_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
 def shape_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     """Checks the sizes of a model that is built here, in the words of GPT-2 or of Llama."""
     model = config["model"]
-    shape, embedded = model.get("config") or {}, model.get("archive") == "embedded"
+    shape = model.get("config") or {}
     for key in _SIZES:
         if shape.get(key) is not None and shape[key] < 1:
             yield Problem(f"model.config.{key}", f"must be at least 1, but is {shape[key]}")
@@ -44,10 +44,52 @@ def shape_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     if experts is not None and chosen is not None and chosen > experts:
         problem = f"must be at most num_experts={experts}, but is {chosen}"
         yield Problem("model.config.num_experts_per_tok", problem)
-    for key, value in _EMBEDDED.items() if embedded else ():
-        if shape.get(key, value) != value:
-            problem = f"must be {value} with model.archive=embedded, the weights that are shipped, but is {shape[key]}"
+    yield from _archive_problems(shape, model.get("archive"))
+
+
+def _archive_problems(shape: Mapping[str, Any], archive: str | None) -> Iterator[Problem]:
+    for key, (here, there) in differences(shape, archive).items():
+        if archive == EMBEDDED:
+            problem = f"must be {there} with model.archive=embedded, the weights that are shipped, but is {here}"
             yield Problem(f"model.config.{key}", problem, "set model.archive=null to start from random weights")
+        else:
+            problem = f"must be that of the weights, {there} in {archive}/config.json, but is {here}"
+            yield Problem(f"model.config.{key}", problem, f"set it to {there}")
+
+
+def differences(shape: Mapping[str, Any], archive: str | None) -> dict[str, tuple[Any, Any]]:
+    """Returns in which keys an architecture differs from that of saved weights, which would compute something else.
+
+    Args:
+        shape: Keys of a model's config.
+        archive: `model.archive`; a folder without a config.json, or a mere file of weights, tells nothing.
+
+    Returns:
+        Value here and value there of each. Left out are dropout, initialization and special tokens, in which the two
+        may differ, and the lengths and wavelengths of rotary positions, which are changed to extend the context.
+    """
+    if archive is None:
+        return {}
+    try:
+        saved = json.loads(((SHIPPED if archive == EMBEDDED else Path(archive)) / "config.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    fixed = (key for key in shape.keys() & saved.keys() if is_fixed(key, shape))
+    return {key: (shape[key], saved[key]) for key in sorted(fixed) if shape[key] != saved[key]}
+
+
+def is_fixed(key: str, shape: Mapping[str, Any]) -> bool:
+    """Returns whether weights that were trained with one value of a key of `model.config` need that value."""
+    return key not in _FREE and "drop" not in key and not (key == "n_positions" and shape.get("positions") == "rotary")
+
+
+_FREE = frozenset(
+    {
+        *("initializer_range", "bos_token_id", "eos_token_id", "pad_token_id"),
+        *("max_position_embeddings", "rotary_base", "rope_theta", "rope_scaling", "rope_parameters"),
+        *("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"),
+    }
+)
 
 
 _SIZES = (

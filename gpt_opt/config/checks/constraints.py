@@ -48,6 +48,9 @@ def _training(config: Config) -> Iterator[Problem]:
     if longest is not None and completion is not None and completion >= longest:
         problem = f"must be below max_length={longest}, or it truncates nothing, but is {completion}"
         yield Problem(f"{_TRAINING}.max_completion_length", problem, "leave it null")
+    elif completion is not None and params["truncation"] == "drop":
+        problem = f"must be null with truncation=drop, which truncates nothing, but is {completion}"
+        yield Problem(f"{_TRAINING}.max_completion_length", problem)
     lengths = {key: params[key] for key in ("max_steps", "num_epochs", "n_examples")}
     if sum(value is not None for value in lengths.values()) != 1:
         yield Problem(

@@ -52,6 +52,9 @@ def _dataset_problems(key: str, dataset: Mapping[str, Any]) -> Iterator[Problem]
         yield Problem(f"{key}.validation_split", f"0 < validation_split < 1 must hold{meaning}, but it is {fraction}")
     if samples is not None and samples < 1:
         yield Problem(f"{key}.max_samples", f"must be at least 1, or null for all, but is {samples}")
+    for name, least in (("rows", 1), ("max_terms", 2)):
+        if dataset.get(name, least) < least:
+            yield Problem(f"{key}.{name}", f"must be at least {least}, but is {dataset[name]}")
     ratio = dataset.get("min_score_ratio")
     if ratio is not None and not 1 <= ratio < float("inf"):
         yield Problem(f"{key}.min_score_ratio", f"must be a finite number of at least 1, but is {ratio}")

@@ -53,9 +53,19 @@ def loss_problems(config: Config) -> Iterator[Problem]:
     elif "loss_type" in loss:
         yield from variant_problems(loss)
     yield from _reference(config)
+    if loss.get("train_on_inputs"):
+        yield from _ignored_lengths(config["training"]["training_params"])
     if "desirable_weight" in loss and config["training"]["training_params"]["batch_size"] == 1:
         problem = "must be at least 2 for kto, which also scores each completion under the prompt of another, but is 1"
         yield Problem("training.training_params.batch_size", problem)
+
+
+def _ignored_lengths(params: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yields keys of truncation that are set although nothing is truncated."""
+    for key, unset in {"max_completion_length": None, "truncation": "keep_start"}.items():
+        if params[key] != unset:
+            problem = f"is {params[key]}, but loss.train_on_inputs=true ignores it: it truncates nothing"
+            yield Problem(f"training.training_params.{key}", problem, f"set it to {unset or 'null'}")
 
 
 def variant_problems(loss: Mapping[str, Any]) -> Iterator[Problem]:

@@ -13,7 +13,9 @@ from gpt_opt.config.files import WEIGHT_KEYS, file_values
 from gpt_opt.config.remember import Remembered
 from gpt_opt.config.suggest import checkpoint_of_run, existing_path
 from gpt_opt.errors import Problem
+from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.run_reference import RunReference
+from gpt_opt.records.state import read_run
 
 Config = Mapping[str, Any]
 
@@ -88,6 +90,8 @@ def _archive_problems(archive: str, path: Path) -> Iterator[Problem]:
         problem = (
             f"must be a file of weights or a folder with {' or '.join(WEIGHT_FILES[:2])}, but {archive!r} has none"
         )
+        if (run := RunPaths(path)).state.is_file():  # of a complete one, its final checkpoint is here by now
+            problem = f"must be a complete run that has a checkpoint, but {archive!r} is {read_run(run).state}"
         yield Problem("model.archive", problem, checkpoint_of_run("model.archive", path))
 
 

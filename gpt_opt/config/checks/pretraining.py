@@ -91,7 +91,8 @@ def _other_keys(config: Config) -> Iterator[Problem]:
     for key in ("tokens_processed", "context_length", "val_tokens_processed") if config["aligner"] is None else ():
         if params[key] is not None:
             problem = f"is {params[key]}, but {_name(config)} ignores it: only loss=lm has it"
-            yield Problem(f"{_TRAINING}.{key}", problem, "set it to null, or choose training=default")
+            instead = f"set {_TRAINING}.max_length" if key == "context_length" else "choose training=default"
+            yield Problem(f"{_TRAINING}.{key}", problem, f"set it to null, or {instead}")
 
 
 def _shard_problems(config: Config) -> Iterator[Problem]:

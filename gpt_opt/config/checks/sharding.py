@@ -20,4 +20,4 @@ def sharding_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("training.training_params.compile", problem, "leave it false, or set deepspeed and fsdp to none")
     if deepspeed and find_spec("deepspeed") is None:
         problem = "needs the package deepspeed: pip install 'gpt-opt[deepspeed]'"
-        yield Problem("deepspeed", problem, f"the Python that lacks it is {sys.executable}")
+        yield Problem("deepspeed", problem, f"or set deepspeed=none; the Python that lacks it is {sys.executable}")

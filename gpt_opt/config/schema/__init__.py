@@ -124,6 +124,7 @@ class SFTLoss:
     name: str
     _target_: str
     reduction: Reduction
+    train_on_inputs: bool
 
 
 @dataclass
@@ -135,10 +136,11 @@ class LMLoss:
 
 
 class Truncation(StrEnum):
-    """Which end of a prompt that is too long to keep."""
+    """Which end of a prompt that is too long to keep, or that the row is left out."""
 
     keep_start = "keep_start"
     keep_end = "keep_end"
+    drop = "drop"
 
 
 class Precision(StrEnum):

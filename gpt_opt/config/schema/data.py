@@ -8,11 +8,21 @@ from typing import Any
 
 @dataclass
 class PydocDataset:
-    """The embedded preference pairs."""
+    """The embedded preference pairs, or documents."""
 
     name: str
     _target_: str
     max_samples: int | None
+
+
+@dataclass
+class SumsDataset:
+    """Sums that are worked out step by step."""
+
+    name: str
+    _target_: str
+    rows: int
+    max_terms: int
 
 
 @dataclass
@@ -108,9 +118,16 @@ class PydocTextData:
 
 @dataclass
 class PydocData:
-    """data=pydoc."""
+    """data=pydoc and data=pydoc_documents."""
 
     dataset: PydocDataset
+
+
+@dataclass
+class SumsData:
+    """data=sums."""
+
+    dataset: SumsDataset
 
 
 @dataclass
@@ -150,6 +167,7 @@ class MixtureData:
 
 DATA_SCHEMAS: dict[str, type] = {
     "data/pydoc": PydocData,
+    "data/sums": SumsData,
     "data/jsonl": JsonlData,
     "data/hh": PublishedData,
     "data/shp": ShpData,

@@ -10,7 +10,8 @@ from gpt_opt.training.data.sources.published import (
     build_shp,
     build_ultrafeedback,
 )
-from gpt_opt.training.data.sources.pydoc import build_pydoc
+from gpt_opt.training.data.sources.pydoc import build_pydoc, build_pydoc_documents
+from gpt_opt.training.data.sources.sums import build_sums
 from gpt_opt.training.data.tokens import TokenData, build_pydoc_text, build_shards
 
 __all__ = [
@@ -24,9 +25,11 @@ __all__ = [
     "build_jsonl",
     "build_mixture",
     "build_pydoc",
+    "build_pydoc_documents",
     "build_pydoc_text",
     "build_se",
     "build_shards",
     "build_shp",
+    "build_sums",
     "build_ultrafeedback",
 ]

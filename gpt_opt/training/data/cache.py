@@ -79,6 +79,7 @@ def _key(records: Sequence[Record], tokenizer: Any, limits: SequenceLimits) -> s
         messages = texts[0].messages if isinstance(texts[0], Chat) else None
         # A demonstration is truncated in another way, and knows which of its messages are responses.
         shown = ["shown", texts[1].messages if isinstance(texts[1], Turns) else None] if record.is_demonstration else []
+        shown += ["unmasked"] if record.is_text and record.prompt else []
         digest.update(json.dumps([messages, *texts, *shown]).encode() + b"\n")
     return digest.hexdigest()
 

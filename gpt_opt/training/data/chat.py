@@ -16,6 +16,10 @@ Message = tuple[str, str]
 """Role and content."""
 
 
+class Incomplete(Exception):
+    """A chat template that leaves out part of a response, as some do with the reasoning; the message says so."""
+
+
 class TemplateTokenizer(Protocol):
     """What is asked of a tokenizer that renders dialogues."""
 
@@ -142,14 +146,30 @@ def render(chat: Chat, responses: Sequence[str], tokenizer: TemplateTokenizer) -
         The prompt, and what follows it for each response, without the end-of-sequence token that a template may put
         there. Where a template renders the dialogue differently with a response to it, the prompt ends where the two
         begin to differ.
+
+    Raises:
+        Incomplete: If the template leaves out part of a response.
     """
     history = [{"role": role, "content": content} for role, content in chat.messages]
     texts = [rendered(tokenizer, history, asks=True)]
     for response in responses:
         turn = {"role": "assistant", "content": response.removeprefix(" ")}
         texts.append(rendered(tokenizer, [*history, turn]))
+        require_complete(texts[-1], [turn["content"]])
     prompt = os.path.commonprefix(texts)  # noqa: RUF071
     return prompt, [without_end(text[len(prompt) :], tokenizer.eos_token) for text in texts[1:]]
+
+
+def require_complete(text: str, responses: Iterable[str]) -> None:
+    """Checks that a rendering holds all of some responses; blanks may differ.
+
+    Raises:
+        Incomplete: If it does not: what is left out would not be learned, and nothing would show it.
+    """
+    squeezed = "".join(text.split())
+    for response in responses:
+        if "".join(response.split()) not in squeezed:
+            raise Incomplete(f"leaves out part of the response {response[:40]!r}, such as its reasoning")
 
 
 def without_end(text: str, eos: str) -> str:

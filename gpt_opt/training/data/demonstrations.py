@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from gpt_opt.training.data.chat import Chat, Turns, plain_parts, rendered, without_end
+from gpt_opt.training.data.chat import Chat, Turns, plain_parts, rendered, require_complete, without_end
 from gpt_opt.training.data.records import Example
 
 Piece = tuple[str | list[int], bool]
@@ -28,28 +28,36 @@ def pieces(example: Example, tokenizer: Any) -> list[Piece]:
     Of a dialogue all messages of the assistant from `completion` on are learned. What belongs to them the chat template
     of the tokenizer marks (`{% generation %}`), or else the renderings of the dialogue up to each of them say it: from
     the prompt for the message to the end of the rendering with it. Without a template the rendering is the plain one.
+    An example that is a text is learned whole.
 
     Raises:
         NoMask: If the template neither marks messages nor renders a dialogue alike when more follows.
+        Incomplete: If the template leaves out part of what is learned.
         jinja2.TemplateError: If the template refuses the dialogue.
     """
-    prompt, completion = example.prompt, example.completion
-    if not prompt:
-        return [(piece, True) for piece in _short(completion)]
-    if not (isinstance(prompt, Chat) and isinstance(completion, Turns)):
-        return [(prompt, False), (completion, True)]
-    template = getattr(tokenizer, "chat_template", None) and tokenizer.get_chat_template()
-    if not template:
-        return [(str(prompt), False), *plain_parts(completion.messages)]
+    prompt, completion, template = example.prompt, example.completion, _template(tokenizer)
+    if not (template and isinstance(prompt, Chat) and isinstance(completion, Turns)):
+        if example.is_text:
+            return [(piece, True) for piece in _short(prompt + completion)]
+        parts = plain_parts(completion.messages) if isinstance(completion, Turns) else [(completion, True)]
+        return [(str(prompt), False), *parts]
     messages = [{"role": role, "content": content} for role, content in (*prompt.messages, *completion.messages)]
+    whole = str(rendered(tokenizer, messages))
+    require_complete(whole, (content for role, content in completion.messages if role == "assistant"))
+    if example.is_text:
+        return [(piece, True) for piece in _short(without_end(whole, tokenizer.eos_token))]
     if _MARKS_RESPONSES.search(template):
         return _marked(messages, len(prompt.messages), tokenizer)
-    return list(_rendered(messages, len(prompt.messages), tokenizer))
+    return list(_rendered(messages, len(prompt.messages), whole, tokenizer))
+
+
+def _template(tokenizer: Any) -> str | None:
+    return tokenizer.get_chat_template() if getattr(tokenizer, "chat_template", None) else None
 
 
 def mask_method(tokenizer: Any) -> str:
     """Returns how `pieces` finds out what is learned of a dialogue."""
-    template = getattr(tokenizer, "chat_template", None) and tokenizer.get_chat_template()
+    template = _template(tokenizer)
     if not template:
         return "the plain rendering, since the tokenizer has no chat template"
     return "the chat template's marks" if _MARKS_RESPONSES.search(template) else "the chat template, message by message"
@@ -80,7 +88,7 @@ def _without_end(ids: list[int], tokenizer: Any) -> list[int]:
     return ids[: ended - 1] if ended and ids[ended - 1] == tokenizer.eos_token_id else ids
 
 
-def _rendered(messages: Sequence[dict[str, str]], first: int, tokenizer: Any) -> Iterator[Piece]:
+def _rendered(messages: Sequence[dict[str, str]], first: int, whole: str, tokenizer: Any) -> Iterator[Piece]:
     def render(count: int, asks: bool = False) -> str:
         return str(rendered(tokenizer, messages[:count], asks))
 
@@ -91,7 +99,7 @@ def _rendered(messages: Sequence[dict[str, str]], first: int, tokenizer: Any) ->
         other = "b" if messages[0]["content"].lstrip().startswith("a") else "a"
         return str(rendered(tokenizer, [{"role": "assistant", "content": other}]))
 
-    whole, done = render(len(messages)), 0
+    done = 0
     for index in range(first, len(messages)):
         if messages[index]["role"] != "assistant":
             continue

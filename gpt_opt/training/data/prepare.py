@@ -47,8 +47,8 @@ class Items:
 def prepare(data: Data, tokenizer: Any, limits: SequenceLimits) -> Items:
     """Tokenizes both splits, and says in one line what was truncated and what was left out, where anything was.
 
-    Published rows that hold the end-of-sequence token are left out, and rows that truncation left with nothing to learn
-    from.
+    Published rows that hold the end-of-sequence token are left out, rows that are too long where nothing is truncated,
+    and rows that truncation left with nothing to learn from.
 
     Raises:
         DataError: If a text cannot be used with the tokenizer, or truncation leaves no rows, or nothing of prompts.
@@ -142,7 +142,9 @@ def _too_short(
         left = " and ".join(f"{split['rows']:,}" for split in splits)
         of = " and ".join(f"{len(records):,}" for records in (data.train, data.validation))
         problem = f"must leave rows for training and for validation, but leaves {left} of {of}"
-        fix = f"raise it ({limits.max_length}), or lower max_prompt_length ({limits.max_prompt_length})"
+        fix = f"raise it ({limits.max_length}), or "
+        lower = f"lower max_prompt_length ({limits.max_prompt_length})"
+        fix += lower if limits.truncation_side else f"truncate: {keys}.truncation=keep_end"
         yield Problem(f"{keys}.max_length", f"{problem}; left out: {left_out(truncated)}", fix)
     special = len(limits.special_tokens)
     if limits.max_prompt_length <= special and any(split["prompts_cut"] for split in splits):

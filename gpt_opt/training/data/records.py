@@ -136,7 +136,7 @@ class Example:
 
     @property
     def is_text(self) -> bool:
-        """Whether it is a demonstration without a prompt: all of it is learned, over several rows if long."""
+        """Whether all of it is learned, over several rows if long: it is a demonstration without a prompt."""
         return self.is_demonstration and not self.prompt
 
     @property
@@ -147,6 +147,17 @@ class Example:
     def with_ids(self, ids: Ids) -> TokenizedExample:
         """Returns the example with token ids in place of its texts; a demonstration is wanted."""
         return TokenizedExample(ids[0], ids[1], self.desirable is not False)
+
+
+class UnmaskedExample(Example):
+    """A demonstration whose prompt, and what comes between two responses, is learned too: a text like any other."""
+
+    __slots__ = ()
+
+    @property
+    def is_text(self) -> bool:
+        """True."""
+        return True
 
 
 Record = Pair | Example

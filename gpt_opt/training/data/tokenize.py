@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 from jinja2 import TemplateError
 
 from gpt_opt.errors import DataError, Problem
-from gpt_opt.training.data.chat import Chat, Turns, render
+from gpt_opt.training.data.chat import Chat, Incomplete, Turns, render
 from gpt_opt.training.data.collect import require
 from gpt_opt.training.data.demonstrations import NoMask, Piece, pieces
 from gpt_opt.training.data.records import Ids, Record
@@ -32,7 +32,8 @@ class SequenceLimits:
     Attributes:
         max_length: Tokens of prompt and completion together, end-of-sequence included.
         max_prompt_length: Tokens that a prompt is truncated to when the two are longer than that.
-        truncation_side: Which end of such a prompt is truncated.
+        truncation_side: Which end of such a prompt is truncated; None truncates nothing, and rows that are longer than
+            max_length are left out.
         special_tokens: Ids that every prompt starts with, BOS for example, also when it is truncated.
         max_completion_length: Tokens that a completion, or all turns that follow a prompt, are truncated to before
             anything else; None leaves it to the others.
@@ -40,7 +41,7 @@ class SequenceLimits:
 
     max_length: int
     max_prompt_length: int
-    truncation_side: Literal["left", "right"]
+    truncation_side: Literal["left", "right"] | None
     special_tokens: tuple[int, ...] = ()
     max_completion_length: int | None = None
 
@@ -119,8 +120,8 @@ def tokenize(
     whole = _encode(records, tokenizer, limits.special_tokens)
     short: list[Ids] = []
     for record, ids in zip(records, whole, strict=True):
-        if record.is_text:
-            short.append(ids)  # it goes on in further sequences: see `prepare`
+        if record.is_text or limits.truncation_side is None:
+            short.append(ids)  # a text goes on in further sequences, other rows are left out: see `prepare`
         else:
             short.append((truncate_demonstration if record.is_demonstration else truncate)(ids, limits))
     if counts is not None:
@@ -163,6 +164,8 @@ def _encode_demonstrations(records: Sequence[Any], tokenizer: Any, special: tupl
             found.append(pieces(record, tokenizer))
         except TemplateError as error:
             problems.append(_refused(record, error))
+        except Incomplete as error:
+            problems.append(_incomplete(record, error))
         except NoMask as error:
             advice = "take a template with {% generation %}, or write a row for each response: prompt and completion"
             problems.append(
@@ -226,6 +229,8 @@ def _rendered(records: Sequence[Record], tokenizer: Any) -> list[tuple[str, ...]
                 prompt, completions = render(prompt, completions, tokenizer)
             except TemplateError as error:
                 problems.append(_refused(record, error))
+            except Incomplete as error:
+                problems.append(_incomplete(record, error))
         texts.append((prompt, *completions))
     require(iter(problems))
     return texts
@@ -234,6 +239,11 @@ def _rendered(records: Sequence[Record], tokenizer: Any) -> list[tuple[str, ...]
 def _refused(record: Record, error: TemplateError) -> Problem:
     advice = "change the roles of its messages, or take a tokenizer whose template has them"
     return Problem(_where(record), f"the chat template refuses it: {error}", advice)
+
+
+def _incomplete(record: Record, error: Incomplete) -> Problem:
+    advice = "take a tokenizer whose template keeps it, or write the row as plain strings, which no template renders"
+    return Problem(_where(record), f"the chat template {error}", advice)
 
 
 def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:

@@ -14,7 +14,7 @@ from gpt_opt.config.shards import TRAIN, VALIDATION, find_shards, read_meta
 from gpt_opt.errors import DataError
 from gpt_opt.training.data.encode import Encoder, vocabulary_sha256
 from gpt_opt.training.data.shards import Shard, open_shard
-from gpt_opt.training.data.sources.pydoc import Split, documents
+from gpt_opt.training.data.sources.pydoc import SPLITS, documents
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,6 @@ def build_shards(path: str, tokenizer: Any, prepare: str | None = None) -> Token
     )
 
 
-_SPLITS: tuple[Split, ...] = ("train", "validation")
-
-
 def build_pydoc_text(tokenizer: Any) -> TokenData:
     """Tokenizes the embedded text, one shard a split: documents back to back, each after an end-of-text token.
 
@@ -66,7 +63,7 @@ def build_pydoc_text(tokenizer: Any) -> TokenData:
         DataError: If this Python comes without the source of its library, or the tokenizer has no such token.
     """
     encoder, splits = Encoder(tokenizer, "that of the model"), list[list[Shard]]()
-    for split in _SPLITS:
+    for split in SPLITS:
         splits.append([(f"embedded text, {split}", encoder.tokens(documents(split)))])
     digest = hashlib.sha256(b"".join(tokens.tobytes() for shards in splits for _, tokens in shards)).hexdigest()
     train, validation = splits

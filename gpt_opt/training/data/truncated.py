@@ -1,4 +1,4 @@
-"""Rows that truncation has left with nothing to learn from: equal completions, empty ones, rows equal to others."""
+"""Rows to leave out for their length: too long ones, and those that truncation left with nothing to learn from."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from gpt_opt.training.data.records import Record, Tokenized
 from gpt_opt.training.data.tokenize import SequenceLimits
 
+TOO_LONG = "longer than max_length"
 EQUAL = "pair with equal completions after truncation"
 EMPTY = "completion truncated to nothing but white space"
 CONTRADICTORY = "completion wanted in one row and unwanted in another after truncation"
@@ -19,7 +20,7 @@ REPEATED = "equal to another row after truncation"
 
 
 class Indistinct:
-    """Finds the rows of one split after another that must be left out as they were truncated.
+    """Finds the rows of one split after another that must be left out as they were truncated, or would have to be.
 
     Rows whose texts are equal are no matter of truncation: they stay as the data has them.
 
@@ -46,7 +47,7 @@ class Indistinct:
         found: dict[int, str] = {}
         same: defaultdict[bytes, list[int]] = defaultdict(list)
         for index, item in enumerate(items):
-            if reason := self._nothing_left(item):
+            if reason := self._too_long(records[index], item) or self._nothing_left(item):
                 found[index] = reason
             elif self._may_be_truncated(item):
                 same[_digest(item)].append(index)
@@ -60,6 +61,11 @@ class Indistinct:
                 found |= dict.fromkeys(indices, CONTRADICTORY) if contradict else dict.fromkeys(others, REPEATED)
             self._earlier.setdefault(digest, texts[0])
         return found
+
+    def _too_long(self, record: Record, item: Tokenized) -> str | None:
+        prompt, *completions = item.ids
+        fits = len(prompt) + max(map(len, completions)) <= self._limits.max_length
+        return None if fits or record.is_text or self._limits.truncation_side else TOO_LONG
 
     def _nothing_left(self, item: Tokenized) -> str | None:
         _, *completions = item.ids

@@ -20,9 +20,11 @@ class SFT:
     Attributes:
         reduction: `token_mean` is the mean over all tokens; `sequence_sum` the mean over the completions of their
             sums, as in the DPO reference; `sequence_mean` the mean over the completions of their means.
+        train_on_inputs: Whether prompts, and what comes between two responses, count as completions: nothing is masked.
     """
 
     reduction: Reduction = "token_mean"
+    train_on_inputs: bool = False
 
     def __call__(self, logps: Tensor, tokens: Tensor) -> Tensor:
         """Returns the summed loss of a batch.

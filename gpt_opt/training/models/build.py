@@ -28,8 +28,9 @@ from transformers import (
     set_seed,
 )
 
+from gpt_opt.config.checks.architecture import differences
 from gpt_opt.config.checks.models import WEIGHT_FILES, adapters_alone
-from gpt_opt.config.files import located
+from gpt_opt.config.files import BYTES, located
 from gpt_opt.errors import ConfigError, GptOptError, Problem
 from gpt_opt.records.io import read_json_object
 from gpt_opt.records.run_dir import RunPaths, run_of
@@ -51,7 +52,7 @@ def build_tokenizer(model: Mapping[str, Any]) -> PreTrainedTokenizerFast:
         ConfigError: If it cannot be loaded.
     """
     name = model["tokenizer_name_or_path"]
-    if name == "bytes":
+    if name == BYTES:
         return byte_tokenizer()
     try:
         loaded = AutoTokenizer.from_pretrained(name, trust_remote_code=model.get("trust_remote_code", False))
@@ -83,6 +84,7 @@ def build_model(model: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast) ->
     built = cast_weights(build_target("model", arguments, PreTrainedModel), dtype)
     if archive is not None:
         load_archive(built, archive, dtype)
+        _require_tokenizer_of(archive, model)
     vocabulary = getattr(built.config, "vocab_size", None)
     if vocabulary is None or vocabulary < len(tokenizer):
         if "config" not in model:
@@ -103,18 +105,43 @@ def require_tokens(key: str, name: str, model: PreTrainedModel, tokenizer: PreTr
     if model.config.vocab_size < len(tokenizer):
         problem = f"must know the tokenizer's {len(tokenizer)} tokens, but {name!r} has {model.config.vocab_size}"
         raise ConfigError([Problem(key, problem)])
-    try:
-        own = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (ImportError, OSError, ValueError):
-        return
-    if own.get_vocab() == own.get_added_vocab():  # what transformers makes up where there is no tokenizer
-        return
-    theirs = {index: token for token, index in own.get_vocab().items()}
-    differing = [token for token, index in tokenizer.get_vocab().items() if theirs.get(index, token) != token]
-    if differing:
-        problem = f"must have the tokenizer of the policy, but the one of {name!r} has other ids for {differing[0]!r}"
-        problem += f" and {len(differing) - 1} more tokens" if differing[1:] else ""
+    if differing := _differing_tokens(name, tokenizer):
+        problem = f"must have the tokenizer of the policy, but the one of {name!r} has other ids for {differing}"
         raise ConfigError([Problem(key, problem)])
+
+
+def _require_tokenizer_of(archive: str, model: Mapping[str, Any]) -> None:
+    """Refuses a tokenizer that has other ids for some tokens than the one that weights were trained with.
+
+    That is the one of the run that the weights are a checkpoint of, or of their folder where it holds one.
+
+    Raises:
+        ConfigError: If it does.
+    """
+    folder = Path(archive) if Path(archive).is_dir() else Path(archive).parent
+    if (run := run_of(folder)) is not None and run.root != folder:
+        theirs = read_json_object(run.config)["model"]["tokenizer_name_or_path"]
+    elif (folder / "tokenizer_config.json").is_file():
+        theirs = str(folder)
+    else:
+        return
+    name = model["tokenizer_name_or_path"]
+    if theirs != name and (differing := _differing_tokens(theirs, build_tokenizer(model))):
+        problem = f"must be the tokenizer of model.archive, {theirs}, but {name} has other ids for {differing}"
+        raise ConfigError([Problem("model.tokenizer_name_or_path", problem, f"set it to {theirs}")])
+
+
+def _differing_tokens(name: str, tokenizer: PreTrainedTokenizerFast) -> str:
+    """Returns which tokens the tokenizer `name` has other ids for: `'a' and 9 more tokens`; "" where there are none."""
+    try:
+        own = byte_tokenizer() if name == BYTES else AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (ImportError, OSError, ValueError):
+        return ""
+    if own.get_vocab() == own.get_added_vocab():  # what transformers makes up where there is no tokenizer
+        return ""
+    theirs = {index: token for token, index in own.get_vocab().items()}
+    first, *more = [t for t, index in tokenizer.get_vocab().items() if theirs.get(index, t) != t] or [""]
+    return f"{first!r} and {len(more)} more tokens" if more else first and repr(first)
 
 
 def from_pretrained(
@@ -394,6 +421,9 @@ def load_archive(model: PreTrainedModel, archive: str, dtype: str | None) -> Non
     """
     run = run_of(Path(archive)) if (Path(archive) / ADAPTERS).is_file() else None
     file = Path(archive) if run is not None else _archive_file(archive)
+    if other := differences(json.loads(model.config.to_json_string(use_diff=False)), archive):
+        named = ", ".join(f"{key} is {here} here and {there} there" for key, (here, there) in other.items())
+        raise ConfigError([_mismatch(archive, named)])
     weights = _read_weights(file) if run is None else _merged_weights(file, run)
     if file != Path(archive) and not weights.keys() <= model.state_dict().keys():
         weights = saved_weights(model, file.parent)
@@ -437,6 +467,7 @@ def require_archive(model: Mapping[str, Any]) -> None:
             return
         if not (Path(model["archive"]) / ADAPTERS).is_file():  # which would have to be merged first
             load_archive(shape, model["archive"], "float32")
+    _require_tokenizer_of(model["archive"], model)
 
 
 _SHOWN = 3

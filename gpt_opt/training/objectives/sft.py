@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from gpt_opt.training.data.chat import Chat, Turns
 from gpt_opt.training.data.order import Batch
-from gpt_opt.training.data.records import Data, Example, Pair, Record
+from gpt_opt.training.data.records import Data, Example, Pair, Record, UnmaskedExample
 from gpt_opt.training.losses import SFT, token_logps
 from gpt_opt.training.metrics import MetricAccumulator
 from gpt_opt.training.objectives.base import RecordObjective, completion_tokens
@@ -26,8 +28,11 @@ class SFTObjective(RecordObjective):
     loss: SFT
 
     def records(self, data: Data) -> Data:
-        """Returns `sft_examples`."""
-        return sft_examples(data)
+        """Returns `sft_examples`, unmasked where the loss says so."""
+        examples = sft_examples(data)
+        if not self.loss.train_on_inputs:
+            return examples
+        return replace(examples, train=_unmasked(examples.train), validation=_unmasked(examples.validation))
 
     def loss_denominator(self, batch: Batch) -> float:
         """Returns the completion tokens or the completions, as the loss says."""
@@ -42,6 +47,17 @@ class SFTObjective(RecordObjective):
         metrics.add_sum("loss", total, count)
         metrics.add({"logps/chosen": logps})
         return total, count
+
+
+def _unmasked(examples: Sequence[Example]) -> tuple[UnmaskedExample, ...]:
+    return tuple(UnmaskedExample(example.prompt, _as_turns(example), None, example.source) for example in examples)
+
+
+def _as_turns(example: Example) -> str:
+    """Returns the completion; the response to a dialogue as `Turns`, so that the chat template renders both as one."""
+    if not isinstance(example.prompt, Chat) or isinstance(example.completion, Turns):
+        return example.completion
+    return Turns([("assistant", example.completion.removeprefix(" "))])
 
 
 def sft_examples(data: Data) -> Data:

@@ -184,9 +184,17 @@ _ROLES = {"human": "user", "gpt": "assistant"}
 """What ShareGPT calls roles."""
 
 
+_REASONING = ("reasoning_content", "thinking")
+"""Keys under which some data keep what an assistant thought before it answered."""
+
+
 def _role_and_content(item: Mapping[str, Any]) -> tuple[Any, Any]:
-    role = item.get("role", item.get("from"))
-    return _ROLES.get(role, role) if isinstance(role, str) else role, item.get("content", item.get("value"))
+    """Returns the role and the content of a message; reasoning that has a key of its own begins the content."""
+    role, content = item.get("role", item.get("from")), item.get("content", item.get("value"))
+    reasoning = next((item[key] for key in _REASONING if item.get(key)), None)
+    if isinstance(reasoning, str) and isinstance(content, str):
+        content = f"<think>\n{reasoning.strip()}\n</think>\n\n{content}"
+    return _ROLES.get(role, role) if isinstance(role, str) else role, content
 
 
 def _is_message(item: Any) -> bool:

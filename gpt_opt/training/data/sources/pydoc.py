@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Literal
 
 from gpt_opt.errors import DataError, Problem
-from gpt_opt.training.data.records import Pair, PairData, fingerprint_pairs
+from gpt_opt.training.data.records import Example, ExampleData, Pair, PairData, fingerprint_records
 
 Split = Literal["train", "validation"]
+SPLITS: tuple[Split, ...] = ("train", "validation")
 
-VALIDATION_PAIRS = 320
+VALIDATION_PAIRS, VALIDATION_DOCUMENTS = 320, 100
 VALIDATION_SHARE = 0.1
 """Fraction of the top-level modules whose texts are for validation only."""
 SHINGLE_WORDS = 6
@@ -69,7 +70,21 @@ def build_pydoc(prompt_bytes: int = 96, response_bytes: int = 64, max_samples: i
     held_out = _pairs(documents("validation"), prompt_bytes, response_bytes)
     validation = tuple(p for p in held_out if p.prompt not in seen and p.chosen not in seen)[:VALIDATION_PAIRS]
     train = train[:max_samples]
-    return PairData(train, validation, fingerprint_pairs(train, validation))
+    return PairData(train, validation, fingerprint_records(train, validation))
+
+
+def build_pydoc_documents(max_samples: int | None = None) -> ExampleData:
+    """Builds the embedded documents, docstrings that are learned whole, and up to `VALIDATION_DOCUMENTS` to measure on.
+
+    Args:
+        max_samples: Use only the first so many training documents; None uses all.
+
+    Raises:
+        DataError: This Python comes without the source of its library.
+    """
+    train, validation = (tuple(Example("", text, None) for text in documents(split)) for split in SPLITS)
+    train, validation = train[:max_samples], validation[:VALIDATION_DOCUMENTS]
+    return ExampleData(train, validation, fingerprint_records(train, validation))
 
 
 def documents(split: Split) -> list[str]:
