@@ -25,7 +25,7 @@ from gpt_opt.errors import RequestError
 )
 @JSON
 @click.option("--overrides", "lines", is_flag=True, help="Print the override strings, a run a line.")
-@click.option("--explain", type=int, metavar="INDEX", help="Say why this run is not done already.")
+@click.option("--explain", metavar="INDEX", help="Say why this run, an index or STAGE/INDEX, is not done already.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of sweep files, for editors.")
 def plan(
     file: Path | None,
@@ -33,7 +33,7 @@ def plan(
     slots: int,
     as_json: bool,
     lines: bool,
-    explain: int | None,
+    explain: str | None,
     schema: bool,
 ) -> None:
     """Checks every point of a sweep file, says what would run.
@@ -69,9 +69,10 @@ def plan(
     elif lines:
         print(views.override_lines(found))
     elif explain is not None:
-        if not 0 <= explain < len(found.runs):
-            raise click.UsageError(f"--explain takes the index of a run, 0 to {len(found.runs) - 1}: {explain}")
-        run = found.runs[explain]
+        run = next((run for run in found.counted if run.name == explain), None)
+        if run is None:
+            names = f"{found.counted[0].name} to {found.counted[-1].name}"
+            raise click.UsageError(f"--explain takes the index of a run, {names}: {explain}")
         print(views.explanation(run, nearest_run(planner.config(run.overrides))))
     else:
         show(views.as_text(found, terminal_width(sys.stdout)), sys.stdout)

@@ -20,7 +20,7 @@ from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.plan.dag import described, rule
 from gpt_opt.plan.planner import Plan, Planner
 from gpt_opt.plan.resources import needs, run_count, to_record
-from gpt_opt.records.io import to_json, write_text
+from gpt_opt.records.io import append_records, to_json, write_text
 from gpt_opt.records.job_id import this_job
 from gpt_opt.records.planned_configs import text_of
 from gpt_opt.records.sweep_dir import (
@@ -83,6 +83,8 @@ def _keep(request: Request, plan: Plan) -> Callable[[Sweep], None]:
 
     def keep(sweep: Sweep) -> None:
         write_text(sweep.planned_configs, configs)
+        if plan.choices and not sweep.choices.exists():
+            append_records(sweep.choices, map(asdict, plan.choices.values()))
         if code is not None:
             snapshot.link(sweep, code)
         else:
@@ -162,11 +164,18 @@ def _metric(stage: Stage) -> dict[str, str] | None:
     return None if best is None else asdict(rule(best))
 
 
-def _same_sweep(parent: Path, runs: Sequence[SweepRun]) -> Sweep | None:
-    """Returns the newest submission that has exactly these runs, in any order."""
-    run_ids = {run.run_id for run in runs}
+def _same_sweep(parent: Path, submission: Submission, runs: Sequence[SweepRun]) -> Sweep | None:
+    """Returns the newest submission that has exactly these runs, in any order, in the same stages."""
+    asked = _tree(submission, runs)
     earlier = reversed(submissions(parent, leave_out))
-    return next((sweep for sweep in earlier if {run.run_id for run in sweep.runs} == run_ids), None)
+    return next((sweep for sweep in earlier if _tree(sweep.submission(), sweep.runs) == asked), None)
+
+
+def _tree(submission: Submission, runs: Sequence[SweepRun]) -> tuple[Any, ...]:
+    """Returns which runs a sweep has, in which stages, what each starts from, and by which rule that is chosen."""
+    ids = {run.index: run.run_id for run in runs}
+    places = {(run.run_id, run.stage, run.choice, None if run.parent is None else ids[run.parent]) for run in runs}
+    return places, {stage.name: stage.metric for stage in submission.stages}
 
 
 def leave_out(error: Exception) -> None:
@@ -179,7 +188,7 @@ def preview(request: Request) -> str:
     plan = _planned(request)
     submission, runs = _draft(request, plan)
     parent = (request.sweeps / plan.grid.name).absolute()
-    sweep = _same_sweep(parent, runs) or Sweep(parent / str(max(numbers(parent), default=0) + 1))
+    sweep = _same_sweep(parent, submission, runs) or Sweep(parent / str(max(numbers(parent), default=0) + 1))
     first = [run for run in runs if run.parent is None]  # what starts from others is handed out as it becomes ready
     tasks = [f"# {file}\n{text}" for file, text in task_files(sweep, submission, first).items()]
     return "\n".join([scripts(sweep, submission, runs), *tasks])
@@ -204,7 +213,7 @@ def prepare(request: Request, state_lock: Callable[[Sweep], None] | None = None)
     submission, runs = _draft(request, plan)
     parent, keep = (request.sweeps / plan.grid.name).absolute(), _keep(request, plan)
     with locked(parent):
-        sweep = _same_sweep(parent, runs)
+        sweep = _same_sweep(parent, submission, runs)
         if sweep is None:
             sweep = create(parent, Path(plan.grid.source).read_text(encoding="utf-8"), runs, submission, keep)
         else:
@@ -238,7 +247,7 @@ def prepare_points(request: Request, name: str, points: Sequence[Sequence[str]])
     submission, runs = _draft(request, plan)
     parent, keep = (request.sweeps / name).absolute(), _keep(request, plan)
     with locked(parent):
-        sweep = _before_requeue(parent, runs)
+        sweep = _before_requeue(parent, submission, runs)
         if sweep is None:
             params = to_json({"name": name, "points": [list(point) for point in points]})
             sweep = create(parent, params, runs, submission, keep)
@@ -247,10 +256,10 @@ def prepare_points(request: Request, name: str, points: Sequence[Sequence[str]])
     return sweep, tuple(first[plan.duplicates.get(index, index)] for index in range(plan.points))
 
 
-def _before_requeue(parent: Path, runs: Sequence[SweepRun]) -> Sweep | None:
+def _before_requeue(parent: Path, submission: Submission, runs: Sequence[SweepRun]) -> Sweep | None:
     """Returns the sweep that this Slurm job made of the same runs before it was requeued."""
     own = this_job()
-    last = _same_sweep(parent, runs) if own.restart else None
+    last = _same_sweep(parent, submission, runs) if own.restart else None
     return last if last is not None and own.job in {job.id for job in last.submission().jobs} else None
 
 

@@ -21,8 +21,9 @@ from gpt_opt.plan.existing import Status, status_of
 from gpt_opt.plan.findings import Findings
 from gpt_opt.plan.resources import SweepResources, process_problems
 from gpt_opt.plan.validate import PointChecker
-from gpt_opt.records.choices import active
+from gpt_opt.records.choices import Choice, active
 from gpt_opt.records.code import Code, code_in
+from gpt_opt.records.former_choices import former_choices
 from gpt_opt.records.planned_configs import Change, ConfigChanges
 from gpt_opt.records.provenance import Inputs, inputs_in, read_provenance, recorded_inputs
 from gpt_opt.records.run_dir import RunPaths
@@ -101,6 +102,7 @@ class Plan:
         stage_costs: The same by the name of the stage.
         cost: What all of them will cost.
         removed: Runs of earlier submissions of this sweep that are no longer in the grid: id to directory.
+        choices: Which of several runs is started from, where an earlier submission has decided it; by name.
     """
 
     grid: Grid
@@ -113,6 +115,7 @@ class Plan:
     stage_costs: Mapping[str, CostEstimate]
     cost: CostEstimate
     removed: dict[str, str]
+    choices: Mapping[str, Choice]
 
     @property
     def shapes(self) -> tuple[Resources, ...]:
@@ -125,8 +128,8 @@ class Plan:
 
     @cached_property
     def counted(self) -> tuple[Run, ...]:
-        """The runs that will be made: of those among which one is chosen, the first of them stands for all."""
-        counted = active(self.runs, {})
+        """The runs that will be made: of those among which one will be chosen, the first of them stands for all."""
+        counted = active(self.runs, {name: choice.parent for name, choice in self.choices.items()})
         return tuple(run for run in self.runs if run.index in counted)
 
     def changes(self) -> list[str]:
@@ -216,6 +219,7 @@ class Planner:
             stage_costs={},
             cost=_NO_COST,
             removed=removed,
+            choices=former_choices(sweeps / grid.name, draft.runs),
         )
         return _with_costs(plan, draft, slots)
 
@@ -233,7 +237,7 @@ class Planner:
                 resources, unfit = _needs(needs, result.config)
                 problems += unfit
                 if not problems:
-                    draft.add(stage.stage, origin, _by_reference(result), resources, self._checker.memo)
+                    problems = draft.add(stage.stage, origin, _by_reference(result), resources, self._checker.memo)
             draft.findings.add(problems, index)
             draft.points += 1
 
@@ -353,6 +357,7 @@ class _Draft:
         self._needs: dict[str, SweepResources] = {}
         self._stages: dict[str, dict[str, int]] = {}
         self._first: dict[str, tuple[int, frozenset[str], Resources, int]] = {}
+        self._choices: dict[int | None, frozenset[tuple[str, int | None]]] = {}
         self._finder = RunFinder()
         self._changes = ConfigChanges()
 
@@ -372,13 +377,21 @@ class _Draft:
 
     def add(
         self, stage: Stage, place: tuple[Origin, int], composed: Composed, resources: Resources, memo: Remembered
-    ) -> None:
-        """Adds the next point, which has no problems, with what it starts from and its number in its stage."""
+    ) -> list[Problem]:
+        """Adds the next point, which has no problems, with what it starts from and its number in its stage.
+
+        Returns:
+            What is wrong with it beside the others.
+        """
         point = self.points
         config, name = composed.config, run_id(composed.config, memo)
         entry = (point, frozenset(composed.overrides), resources, len(self.runs))
         first, overrides, needed, index = self._first.setdefault(name, entry)
         origin, number = place
+        choices = self._choices.get(origin.parent, frozenset())
+        choices |= {(origin.choice, origin.parent)} if origin.choice else frozenset()
+        if self._choices.setdefault(index, choices) != choices:
+            return [_shared(stage, self.runs[index])]
         if self._is_staged:
             self._stages.setdefault(stage.name, {})[name] = index
             self.planned.setdefault(name, config)
@@ -387,7 +400,7 @@ class _Draft:
             self.duplicates[point] = first
             keys = {target(text.partition("=")[0]) for text in overrides.symmetric_difference(composed.overrides)}
             self.uncounted.update(key for key in keys if not is_identity(key))
-            return
+            return []
         self.configs.append(self._changes.add(config))
         folder, exists = self._finder.find(config, name, composed.overrides)
         paths = RunPaths(Path(folder))
@@ -404,6 +417,13 @@ class _Draft:
             self.work[index] = Work(memo.of(workload, config), remaining, resources)
             if "output_dir" in config["paths"]:
                 self.roots.add(Path(config["paths"]["output_dir"]))
+        return []
+
+
+def _shared(stage: Stage, run: Run) -> Problem:
+    """Returns the problem of a run that two stages have, and that a choice decides on in one of them."""
+    problem = f"must not share runs with stage {run.stage}, since a choice decides which of them are made"
+    return Problem(f"stage {stage.name}", problem, "give one of the two another setting")
 
 
 def _with_costs(plan: Plan, draft: _Draft, slots: int) -> Plan:

@@ -69,14 +69,19 @@ def active(runs: Iterable[_Run], chosen: Mapping[str, int]) -> set[int]:
 
     Args:
         runs: Of the plan, in order.
-        chosen: Name of a choice to the index of the run that it chose; of one that is missing the first stands for it.
+        chosen: Name of a choice to the index of the run that it chose. Of one that is missing, or that chose a run which
+            will not be made itself, the first stands for it.
     """
     found: set[int] = set()
-    parents = dict(chosen)
+    parents: dict[str, int] = {}
     for run in runs:
-        is_chosen = run.parent in found and (not run.choice or parents.setdefault(run.choice, run.parent) == run.parent)
-        if run.parent is None or is_chosen:
-            found.add(run.index)
+        if run.parent is not None and run.parent not in found:
+            continue
+        if run.choice and run.parent is not None:
+            recorded = chosen.get(run.choice, run.parent)
+            if parents.setdefault(run.choice, recorded if recorded in found else run.parent) != run.parent:
+                continue
+        found.add(run.index)
     return found
 
 

@@ -110,7 +110,7 @@ def _name(report: Report, path: Path, members: dict[str, Json], earlier: list[St
     if not isinstance(name, str) or re.fullmatch(NAME_PATTERN, name) is None or _RUN_ID.match(name):
         got = f"but got {shown(name)}" if "name" in members else "but has none"
         where = (*path, "name") if "name" in members else path
-        message = f"a stage must have a name of letters, digits, dots, - and _, {got}"
+        message = f"a stage must have a name of letters, digits, dots, - and _ that is no run id, {got}"
         report.add(where, message, 'a run is STAGE/INDEX then: add "name": "sft"')
         return f"stage-{len(earlier)}"
     if name in [stage.name for stage in earlier]:
@@ -142,14 +142,15 @@ def _start(report: Report, path: Path, members: dict[str, Json], earlier: list[S
 def _unknown_stage(report: Report, path: Path, name: str, earlier: list[Stage], more: str = "") -> None:
     names = ", ".join(stage.name for stage in earlier) or "none"
     fix = f"earlier stages: {names}" + (f"; {more}" if more else "")
-    report.add(path, f"from must name a stage that stands before this one, but got {shown(name)}", fix)
+    got = f"but got {shown(name)}" if name else "but none does"
+    report.add(path, f"from must name a stage that stands before this one, {got}", fix)
 
 
 def _start_of_stage(report: Report, path: Path, fields: dict[str, Json], earlier: list[Stage]) -> Start | None:
     for name in fields:
         if name not in FROM_FIELDS:
             report.unknown((*path, name), "a key of from", FROM_FIELDS)
-    stage = fields.get("stage", earlier[-1].name if earlier else None)
+    stage = fields.get("stage", earlier[-1].name if earlier else "")
     if stage not in [item.name for item in earlier]:
         _unknown_stage(report, (*path, "stage") if "stage" in fields else path, str(stage), earlier)
         return None

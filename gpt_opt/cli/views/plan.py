@@ -66,7 +66,7 @@ def _amounts(cost: CostEstimate) -> str:
 
 def _undecided(plan: Plan, run: Run) -> str:
     """Returns what stands for the run that another starts from where that will be chosen."""
-    start = stage_of(plan.grid, run.stage).start if run.choice else None
+    start = stage_of(plan.grid, run.stage).start if run.choice and run.choice not in plan.choices else None
     return "" if start is None else f"best of {start.stage}"
 
 
@@ -77,11 +77,12 @@ def _stage_lines(plan: Plan, width: int | None) -> list[str]:
         runs, cost = [run for run in plan.counted if run.stage == name], plan.stage_costs[name]
         names = names_of(plan.runs)
         own = common_and_varying([shown_overrides(run, names, _undecided(plan, run)) for run in runs])[1]
-        varies = [key for key in own if target(key) not in _STARTS]
+        inherits = stage_of(plan.grid, name).start is not None
+        varies = [key for key in own if not (inherits and target(key) in _STARTS)]
         done = sum(run.status is Status.DONE for run in runs)
         parts = [f"{run_count(len(runs))}{f', {done} done' if done else ''}"]
         if start := described(stage_of(plan.grid, name).start):
-            candidates = {run.parent for run in plan.runs if run.choice and run.stage == name}
+            candidates = {plan.runs[run.parent or 0].number for run in plan.runs if run.choice and run.stage == name}
             parts.append(f"from {start}" + (f" ({run_count(len(candidates))} to choose from)" if candidates else ""))
         parts += [f"varying {', '.join(short_names(varies).values())}"] if varies else []
         parts += (
@@ -184,7 +185,8 @@ def as_record(plan: Plan) -> dict[str, Any]:
         }
         for stage in (plan.grid.stages if plan.grid.is_staged else ())
     ]
-    return {**head, "shapes": shapes, "stages": stages, "errors": [], "items": items}
+    choices = {name: choice.parent for name, choice in plan.choices.items()}
+    return {**head, "shapes": shapes, "stages": stages, "choices": choices, "errors": [], "items": items}
 
 
 def _cost_record(cost: CostEstimate) -> dict[str, Any]:
@@ -194,7 +196,7 @@ def _cost_record(cost: CostEstimate) -> dict[str, Any]:
 
 def override_lines(plan: Plan) -> str:
     """Returns one line of override strings a run, quoted for a shell."""
-    return "\n".join(" ".join(map(shell_word, run.overrides)) for run in plan.runs)
+    return "\n".join(" ".join(map(shell_word, run.overrides)) for run in plan.counted)
 
 
 def explanation(run: Run, nearest: Nearest | None) -> str:

@@ -160,12 +160,15 @@ def _stage_lines(status: SweepStatus) -> list[str]:
 def _choice_line(status: SweepStatus, name: str, choice: Chosen) -> str:
     """Returns which run was, or will be, chosen to start from."""
     runs = {item.run.index: item.run.name for item in status.runs}
+    done = {item.run.index for item in status.runs if item.what.is_done}
     stage = next(item.run.stage for item in status.runs if item.run.choice == name)
     metric = next(item.metric for item in status.submission.stages if item.name == stage) or {}
     measure = metric.get("name", "")
     candidates = f"{runs[choice.candidates[0]]} to {runs[choice.candidates[-1]]}" if choice.candidates else "none"
     if not choice.decided:
         until = "none of them can end without you" if choice.is_blocked else "when all of them have ended"
+        if choice.is_blocked and done & {*choice.candidates}:
+            until = f"but none has {measure} in its summary.json: choose by a metric that they have, and submit again"
         return f"{name}: the best of {candidates} by {measure} will be chosen, {until}"
     value = "" if choice.value is None else f", {number_text(measure, choice.value)}"
     line = f"{name}: starts from {runs[choice.parent]}, the best of {candidates} by {measure}{value}"

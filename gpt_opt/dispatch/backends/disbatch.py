@@ -14,7 +14,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
+from typing import cast
 
 from gpt_opt.dispatch import slurm
 from gpt_opt.dispatch.backends.check_in import CheckIns, start_line
@@ -117,7 +119,11 @@ class Round:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                bufsize=0,
             )
+        assert self._process.stdin is not None
+        self._stdin, self._unsaid = cast("FileIO", self._process.stdin), b""
+        os.set_blocking(self._stdin.fileno(), False)
         self.folder, self.session = folder, session
         self._sweep, self._resources, self._given = sweep, resources, list[SweepRun]()
         self._say(start_line(program("gptopt"), plain(sweep), folder, in_job) + "\n")
@@ -133,25 +139,17 @@ class Round:
         write_text(self._sweep.tasks, task_text(self._sweep, self._given, self._resources))
         lines = task_text(self._sweep, runs, self._resources)
         self._check_ins.tasks += lines.count("\n")
-        if is_last:
-            self._say(lines)
-            self.close()
-        elif lines:
-            self._say(lines + _NOTHING)
-
-    def close(self) -> None:
-        """Says that no runs will follow."""
-        self._check_ins.is_open = False
-        if self._process.stdin is not None:
-            with suppress(OSError):
-                self._process.stdin.close()
+        self._check_ins.is_open = not is_last
+        self._say(lines if is_last or not lines else lines + _NOTHING)
 
     def _say(self, lines: str) -> None:
-        if self._process.stdin is None or self._process.stdin.closed:
-            return
+        """Gives disBatch as many lines as its pipe takes now, for it reads one when a slot is free; `wait` goes on."""
+        self._unsaid += lines.encode("ascii")
         with suppress(BrokenPipeError):  # it has ended, which `wait` tells
-            self._process.stdin.write(lines.encode("ascii"))
-            self._process.stdin.flush()
+            while self._unsaid and (taken := self._stdin.write(self._unsaid)):
+                self._unsaid = self._unsaid[taken:]
+            if not (self._unsaid or self.is_open):
+                self._stdin.close()
 
     @property
     def is_open(self) -> bool:
@@ -173,6 +171,8 @@ class Round:
 
     def wait(self, timeout_s: float) -> bool:
         """Waits for the end, at most so long; returns whether it came."""
+        if not self._stdin.closed:
+            self._say("")
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -186,6 +186,7 @@ class Round:
                 os.killpg(self._process.pid, number)
             if self.wait(_END_S):
                 break
+        self._stdin.close()
 
     def problem(self) -> str | None:
         """Returns what disBatch said when it could not do its work, or None."""
