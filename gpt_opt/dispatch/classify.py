@@ -162,7 +162,7 @@ class ClassifiedRuns:
             "done": self.done,
             "to run": self.due,
             locked: self.locked,
-            "waiting for others": self.where(lambda item: item.blocked_by is BlockedBy.WAIT),
+            "waiting for others": self.waiting_for_others,
             "need a retry": self.needs_retry,
             "blocked": self.where(lambda item: item.blocked_by is BlockedBy.PARENT),
         }
@@ -177,6 +177,11 @@ class ClassifiedRuns:
     def locked(self) -> tuple[SweepRun, ...]:
         """Runs that another process has, running ones above all."""
         return self.where(lambda item: item.is_locked)
+
+    @property
+    def waiting_for_others(self) -> tuple[SweepRun, ...]:
+        """Runs that will be due when those that they start from are COMPLETED."""
+        return self.where(lambda item: item.blocked_by is BlockedBy.WAIT)
 
     @property
     def needs_retry(self) -> tuple[SweepRun, ...]:

@@ -101,7 +101,8 @@ def drive(sweep: Sweep, in_job: bool, slots: int | None = None) -> None:
             for part, claim in claims:
                 _rounds(part, None if in_job else slots or part.needs().slots or 1, stop, claim)
             runs = classify_runs(sweep)
-            if stop.signal is not None or not runs.due:  # a retry may be of a shape that was worked through before
+            waits = not in_job and runs.locked and runs.waiting_for_others  # for another sweep: a machine costs nothing meanwhile
+            if stop.signal is not None or not (runs.due or waits):  # a retry may be of a shape worked through before
                 break
         remove_stale_pipes()
         if stop.limit_near and (runs.due or runs.locked) and this_job().is_slurm:

@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -15,17 +16,20 @@ from hypothesis import strategies as st
 
 from gpt_opt.cli.views import status as show_status
 from gpt_opt.dispatch.actions import descendants, retry
+from gpt_opt.dispatch.backends.disbatch import Round
 from gpt_opt.dispatch.stages import classify_runs, decide, hopes, must_wait
 from gpt_opt.dispatch.sweep_status import gather
 from gpt_opt.errors import ConfigError
 from gpt_opt.plan.dag import Parent, described, origins, rule
 from gpt_opt.plan.planner import override_lists
 from gpt_opt.records.attempts import note_retry
+from gpt_opt.records.choices import active
+from gpt_opt.records.former_choices import former_choices
 from gpt_opt.records.io import to_json, write_text
 from gpt_opt.records.state import State
 from gpt_opt.records.sweep_dir import Shape, StageRecord, Submission, Sweep, SweepRun, create
-from gpt_opt.sweep import Stage, count, parse_grid
-from tests.dispatch.on_disk import attempt, write_run
+from gpt_opt.sweep import Resources, Stage, count, parse_grid
+from tests.dispatch.on_disk import attempt, make_sweep, write_run
 
 BEST = {"best": "eval/loss", "goal": "minimize"}
 
@@ -175,6 +179,48 @@ def test_nothing_is_chosen_where_every_candidate_failed(tmp_path: Path) -> None:
     assert {states(sweep)[f"dpo/{i}"] for i in range(3)} == {State.BLOCKED}
 
 
+def test_choices_hold_on_where_the_sweep_is_submitted_with_other_runs(tmp_path: Path) -> None:
+    sweep = make(tmp_path, *BEST_OF)
+    complete(sweep.run("sft/0"), loss=0.5)
+    complete(sweep.run("sft/1"), loss=0.4)
+    decide(sweep)
+    complete(sweep.run("sft/0"), loss=0.3)  # it was retried, and would win now
+    parent = sweep.root.parent
+    more = parse_grid(json.dumps({"stages": [BEST_OF[0], {**BEST_OF[1], "grid": {"+b": [1, 2, 3, 4]}}]})).stages
+    held = former_choices(parent, plan(more, tmp_path / "outputs"))
+    assert {name: choice.parent for name, choice in held.items()} == {"dpo": 1}
+    further = parse_grid(json.dumps({"stages": [{**BEST_OF[0], "grid": {"+lr": [1, 2, 3]}}, BEST_OF[1]]})).stages
+    assert not former_choices(parent, plan(further, tmp_path / "outputs")), "a new candidate is a new choice"
+
+
+def test_a_choice_of_a_run_that_will_not_be_made_is_none(tmp_path: Path) -> None:
+    sweep = make(tmp_path, *BEST_OF, {"name": "last", "from": BEST})
+    below = [run.index for run in sweep.runs if run.stage == "dpo" and run.parent == 1]
+    held = active(sweep.runs, {"dpo": 0, "last": below[0]})
+    assert sum(sweep.runs[index].stage == "last" for index in held) == 1
+
+
+def test_candidates_without_the_metric_are_told(tmp_path: Path) -> None:
+    sweep = make(tmp_path, SFT_DPO[0], {**SFT_DPO[1], "from": {"best": "eval/los", "goal": "minimize"}})
+    for name in ("sft/0", "sft/1"):
+        complete(sweep.run(name))
+    assert {states(sweep)[f"dpo/{i}"] for i in range(3)} == {State.BLOCKED}
+    assert "but none has eval/los in its summary.json" in show_status.as_text(gather(sweep, ask_slurm=False), None)
+
+
+def test_a_driver_hands_out_more_runs_than_the_pipe_to_disbatch_holds(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, [[f"seed={seed}"] for seed in range(2000)])
+    work = Round(sweep, Resources(), "local-1-0", "0-1", slots=1)
+    try:
+        feeding = Thread(target=work.feed, args=(sweep.runs, True), daemon=True)
+        feeding.start()
+        feeding.join(60)
+        assert not feeding.is_alive()
+        assert not work.wait(1.0)
+    finally:
+        work.end()
+
+
 # -- any tree ---------------------------------------------------------------------------------------------------------
 
 
@@ -217,7 +263,7 @@ class Slots:
                 complete(run, loss=self.data.draw(st.sampled_from([0.1, 0.2, 0.3])))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(stages=trees(), data=st.data())
 def test_any_tree_with_any_failures(stages: list[dict[str, Any]], data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -84,7 +84,7 @@ BETAS = {"loss.beta": [0.05, 0.1, 0.3]}
 def test_every_shipped_sweep_plans(file: Path, planner: Planner, tmp_path: Path) -> None:
     plan = planner.plan(file, [f"paths.output_dir={tmp_path}"], sweeps=tmp_path)
     assert len(plan.runs) >= 3
-    assert plan.count(Status.NEW) == len(plan.runs)
+    assert plan.count(Status.NEW) == len(plan.counted)
     assert not list(tmp_path.iterdir())
 
 
@@ -494,3 +494,14 @@ def test_targets_are_looked_up_while_planning(
     assert text.startswith("1 problem")
     assert "collator._target_: the module here_17 has no 'Short'" in text
     assert "did you mean here_17.Shorter?" in text
+
+
+def test_stages_share_no_runs_that_a_choice_decides_on(desk: Desk) -> None:
+    rates = {"name": "sft", "base": {"loss": "sft"}, "grid": {"seed": [0, 1]}}
+    dpo = {"base": {"loss": "dpo", "loss.beta": 0.1}}
+    best = {"name": "best", "from": {"stage": "sft", "best": "eval/loss"}, **dpo}
+    every = {"name": "every", "from": "sft", **dpo}
+    for stages in ([rates, best, every], [rates, every, best]):
+        with pytest.raises(ConfigError, match="must not share runs with stage"):
+            desk.plan({"stages": stages})
+    assert len(desk.plan({"stages": [rates, every, {**every, "name": "again"}]}).counted) == 4

@@ -19,7 +19,8 @@ def as_text(outcome: Outcome) -> str:
         alive = sorted({JobId(job.id).array for job in outcome.alive})
         lines.append(f"submitted already: job {', '.join(alive)}")
     if not outcome.started and not outcome.alive:
-        lines.append("nothing to submit")
+        waits = f": {run_count(len(runs.waiting_for_others))} can be submitted when runs that other jobs work on have ended"
+        lines.append("nothing to submit" + (waits if runs.waiting_for_others else ""))
     if runs.needs_retry:
         lines += [f"{len(runs.needs_retry)} failed or cancelled runs are not started again", *retry_hints(sweep, runs)]
     lines.append(f"gptopt status {sweep.label}")

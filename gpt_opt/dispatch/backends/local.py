@@ -24,7 +24,7 @@ _START_S = 30.0
 class Local:
     """One driver for the runs of all shapes, one shape after the other."""
 
-    takes_waiting = False  # its driver hands them out
+    takes_waiting = True  # its driver waits, also for runs that another sweep works on
 
     def slots(self, resources: Resources, runs: int) -> int:
         """Returns what the GPUs, or the cores, of this machine take."""
