@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt_opt.config.overrides import parse_override
 from gpt_opt.config.schema import register
 from gpt_opt.dispatch.actions import cancel, open_runs, retry
 from gpt_opt.dispatch.backends.limits import usable_backend
@@ -116,8 +117,10 @@ class SweepHandle:
         for item in status.runs:
             parent = names.get(item.run.parent) if item.run.parent is not None else None
             row = {"name": item.run.name, "stage": item.run.stage or None, "parent": parent, "state": str(item.state)}
-            parts = [text.partition("=") for text in item.run.overrides]
-            given: dict[str, Any] = {target(key): value for key, _, value in parts}
+            parts = [(target(text.partition("=")[0]), text) for text in item.run.overrides]
+            given: dict[str, Any] = {
+                key: parse_override(text).value() for key, text in parts if key != "loss"
+            }  # a metric
             known = results.loc[item.run.run_id].to_dict() if item.run.run_id in results.index else {}
             rows.append(
                 {**given, **{str(key): value for key, value in known.items()}, **row, "run_id": item.run.run_id}

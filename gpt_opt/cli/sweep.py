@@ -115,7 +115,7 @@ def cancel(sweep: str, run: str | None, yes: bool, children: bool) -> None:
     if below and not children:
         names = ", ".join(item.name for item in below[:5]) + (", ..." if len(below) > 5 else "")
         again = f"gptopt cancel {target.label} {run} --children cancels them too"
-        print(f"{names} start from what was cancelled and are BLOCKED now; {again}, a retry of it frees them")
+        print(f"BLOCKED now, for they start from what was cancelled: {names}; {again}, a retry of it frees them")
 
 
 def _agrees(sweep: Sweep, runs: list[SweepRun]) -> bool:

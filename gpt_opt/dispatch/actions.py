@@ -10,7 +10,7 @@ from gpt_opt.dispatch import slurm, snapshot
 from gpt_opt.dispatch.classify import BlockedBy, Classification
 from gpt_opt.dispatch.jobs import idle, living_jobs
 from gpt_opt.dispatch.reconcile import reconcile
-from gpt_opt.dispatch.stages import choose_anew, classify_runs, hopes
+from gpt_opt.dispatch.stages import candidates, choose_anew, classify_runs
 from gpt_opt.dispatch.start import Outcome, start_jobs
 from gpt_opt.dispatch.submit import leave_out
 from gpt_opt.errors import ConfigError, GptOptError, Problem
@@ -61,7 +61,7 @@ def retry(sweep: Sweep, state: str, where: Sequence[str], only: SweepRun | None 
                 "%s: the runs have the code that the sweep was submitted with; gptopt submit %s first takes that of now"
             )
             log.warning(message, sweep.label, submission.file or "FILE")
-        if state == State.STALE and choose_anew(sweep):
+        if state == State.STALE and choose_anew(sweep, {run.choice for run in chosen}):
             items = classify_runs(sweep).items
             chosen = [run for run in chosen if run in items]
         for run in chosen:
@@ -115,10 +115,13 @@ def open_runs(sweep: Sweep, run: SweepRun | None) -> list[SweepRun]:
 
 
 def descendants(sweep: Sweep, runs: Sequence[SweepRun]) -> list[SweepRun]:
-    """Returns the runs that would be blocked by the end of `runs`: those that start from them, and have not ended."""
+    """Returns the runs that have not ended and that the end of `runs` blocks: they can start from nothing else."""
     given = {run.index for run in runs}
-    waits = hopes(sweep.runs)
-    return [run for run in open_runs(sweep, None) if run.index not in given and waits[run.index] & given]
+    blocked = set(given)
+    for index, parents in candidates(sweep.runs).items():
+        if parents and parents <= blocked:
+            blocked.add(index)
+    return [run for run in open_runs(sweep, None) if run.index in blocked - given]
 
 
 def cancel(sweep: Sweep, runs: Sequence[SweepRun]) -> None:

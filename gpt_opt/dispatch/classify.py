@@ -6,7 +6,7 @@ Status, driver, submit, retry, cancel, the launcher and exit codes all ask here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
@@ -192,3 +192,17 @@ class ClassifiedRuns:
     def done(self) -> tuple[SweepRun, ...]:
         """COMPLETED runs."""
         return self.where(lambda item: item.is_done)
+
+
+_RETRIES = {
+    BlockedBy.RETRIES: ("", "starts failed runs again"),
+    BlockedBy.CANCEL: (" --state CANCELLED", "starts cancelled runs again"),
+    BlockedBy.STALE: (" --state STALE", "makes runs anew whose start was replaced"),
+}
+"""Options of `gptopt retry` for what keeps a run from being started, and what it does."""
+
+
+def retry_hints(sweep: str, items: Iterable[Classification]) -> list[str]:
+    """Returns the commands that start those runs of a sweep again that need a retry."""
+    found = {item.blocked_by for item in items}
+    return [f"gptopt retry {sweep}{options} {does}" for by, (options, does) in _RETRIES.items() if by in found]

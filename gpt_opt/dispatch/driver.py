@@ -12,7 +12,7 @@ from types import FrameType
 
 from gpt_opt.dispatch import slurm
 from gpt_opt.dispatch.backends.disbatch import Round, remove_stale_pipes
-from gpt_opt.dispatch.classify import BlockedBy, ClassifiedRuns
+from gpt_opt.dispatch.classify import BlockedBy, ClassifiedRuns, retry_hints
 from gpt_opt.dispatch.driver_claim import POLL_S, claim_sweep
 from gpt_opt.dispatch.progress import saved_steps
 from gpt_opt.dispatch.reconcile import reconcile
@@ -101,7 +101,9 @@ def drive(sweep: Sweep, in_job: bool, slots: int | None = None) -> None:
             for part, claim in claims:
                 _rounds(part, None if in_job else slots or part.needs().slots or 1, stop, claim)
             runs = classify_runs(sweep)
-            waits = not in_job and runs.locked and runs.waiting_for_others  # for another sweep: a machine costs nothing meanwhile
+            waits = (
+                not in_job and runs.locked and runs.waiting_for_others
+            )  # for another sweep: a machine costs nothing meanwhile
             if stop.signal is not None or not (runs.due or waits):  # a retry may be of a shape worked through before
                 break
         remove_stale_pipes()
@@ -250,17 +252,6 @@ def _report(sweep: Sweep, runs: ClassifiedRuns) -> None:
     causes = Counter(CAUSES[runs.items[run].cause or "exception"].message for run in failed)
     reasons = "; ".join(f"{number} {message}" for message, number in causes.most_common())
     hint = f"; gptopt status {sweep.label} says more"
-    hint += "".join(f", {line}" for line in retry_hints(sweep, runs))
+    hint += "".join(f", {line}" for line in retry_hints(sweep.label, runs.items.values()))
     hint += ", the same command goes on with the rest" if runs.due else ""
     raise RunFailed(f"{sweep.label}: {_counts(runs)}" + (f" ({reasons})" if reasons else "") + hint)
-
-
-def retry_hints(sweep: Sweep, runs: ClassifiedRuns) -> list[str]:
-    """Returns the commands that start runs again that need a retry."""
-    words = {
-        BlockedBy.RETRIES: ("", "failed ones again"),
-        BlockedBy.CANCEL: (" --state CANCELLED", "cancelled ones again"),
-        BlockedBy.STALE: (" --state STALE", "those anew whose start was replaced"),
-    }
-    found = {item.blocked_by for item in runs.items.values()}
-    return [f"gptopt retry {sweep.label}{flag} starts {which}" for by, (flag, which) in words.items() if by in found]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -66,12 +66,18 @@ def must_wait(sweep: Sweep, run: SweepRun) -> str:
     return "" if record.state is State.COMPLETED else f"{parent.name}, which it starts from, is {record.state}"
 
 
-def choose_anew(sweep: Sweep) -> int:
-    """Takes the run that is the best now wherever another one was chosen; returns how many choices that changed."""
+def choose_anew(sweep: Sweep, names: Set[str]) -> int:
+    """Takes the run that is the best now for choices that took another one; returns how many that changed.
+
+    Args:
+        sweep: The sweep.
+        names: Of the choices.
+    """
     with lock(sweep.root / ".choices.lock"):
         staged, changed = _read(Sweep(sweep.root), sweep.submission()), 0
         for name, chosen in staged.choices.found.items():
-            best = staged.choices.best(name, staged.by_index) if chosen.better is not None else None
+            is_meant = name in names and chosen.better is not None
+            best = staged.choices.best(name, staged.by_index) if is_meant else None
             if best is not None:
                 record_choice(sweep.choices, name, best[0], staged.choices.metric(name)["name"], best[1])
                 changed += 1
@@ -117,14 +123,16 @@ def with_parents(
         if run.parent is not None:
             if run.parent not in by_index:
                 continue
-            if run.choice:
-                chosen = choices.of(run.choice, by_index)
-                if not chosen.has(run.parent):
-                    continue
+            chosen = choices.of(run.choice, by_index) if run.choice else None
+            if chosen is not None and not chosen.has(run.parent):
+                continue
+            parent, what = by_index[run.parent]
+            if chosen is None or chosen.decided:
+                item = _after(item, what)
+            if chosen is not None:
                 item = chosen.applied_to(item)
-            else:
-                item = _after(item, by_index[run.parent][1])
-            if item.is_done and started_from_another(paths(run), paths(by_index[run.parent][0])):
+            is_stale = what.state is State.STALE or started_from_another(paths(run), paths(parent))
+            if is_stale and (item.is_done or item.is_due):  # one that has begun goes on with nothing else
                 item = Classification(State.STALE, None, BlockedBy.STALE)
         found[run] = item
         by_index[run.index] = (run, item)
@@ -230,7 +238,7 @@ class ChoiceReader:
 
 
 def started_from_another(paths: RunPaths, parent: RunPaths) -> bool:
-    """Returns whether a complete run started from a result of its parent that another has replaced since."""
+    """Returns whether a run started from a result of its parent that another has replaced since."""
     try:
         result = str(read_summary(parent).get("attempt", ""))
         started = _started_as(str(paths.provenance), paths.provenance.stat().st_mtime_ns)
@@ -246,14 +254,19 @@ def _started_as(provenance: str, written_ns: int) -> dict[str, str]:
     return {item["run_id"]: item.get("attempt", "") for item in inputs.values() if "run_id" in item}
 
 
-def hopes(runs: Sequence[SweepRun]) -> dict[int, frozenset[int]]:
-    """Returns for every run, by index, those that it may have to wait for: ancestors, and candidates of choices."""
-    found: dict[int, frozenset[int]] = {}
+def candidates(runs: Sequence[SweepRun]) -> dict[int, frozenset[int]]:
+    """Returns for every run, by index, the runs one of which it starts from; empty where it starts from none."""
     of_choice: dict[str, set[int]] = {}
     for run in runs:
         if run.choice and run.parent is not None:
             of_choice.setdefault(run.choice, set()).add(run.parent)
-    for run in runs:
-        parents = of_choice.get(run.choice, set()) if run.parent is None or run.choice else {run.parent}
-        found[run.index] = frozenset(parents).union(*(found[parent] for parent in parents))
+    own = {run.index: frozenset() if run.parent is None else frozenset({run.parent}) for run in runs}
+    return {run.index: frozenset(of_choice.get(run.choice, own[run.index])) for run in runs}
+
+
+def hopes(runs: Sequence[SweepRun]) -> dict[int, frozenset[int]]:
+    """Returns for every run, by index, those that it may have to wait for: ancestors, and candidates of choices."""
+    found: dict[int, frozenset[int]] = {}
+    for index, parents in candidates(runs).items():
+        found[index] = parents.union(*(found[parent] for parent in parents))
     return found

@@ -69,7 +69,7 @@ def active(runs: Iterable[_Run], chosen: Mapping[str, int]) -> set[int]:
 
     Args:
         runs: Of the plan, in order.
-        chosen: Name of a choice to the index of the run that it chose. Of one that is missing, or that chose a run which
+        chosen: Name of a choice to the index of the run that it chose. Of one that is missing, or chose a run which
             will not be made itself, the first stands for it.
     """
     found: set[int] = set()

@@ -116,4 +116,4 @@ def test_retry_of_the_runs_with_a_value(bench: Bench) -> None:
     bench.wait("one done", lambda: len(classify_runs(bench.sweep()).done) == 1)
     bench.wait_until_idle()
     assert bench.starts() == [1, 2, 1]
-    assert "gptopt retry sweep/1 starts failed ones again" in bench.gptopt("submit", "sweep.json")
+    assert "gptopt retry sweep/1 starts failed runs again" in bench.gptopt("submit", "sweep.json")

@@ -55,7 +55,11 @@ ENDS = {
         "changed_config",
         REFUSED[20:],
     ),
-    "a wrong request": (End(2, stderr_tail=["1 problem:", "- seed: no"], state=state(State.PENDING)), "request", None),
+    "a wrong request": (
+        End(2, stderr_tail=["1 problem:", "- seed: no", "set another"], state=state(State.PENDING)),
+        "request",
+        "seed: no",
+    ),
     "cancelled": (End(1, state=INTERRUPTED, stop_requested=True, is_cancelled=True), "cancelled", ""),
     "asked to stop": (End(-15, state=INTERRUPTED, stop_requested=True), "stopped", ""),
     "stopped by a signal of its own": (End(1, state=INTERRUPTED, is_own=True, released=True), "stopped", ""),

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import gpt_opt
 from gpt_opt.cli.views import status as show_status
 from gpt_opt.dispatch.actions import descendants, retry
 from gpt_opt.dispatch.backends.disbatch import Round
@@ -123,6 +124,9 @@ def test_what_a_cancel_would_block(tmp_path: Path) -> None:
     sweep = make(tmp_path, *SFT_DPO, {"name": "eval"})
     below = names(descendants(sweep, [sweep.run("sft/1")]))
     assert below == ["dpo/3", "dpo/4", "dpo/5", "eval/3", "eval/4", "eval/5"]
+    best = make(tmp_path / "best", *BEST_OF)
+    assert not descendants(best, [best.run("sft/1")]), "another candidate is left"
+    assert len(descendants(best, [best.run("sft/0"), best.run("sft/1")])) == 3
 
 
 def test_the_best_is_chosen_when_all_have_ended(tmp_path: Path) -> None:
@@ -159,7 +163,8 @@ def test_a_candidate_that_is_retried_and_wins_makes_children_stale_until_the_use
 
 
 def test_a_parent_that_was_made_anew_makes_children_stale(tmp_path: Path) -> None:
-    sweep = make(tmp_path, *SFT_DPO)
+    sweep = make(tmp_path, *SFT_DPO, {"name": "last"})
+    complete(sweep.run("last/0"))
     parent, child, other = sweep.run("sft/0"), sweep.run("dpo/0"), sweep.run("dpo/1")
     complete(parent)
     complete(child, started_from={"run_id": parent.run_id, "attempt": "1"})
@@ -167,8 +172,31 @@ def test_a_parent_that_was_made_anew_makes_children_stale(tmp_path: Path) -> Non
     complete(parent, number=2)
     complete(other, started_from={"run_id": parent.run_id, "attempt": "2"})
     assert (states(sweep)["dpo/0"], states(sweep)["dpo/1"]) == (State.STALE, State.COMPLETED)
+    assert states(sweep)["last/0"] is State.STALE, "and so what was made from that"
+    assert "gptopt retry pipe/1 --state STALE" in show_status.as_text(gather(sweep, ask_slurm=False), None)
     parent.paths().summary.unlink()
     assert states(sweep)["dpo/0"] is State.COMPLETED, "what is being made, or was removed, replaces nothing yet"
+
+
+def test_a_chosen_parent_that_is_trained_again_is_waited_for(tmp_path: Path) -> None:
+    sweep = make(tmp_path, *BEST_OF)
+    for name in ("sft/0", "sft/1"):
+        complete(sweep.run(name))
+    decide(sweep)
+    assert len(classify_runs(sweep).due) == 3
+    sweep.run("sft/0").paths().summary.unlink()
+    assert names(classify_runs(sweep).due) == ["sft/0"]
+
+
+def test_a_run_that_has_begun_goes_on_with_no_other_start(tmp_path: Path) -> None:
+    sweep = make(tmp_path, *SFT_DPO)
+    parent, child = sweep.run("sft/0"), sweep.run("dpo/0")
+    complete(parent)
+    complete(child, started_from={"run_id": parent.run_id, "attempt": "1"})
+    child.paths().summary.unlink()
+    assert child in classify_runs(sweep).due
+    complete(parent, number=2)
+    assert states(sweep)["dpo/0"] is State.STALE
 
 
 def test_nothing_is_chosen_where_every_candidate_failed(tmp_path: Path) -> None:
@@ -219,6 +247,17 @@ def test_a_driver_hands_out_more_runs_than_the_pipe_to_disbatch_holds(tmp_path: 
         assert not work.wait(1.0)
     finally:
         work.end()
+
+
+def test_a_table_of_a_sweep_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, *SFT_DPO)
+    (tmp_path / "pipe.json").write_text(json.dumps({"stages": SFT_DPO}))
+    monkeypatch.chdir(tmp_path)
+    table = gpt_opt.sweep("pipe.json").runs()
+    assert list(table["name"]) == ["sft/0", "sft/1", *(f"dpo/{index}" for index in range(6))]
+    assert list(table["parent"].dropna()) == ["sft/0"] * 3 + ["sft/1"] * 3
+    assert set(table["lr"].dropna()) == {1, 2}
+    assert set(table["state"]) == {"PENDING"}
 
 
 # -- any tree ---------------------------------------------------------------------------------------------------------

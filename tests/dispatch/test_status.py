@@ -72,7 +72,7 @@ index  beta  run           state        step     eval/loss  best    time   node 
 
 3 runs wait and no job is alive: gptopt submit params/beta.json --backend local continues
 gptopt retry beta/1 starts failed runs again
-gptopt retry beta/1 --state CANCELLED takes cancelled runs up again
+gptopt retry beta/1 --state CANCELLED starts cancelled runs again
 
 1 of 6 done, 3 waiting, 1 failed, 1 cancelled, nothing works on it"""
 

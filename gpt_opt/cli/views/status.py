@@ -12,6 +12,7 @@ from typing import Any
 
 from gpt_opt.cli.views.parts import common_lines, duration, one_line, parameter_columns
 from gpt_opt.cli.views.stages import bar, by_stage, common_and_shown, names_of, shown_overrides, stage_count, tree
+from gpt_opt.dispatch.classify import retry_hints
 from gpt_opt.dispatch.failure_groups import FailureGroup
 from gpt_opt.dispatch.job_status import JobStatus
 from gpt_opt.dispatch.run_status import RunStatus
@@ -192,11 +193,11 @@ def _shape_lines(status: SweepStatus) -> list[str]:
     return lines
 
 
-def _group_lines(group: FailureGroup, width: int | None) -> list[str]:
+def _group_lines(group: FailureGroup, names: Mapping[int, str], width: int | None) -> list[str]:
     """Returns how many runs ended for one reason and which; the reason has lines of its own where that is long."""
     state = "" if group.state == State.FAILED else f"{group.state.lower()}: "
     which = ", all " + " ".join(f"{k}={one_line(v)}" for k, v in group.shared.items()) if group.shared else ""
-    which = f" (run {group.indices[0]})" if len(group.indices) == 1 else which
+    which = f" (run {names[group.indices[0]]})" if len(group.indices) == 1 else which
     line = f"{len(group.indices)} x {state}{group.message}{which}"
     if width is None or len(line) <= width:
         return [line]
@@ -206,7 +207,8 @@ def _group_lines(group: FailureGroup, width: int | None) -> list[str]:
 
 def failure_lines(status: SweepStatus, width: int | None) -> list[str]:
     """Returns the causes why runs failed, the largest group first."""
-    lines = [line for group in status.failures[:_MOST_GROUPS] for line in _group_lines(group, width)]
+    names = {item.run.index: item.run.name for item in status.runs}
+    lines = [line for group in status.failures[:_MOST_GROUPS] for line in _group_lines(group, names, width)]
     if (more := len(status.failures) - _MOST_GROUPS) > 0:
         lines.append(f"... and {more} more causes; --json has all")
     return lines
@@ -216,15 +218,6 @@ def _notes(status: SweepStatus, width: int | None) -> list[str]:
     lines = [line for note in status.notes[:_MOST_NOTES] for line in wrapped(f"note: {note}", width)]
     if (more := len(status.notes) - _MOST_NOTES) > 0:
         lines.append(f"... and {more} more notes; --json has all")
-    return lines
-
-
-def _retry_lines(status: SweepStatus) -> list[str]:
-    lines = []
-    if any(item.state is State.FAILED and not item.what.is_due for item in status.runs):
-        lines.append(f"gptopt retry {status.label} starts failed runs again")
-    if status.counts[State.CANCELLED]:
-        lines.append(f"gptopt retry {status.label} --state CANCELLED takes cancelled runs up again")
     return lines
 
 
@@ -240,7 +233,7 @@ def advice(status: SweepStatus) -> list[str]:
         where = "" if submission.cwd == os.getcwd() else f" (in {submission.cwd})"
         runs = "1 run waits" if number == 1 else f"{number} runs wait"
         lines.append(f"{runs} and no job is alive: {' '.join(map(shell_word, command))} continues{where}")
-    return lines + _retry_lines(status)
+    return lines + retry_hints(status.label, (item.what for item in status.runs))
 
 
 def outcome(status: SweepStatus) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpt_opt.dispatch.driver import retry_hints
+from gpt_opt.dispatch.classify import retry_hints
 from gpt_opt.dispatch.start import Outcome
 from gpt_opt.plan.resources import run_count
 from gpt_opt.records.job_id import JobId
@@ -19,9 +19,14 @@ def as_text(outcome: Outcome) -> str:
         alive = sorted({JobId(job.id).array for job in outcome.alive})
         lines.append(f"submitted already: job {', '.join(alive)}")
     if not outcome.started and not outcome.alive:
-        waits = f": {run_count(len(runs.waiting_for_others))} can be submitted when runs that other jobs work on have ended"
+        waits = (
+            f": {run_count(len(runs.waiting_for_others))} can be submitted when runs that other jobs work on have ended"
+        )
         lines.append("nothing to submit" + (waits if runs.waiting_for_others else ""))
     if runs.needs_retry:
-        lines += [f"{len(runs.needs_retry)} failed or cancelled runs are not started again", *retry_hints(sweep, runs)]
+        lines.append(
+            f"{run_count(len(runs.needs_retry))} that failed, were cancelled or are STALE are not started again"
+        )
+        lines += retry_hints(sweep.label, runs.items.values())
     lines.append(f"gptopt status {sweep.label}")
     return "\n".join(lines)

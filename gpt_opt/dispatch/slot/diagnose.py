@@ -47,6 +47,11 @@ class End:
     oom_kills: int = 0
 
     @property
+    def first_problem(self) -> str:
+        """The first problem of a wrong request, as the error log lists them; its last line where it lists none."""
+        return next((line[2:][:_LONGEST] for line in self.stderr_tail if line.startswith("- ")), self.last_line)
+
+    @property
     def last_line(self) -> str:
         """The last line of the error log."""
         return self.stderr_tail[-1][:_LONGEST] if self.stderr_tail else ""
@@ -137,7 +142,7 @@ RULES: tuple[Rule, ...] = (
     Rule("exception", lambda end: end.failed, _error_line),
     # It was refused before it began. Under torchrun the code is 1, whatever the process itself ended with.
     Rule("changed_config", lambda end: bool(end.line_with(CHANGED)), _changed_config),
-    Rule("request", lambda end: end.code == 2, lambda end: end.last_line),
+    Rule("request", lambda end: end.code == 2, lambda end: end.first_problem),
     # It was stopped, or never had the run.
     Rule("cancelled", lambda end: end.stopped and end.is_cancelled),
     Rule("stopped", lambda end: end.stopped),
