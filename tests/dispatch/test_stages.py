@@ -302,7 +302,7 @@ class Slots:
                 complete(run, loss=self.data.draw(st.sampled_from([0.1, 0.2, 0.3])))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(stages=trees(), data=st.data())
 def test_any_tree_with_any_failures(stages: list[dict[str, Any]], data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
