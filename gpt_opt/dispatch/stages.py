@@ -122,8 +122,7 @@ def with_parents(
                 if not chosen.has(run.parent):
                     continue
                 item = chosen.applied_to(item)
-            else:
-                item = _after(item, by_index[run.parent][1])
+            item = _after(item, by_index[run.parent][1])
             if item.is_done and started_from_another(paths(run), paths(by_index[run.parent][0])):
                 item = Classification(State.STALE, None, BlockedBy.STALE)
         found[run] = item
@@ -133,7 +132,7 @@ def with_parents(
 
 def _after(item: Classification, parent: Classification) -> Classification:
     """Returns what a run is, given what the run is that it starts from."""
-    if item.is_done or item.is_locked or item.needs_retry or parent.is_done:
+    if item.is_done or item.is_locked or item.needs_user or parent.is_done:
         return item
     if parent.needs_user:
         return Classification(State.BLOCKED, None, BlockedBy.PARENT)
@@ -221,7 +220,8 @@ class ChoiceReader:
         candidates, recorded = tuple(items), self._recorded.get(name)
         best = self.best(name, items)
         if recorded is not None and recorded.parent in items:
-            better = best[0] if best is not None and best[0] != recorded.parent else None
+            is_there = items[recorded.parent][1].is_done  # and not being made anew
+            better = best[0] if best is not None and best[0] != recorded.parent and is_there else None
             return Chosen(recorded.parent, candidates, True, recorded.value, better)
         ended = all(item.is_done or item.needs_user for _, item in items.values())
         if best is not None and ended:
