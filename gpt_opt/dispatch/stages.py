@@ -117,12 +117,13 @@ def with_parents(
         if run.parent is not None:
             if run.parent not in by_index:
                 continue
-            if run.choice:
-                chosen = choices.of(run.choice, by_index)
-                if not chosen.has(run.parent):
-                    continue
+            chosen = choices.of(run.choice, by_index) if run.choice else None
+            if chosen is not None and not chosen.has(run.parent):
+                continue
+            if chosen is not None:
                 item = chosen.applied_to(item)
-            item = _after(item, by_index[run.parent][1])
+            if chosen is None or chosen.decided:
+                item = _after(item, by_index[run.parent][1])
             if item.is_done and started_from_another(paths(run), paths(by_index[run.parent][0])):
                 item = Classification(State.STALE, None, BlockedBy.STALE)
         found[run] = item
