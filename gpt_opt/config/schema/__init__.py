@@ -23,6 +23,9 @@ from gpt_opt.config.schema.sharding import SHARDING_SCHEMAS, register_variants
 VERSION_BASE = "1.3"
 """The `version_base` that Hydra composes the configs with."""
 
+JOB_NAME = "run_hydra"
+"""Hydra's name of a run's program, `hydra.job.name`."""
+
 
 @dataclass
 class Gpu:

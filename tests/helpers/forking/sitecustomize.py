@@ -16,14 +16,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 SERVER = "GPTOPT_TEST_FORKS"
+NEW_TORCHRUN = "GPTOPT_TEST_NEW_TORCHRUN"
+"""Set where torchrun itself is to be a new process: its children are the stand-ins of its workers."""
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def command_of(arguments: list[str]) -> list[str]:
     """Returns script and arguments of a run, or of its torchrun, out of those of a Python; nothing of others."""
     arguments = arguments[1:] if arguments[:1] == ["-u"] else arguments  # as torchrun starts its workers
-    known = arguments[:2] == ["-m", "torch.distributed.run"] or (arguments and arguments[0].endswith("/run_hydra.py"))
-    return arguments if known else []
+    torchrun = arguments[:2] == ["-m", "torch.distributed.run"] and NEW_TORCHRUN not in os.environ
+    return arguments if torchrun or (arguments and arguments[0].endswith("/run_hydra.py")) else []
 
 
 def fork(server: str, command: Sequence[str], cwd: str, streams: Sequence[int]) -> tuple[int, socket.socket]:
