@@ -50,8 +50,8 @@ class CommandLine:
         return None
 
     def run(self) -> Composed | None:
-        """Returns the one run that the overrides ask for; None where the config cannot be composed or resolved."""
-        if self.config is None:
+        """Returns the one run that the overrides ask for; None where they ask for several, or Hydra refuses them."""
+        if self.config is None or any(override.is_sweep_override() for override in self._parse(self.overrides)):
             return None
         with suppress(Exception):
             config = plain(without_hydra(copy.deepcopy(self.config)))
@@ -120,7 +120,10 @@ class CommandLine:
 
     @cached_property
     def _parsed(self) -> list[Override]:
-        return OverridesParser.create(config_loader=self._loader).parse_overrides(self.texts)
+        return self._parse(self.texts)
+
+    def _parse(self, texts: list[str]) -> list[Override]:
+        return OverridesParser.create(config_loader=self._loader).parse_overrides(texts)
 
     def points(self) -> list[list[str]]:
         """Returns the override list of every point that the basic sweeper makes.
