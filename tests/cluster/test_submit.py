@@ -216,7 +216,7 @@ def test_wait_ends_with_0_only_if_all_is_completed(bench: Bench) -> None:
 
 
 def test_cancel_checkpoints_what_runs_and_nothing_starts_it_again(bench: Bench) -> None:
-    bench.write([70, 71], steps=40, pause_s=0.3)
+    bench.write([70, 71], steps=60, pause_s=0.3)
     bench.submit("--slots", "1")
     bench.wait_for_step(0)
     bench.gptopt("cancel", "sweep", expect=1)
@@ -233,7 +233,7 @@ def test_cancel_checkpoints_what_runs_and_nothing_starts_it_again(bench: Bench) 
     bench.gptopt("retry", "sweep", "--state", "CANCELLED")
     bench.wait_until_done()
     bench.wait_until_idle()
-    bench.verify(steps=40)
+    bench.verify(steps=60)
     assert bench.starts() == [2, 1]
 
 
