@@ -22,10 +22,12 @@ _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, sign
 
 
 def command_of(arguments: list[str]) -> list[str]:
-    """Returns script and arguments of a run, or of its torchrun, out of those of a Python; nothing of others."""
+    """Returns the command of a run, of its torchrun or of a job of submitit's, out of a Python's; nothing of others."""
     arguments = arguments[1:] if arguments[:1] == ["-u"] else arguments  # as torchrun starts its workers
     torchrun = arguments[:2] == ["-m", "torch.distributed.run"] and NEW_TORCHRUN not in os.environ
-    return arguments if torchrun or (arguments and arguments[0].endswith("/run_hydra.py")) else []
+    submitit = arguments[:2] == ["-m", "submitit.core._submit"]
+    script = arguments[:1] and arguments[0].endswith("/run_hydra.py")
+    return arguments if torchrun or submitit or script else []
 
 
 def fork(server: str, command: Sequence[str], cwd: str, streams: Sequence[int]) -> tuple[int, socket.socket]:
