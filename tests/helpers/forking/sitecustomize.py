@@ -60,9 +60,8 @@ def _stand_in(server: str, command: list[str]) -> None:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
 
-    for number in _PASSED_ON:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, pass_on)
+    for number in _PASSED_ON:  # also what is ignored: the fork ignores it too, unless it has a handler by now
+        signal.signal(number, pass_on)
     code = exit_code(connection)
     if code < 0:
         if -code != signal.SIGKILL:
