@@ -105,7 +105,7 @@ def ranks(folder: Path) -> dict[int, int]:
 
 
 def wait_for_step(folder: Path, process: subprocess.Popen[str], step: int) -> RunPaths:
-    deadline = time.time() + 120
+    deadline = time.time() + 300  # DeepSpeed may compile itself first
     while time.time() < deadline and process.poll() is None:
         found = find_run_dirs(folder / "outputs") if (folder / "outputs").exists() else []
         if found and RunPaths(found[0]).state.exists() and read_state(RunPaths(found[0])).step >= step:
