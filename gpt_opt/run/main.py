@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gpt_opt.config.files import located
-from gpt_opt.config.schema import VERSION_BASE
+from gpt_opt.config.schema import JOB_NAME, VERSION_BASE
 from gpt_opt.errors import ConfigError, GptOptError, Problem, RequestError, RunFailed
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.run_id import run_id
@@ -52,7 +52,7 @@ def start(loader: ConfigLoader, job: Callable[[DictConfig], Any], overrides: Seq
     """
     setbase(VERSION_BASE)
     mode = f"hydra.mode={'MULTIRUN' if multirun else 'RUN'}"
-    hydra, known = Hydra("run_hydra", loader), GlobalHydra.instance()
+    hydra, known = Hydra(JOB_NAME, loader), GlobalHydra.instance()
     before, known.hydra = known.hydra, hydra
     try:
         return (hydra.multirun if multirun else hydra.run)("config", job, [*overrides, mode])
