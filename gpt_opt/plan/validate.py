@@ -91,7 +91,7 @@ class PointChecker:
 
     def compose_one(self, line: CommandLine) -> Composed | ComposeFailure:
         """Composes the one run that a command line asks for, as `compose_many`."""
-        self.memo = Remembered()
+        self.memo, self._index, self._planned = Remembered(), RunIndex(), {}
         return self._with_real_paths(line.run() or next(self.composer.compose_many([line.overrides])))
 
     def _with_real_paths(self, result: Composed | ComposeFailure) -> Composed | ComposeFailure:
