@@ -90,6 +90,14 @@ def check_command_line(config_dir: Path, arguments: Sequence[str]) -> Request | 
     return Request(composed, multirun, asked.overrides, checker.loader(None if multirun else line.config))
 
 
+def help_loader(config_dir: Path, arguments: Sequence[str]) -> ConfigLoader | None:
+    """Returns what the configs that `--help` tells of are loaded with; None where something else is asked for."""
+    asked = get_args_parser().parse_args(list(arguments))
+    if not asked.help or asked.config_path or asked.config_name:
+        return None
+    return PointChecker(config_dir, further=Path(asked.config_dir) if asked.config_dir else None).loader()
+
+
 def composition_problems(config_dir: Path, arguments: Sequence[str]) -> list[Problem]:
     """Returns why Hydra cannot compose what a command line asks for that `check_command_line` leaves to it.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 from hydra._internal.hydra import Hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -58,6 +59,18 @@ def start(loader: ConfigLoader, job: Callable[[DictConfig], Any], overrides: Seq
         return (hydra.multirun if multirun else hydra.run)("config", job, [*overrides, mode])
     finally:
         known.hydra = before
+
+
+def show_help(loader: ConfigLoader, arguments: Sequence[str]) -> None:
+    """Prints what Hydra does for `--help`; with a loader of its own it would copy every config again for each group.
+
+    Args:
+        loader: What Hydra composes the configs with.
+        arguments: The command line after the program's name.
+    """
+    setbase(VERSION_BASE)
+    parser = get_args_parser()
+    Hydra(JOB_NAME, loader).app_help("config", parser, parser.parse_args(list(arguments)))
 
 
 def task(config: DictConfig) -> float | None:
