@@ -37,6 +37,13 @@ def result(paths: RunPaths) -> dict[str, Any]:
     return {"run_id": summary["run_id"], "step": summary["step"], "metrics": metrics}
 
 
+def test_the_help_lists_groups_and_the_config(run_hydra: Runner) -> None:
+    told = run_hydra(["--help", "loss=sft"])
+    assert told.returncode == 0, told.stderr
+    assert "\nloss: dpo, hinge," in told.stdout
+    assert "\nloss:\n  name: sft\n" in told.stdout
+
+
 def start(arguments: list[str]) -> subprocess.Popen[str]:
     command = [sys.executable, str(ROOT / "run_hydra.py"), *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
