@@ -118,9 +118,8 @@ class SweepHandle:
             parent = names.get(item.run.parent) if item.run.parent is not None else None
             row = {"name": item.run.name, "stage": item.run.stage or None, "parent": parent, "state": str(item.state)}
             parts = [(target(text.partition("=")[0]), text) for text in item.run.overrides]
-            given: dict[str, Any] = {
-                key: parse_override(text).value() for key, text in parts if key != "loss"
-            }  # a metric
+            # loss=dpo is left out: the column loss is the metric, and loss.name is in the config.
+            given: dict[str, Any] = {key: parse_override(text).value() for key, text in parts if key != "loss"}
             known = results.loc[item.run.run_id].to_dict() if item.run.run_id in results.index else {}
             rows.append(
                 {**given, **{str(key): value for key, value in known.items()}, **row, "run_id": item.run.run_id}

@@ -127,10 +127,10 @@ def with_parents(
             if chosen is not None and not chosen.has(run.parent):
                 continue
             parent, what = by_index[run.parent]
-            if chosen is None or chosen.decided:
-                item = _after(item, what)
             if chosen is not None:
                 item = chosen.applied_to(item)
+            if chosen is None or chosen.decided:
+                item = _after(item, what)
             is_stale = what.state is State.STALE or started_from_another(paths(run), paths(parent))
             if is_stale and (item.is_done or item.is_due):  # one that has begun goes on with nothing else
                 item = Classification(State.STALE, None, BlockedBy.STALE)
@@ -141,7 +141,7 @@ def with_parents(
 
 def _after(item: Classification, parent: Classification) -> Classification:
     """Returns what a run is, given what the run is that it starts from."""
-    if item.is_done or item.is_locked or item.needs_retry or parent.is_done:
+    if item.is_done or item.is_locked or item.needs_user or parent.is_done:
         return item
     if parent.needs_user:
         return Classification(State.BLOCKED, None, BlockedBy.PARENT)
@@ -229,7 +229,8 @@ class ChoiceReader:
         candidates, recorded = tuple(items), self._recorded.get(name)
         best = self.best(name, items)
         if recorded is not None and recorded.parent in items:
-            better = best[0] if best is not None and best[0] != recorded.parent else None
+            is_there = items[recorded.parent][1].is_done  # and not being made anew
+            better = best[0] if best is not None and best[0] != recorded.parent and is_there else None
             return Chosen(recorded.parent, candidates, True, recorded.value, better)
         ended = all(item.is_done or item.needs_user for _, item in items.values())
         if best is not None and ended:

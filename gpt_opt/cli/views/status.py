@@ -197,6 +197,7 @@ def _group_lines(group: FailureGroup, names: Mapping[int, str], width: int | Non
     """Returns how many runs ended for one reason and which; the reason has lines of its own where that is long."""
     state = "" if group.state == State.FAILED else f"{group.state.lower()}: "
     which = ", all " + " ".join(f"{k}={one_line(v)}" for k, v in group.shared.items()) if group.shared else ""
+    which = f" of {group.stage}" * bool(group.stage) + which
     which = f" (run {names[group.indices[0]]})" if len(group.indices) == 1 else which
     line = f"{len(group.indices)} x {state}{group.message}{which}"
     if width is None or len(line) <= width:
