@@ -58,7 +58,8 @@ class Origin:
 def origins(stage: Stage, parents: Sequence[Parent], extra: Sequence[str]) -> list[Origin]:
     """Returns what the points of a stage start from, in order.
 
-    A run takes over the model and the seed of the run that it starts from, unless its stage gives them.
+    A run takes over the model and the seed of the run that it starts from, unless its stage gives them; one that
+    goes on with its training also what that started from.
 
     Args:
         stage: The stage.
@@ -76,7 +77,7 @@ def origins(stage: Stage, parents: Sequence[Parent], extra: Sequence[str]) -> li
     found = []
     for parent in parents:
         choice = _choice(stage.name, start.best, parent.config)
-        kept = tuple(text for text in parent.overrides if _is_inherited(text, given))
+        kept = tuple(text for text in parent.overrides if _is_inherited(text, given, start.resume))
         for step in start.steps or (None,):
             number = numbers.setdefault((choice or parent.number, step), len(numbers))
             archive = f"{key}={RunReference(parent.run_id, step)}"
@@ -84,11 +85,12 @@ def origins(stage: Stage, parents: Sequence[Parent], extra: Sequence[str]) -> li
     return found
 
 
-def _is_inherited(override: str, given: set[str]) -> bool:
+def _is_inherited(override: str, given: set[str], resume: bool) -> bool:
     key = target(override.partition("=")[0])
     if key == "seed":
         return key not in given
-    return (key == "model" or key.startswith("model.")) and key != _ARCHIVE and not {key, "model"} & given
+    is_model = key == "model" or key.startswith("model.")
+    return is_model and (resume or key != _ARCHIVE) and not {key, "model"} & given
 
 
 def _choice(stage: str, best: Best | None, config: Mapping[str, Any]) -> str:

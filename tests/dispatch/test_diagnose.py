@@ -37,7 +37,7 @@ ENDS = {
     "torch's words": (failed(type="RuntimeError", message="can't allocate memory"), "out_of_memory", None),
     "full disk": (failed(type="DiskFull", message=f"{FULL}: x"), "no_space", f"DiskFull: {FULL}: x"),
     "full disk in a traceback": (failed(type="OSError", message="x", traceback=f"...{FULL}"), "no_space", "OSError: x"),
-    "bad data": (failed(2, type="DataError", message="1 problem:\n - x"), "request", "DataError: 1 problem:"),
+    "bad data": (failed(2, type="DataError", message="1 problem:\n - x"), "request", "DataError: x"),
     "an exception": (failed(type="ValueError", message="no"), "exception", "ValueError: no"),
     "an exception when asked to stop": (
         End(1, state=state(State.FAILED, type="ValueError", message="no"), is_own=True, stop_requested=True),

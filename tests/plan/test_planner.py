@@ -496,6 +496,14 @@ def test_targets_are_looked_up_while_planning(
     assert "did you mean here_17.Shorter?" in text
 
 
+def test_a_training_that_goes_on_has_what_it_started_from(desk: Desk) -> None:
+    stages = [{"name": "a", "base": {"loss": "sft"}}, {"name": "b", "base": {"loss": "sft", "seed": 3}}]
+    resumed = {"name": "c", "from": {"resume": True}, "base": {"loss": "sft", "training.training_params.max_steps": 90}}
+    first, second, third = desk.plan({"stages": [*stages, resumed]}).runs
+    assert f"model.archive=run:{first.run_id}" in third.overrides
+    assert f"training.finetuning.resume_from_checkpoint=run:{second.run_id}" in third.overrides
+
+
 def test_stages_share_no_runs_that_a_choice_decides_on(desk: Desk) -> None:
     rates = {"name": "sft", "base": {"loss": "sft"}, "grid": {"seed": [0, 1]}}
     dpo = {"base": {"loss": "dpo", "loss.beta": 0.1}}

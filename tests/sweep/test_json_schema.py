@@ -93,8 +93,8 @@ def test_there_are_five_files() -> None:
 def test_shipped_files_are_valid_and_their_overrides_parse(path: Path) -> None:
     assert valid(json.loads(path.read_text()))
     grid = load_grid(path)
-    found = list(points(grid.stages[0].space))
-    assert len(found) == count(grid.stages[0].space) > 1
+    found = [point for stage in grid.stages for point in points(stage.space)]
+    assert len(found) == sum(count(stage.space) for stage in grid.stages) > 1
     assert grid.name == path.stem
     parser = OverridesParser.create()
     for point in found:
@@ -109,13 +109,17 @@ def test_shipped_files_show_each_construct() -> None:
 
 
 def test_number_of_points_of_the_shipped_files() -> None:
-    assert {path.name: count(load_grid(path).stages[0].space) for path in PARAMS} == {
+    spaces = {path.name: [stage.space for stage in load_grid(path).stages] for path in PARAMS}
+    assert {name: sum(map(count, found)) for name, found in spaces.items()} == {
         "batch_sizes.json": 11,
         "beta_sweep.json": 3,
+        "cooldowns.json": 5,
+        "long_context.json": 3,
         "model_sizes.json": 6,
         "mup_transfer.json": 18,
         "optimizers.json": 15,
         "optimizers_pretrain.json": 64,
+        "pipeline_pretrain_sft_dpo.json": 7,
         "random_search.json": 16,
         "smoothing_seeds.json": 6,
     }

@@ -49,7 +49,7 @@ class End:
     @property
     def first_problem(self) -> str:
         """The first problem of a wrong request, as the error log lists them; its last line where it lists none."""
-        return next((line[2:][:_LONGEST] for line in self.stderr_tail if line.startswith("- ")), self.last_line)
+        return _first_problem(self.stderr_tail)[:_LONGEST] or self.last_line
 
     @property
     def last_line(self) -> str:
@@ -105,8 +105,13 @@ class Rule:
 
 def _error_line(end: End) -> str:
     kind, message, _ = end.error
-    lines = message.strip().splitlines()
-    return f"{kind}: {lines[0]}" if lines else kind
+    lines = [line.strip() for line in message.strip().splitlines()]
+    return f"{kind}: {_first_problem(lines) or lines[0]}" if lines else kind
+
+
+def _first_problem(lines: Sequence[str]) -> str:
+    """Returns the first problem of those that our errors list; "" where the lines list none."""
+    return next((line[2:] for line in lines if line.startswith("- ")), "")
 
 
 def _changed_config(end: End) -> str:
