@@ -452,19 +452,14 @@ Call = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def call() -> Call:
-    """run_hydra.py, which tells at its end the trackers that it has loaded."""
+    """run_hydra.py, which tells at its end the trackers that it has loaded, and DeepSpeed."""
     code = (
         "import runpy, sys\n"
-        "from contextlib import suppress\n"
-        "with suppress(ImportError):\n"
-        "    import deepspeed\n"  # which accelerate imports in every training, and which imports mlflow
-        "for name in [name for name in sys.modules if name.partition('.')[0] == 'mlflow']:\n"
-        "    del sys.modules[name]\n"
         "sys.argv = sys.argv[1:]\n"
         "try:\n"
         "    runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "finally:\n"
-        "    print('loaded:', [name for name in ('tensorboard', 'wandb', 'mlflow') if name in sys.modules])\n"
+        "    print('loaded:', [name for name in ('tensorboard', 'wandb', 'mlflow', 'deepspeed') if name in sys.modules])\n"
     )
 
     def run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
