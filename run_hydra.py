@@ -14,10 +14,10 @@ import hydra
 
 from gpt_opt.config.schema import VERSION_BASE, register
 from gpt_opt.errors import exit_code
-from gpt_opt.plan.command_line import check_command_line, composition_problems
+from gpt_opt.plan.command_line import check_command_line, composition_problems, help_loader
 from gpt_opt.run.devices import start_processes
 from gpt_opt.run.distributed import run_ranks
-from gpt_opt.run.main import hydra_errors, require_weights, start, task
+from gpt_opt.run.main import hydra_errors, require_weights, show_help, start, task
 from gpt_opt.run.planned import require_planned
 from gpt_opt.run.resolvers import register_resolvers
 
@@ -30,6 +30,10 @@ def main() -> None:
     register_resolvers()
     request = check_command_line(CONFIG_DIR, sys.argv[1:])
     explain = partial(composition_problems, CONFIG_DIR, sys.argv[1:])
+    if request is None and (loader := help_loader(CONFIG_DIR, sys.argv[1:])) is not None:
+        with hydra_errors(explain):
+            show_help(loader, sys.argv[1:])
+        return
     if request is None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a report of its own and exits with 1
         with hydra_errors(explain):

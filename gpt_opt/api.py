@@ -399,7 +399,8 @@ def _check(overrides: Sequence[str]) -> ConfigLoader:
         ConfigError: With all problems.
     """
     checker = PointChecker(CONFIG_DIR)
-    result = next(checker.compose_many([overrides]))
+    line = checker.command_line(overrides)
+    result = checker.compose_one(line)
     problems = [*checker.problems(result), *checker.elsewhere.values()]
     if isinstance(result, Composed) and not problems:
         require_weights([(result.config, result.overrides)])
@@ -410,7 +411,7 @@ def _check(overrides: Sequence[str]) -> ConfigLoader:
         problems.append(Problem("run_training", problem, "start run_hydra.py under torchrun instead"))
     if problems:
         raise ConfigError(problems, ", nothing was started")
-    return checker.loader
+    return checker.loader(line.config)
 
 
 def _run(config: DictConfig) -> Path:

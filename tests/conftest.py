@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.forked import ForkServer
+from tests.helpers.forking import sitecustomize
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -113,7 +114,8 @@ def run_forks(request: pytest.FixtureRequest) -> Mapping[str, str]:
     if request.node.get_closest_marker("new_process"):
         return {}
     forks: ForkServer = request.getfixturevalue("forks")
-    return forks.environment
+    new_torchrun = request.node.get_closest_marker("new_torchrun")
+    return {**forks.environment, **({sitecustomize.NEW_TORCHRUN: "1"} if new_torchrun else {})}
 
 
 @pytest.fixture

@@ -37,6 +37,13 @@ def result(paths: RunPaths) -> dict[str, Any]:
     return {"run_id": summary["run_id"], "step": summary["step"], "metrics": metrics}
 
 
+def test_the_help_lists_groups_and_the_config(run_hydra: Runner) -> None:
+    told = run_hydra(["--help", "loss=sft"])
+    assert told.returncode == 0, told.stderr
+    assert "\nloss: dpo, hinge," in told.stdout
+    assert "\nloss:\n  name: sft\n" in told.stdout
+
+
 def start(arguments: list[str]) -> subprocess.Popen[str]:
     command = [sys.executable, str(ROOT / "run_hydra.py"), *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -52,12 +59,12 @@ def wait_for_step(tmp_path: Path, process: subprocess.Popen[str], step: int) -> 
     raise AssertionError(f"step {step} was not reached: {process.communicate()[0]}")
 
 
-LONG = ["training.training_params.max_steps=400", "training.training_params.save_every=20"]
+LONG = ["training.training_params.max_steps=200", "training.training_params.save_every=20"]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, run_hydra: Runner) -> dict[str, Any]:
-    """The result of the 400-step run that nobody disturbs."""
+    """The result of the 200-step run that nobody disturbs."""
     from tests.conftest import small_overrides
 
     folder = tmp_path_factory.mktemp("undisturbed")
@@ -90,10 +97,11 @@ def test_a_run_killed_with_9_and_started_again_ends_like_an_undisturbed_one(
     assert read_state(paths).state is State.COMPLETED
     assert same(result(paths), undisturbed)
     steps = [json.loads(line)["step"] for line in paths.metrics.read_text().splitlines() if "learning_rate" in line]
-    assert steps == list(range(2, 401, 2))
+    assert steps == list(range(2, 201, 2))
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
 def test_a_signal_checkpoints_and_the_run_resumes(
     tmp_path: Path, small: list[str], run_hydra: Runner, undisturbed: dict[str, Any], number: signal.Signals
@@ -117,6 +125,7 @@ def test_a_signal_checkpoints_and_the_run_resumes(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_of_two_processes_one_trains_and_the_other_says_who(
     tmp_path: Path, small: list[str], run_hydra: Runner
 ) -> None:
@@ -126,7 +135,7 @@ def test_of_two_processes_one_trains_and_the_other_says_who(
     before = paths.config.read_text()
     second = run_hydra([*arguments, "seed=0"])  # another way to say the same config
     assert second.returncode == 1
-    assert f"is being worked on by process {first.pid} on" in second.stderr
+    assert f"is being worked on by process {read_state(paths).pid} on" in second.stderr
     assert paths.config.read_text() == before
     first.send_signal(signal.SIGTERM)
     first.communicate(timeout=60)

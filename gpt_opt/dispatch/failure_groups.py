@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from gpt_opt.records.attempts import CAUSES
 from gpt_opt.records.state import State
@@ -29,12 +30,14 @@ class Failure:
         state: FAILED or INTERRUPTED.
         cause: Key of `CAUSES`.
         message: First line of its error; may be empty.
+        stage: Of the run; "" in a sweep without stages.
     """
 
     index: int
     state: State
     cause: str
     message: str
+    stage: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class FailureGroup:
         cause: Key of `CAUSES`.
         message: For people: the cause, or the message where it says more, `…` where messages differ.
         indices: Of the runs, ascending.
-        shared: Override values that all of them have and that not all runs of the sweep have.
+        shared: Override values that all of them have and that not all runs of the sweep, or of their stage, have.
+        stage: Of all of them.
     """
 
     state: State
@@ -54,6 +58,7 @@ class FailureGroup:
     message: str
     indices: tuple[int, ...]
     shared: Mapping[str, str]
+    stage: str = ""
 
 
 def normalised(message: str) -> str:
@@ -61,9 +66,9 @@ def normalised(message: str) -> str:
     return _VARYING.sub("…", message)
 
 
-def _key(failure: Failure) -> tuple[State, str, str]:
+def _key(failure: Failure) -> tuple[State, str, str, str]:
     text = normalised(failure.message) if failure.cause in _NEED_MESSAGE else ""
-    return failure.state, failure.cause, text
+    return failure.state, failure.cause, failure.stage, text
 
 
 def _message(failures: Sequence[Failure]) -> str:
@@ -74,22 +79,27 @@ def _message(failures: Sequence[Failure]) -> str:
     return messages.pop() if len(messages) == 1 else normalised(failures[0].message)
 
 
-def grouped(failures: Sequence[Failure], overrides: Mapping[int, Sequence[str]]) -> tuple[FailureGroup, ...]:
-    """Groups failures by cause and message, the largest group first.
+def grouped(
+    failures: Sequence[Failure],
+    overrides: Mapping[int, Sequence[str]],
+    stages: Mapping[int, str] = MappingProxyType({}),
+) -> tuple[FailureGroup, ...]:
+    """Groups failures by cause, stage and message, the largest group first.
 
     Args:
         failures: In order of their index.
         overrides: Of every run of the sweep, by index.
+        stages: The stages of these runs, by index; of a sweep without stages none.
     """
-    groups: dict[tuple[State, str, str], list[Failure]] = {}
+    groups: dict[tuple[State, str, str, str], list[Failure]] = {}
     for failure in failures:
         groups.setdefault(_key(failure), []).append(failure)
-    _, varying = common_and_varying(list(overrides.values()))
     found = []
-    for (state, cause, _), members in groups.items():
+    for (state, cause, stage, _), members in groups.items():
+        _, varying = common_and_varying([given for i, given in overrides.items() if stages.get(i, "") == stage])
         indices = tuple(member.index for member in members)
         values = [parameters(overrides[index]) for index in indices]
         shared = {key: value for key, value in values[0].items() if key in varying}
         shared = {key: value for key, value in shared.items() if all(item.get(key) == value for item in values)}
-        found.append(FailureGroup(state, cause, _message(members), indices, shared))
+        found.append(FailureGroup(state, cause, _message(members), indices, shared, stage))
     return tuple(sorted(found, key=lambda group: -len(group.indices)))

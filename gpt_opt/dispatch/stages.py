@@ -117,12 +117,12 @@ def with_parents(
         if run.parent is not None:
             if run.parent not in by_index:
                 continue
-            if run.choice:
-                chosen = choices.of(run.choice, by_index)
-                if not chosen.has(run.parent):
-                    continue
+            chosen = choices.of(run.choice, by_index) if run.choice else None
+            if chosen is not None and not chosen.has(run.parent):
+                continue
+            if chosen is not None:
                 item = chosen.applied_to(item)
-            else:
+            if chosen is None or chosen.decided:
                 item = _after(item, by_index[run.parent][1])
             if item.is_done and started_from_another(paths(run), paths(by_index[run.parent][0])):
                 item = Classification(State.STALE, None, BlockedBy.STALE)
@@ -133,7 +133,7 @@ def with_parents(
 
 def _after(item: Classification, parent: Classification) -> Classification:
     """Returns what a run is, given what the run is that it starts from."""
-    if item.is_done or item.is_locked or item.needs_retry or parent.is_done:
+    if item.is_done or item.is_locked or item.needs_user or parent.is_done:
         return item
     if parent.needs_user:
         return Classification(State.BLOCKED, None, BlockedBy.PARENT)
@@ -221,7 +221,8 @@ class ChoiceReader:
         candidates, recorded = tuple(items), self._recorded.get(name)
         best = self.best(name, items)
         if recorded is not None and recorded.parent in items:
-            better = best[0] if best is not None and best[0] != recorded.parent else None
+            is_there = items[recorded.parent][1].is_done  # and not being made anew
+            better = best[0] if best is not None and best[0] != recorded.parent and is_there else None
             return Chosen(recorded.parent, candidates, True, recorded.value, better)
         ended = all(item.is_done or item.needs_user for _, item in items.values())
         if best is not None and ended:

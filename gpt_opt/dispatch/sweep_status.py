@@ -143,7 +143,8 @@ def gather(sweep: Sweep, ask_slurm: bool = True, before: SweepStatus | None = No
         staged = with_parents(sweep, submission, {item.run: item.what for item in runs}, reader.paths)
         runs = tuple(replace(by_run[run], what=what) for run, what in staged.items.items())
         chosen = staged.choices.found
-    failures = grouped(list(_failures(runs)), {item.run.index: item.run.overrides for item in runs})
+    stages = {item.run.index: item.run.stage for item in runs}
+    failures = grouped(list(_failures(runs)), {item.run.index: item.run.overrides for item in runs}, stages)
     statuses = tuple(job_statuses(submission, known, former, driven))
     newest = {job.shape: job for job in statuses}
     notes += last_lines(sweep, list(newest.values()), histories.values())
@@ -170,4 +171,4 @@ def _code(item: RunStatus) -> Code | None:
 def _failures(runs: Sequence[RunStatus]) -> Iterator[Failure]:
     for item in runs:
         if item.cause is not None and item.state in (State.FAILED, State.INTERRUPTED):
-            yield Failure(item.run.index, item.state, item.cause, item.message)
+            yield Failure(item.run.index, item.state, item.cause, item.message, item.run.stage)

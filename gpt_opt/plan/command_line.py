@@ -75,7 +75,7 @@ def check_command_line(config_dir: Path, arguments: Sequence[str]) -> Request | 
         unusable = line.problems()
         problems, all_given = [*problems, *unusable], line.knows_sampled_keys and not unusable
     composed: list[Composed] = []
-    for index, result in enumerate(checker.compose_many(points)):
+    for index, result in enumerate(checker.compose_many(points) if multirun else [checker.compose_one(line)]):
         findings.add(checker.problems(result, all_given), index)
         composed += [result] if isinstance(result, Composed) and not result.missing else []
     problems += findings.report(len(points))
@@ -87,7 +87,15 @@ def check_command_line(config_dir: Path, arguments: Sequence[str]) -> Request | 
         problems += line.study_problems(composed[-1].config)
     if problems:
         raise ConfigError(problems, ", nothing was started")
-    return Request(composed, multirun, asked.overrides, checker.loader)
+    return Request(composed, multirun, asked.overrides, checker.loader(None if multirun else line.config))
+
+
+def help_loader(config_dir: Path, arguments: Sequence[str]) -> ConfigLoader | None:
+    """Returns what the configs that `--help` tells of are loaded with; None where something else is asked for."""
+    asked = get_args_parser().parse_args(list(arguments))
+    if not asked.help or asked.config_path or asked.config_name:
+        return None
+    return PointChecker(config_dir, further=Path(asked.config_dir) if asked.config_dir else None).loader()
 
 
 def composition_problems(config_dir: Path, arguments: Sequence[str]) -> list[Problem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -12,12 +13,16 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from gpt_opt.config.checks.finetuning import DEFAULT_METRIC, is_greater_better
+from gpt_opt.config.schema import JOB_NAME
 from gpt_opt.errors import Problem
+from gpt_opt.plan.compose.composer import Composed
+from gpt_opt.plan.compose.hydra import load, missing_keys, plain, without_hydra
 
 _OPTUNA = "hydra_plugins.hydra_optuna_sweeper"
 INSTALL_OPTUNA = "pip install 'gpt-opt[optuna]'"
@@ -37,8 +42,27 @@ class CommandLine:
         self.overrides = list(overrides)
 
     @cached_property
+    def config(self) -> DictConfig | None:
+        """What Hydra composes for a run of these overrides, without the sweeps; None where it cannot."""
+        JobRuntime.instance().set("name", JOB_NAME)
+        with suppress(Exception):  # the points will say what is wrong
+            return load(self._loader, self._name, self.overrides, validate_sweep_overrides=False)
+        return None
+
+    def run(self) -> Composed | None:
+        """Returns the one run that the overrides ask for; None where they ask for several, or Hydra refuses them."""
+        if self.config is None or any(override.is_sweep_override() for override in self._parse(self.overrides)):
+            return None
+        with suppress(Exception):
+            config = plain(without_hydra(copy.deepcopy(self.config)))
+            return Composed(tuple(self.overrides), config, tuple(sorted(missing_keys(config))))
+        return None
+
+    @cached_property
     def hydra(self) -> DictConfig | None:
         """Hydra's own node; None where the config cannot be composed, so that nothing will run."""
+        if self.config is not None:
+            return cast(DictConfig, self.config.hydra)
         try:
             config = self._loader.load_configuration(
                 self._name, self.overrides, run_mode=RunMode.MULTIRUN, validate_sweep_overrides=False
@@ -96,7 +120,10 @@ class CommandLine:
 
     @cached_property
     def _parsed(self) -> list[Override]:
-        return OverridesParser.create(config_loader=self._loader).parse_overrides(self.texts)
+        return self._parse(self.texts)
+
+    def _parse(self, texts: list[str]) -> list[Override]:
+        return OverridesParser.create(config_loader=self._loader).parse_overrides(texts)
 
     def points(self) -> list[list[str]]:
         """Returns the override list of every point that the basic sweeper makes.

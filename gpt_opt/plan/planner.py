@@ -27,7 +27,7 @@ from gpt_opt.records.planned_configs import Change, ConfigChanges
 from gpt_opt.records.provenance import Inputs, inputs_in, read_provenance, recorded_inputs
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.run_id import is_identity, run_id
-from gpt_opt.records.sweep_dir import submissions
+from gpt_opt.records.sweep_dir import run_name, submissions
 from gpt_opt.run.devices import sweep_device_problems
 from gpt_opt.run.resolvers import RunFinder
 from gpt_opt.sweep import Grid, Space, Stage, count, load_grid, points, target, to_override
@@ -73,8 +73,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What people call it: its index, or `STAGE/NUMBER`."""
-        return f"{self.stage}/{self.number}" if self.stage else str(self.index)
+        """What people call it."""
+        return run_name(self.stage, self.number, self.index)
 
     @property
     def change(self) -> str:

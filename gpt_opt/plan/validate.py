@@ -13,6 +13,7 @@ from typing import Any, cast, get_type_hints
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 from omegaconf._utils import split_key
 
 from gpt_opt.config.checks.constraints import constraint_problems
@@ -28,6 +29,7 @@ from gpt_opt.errors import Problem
 from gpt_opt.plan.added_keys import AddedKeys
 from gpt_opt.plan.attribute import ErrorAttribution
 from gpt_opt.plan.compose.composer import Composed, ComposeFailure, Composer
+from gpt_opt.plan.compose.hydra import Known
 from gpt_opt.plan.config_source import ConfigSource, key_of
 from gpt_opt.plan.explain_errors import YamlErrors
 from gpt_opt.plan.explain_overrides import file_problem, needed, parses
@@ -64,10 +66,9 @@ class PointChecker:
         self._index, self._planned = RunIndex(), cast("Mapping[str, Mapping[str, Any]]", {})
         self.elsewhere: dict[str, Problem] = {}
 
-    @property
-    def loader(self) -> ConfigLoader:
-        """What Hydra composes the points with."""
-        return self._source.loader
+    def loader(self, config: DictConfig | None = None) -> ConfigLoader:
+        """Returns what Hydra composes the points with, or has composed the one point `config` with."""
+        return self._source.loader if config is None else Known(self._source.loader, config)
 
     def flag_problem(self, flag: str, value: str | None) -> Problem:
         """Returns the problem of a flag that run_hydra.py does not have: settings are written without dashes."""
@@ -87,6 +88,11 @@ class PointChecker:
         """
         self.memo, self._index, self._planned = Remembered(), RunIndex(), planned  # files may have changed since
         yield from map(self._with_real_paths, self.composer.compose_many(points))
+
+    def compose_one(self, line: CommandLine) -> Composed | ComposeFailure:
+        """Composes the one run that a command line asks for, as `compose_many`."""
+        self.memo, self._index, self._planned = Remembered(), RunIndex(), {}
+        return self._with_real_paths(line.run() or next(self.composer.compose_many([line.overrides])))
 
     def _with_real_paths(self, result: Composed | ComposeFailure) -> Composed | ComposeFailure:
         if isinstance(result, ComposeFailure):

@@ -18,6 +18,11 @@ from gpt_opt.records.io import lock, now, read_json_object, read_lines, sync, to
 from gpt_opt.records.run_dir import RunFolders, RunPaths
 
 
+def run_name(stage: str, number: int, index: int) -> str:
+    """Returns what people call a run of a sweep: its index, or `STAGE/NUMBER`."""
+    return f"{stage}/{number}" if stage else str(index)
+
+
 @dataclass(frozen=True, slots=True)
 class SweepRun:
     """One line of plan.jsonl.
@@ -46,8 +51,8 @@ class SweepRun:
 
     @property
     def name(self) -> str:
-        """What people call it: its index, or `STAGE/NUMBER`."""
-        return f"{self.stage}/{self.number}" if self.stage else str(self.index)
+        """What people call it."""
+        return run_name(self.stage, self.number, self.index)
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> SweepRun:

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 from hydra._internal.hydra import Hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -23,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gpt_opt.config.files import located
-from gpt_opt.config.schema import VERSION_BASE
+from gpt_opt.config.schema import JOB_NAME, VERSION_BASE
 from gpt_opt.errors import ConfigError, GptOptError, Problem, RequestError, RunFailed
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.run_id import run_id
@@ -52,12 +53,24 @@ def start(loader: ConfigLoader, job: Callable[[DictConfig], Any], overrides: Seq
     """
     setbase(VERSION_BASE)
     mode = f"hydra.mode={'MULTIRUN' if multirun else 'RUN'}"
-    hydra, known = Hydra("run_hydra", loader), GlobalHydra.instance()
+    hydra, known = Hydra(JOB_NAME, loader), GlobalHydra.instance()
     before, known.hydra = known.hydra, hydra
     try:
         return (hydra.multirun if multirun else hydra.run)("config", job, [*overrides, mode])
     finally:
         known.hydra = before
+
+
+def show_help(loader: ConfigLoader, arguments: Sequence[str]) -> None:
+    """Prints what Hydra does for `--help`; with a loader of its own it would copy every config again for each group.
+
+    Args:
+        loader: What Hydra composes the configs with.
+        arguments: The command line after the program's name.
+    """
+    setbase(VERSION_BASE)
+    parser = get_args_parser()
+    Hydra(JOB_NAME, loader).app_help("config", parser, parser.parse_args(list(arguments)))
 
 
 def task(config: DictConfig) -> float | None:

@@ -31,6 +31,7 @@ class Forwards:
     def __init__(self, trainer: Trainer, reference: Reference | None, processes: Processes) -> None:
         self._trainer, self.reference, self._processes = trainer, reference, processes
         self.activity, self._shape = "the start", (0, 0)
+        self._unwrapped: tuple[object, PreTrainedModel] | None = None
         if reference is not None and reference.model is not None:
             cast("nn.Module", reference.model).to(self.device).eval().requires_grad_(False)
             if trainer.is_deepspeed_enabled:  # which has no autocast: it rounds the weights of the policy
@@ -40,7 +41,10 @@ class Forwards:
     @property
     def policy(self) -> PreTrainedModel:
         """The trained model itself, without the wrappers of data parallelism."""
-        return cast("PreTrainedModel", self._trainer.accelerator.unwrap_model(self._trainer.model))
+        model = self._trainer.model
+        if self._unwrapped is None or self._unwrapped[0] is not model:  # accelerate looks for DeepSpeed each time, 2 ms
+            self._unwrapped = (model, cast("PreTrainedModel", self._trainer.accelerator.unwrap_model(model)))
+        return self._unwrapped[1]
 
     @property
     def device(self) -> torch.device:

@@ -27,8 +27,8 @@ from gpt_opt.records.sweep_dir import Sweep, find
 from tests.cluster.cluster import Cluster
 from tests.conftest import ROOT, small_overrides
 
-STEPS, SAVE_EVERY, LOG_EVERY = 500, 100, 20
-"""A run of so many steps takes some three seconds of training: long enough to be hit, short enough to wait for."""
+STEPS, SAVE_EVERY, LOG_EVERY, EVAL_EVERY = 100, 20, 4, 60
+"""What is to be hit lasts by its pauses, which cost no core: a step costs some 5 ms."""
 
 BUILDER = '''"""A data source of a user: breaks, or eats memory, while a file that says so is there."""
 from pathlib import Path
@@ -93,7 +93,7 @@ class Bench:
                 base[key] = value
         params = "training.training_params"
         base |= {f"{params}.max_steps": steps, f"{params}.save_every": SAVE_EVERY, f"{params}.log_every": LOG_EVERY}
-        base |= {f"{params}.eval_every": 300, "loss.beta": 0.1, "data.dataset._target_": "faulty.build"}
+        base |= {f"{params}.eval_every": EVAL_EVERY, "loss.beta": 0.1, "data.dataset._target_": "faulty.build"}
         if pause_s:
             base["optimizer.optimizer_params._target_"] = "slow.Slow"
         base["paths.output_dir"] = "outputs"
@@ -221,7 +221,7 @@ def assert_no_gaps(paths: RunPaths, steps: int) -> None:
     expected = [*range(LOG_EVERY, steps, LOG_EVERY), steps]
     assert logged == expected, paths.metrics
     evaluated = [row["step"] for row in rows if "eval/loss" in row]
-    assert evaluated == [*range(0, steps, 300), steps], paths.metrics
+    assert evaluated == [*range(0, steps, EVAL_EVERY), steps], paths.metrics
 
 
 def assert_locks_free(tmp: Path) -> None:

@@ -24,7 +24,7 @@ def vanished_driver(bench: Bench) -> Path:
 
     The claim is of another machine, so that only Slurm knows that its job is over.
     """
-    bench.write([70], steps=40)
+    bench.write([70], steps=8)
     bench.submit("--slots", "1", "--sbatch=--hold")
     (job,) = bench.jobs()
     claims = bench.sweep().driver.claims
@@ -50,7 +50,7 @@ def test_a_driver_that_vanished_with_its_node_is_outwaited(bench: Bench, monkeyp
     assert "submitted job" in bench.gptopt("submit", "sweep.json", "--slots", "1")
     bench.wait_until_done()
     bench.wait_until_idle()
-    bench.verify(steps=40)
+    bench.verify(steps=8)
 
 
 def test_a_driver_that_waits_for_a_vanished_one_answers_the_warning(
@@ -68,12 +68,12 @@ def test_a_driver_that_waits_for_a_vanished_one_answers_the_warning(
     set_silence(claim, STALE_AFTER_S + 1)
     bench.wait_until_done()
     bench.wait_until_idle()
-    bench.verify(steps=40)
+    bench.verify(steps=8)
     assert [item.session for item in bench.history(0).attempts] == [f"{job}.1"]
 
 
 def test_a_job_keeps_the_resources_it_was_given(bench: Bench) -> None:
-    bench.write([70, 71], steps=40)
+    bench.write([70, 71], steps=8)
     bench.submit("--slots", "1", "--sbatch=--hold")
     before = bench.sweep().submission()
     told = bench.gptopt("submit", "sweep.json", "--slots", "1", "--gpus-per-run", "2")
@@ -86,13 +86,13 @@ def test_a_job_keeps_the_resources_it_was_given(bench: Bench) -> None:
 
 
 def test_cancel_reaches_every_submission_of_a_run_and_the_old_grid_is_found_again(bench: Bench) -> None:
-    bench.write([70, 71], steps=40)
+    bench.write([70, 71], steps=8)
     bench.submit("--slots", "1", "--sbatch=--hold")
     first = bench.sweep()
-    bench.write([70, 71, 72], steps=40)
+    bench.write([70, 71, 72], steps=8)
     bench.submit("--slots", "1", "--sbatch=--hold")
     assert bench.sweep().root.name == "2"
-    bench.write([70, 71], steps=40)
+    bench.write([70, 71], steps=8)
     told = bench.gptopt("submit", "sweep.json", "--slots", "1", "--sbatch=--hold")
     assert "sweep sweep/1" in told
     assert "submitted already" in told
@@ -102,7 +102,7 @@ def test_cancel_reaches_every_submission_of_a_run_and_the_old_grid_is_found_agai
 
 
 def test_retry_of_the_runs_with_a_value(bench: Bench) -> None:
-    bench.write([70, 71, 72], steps=40)
+    bench.write([70, 71, 72], steps=8)
     for value in (70, 71, 72):
         (bench.folder / f"break-{value}").touch()
     bench.submit("--slots", "3")

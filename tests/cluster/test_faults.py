@@ -13,11 +13,10 @@ from tests.cluster.bench import Bench
 from tests.cluster.cluster import ROOT
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
-new_process = pytest.mark.new_process  # a fault that hits processes of runs
 
 
 def test_a_run_that_raises_fails_once_and_the_user_retries(bench: Bench) -> None:
-    bench.write([70, 71, 72], steps=40)
+    bench.write([70, 71, 72], steps=8)
     (bench.folder / "break-71").touch()
     bench.submit("--slots", "3")
     job = bench.jobs()[0]
@@ -34,14 +33,13 @@ def test_a_run_that_raises_fails_once_and_the_user_retries(bench: Bench) -> None
     bench.gptopt("retry", "sweep")
     bench.wait_until_done()
     bench.wait_until_idle()
-    bench.verify(steps=40)
+    bench.verify(steps=8)
     assert bench.starts() == [1, 2, 1]
     assert before.items() <= bench.results().items()
 
 
-@new_process
 def test_a_run_killed_with_9_starts_again_by_itself(bench: Bench) -> None:
-    bench.write([70, 71], pause_s=0.01)
+    bench.write([70, 71], pause_s=0.05)
     bench.submit("--slots", "2")
     os.kill(bench.wait_for_step(), signal.SIGKILL)
     bench.wait_until_done()
@@ -51,9 +49,8 @@ def test_a_run_killed_with_9_starts_again_by_itself(bench: Bench) -> None:
     assert bench.history(0).attempts[0].cause == "killed"
 
 
-@new_process
 def test_the_driver_killed_with_9_with_term_and_the_job_cancelled(bench: Bench) -> None:
-    bench.write([70, 71], steps=300, pause_s=0.05)
+    bench.write([70, 71], steps=60, pause_s=0.25)
     for fault in ("SIGKILL", "SIGTERM", "scancel"):
         bench.submit("--slots", "2")
         bench.wait("both at work", lambda: min(bench.step(0), bench.step(1)) > 0)
@@ -66,18 +63,18 @@ def test_the_driver_killed_with_9_with_term_and_the_job_cancelled(bench: Bench) 
     bench.submit("--slots", "2")
     bench.wait_until_done()
     bench.wait_until_idle()
-    bench.verify(steps=300)
+    bench.verify(steps=60)
     assert bench.starts() == [4, 4]
     assert len(bench.jobs()) == 4
 
 
 def test_the_time_limit_warns_checkpoints_requeues_and_resumes(bench: Bench) -> None:
-    bench.write([70, 71], steps=600, pause_s=0.1)
+    bench.write([70, 71], steps=120, pause_s=0.5)
     # Slurm warns up to half a minute early: 30 to 60 s after the start here, when the runs still have work to do.
     bench.submit("--slots", "2", "--time-min", "2", "--sbatch=--signal=B:USR2@60")
     bench.wait_until_done(timeout_s=500)
     bench.wait_until_idle()
-    bench.verify(steps=600)
+    bench.verify(steps=120)
     assert len(bench.jobs()) == 1
     assert max(bench.starts()) >= 2
     causes = {item.cause for index in (0, 1) for item in bench.history(index).attempts[:-1]}
@@ -85,7 +82,7 @@ def test_the_time_limit_warns_checkpoints_requeues_and_resumes(bench: Bench) -> 
 
 
 def test_requeue_in_mid_sweep(bench: Bench) -> None:
-    bench.write([70, 71, 72, 73], pause_s=0.01)
+    bench.write([70, 71, 72, 73], pause_s=0.05)
     bench.submit("--slots", "2")
     bench.wait("two done", lambda: len(bench.results()) >= 2)
     before = bench.results()
@@ -99,9 +96,8 @@ def test_requeue_in_mid_sweep(bench: Bench) -> None:
     assert len(bench.jobs()) == 1
 
 
-@new_process
 def test_a_node_dies_and_its_runs_end_on_other_nodes(bench: Bench) -> None:
-    bench.write([70, 71, 72, 73], steps=400, pause_s=0.03)
+    bench.write([70, 71, 72, 73], steps=80, pause_s=0.15)
     bench.submit("--slots", "4")
     bench.wait_for_step(0)
     node = next(name for name in (bench.history(index).attempts[0].node for index in range(4)) if name != "n1")
@@ -109,7 +105,7 @@ def test_a_node_dies_and_its_runs_end_on_other_nodes(bench: Bench) -> None:
     bench.cluster.kill_node(node)
     bench.wait_until_done(timeout_s=300)
     bench.wait_until_idle()
-    bench.verify(steps=400)
+    bench.verify(steps=80)
     last = [bench.history(index).attempts[-1].node for index in range(4)]
     lost = [index for index in range(4) if bench.history(index).attempts[0].node == node]
     assert lost
@@ -117,7 +113,7 @@ def test_a_node_dies_and_its_runs_end_on_other_nodes(bench: Bench) -> None:
 
 
 def test_two_submits_at_once_end_in_one(bench: Bench) -> None:
-    bench.write([70, 71], steps=100)
+    bench.write([70, 71], steps=20)
     command = ["gptopt", "submit", "sweep.json", "--slots", "2"]
     twice = [
         subprocess.Popen(command, cwd=bench.folder, env=bench.env, stdout=subprocess.PIPE, text=True) for _ in range(2)
@@ -127,47 +123,47 @@ def test_two_submits_at_once_end_in_one(bench: Bench) -> None:
     assert sorted("submitted job" in text for text in told) == [False, True]
     bench.wait_until_done()
     bench.wait_until_idle()
-    bench.verify(steps=100)
+    bench.verify(steps=20)
     assert bench.starts() == [1, 1]
     assert len(bench.jobs()) == 1
 
 
 def test_the_script_submitted_twice_runs_everything_once(bench: Bench) -> None:
-    bench.write([70, 71], steps=100)
+    bench.write([70, 71], steps=20)
     script = str(ROOT / "slurm_scripts" / "submit.sh")
     jobs = [bench.call("sbatch", "--parsable", "-n", "2", script, "sweep.json").strip() for _ in range(2)]
     assert bench.cluster is not None
     bench.wait("sweep directory", lambda: (bench.folder / "sweeps" / "sweep" / "1" / "tasks").exists())
     bench.wait_until_done()
     bench.wait_until_idle()
-    bench.verify(steps=100)
+    bench.verify(steps=20)
     assert bench.starts() == [1, 1]
     assert "COMPLETED" in {bench.cluster.wait_job(job) for job in jobs}
 
 
 def test_a_point_inserted_at_the_top(bench: Bench) -> None:
-    bench.write([70, 71], steps=40)
+    bench.write([70, 71], steps=8)
     bench.submit("--slots", "2")
     bench.wait_until_done()
     bench.wait_until_idle()
     before = bench.results()
-    bench.write([69, 70, 71], steps=40)
+    bench.write([69, 70, 71], steps=8)
     bench.submit("--slots", "2")
     bench.wait_until_done()
     bench.wait_until_idle()
-    bench.verify(steps=40)
+    bench.verify(steps=8)
     assert bench.sweep().root.name == "2"
     assert bench.starts() == [1, 0, 0]
     assert before.items() <= bench.results().items()
 
 
 def test_submit_from_inside_a_job_starts_clean(bench: Bench) -> None:
-    bench.write([70], steps=40)
+    bench.write([70], steps=8)
     inner = f"cd {bench.folder} && gptopt submit sweep.json --slots 1"
     bench.call("sbatch", "--wait", "-n", "1", "--cpus-per-task", "2", "-o", "outer.out", "--wrap", inner)
     bench.wait_until_done()
     bench.wait_until_idle()
-    bench.verify(steps=40)
+    bench.verify(steps=8)
     kept = slurm.outside_job({"SLURM_CPU_BIND": "quiet,mask", "SLURM_JOB_ID": "1", "HOME": "/h", "SLURM_CONF": "/c"})
     assert kept == {"HOME": "/h", "SLURM_CONF": "/c"}
 
@@ -177,7 +173,7 @@ RUNS = int(os.environ.get("GPTOPT_TEST_RUNS", "16"))
 
 
 def test_many_runs_with_a_node_killed_and_a_requeue(bench: Bench) -> None:
-    bench.write(range(40, 40 + RUNS), steps=100)
+    bench.write(range(40, 40 + RUNS), steps=20)
     bench.submit("--slots", "8")
     bench.wait("some done", lambda: len(bench.results()) >= RUNS // 5, 180)
     assert bench.cluster is not None
@@ -192,7 +188,7 @@ def test_many_runs_with_a_node_killed_and_a_requeue(bench: Bench) -> None:
     bench.call("scontrol", "requeue", bench.jobs()[0])
     bench.wait_until_done(timeout_s=400)
     bench.wait_until_idle()
-    bench.verify(steps=100)
+    bench.verify(steps=20)
     assert before.items() <= bench.results().items()
     assert len(bench.results()) == RUNS
     assert f"{RUNS} COMPLETED" in bench.gptopt("status")

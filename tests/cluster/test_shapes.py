@@ -46,7 +46,7 @@ def test_each_run_gets_what_it_asked_for(bench: Bench) -> None:
     cluster = bench.cluster
     assert cluster is not None
     asked = {"data.dataset.max_samples": [70, 71, 72], "resources.gpus_per_run": [1, 2, 1]}
-    bench.write([], steps=40, **shaped({**asked, "resources.time_min": [20, 10, 20]}))
+    bench.write([], steps=8, **shaped({**asked, "resources.time_min": [20, 10, 20]}))
     told = bench.call("sbatch", "--wait", "-n1", "-o", "job.out", SCRIPT, "sweep.json", expect=2)
     assert "must be the same for all runs of one allocation" in (bench.folder / "job.out").read_text(), told
     assert "gptopt submit sweep.json asks for an allocation for each" in (bench.folder / "job.out").read_text()
@@ -64,7 +64,7 @@ def test_each_run_gets_what_it_asked_for(bench: Bench) -> None:
     assert f"{jobs[1].id} (shape 1)" in status
     bench.wait_until_done()
     bench.wait_until_idle()
-    bench.verify(steps=40)
+    bench.verify(steps=8)
     assert bench.starts() == [1, 1, 1]
     assert [len(bench.history(index).attempts[0].gpus) for index in range(3)] == [1, 2, 1]
     sessions = [bench.history(index).attempts[0].session for index in range(3)]
@@ -76,9 +76,9 @@ def test_each_run_gets_what_it_asked_for(bench: Bench) -> None:
 def test_one_shape_gets_more_memory_while_the_other_works_and_is_requeued(bench: Bench) -> None:
     cluster = bench.cluster
     assert cluster is not None
-    steps = 400
+    steps = 80
     values = {"data.dataset.max_samples": [70, 71], "resources.gpus_per_run": [1, 0]}
-    bench.write([], steps=steps, pause_s=0.05, **shaped({**values, "resources.mem_gb": [0.4, 0.5]}))
+    bench.write([], steps=steps, pause_s=0.25, **shaped({**values, "resources.mem_gb": [0.4, 0.5]}))
     (bench.folder / "faulty.py").write_text(HUNGRY)
     bench.gptopt("submit", "sweep.json")
     first, second = bench.jobs()

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+import psutil
 import pytest
 
 from gpt_opt.dispatch.slot.gpus import lock_dir
 from gpt_opt.records.attempts import Attempt
 from gpt_opt.records.state import State, read_state
 from tests.cluster.bench import Bench, assert_locks_free
-from tests.cluster.cluster import ROOT
+from tests.cluster.cluster import ROOT, Cluster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -74,9 +75,9 @@ def finish(bench: Bench, steps: int) -> None:
     [pytest.param(4, 2, 4, id="even"), pytest.param(3, 2, 4, id="uneven"), pytest.param(5, 3, 5, id="uneven-three")],
 )
 def test_a_gpu_a_task_gives_every_run_its_own(bench: Bench, slots: int, nodes: int, runs: int) -> None:
-    bench.write(range(70, 70 + runs), steps=60)
+    bench.write(range(70, 70 + runs), steps=12, pause_s=0.1)
     bench.submit("--slots", str(slots), f"--sbatch=--nodes={nodes}")
-    finish(bench, 60)
+    finish(bench, 12)
     found = placed(bench)
     assert len({item.attempt.node for item in found}) == nodes
     pairs = list(meetings(found))
@@ -91,11 +92,11 @@ def test_a_gpu_a_task_gives_every_run_its_own(bench: Bench, slots: int, nodes: i
     "more", [pytest.param([], id="narrowed-by-slurm"), pytest.param(["--gpus-per-task=0"], id="all-visible")]
 )
 def test_a_whole_node_gives_every_run_its_own(bench: Bench, more: list[str]) -> None:
-    bench.write([70, 71, 72, 73], steps=60)
+    bench.write([70, 71, 72, 73], steps=12, pause_s=0.1)
     whole = ["-N", "2", "-n", "4", "--gres=gpu:2", "--ntasks-per-node=2"]
     bench.call("sbatch", *whole, *more, SCRIPT, "sweep.json")
     bench.wait("sweep directory", lambda: (bench.folder / "sweeps" / "sweep" / "1" / "tasks").exists())
-    finish(bench, 60)
+    finish(bench, 12)
     found = placed(bench)
     pairs = list(meetings(found))
     assert pairs, "no two runs were on a node at once: this shows nothing"
@@ -104,10 +105,10 @@ def test_a_whole_node_gives_every_run_its_own(bench: Bench, more: list[str]) -> 
 
 
 def test_two_runs_at_a_time_share_a_gpu(bench: Bench) -> None:
-    bench.write([70, 71, 72, 73], steps=60)
+    bench.write([70, 71, 72, 73], steps=12, pause_s=0.1)
     on_one_node = ["--sbatch=--nodes=1", "--sbatch=--cpus-per-task=1"]
     bench.submit("--slots", "4", "--runs-per-gpu", "2", *on_one_node)
-    finish(bench, 60)
+    finish(bench, 12)
     found = placed(bench)
     met = [(found.index(one), found.index(other)) for one, other in meetings(found)]
     assert {(0, 1), (2, 3), (0, 2)} <= set(met), "all four must have been at work at once for this to show anything"
@@ -118,7 +119,7 @@ def test_two_runs_at_a_time_share_a_gpu(bench: Bench) -> None:
 
 
 def test_a_gpu_that_another_process_holds_is_not_used(bench: Bench) -> None:
-    bench.write([70], steps=40)
+    bench.write([70], steps=8)
     bench.submit("--slots", "1", "--sbatch=--hold")
     bench.call("scancel", *bench.jobs())
     locks = bench.tmp / lock_dir().name
@@ -140,41 +141,42 @@ def test_a_gpu_that_another_process_holds_is_not_used(bench: Bench) -> None:
     bench.call(*by_hand)
     assert [item.cause for item in bench.history(0).attempts] == ["gpu_busy", "completed"]
     bench.wait_until_idle()
-    bench.verify(steps=40)
+    bench.verify(steps=8)
 
 
 def is_free(lock: Path) -> bool:
     return subprocess.run(["flock", "-n", str(lock), "true"], check=False).returncode == 0
 
 
-def workers_of(pid: int) -> list[int]:
-    """Returns the processes that torchrun, the parent of the worker `pid`, started."""
-    parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
-    return [int(item) for item in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+def workers(cluster: Cluster) -> dict[str, int]:
+    """Returns the processes that torchrun started, by rank."""
+    found = [item.pid for item in cluster.processes() if "LOCAL_RANK" in psutil.Process(item.pid).environ()]
+    return {psutil.Process(pid).environ()["LOCAL_RANK"]: pid for pid in found}
 
 
-@pytest.mark.new_process  # whose parent is torchrun
+@pytest.mark.new_torchrun  # whose children are looked for
 def test_two_gpus_a_run_survive_a_killed_worker_and_a_cancel(bench: Bench) -> None:
-    bench.write([70], steps=400, pause_s=0.03)
+    bench.write([70], steps=80, pause_s=0.15)
     bench.submit("--slots", "1", "--gpus-per-run", "2")
     first = bench.wait_for_step(0)
-    workers = workers_of(first)
-    assert len(workers) == 2
-    os.kill(next(pid for pid in workers if pid != first), signal.SIGKILL)
+    assert bench.cluster is not None
+    pids = workers(bench.cluster)
+    assert sorted(pids) == ["0", "1"]
+    os.kill(pids["1"], signal.SIGKILL)
     bench.wait("a second start", lambda: bench.starts() == [2])
     bench.wait("its own process", lambda: read_state(bench.sweep().runs[0].paths()).pid != first)
-    bench.wait_for_step(0, step=200)
+    bench.wait_for_step(0, step=40)
     bench.gptopt("cancel", "sweep", "0", "--yes")
     bench.wait_until_idle()
     paths = bench.sweep().runs[0].paths()
     stopped = read_state(paths)
     assert stopped.state is State.INTERRUPTED
-    assert stopped.step >= 200
+    assert stopped.step >= 40
     assert (paths.checkpoints / f"checkpoint-{stopped.step}").is_dir()
     assert_locks_free(bench.tmp)
     assert "1 CANCELLED" in bench.gptopt("status", "sweep", expect=1)
     bench.gptopt("retry", "sweep", "--state", "CANCELLED")
-    finish(bench, 400)
+    finish(bench, 80)
     history = bench.history(0).attempts
     # torchrun asks the other worker to stop when one is gone, and that one may checkpoint.
     assert history[0].cause == "killed"
@@ -184,9 +186,9 @@ def test_two_gpus_a_run_survive_a_killed_worker_and_a_cancel(bench: Bench) -> No
 
 
 def test_a_run_over_two_nodes(bench: Bench) -> None:
-    bench.write([70], steps=60)
+    bench.write([70], steps=8)
     bench.submit("--backend", "submitit", "--nodes-per-run", "2", "--time-min", "10")
-    finish(bench, 60)
+    finish(bench, 8)
     (attempt,) = bench.history(0).attempts
     assert attempt.cause == "completed"
     logs = {file.name for file in bench.sweep().logs.iterdir()}

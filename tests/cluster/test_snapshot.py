@@ -29,7 +29,7 @@ class Project:
             shutil.copytree(ROOT / name, self.folder / name)
         shutil.copy(ROOT / "run_hydra.py", self.folder)
         self.optimizer = self.folder / "hydra_conf" / "optimizer" / "adamw.yaml"
-        bench.write([70], steps=40)
+        bench.write([70], steps=8)
 
     def gptopt(self, *arguments: str, expect: int | None = 0) -> str:
         path = f"PYTHONPATH={self.folder}:{self.bench.env['PYTHONPATH']}"
@@ -68,7 +68,7 @@ def test_edits_change_nothing_of_a_sweep_that_waits(project: Project, backend: t
     bench.wait_until_done(timeout_s=300)
     bench.wait_until_idle(timeout_s=300)
     broken.write_text(driver)
-    bench.verify(steps=40)
+    bench.verify(steps=8)
     (run,) = sweep.runs
     config = json.loads(run.paths().config.read_text())
     assert config["optimizer"]["optimizer_params"]["lr"] == 3e-4
@@ -109,7 +109,7 @@ def test_live_runs_are_refused_by_their_ids(project: Project) -> None:
     project.release()
     bench.wait_until_done(timeout_s=300)
     bench.wait_until_idle(timeout_s=300)
-    bench.verify(steps=40)
+    bench.verify(steps=8)
 
 
 def test_a_retry_has_the_code_of_the_sweep_and_a_submit_that_of_now(project: Project) -> None:

@@ -61,7 +61,7 @@ def test_arrays_are_split_and_cancel_withdraws_what_waits(bench: Bench) -> None:
 
 
 def test_a_limit_on_submitted_jobs_takes_what_fits_and_the_rest_later(bench: Bench) -> None:
-    bench.write(range(70, 75), steps=40)
+    bench.write(range(70, 75), steps=8)
     command = ("submit", "sweep.json", *SUBMITIT, "--qos", "tiny")
     told = bench.gptopt(*command, expect=1)
     assert f"Slurm took {TINY_QOS_MAX_SUBMIT} of 5 jobs and then refused" in told
@@ -71,13 +71,13 @@ def test_a_limit_on_submitted_jobs_takes_what_fits_and_the_rest_later(bench: Ben
     bench.wait_until_idle()
     bench.gptopt(*command)
     assert [job.runs for job in bench.sweep().submission().jobs[3:]] == [(3,), (4,)]
-    finish(bench, 40)
+    finish(bench, 8)
     assert "nothing to submit" in bench.gptopt(*command)
 
 
 def test_the_time_limit_of_a_submitit_job_of_two_processes(bench: Bench) -> None:
-    steps = 500
-    bench.write([70], steps=steps, pause_s=0.1)
+    steps = 100
+    bench.write([70], steps=steps, pause_s=0.5)
     # Slurm warns up to half a minute early: 30 to 60 s after the start here, when the run still has work to do.
     limit = ["--backend", "submitit", "--time-min", "2", "--sbatch=--signal=USR2@60"]
     bench.submit(*limit, "--gpus-per-run", "2")
@@ -105,11 +105,11 @@ def test_folders_with_odd_names(bench: Bench, monkeypatch: pytest.MonkeyPatch) -
     for name, command in ways.items():
         (folder := bench.folder / f"my {name} [ü] 50%").mkdir()
         places.append(place := Bench(folder, bench.cluster, bench.forks))
-        place.write([70], steps=40)
+        place.write([70], steps=8)
         place.call(*command)
     for place in places:
         place.wait("a sweep", lambda place=place: submitted(place))  # type: ignore[misc]
-        finish(place, 40)
+        finish(place, 8)
     assert list(places[-1].folder.glob("gptopt-*.out"))
 
 
@@ -117,7 +117,7 @@ def test_folders_with_odd_names(bench: Bench, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_script_submits_itself_and_takes_options(bench: Bench) -> None:
-    bench.write([70, 71], steps=40)
+    bench.write([70, 71], steps=8)
     told = bench.call(str(SCRIPT), "-n", "2", "-t", "10", "--job-name", "mine", "sweep.json", "seed=5")
     job = told.split()[-1]
     assert bench.cluster is not None
@@ -125,7 +125,7 @@ def test_the_script_submits_itself_and_takes_options(bench: Bench) -> None:
     assert "NumTasks=2" in shown
     assert "TimeLimit=00:10:00" in shown
     bench.wait("sweep directory", lambda: submitted(bench))
-    finish(bench, 40)
+    finish(bench, 8)
     assert all("seed=5" in run.overrides for run in bench.sweep().runs)
     assert bench.jobs() == [job]
     assert bench.cluster.wait_job(job) == "COMPLETED"
@@ -133,11 +133,11 @@ def test_the_script_submits_itself_and_takes_options(bench: Bench) -> None:
 
 def test_the_script_finds_the_repository_by_what_slurm_knows_of_the_job(bench: Bench) -> None:
     """From another directory, by a relative path, with nothing in the environment."""
-    bench.write([70], steps=40)
+    bench.write([70], steps=8)
     script = os.path.relpath(SCRIPT, bench.folder)
     told = bench.call("sbatch", "-n", "1", "--export=PATH,PYTHONPATH,SLURM_CONF,TMPDIR", script, "sweep.json")
     bench.wait("sweep directory", lambda: submitted(bench))
-    finish(bench, 40)
+    finish(bench, 8)
     assert bench.jobs() == [told.split()[-1]]
 
 
@@ -145,7 +145,7 @@ def test_the_script_fails_clearly(bench: Bench) -> None:
     told = bench.call(str(SCRIPT), "absent.json", expect=2)
     assert "absent.json" in told
     assert "but nothing does; the form is" in bench.call(str(SCRIPT), "-n", "2", expect=2)
-    bench.write([70], steps=40)
+    bench.write([70], steps=8)
     told = bench.call("sbatch", "--wait", "-o", "job.out", str(SCRIPT), "-n", "1", "sweep.json", expect=2)
     assert "go before submit.sh" in (bench.folder / "job.out").read_text()
     assert not (bench.folder / "sweeps").exists()
@@ -156,7 +156,7 @@ def test_the_script_fails_clearly(bench: Bench) -> None:
 
 
 def test_the_script_runs_on_this_machine_where_there_is_no_slurm(bench: Bench) -> None:
-    bench.write([70, 71], steps=40)
+    bench.write([70, 71], steps=8)
     commands = bench.folder / "bin"
     commands.mkdir()
     for name in ("bash", "sh", "dirname", "readlink", "env", "uname", "hostname", "git", "cat", "sed", "ssh"):
@@ -183,7 +183,7 @@ def test_the_script_runs_on_this_machine_where_there_is_no_slurm(bench: Bench) -
 
 
 def test_a_dry_run_writes_nothing_and_prints_what_would_be_submitted(bench: Bench) -> None:
-    bench.write([70, 71], steps=40, resources={"cpus_per_run": 1, "mem_gb": 0.5, "time_min": 30})
+    bench.write([70, 71], steps=8, resources={"cpus_per_run": 1, "mem_gb": 0.5, "time_min": 30})
     before = files(bench.folder)
     more = ["resources.mem_gb=0.75", "resources.time_min=20", "--time-min", "10"]
     shown = bench.gptopt("submit", "sweep.json", *more, "--slots", "2", "--dry-run")
@@ -198,11 +198,11 @@ def test_a_dry_run_writes_nothing_and_prints_what_would_be_submitted(bench: Benc
     assert "MinMemoryCPU=768M" in said, "the group beats the file"
     assert "CPUs/Task=1" in said
     assert "TresPerTask=gres:gpu:1" in said
-    finish(bench, 40)
+    finish(bench, 8)
 
 
 def test_wait_ends_with_0_only_if_all_is_completed(bench: Bench) -> None:
-    bench.write([70, 71], steps=40)
+    bench.write([70, 71], steps=8)
     (bench.folder / "break-71").touch()
     told = bench.gptopt("submit", "sweep.json", "--slots", "2", "--wait", expect=1)
     assert "1 of 2 done, 1 failed" in told
@@ -211,12 +211,12 @@ def test_wait_ends_with_0_only_if_all_is_completed(bench: Bench) -> None:
     bench.gptopt("retry", "sweep")
     bench.gptopt("submit", "sweep.json", "--slots", "2", "--wait")
     bench.wait_until_idle()
-    bench.verify(steps=40)
+    bench.verify(steps=8)
     assert bench.starts() == [1, 2]
 
 
 def test_cancel_checkpoints_what_runs_and_nothing_starts_it_again(bench: Bench) -> None:
-    bench.write([70, 71], steps=200, pause_s=0.06)
+    bench.write([70, 71], steps=60, pause_s=0.3)
     bench.submit("--slots", "1")
     bench.wait_for_step(0)
     bench.gptopt("cancel", "sweep", expect=1)
@@ -233,12 +233,12 @@ def test_cancel_checkpoints_what_runs_and_nothing_starts_it_again(bench: Bench) 
     bench.gptopt("retry", "sweep", "--state", "CANCELLED")
     bench.wait_until_done()
     bench.wait_until_idle()
-    bench.verify(steps=200)
+    bench.verify(steps=60)
     assert bench.starts() == [2, 1]
 
 
 def test_cancel_withdraws_a_job_that_waits(bench: Bench) -> None:
-    bench.write([70, 71], steps=40)
+    bench.write([70, 71], steps=8)
     bench.submit("--slots", "1", "--sbatch=--hold")
     (job,) = bench.jobs()
     bench.gptopt("cancel", "sweep", "1", "--yes")

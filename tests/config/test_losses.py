@@ -5,22 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 
 from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.config.checks.losses import LOSS_TYPES, has_reference, keeps_reference
 from gpt_opt.config.schema import LossType, register
 from gpt_opt.records.run_id import run_id
-from gpt_opt.run.resolvers import plain_config
-from tests.conftest import CONFIG_DIR
+from tests.helpers.configs import composed
 
 register()
 
 
 def config(*overrides: str) -> dict[str, Any]:
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return plain_config(compose("config", overrides=list(overrides)))
+    return composed(overrides)
 
 
 def test_the_names_of_the_types_are_those_that_exist() -> None:

@@ -9,14 +9,13 @@ from importlib.util import find_spec
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from gpt_opt.config.checks import optimizer_packages
 from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.config.schema import register
 from gpt_opt.config.schema.optimizers_packages import PACKAGE_SCHEMAS
-from gpt_opt.run.resolvers import plain_config
-from tests.conftest import CONFIG_DIR, ROOT
+from tests.conftest import ROOT
+from tests.helpers.configs import by_hydra
 
 register()
 
@@ -26,11 +25,10 @@ OPTIONS = sorted(name.removeprefix("optimizer/") for name in PACKAGE_SCHEMAS)
 
 @pytest.fixture(scope="module")
 def configs() -> dict[str, dict[str, Any]]:
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        chosen = {name: ["loss.beta=0.1", f"optimizer={name}"] for name in ("adamw", "nadam", *OPTIONS)}
-        chosen["fsdp"] = ["loss.beta=0.1", "fsdp=full_shard"]
-        chosen["deepspeed"] = ["loss.beta=0.1", "deepspeed=zero1"]
-        return {name: plain_config(compose("config", overrides=overrides)) for name, overrides in chosen.items()}
+    chosen = {name: ["loss.beta=0.1", f"optimizer={name}"] for name in ("adamw", "nadam", *OPTIONS)}
+    chosen["fsdp"] = ["loss.beta=0.1", "fsdp=full_shard"]
+    chosen["deepspeed"] = ["loss.beta=0.1", "deepspeed=zero1"]
+    return {name: by_hydra(overrides) for name, overrides in chosen.items()}
 
 
 def problems(config: dict[str, Any], values: dict[str, Any]) -> str:

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 
 from gpt_opt.cli.prepare import prepare
 from gpt_opt.config.checks.batches import accumulation_steps, batch_problems, batch_size, nearest
 from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.config.schema import register
 from gpt_opt.config.shards import META_FILE, Meta
-from gpt_opt.run.resolvers import plain_config, register_resolvers
+from gpt_opt.run.resolvers import register_resolvers
 from gpt_opt.training.data.shards import write_shard
 from tests.conftest import CONFIG_DIR
+from tests.helpers.configs import by_hydra
 
 register()
 register_resolvers()
@@ -32,8 +32,7 @@ PARAMS = "training.training_params"
 
 @cache
 def composed(*overrides: str) -> dict[str, Any]:
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return plain_config(compose("config", overrides=list(overrides)))
+    return by_hydra(overrides)
 
 
 def problems(overrides: Sequence[str]) -> list[str]:

@@ -42,14 +42,14 @@ class Contract:
 
     @pytest.mark.slow
     def test_every_run_is_given_to_one_job_and_ends_completed_after_one_start(self, bench: Bench) -> None:
-        bench.write([], steps=40, grid={"seed": [0]}, zip=NEEDS)
+        bench.write([], steps=8, grid={"seed": [0]}, zip=NEEDS)
         sweep = bench.submit("--backend", self.name, *self.flags)
         jobs = sweep.submission().jobs
         given = [run.index for job in jobs for run in sweep.runs if run not in unserved(sweep.runs, [job])]
         assert sorted(given) == [0, 1, 2]
         bench.wait_until_done(timeout_s=300)
         bench.wait("no job", lambda: not bench.gptopt("status", "--json", expect=None).count('"alive": true'))
-        bench.verify(steps=40)
+        bench.verify(steps=8)
         assert bench.starts() == [1, 1, 1]
         assert "nothing to submit" in bench.gptopt("submit", "sweep.json", "--backend", self.name, *self.flags)
         assert bench.sweep().submission().jobs == jobs

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ from gpt_opt.run.signals import stop_on_signals
 from tests.cluster.cluster import Cluster
 from tests.conftest import ROOT, Runner
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 DISBATCH = ["-m", "hydra/launcher=disbatch", "hydra.launcher.slots=2", "hydra.launcher.gpus_per_run=0"]
 BETAS = ["loss.beta=0.1,0.2"]
-LONG = [f"training.training_params.{key}=400" for key in ("max_steps", "save_every", "eval_every")]
+LONG = [f"training.training_params.{key}=200" for key in ("max_steps", "save_every", "eval_every")]
 
 
 def runs_in(folder: Path) -> list[RunPaths]:
@@ -141,12 +143,12 @@ def test_submitit_local_fails_with_the_word_of_the_run(tmp_path: Path, small: li
 @pytest.mark.slow
 @pytest.mark.slurm
 def test_submitit_slurm_checkpoints_before_its_limit_and_goes_on(
-    cluster: Cluster, tmp_path: Path, small: list[str], run_hydra: Runner
+    cluster: Cluster, tmp_path: Path, small: list[str], run_hydra: Runner, run_forks: Mapping[str, str]
 ) -> None:
     """One run is asked to stop, as at the time limit, in the middle; the other is left alone."""
     arguments = ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=20", "hydra.launcher.max_num_timeout=1"]
     command = [sys.executable, str(ROOT / "run_hydra.py"), "-m", *arguments, *small, *BETAS, *LONG]
-    environment = {**cluster.env, "OMP_NUM_THREADS": "1"}
+    environment = {**cluster.env, **run_forks, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
         asked = wait_for_a_step(tmp_path, process)
         cluster.run("scancel", "--signal=USR2", slurm_job(asked))
@@ -157,7 +159,7 @@ def test_submitit_slurm_checkpoints_before_its_limit_and_goes_on(
     claims = sorted(json.loads(file.read_text())["released"] for file in asked.claims.glob("*.json"))
     assert len(claims) == 2
     steps = [row["step"] for row in rows(asked) if "loss" in row]
-    assert steps == list(range(2, 401, 2)), "no gap and no repeat"
+    assert steps == list(range(2, 201, 2)), "no gap and no repeat"
     plain = run_hydra(["-m", *small, *BETAS, *LONG], cwd=tmp_path)
     assert plain.stdout.count("already complete: ") == 2
 

@@ -167,6 +167,28 @@ def test_a_parent_that_was_made_anew_makes_children_stale(tmp_path: Path) -> Non
     assert states(sweep)["dpo/0"] is State.COMPLETED, "what is being made, or was removed, replaces nothing yet"
 
 
+def test_children_of_the_chosen_one_wait_while_it_is_made_anew(tmp_path: Path) -> None:
+    sweep = make(tmp_path, *BEST_OF)
+    complete(sweep.run("sft/0"), loss=0.1)
+    complete(sweep.run("sft/1"), loss=0.2)
+    decide(sweep)
+    complete(sweep.run("dpo/0"))
+    write_run(sweep.run("sft/0"), State.INTERRUPTED)
+    sweep.run("sft/0").paths().summary.unlink()
+    runs = classify_runs(sweep)
+    assert [run.name for run in runs.due] == ["sft/0"]
+    assert [states(sweep)[f"dpo/{i}"] for i in range(3)] == [State.COMPLETED, State.PENDING, State.PENDING]
+
+
+def test_a_choice_waits_for_the_others_where_its_first_candidate_failed(tmp_path: Path) -> None:
+    sweep = make(tmp_path, *BEST_OF)
+    fail(sweep, sweep.run("sft/0"))
+    assert {states(sweep)[f"dpo/{i}"] for i in range(3)} == {State.PENDING}
+    complete(sweep.run("sft/1"))
+    decide(sweep)
+    assert {run.parent for run in classify_runs(sweep).due} == {1}
+
+
 def test_nothing_is_chosen_where_every_candidate_failed(tmp_path: Path) -> None:
     sweep = make(tmp_path, *BEST_OF)
     for name in ("sft/0", "sft/1"):

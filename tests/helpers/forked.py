@@ -142,7 +142,7 @@ def main() -> None:
         import deepspeed  # noqa: F401  accelerate does in every training, where it is installed
     import hydra  # noqa: F401
     import torch.distributed.run  # noqa: F401
-    from transformers import AutoModelForCausalLM, GPT2LMHeadModel  # noqa: F401
+    from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel  # noqa: F401
 
     import gpt_opt.plan.command_line
     import gpt_opt.run.main
@@ -153,7 +153,11 @@ def main() -> None:
 
     register()
     register_resolvers()
-    gpt_opt.plan.command_line.check_command_line(ROOT / "hydra_conf", ["loss.beta=0.1"])  # what libraries prepare once
+    # What libraries prepare once.
+    gpt_opt.plan.command_line.check_command_line(ROOT / "hydra_conf", ["loss.beta=0.1"])
+    with tempfile.TemporaryDirectory() as folder:
+        config = GPT2Config(vocab_size=8, n_positions=8, n_embd=8, n_layer=1, n_head=1, bos_token_id=0, eos_token_id=0)
+        GPT2LMHeadModel(config).save_pretrained(folder)
     gc.collect()
     gc.freeze()  # else the collector copies all this memory in every child
     with socket.socket(socket.AF_UNIX) as listening:

@@ -45,10 +45,14 @@ def described(result: Composed | ComposeFailure) -> Answer:
     return ("config", repr(result.config))
 
 
-def assert_like_hydra(composer: Composer, points: Iterable[Sequence[str]], config_dir: Path = CONFIG_DIR) -> None:
-    """Compares every point with Hydra, and the order of the answers with that of the points."""
+def assert_like_hydra(
+    composer: Composer, points: Iterable[Sequence[str]], config_dir: Path = CONFIG_DIR
+) -> list[Answer]:
+    """Compares every point with Hydra, and the order of the answers with that of the points; returns those."""
     points = [tuple(point) for point in points]
     results = list(composer.compose_many(points))
     assert [result.overrides for result in results] == points
-    for point, result, expected in zip(points, results, by_hydra(points, config_dir), strict=True):
+    answers = by_hydra(points, config_dir)
+    for point, result, expected in zip(points, results, answers, strict=True):
         assert described(result) == expected, point
+    return answers

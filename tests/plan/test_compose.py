@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gpt_opt.plan.compose.composer import Composed, ComposeFailure, Composer
 from gpt_opt.plan.compose.hydra import HydraEngine
 from gpt_opt.plan.compose.overrides import read_override
-from tests.plan.compose_reference import assert_like_hydra, by_hydra, described
+from tests.plan.compose_reference import assert_like_hydra, described
 from tests.plan.compose_schema import CONFIG_DIR, PURE
 
 BETA = "loss.beta=0.5"
@@ -46,7 +46,7 @@ def test_the_ordinary_grid_is_fast(composer: Composer) -> None:
     points = product(
         ["optimizer=adamw", "optimizer=rmsprop"],
         ["loss.beta=0.05", "loss.beta=0.1"],
-        ["seed=0", "seed=1"],
+        ["seed=1"],
         ["optimizer.lr=1e-3", "optimizer.lr=0.002"],
         ["free.number=2"],
         ["model.width=128", "model.width=256"],
@@ -157,14 +157,14 @@ FAST: dict[str, list[list[str]]] = {
 @pytest.mark.parametrize("name", FAST)
 def test_equal_and_fast(composer: Composer, name: str) -> None:
     """Equal to Hydra; and once the Composer has seen these points, it composes none of them again."""
-    assert_like_hydra(composer, FAST[name])
+    answers = assert_like_hydra(composer, FAST[name])
     list(composer.compose_many(FAST[name]))  # a key first seen late makes it look again at what came before
     composer.slow.clear()
     before = composer.fast
     again = list(composer.compose_many(FAST[name]))
     assert not composer.slow
     assert composer.fast == before + len(FAST[name])
-    assert [described(result) for result in again] == by_hydra(FAST[name])
+    assert [described(result) for result in again] == answers
 
 
 SLOW: dict[str, list[str]] = {

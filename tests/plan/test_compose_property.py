@@ -1,7 +1,7 @@
 """Random override lists of every kind: `compose_many` answers what `hydra.compose` answers.
 
 One example is a stream of several points over few overrides, so that what one point taught the Composer is used by the
-next. Hydra takes most of the time: the default 100 examples are about 1,000 points and about one minute;
+next. Hydra takes most of the time, a sixth of a second for a point: the default 14 examples are about 150 points;
 `HYPOTHESIS_PROFILE=compose-thorough` runs 1,000 examples.
 """
 
@@ -148,7 +148,7 @@ def test_one_composer_over_many_points() -> None:
         "name=text",
         "store@stores.main=full",
     ]
-    points = [["loss.beta=0.5", *chosen.sample(good, chosen.randint(0, 6))] for _ in range(150)]
+    points = [["loss.beta=0.5", *chosen.sample(good, chosen.randint(0, 6))] for _ in range(100)]
     composer = Composer(CONFIG_DIR, pure_resolvers=PURE)
     assert_like_hydra(composer, points)
-    assert composer.fast > 75
+    assert composer.fast > 50

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from gpt_opt.config.schema import register
 from gpt_opt.errors import ConfigError
 from gpt_opt.plan.command_line import check_command_line
+from gpt_opt.plan.compose.hydra import load, loader, plain, search_path, without_hydra
 from gpt_opt.plan.validate import PointChecker
 from gpt_opt.run.resolvers import register_resolvers
 from tests.conftest import CONFIG_DIR
@@ -294,3 +297,19 @@ def test_resources_that_nobody_reads_are_named(
     monkeypatch.delenv("GPTOPT_SWEEP")
     check_command_line(CONFIG_DIR, ["loss.beta=0.1", "resources.gpus_per_run=2"])
     assert "resources.gpus_per_run=2: gptopt submit and hydra/launcher=disbatch alone read" in caplog.messages[0]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["loss.beta=0.1", "hydra.job.name=mine", "hydra/job_logging=disabled"],
+        ["+exp=hh_dpo", "optimizer.optimizer_params.lr=1e-3", "+hydra.job.env_set.A=b"],
+    ],
+)
+def test_a_single_run_has_the_one_config_that_hydra_composes(overrides: list[str]) -> None:
+    request = check_command_line(CONFIG_DIR, overrides)
+    assert request is not None
+    expected = load(loader(search_path(CONFIG_DIR)), "config", [*overrides, "hydra.mode=RUN"])
+    found = request.loader.load_configuration("config", request.overrides, RunMode.RUN)
+    assert OmegaConf.to_yaml(found) == OmegaConf.to_yaml(expected)
+    assert [point.config for point in request.points] == [plain(without_hydra(expected))]

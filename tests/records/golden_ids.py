@@ -9,13 +9,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-
 from gpt_opt.config.schema import register
 from gpt_opt.records.io import write_text
 from gpt_opt.records.run_id import identifying, run_id
-from gpt_opt.run.resolvers import plain_config, register_resolvers
+from gpt_opt.run.resolvers import register_resolvers
 from tests.conftest import CONFIG_DIR
+from tests.helpers.configs import by_hydra
 
 register()
 register_resolvers()
@@ -53,8 +52,7 @@ def composed(name: str) -> dict[str, Any]:
     overrides = [] if name == DEFAULT else [sign + name]
     if not name.startswith(WITHOUT_BETA) and (name == "training=default" or not name.startswith("training=")):
         overrides.append("loss.beta=0.1")
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return plain_config(compose("config", overrides=[*overrides, *MANDATORY.get(name, [])]))
+    return by_hydra([*overrides, *MANDATORY.get(name, [])])
 
 
 def keys(node: Any, above: str = "") -> set[str]:

@@ -6,10 +6,12 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 
+from gpt_opt.records.provenance import packages
 from tests.conftest import ROOT
 
 CODE = """
@@ -56,3 +58,8 @@ def test_a_change_anywhere_in_the_code_is_kept_as_a_diff(repository: Path) -> No
 def test_a_file_that_git_does_not_know_makes_the_code_dirty(repository: Path) -> None:
     (repository / "gpt_opt" / "new.py").touch()
     assert record(repository)["git_dirty"] is True
+
+
+def test_every_installed_package_has_its_version() -> None:
+    assert packages() == {item.metadata["Name"]: item.version for item in reversed(list(distributions()))}
+    assert list(packages()) == sorted(packages(), key=str.lower)

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from gpt_opt.config.schema import register
 from gpt_opt.records import run_id as identity
 from gpt_opt.records.run_dir import allocate_run_dir, find_run_dirs, path_part, run_dir_name
 from gpt_opt.records.run_id import is_identity, run_id
-from gpt_opt.run.resolvers import get_local_run_dir, label, plain_config, register_resolvers
-from tests.conftest import CONFIG_DIR
+from gpt_opt.run.resolvers import get_local_run_dir, label, register_resolvers
+from tests.helpers.configs import by_hydra, composed
 from tests.records import golden_ids
 
 register()
@@ -23,8 +22,7 @@ register_resolvers()
 
 
 def config(*overrides: str) -> dict[str, Any]:
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return plain_config(compose("config", overrides=["loss.beta=0.1", *overrides]))
+    return composed(["loss.beta=0.1", *overrides])
 
 
 def test_the_same_config_has_the_same_id_however_it_was_said() -> None:
@@ -89,8 +87,7 @@ GOLDEN = {
 def test_ids_survive_upgrades(overrides: tuple[str, ...]) -> None:
     # A new key moves every id, unless ABSENT_MEANS says at which value it changes nothing.
     given = overrides if overrides == ("loss=sft",) else ("loss.beta=0.1", *overrides)
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        assert run_id(plain_config(compose("config", overrides=list(given)))) == GOLDEN[overrides]
+    assert run_id(by_hydra(given)) == GOLDEN[overrides]
 
 
 @pytest.mark.parametrize("name", golden_ids.names())

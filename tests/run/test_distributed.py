@@ -105,7 +105,7 @@ def ranks(folder: Path) -> dict[int, int]:
 
 
 def wait_for_step(folder: Path, process: subprocess.Popen[str], step: int) -> RunPaths:
-    deadline = time.time() + 120
+    deadline = time.time() + 300  # DeepSpeed may compile itself first
     while time.time() < deadline and process.poll() is None:
         found = find_run_dirs(folder / "outputs") if (folder / "outputs").exists() else []
         if found and RunPaths(found[0]).state.exists() and read_state(RunPaths(found[0])).step >= step:
@@ -186,7 +186,7 @@ LONG = ["training.training_params.max_steps=150", "training.training_params.save
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_signal_to_one_rank_stops_all_and_the_run_resumes(
-    tmp_path: Path, run_hydra: Runner, small: list[str], processes: int
+    tmp_path: Path, run_hydra: Runner, small: list[str], alone: RunPaths, processes: int
 ) -> None:
     overrides = [*small, *LONG, *DPO]
     process = start(overrides)
@@ -202,10 +202,7 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_resumes(
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"resuming from checkpoint-{state.step}" in again.stdout
     assert read_state(paths).state is State.COMPLETED
-    undisturbed = tmp_path / "undisturbed"
-    undisturbed.mkdir()
-    assert run_hydra([*small_overrides(undisturbed), *LONG, *DPO]).returncode == 0
-    assert_same(paths, only_run(undisturbed))
+    assert_same(paths, alone)
 
 
 def test_a_killed_rank_leaves_an_interrupted_run(tmp_path: Path, small: list[str]) -> None:

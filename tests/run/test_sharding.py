@@ -51,15 +51,6 @@ def last(paths: RunPaths) -> Path:
     return found
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, run_hydra: Runner) -> RunPaths:
-    """A finished run of one process."""
-    folder = tmp_path_factory.mktemp("alone")
-    done = run_hydra([*small_overrides(folder), *LONG, *DPO])
-    assert done.returncode == 0, done.stderr
-    return only_run(folder)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("finish", [pytest.param(2, id="goes-on-divided"), pytest.param(1, id="goes-on-whole")])
 def test_fsdp_gives_the_numbers_and_files_of_one_process_through_an_interruption(

@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from gpt_opt.training.interface import Folder, Hooks
 from gpt_opt.training.loop import train
 from gpt_opt.training.trackers import Reporters, Row, Tracked
 from tests.conftest import ROOT, Runner
+from tests.helpers.forked import ForkServer
 from tests.training.test_training import config, folder
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
@@ -447,29 +448,27 @@ def test_trackers_are_closed_after_the_result_is_committed(
     assert closed == [(True, True, State.COMPLETED)]
 
 
-Call = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
-
-
 @pytest.fixture
-def call() -> Call:
+def call(tmp_path: Path, forks: ForkServer, monkeypatch: pytest.MonkeyPatch) -> Runner:
     """run_hydra.py, which tells at its end the trackers that it has loaded, and DeepSpeed."""
-    code = (
+    monkeypatch.delenv("WANDB_SERVICE", raising=False)
+    (tmp_path / "call").mkdir()
+    script = tmp_path / "call" / "run_hydra.py"
+    script.write_text(
         "import runpy, sys\n"
-        "sys.argv = sys.argv[1:]\n"
+        "trackers = ('tensorboard', 'wandb', 'mlflow', 'deepspeed')\n"
+        "for name in [name for name in sys.modules if name.partition('.')[0] in trackers]:\n"
+        "    del sys.modules[name]\n"
+        f"sys.argv[0] = {str(ROOT / 'run_hydra.py')!r}\n"
         "try:\n"
         "    runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "finally:\n"
-        "    print('loaded:', [name for name in ('tensorboard', 'wandb', 'mlflow', 'deepspeed') if name in sys.modules])\n"
+        "    print('loaded:', [name for name in trackers if name in sys.modules])\n"
     )
-
-    def run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", code, str(ROOT / "run_hydra.py"), *arguments]
-        return apart(command)
-
-    return run
+    return lambda arguments: forks.run([str(script), *arguments], ROOT, timeout_s=300)
 
 
-def test_nothing_is_reported_or_imported_by_default(tmp_path: Path, small: list[str], call: Call) -> None:
+def test_nothing_is_reported_or_imported_by_default(tmp_path: Path, small: list[str], call: Runner) -> None:
     done = call([*small, "loss.beta=0.1"])
     assert done.returncode == 0, done.stderr
     assert "loaded: []" in done.stdout
@@ -480,7 +479,7 @@ def test_nothing_is_reported_or_imported_by_default(tmp_path: Path, small: list[
 @pytest.mark.slow
 @pytest.mark.usefixtures("wandb_home")
 def test_a_run_reports_under_its_id_and_a_rerun_under_another(
-    tmp_path: Path, small: list[str], call: Call, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small: list[str], call: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GPTOPT_SWEEP", "beta_sweep")
     both = ["logging.logging_params.report_to=[wandb,tensorboard]", "logging.logging_params.wandb.mode=offline"]
@@ -500,7 +499,9 @@ def test_a_run_reports_under_its_id_and_a_rerun_under_another(
 
 
 @pytest.mark.usefixtures("nobody")
-def test_wandb_without_a_login_is_an_error_before_anything_starts(tmp_path: Path, small: list[str], call: Call) -> None:
+def test_wandb_without_a_login_is_an_error_before_anything_starts(
+    tmp_path: Path, small: list[str], call: Runner
+) -> None:
     done = call([*small, "loss.beta=0.1", "+logging=wandb"])
     assert done.returncode == 2
     assert "report_to=wandb needs a key" in done.stderr

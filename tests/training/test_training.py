@@ -13,14 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 
 from gpt_opt.config.inputs import inputs_of
 from gpt_opt.config.schema import register
 from gpt_opt.errors import ConfigError, DataError, GptOptError, RequestError
 from gpt_opt.records.run_dir import checkpoints
-from gpt_opt.run.resolvers import plain_config, register_resolvers
+from gpt_opt.run.resolvers import register_resolvers
 from gpt_opt.training.build import build
 from gpt_opt.training.checkpointing import final_checkpoint, latest_checkpoint
 from gpt_opt.training.describe import describe
@@ -29,7 +28,8 @@ from gpt_opt.training.loop import train
 from gpt_opt.training.memory import estimate_mb
 from gpt_opt.training.models.build import _read_weights, require_archive
 from gpt_opt.training.parts import Parts
-from tests.conftest import CONFIG_DIR, small_overrides
+from tests.conftest import small_overrides
+from tests.helpers.configs import composed
 
 register()
 register_resolvers()
@@ -39,8 +39,7 @@ SFT = ["loss=sft", "model.config.resid_pdrop=0.2"]  # dropout: the random state 
 
 
 def config(overrides: Sequence[str]) -> dict[str, Any]:
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return plain_config(compose("config", overrides=list(overrides)))
+    return composed(overrides)
 
 
 def hooks(stop_at: int | None = None, on_step: Callable[[int], None] | None = None) -> Hooks:

@@ -189,11 +189,12 @@ def _shape_lines(status: SweepStatus) -> list[str]:
     return lines
 
 
-def _group_lines(group: FailureGroup, width: int | None) -> list[str]:
+def _group_lines(group: FailureGroup, names: Mapping[int, str], width: int | None) -> list[str]:
     """Returns how many runs ended for one reason and which; the reason has lines of its own where that is long."""
     state = "" if group.state == State.FAILED else f"{group.state.lower()}: "
     which = ", all " + " ".join(f"{k}={one_line(v)}" for k, v in group.shared.items()) if group.shared else ""
-    which = f" (run {group.indices[0]})" if len(group.indices) == 1 else which
+    which = f" of {group.stage}" * bool(group.stage) + which
+    which = f" (run {names[group.indices[0]]})" if len(group.indices) == 1 else which
     line = f"{len(group.indices)} x {state}{group.message}{which}"
     if width is None or len(line) <= width:
         return [line]
@@ -203,7 +204,8 @@ def _group_lines(group: FailureGroup, width: int | None) -> list[str]:
 
 def failure_lines(status: SweepStatus, width: int | None) -> list[str]:
     """Returns the causes why runs failed, the largest group first."""
-    lines = [line for group in status.failures[:_MOST_GROUPS] for line in _group_lines(group, width)]
+    names = {item.run.index: item.run.name for item in status.runs}
+    lines = [line for group in status.failures[:_MOST_GROUPS] for line in _group_lines(group, names, width)]
     if (more := len(status.failures) - _MOST_GROUPS) > 0:
         lines.append(f"... and {more} more causes; --json has all")
     return lines

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -22,6 +23,9 @@ from gpt_opt.config.schema.sharding import SHARDING_SCHEMAS, register_variants
 
 VERSION_BASE = "1.3"
 """The `version_base` that Hydra composes the configs with."""
+
+JOB_NAME = "run_hydra"
+"""Hydra's name of a run's program, `hydra.job.name`."""
 
 
 @dataclass
@@ -340,8 +344,9 @@ SCHEMAS: dict[str, type] = {
 """Schema of each option, by its path below the group `schema`."""
 
 
+@cache
 def register() -> None:
-    """Makes the schemas known to Hydra as the config group `schema`; doing it twice changes nothing."""
+    """Makes the schemas known to Hydra as the config group `schema`; the second time does nothing."""
     override_hydra_anywhere()
     store = ConfigStore.instance()
     root = OmegaConf.structured(Root)

@@ -54,6 +54,25 @@ class _Files(ConfigRepository):
         return copy.copy(self)
 
 
+class Known(ConfigLoaderImpl):
+    """A loader for one run whose config was composed already.
+
+    Args:
+        loader: What composed it.
+        config: As `loader.load_configuration` returned it.
+    """
+
+    def __init__(self, loader: ConfigLoaderImpl, config: DictConfig) -> None:
+        super().__init__(loader.config_search_path)
+        self.repository, self._config = loader.repository, config
+
+    def load_configuration(self, *_: Any, **__: Any) -> DictConfig:
+        """Returns the config, told that it is one run's; Hydra asks once, and changes it."""
+        self._config.hydra.mode = RunMode.RUN
+        self._config.hydra.overrides.hydra.append("hydra.mode=RUN")
+        return self._config
+
+
 class HydraEngine:
     """Composes one point at a time with Hydra's own config loader.
 
@@ -77,14 +96,7 @@ class HydraEngine:
         Raises:
             Exception: Whatever Hydra or OmegaConf raises for these overrides.
         """
-        with _version_base():
-            config = self._loader.load_configuration(
-                self.config_name, list(overrides), run_mode=RunMode.RUN, from_shell=False
-            )
-            if "hydra" in config:
-                with open_dict(config):
-                    del config["hydra"]
-            return config
+        return without_hydra(load(self._loader, self.config_name, overrides, from_shell=False))
 
     def is_group(self, name: str) -> bool:
         """Returns whether `name` is a config group, in the sources that Hydra itself would search."""
@@ -112,6 +124,30 @@ def loader(path: ConfigSearchPath) -> ConfigLoaderImpl:
     made = ConfigLoaderImpl(path)
     made.repository = _Files(path)
     return made
+
+
+def load(loader: ConfigLoaderImpl, name: str, overrides: Sequence[str], **options: bool) -> DictConfig:
+    """Returns the config of a run, Hydra's own node included.
+
+    Args:
+        loader: Of the config folder.
+        name: Of the root config.
+        overrides: What the run is given.
+        options: Of `load_configuration`.
+
+    Raises:
+        Exception: Whatever Hydra or OmegaConf raises for these overrides.
+    """
+    with _version_base():
+        return loader.load_configuration(name, list(overrides), run_mode=RunMode.RUN, **options)
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """Removes Hydra's own node from a config, and returns the config."""
+    if "hydra" in config:
+        with open_dict(config):
+            del config["hydra"]
+    return config
 
 
 def plain(config: Any) -> Any:

@@ -16,14 +16,18 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 SERVER = "GPTOPT_TEST_FORKS"
+NEW_TORCHRUN = "GPTOPT_TEST_NEW_TORCHRUN"
+"""Set where torchrun itself is to be a new process: its children are the stand-ins of its workers."""
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def command_of(arguments: list[str]) -> list[str]:
-    """Returns script and arguments of a run, or of its torchrun, out of those of a Python; nothing of others."""
+    """Returns the command of a run, of its torchrun or of a job of submitit's, out of a Python's; nothing of others."""
     arguments = arguments[1:] if arguments[:1] == ["-u"] else arguments  # as torchrun starts its workers
-    known = arguments[:2] == ["-m", "torch.distributed.run"] or (arguments and arguments[0].endswith("/run_hydra.py"))
-    return arguments if known else []
+    torchrun = arguments[:2] == ["-m", "torch.distributed.run"] and NEW_TORCHRUN not in os.environ
+    submitit = arguments[:2] == ["-m", "submitit.core._submit"]
+    script = arguments[:1] and arguments[0].endswith("/run_hydra.py")
+    return arguments if torchrun or submitit or script else []
 
 
 def fork(server: str, command: Sequence[str], cwd: str, streams: Sequence[int]) -> tuple[int, socket.socket]:
@@ -56,9 +60,8 @@ def _stand_in(server: str, command: list[str]) -> None:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
 
-    for number in _PASSED_ON:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, pass_on)
+    for number in _PASSED_ON:  # also what is ignored: the fork ignores it too, unless it has a handler by now
+        signal.signal(number, pass_on)
     code = exit_code(connection)
     if code < 0:
         if -code != signal.SIGKILL:
