@@ -191,7 +191,8 @@ def test_points_that_are_one_run_must_need_the_same(content: Any, lab: Desk) -> 
 
 
 def test_a_literal_is_shown_as_it_stands_in_the_file(desk: Desk) -> None:
-    text = show.as_text(desk.plan({"base": {"loss": "sft", "user.b": "C:\\${x}"}, "grid": {"user.a": ["${seed}", "plain"]}}))
+    content = {"base": {"loss": "sft", "user.b": "C:\\${x}"}, "grid": {"user.a": ["${seed}", "plain"]}}
+    text = show.as_text(desk.plan(content))
     assert "user.b='C:\\${x}'" in text
     assert "0      '${seed}'  " in text
 
