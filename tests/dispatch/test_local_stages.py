@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import gpt_opt
 from gpt_opt.dispatch.stages import classify_runs
 from gpt_opt.records.provenance import recorded_inputs
 from gpt_opt.records.run_dir import find_run_dirs
@@ -51,7 +52,7 @@ def states(sweep: Sweep) -> dict[str, State]:
     return {run.name: item.state for run, item in classify_runs(sweep).items.items()}
 
 
-def test_a_late_stage_does_not_pay_for_the_early_ones_again(bench: Bench) -> None:
+def test_a_late_stage_does_not_pay_for_the_early_ones_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     write(bench, sft([0.001, 0.002]), dpo([0.1, 0.3]))
     assert "all 6 runs are done" in drive(bench)
     first = runs(bench)
@@ -60,6 +61,13 @@ def test_a_late_stage_does_not_pay_for_the_early_ones_again(bench: Bench) -> Non
     child, parent = sweep.run("dpo/2"), sweep.run("sft/1")
     started = recorded_inputs(child.paths())["model.archive"]
     assert (started["run_id"], started["attempt"]) == (parent.run_id, "1")
+    monkeypatch.chdir(bench.folder)
+    handle = gpt_opt.sweep("sweep.json")
+    assert handle.status().all_done
+    frame = handle.runs().set_index("name")
+    assert list(frame["parent"][["sft/0", "dpo/0", "dpo/3"]].fillna("")) == ["", "sft/0", "sft/1"]
+    assert list(frame.loc["dpo/3", ["stage", "state", "loss.beta"]]) == ["dpo", "COMPLETED", 0.3]
+    assert frame["eval/loss"].notna().all()
 
     write(bench, sft([0.001, 0.002]), dpo([0.1, 0.3, 0.5]))
     assert "all 8 runs are done" in drive(bench)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from gpt_opt.config.checks.constraints import constraint_problems
-from gpt_opt.config.files import with_real_paths
+from gpt_opt.config.files import located, with_real_paths
 from gpt_opt.errors import ConfigError
 from gpt_opt.plan.compose.composer import Composed
 from gpt_opt.records.run_dir import FINAL, RunPaths
@@ -45,7 +45,7 @@ def resolved(*overrides: str) -> dict[str, Any]:
     """The config of a run as it trains, whatever is wrong with it."""
     point = next(checker().compose_many([overrides]))
     assert isinstance(point, Composed)
-    return point.config
+    return located(point.config)
 
 
 class Stage(NamedTuple):
@@ -153,8 +153,8 @@ def test_weights_of_another_architecture_are_refused_although_their_shapes_fit(s
     other = changed(stages[0], "model.config.n_head=4", "model.config.activation_function=relu")
     found = problems(*other)
     assert set(found) == {"model.config.n_head", "model.config.activation_function"}
-    assert found["model.config.n_head"].startswith("must be that of the weights, 2 in ")
-    assert found["model.config.n_head"].endswith("config.json, but is 4 set it to 2")
+    name = stages[0].run.root.name.rpartition("-")[2]
+    assert found["model.config.n_head"].startswith(f"must be that of run {name}, which it starts from, 2, but is 4")
     with pytest.raises(ConfigError, match="n_head is 4 here and 2 there"):
         build(resolved(*other))
     assert problems(*changed(stages[0], "model.config.resid_pdrop=0.1")) == {}
