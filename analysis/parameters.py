@@ -13,6 +13,9 @@ from gpt_opt.records.run_id import ABSENT_MEANS, is_identity
 MAIN_PARAMETER = "loss.beta"
 """Shown when nothing varies."""
 
+LONG_NUMBER = 10
+"""Characters beyond which a number was drawn, not chosen, and is rounded in a legend."""
+
 
 def parameter_columns(runs: pd.DataFrame) -> list[str]:
     """Returns the columns of a `load_runs` frame that hold config values which can change a result."""
@@ -113,6 +116,22 @@ def shortened(values: Iterable[str], limit: int) -> dict[str, str]:
         found[value] = text
         taken.add(text)
     return found
+
+
+def short_values(values: Iterable[Any], limit: int) -> list[str]:
+    """Returns config values as `format_value`, in about `limit` characters; different ones stay different.
+
+    Long numbers are rounded to as many digits as tell them apart, at least three.
+    """
+    values = list(values)
+    texts = [format_value(value) for value in values]
+    numbers = {text: value for text, value in zip(texts, values, strict=True) if isinstance(value, float)}
+    if any(len(text) > min(limit, LONG_NUMBER) for text in numbers):
+        rounded = ({text: f"{value:.{digits}g}" for text, value in numbers.items()} for digits in range(3, 18))
+        found = next(item for item in rounded if len(set(item.values())) == len(item))
+        texts = [text if text == "-" else found.get(text, text) for text in texts]
+    short = shortened((text for text in texts if text not in numbers), limit)
+    return [short.get(text, text) for text in texts]
 
 
 def _clipped(text: str, width: int) -> str:

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from analysis.parameters import format_value, run_labels, run_order, short_names, shortened, shown_parameters
+from analysis.parameters import run_labels, run_order, short_names, short_values, shortened, shown_parameters
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.metrics import EVALUATION, METRICS, MetricInfo, metric_label
 from gpt_opt.records.state import State
@@ -162,17 +162,16 @@ def _shown(runs: pd.DataFrame) -> list[str]:
     return sorted(shown_parameters(runs), key=lambda name: name == "seed")
 
 
-def _labels(runs: pd.DataFrame) -> list[str]:
-    """Returns a name of each run, of values that are shortened to what tells them apart."""
-    names = short_names(_shown(runs))
+def _labels(runs: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    """Returns a name of each run, of the values of some columns, shortened to what tells them apart."""
+    names = short_names(columns)
     if not names:
         return run_labels(runs)
-    columns = []
+    parts = []
     for column, name in names.items():
-        values = [format_value(value) for value in runs[column]]
-        short = shortened(values, max(10, LABEL_LIMIT // len(names) - len(name) - 3))
-        columns.append([f"{name}={short[value]}" for value in values])
-    return [", ".join(parts) for parts in zip(*columns, strict=True)]
+        values = short_values(runs[column], max(10, LABEL_LIMIT // len(names) - len(name) - 3))
+        parts.append([f"{name}={value}" for value in values])
+    return [", ".join(row) for row in zip(*parts, strict=True)]
 
 
 def _named(frames: Sequence[pd.DataFrame]) -> set[int]:
@@ -198,19 +197,20 @@ def _has_curve(frame: pd.DataFrame) -> bool:
 
 def _choose_looks(runs: pd.DataFrame, frames: Sequence[pd.DataFrame]) -> _Looks:
     """Chooses looks of runs, which stand in order of what varies."""
-    columns = _shown(runs)
+    drawn = [index for index, frame in enumerate(frames) if _has_curve(frame)]
+    columns = _shown(runs.iloc[drawn])  # what a run without a curve alone has tells no lines apart
     if len(runs) > FEW_RUNS and columns:
         first = runs[columns[0]]
         name = short_names(columns)[columns[0]]
         if first.nunique() <= FEW_RUNS:
-            values = [format_value(value) for value in first]
+            values = short_values(first, LABEL_LIMIT - len(f"{name}= ({len(runs)} runs)"))
             counts = Counter(values)
             looks = _group_looks([f"{name}={v}" + (f" ({counts[v]} runs)" if counts[v] > 1 else "") for v in values])
             return replace(looks, of_run=[replace(look, marker="") for look in looks.of_run])
         if pd.api.types.is_numeric_dtype(first) and not pd.api.types.is_bool_dtype(first):
             return _bar_looks(first.to_numpy(dtype="float64", na_value=math.nan).tolist(), name)
     named = _named(frames)
-    return _group_looks([label if index in named else None for index, label in enumerate(_labels(runs))])
+    return _group_looks([label if index in named else None for index, label in enumerate(_labels(runs, columns))])
 
 
 def _curve(frame: pd.DataFrame, name: str | None, void_at_zero: str | None = None) -> Curve | None:

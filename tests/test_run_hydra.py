@@ -241,7 +241,10 @@ def test_bad_rows_exit_with_2_and_the_run_says_failed(tmp_path: Path, small: lis
     assert done.returncode == 2
     assert f"{file}:81: needs the columns 'chosen' and 'rejected'" in done.stderr
     assert "(its keys: prompt)" in done.stderr
-    assert read_state(only_run(tmp_path)).state is State.FAILED
+    assert "its keys" not in done.stdout, "a terminal shows both: one mistake is told once"
+    paths = only_run(tmp_path)
+    assert "run failed: DataError: 1 problem" in paths.task_log.read_text()
+    assert read_state(paths).state is State.FAILED
 
 
 def test_a_local_run_dir_holds_the_resolved_config(tmp_path: Path, small: list[str], run_hydra: Runner) -> None:

@@ -74,6 +74,28 @@ class ConfigFiles:
                 if any(other is file for other in self.behind([name])):
                     yield Problem(file.at_line(key.start_mark.line), f"{name} leads back to this file", "leave it out")
 
+    def two_options(self, group: str, names: Iterable[str]) -> Problem | None:
+        """Returns the problem of a defaults list that puts options of one group together; None where none does.
+
+        Args:
+            group: A group whose options have keys of different types.
+            names: Options whose files, and those behind them, are looked at.
+        """
+        for file in self.behind(names):
+            found: dict[str, int] = {}
+            for key, value in file.defaults:
+                _, name = file.group_of(str(key.value))
+                if value is None:
+                    above, option = _parent(name)
+                    found |= {option: key.start_mark.line} if above == group and option != "_self_" else {}
+                elif name == group:
+                    chosen = value.value if isinstance(value, yaml.SequenceNode) else [value]
+                    found |= {str(item.value): key.start_mark.line for item in chosen}
+            if len(found) > 1:
+                problem = f"the keys of {' and '.join(found)}, options of the group {group}, cannot be put together"
+                return Problem(file.at_line(max(found.values())), problem, "name one of them")
+        return None
+
     def at(self, keys: Sequence[str], names: Iterable[str], containing: str = "") -> str | None:
         """Returns `file:line key` of the file behind some options that gives a key, the nearest to the user first.
 

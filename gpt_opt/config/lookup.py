@@ -106,6 +106,8 @@ def _attribute(parts: Sequence[str], specs: Sequence[ModuleSpec]) -> NotFound | 
         return None
     except SyntaxError as error:
         return NotFound(f"{error.filename}:{error.lineno} cannot be read as Python: {error.msg}")
+    if spec.name == __name__.partition(".")[0]:
+        names = names or frozenset()  # its `__getattr__` brings modules of it
     part = parts[index]
     modules = [item.name for item in pkgutil.iter_modules(spec.submodule_search_locations or ())]
     if names is None:

@@ -163,6 +163,10 @@ class YamlErrors:
         """Returns a mistake that has no key."""
         mark = getattr(error, "problem_mark", None)
         named = _IN_FILE.search(str(error))
+        if named and "Merge error" in str(error):
+            group = named[1].removeprefix("schema/").rpartition("/")[0]
+            if problem := self.files.two_options(group, names):
+                return problem
         file = self.files.get(named[1] if named else name) or self.files.get(name)
         for other in self.files.behind(names):
             if mark is not None and Path(str(mark.name)).resolve() == other.path.resolve():

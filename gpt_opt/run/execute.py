@@ -225,7 +225,9 @@ class _Attempt:
             raise
         except Exception as error:
             told = disk_full(error) or error
-            log.error("run failed: %s: %s", type(told).__name__, told, exc_info=not isinstance(told, GptOptError))
+            raised = isinstance(told, GptOptError)
+            extra = {"also_raised": raised}
+            log.error("run failed: %s: %s", type(told).__name__, told, exc_info=not raised, extra=extra)
             self._write_end(state=State.FAILED, error={**error_record(error), **message_of(told)})
             if isinstance(error, RequestError):
                 raise

@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def task(config: DictConfig) -> float | None:
     }
     paths = RunPaths(folder)
     try:
-        with _task_log(paths):
+        with _task_log(paths), nullcontext() if hydra.mode is RunMode.MULTIRUN else _errors_once():
             execute(plain, paths, files)
     except RequestError as error:
         if hydra.mode is not RunMode.MULTIRUN:
@@ -136,6 +136,23 @@ def _task_log(paths: RunPaths) -> Iterator[None]:
     finally:
         root.removeHandler(file)
         file.close()
+
+
+@contextmanager
+def _errors_once() -> Iterator[None]:
+    """Keeps from the terminal how the run failed where the error says it there, as it ends a process of one run."""
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return not getattr(record, "also_raised", False)
+
+    terminals = [item for item in logging.getLogger().handlers if not isinstance(item, logging.FileHandler)]
+    for handler in terminals:
+        handler.addFilter(is_news)
+    try:
+        yield
+    finally:
+        for handler in terminals:
+            handler.removeFilter(is_news)
 
 
 def _dry_run(config: dict[str, object], overrides: list[str], folder: Path) -> None:

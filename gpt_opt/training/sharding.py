@@ -25,6 +25,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from gpt_opt.config.checks.batches import accumulation_steps, batch_size, micro_batch_size
 from gpt_opt.errors import ConfigError, Problem
+from gpt_opt.training.lazy_deepspeed import import_deepspeed
 from gpt_opt.training.models.build import saved_weights
 from gpt_opt.training.optimizers import with_names
 
@@ -47,6 +48,7 @@ def sharding_arguments(config: Mapping[str, Any], devices: int) -> dict[str, Any
             problem = "is fp16, which DeepSpeed cannot compute on the CPU of this machine"
             fix = "take deepspeed=zero1_bf16, zero2_bf16 or zero3_bf16, a name without _fp16, or a machine with GPUs"
             raise ConfigError([Problem("training.training_params.mixed_precision", problem, fix)])
+        import_deepspeed()
         return {"deepspeed": deepspeed_settings(config["deepspeed"], params, devices)}
     if config["fsdp"]:
         # Gradients that lie in the machine's memory are summed there.

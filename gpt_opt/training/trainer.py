@@ -10,6 +10,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -39,6 +40,7 @@ from gpt_opt.training.evaluation import compare, measure
 from gpt_opt.training.failures import require_finite
 from gpt_opt.training.forwards import Forwards
 from gpt_opt.training.interface import Folder, Hooks
+from gpt_opt.training.lazy_deepspeed import without_deepspeed
 from gpt_opt.training.metrics import Progress
 from gpt_opt.training.model_selection import Best
 from gpt_opt.training.models.build import Reference
@@ -143,6 +145,8 @@ class ObjectiveTrainer(Trainer):
     def create_accelerator_and_postprocess(self) -> None:
         """Makes the accelerator, which may shard the model."""
         super().create_accelerator_and_postprocess()
+        if not self.is_deepspeed_enabled:
+            self.accelerator.unwrap_model = without_deepspeed()(self.accelerator.unwrap_model)
         if self.args.fsdp:
             prepare_fsdp(self.accelerator, self.args.fsdp_plugin_args)
             self.is_fsdp_enabled = True
@@ -307,11 +311,13 @@ class ObjectiveTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the model, in the one form that every training has."""
         if not self.is_fsdp_enabled:
-            super().save_model(output_dir, _internal_call)
+            with nullcontext() if self.is_deepspeed_enabled else without_deepspeed():
+                super().save_model(output_dir, _internal_call)
             return
         weights = full_weights(cast("nn.Module", self.model))
         if self.args.should_save:
-            self._save(output_dir, state_dict=weights)
+            with without_deepspeed():
+                self._save(output_dir, state_dict=weights)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Writes the state of the optimizer by names, in one form whether it is sharded by FSDP or not.

@@ -178,6 +178,21 @@ def test_of_many_runs_a_dozen_has_names_the_best_and_the_worst_among_them(make_r
     assert figure.axes[1].get_yscale() == "log", "from 0.02 to 0.8"
 
 
+def test_names_have_the_key_rounded_numbers_and_what_varies_among_the_drawn(make_run: MakeRun, outputs: Path) -> None:
+    for rate in (0.0005828421329311054, 0.015217867567687417, 0.03218644145676057):
+        make_run({"optimizer.optimizer_params.lr": rate, "loss.beta": 0.123456789012})
+    make_run({"data.dataset.name": "other", "loss.beta": 3.0}, state=State.FAILED, rows=[], final=None)
+    assert names(draw(outputs)) == ["lr=0.000583", "lr=0.0152", "lr=0.0322"]
+
+
+def test_long_values_that_many_runs_share_keep_the_name_of_their_key(make_run: MakeRun, outputs: Path) -> None:
+    for number in range(FEW_RUNS + 1):
+        make_run({"data.dataset.name": f"/scratch/a-rather-long-folder/preferences/version-{number % 2}/pairs.jsonl"})
+    found = names(draw(outputs))
+    assert [text.partition("=")[0] for text in found] == ["dataset", "dataset"]
+    assert all(mark in text for mark, text in zip(("version-0", "version-1"), found, strict=True))
+
+
 def test_lines_differ_by_more_than_colour(make_run: MakeRun, outputs: Path) -> None:
     for count in range(FEW_RUNS):
         make_run({"seed": count})

@@ -139,7 +139,7 @@ def _become(request: list[object], streams: Sequence[int]) -> list[str]:
 def main() -> None:
     """Imports, serves, and is the script in the child."""
     with suppress(ImportError):
-        import deepspeed  # noqa: F401  accelerate does in every training, where it is installed
+        import deepspeed  # noqa: F401  for the trainings that shard with it
     import hydra  # noqa: F401
     import torch.distributed.run  # noqa: F401
     from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel  # noqa: F401

@@ -56,6 +56,8 @@ EXPERIMENTS = [
     ("loss: {beta: 1}\n---\nseed: 1", "3: is not YAML: expected a single document", "leave out the line ---"),
     ("- loss", "2: must hold `key: value` lines, but holds a list", "leave the leading dashes out"),
     ("loss.beta=0.1", "2: must hold `key: value` lines, but holds the string", "write `loss: {beta: 0.1}`"),
+    ("defaults:\n  - override /loss: [dpo, sft]", "3: the keys of dpo and sft, options of the group loss,", "one of"),
+    ("defaults:\n  - override /model: [gpt-tiny, hf]", "3: the keys of gpt-tiny and hf, options of the group mo", ""),
 ]
 OPTIONS = [
     (
@@ -70,6 +72,7 @@ OPTIONS = [
     ),
     ("training/none", "", "training: lacks keys of training.training_params: add_bos"),
     ("loss/typo", "defaults: [dppo, _self_]\nbeta: 4", "1: the group loss has no option 'dppo'"),
+    ("loss/both", "defaults:\n  - dpo\n  - sft\n", "3: the keys of dpo and sft, options of the group loss, cannot"),
     ("data/tab", "defaults: [hf, _self_]\ndataset:\n\tpath: x", "3: is indented with a tab"),
     ("optimizer/bare", "optimizer_params: {name: mine, lr: 1}", "lacks keys of optimizer.optimizer_params: _target_"),
     ("data/scalar", "dataset: 3", "data: lacks keys of data.dataset: _target_, name"),

@@ -190,6 +190,13 @@ def test_points_that_are_one_run_must_need_the_same(content: Any, lab: Desk) -> 
     assert plan.points == 2 * len(plan.runs), "a flag holds for every point"
 
 
+def test_a_literal_is_shown_as_it_stands_in_the_file(desk: Desk) -> None:
+    content = {"base": {"loss": "sft", "user.b": "C:\\${x}"}, "grid": {"user.a": ["${seed}", "plain"]}}
+    text = show.as_text(desk.plan(content))
+    assert "user.b='C:\\${x}'" in text
+    assert "0      '${seed}'  " in text
+
+
 def test_a_plan_shows_each_shape_with_what_it_costs(desk: Desk) -> None:
     text = show.as_text(plan := desk.plan(ZIPPED, "resources.time_min=30"))
     assert "shape 0: 1 run, each 1 GPU, 30 min\nshape 1: 2 runs, each 2 GPUs, 30 min\ncost: unknown" in text

@@ -450,13 +450,13 @@ def test_trackers_are_closed_after_the_result_is_committed(
 
 @pytest.fixture
 def call(tmp_path: Path, forks: ForkServer, monkeypatch: pytest.MonkeyPatch) -> Runner:
-    """run_hydra.py, which tells at its end the trackers that it has loaded."""
+    """run_hydra.py, which tells at its end the trackers that it has loaded, and DeepSpeed."""
     monkeypatch.delenv("WANDB_SERVICE", raising=False)
     (tmp_path / "call").mkdir()
     script = tmp_path / "call" / "run_hydra.py"
     script.write_text(
         "import runpy, sys\n"
-        "trackers = ('tensorboard', 'wandb', 'mlflow')\n"  # DeepSpeed, which accelerate imports, imports the last
+        "trackers = ('tensorboard', 'wandb', 'mlflow', 'deepspeed')\n"
         "for name in [name for name in sys.modules if name.partition('.')[0] in trackers]:\n"
         "    del sys.modules[name]\n"
         f"sys.argv[0] = {str(ROOT / 'run_hydra.py')!r}\n"

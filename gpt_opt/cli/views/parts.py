@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from gpt_opt.errors import plain
@@ -25,10 +26,19 @@ def parameter_columns(runs: Sequence[Sequence[str]], varying: Sequence[str]) -> 
     """Returns the columns of a table for keys that vary, with a cell for each list of override strings."""
     values = [parameters(overrides) for overrides in runs]
     names = short_names(varying)
-    return [Column(names[key], [item.get(key, "") for item in values], flexible=True) for key in varying]
+    return [Column(names[key], [shown_value(item.get(key, "")) for item in values], flexible=True) for key in varying]
+
+
+def shown_value(value: str) -> str:
+    """Returns the value of an override string as people know it: `${` of a text without the backslash before it."""
+    return _LITERAL.sub(lambda found: found[1][: len(found[1]) // 2] + "${", value) if value[:1] in "'\"" else value
+
+
+_LITERAL = re.compile(r"(\\*)\\\$\{")
+"""What `gpt_opt.sweep.overrides` makes of `${` and the backslashes before it."""
 
 
 def common_lines(common: Mapping[str, str], width: int | None) -> list[str]:
     """Returns what all runs share."""
-    values = " ".join(f"{key}={one_line(value)}" for key, value in common.items())
+    values = " ".join(f"{key}={one_line(shown_value(value))}" for key, value in common.items())
     return wrapped(f"all runs: {values}", width) if common else []

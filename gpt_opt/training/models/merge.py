@@ -23,6 +23,7 @@ from gpt_opt.training.checkpointing import (
     usual_modes,
     whole_or_removed,
 )
+from gpt_opt.training.lazy_deepspeed import without_deepspeed
 from gpt_opt.training.models.build import ADAPTERS, merged_model
 
 
@@ -58,7 +59,8 @@ def merge_adapters(config: Mapping[str, Any], checkpoint: Path, into: Path) -> N
     into.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{into.name}-", dir=into.parent))
     with whole_or_removed(staging):
-        merged.save_pretrained(staging)
+        with without_deepspeed():
+            merged.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
         staging.chmod(into.parent.stat().st_mode)  # mkdtemp makes it readable for its owner alone
         usual_modes(staging)
