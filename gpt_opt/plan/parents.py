@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -78,5 +79,6 @@ def _misfits(reference: RunReference, own: Config, parent: Config) -> Iterator[P
     for key in keys:
         here, there = value_at(own, key), value_at(parent, key)
         if here != there:
-            problem = f"must be that of run {reference.run_id}, which it starts from, {there!r}, but is {here!r}"
-            yield Problem(f"model.{key}", problem, f"set model.{key}={'null' if there is None else there}")
+            said, own_value = json.dumps(there), json.dumps(here)  # as YAML says them: null, true
+            problem = f"must be that of run {reference.run_id}, which it starts from, {said}, but is {own_value}"
+            yield Problem(f"model.{key}", problem, f"set model.{key}={said}")

@@ -135,7 +135,7 @@ def test_the_sweep_file_that_extends_is_one_that_the_planner_accepts(
     document = json.loads(file.read_text())
     assert document["base"] == {"loss": "sft"}
     assert document["metric"] == {"name": "eval/loss", "goal": "minimize"}
-    found = [dict(point.items) for point in points(parse_grid(file.read_text()))]
+    found = [dict(point.items) for point in points(parse_grid(file.read_text()).stages[0].space)]
     assert [(point["optimizer"], point[LR], point.get(DECAY)) for point in found] == [
         ("adamw", 0.01, 0.1), ("adamw", 0.1, 0.1), ("rmsprop", 0.01, None), ("rmsprop", 0.1, None),
     ]  # fmt: skip

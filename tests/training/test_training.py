@@ -477,8 +477,12 @@ def test_a_saved_model_is_loaded_by_name_and_by_archive(tmp_path: Path, small: l
     require_archive(config([*small, *DPO, f"model.archive={latest}"])["model"])
     torch.save({"model": load_file(latest / "model.safetensors")}, tmp_path / "weights.pt")
     require_archive(config([*small, *DPO, f"model.archive={tmp_path / 'weights.pt'}"])["model"])
-    with pytest.raises(ConfigError, match=r"model\.archive: .* must fit the model, but: size mismatch") as caught:
+    with pytest.raises(
+        ConfigError, match=r"model\.archive: .* must fit the model, but: n_embd is 128 here and 16 there"
+    ):
         require_archive(config(["loss.beta=0.1", f"model.archive={latest}"])["model"])
+    with pytest.raises(ConfigError, match=r"model\.archive: .* must fit the model, but: size mismatch") as caught:
+        require_archive(config(["loss.beta=0.1", f"model.archive={tmp_path / 'weights.pt'}"])["model"])
     assert "in current model is torch.Size([128]) (and 13 more)\n" in str(caught.value)
     by_archive = build(config([*small, *DPO, f"model.archive={tmp_path / 'weights.pt'}"])).policy
     hf = [item for item in small if not item.startswith("model")]

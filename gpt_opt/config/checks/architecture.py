@@ -48,7 +48,8 @@ def shape_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _archive_problems(shape: Mapping[str, Any], archive: str | None) -> Iterator[Problem]:
-    for key, (here, there) in differences(shape, archive).items():
+    for key, values in differences(shape, archive).items():
+        here, there = map(json.dumps, values)  # as YAML says them: null, true
         if archive == EMBEDDED:
             problem = f"must be {there} with model.archive=embedded, the weights that are shipped, but is {here}"
             yield Problem(f"model.config.{key}", problem, "set model.archive=null to start from random weights")
