@@ -51,20 +51,39 @@ def record_choice(file: Path, name: str, parent: int, metric: str, value: float)
     append_records(file, [asdict(Choice(name, parent, metric, value, now()))])
 
 
-class _Run(Protocol):
-    """What is looked at of a line of a plan."""
+class StagedRun(Protocol):
+    """A line of a plan, be it submitted or not: what stages look at."""
 
     @property
-    def index(self) -> int: ...
+    def index(self) -> int:
+        """Its position in the plan, from 0."""
 
     @property
-    def parent(self) -> int | None: ...
+    def run_id(self) -> str:
+        """Hash of its config."""
 
     @property
-    def choice(self) -> str: ...
+    def overrides(self) -> tuple[str, ...]:
+        """Hydra override strings that give its config."""
+
+    @property
+    def stage(self) -> str:
+        """Name of its stage; "" in a sweep without stages."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+
+    @property
+    def parent(self) -> int | None:
+        """Index of the run that it starts from."""
+
+    @property
+    def choice(self) -> str:
+        """Name of the choice that decides whether its parent is started from; "" for none."""
 
 
-def active(runs: Iterable[_Run], chosen: Mapping[str, int]) -> set[int]:
+def active(runs: Iterable[StagedRun], chosen: Mapping[str, int]) -> set[int]:
     """Returns the indices of the runs of a sweep that will be made, or were: where one of several is chosen, only that.
 
     Args:

@@ -5,29 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
-from gpt_opt.records.choices import Choice, read_choices
+from gpt_opt.records.choices import Choice, StagedRun, read_choices
 from gpt_opt.records.sweep_dir import submissions
 
 
-class _Run(Protocol):
-    """What is looked at of a line of a plan."""
-
-    @property
-    def index(self) -> int: ...
-
-    @property
-    def run_id(self) -> str: ...
-
-    @property
-    def parent(self) -> int | None: ...
-
-    @property
-    def choice(self) -> str: ...
-
-
-def former_choices(parent: Path, runs: Sequence[_Run]) -> dict[str, Choice]:
+def former_choices(parent: Path, runs: Sequence[StagedRun]) -> dict[str, Choice]:
     """Returns the choices of the newest submission that hold for a plan: those among the same candidates.
 
     A further run that starts from the best changes no choice; a further candidate does.
@@ -48,7 +31,7 @@ def former_choices(parent: Path, runs: Sequence[_Run]) -> dict[str, Choice]:
     return found
 
 
-def _candidates(runs: Iterable[_Run]) -> dict[str, set[str]]:
+def _candidates(runs: Iterable[StagedRun]) -> dict[str, set[str]]:
     """Returns the ids of the runs of which each choice takes one."""
     ids: dict[int | None, str] = {}
     found: dict[str, set[str]] = {}

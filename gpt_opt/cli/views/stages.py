@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from gpt_opt.plan.resources import run_count
+from gpt_opt.records.choices import StagedRun
 from gpt_opt.records.run_reference import RunReference
 from gpt_opt.sweep.varying import common_and_varying
 
 _BAR = 20
 
 
-class _Run(Protocol):
-    """What is looked at of a run, planned or submitted."""
-
-    @property
-    def index(self) -> int: ...
-
-    @property
-    def stage(self) -> str: ...
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def run_id(self) -> str: ...
-
-    @property
-    def parent(self) -> int | None: ...
-
-    @property
-    def overrides(self) -> tuple[str, ...]: ...
-
-
-def shown_overrides(run: _Run, names: Mapping[str, str], waits: str = "") -> tuple[str, ...]:
+def shown_overrides(run: StagedRun, names: Mapping[str, str], waits: str = "") -> tuple[str, ...]:
     """Returns the overrides of a run in which the run that it starts from has the name that people know.
 
     Args:
@@ -70,7 +49,7 @@ def common_and_shown(runs: Mapping[str, Sequence[Sequence[str]]]) -> tuple[dict[
 _STARTS = ("model.archive", "training.finetuning.resume_from_checkpoint")
 
 
-def by_stage(runs: Iterable[_Run], overrides: Callable[[Any], Sequence[str]]) -> dict[str, list[Sequence[str]]]:
+def by_stage(runs: Iterable[StagedRun], overrides: Callable[[Any], Sequence[str]]) -> dict[str, list[Sequence[str]]]:
     """Returns the overrides of the runs of each stage, as they are shown."""
     found: dict[str, list[Sequence[str]]] = {}
     for run in runs:
@@ -78,12 +57,12 @@ def by_stage(runs: Iterable[_Run], overrides: Callable[[Any], Sequence[str]]) ->
     return found
 
 
-def names_of(runs: Iterable[_Run]) -> dict[str, str]:
+def names_of(runs: Iterable[StagedRun]) -> dict[str, str]:
     """Returns the names of runs that others may start from, by run id; none in a sweep without stages."""
     return {run.run_id: run.name for run in runs if run.stage}
 
 
-def tree(stages: Sequence[str], runs: Sequence[_Run]) -> Iterator[tuple[str, str]]:
+def tree(stages: Sequence[str], runs: Sequence[StagedRun]) -> Iterator[tuple[str, str]]:
     """Yields each stage with its name as it stands in the tree: `└ dpo` below what it starts from.
 
     Args:
