@@ -56,7 +56,7 @@ def file_values(config: Config, keys: tuple[str, ...]) -> Iterator[tuple[str, st
 def value_at(node: Any, key: str) -> Any:
     """Returns what a dotted key has in nested mappings; None where it has nothing."""
     for part in key.split("."):
-        if not isinstance(node, Mapping):
+        if not isinstance(node, (dict, Mapping)):
             return None
         node = node.get(part)
     return node
@@ -109,9 +109,19 @@ def _reference(value: str, config: Config) -> str:
     return "" if found is None else str(found)
 
 
-def references(config: Config) -> Iterator[tuple[str, RunReference]]:
-    """Yields the keys of a config that name a run to start from, with that run."""
-    for key, value in file_values(config, PATH_KEYS):
+def starts(config: Config) -> tuple[tuple[str, str], ...]:
+    """Returns the keys of a config that name what a training starts from, with their values."""
+    return tuple(file_values(config, PATH_KEYS))
+
+
+def references(config: Config, memo: Remembered | None = None) -> Iterator[tuple[str, RunReference]]:
+    """Yields the keys of a config that name a run to start from, with that run.
+
+    Args:
+        config: The resolved config, with real paths.
+        memo: What was found for other configs of the same request.
+    """
+    for key, value in starts(config) if memo is None else memo.of(starts, config):
         if (found := RunReference.parse(value)) is not None:
             yield key, found
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gpt_opt.config.checks.architecture import is_fixed
-from gpt_opt.config.files import BYTES, PATH_KEYS, file_values, references, value_at
+from gpt_opt.config.files import BYTES, references, starts, value_at
+from gpt_opt.config.remember import Remembered
 from gpt_opt.errors import GptOptError, Problem, RequestError
 from gpt_opt.records.best_run import BEST, best_run
 from gpt_opt.records.run_reference import RunIndex, RunReference, checkpoint_of, config_of
@@ -15,21 +16,24 @@ from gpt_opt.records.run_reference import RunIndex, RunReference, checkpoint_of,
 Config = Mapping[str, Any]
 
 
-def parent_problems(config: Config, planned: Mapping[str, Config], index: RunIndex) -> Iterator[Problem]:
+def parent_problems(
+    config: Config, planned: Mapping[str, Config], index: RunIndex, memo: Remembered
+) -> Iterator[Problem]:
     """Checks what a run starts from.
 
     Args:
         config: The resolved config of the run, with real paths.
         planned: The configs of runs that will be made before it, by id.
         index: Finds those that exist.
+        memo: What was found for other configs of the same request.
     """
-    for key, value in file_values(config, PATH_KEYS):
+    for key, value in memo.of(starts, config):
         if value.startswith(BEST):  # which has become a reference where there is such a run
             try:
                 best_run(key, value)
             except GptOptError as error:
                 yield from error.problems if isinstance(error, RequestError) else [Problem(key, str(error))]
-    for key, reference in references(config):
+    for key, reference in references(config, memo):
         parent = planned.get(reference.run_id)
         if parent is not None:
             yield from _planned_problems(key, reference, config, parent)

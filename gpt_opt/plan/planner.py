@@ -237,7 +237,9 @@ class Planner:
                 resources, unfit = _needs(needs, result.config)
                 problems += unfit
                 if not problems:
-                    problems = draft.add(stage.stage, origin, _by_reference(result), resources, self._checker.memo)
+                    problems = draft.add(
+                        stage.stage, origin, _by_reference(result, self._checker.memo), resources, self._checker.memo
+                    )
             draft.findings.add(problems, index)
             draft.points += 1
 
@@ -267,9 +269,9 @@ def _needs(needs: SweepResources, config: Mapping[str, Any]) -> tuple[Resources,
     return resources, list(process_problems(config, resources))
 
 
-def _by_reference(point: Composed) -> Composed:
+def _by_reference(point: Composed, memo: Remembered) -> Composed:
     """Returns a point whose overrides name a run to start from by its id, as its config does, and not by a path."""
-    names = {key: str(reference) for key, reference in references(point.config)}
+    names = {key: str(reference) for key, reference in references(point.config, memo)}
     if not names:
         return point
     keys = [text.partition("=")[0] for text in point.overrides]

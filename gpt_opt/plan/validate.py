@@ -119,7 +119,7 @@ class PointChecker:
                 self.memo(missing_problem, key, self._source.folder, choices) for key in result.missing if all_given
             ]
             return [*added, *lacking]
-        parents = parent_problems(result.config, self._planned, self._index)
+        parents = parent_problems(result.config, self._planned, self._index, self.memo)
         found = [*constraint_problems(result.config, self.memo), *self._target_problems(result.config), *parents]
         heads = tuple(f"{problem.where}." for problem in added)
         new = [p for p in found if not _follows(p, heads)]
