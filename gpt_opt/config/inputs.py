@@ -34,7 +34,7 @@ from gpt_opt.config.remember import Remembered
 from gpt_opt.records.io import write_text
 from gpt_opt.records.provenance import Inputs
 from gpt_opt.records.run_dir import RunPaths
-from gpt_opt.records.run_reference import RunReference
+from gpt_opt.records.run_reference import RunIndex, RunReference
 from gpt_opt.records.summary import read_summary
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def inputs_of(config: Mapping[str, Any], memo: Remembered | None = None) -> dict
     """
     memo, parents = memo or Remembered(), dict(references(config))
     if parents:
-        config = located_where_there(config)
+        config = located_where_there(config, memo(RunIndex))  # which lists the outputs once for all
     found: dict[str, dict[str, str]] = {}
     for key, value in file_values(config, (*DATA_KEYS, *PATH_KEYS, *MODEL_KEYS)):
         found |= memo(_file_input, key, value)
