@@ -322,8 +322,9 @@ class _Attempt:
             os._exit(1)
 
     def _commit(self, result: Result) -> None:
-        """Writes the summary: once, last, never over another one."""
+        """Writes the summary: once, last, never over another one; nothing is kept for a full disk beside a result."""
         self.claim.require()
+        self._give_room()
         record = {"run_id": self.state.run_id, "attempt": self.claim.attempt, **result.to_record()}
         if not commit_summary(self.paths, record):
             raise ClaimLost(f"{self.paths.summary} exists already: another attempt committed its result first")

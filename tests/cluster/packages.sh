@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian packages of the test cluster, and starts none of their services; and a C++ compiler.
+# Installs the Debian packages of the test cluster, and starts none of their services; a C++ compiler and Chromium.
 # Always ends with 0 where it cannot: the tests that need them are then skipped, those of Slurm fail where CI is set.
 set -euo pipefail
 export PATH="$PATH:/usr/sbin:/sbin" DEBIAN_FRONTEND=noninteractive
@@ -18,6 +18,12 @@ if ! command -v c++ >/dev/null; then
   if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null ||
     ! { apt-get update -q && apt-get install -q -y --no-install-recommends g++ libc6-dev python3-dev; }; then
     echo "The tests of DeepSpeed and of compile=true will be skipped: they need apt-get install g++ python3-dev"
+  fi
+fi
+if ! command -v chromedriver >/dev/null; then
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null ||
+    ! { apt-get update -q && apt-get install -q -y --no-install-recommends chromium chromium-driver; }; then
+    echo "The tests of the report in a browser will be skipped: they need apt-get install chromium chromium-driver"
   fi
 fi
 if complete; then
