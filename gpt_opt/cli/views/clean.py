@@ -35,9 +35,7 @@ def as_text(found: Sequence[SavedRun], runs: Sequence[SweepRun], metric: Mapping
         Column("run", [item.run.run_id for item in found]),
         Column(metric["name"], [number_text(metric["name"], item.value) for item in found], right=True),
         Column("size", [size(item.size) for item in found], right=True),
-        Column(
-            "checkpoints", [f"kept: {item.kept}" if item.kept else "to be removed" for item in found], flexible=True
-        ),
+        Column("checkpoints", fates, flexible=True),
     ]
     kept, gone = (sum(item.size for item in found if bool(item.kept) is kept) for kept in (True, False))
     total = f"to be removed: {size(gone)}; kept: {size(kept)}; best means {metric['goal']} {metric['name']}"
