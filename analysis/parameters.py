@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from gpt_opt.errors import GptOptError
 from gpt_opt.records.run_id import ABSENT_MEANS, is_identity
 
 MAIN_PARAMETER = "loss.beta"
@@ -60,6 +61,30 @@ def varying_parameters(runs: pd.DataFrame) -> list[str]:
 def shown_parameters(runs: pd.DataFrame) -> list[str]:
     """Returns the varying parameters, or the main one when nothing varies."""
     return varying_parameters(runs) or [name for name in (MAIN_PARAMETER,) if name in runs.columns]
+
+
+def varying_text(runs: pd.DataFrame) -> str:
+    """Returns in words what varies between runs."""
+    varying = varying_parameters(runs)
+    return f"what varies between them is {', '.join(varying)}" if varying else "nothing varies between them"
+
+
+class NoSuchParameter(GptOptError):
+    """The runs have no config key of a name, or several."""
+
+
+def find_column(runs: pd.DataFrame, name: str) -> str:
+    """Returns the config column that a user means by its dotted key or the end of it.
+
+    Raises:
+        NoSuchParameter: If there is none, or more than one.
+    """
+    columns = parameter_columns(runs)
+    found = [name] if name in columns else [column for column in columns if column.endswith(f".{name}")]
+    if len(found) != 1:
+        what = f"{', '.join(found)} have that name" if found else f"the runs have no {name}"
+        raise NoSuchParameter(f"a config key of the runs is needed, but {what}; {varying_text(runs)}")
+    return found[0]
 
 
 def _short_forms(column: str) -> tuple[str, str, str]:
