@@ -139,7 +139,7 @@ class Cache:
     def _read(self, file: Path, wanted: Mapping[str, bytes]) -> Entries:
         with pq.ParquetFile(file, page_checksum_verification=True) as source:
             text = source.schema_arrow.metadata[b"gptopt"]
-            index = pa.ipc.open_stream(base64.b85decode(text)).read_all()
+            index = pa.ipc.open_stream(base64.b64decode(text)).read_all()
             paths = [self._runs.get(os.fsdecode(path), "") for path in index["path"].to_pylist()]
             pairs = zip(paths, index["key"].to_pylist(), strict=True)
             rows = [row for row, (path, key) in enumerate(pairs) if wanted.get(path) == key]
@@ -184,7 +184,7 @@ class Cache:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, index.schema) as writer:
             writer.write_table(index)
-        data = kept.data.replace_schema_metadata({b"gptopt": base64.b85encode(sink.getvalue())})
+        data = kept.data.replace_schema_metadata({b"gptopt": base64.b64encode(sink.getvalue())})
         file = self._temporary()
         try:
             pq.write_table(data, file, **_OPTIONS, use_dictionary=_coded_columns(data))

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ import pyarrow.json
 from analysis.entries import Entries, joined
 from analysis.files import Problems, number, read_rows
 from analysis.run_table import TIME, plain_text
-from gpt_opt.records.metrics import EVALUATION, METRICS, in_order
+from gpt_opt.records.metrics import in_order
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.step_log import NOT_METRICS
 
@@ -34,37 +35,41 @@ METRIC_COLUMNS: Final = {"run_id": "category", "path": "category", "step": "int6
 _BATCH_BYTES = 1 << 22
 """Files that are read together; all of it is in a processor's cache while it is parsed."""
 
-_REFUSED = (b"null", b"Inf", b"\r")
-"""What a file of the quick way does not have: see above; `Inf` is a number to pyarrow alone."""
-
-_KNOWN = [name for base in METRICS for name in (base, EVALUATION + base)]
-_SCHEMA = pa.schema([("step", pa.int64()), *((name, pa.float64()) for name in ("time", *_KNOWN))])
+_NEWLINE, _BRACE = b"\n{"
 
 
-def _is_plain(data: bytes) -> bool:
-    """Returns whether a file is fit for the quick way: each of its lines begins an object, and none is empty."""
-    lines = data.count(b"\n")
-    starts = data.count(b'\n{"') + data.startswith(b'{"')
-    return starts == lines and data.endswith(b"\n") and data.isascii() and not any(item in data for item in _REFUSED)
+def _plain_lines(data: bytes) -> int:
+    """Returns the lines of a file that is fit for the quick way, each of which begins an object; 0 of another."""
+    if not data.startswith(b"{") or not data.endswith(b"\n") or b"null" in data or not data.isascii():
+        return 0
+    text = np.frombuffer(data, dtype=np.uint8)
+    ends = np.flatnonzero(text == _NEWLINE)
+    return len(ends) if (text[ends[:-1] + 1] == _BRACE).all() else 0
 
 
-def _quick(files: Sequence[bytes]) -> pa.Table | None:
+def _quick(files: Sequence[bytes], lines: int) -> pa.Table | None:
     """Returns the rows of all lines of plain files, None where pyarrow sees anything that needs a closer look."""
     source = pa.BufferReader(b"".join(files))
-    options = pyarrow.json.ParseOptions(explicit_schema=_SCHEMA, unexpected_field_behavior="infer")
     try:
         block = pyarrow.json.ReadOptions(use_threads=False, block_size=source.size() + 1)
-        table = pyarrow.json.read_json(source, block, options).combine_chunks()
+        table = pyarrow.json.read_json(source, block).combine_chunks()
     except pa.ArrowInvalid:
         return None
-    if table.num_rows != sum(data.count(b"\n") for data in files) or table["step"].null_count:
+    types = {item.name: item.type for item in table.schema}
+    if table.num_rows != lines or not pa.types.is_integer(types.get("step", pa.null())) or table["step"].null_count:
         return None
-    if not all(pa.types.is_integer(item.type) or pa.types.is_floating(item.type) for item in table.schema):
+    if not all(pa.types.is_integer(item) or pa.types.is_floating(item) for item in types.values()):
         return None
-    if table.num_rows and pa.compute.min(table["step"]).as_py() < 0:
+    if pa.compute.min(table["step"]).as_py() < 0 or any(_has_infinity(column) for column in table.columns):
         return None
-    used = [name for name in table.column_names if name in NOT_METRICS or table[name].null_count < table.num_rows]
-    return table.select(used)
+    if "time" not in types:
+        table = table.append_column("time", pa.nulls(lines, pa.float64()))
+    return table
+
+
+def _has_infinity(column: pa.ChunkedArray) -> bool:
+    """Returns whether a column has an infinite number, which pyarrow reads from `Inf` too."""
+    return pa.types.is_floating(column.type) and bool(pa.compute.any(pa.compute.is_inf(column)).as_py())
 
 
 def _merged(table: pa.Table, counts: npt.NDArray[np.int64]) -> tuple[pa.Table, npt.NDArray[np.int64], list[str]]:
@@ -133,31 +138,34 @@ def curve_of(folder: str, merged: Mapping[int, Mapping[str, Any]], problems: lis
     return Entries([folder], [None if problems else b""], np.array([len(rows)]), [metrics], [problems], data)
 
 
-def _batches(folders: Sequence[str]) -> Iterator[list[tuple[str, bytes | None]]]:
-    """Yields runs with their files, some together; None where a file is not fit for the quick way."""
-    batch: list[tuple[str, bytes | None]] = []
-    size = 0
+@dataclass(frozen=True)
+class _File:
+    """One metrics.jsonl that is fit for the quick way."""
+
+    folder: str
+    data: bytes
+    lines: int
+
+
+def _files(folders: Sequence[str]) -> Iterator[_File]:
+    """Yields the files that are fit for the quick way."""
     for folder in folders:
-        data = None
         with contextlib.suppress(OSError):
             data = Path(f"{folder}/metrics.jsonl").read_bytes()
-        batch.append((folder, data if data and _is_plain(data) else None))
-        size += len(data or b"")
-        if size > _BATCH_BYTES:
+            if lines := _plain_lines(data):
+                yield _File(folder, data, lines)
+
+
+def _batches(files: Iterable[_File]) -> Iterator[list[_File]]:
+    """Yields files, some together."""
+    batch: list[_File] = []
+    for file in files:
+        batch.append(file)
+        if sum(len(item.data) for item in batch) > _BATCH_BYTES:
             yield batch
-            batch, size = [], 0
+            batch = []
     if batch:
         yield batch
-
-
-def _quick_entries(batch: Sequence[tuple[str, bytes]]) -> list[Entries]:
-    """Returns the rows of runs with plain files; those that make no numbers for pyarrow are read line by line."""
-    table = _quick([data for _, data in batch]) if batch else None
-    if table is None:
-        return [_line_by_line(folder) for folder, _ in batch]
-    data, counts, names = _merged(table, np.array([data.count(b"\n") for _, data in batch]))
-    nothing: list[list[str]] = [[] for _ in batch]
-    return [Entries([folder for folder, _ in batch], [b""] * len(batch), counts, names, nothing, data)]
 
 
 def read_curves(folders: Sequence[str]) -> Entries:
@@ -166,11 +174,16 @@ def read_curves(folders: Sequence[str]) -> Entries:
     Returns:
         The rows: `step`, `time` in seconds since 1970, and the metrics, a null where one has no value.
     """
-    parts = [] if folders else [curve_of("", {}, []).take([])]
-    for batch in _batches(folders):
-        parts += _quick_entries([(folder, data) for folder, data in batch if data is not None])
-        parts += [_line_by_line(folder) for folder, data in batch if data is None]
-    return joined(parts, folders)
+    parts: list[Entries] = []
+    for batch in _batches(_files(folders)):
+        table = _quick([file.data for file in batch], sum(file.lines for file in batch))
+        if table is not None:
+            data, counts, names = _merged(table, np.array([file.lines for file in batch]))
+            nothing: list[list[str]] = [[] for _ in batch]
+            parts.append(Entries([item.folder for item in batch], [b""] * len(batch), counts, names, nothing, data))
+    done = {folder for part in parts for folder in part.paths}
+    parts += [_line_by_line(folder) for folder in folders if folder not in done]
+    return joined(parts or [curve_of("", {}, []).take([])], folders)
 
 
 def _times(seconds: npt.NDArray[np.float64]) -> pd.Series:

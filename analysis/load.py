@@ -154,12 +154,14 @@ def _find(path: Where | None) -> dict[str, _Found]:
             "directory or a folder of them, for example outputs/"
         )
     real_roots = {os.path.realpath(root) for root in roots}
+    root_above: dict[str, str | None] = {}
     found = {}
     for real, folder in find_run_folders(*roots).items():
-        above = real
-        while above not in real_roots:
-            above = os.path.dirname(above)
-        found[folder] = _Found(real, above if above != real else None)
+        parent = os.path.dirname(real)
+        if parent not in root_above:
+            above = map(str, (Path(parent), *Path(parent).parents))
+            root_above[parent] = next((item for item in above if item in real_roots), None)
+        found[folder] = _Found(real, root_above[parent])
     return found
 
 
