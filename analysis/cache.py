@@ -18,6 +18,7 @@ import os
 import struct
 import time
 import uuid
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -137,6 +138,8 @@ class Cache:
             return None
 
     def _read(self, file: Path, wanted: Mapping[str, bytes]) -> Entries:
+        if not file.stem.endswith(_footer_checksum(file)):
+            raise ValueError("its footer is not the one that was written")
         with pq.ParquetFile(file, page_checksum_verification=True) as source:
             text = source.schema_arrow.metadata[b"gptopt"]
             index = pa.ipc.open_stream(base64.b64decode(text)).read_all()
@@ -188,7 +191,7 @@ class Cache:
         file = self._temporary()
         try:
             pq.write_table(data, file, **_OPTIONS, use_dictionary=_coded_columns(data))
-            file.rename(self._folder / f"{self._prefix}{uuid.uuid4().hex}.parquet")
+            file.rename(self._folder / f"{self._prefix}{uuid.uuid4().hex}.{_footer_checksum(file)}.parquet")
         except OSError as error:  # a full disk, a folder that was removed
             log.info("nothing is kept in %s: %s", self._folder, error)
             return False
@@ -231,6 +234,15 @@ _OPTIONS: Mapping[str, Any] = {
 
 def _coded_columns(table: pa.Table) -> list[str]:
     return [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
+
+
+def _footer_checksum(file: Path) -> str:
+    """Returns the checksum of what is in a file of Parquet beside its pages, which have their own."""
+    with file.open("rb") as stream:
+        stream.seek(-8, os.SEEK_END)
+        length = int.from_bytes(stream.read(4), "little")
+        stream.seek(-8 - length, os.SEEK_END)
+        return f"{zlib.crc32(stream.read()):08x}"
 
 
 def _remove(file: Path) -> None:

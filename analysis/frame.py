@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from analysis.entries import Entries
 from analysis.files import number, whole
 from analysis.parameters import varying_parameters
 from analysis.run_table import (
@@ -22,6 +23,7 @@ from analysis.run_table import (
     config_values,
     metric_column,
     metric_names,
+    plain_text,
 )
 from gpt_opt.records.metrics import in_order
 from gpt_opt.records.run_id import is_identity
@@ -115,7 +117,7 @@ def _metrics(table: pa.Table, taken: Collection[str]) -> dict[str, pa.ChunkedArr
     return {name: table[metric_column(name)] for name in in_order(metric_names(table)) if name not in taken}
 
 
-def _with_diverged(problems: Sequence[Sequence[str]], paths: Sequence[str], metrics: Mapping[str, Any]) -> list[str]:
+def _with_diverged(runs: Entries, metrics: Mapping[str, Any]) -> list[str]:
     """Returns the problems of all runs, a line each, with those whose metrics are no finite numbers."""
     found: dict[int, list[str]] = {}
     for name, column in metrics.items():
@@ -124,19 +126,18 @@ def _with_diverged(problems: Sequence[Sequence[str]], paths: Sequence[str], metr
             for row in np.flatnonzero(column.is_valid().to_numpy() & ~np.isfinite(values)).tolist():
                 found.setdefault(row, []).append(f"{name}={values[row]}")
     lines: list[str] = []
-    for row, own in enumerate(problems):
+    for row, own in enumerate(runs.problems):
         lines += own
         if names := found.get(row):
-            lines.append(f"{paths[row]}: the run diverged: {', '.join(names)}")
+            lines.append(f"{runs.paths[row]}: the run diverged: {', '.join(names)}")
     return lines
 
 
-def runs_frame(table: pa.Table, problems: Sequence[Sequence[str]], sweep: str | None = None) -> pd.DataFrame:
+def runs_frame(runs: Entries, sweep: str | None = None) -> pd.DataFrame:
     """Returns the frame of runs.
 
     Args:
-        table: The runs in their order, see `analysis.run_table`.
-        problems: What is wrong with the files of each, a line each.
+        runs: The runs in their order, with the columns of `analysis.run_table`.
         sweep: `<name>/<n>` where they are the runs of a sweep.
 
     Returns:
@@ -149,8 +150,10 @@ def runs_frame(table: pa.Table, problems: Sequence[Sequence[str]], sweep: str | 
         `attrs` has `problems` (all of them, and the runs that diverged), `varying` (the keys that tell the runs apart,
         see `varying_parameters`), `constant` (key to value) and `sweep`.
     """
+    table = runs.data
     types = RUN_COLUMNS if sweep is None else {**RUN_COLUMNS, **SWEEP_COLUMNS}
     fixed = table.select(list(types)).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get).astype(types)
+    fixed["path"] = pd.Series(map(plain_text, runs.paths), dtype="str")  # those kept in a cache had another name
     metrics = _metrics(table, types)
     config = _config(table, [*types, *metrics])
     varying = [key for key, item in config.items() if item.varies]
@@ -166,6 +169,6 @@ def runs_frame(table: pa.Table, problems: Sequence[Sequence[str]], sweep: str | 
     columns |= {name: fixed[name] for name in RUN_COLUMNS if name not in first}
     columns |= {key: config[key].column for key in constant}
     frame = pd.DataFrame(columns)
-    lines = _with_diverged(problems, frame["path"].tolist(), metrics)
+    lines = _with_diverged(runs, metrics)
     frame.attrs.update(problems=lines, varying=telling, constant=constant, sweep=sweep)
     return frame

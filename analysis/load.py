@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from analysis.cache import LEAST, Cache, file_key, home_of
+from analysis import cache as caches
+from analysis.cache import Cache, file_key, home_of
 from analysis.curves import METRIC_COLUMNS, metrics_frame, read_curves
 from analysis.entries import Entries, joined, read_all
 from analysis.files import flatten
@@ -110,9 +111,10 @@ def _gather(kind: _Kind, found: Mapping[str, _Found]) -> list[Entries]:
         home = homes[place]
         groups.setdefault(home, {})[item.real[len(home) + 1 :] if home else item.real] = folder
     parts: list[Entries] = []
+    roots = {item.root for item in found.values()}
     for home, runs in groups.items():
-        whole = home in {item.root for item in found.values()}
-        parts += _gather_group(kind, Cache(home, kind.name, runs) if home and len(runs) >= LEAST else None, runs, whole)
+        cache = Cache(home, kind.name, runs) if home and len(runs) >= caches.LEAST else None
+        parts += _gather_group(kind, cache, runs, home in roots)
     return parts
 
 
@@ -125,7 +127,7 @@ def _gather_group(kind: _Kind, cache: Cache | None, runs: Mapping[str, str], who
     have = {path for item in known for path in item.paths}
     missing = [folder for folder in runs.values() if folder not in have]
     untidy = whole and cache.untidy(known)
-    now = cache.now() if untidy or len(missing) >= LEAST else None
+    now = cache.now() if untidy or len(missing) >= caches.LEAST else None
     if now is None:
         return known + read_all(kind.read, missing, kind.least)
     keys = {folder: kind.key(folder) for folder in missing}  # after the clock was looked at
@@ -230,11 +232,9 @@ def load_runs(path: Where | None = None, *, sweep: str | os.PathLike[str] | None
     """
     if sweep is not None:
         found = find(str(sweep), SWEEPS)
-        entries = _sweep_entries(found)
-        return _report(runs_frame(entries.data, entries.problems, found.label))
+        return _report(runs_frame(_sweep_entries(found), found.label))
     folders = _find(path)
-    entries = joined([*_gather(_RUNS, folders), run_entries([])], list(folders))
-    return _report(runs_frame(entries.data, entries.problems))
+    return _report(runs_frame(joined([*_gather(_RUNS, folders), run_entries([])], list(folders))))
 
 
 def load_metrics(path: Where | None = None, *, sweep: str | os.PathLike[str] | None = None) -> pd.DataFrame:
