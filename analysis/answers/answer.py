@@ -13,6 +13,7 @@ from analysis.answers.edges import Edge, edges
 from analysis.answers.importance import importance
 from analysis.answers.metric import direction, find_metric, usual_metric
 from analysis.answers.settings import OVER, Setting, settings, settings_by
+from analysis.answers.stages import of_stage
 from analysis.parameters import find_column, varying_parameters
 from analysis.stats import Shares
 
@@ -26,6 +27,7 @@ class Answer:
         greater: Whether greater values of it are better.
         by: The config keys that make a setting.
         over: What runs of one setting differ in.
+        stage: The stage of the sweep that it is about; "" where there are none.
         averaged: Other config keys that vary within settings, which their means are over too.
         settings: The best first; those without a mean at the end.
         comparison: The best against the others; None where no run has a value.
@@ -41,6 +43,7 @@ class Answer:
     greater: bool
     by: tuple[str, ...]
     over: str
+    stage: str
     averaged: tuple[str, ...]
     settings: tuple[Setting, ...]
     comparison: Comparison | None
@@ -89,6 +92,7 @@ def answer(
     by: Sequence[str] | None = None,
     over: str = OVER,
     *,
+    stage: str | None = None,
     goal: str | None = None,
     cost: str = TIME,
     target: float | None = None,
@@ -101,15 +105,17 @@ def answer(
         metric: Name or label of the metric; None for accuracy in evaluations, else evaluation loss, whichever there is.
         by: Config keys (or the ends of them) whose values make a setting; None for all that vary but `over`.
         over: The config key that runs of one setting differ in.
+        stage: Name of a stage, of a sweep that has them; None for its last one, whose runs are what it was made for.
         goal: `minimize` or `maximize`, for a metric whose direction is not known.
         cost: What the Pareto front is against: `time_s`, `tokens`, or `gpu_s` where the frame has it.
         target: A value of the metric: how long do runs take to it?
         metrics: What `load_metrics` returned of the same runs, for `target`.
 
     Raises:
-        RequestError: If the runs have no such metric, or no such config key.
+        RequestError: If the runs have no such metric, no such config key, or no such stage.
         GptOptError: If nothing says which direction of the metric is better.
     """
+    runs, stage = of_stage(runs, stage)
     name = usual_metric(runs) if metric is None else find_metric(runs, metric)
     greater = direction(name, goal)
     over = find_column(runs, over) if over != OVER else over
@@ -126,6 +132,7 @@ def answer(
         greater=greater,
         by=tuple(keys),
         over=over,
+        stage=stage,
         averaged=tuple(key for key in varying_parameters(runs) if key not in (*keys, over)),
         settings=(*order, *without),
         comparison=comparison,

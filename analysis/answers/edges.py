@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from analysis.answers.settings import Setting, hashable
+from analysis.answers.settings import Setting, group_key
 from analysis.parameters import format_value, short_names
 
 Optimum = Literal["interior", "lowest", "highest", "only", "none"]
@@ -111,8 +111,8 @@ def edges(settings: Sequence[Setting], best: Setting) -> list[Edge]:
 def _tried(tried: Sequence[Setting], best: Setting, key: str) -> list[float]:
     everywhere = sorted({item.values[key] for item in tried if _is_number(item.values[key])})
     others = [name for name in best.values if name != key]
-    own = [hashable(best.values[name]) for name in others]
-    line = [item.values[key] for item in tried if [hashable(item.values[name]) for name in others] == own]
+    own = [group_key(best.values[name]) for name in others]
+    line = [item.values[key] for item in tried if [group_key(item.values[name]) for name in others] == own]
     beside = sorted({value for value in line if _is_number(value)})
     return beside if len(beside) > 1 else everywhere if len(everywhere) >= SCATTERED else []
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.answers.settings import OVER, fates, hashable, settings_by
+from analysis.answers.settings import OVER, fates, group_key, settings_by
 from analysis.stats import ALPHA, Shares, variance_shares
 
 
@@ -26,7 +26,7 @@ def importance(runs: pd.DataFrame, metric: str, by: Sequence[str] | None = None,
     """
     counted = runs[fates(runs, metric) == "counted"]
     keys = [key for key in (*settings_by(runs, by, over), over) if key in runs.columns]
-    factors = {key: list(map(hashable, counted[key])) for key in keys}
+    factors = {key: list(map(group_key, counted[key])) for key in keys}
     factors = {key: levels for key, levels in factors.items() if len(set(levels)) > 1}
     return variance_shares(counted[metric].tolist(), factors) if factors and len(counted) else None
 

@@ -7,7 +7,7 @@ import re
 
 import pandas as pd
 
-from analysis.load import RUN_COLUMNS
+from analysis.frame import RUN_COLUMNS
 from analysis.parameters import parameter_columns
 from gpt_opt.errors import GptOptError, Problem, RequestError
 from gpt_opt.records.metrics import EVALUATION, comparable, greater_is_better, metric_label

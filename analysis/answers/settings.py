@@ -73,7 +73,7 @@ class Setting:
 
     def against(self, other: Setting) -> str:
         """Returns its label with only what differs from another setting."""
-        differ = {key: value for key, value in self.values.items() if hashable(value) != hashable(other.values[key])}
+        differ = {key: value for key, value in self.values.items() if group_key(value) != group_key(other.values[key])}
         return replace(self, values=differ).label if differ else self.label
 
     def without_value(self) -> str:
@@ -92,7 +92,7 @@ class Setting:
         return f"{mean} [{metric_text(metric, self.low)}, {metric_text(metric, self.high)}]"
 
 
-def hashable(value: Any) -> Hashable:
+def group_key(value: Any) -> Hashable:
     """Returns a config value as something to group by; lists by their text, missing ones alike."""
     if isinstance(value, list | dict):
         return json.dumps(value)
@@ -135,20 +135,21 @@ def settings(runs: pd.DataFrame, metric: str, by: Sequence[str] | None = None, o
     table["value"] = runs[metric] if metric in runs.columns else math.nan
     costs = [name for name in COSTS if name in runs.columns]
     rows: dict[tuple[Hashable, ...], list[dict[Hashable, Any]]] = {}
+    rest: tuple[Any, ...] = ((),) * len(runs)
     every = zip(
         table.to_dict("records"),
-        runs[keys].itertuples(index=False) if keys else [()] * len(runs),
-        runs[averaged].itertuples(index=False) if averaged else [()] * len(runs),
+        runs[keys].itertuples(index=False) if keys else rest,
+        runs[averaged].itertuples(index=False) if averaged else rest,
         runs[costs].to_dict("records") if costs else [{}] * len(runs),
         strict=True,
     )
     for row, own, block, cost in every:
         values: dict[Hashable, Any] = {
             "own": dict(zip(keys, own, strict=True)),
-            "block": tuple(map(hashable, block)),
+            "block": tuple(map(group_key, block)),
             "costs": cost,
         }
-        rows.setdefault(tuple(map(hashable, own)), []).append({**row, **values})
+        rows.setdefault(tuple(map(group_key, own)), []).append({**row, **values})
     return [_setting(group) for group in rows.values()]
 
 
