@@ -176,6 +176,7 @@ class Shares:
         overlap: Share that factors explain together and that cannot be given to one, because they vary together.
         left: Share that no factor explains by itself: interactions, and chance that no factor stands for.
         count: Values.
+        freedom: Values beyond those that a fit of all factors takes up: with none, any shares would fit.
     """
 
     of_factor: Mapping[str, float]
@@ -183,6 +184,7 @@ class Shares:
     overlap: float
     left: float
     count: int
+    freedom: int
 
 
 def variance_shares(values: Sequence[float], factors: Mapping[str, Sequence[Any]]) -> Shares | None:
@@ -217,7 +219,7 @@ def variance_shares(values: Sequence[float], factors: Mapping[str, Sequence[Any]
     shares = {name: loss / total for name, loss in losses.items()}
     left = residual / total
     overlap = 1 - left - sum(shares.values())
-    return Shares(shares, p, overlap if abs(overlap) > 1e-9 else 0.0, left, len(y))
+    return Shares(shares, p, overlap if abs(overlap) > 1e-9 else 0.0, left, len(y), freedom)
 
 
 def _columns(levels: list[Any]) -> Floats:

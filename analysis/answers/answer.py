@@ -14,7 +14,7 @@ from analysis.answers.importance import importance
 from analysis.answers.metric import direction, find_metric, usual_metric
 from analysis.answers.settings import OVER, Setting, settings, settings_by
 from analysis.answers.stages import of_stage
-from analysis.parameters import find_column, varying_parameters
+from analysis.parameters import find_column, varying_parameters, with_absent_values
 from analysis.stats import Shares
 
 
@@ -115,7 +115,7 @@ def answer(
         RequestError: If the runs have no such metric, no such config key, or no such stage.
         GptOptError: If nothing says which direction of the metric is better.
     """
-    runs, stage = of_stage(runs, stage)
+    runs, stage = of_stage(with_absent_values(runs), stage)
     name = usual_metric(runs) if metric is None else find_metric(runs, metric)
     greater = direction(name, goal)
     over = find_column(runs, over) if over != OVER else over

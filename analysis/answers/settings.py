@@ -41,7 +41,8 @@ class Setting:
         failed: Runs that FAILED for another reason than divergence.
         diverged: Runs whose loss or metric became NaN or infinite.
         missing: COMPLETED runs without a value of the metric: not logged, or NaN.
-        samples: What `over` says of each run (`0` of seed 0) to its value of the metric.
+        samples: The value of each run, in the order of `runs`, by its seed, then what else it is averaged over, then
+            a number that tells apart runs that are alike in these.
         costs: Mean over the same runs of each of `COSTS` that they have.
     """
 
@@ -55,7 +56,7 @@ class Setting:
     failed: int = 0
     diverged: int = 0
     missing: int = 0
-    samples: Mapping[Hashable, float] = field(default_factory=dict)
+    samples: Mapping[tuple[Hashable, ...], float] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -156,7 +157,7 @@ def settings(runs: pd.DataFrame, metric: str, by: Sequence[str] | None = None, o
 def _setting(rows: Sequence[Mapping[Hashable, Any]]) -> Setting:
     counted = [row for row in rows if row["fate"] == "counted"]
     mean, low, high = map(float, mean_interval(np.array([row["value"] for row in counted], dtype=np.float64)))
-    samples: dict[Hashable, float] = {}
+    samples: dict[tuple[Hashable, ...], float] = {}
     for row in counted:
         block, again = row["block"], 0
         while (*block, again) in samples:  # runs that differ in something that was not asked for

@@ -9,14 +9,14 @@ from analysis.answers.compare import Pair
 from analysis.answers.cost import TIME, ToTarget
 from analysis.answers.importance import matters
 from analysis.parameters import short_names
-from gpt_opt.records.metrics import metric_label, metric_text
+from gpt_opt.records.metrics import EVALUATION, metric_label, metric_text
 
 COST_NAMES = {TIME: "seconds", "tokens": "tokens", "gpu_s": "GPU seconds"}
 """What tables and sentences call a cost."""
 
 _MOST_NAMED = 5
-_LIKE = 0.02
-"""Part by which costs may differ and still be called alike."""
+_LIKE = 0.1
+"""Part by which costs may differ and still be called alike: the same run takes so much longer on another day."""
 
 
 def p_text(p: float) -> str:
@@ -85,7 +85,14 @@ def _needed(answer: Answer, pair: Pair) -> str:
 
 def remarks(answer: Answer) -> list[str]:
     """Returns what stands below the table, a line each."""
-    lines = [_left_out(answer), _method(answer), *_also_best(answer), _averaged(answer), _shares(answer)]
+    lines = [
+        _left_out(answer),
+        _method(answer),
+        *_also_best(answer),
+        _averaged(answer),
+        _scale(answer),
+        _shares(answer),
+    ]
     lines += [edge.sentence() for edge in answer.edges]
     lines += [_front(answer), _target(answer)]
     return [line for line in lines if line]
@@ -122,10 +129,26 @@ def _averaged(answer: Answer) -> str:
     return f"each setting is the mean over {names} too, which vary within it" if names else ""
 
 
+_OF_LOSS = ("loss", "rewards/margins", "rewards/chosen")
+"""Metrics that the keys of the loss rescale: at another beta the same model has another value."""
+
+
+def _scale(answer: Answer) -> str:
+    """Returns which keys change what the metric measures, so that its values are not of one kind."""
+    name = answer.metric.removeprefix(EVALUATION)
+    groups = ("data", "loss") if name in _OF_LOSS else ("data",)
+    keys = [key for key in (*answer.by, *answer.averaged) if key.split(".")[0] in groups]
+    if not keys:
+        return ""
+    verb = "changes" if len(keys) == 1 else "change"
+    what = f"{', '.join(keys)} {verb} what {metric_label(answer.metric)} measures"
+    return f"note: {what}, so settings may not be comparable by it"
+
+
 def _shares(answer: Answer) -> str:
-    """Returns how the variance of the metric divides among the parameters."""
+    """Returns how the variance of the metric divides among the parameters; nothing where any division would fit."""
     shares = answer.shares
-    if shares is None:
+    if shares is None or not shares.freedom:
         return ""
     names = short_names(list(shares.of_factor))
     parts = []

@@ -39,6 +39,7 @@ class _Verbs(click.Group):
     commands=[
         *(plan.plan, submit.submit, submit.drive, submit.execute),
         *(sweep.status, sweep.logs, sweep.retry, sweep.cancel),
+        *(results.results, results.diff),
         *(prepare.prepare, doctor.doctor, results.merge, import_config.import_config),
     ],
     subcommand_metavar="VERB ...",
