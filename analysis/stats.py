@@ -171,7 +171,8 @@ class Shares:
     """How the variance of a metric divides among what was varied.
 
     Attributes:
-        of_factor: Share that each factor explains beyond all others by itself, 0 to 1.
+        of_factor: Share that each factor explains beyond all others by itself, 0 to 1; scaled down where these would
+            sum to more than all factors explain together, as they can where a design is not balanced.
         p: F-test of each share against what is left unexplained; NaN where nothing is left to test against.
         overlap: Share that factors explain together and that cannot be given to one, because they vary together.
         left: Share that no factor explains by itself: interactions, and chance that no factor stands for.
@@ -216,10 +217,10 @@ def variance_shares(values: Sequence[float], factors: Mapping[str, Sequence[Any]
         usable = freedom > 0 and degrees > 0 and residual > 0
         ratio = losses[name] / degrees / (residual / freedom) if usable else math.nan
         p[name] = float(special.fdtrc(degrees, freedom, ratio)) if usable else math.nan
-    shares = {name: loss / total for name, loss in losses.items()}
-    left = residual / total
-    overlap = 1 - left - sum(shares.values())
-    return Shares(shares, p, overlap if abs(overlap) > 1e-9 else 0.0, left, len(y), freedom)
+    explained, alone = 1 - residual / total, sum(losses.values()) / total
+    scale = min(1.0, explained / alone) if alone > 0 else 1.0
+    shares = {name: scale * loss / total for name, loss in losses.items()}
+    return Shares(shares, p, max(0.0, explained - alone), residual / total, len(y), freedom)
 
 
 def _columns(levels: list[Any]) -> Floats:

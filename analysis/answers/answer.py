@@ -12,9 +12,9 @@ from analysis.answers.cost import TIME, ToTarget, pareto, time_to_target
 from analysis.answers.edges import Edge, edges
 from analysis.answers.importance import importance
 from analysis.answers.metric import direction, find_metric, usual_metric
-from analysis.answers.settings import OVER, Setting, settings, settings_by
+from analysis.answers.settings import OVER, Setting, averaged_over, settings, settings_by
 from analysis.answers.stages import of_stage
-from analysis.parameters import find_column, varying_parameters, with_absent_values
+from analysis.parameters import find_column, with_absent_values
 from analysis.stats import Shares
 
 
@@ -27,7 +27,7 @@ class Answer:
         greater: Whether greater values of it are better.
         by: The config keys that make a setting.
         over: What runs of one setting differ in.
-        stage: The stage of the sweep that it is about; "" where there are none.
+        stages: The stages of the sweep that it is about; empty where there are none. Of several, `stage` is in `by`.
         averaged: Other config keys that vary within settings, which their means are over too.
         settings: The best first; those without a mean at the end.
         comparison: The best against the others; None where no run has a value.
@@ -43,7 +43,7 @@ class Answer:
     greater: bool
     by: tuple[str, ...]
     over: str
-    stage: str
+    stages: tuple[str, ...]
     averaged: tuple[str, ...]
     settings: tuple[Setting, ...]
     comparison: Comparison | None
@@ -105,7 +105,8 @@ def answer(
         metric: Name or label of the metric; None for accuracy in evaluations, else evaluation loss, whichever there is.
         by: Config keys (or the ends of them) whose values make a setting; None for all that vary but `over`.
         over: The config key that runs of one setting differ in.
-        stage: Name of a stage, of a sweep that has them; None for its last one, whose runs are what it was made for.
+        stage: Name of a stage, of a sweep that has them; None for those that no other stage starts from: what it was
+            made for.
         goal: `minimize` or `maximize`, for a metric whose direction is not known.
         cost: What the Pareto front is against: `time_s`, `tokens`, or `gpu_s` where the frame has it.
         target: A value of the metric: how long do runs take to it?
@@ -115,7 +116,7 @@ def answer(
         RequestError: If the runs have no such metric, no such config key, or no such stage.
         GptOptError: If nothing says which direction of the metric is better.
     """
-    runs, stage = of_stage(with_absent_values(runs), stage)
+    runs, names = of_stage(with_absent_values(runs), stage)
     name = usual_metric(runs) if metric is None else find_metric(runs, metric)
     greater = direction(name, goal)
     over = find_column(runs, over) if over != OVER else over
@@ -132,14 +133,14 @@ def answer(
         greater=greater,
         by=tuple(keys),
         over=over,
-        stage=stage,
-        averaged=tuple(key for key in varying_parameters(runs) if key not in (*keys, over)),
+        stages=names,
+        averaged=tuple(averaged_over(runs, keys, over)),
         settings=(*order, *without),
         comparison=comparison,
         shares=importance(runs, name, over=over),
         front=tuple(pareto(order, greater, cost)),
         cost=cost,
-        edges=() if comparison is None else tuple(edges(found, comparison.best)),
+        edges=() if comparison is None or comparison.tied else tuple(edges(found, comparison.best)),
         target=target,
         reaches=tuple(reaches),
     )

@@ -85,14 +85,15 @@ def edges(settings: Sequence[Setting], best: Setting) -> list[Edge]:
     """Returns the numeric parameters whose best value lies at the edge of what was tried beside it.
 
     These are the values in settings that are equal to the best one otherwise, or, where that is none, as in a random
-    search, all of `SCATTERED` or more. A value counts as tried where some run of it ended, be it by divergence.
+    search, all of `SCATTERED` or more. A value counts as tried where some run of it ended, be it by divergence, or is
+    still to end.
 
     Args:
         settings: All of them.
         best: The best one.
     """
     found = []
-    tried = [item for item in settings if item.n or item.diverged]
+    tried = [item for item in settings if item.n or item.diverged or item.unfinished]
     for key, own in best.values.items():
         values = _tried(tried, best, key) if _is_number(own) else []
         if len(values) < 2:

@@ -24,8 +24,8 @@ def importance(runs: pd.DataFrame, metric: str, by: Sequence[str] | None = None,
         `of_factor` maps config keys to shares, 0 to 1. None where fewer than three runs have a value, the values are
         equal, or nothing varies.
     """
-    counted = runs[fates(runs, metric) == "counted"]
     keys = [key for key in (*settings_by(runs, by, over), over) if key in runs.columns]
+    counted = runs[fates(runs, metric) == "counted"]
     factors = {key: list(map(group_key, counted[key])) for key in keys}
     factors = {key: levels for key, levels in factors.items() if len(set(levels)) > 1}
     return variance_shares(counted[metric].tolist(), factors) if factors and len(counted) else None

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.parameters import format_value, short_names, varying_parameters
+from analysis.answers.stages import STAGE, stages
+from analysis.parameters import follows, format_value, short_names, varying_parameters
 from analysis.stats import mean_interval
-from gpt_opt.records.metrics import metric_text
+from gpt_opt.records.metrics import metric_info, metric_text
 from gpt_opt.records.state import State
 
 OVER = "seed"
@@ -101,8 +102,23 @@ def group_key(value: Any) -> Hashable:
 
 
 def settings_by(runs: pd.DataFrame, by: Sequence[str] | None, over: str = OVER) -> list[str]:
-    """Returns the config keys whose values make a setting: those given, or all that vary but `over`."""
-    return list(by) if by is not None else [key for key in varying_parameters(runs) if key != over]
+    """Returns the keys whose values make a setting: those given, or all that vary but `over`.
+
+    Where the runs are of several stages, the stage comes first, and what follows from it is left out.
+    """
+    if by is not None:
+        return list(by)
+    keys = [key for key in varying_parameters(runs) if key != over]
+    if len(stages(runs)) < 2:
+        return keys
+    return [STAGE, *(key for key in keys if not follows(runs, key, STAGE))]
+
+
+def averaged_over(runs: pd.DataFrame, keys: Sequence[str], over: str = OVER) -> list[str]:
+    """Returns the config keys, other than `over`, that vary within settings, so that means are over them too."""
+    groups = pd.Series([tuple(map(group_key, row)) for row in runs[list(keys)].itertuples(index=False)], runs.index)
+    others = [key for key in varying_parameters(runs) if key not in (*keys, over)]
+    return [key for key in others if runs[key].map(group_key).groupby(groups).nunique(dropna=False).max() > 1]
 
 
 def fates(runs: pd.DataFrame, metric: str) -> pd.Series:
@@ -151,12 +167,16 @@ def settings(runs: pd.DataFrame, metric: str, by: Sequence[str] | None = None, o
             "costs": cost,
         }
         rows.setdefault(tuple(map(group_key, own)), []).append({**row, **values})
-    return [_setting(group) for group in rows.values()]
+    info = metric_info(metric)
+    within = (0.0, 1.0) if info is not None and info.form.endswith("%") else (-math.inf, math.inf)
+    return [_setting(group, within) for group in rows.values()]
 
 
-def _setting(rows: Sequence[Mapping[Hashable, Any]]) -> Setting:
+def _setting(rows: Sequence[Mapping[Hashable, Any]], within: tuple[float, float]) -> Setting:
+    """Returns the setting of some runs; its interval ends where the metric does."""
     counted = [row for row in rows if row["fate"] == "counted"]
     mean, low, high = map(float, mean_interval(np.array([row["value"] for row in counted], dtype=np.float64)))
+    low, high = (bound if math.isnan(bound) else min(max(bound, within[0]), within[1]) for bound in (low, high))
     samples: dict[tuple[Hashable, ...], float] = {}
     for row in counted:
         block, again = row["block"], 0

@@ -1,11 +1,19 @@
-"""The runs of one stage of a sweep, with the names of the runs that they start from in place of their ids."""
+"""The runs of a sweep that a question is about: one stage, or those at the end of its tree.
+
+The runs that they start from have their names in place of their ids.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import pandas as pd
 
 from gpt_opt.errors import Problem, RequestError
 from gpt_opt.records.run_reference import RunReference
+
+STAGE = "stage"
+"""The column of a frame that names the stage; a key of settings where several stages are compared."""
 
 STARTS = ("model.archive", "training.finetuning.resume_from_checkpoint")
 """The config keys that name a run to start from."""
@@ -13,15 +21,15 @@ STARTS = ("model.archive", "training.finetuning.resume_from_checkpoint")
 
 def stages(runs: pd.DataFrame) -> list[str]:
     """Returns the stages of the runs of a sweep in their order; none where it has none."""
-    return [name for name in runs["stage"].unique().tolist() if name] if "stage" in runs.columns else []
+    return [name for name in runs[STAGE].unique().tolist() if name] if STAGE in runs.columns else []
 
 
-def of_stage(runs: pd.DataFrame, name: str | None) -> tuple[pd.DataFrame, str]:
-    """Returns the runs of a stage, and its name; all runs and "" of what has no stages.
+def of_stage(runs: pd.DataFrame, name: str | None) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Returns the runs that a question is about, and their stages; all runs and no stage of what has none.
 
     Args:
         runs: What `load_runs` returned.
-        name: Of the stage; None for the last one.
+        name: A stage; None for all those that no other stage starts from: what the sweep was made for.
 
     Raises:
         RequestError: If there is no such stage.
@@ -31,19 +39,35 @@ def of_stage(runs: pd.DataFrame, name: str | None) -> tuple[pd.DataFrame, str]:
         fix = f"it has {', '.join(names)}" if names else "leave it out, the runs have no stages"
         raise RequestError([Problem("--stage", f"must be a stage of the sweep, but is {name!r}", fix)])
     if not names:
-        return runs, ""
-    name = name or names[-1]
-    return _with_names(runs[runs["stage"] == name], runs), name
+        return runs, ()
+    chosen = [name] if name is not None else _ends(runs, names)
+    return _with_names(runs[runs[STAGE].isin(chosen)], runs), tuple(chosen)
+
+
+def _starts(runs: pd.DataFrame) -> list[str]:
+    return [key for key in STARTS if key in runs.columns]
+
+
+def _reference(value: object) -> RunReference | None:
+    return RunReference.parse(value) if isinstance(value, str) and value.startswith("run:") else None
+
+
+def _ends(runs: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    """Returns the stages that no other one starts from."""
+    found = (_reference(value) for key in _starts(runs) for value in runs[key].unique())
+    started = {reference.run_id for reference in found if reference is not None}
+    inner = set(runs.loc[runs["run_id"].isin(started), STAGE])
+    return [name for name in names if name not in inner]
 
 
 def _with_names(runs: pd.DataFrame, sweep: pd.DataFrame) -> pd.DataFrame:
     names = dict(zip(sweep["run_id"], sweep["index"], strict=True))
-    columns = [key for key in STARTS if key in runs.columns]
-    return runs.assign(**{key: runs[key].astype("object").map(lambda value: _name(value, names)) for key in columns})
+    named = {key: runs[key].astype("object").map(lambda value: _name(value, names)) for key in _starts(runs)}
+    return runs.assign(**named)
 
 
 def _name(value: object, names: dict[str, str]) -> object:
-    reference = RunReference.parse(value) if isinstance(value, str) and value.startswith("run:") else None
+    reference = _reference(value)
     if reference is None or reference.run_id not in names:
         return value
     return names[reference.run_id] + ("" if reference.step is None else f" at {reference.step}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from analysis.answers.answer import Answer
-from analysis.answers.compare import Pair
+from analysis.answers.compare import Pair, number_of
 from analysis.answers.cost import TIME, ToTarget
 from analysis.answers.importance import matters
 from analysis.parameters import short_names
@@ -24,9 +24,10 @@ def p_text(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
 
 
-def number_of(count: int, over: str) -> str:
-    """Returns `3 seeds`, `1 seed`."""
-    return f"{count} {over}{'' if count == 1 else 's'}"
+def difference_text(metric: str, difference: float) -> str:
+    """Returns the size of a difference of two values; of percentages in points."""
+    text = metric_text(metric, abs(difference))
+    return f"{text.removesuffix('%')} points" if text.endswith("%") else text
 
 
 def _cost_text(name: str, value: float) -> str:
@@ -45,17 +46,20 @@ def summary(answer: Answer) -> str:
     if rival is None:
         lone = "" if len(answer.settings) == 1 else ", the only setting with a value"
         return f"{best.label}{lone}: {label} {value}"
+    name = rival.other.against(best)
+    if comparison.tied:
+        return f"{best.label} and {name} have the same best {label}, {value}: they cannot be told apart"
     head = f"{best.label} has the best {label}, {value}"
     if rival.distinguishable:
-        return f"{head}, distinguishable from the next, {rival.other.against(best)} ({_difference(answer, rival)})"
+        return f"{head}, distinguishable from the next, {name} ({_difference(answer, rival)})"
     if not rival.test:
         fewer = min(best.n, rival.other.n)
         return (
-            f"{head}; not enough {answer.over}s to tell it from the next, {rival.other.against(best)} at "
+            f"{head}; not enough {number_of(None, answer.over)} to tell it from the next, {name} at "
             f"{metric_text(answer.metric, rival.other.mean)}: at least 2 a setting are needed, and there "
             f"{'is' if fewer == 1 else 'are'} {fewer}"
         )
-    like = f"cannot be told from the next, {rival.other.against(best)} ({_difference(answer, rival)})"
+    like = f"cannot be told from the next, {name} ({_difference(answer, rival)})"
     return f"{head}, but {like}{_needed(answer, rival)}"
 
 
@@ -69,18 +73,18 @@ _COUNTED = {
 
 
 def _difference(answer: Answer, pair: Pair) -> str:
-    return f"difference {metric_text(answer.metric, abs(pair.difference))}, {p_text(pair.p)}"
+    return f"difference {difference_text(answer.metric, pair.difference)}, {p_text(pair.p)}"
 
 
 def _needed(answer: Answer, pair: Pair) -> str:
     """Returns what it would take to tell two settings apart."""
     if pair.constant:
-        return f": the difference is the same for every {answer.over}, so chance cannot be estimated"
+        return f": the difference is the same in all {number_of(None, answer.over)}, so chance cannot be estimated"
     if pair.seeds is None:
         return ": the two may well be equal"
     if pair.seeds <= pair.n:
-        return f": another {answer.over} or two might tell"
-    return f": not enough {answer.over}s; were the difference what it seems, about {pair.seeds} a setting would tell"
+        return f": a few more {number_of(None, answer.over)} might tell"
+    return f": not enough {number_of(None, answer.over)}; were the difference what it seems, about {pair.seeds} a setting would tell"
 
 
 def remarks(answer: Answer) -> list[str]:

@@ -37,7 +37,7 @@ CODES = "0 here is an answer, 1 every run failed, 2 the request was wrong, 3 no 
 @click.option("--goal", type=click.Choice(("minimize", "maximize")), help="Its direction, where it is one of yours.")
 @click.option("--by", multiple=True, metavar="KEY", help="Config key to compare values of (default: all that vary).")
 @click.option("--over", default="seed", metavar="KEY", help="Config key to average over (default: seed).")
-@click.option("--stage", metavar="NAME", help="Stage of a sweep that has them (default: the last).")
+@click.option("--stage", metavar="NAME", help="Stage of a sweep that has them (default: those at the end).")
 @click.option("--cost", type=click.Choice(COSTS), default="time_s", help="What quality is weighed against.")
 @click.option("--target", type=float, metavar="VALUE", help="Value of the metric: also say how long runs take to it.")
 @click.option("--seeds", type=FILE, metavar="FILE", help="Write the sweep file that adds seeds where they are too few.")
@@ -93,7 +93,7 @@ def _results(
 
 
 def _metric(sweep: Sweep, stage: str | None) -> dict[str, str]:
-    """Returns name and goal of the metric that a sweep file has for a stage; {} for none."""
+    """Returns name and goal of the metric that a sweep file has for its end, or for a stage; {} for none."""
     submission = sweep.submission()
     stages = {run.index: run.stage for run in sweep.runs}
     if stage is None or not submission.stages or stage == submission.stages[-1].name:

@@ -29,10 +29,8 @@ def named_runs(words: tuple[str, ...]) -> list[RunPaths]:
         if run is not None:
             found.append(run)
             unused = ""
-        elif unused and sweep is not None:
-            sweep.run(word)  # raises, with the runs that there are
         else:
-            sweep, unused = _sweep(word), word
+            sweep, unused = _sweep(word, sweep, unused), word
     if unused and sweep is not None:
         fix = f"gptopt status {sweep.label} lists them: {unused} 0"
         raise RequestError([Problem("RUN", f"must be followed by the index of a run, but sweep {unused} is not", fix)])
@@ -62,10 +60,14 @@ def _run_of(sweep: Sweep, word: str) -> RunPaths | None:
         return None
 
 
-def _sweep(word: str) -> Sweep:
+def _sweep(word: str, before: Sweep | None, unused: str) -> Sweep:
     try:
+        if unused and before is not None:
+            before.run(word)  # raises, with the runs that there are
         return find(word, SWEEPS)
     except RequestError as error:
+        if before is not None:
+            before.run(word)
         problem = f"must be the directory of a run, the id of one below {OUTPUTS}/, or SWEEP INDEX, but is {word!r}"
         raise RequestError([Problem("RUN", problem, "gptopt status SWEEP lists the runs of a sweep")]) from error
 

@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 
 from analysis.answers import Answer, Pair, Setting, ToTarget
+from analysis.answers.compare import number_of
 from analysis.answers.next_runs import can_add_seeds
-from analysis.answers.stages import stages
-from analysis.answers.words import COST_NAMES, number_of, p_text, remarks
+from analysis.answers.stages import STAGE, stages
+from analysis.answers.words import COST_NAMES, p_text, remarks
 from analysis.parameters import format_value, short_names
 from gpt_opt.plan.resources import run_count
 from gpt_opt.records.metrics import metric_label, metric_text
@@ -91,15 +92,16 @@ def _is_number(texts: Sequence[str]) -> bool:
 
 def head(answer: Answer, sweep: Sweep | None, runs: pd.DataFrame) -> str:
     """Returns what an answer is about: the sweep, how far it is, the metric."""
-    own = runs[runs["stage"] == answer.stage] if answer.stage else runs
+    own = runs[runs[STAGE].isin(answer.stages)] if answer.stages else runs
     counts = own["state"].value_counts()
     states = ", ".join(f"{counts[state]} {state}" for state in reversed(State) if state in counts)
     name = "" if sweep is None else f"sweep {sweep.label}, "
-    if answer.stage:
-        others = ", ".join(stage for stage in stages(runs) if stage != answer.stage)
-        name += f"stage {answer.stage} (--stage for {others}), " if others else f"stage {answer.stage}, "
+    if answer.stages:
+        others = ", ".join(stage for stage in stages(runs) if stage not in answer.stages)
+        name += f"stage{'s' * (len(answer.stages) > 1)} {' and '.join(answer.stages)}"
+        name += f" (--stage for {others}), " if others else ", "
     goal = "greater" if answer.greater else "less"
-    measure = f"{metric_label(answer.metric)}, {goal} is better, mean over {answer.over}"
+    measure = f"{metric_label(answer.metric)}, {goal} is better, mean over {number_of(None, answer.over)}"
     return f"{name}{run_count(len(own))}: {states}; {measure}"
 
 
@@ -179,7 +181,9 @@ def as_latex(answer: Answer) -> str:
 def _plain_caption(answer: Answer) -> str:
     interval = " with 95% t-intervals" if any(item.n > 1 for item in answer.settings) else ""
     method = "" if answer.comparison is None else answer.comparison.method
-    return f"{metric_label(answer.metric)}, mean over {answer.over}{interval}" + (f"; {method}" if method else "")
+    return f"{metric_label(answer.metric)}, mean over {number_of(None, answer.over)}{interval}" + (
+        f"; {method}" if method else ""
+    )
 
 
 def as_markdown(answer: Answer) -> str:
@@ -218,7 +222,7 @@ def as_record(answer: Answer, sweep: str | None) -> dict[str, Any]:
         settings.append({"values": dict(item.values), **rest, "runs": list(item.runs), "seeds": _samples(item)})
     record = {
         "sweep": sweep,
-        "stage": answer.stage or None,
+        "stages": list(answer.stages),
         "metric": answer.metric,
         "goal": "maximize" if answer.greater else "minimize",
         "by": list(answer.by),
