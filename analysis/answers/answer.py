@@ -116,10 +116,10 @@ def answer(
         RequestError: If the runs have no such metric, no such config key, or no such stage.
         GptOptError: If nothing says which direction of the metric is better.
     """
-    runs, names = of_stage(with_absent_values(runs), stage)
+    over = find_column(runs, over) if over != OVER else over
+    runs, names = of_stage(with_absent_values(runs), stage, over)
     name = usual_metric(runs) if metric is None else find_metric(runs, metric)
     greater = direction(name, goal)
-    over = find_column(runs, over) if over != OVER else over
     keys = settings_by(runs, None if by is None else [find_column(runs, key) for key in by], over)
     found = settings(runs, name, keys, over)
     order = ranked(found, greater)

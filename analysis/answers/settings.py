@@ -145,9 +145,7 @@ def settings(runs: pd.DataFrame, metric: str, by: Sequence[str] | None = None, o
         over: The config key that runs of one setting differ in.
     """
     keys = settings_by(runs, by, over)
-    averaged = [
-        key for key in dict.fromkeys([over, *varying_parameters(runs)]) if key not in keys and key in runs.columns
-    ]
+    averaged = [key for key in (over, *averaged_over(runs, keys, over)) if key in runs.columns and key not in keys]
     table = pd.DataFrame({"fate": fates(runs, metric), "run_id": runs["run_id"]})
     table["value"] = runs[metric] if metric in runs.columns else math.nan
     costs = [name for name in COSTS if name in runs.columns]

@@ -84,7 +84,8 @@ def _needed(answer: Answer, pair: Pair) -> str:
         return ": the two may well be equal"
     if pair.seeds <= pair.n:
         return f": a few more {number_of(None, answer.over)} might tell"
-    return f": not enough {number_of(None, answer.over)}; were the difference what it seems, about {pair.seeds} a setting would tell"
+    would = f"were the difference what it seems, about {pair.seeds} a setting would tell"
+    return f": not enough {number_of(None, answer.over)}; {would}"
 
 
 def remarks(answer: Answer) -> list[str]:
