@@ -205,7 +205,7 @@ def variance_shares(values: Sequence[float], factors: Mapping[str, Sequence[Any]
     """
     y = np.asarray(values, dtype=np.float64)
     total = float(((y - y.mean()) ** 2).sum()) if len(y) > 2 else 0.0
-    if not total > (_ROUNDING * np.abs(y).max()) ** 2 * len(y):
+    if not len(y) or not total > (_ROUNDING * np.abs(y).max()) ** 2 * len(y):
         return None
     columns = {name: _columns(list(levels)) for name, levels in factors.items()}
     residual, freedom = _residual(y, list(columns.values()))
