@@ -1,4 +1,4 @@
-"""The verbs that look at what runs left: results, diff, merge."""
+"""The verbs that say what came out of runs: results, diff."""
 
 from __future__ import annotations
 
@@ -148,35 +148,6 @@ def _code(found: Answer) -> int:
     if counts["counted"]:
         return 0
     return 3 if counts["unfinished"] else 1 if counts["failed"] or counts["diverged"] else 2
-
-
-@click.command()
-@click.argument("run_dir", type=FILE, metavar="RUN", help="A run directory, or one of its checkpoints.")
-@click.option("--into", type=FILE, metavar="FOLDER", help="New folder to write (default: RUN/merged).")
-def merge(run_dir: Path, into: Path | None) -> None:
-    """Writes the model of a run with its adapters merged in.
-
-    With its tokenizer, in Hugging Face format.
-    """
-    from gpt_opt.records.io import read_json_object
-    from gpt_opt.records.run_dir import run_of
-
-    given = run_dir.resolve()
-    paths = run_of(given)
-    if paths is None:
-        problem = f"must be a run directory or one of its checkpoints, but {str(run_dir)!r} is neither"
-        fix = "take a folder below outputs/ that has a config.json and checkpoints/"
-        raise ConfigError([Problem("RUN", problem, fix)])
-    try:
-        config = read_json_object(paths.config)
-    except ValueError as error:
-        problem = f"must be the run's config, but cannot be read: {error}"
-        raise ConfigError([Problem(str(paths.config), problem)]) from error
-    from gpt_opt.training.models.merge import merge_adapters
-
-    target = into or paths.root / "merged"
-    merge_adapters(config, paths.checkpoints if given == paths.root else given, target)
-    print(target)
 
 
 @click.command()
