@@ -37,25 +37,22 @@ def optimum(values: Sequence[float], best: float) -> Optimum:
 def further_values(values: Sequence[float], where: Optimum) -> list[float]:
     """Returns values beyond the edge at which an optimum lies, ascending, maybe none.
 
-    They go on in the ratio of the last two, or in their distance where one is not above 0.
+    They go on in the ratio of the last two, or in their distance where a value is not above 0.
 
     Args:
         values: Those that were tried, ascending.
         where: Where the best of them lies.
     """
-    found: list[float] = []
-    if where in ("lowest", "only", "none"):
-        found += reversed(_beyond(values[0], values[1] if len(values) > 1 else values[0] * FACTOR))
-    if where in ("highest", "only"):
-        found += _beyond(values[-1], values[-2] if len(values) > 1 else values[-1] / FACTOR)
-    return [float(f"{value:.3g}") for value in found]
-
-
-def _beyond(last: float, before: float) -> list[float]:
     steps = range(1, FURTHER + 1)
-    if last > 0 and before > 0:
-        return [last * (last / before) ** step for step in steps]
-    return [last + step * (last - before) for step in steps]
+    if values[0] <= 0:
+        down = [values[0] - step * (values[1] - values[0]) for step in steps] if len(values) > 1 else []
+        up = [values[-1] + step * (values[-1] - values[-2]) for step in steps] if len(values) > 1 else []
+    else:
+        first, last = (values[1] / values[0], values[-1] / values[-2]) if len(values) > 1 else (FACTOR, FACTOR)
+        down, up = [values[0] / first**step for step in steps], [values[-1] * last**step for step in steps]
+    found = down[::-1] if where in ("lowest", "only", "none") else []
+    found += up if where in ("highest", "only") else []
+    return [float(f"{value:.3g}") for value in found]
 
 
 @dataclass(frozen=True)

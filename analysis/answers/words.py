@@ -14,6 +14,9 @@ from gpt_opt.records.metrics import EVALUATION, metric_label, metric_text
 COST_NAMES = {TIME: "seconds", "tokens": "tokens", "gpu_s": "GPU seconds"}
 """What tables and sentences call a cost."""
 
+MANY_SEEDS = 50
+"""Seeds from which nobody would run so many: settings that need them are called as good as equal."""
+
 _MOST_NAMED = 5
 _LIKE = 0.1
 """Part by which costs may differ and still be called alike: the same run takes so much longer on another day."""
@@ -84,6 +87,8 @@ def _needed(answer: Answer, pair: Pair) -> str:
         return ": the two may well be equal"
     if pair.seeds <= pair.n:
         return f": a few more {number_of(None, answer.over)} might tell"
+    if pair.seeds > MANY_SEEDS:
+        return f": the two may well be equal; were they not, it would take about {pair.seeds} a setting to tell"
     would = f"were the difference what it seems, about {pair.seeds} a setting would tell"
     return f": not enough {number_of(None, answer.over)}; {would}"
 

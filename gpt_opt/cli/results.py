@@ -45,9 +45,9 @@ CODES = "0 here is an answer, 1 every run failed, 2 the request was wrong, 3 no 
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", help="How to print it (default: table).")
 @JSON
 def results(where: str | None, form: str, as_json: bool, **asked: object) -> int:
-    """Says which setting of a sweep is the best, and how sure that is.
+    """Says which setting of a sweep is the best.
 
-    Mean, 95% interval and number of seeds of each setting, the best one tested against all others, which parameter
+    And how sure that is: mean, 95% interval and number of seeds of each setting, the best one tested against all others, which parameter
     matters, what quality costs, and optima at the edge of the grid.
     """
     return exit_code(lambda: _results(where, "json" if as_json else form, **asked), failed=2)  # type: ignore[arg-type]
@@ -154,9 +154,9 @@ def _code(found: Answer) -> int:
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN", help="Directory or id of a run, or SWEEP INDEX.")
 @JSON
 def diff(runs: tuple[str, ...], as_json: bool) -> None:
-    """Says in what two runs differ: config, code, data, packages, results.
+    """Says in what two runs differ.
 
-    A run is named by its directory, its id, or as `gptopt logs` takes it: gptopt diff beta_sweep 0 2.
+    In config, code, data, packages, machine and results. A run is named by its directory, its id, or as `gptopt logs` takes it: gptopt diff beta_sweep 0 2.
     """
     from analysis.run_diff import compare_runs
     from gpt_opt.cli.run_arguments import two_runs

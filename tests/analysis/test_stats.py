@@ -154,7 +154,7 @@ def test_shares_of_a_balanced_design_are_sums_of_squares_between_means() -> None
 
 
 def test_the_test_of_one_factor_is_scipys() -> None:
-    groups = np.random.default_rng(9).normal(size=(3, 4)) + [[0], [0], [1.5]]
+    groups = np.random.default_rng(9).normal(size=(3, 4)) + np.array([[0], [0], [1.5]])
     found = variance_shares(groups.ravel().tolist(), {"lr": [level for level in "abc" for _ in range(4)]})
     assert found is not None
     assert found.p["lr"] == pytest.approx(stats.f_oneway(*groups).pvalue)
