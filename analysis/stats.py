@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -156,10 +157,16 @@ def seeds_needed(difference: float, deviation: float, alpha: float) -> int | Non
     Returns:
         At least 2; None where it would take more than `MOST_SEEDS`.
     """
+    enough = abs(difference) >= _found_from(alpha) * deviation
+    return int(enough.argmax()) + 2 if difference and enough.any() else None
+
+
+@lru_cache(maxsize=16)
+def _found_from(alpha: float) -> Floats:
+    """Returns for 2, 3, ... seeds the difference, in standard deviations, that is found with probability `POWER`."""
     counts = np.arange(2, MOST_SEEDS + 1)
     reach = special.stdtrit(counts - 1, 1 - alpha / 2) + special.stdtrit(counts - 1, POWER)
-    enough = abs(difference) * np.sqrt(counts) >= reach * deviation
-    return int(counts[enough][0]) if difference and enough.any() else None
+    return np.asarray(reach / np.sqrt(counts), dtype=np.float64)
 
 
 SMOOTH_FROM = 6
@@ -223,6 +230,10 @@ def variance_shares(values: Sequence[float], factors: Mapping[str, Sequence[Any]
     return Shares(shares, p, max(0.0, explained - alone), residual / total, len(y), freedom)
 
 
+_SINGULAR = 1e-10
+"""Columns whose products differ by less than this part follow from others."""
+
+
 def _columns(levels: list[Any]) -> Floats:
     """Returns the columns of a design matrix that stand for a factor."""
     distinct = list(dict.fromkeys(levels))
@@ -237,5 +248,5 @@ def _columns(levels: list[Any]) -> Floats:
 def _residual(y: Floats, blocks: Sequence[Floats]) -> tuple[float, int]:
     """Returns the sum of squares that a least-squares fit leaves, and its degrees of freedom."""
     design = np.concatenate([np.ones((len(y), 1)), *blocks], axis=1)
-    fit, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
+    fit, _, rank, _ = np.linalg.lstsq(design.T @ design, design.T @ y, rcond=_SINGULAR)  # small, however many runs
     return float(((y - design @ fit) ** 2).sum()), len(y) - int(rank)

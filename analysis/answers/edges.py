@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from analysis.answers.settings import Setting, group_key
+from analysis.answers.settings import Setting, group_key, value_text
 from analysis.parameters import format_value, short_names
 
 Optimum = Literal["interior", "lowest", "highest", "only", "none"]
@@ -75,7 +75,7 @@ class Edge:
         """Returns `the best beta, 0.05, is the lowest that was tried: try 0.025 and 0.0125 next`."""
         name = short_names([self.key])[self.key]
         values = " and ".join(map(format_value, self.further))
-        return f"the best {name}, {format_value(self.best)}, is the {self.where} that was tried: try {values} next"
+        return f"the best {name}, {value_text(self.best)}, is the {self.where} that was tried: try {values} next"
 
 
 def edges(settings: Sequence[Setting], best: Setting) -> list[Edge]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.answers.stages import STAGE, stages
-from analysis.parameters import follows, format_value, short_names, varying_parameters
+from analysis.parameters import LONG_NUMBER, follows, format_value, short_names, varying_parameters
 from analysis.stats import mean_interval
 from gpt_opt.records.metrics import metric_info, metric_text
 from gpt_opt.records.state import State
@@ -70,7 +71,7 @@ class Setting:
         """`beta=0.1, lr=0.001`; `the only setting` where nothing varies."""
         names = short_names(list(self.values))
         return (
-            ", ".join(f"{names[key]}={format_value(value)}" for key, value in self.values.items()) or "the only setting"
+            ", ".join(f"{names[key]}={value_text(value)}" for key, value in self.values.items()) or "the only setting"
         )
 
     def against(self, other: Setting) -> str:
@@ -92,6 +93,12 @@ class Setting:
         if math.isnan(self.low):
             return mean
         return f"{mean} [{metric_text(metric, self.low)}, {metric_text(metric, self.high)}]"
+
+
+def value_text(value: Any) -> str:
+    """Returns a config value for a sentence: a number that was drawn, not chosen, has four digits."""
+    text = format_value(value)
+    return f"{value:.4g}" if isinstance(value, float) and len(text) > LONG_NUMBER else text
 
 
 def group_key(value: Any) -> Hashable:
@@ -181,8 +188,8 @@ def _setting(rows: Sequence[Mapping[Hashable, Any]], within: tuple[float, float]
         while (*block, again) in samples:  # runs that differ in something that was not asked for
             again += 1
         samples[(*block, again)] = float(row["value"])
-    fate = pd.Series([row["fate"] for row in rows]).value_counts()
-    counts = {name: int(fate.get(name, 0)) for name in ("unfinished", "failed", "diverged", "missing")}
+    fate = Counter(row["fate"] for row in rows)
+    counts = {name: fate[name] for name in ("unfinished", "failed", "diverged", "missing")}
     costs = {}
     for name in counted[0]["costs"] if counted else ():
         known = [float(row["costs"][name]) for row in counted if not pd.isna(row["costs"][name])]

@@ -47,8 +47,8 @@ CODES = "0 here is an answer, 1 every run failed, 2 the request was wrong, 3 no 
 def results(where: str | None, form: str, as_json: bool, **asked: object) -> int:
     """Says which setting of a sweep is the best.
 
-    And how sure that is: mean, 95% interval and number of seeds of each setting, the best one tested against all others, which parameter
-    matters, what quality costs, and optima at the edge of the grid.
+    And how sure that is: mean, 95% interval and number of seeds of each setting, the best one tested against all
+    others, which parameter matters, what quality costs, and optima at the edge of the grid.
     """
     return exit_code(lambda: _results(where, "json" if as_json else form, **asked), failed=2)  # type: ignore[arg-type]
 
@@ -156,7 +156,8 @@ def _code(found: Answer) -> int:
 def diff(runs: tuple[str, ...], as_json: bool) -> None:
     """Says in what two runs differ.
 
-    In config, code, data, packages, machine and results. A run is named by its directory, its id, or as `gptopt logs` takes it: gptopt diff beta_sweep 0 2.
+    In config, code, data, packages, machine and results. A run is named by its directory, its id, or as `gptopt logs`
+    takes it: gptopt diff beta_sweep 0 2.
     """
     from analysis.run_diff import compare_runs
     from gpt_opt.cli.run_arguments import two_runs

@@ -14,12 +14,15 @@ from analysis.answers.compare import number_of
 from analysis.answers.next_runs import can_add_seeds
 from analysis.answers.stages import STAGE, stages
 from analysis.answers.words import COST_NAMES, p_text, remarks
-from analysis.parameters import format_value, short_names
+from analysis.parameters import short_names, short_values
 from gpt_opt.plan.resources import run_count
 from gpt_opt.records.metrics import metric_label, metric_text
 from gpt_opt.records.state import State
 from gpt_opt.records.sweep_dir import Sweep
 from gpt_opt.table import Column, render, wrapped
+
+VALUE_LIMIT = 60
+"""Characters of a value in a table; of a longer one the middle is left out."""
 
 Cells = dict[str, list[str]]
 """Header of a column to its texts."""
@@ -29,7 +32,7 @@ def cells(answer: Answer) -> Cells:
     """Returns the table of an answer as texts, a row a setting, the best first; only columns that say something."""
     label, rows = metric_label(answer.metric), answer.settings
     names = short_names(answer.by, reserved=(label, "95% interval", "n"))
-    found = {names[key]: [format_value(item.values[key]) for item in rows] for key in answer.by}
+    found = {names[key]: short_values([item.values[key] for item in rows], VALUE_LIMIT) for key in answer.by}
     found[label] = [metric_text(answer.metric, item.mean) if item.n else "-" for item in rows]
     if any(item.n > 1 for item in rows):
         found["95% interval"] = [_interval(answer.metric, item) for item in rows]
