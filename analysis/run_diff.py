@@ -114,12 +114,11 @@ def _code(provenance: Mapping[str, Any], paths: RunPaths) -> dict[str, Any]:
 
 
 def _diff_of(paths: RunPaths) -> str | None:
-    """Returns the size of the uncommitted changes that a run was made with, and what tells them from others."""
+    """Returns the uncommitted changes that a run was made with; None for none."""
     try:
-        text = paths.git_diff.read_text(encoding="utf-8", errors="surrogateescape")
+        return paths.git_diff.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return None
-    return text
 
 
 def _data(provenance: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:

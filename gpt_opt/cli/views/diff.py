@@ -13,6 +13,8 @@ from gpt_opt.table import Column, render, wrapped
 
 _NO_VALUE = "-"
 _LINES = "{} lines"
+_SHORT = 12
+"""Hex digits of a commit that people are shown."""
 
 
 def _text(key: str, value: Any) -> str:
@@ -20,7 +22,7 @@ def _text(key: str, value: Any) -> str:
         return _NO_VALUE
     if key == "uncommitted changes":
         return _LINES.format(str(value).count("\n"))
-    return format_value(value)
+    return format_value(value[:_SHORT] if key == "commit" else value)
 
 
 def _columns(part: str, keys: Mapping[str, Pair]) -> list[Column]:
