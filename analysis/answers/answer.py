@@ -15,7 +15,8 @@ from analysis.answers.metric import direction, find_metric, usual_metric
 from analysis.answers.settings import OVER, Setting, averaged_over, settings, settings_by
 from analysis.answers.stages import of_stage
 from analysis.parameters import find_column, with_absent_values
-from analysis.stats import Shares
+from analysis.variance import Shares
+from gpt_opt.errors import Problem, RequestError
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,9 @@ def answer(
     name = usual_metric(runs) if metric is None else find_metric(runs, metric)
     greater = direction(name, goal)
     keys = settings_by(runs, None if by is None else [find_column(runs, key) for key in by], over)
+    if over in keys:
+        fix = "give --over another key, or leave it out of --by"
+        raise RequestError([Problem("--over", f"must not be among the keys that are compared, but is {over}", fix)])
     found = settings(runs, name, keys, over)
     order = ranked(found, greater)
     comparison = compare(found, greater, over)

@@ -101,7 +101,7 @@ class Comparison:
             if self.tests < 2
             else (f"; p is Holm's for all {self.tests} pairs of settings, as the best was chosen by its values")
         )
-        return f"{' and '.join(names)}{shared} at {ALPHA:g}, assuming that {assumed}{correct}"
+        return f"{' and '.join(names)}{shared}, distinguishable at p up to {ALPHA:g}, assuming that {assumed}{correct}"
 
     @property
     def not_distinguishable(self) -> tuple[Setting, ...]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from analysis.answers.settings import Setting, group_key, value_text
+from analysis.answers.fates import group_key
+from analysis.answers.settings import Setting, value_text
 from analysis.parameters import format_value, short_names
 
 Optimum = Literal["interior", "lowest", "highest", "only", "none"]

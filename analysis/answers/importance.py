@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.answers.settings import OVER, fates, group_key, settings_by
-from analysis.stats import ALPHA, Shares, variance_shares
+from analysis.answers.fates import fates, group_key
+from analysis.answers.settings import OVER, settings_by
+from analysis.stats import ALPHA
+from analysis.variance import Shares, variance_shares
 
 
 def importance(runs: pd.DataFrame, metric: str, by: Sequence[str] | None = None, over: str = OVER) -> Shares | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
@@ -12,20 +11,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.answers.fates import fates, group_key
 from analysis.answers.stages import STAGE, stages
 from analysis.parameters import LONG_NUMBER, follows, format_value, short_names, varying_parameters
 from analysis.stats import mean_interval
 from gpt_opt.records.metrics import metric_info, metric_text
-from gpt_opt.records.state import State
 
 OVER = "seed"
 """What runs of one setting differ in."""
 
 COSTS = ("time_s", "tokens", "gpu_s")
 """Columns of a frame that say what a run cost; the last is of those that have it."""
-
-DIVERGED = "LossNotFinite"
-"""The error of a training whose loss is NaN or infinite, as state.json names it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +38,7 @@ class Setting:
         unfinished: Runs that have not ended: planned, running, interrupted.
         failed: Runs that FAILED for another reason than divergence.
         diverged: Runs whose loss or metric became NaN or infinite.
-        missing: COMPLETED runs without a value of the metric: not logged, or NaN.
+        missing: COMPLETED runs that did not measure the metric.
         samples: The value of each run, in the order of `runs`, by its seed, then what else it is averaged over, then
             a number that tells apart runs that are alike in these.
         costs: Mean over the same runs of each of `COSTS` that they have.
@@ -101,13 +97,6 @@ def value_text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) and len(text) > LONG_NUMBER else text
 
 
-def group_key(value: Any) -> Hashable:
-    """Returns a config value as something to group by; lists by their text, missing ones alike."""
-    if isinstance(value, list | dict):
-        return json.dumps(value)
-    return None if pd.isna(value) else value
-
-
 def settings_by(runs: pd.DataFrame, by: Sequence[str] | None, over: str = OVER) -> list[str]:
     """Returns the keys whose values make a setting: those given, or all that vary but `over`.
 
@@ -126,19 +115,6 @@ def averaged_over(runs: pd.DataFrame, keys: Sequence[str], over: str = OVER) -> 
     groups = pd.Series([tuple(map(group_key, row)) for row in runs[list(keys)].itertuples(index=False)], runs.index)
     others = [key for key in varying_parameters(runs) if key not in (*keys, over)]
     return [key for key in others if runs[key].map(group_key).groupby(groups).nunique(dropna=False).max() > 1]
-
-
-def fates(runs: pd.DataFrame, metric: str) -> pd.Series:
-    """Returns for each run whether its value counts, or why not: counted, unfinished, failed, diverged or missing."""
-    values = runs[metric] if metric in runs.columns else pd.Series(math.nan, index=runs.index)
-    done, failed = runs["state"] == State.COMPLETED, runs["state"] == State.FAILED
-    found = pd.Series("unfinished", index=runs.index, dtype="str")
-    found[failed] = "failed"
-    found[failed & runs["error"].str.startswith(DIVERGED).fillna(False)] = "diverged"
-    found[done] = "counted"
-    found[done & values.isna()] = "missing"
-    found[done & values.abs().eq(math.inf)] = "diverged"
-    return found
 
 
 def settings(runs: pd.DataFrame, metric: str, by: Sequence[str] | None = None, over: str = OVER) -> list[Setting]:

@@ -104,14 +104,15 @@ def _metric(sweep: Sweep, stage: str | None) -> dict[str, str]:
 
 def _print(found: Answer, sweep: Sweep | None, runs: pd.DataFrame, form: str, problems: list[str]) -> None:
     from gpt_opt.cli.views import results as views
+    from gpt_opt.cli.views import results_formats as formats
     from gpt_opt.table import show, terminal_width
 
     if form == "json":
-        record = views.as_record(found, None if sweep is None else sweep.label)
+        record = formats.as_record(found, None if sweep is None else sweep.label)
         print(json.dumps(record | {"problems": problems}, indent=2, allow_nan=False))
         return
     if form != "table":
-        print(views.FORMATS[form](found), end="")
+        print(formats.FORMATS[form](found), end="")
     else:
         head, advice = views.head(found, sweep, runs), views.advice(found, sweep)
         show(views.as_text(found, head, terminal_width(sys.stdout), advice), sys.stdout)

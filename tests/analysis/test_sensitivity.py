@@ -16,7 +16,7 @@ from matplotlib.image import imread
 
 from analysis import load_runs
 from analysis.answers import reach
-from analysis.answers.settings import DIVERGED
+from analysis.answers.fates import DIVERGED
 from analysis.next_sweeps import read_overrides
 from analysis.sensitivity.__main__ import main
 from analysis.sensitivity.budget import Asked, left_out

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.stats import ALPHA, Floats, all_pairs, holm, mean_interval, seeds_needed, variance_shares
+from analysis.stats import ALPHA, Floats, all_pairs, holm, mean_interval, seeds_needed
+from analysis.variance import variance_shares
 
 DRAWS = 2000
 SWEEPS = 6000

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.answers import answer, settings
-from analysis.answers.settings import DIVERGED
+from analysis.answers import answer, fates, settings
+from analysis.answers.fates import DIVERGED
 from analysis.answers.words import remarks
 from gpt_opt.errors import GptOptError, RequestError
 from gpt_opt.records.state import State
@@ -37,7 +37,10 @@ def test_the_best_setting_is_distinguishable_from_the_next() -> None:
     assert found.sentence().startswith(
         "beta=0.1 has the best eval accuracy, 81.6% [79.6%, 83.6%] over 4 seeds, disting"
     )
-    assert "paired t-test on shared seeds at 0.04, assuming that the differences" in remarks(found)[0]
+    assert (
+        "paired t-test on shared seeds, distinguishable at p up to 0.04, assuming that the differences"
+        in remarks(found)[0]
+    )
     assert "Holm's for all 3 pairs of settings, as the best was chosen by its values" in remarks(found)[0]
 
 
@@ -99,6 +102,15 @@ def test_runs_without_a_value_are_counted_and_never_averaged() -> None:
     assert found.counts == {"counted": 3, "failed": 1, "diverged": 2, "unfinished": 2, "missing": 1}
     assert "3 of 9 runs are in the means; the others are not: 1 failed, 2 diverged, 2 unfinished" in remarks(found)[0]
     assert found.best is not first, "a setting of which runs diverge is not the best, whatever the others have"
+
+
+def test_an_evaluation_to_nan_is_a_divergence_and_one_that_measured_something_else_is_not() -> None:
+    runs = frame(
+        run({"loss.name": "dpo", "seed": 0}, 0.8),
+        run({"loss.name": "dpo", "seed": 1}, 8.0, "eval/seconds"),
+        run({"loss.name": "sft", "seed": 0}, 8.0, "eval/seconds"),
+    )
+    assert fates(runs, ACCURACY).tolist() == ["counted", "diverged", "missing"]
 
 
 def test_no_run_has_a_value() -> None:
@@ -208,6 +220,7 @@ def test_runs_that_are_alike_but_for_what_was_not_asked_keep_their_values() -> N
         ({"metric": "acuracy"}, r"'acuracy'\n      did you mean eval/rewards/accuracies\? they have"),
         ({"by": ["bta"]}, "the runs have no bta; what varies between them is loss.beta, seed"),
         ({"over": "sed"}, "the runs have no sed"),
+        ({"by": ["seed"]}, "must not be among the keys that are compared"),
         ({"stage": "dpo"}, "must be a stage of the sweep, but is 'dpo'"),
         ({"metric": "learning_rate"}, "none is known of learning_rate; add --goal minimize"),
     ],
