@@ -28,7 +28,7 @@ from analysis.sensitivity.budget import (
     lines_of,
 )
 from analysis.sensitivity.compare import Curve, curves
-from analysis.sensitivity.figure import draw
+from analysis.plots.optimum import draw
 from analysis.sensitivity.next_sweeps import extension, more_seeds
 from analysis.sensitivity.places import Places, find_places
 from analysis.sensitivity.report import Row, comparison_table, remarks, table_text

@@ -16,17 +16,19 @@ from matplotlib.lines import Line2D
 
 from analysis import load_metrics, load_runs
 from analysis.plot_curves import main
-from analysis.plots import FEW_RUNS, OTHERS, NothingToPlot, plot_curves
+from analysis.plots import NothingToPlot, curves
+from analysis.plots.looks import FEW as FEW_RUNS
+from analysis.plots.looks import OTHERS
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import State
 
 MakeRun = Callable[..., RunPaths]
 
-ALL_PANELS = ["loss (bold: eval, pale: train)", "eval accuracy", "eval margin", "eval KL (nats)"]
+ALL_PANELS = ["loss (bold: eval, thin: train)", "eval accuracy", "eval margin", "eval KL (nats)"]
 
 
 def draw(outputs: Path) -> Figure:
-    return plot_curves(load_runs(outputs), load_metrics(outputs))
+    return curves(load_runs(outputs), load_metrics(outputs))
 
 
 def titles(figure: Figure) -> list[str]:
@@ -103,7 +105,7 @@ def test_only_the_given_runs_are_drawn(make_run: MakeRun, outputs: Path) -> None
     make_run({"loss.beta": 0.1})
     make_run({"loss.beta": 0.2})
     runs = load_runs(outputs)
-    figure = plot_curves(runs[runs["loss.beta"] == 0.2], load_metrics(outputs))
+    figure = curves(runs[runs["loss.beta"] == 0.2], load_metrics(outputs))
     assert names(figure) == ["beta=0.2"]
     assert len(figure.axes[1].get_lines()) == 1
 

@@ -18,7 +18,7 @@ from analysis import load_runs
 from analysis.sensitivity.__main__ import main
 from analysis.sensitivity.budget import DIVERGED, Asked, left_out
 from analysis.sensitivity.compare import Curve, curves
-from analysis.sensitivity.figure import draw
+from analysis.plots.optimum import draw
 from analysis.sensitivity.next_sweeps import read_overrides
 from analysis.sensitivity.target import reach
 from gpt_opt.config.schema import register

@@ -1,0 +1,159 @@
+"""The final metric against each parameter that was swept, a panel a parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.answers import Setting
+from analysis.parameters import short_names
+from analysis.plots.results import Results, require_keys, results_of
+from analysis.plots.scale import Scale, scale_of
+from analysis.plots.style import (
+    COLORS,
+    FAILED,
+    counted,
+    new_figure,
+    notes_legend,
+    percents,
+    plain_axes,
+    separate_ticks,
+    text_note,
+)
+
+MOST = 12
+"""Panels, at most."""
+
+LINE = COLORS(0.0)
+DOT = COLORS(0.55)
+
+_RING = {"marker": "o", "markersize": 13, "markerfacecolor": "none", "markeredgecolor": "black", "linestyle": ""}
+_BEYOND = {"color": DOT, "linestyle": "", "markersize": 7, "zorder": 3}
+
+
+def _draw_means(axes: Axes, places: Sequence[float], found: Sequence[Setting], scale: Scale) -> None:
+    """Draws the only parameter that varies: means, their intervals, and a line where there is an order."""
+    rows = sorted((place, item.mean, item.low, item.high) for place, item in zip(places, found, strict=True) if item.n)
+    at, mean, low, high = np.array(rows).T
+    known = np.isfinite(low)
+    if known.any():
+        errors = np.array([mean - low, high - mean])[:, known]
+        axes.errorbar(at[known], mean[known], errors, fmt="none", ecolor=LINE, capsize=4, elinewidth=1.2, zorder=2)
+    axes.plot(at, mean, color=LINE, linestyle="", marker="o", markersize=6, zorder=2.5)
+    if joined := _joined(scale, zip(at, mean, strict=True)):
+        axes.plot(*zip(*joined, strict=True), color=LINE, linewidth=1.6, zorder=2.4)
+
+
+def _draw_best(axes: Axes, places: Sequence[float], found: Sequence[Setting], results: Results, scale: Scale) -> None:
+    """Draws all settings as dots, and the best of each value where values were tried with several others."""
+    shown = [(place, item.mean) for place, item in zip(places, found, strict=True) if item.n]
+    axes.plot(*zip(*shown, strict=True), color=DOT, linestyle="", marker="o", markersize=4, alpha=0.7, zorder=2)
+    best: dict[float, float] = {}
+    for place, value in shown:
+        choose = max if results.greater else min
+        best[place] = choose(best.get(place, value), value)
+    if results.greater is not None and 2 * len(best) <= len(shown):
+        style = {"marker": "_", "markersize": 18, "markeredgewidth": 2} if scale.kind == "words" else {"marker": "s"}
+        axes.plot(*zip(*best.items(), strict=True), color=LINE, linestyle="", zorder=2.5, **style)
+        if joined := _joined(scale, best.items()):
+            axes.plot(*zip(*joined, strict=True), color=LINE, zorder=2.4)
+
+
+def _limits(results: Results) -> tuple[float, float]:
+    """Returns the ends of the vertical axis, with a little room for intervals, which of two seeds are huge."""
+    bottom, top = results.limits()
+    width = (top - bottom) or 0.1 * abs(top) or 1.0
+    shown = [item for item in results.settings if item.n and bottom <= item.mean <= top]
+    lowest = min((item.low for item in shown if item.low <= bottom), default=bottom)
+    highest = max((item.high for item in shown if item.high >= top), default=top)
+    return max(lowest, bottom - width) - 0.06 * width, min(highest, top + width) + 0.06 * width
+
+
+def _joined(scale: Scale, points: Iterable[tuple[float, ...]]) -> list[tuple[float, ...]]:
+    """Returns the points that a line joins, in order: none of words, and not the runs without a number."""
+    return sorted(point for point in points if scale.kind != "words" and point[0] != scale.absent)
+
+
+def _draw_panel(axes: Axes, key: str, results: Results) -> int:
+    """Draws one parameter; returns how many settings lie beyond the axis."""
+    found = list(results.settings)
+    scale = scale_of([item.values[key] for item in found])
+    scale.apply(axes)
+    alone = len(results.keys) == 1
+    (_draw_means if alone else _draw_best)(axes, scale.places, found, *(() if alone else (results,)), scale)  # type: ignore[operator]
+    if (best := results.best) is not None:
+        axes.plot(scale.places[found.index(best)], best.mean, **_RING, zorder=4)
+    bottom, top = _limits(results)
+    axes.set_ylim(bottom, top)
+    edge = axes.get_xaxis_transform()
+    gone = [place for place, item in zip(scale.places, found, strict=True) if item.diverged]
+    axes.plot(gone, [0.03 if results.greater else 0.97] * len(gone), transform=edge, **{**FAILED, "markersize": 7})
+    far = [place for place, item in zip(scale.places, found, strict=True) if item.n and not bottom <= item.mean <= top]
+    mark = "v" if results.greater else "^"
+    axes.plot(far, [0.09 if results.greater else 0.91] * len(far), marker=mark, transform=edge, **_BEYOND)
+    return len(far)
+
+
+def parameter(
+    runs: pd.DataFrame, metric: str | None = None, by: str | Sequence[str] | None = None, over: str | None = "seed"
+) -> Figure:
+    """Draws the final metric against each parameter that varies.
+
+    Where one parameter varies, these are the means over seeds with their 95 % intervals; where several do, a dot is the
+    mean of one setting, and the line joins the best of each value. A ring is the best setting of all, a cross at the
+    worse end a setting of which a run diverged. The axis is logarithmic where the values were chosen so.
+
+    Args:
+        runs: What `load_runs` returned, or some of its rows.
+        metric: Its name or the end of it; None for accuracy in evaluations, else evaluation loss.
+        by: Config keys to draw, or the ends of them; None for all that vary.
+        over: The config key over which settings are averaged; None draws each run.
+
+    Raises:
+        NothingToPlot: If nothing varies, or no run has a final value.
+    """
+    results = results_of(runs, metric, over)
+    wanted = results_of(runs, metric, over, [by] if isinstance(by, str) else by).keys
+    require_keys(runs, wanted, 1)
+    shown = wanted[:MOST]
+    columns = min(3, len(shown))
+    lines = -(-len(shown) // columns)
+    figure = new_figure(max(6.4, 4.4 * columns), 3.6 * lines + 0.4)
+    panels = list(figure.subplots(lines, columns, sharey=True, squeeze=False).ravel())
+    for unused in panels[len(shown) :]:
+        unused.remove()
+    names, beyond = short_names(wanted), 0
+    for index, (axes, key) in enumerate(zip(panels, shown, strict=False)):
+        plain_axes(axes)
+        axes.set_xlabel(names[key])
+        if index % columns == 0:
+            axes.set_ylabel(results.title)
+            percents(axes.yaxis, results.metric)
+        beyond = _draw_panel(axes, key, results)
+    notes_legend(figure, _notes(results, beyond, len(wanted) - len(shown), over))
+    separate_ticks(figure)
+    return figure
+
+
+def _notes(results: Results, beyond: int, further: int, over: str | None) -> list[Line2D]:
+    notes = results.notes()
+    alone, several = len(results.keys) == 1, any(item.n > 1 for item in results.settings)
+    if alone and several:
+        notes.insert(0, text_note(f"mean over {over} and its 95% interval"))
+    elif not alone:
+        dot = f"a setting, mean over {over}" if several else "a run"
+        notes.insert(0, Line2D([], [], color=DOT, linestyle="", marker="o", markersize=4, label=dot))
+        notes.insert(1, Line2D([], [], color=LINE, marker="s", label="the best of each value"))
+    if results.best is not None:
+        notes.append(Line2D([], [], **{**_RING, "markersize": 9}, label="the best"))  # type: ignore[arg-type]
+    if beyond:
+        mark = "v" if results.greater else "^"
+        notes.append(Line2D([], [], marker=mark, **_BEYOND, label=f"beyond the axis ({counted(beyond)})"))
+    if further:
+        notes.append(text_note(f"and {further} more that vary"))
+    return notes
