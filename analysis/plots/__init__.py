@@ -1,8 +1,8 @@
 """Figures of a sweep, by matplotlib: each function takes frames of runs and metrics and returns a figure.
 
 They say the same in colour, in grey and to those who see few colours: lines differ in lightness, style and marker. What
-cannot be drawn (runs that failed, diverged, or are not finished) is counted below the panels. `python -m analysis.plots`
-saves them all.
+cannot be drawn (runs that failed, diverged, or are not finished) is counted below the panels. `python -m
+analysis.plots` saves them all.
 """
 
 from analysis.plots.cells import heat_map
@@ -15,5 +15,13 @@ from analysis.plots.swept import parameter
 from analysis.plots.trade_off import frontier
 
 __all__ = [
-    "NothingToPlot", "curves", "frontier", "heat_map", "parallel", "parameter", "pipeline", "save_figure", "sensitivity",
-]  # fmt: skip
+    "NothingToPlot",
+    "curves",
+    "frontier",
+    "heat_map",
+    "parallel",
+    "parameter",
+    "pipeline",
+    "save_figure",
+    "sensitivity",
+]

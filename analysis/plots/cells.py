@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from analysis.answers import Setting
 from analysis.parameters import find_column, short_names
-from analysis.plots.results import Results, require_keys, results_of
+from analysis.plots.results import Results, require_keys, results_of, varies
 from analysis.plots.scale import Scale, scale_of, word_scale
 from analysis.plots.style import (
     COLORS,
@@ -39,18 +38,18 @@ BRIGHT = 0.6
 """Position on the colour map from which black text is read more easily than white."""
 
 
-def _axes_of(runs: pd.DataFrame, results: Results, x: str | None, y: str | None) -> tuple[str, str]:
+def _axes_of(runs: pd.DataFrame, results: Results, x: str | None, y: str | None, over: str | None) -> tuple[str, str]:
     """Returns the two keys: those asked for, or those of most interest."""
     given = [find_column(runs, name) for name in (x, y) if name is not None]
     free = [key for key in results.keys if key not in given]
-    require_keys(runs, [*given, *free], 2)
+    require_keys(runs, [key for key in (*given, *free) if varies(runs, key)], 2, over)
     first = given.pop(0) if x is not None else free.pop(0)
     return first, given.pop(0) if y is not None else free.pop(0)
 
 
 def _chosen(results: Results, scales: tuple[Scale, Scale]) -> dict[tuple[float, float], Setting]:
     """Returns the setting of each pair of places: the best of those that differ in what else varies."""
-    found = {}
+    found: dict[tuple[float, float], Setting] = {}
     for item, *place in zip(results.settings, scales[0].places, scales[1].places, strict=True):
         held = found.get((place[0], place[1]))
         sign = 1 if results.greater else -1
@@ -78,7 +77,9 @@ def _toward(results: Results, shade: float) -> float:
 
 
 def _draw_points(axes: Axes, results: Results, scales: tuple[Scale, Scale], norm: Normalize) -> None:
-    for item, x, y in sorted(zip(results.settings, *(scale.places for scale in scales), strict=True), key=lambda row: row[0].n):
+    for item, x, y in sorted(
+        zip(results.settings, *(scale.places for scale in scales), strict=True), key=lambda row: row[0].n
+    ):
         if item.n:
             color = COLORS(_toward(results, float(norm(item.mean))))
             axes.plot(x, y, marker="o", markersize=9, color=color, markeredgecolor="black", markeredgewidth=0.5)
@@ -107,7 +108,7 @@ def heat_map(
         GptOptError: If the runs have no such config key.
     """
     results = results_of(runs, metric, over)
-    keys = _axes_of(runs, results, x, y)
+    keys = _axes_of(runs, results, x, y, over)
     results = results_of(runs, metric, over, list(dict.fromkeys([*keys, *results.keys])))
     values = [[item.values[key] for item in results.settings] for key in keys]
     counts = [len(word_scale(column).ticks) for column in values]
@@ -115,7 +116,7 @@ def heat_map(
     across, up = (word_scale(column) if grid else scale_of(column) for column in values)
     low, high = results.limits()
     norm = Normalize(low, high if high > low else low + 1.0, clip=True)
-    width, height = (max(5.0, 0.75 * counts[0] + 2.6), max(3.2, 0.42 * counts[1] + 1.6)) if grid else (7.2, 4.8)
+    width, height = (max(5.0, 0.75 * counts[0] + 2.6), max(3.0, 0.42 * counts[1] + 1.8)) if grid else (7.2, 4.8)
     figure = new_figure(width, height)
     axes = figure.subplots()
     across.apply(axes, "x")
@@ -135,8 +136,8 @@ def heat_map(
     axes.set(xlabel=names[keys[0]], ylabel=names[keys[1]])
     colors = COLORS.reversed() if results.greater is not False else COLORS
     bar = figure.colorbar(ScalarMappable(norm, colors), ax=axes, fraction=0.05, pad=0.02)
-    bar.set_label(results.title)
     percents(bar.ax.yaxis, results.metric)
+    axes.set_title(results.title, fontsize=10)
     notes_legend(figure, [*_notes(results, keys, grid), *results.notes()])
     separate_ticks(figure)
     return figure
@@ -144,12 +145,14 @@ def heat_map(
 
 def _mark(axes: Axes, x: float, y: float, grid: bool) -> None:
     if grid:
-        axes.add_patch(Rectangle((x - 0.47, y - 0.44), 0.94, 0.88, fill=False, edgecolor="black", linewidth=2.5))
+        for color, width in (("black", 5.0), ("white", 2.0)):  # one of them shows on every cell
+            frame = Rectangle((x - 0.46, y - 0.43), 0.92, 0.86, fill=False, edgecolor=color, linewidth=width)
+            axes.add_patch(frame)
     else:
         axes.plot(x, y, marker="o", markersize=16, markerfacecolor="none", markeredgecolor="black", linestyle="")
 
 
-def _notes(results: Results, keys: Sequence[str], grid: bool) -> list[object]:
+def _notes(results: Results, keys: Sequence[str], grid: bool) -> list[Line2D]:
     others = [key for key in results.keys if key not in keys]
     shown = []
     if results.best is not None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.answers import Setting
 from analysis.parameters import short_names, shortened
@@ -34,7 +35,7 @@ GONE = -0.1
 def _spread(heights: Sequence[float]) -> list[float]:
     """Returns heights in which lines through one value lie side by side; settings are in order of what came out."""
     distinct = sorted(set(heights))
-    gap = min((second - first for first, second in zip(distinct, distinct[1:], strict=False)), default=1.0)
+    gap = min((second - first for first, second in pairwise(distinct)), default=1.0)
     room, seen, totals = min(SPREAD, gap / 3), Counter[float](), Counter(heights)
     found = []
     for height in heights:
@@ -83,12 +84,13 @@ def parallel(
         NothingToPlot: If fewer than two parameters vary, or no run has a final value.
     """
     results = results_of(runs, metric, over, by)
-    require_keys(runs, results.keys, 2)
+    require_keys(runs, results.keys, 2, over)
     keys = results.keys[:MOST]
     order = results.worst_first()
     scales, heights = _heights(results, order, keys)
     low, high = results.limits()
-    norm = Normalize(low, high if high > low else low + 1.0, clip=True)
+    high = high if high > low else low + 1.0
+    norm = Normalize(low, high, clip=True)
     ends = [float(norm(item.mean)) if item.n else GONE for item in order]
     names = [*short_names(keys).values(), results.title]
     wide = max(1.7, 0.085 * max(map(len, names[:-1])))
@@ -101,11 +103,13 @@ def parallel(
         color = COLORS(PALEST * (1 - goodness)) if item.n else (0.6, 0.6, 0.6, 1.0)
         width = 3.0 if item is best else 1.0
         style = "-" if item.n else ":"
-        axes.plot(range(len(line)), line, color=color, linewidth=width, linestyle=style, alpha=1.0 if item is best else 0.7)
+        axes.plot(
+            range(len(line)), line, color=color, linewidth=width, linestyle=style, alpha=1.0 if item is best else 0.7
+        )
     for at, scale in enumerate(scales):
         axes.axvline(at, 0, 1, color="black", linewidth=0.8, zorder=4)
         _label_axis(axes, at, scale, right=False)
-    _metric_axis(axes, len(keys), results, norm)
+    _metric_axis(axes, len(keys), results, low, high)
     axes.set_xlim(-0.25, len(keys) + 0.3)
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks([])
@@ -120,13 +124,11 @@ def parallel(
     return figure
 
 
-def _metric_axis(axes: Axes, at: int, results: Results, norm: Normalize) -> None:
-    values = [item.mean for item in results.settings if item.n and norm.vmin <= item.mean <= norm.vmax]
-    ticks = scale_of(values).ticks
-    inside = [tick for tick in ticks if norm.vmin <= tick <= norm.vmax] or [norm.vmin]
+def _metric_axis(axes: Axes, at: int, results: Results, low: float, high: float) -> None:
+    inside = [tick for tick in MaxNLocator(6).tick_values(low, high) if low <= tick <= high]
     percent = metric_text(results.metric, 0.5).endswith("%")
     labels = tuple(f"{100 * tick:.6g}%" if percent else f"{tick:g}" for tick in inside)
     axes.axvline(at, color="black", linewidth=0.8, zorder=4)
-    _label_axis(axes, at, Scale("linear", (norm.vmin, norm.vmax), tuple(inside), labels), right=True)
+    _label_axis(axes, at, Scale("linear", (low, high), tuple(inside), labels), right=True)
     if any(not item.n for item in results.settings):
         axes.text(at + 0.035, GONE, "diverged", ha="left", va="center", fontsize=8)

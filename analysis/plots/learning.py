@@ -5,22 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
 from analysis.parameters import run_order
 from analysis.plots.looks import BEST, FEW, OTHERS, WORST, Looks, choose_looks, studied
+from analysis.plots.scale import log_axis
 from analysis.plots.style import (
     FAILED,
     Look,
     NothingToPlot,
-    Style,
     counted,
     failed_note,
     metric_title,
@@ -105,7 +106,7 @@ class _Setting:
     def trace(self, panel: Panel, train: bool) -> Trace | None:
         """Returns the evaluation curve or the training curve."""
         found = self.curves(panel, train)
-        return trace_of(*zip(*found, strict=True), self.smooth) if found else None
+        return trace_of([curve for curve, _ in found], [ended for _, ended in found], self.smooth) if found else None
 
     def ends(self, panel: Panel) -> list[tuple[float, float]]:
         """Returns where the runs that failed ended."""
@@ -142,7 +143,8 @@ def _log_if_wide(axes: Axes, curves: Sequence[Curve]) -> None:
     last = [float(curve.y[-1]) for curve in curves if curve.y[-1] > 0]
     lowest = min((float(curve.y.min()) for curve in curves), default=-1.0)
     if last and lowest >= 0 and max(last) / min(last) >= LOG_SCALE_FROM:
-        axes.set_yscale("log", nonpositive="mask")
+        positive = [float(curve.y[curve.y > 0].min()) for curve in curves if (curve.y > 0).any()]
+        log_axis(axes, "y", min(positive), max(float(curve.y.max()) for curve in curves))
 
 
 def _draw_trace(axes: Axes, trace: Trace, look: Look, few: bool) -> None:
@@ -216,7 +218,11 @@ def _x_axis(panels: Sequence[Axes], x: X, settings: Sequence[_Setting]) -> None:
         for axes in panels:
             axes.set_xlabel(f"time since the first logged value ({unit})")
             axes.xaxis.set_major_locator(_Scaled(locator, seconds))
-            axes.xaxis.set_major_formatter(lambda value, position, seconds=seconds: f"{value / seconds:g}")
+            axes.xaxis.set_major_formatter(FuncFormatter(partial(_in_unit, seconds)))
+
+
+def _in_unit(seconds: float, value: float, _: object) -> str:
+    return f"{value / seconds:g}"
 
 
 class _Scaled(MaxNLocator):
@@ -294,7 +300,7 @@ def curves(
     if not 0 <= smooth <= 1:
         raise NothingToPlot(f"smooth must be a fraction of the steps, 0 to 1, but is {smooth}; 0.03 smooths a little")
     wanted, names = _panels(metric), [name for name in studied(runs) if name != over]
-    runs = runs.iloc[run_order(runs, [*names, *(name for name in (over,) if name in runs.columns)])]
+    runs = runs.iloc[run_order(runs, [*names, over] if over is not None and over in runs.columns else names)]
     by_path = dict(tuple(metrics.groupby("path")))
     frames = []
     for _, run in runs.iterrows():

@@ -107,7 +107,7 @@ def _labels(runs: pd.DataFrame, columns: Sequence[str]) -> list[str]:
 def _named(ranks: Sequence[float | None]) -> set[int]:
     """Returns the indices of the lines that get a name: the best, the worst and some between, where there is data."""
     order = sorted(
-        (index for index, rank in enumerate(ranks) if rank is not None), key=lambda index: (ranks[index] or 0.0)
+        (index for index, rank in enumerate(ranks) if rank is not None), key=lambda index: ranks[index] or 0.0
     )
     if len(order) <= FEW:
         return set(order)

@@ -84,8 +84,8 @@ def draw(curves: Sequence[Curve], asked: Asked, tokens: int) -> Figure:
     looks = palette(len(curves))
     for curve, look in zip(curves, looks, strict=True):
         _draw(axes, curve, look)
-    scale_of(sorted({point.axis for curve in curves for point in curve.profile})).apply(axes)
     axes.set_xscale("log")
+    scale_of(sorted({point.axis for curve in curves for point in curve.profile})).apply(axes)
     if (ends := _limits(curves, asked)) is not None:
         axes.set_ylim(*ends)
     percents(axes.yaxis, asked.metric)

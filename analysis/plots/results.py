@@ -1,4 +1,4 @@
-"""What came out of each setting, as figures of final values need it; what has no value is counted, never left out in silence."""
+"""What came out of each setting, as figures of final values need it; what has no value is counted, not dropped."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from analysis.answers import Setting, find_metric, settings, usual_metric
-from analysis.parameters import find_column, varying_parameters, varying_text
+from analysis.parameters import find_column, hashable, varying_parameters, varying_text
 from analysis.plots.style import NothingToPlot, counted, failed_note, metric_title, present, text_note
 from gpt_opt.records.metrics import greater_is_better
 
 FAR = 3.0
-"""A value further from the better three quarters than this many times their range would flatten them, and is cut off."""
+"""A value further from the better three quarters than this many times their range would flatten them."""
 
 
 @dataclass(frozen=True)
@@ -104,12 +104,19 @@ def results_of(runs: pd.DataFrame, metric: str | None, over: str | None, by: Seq
     left_out = {reason: count for reason, count in counts.items() if count}
     if not any(item.n for item in found):
         why = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "there are no runs"
-        raise NothingToPlot(f"a finished run with a value of {name} is needed, but there is none ({why}); {present(runs)}")
+        raise NothingToPlot(
+            f"a finished run with a value of {name} is needed, but there is none ({why}); {present(runs)}"
+        )
     shown = tuple(item for item in found if item.n or item.diverged)
     return Results(name, greater_is_better(name), tuple(keys), shown, left_out)
 
 
-def require_keys(runs: pd.DataFrame, keys: Sequence[str], number: int) -> None:
+def varies(runs: pd.DataFrame, key: str) -> bool:
+    """Returns whether a config key has several values."""
+    return bool(hashable(runs[key]).nunique(dropna=False) > 1)
+
+
+def require_keys(runs: pd.DataFrame, keys: Sequence[str], number: int, over: str | None) -> None:
     """Checks that enough parameters vary.
 
     Raises:
@@ -117,4 +124,5 @@ def require_keys(runs: pd.DataFrame, keys: Sequence[str], number: int) -> None:
     """
     if len(keys) < number:
         need = f"{number} config keys that vary are" if number > 1 else "a config key that varies is"
-        raise NothingToPlot(f"{need} needed, but of {counted(len(runs))} {varying_text(runs)}; sweep one more")
+        beside = f" beside {over}" if over in varying_parameters(runs) else ""
+        raise NothingToPlot(f"{need} needed{beside}, but {varying_text(runs)} ({counted(len(runs))}); sweep one more")

@@ -1,8 +1,7 @@
-"""Where config values lie on an axis: numbers by size, or by their logarithm where they were chosen so; words in order."""
+"""Where config values lie on an axis: numbers by size or by their logarithm, words in order."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,15 +27,15 @@ TICKS = 8
 ROOM = 0.12
 """Fraction of a numeric axis between the numbers and the runs that have no number."""
 
-NONE = "none"
+NONE = "(none)"
 """The label of a missing value."""
 
 
 def log_spaced(values: Sequence[float]) -> bool:
     """Returns whether values were chosen by their ratios: their logarithms are spread more evenly than they are.
 
-    Of a grid these are equal steps, of random draws equal shares; `[0.05, 0.1, 0.3]` and `[16, 32, 64]` are, `[1, 2, 3]`
-    is not. Two values are where they differ by an order of magnitude.
+    `[0.05, 0.1, 0.3]`, `[16, 32, 64]` and log-uniform draws are, `[1, 2, 3]` and uniform draws are not. Two values are
+    where they differ by an order of magnitude.
     """
     known = sorted({float(value) for value in values})
     if len(known) < 2 or known[0] <= 0:
@@ -79,7 +78,7 @@ class Scale:
         if self.kind == "symlog":
             set_scale("symlog", linthresh=self.least, linscale=0.5)
         elif self.kind == "log":
-            set_scale("log")
+            set_scale("log", nonpositive="mask")
         axis.set_major_locator(FixedLocator(list(self.ticks)))
         axis.set_minor_locator(NullLocator())
         axis.set_ticklabels(list(self.labels))
@@ -105,9 +104,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _plain(values: Sequence[Any]) -> list[Any]:
-    """Returns config values with None for what is missing, and lists as text."""
-    lists = (json.dumps(list(value)) if isinstance(value, list | tuple | np.ndarray) else value for value in values)
-    return [None if pd.isna(value) else value for value in lists]
+    """Returns config values with None for what is missing."""
+    return [None if not isinstance(value, list | dict) and pd.isna(value) else value for value in values]
 
 
 def scale_of(values: Sequence[Any]) -> Scale:
@@ -115,7 +113,12 @@ def scale_of(values: Sequence[Any]) -> Scale:
     plain = _plain(values)
     numbers = {float(value) for value in plain if value is not None and _is_number(value)}
     enough = len(numbers) > 1 or None not in plain
-    if numbers and enough and all(map(math.isfinite, numbers)) and all(value is None or _is_number(value) for value in plain):
+    if (
+        numbers
+        and enough
+        and all(map(math.isfinite, numbers))
+        and all(value is None or _is_number(value) for value in plain)
+    ):
         return _number_scale(plain, sorted(numbers))
     return word_scale(plain)
 
@@ -123,7 +126,9 @@ def scale_of(values: Sequence[Any]) -> Scale:
 def word_scale(values: Sequence[Any]) -> Scale:
     """Returns the axis on which each distinct value has a place of its own, in order."""
     plain = _plain(values)
-    texts = [NONE if value is None else text for value, text in zip(plain, short_values(plain, TICK_LIMIT), strict=True)]
+    texts = [
+        NONE if value is None else text for value, text in zip(plain, short_values(plain, TICK_LIMIT), strict=True)
+    ]
     order = sorted(dict(zip(texts, plain, strict=True)).items(), key=lambda item: sort_key(item[1]))
     places = {text: float(place) for place, (text, _) in enumerate(order)}
     return Scale("words", tuple(places[text] for text in texts), tuple(places.values()), tuple(places))
@@ -165,3 +170,9 @@ def _round_numbers(kind: Kind, low: float, high: float, least: float) -> list[fl
         )
     kept = [float(f"{value:.10g}") for value in found if low <= value <= high]
     return [0.0, *kept] if kind == "symlog" and 0.0 not in kept else kept
+
+
+def log_axis(axes: Axes, which: Literal["x", "y"], low: float, high: float) -> None:
+    """Makes an axis of positive values logarithmic, with a few round numbers as labels."""
+    ticks = _round_numbers("log", low, high, low)
+    Scale("log", (low, high), tuple(ticks), tuple(f"{tick:g}" for tick in ticks)).apply(axes, which)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from gpt_opt.errors import GptOptError
 from gpt_opt.records.metrics import metric_info, metric_label
 
 Color = tuple[float, float, float, float]
-Style = Literal["-", "--", "-.", ":"]
+Style = Literal["-", "--", "-.", ":", ""]
 
 COLORS = colormaps["viridis"]
 """Its lightness grows from end to end: the order of colours survives in grey and for those who see few of them."""
@@ -142,8 +143,9 @@ def names_legend(figure: Figure, names: Iterable[tuple[str, Look]]) -> None:
 
 
 def notes_legend(figure: Figure, notes: Sequence[Line2D]) -> None:
-    """Says below the panels what else is to know, in as many columns as the figure is wide."""
+    """Says below the panels what else is to know, signs first, in as many columns as the figure is wide."""
     if notes:
+        notes = sorted(notes, key=lambda note: note.get_linestyle() == "None" and note.get_marker() == "None")
         widest = max(len(str(note.get_label())) for note in notes) + 6
         columns = max(1, min(len(notes), int(figure.get_figwidth() * 14 / widest)))
         figure.legend(handles=list(notes), loc="outside lower center", ncols=columns, fontsize=FONT, frameon=False)
@@ -188,7 +190,7 @@ def _boxes(labels: Sequence[Text]) -> list[Bbox]:
 
 def _overlap(labels: Sequence[Text]) -> bool:
     boxes = sorted(_boxes(labels), key=lambda box: float(box.x0))
-    return any(first.x1 > second.x0 for first, second in zip(boxes, boxes[1:], strict=False))
+    return any(first.x1 > second.x0 for first, second in pairwise(boxes))
 
 
 def _keep_apart(labels: Sequence[Text]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from analysis.answers import Setting
 from analysis.parameters import short_names
-from analysis.plots.results import Results, require_keys, results_of
+from analysis.plots.results import Results, require_keys, results_of, varies
 from analysis.plots.scale import Scale, scale_of
 from analysis.plots.style import (
     COLORS,
@@ -32,8 +33,14 @@ MOST = 12
 LINE = COLORS(0.0)
 DOT = COLORS(0.55)
 
-_RING = {"marker": "o", "markersize": 13, "markerfacecolor": "none", "markeredgecolor": "black", "linestyle": ""}
-_BEYOND = {"color": DOT, "linestyle": "", "markersize": 7, "zorder": 3}
+_RING: dict[str, Any] = {
+    "marker": "o",
+    "markersize": 13,
+    "markerfacecolor": "none",
+    "color": "black",
+    "linestyle": "",
+}
+_BEYOND: dict[str, Any] = {"color": DOT, "linestyle": "", "markersize": 7, "zorder": 3}
 
 
 def _draw_means(axes: Axes, places: Sequence[float], found: Sequence[Setting], scale: Scale) -> None:
@@ -58,7 +65,8 @@ def _draw_best(axes: Axes, places: Sequence[float], found: Sequence[Setting], re
         choose = max if results.greater else min
         best[place] = choose(best.get(place, value), value)
     if results.greater is not None and 2 * len(best) <= len(shown):
-        style = {"marker": "_", "markersize": 18, "markeredgewidth": 2} if scale.kind == "words" else {"marker": "s"}
+        marker, size = ("_", 18) if scale.kind == "words" else ("s", 6)
+        style: dict[str, Any] = {"marker": marker, "markersize": size, "markeredgewidth": 2}
         axes.plot(*zip(*best.items(), strict=True), color=LINE, linestyle="", zorder=2.5, **style)
         if joined := _joined(scale, best.items()):
             axes.plot(*zip(*joined, strict=True), color=LINE, zorder=2.4)
@@ -84,8 +92,10 @@ def _draw_panel(axes: Axes, key: str, results: Results) -> int:
     found = list(results.settings)
     scale = scale_of([item.values[key] for item in found])
     scale.apply(axes)
-    alone = len(results.keys) == 1
-    (_draw_means if alone else _draw_best)(axes, scale.places, found, *(() if alone else (results,)), scale)  # type: ignore[operator]
+    if len(results.keys) == 1:
+        _draw_means(axes, scale.places, found, scale)
+    else:
+        _draw_best(axes, scale.places, found, results, scale)
     if (best := results.best) is not None:
         axes.plot(scale.places[found.index(best)], best.mean, **_RING, zorder=4)
     bottom, top = _limits(results)
@@ -117,9 +127,11 @@ def parameter(
     Raises:
         NothingToPlot: If nothing varies, or no run has a final value.
     """
-    results = results_of(runs, metric, over)
-    wanted = results_of(runs, metric, over, [by] if isinstance(by, str) else by).keys
-    require_keys(runs, wanted, 1)
+    wanted = [
+        key for key in results_of(runs, metric, over, [by] if isinstance(by, str) else by).keys if varies(runs, key)
+    ]
+    require_keys(runs, wanted, 1, over)
+    results = results_of(runs, metric, over, list(dict.fromkeys([*wanted, *results_of(runs, metric, over).keys])))
     shown = wanted[:MOST]
     columns = min(3, len(shown))
     lines = -(-len(shown) // columns)
@@ -150,7 +162,7 @@ def _notes(results: Results, beyond: int, further: int, over: str | None) -> lis
         notes.insert(0, Line2D([], [], color=DOT, linestyle="", marker="o", markersize=4, label=dot))
         notes.insert(1, Line2D([], [], color=LINE, marker="s", label="the best of each value"))
     if results.best is not None:
-        notes.append(Line2D([], [], **{**_RING, "markersize": 9}, label="the best"))  # type: ignore[arg-type]
+        notes.append(Line2D([], [], **{**_RING, "markersize": 9}, label="the best"))
     if beyond:
         mark = "v" if results.greater else "^"
         notes.append(Line2D([], [], marker=mark, **_BEYOND, label=f"beyond the axis ({counted(beyond)})"))

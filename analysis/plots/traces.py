@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from analysis.parameters import format_value, parameter_columns
+from analysis.parameters import format_value, varying_parameters
 from analysis.stats import mean_interval
 from gpt_opt.records.state import State
 
@@ -58,7 +58,9 @@ class Curve:
         zeroth, first, second = (np.sum(weights * apart**power, axis=1) for power in range(3))
         level, slope = weights @ self.y, (weights * apart) @ self.y
         spread = zeroth * second - first**2
-        local = np.where(spread > 1e-9 * zeroth**2, (second * level - first * slope) / np.maximum(spread, 1e-300), self.y[at])
+        local = np.where(
+            spread > 1e-9 * zeroth**2, (second * level - first * slope) / np.maximum(spread, 1e-300), self.y[at]
+        )
         return Curve(self.steps, self.x, np.interp(steps, steps[at], local))
 
 
@@ -160,12 +162,10 @@ def groups_over(runs: pd.DataFrame, over: str | None) -> list[list[int]]:
     """
     if over is None or over not in runs.columns:
         return [[row] for row in range(len(runs))]
-    columns = [name for name in parameter_columns(runs) if name != over]
-    keys = [column for column in columns if runs[column].astype("str").nunique(dropna=False) > 1]
+    keys = [key for key in varying_parameters(runs) if key != over]
     found: dict[object, list[int]] = {}
-    for row, (values, seed) in enumerate(zip(runs[keys].itertuples(index=False), runs[over], strict=True)):
-        key: object = row if pd.isna(seed) else tuple(map(format_value, values))
-        found.setdefault(key, []).append(row)
+    for row, (values, kind) in enumerate(zip(runs[keys].itertuples(index=False), runs[over], strict=True)):
+        found.setdefault(row if pd.isna(kind) else tuple(map(format_value, values)), []).append(row)
     return list(found.values())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,17 +16,19 @@ from analysis.answers import Setting, pareto
 from analysis.parameters import run_order
 from analysis.plots.looks import Looks, choose_looks
 from analysis.plots.results import Results, results_of
-from analysis.plots.scale import WIDE, log_spaced
+from analysis.plots.scale import WIDE, log_axis, log_spaced
 from analysis.plots.style import metric_title, new_figure, notes_legend, percents, plain_axes, require_metric, text_note
 from analysis.plots.traces import curve_of, trace_of
 
 REWARD = "eval/rewards/accuracies"
 COST = "eval/kl"
 
-_FRONT = {"color": "black", "linestyle": "--", "linewidth": 1, "zorder": 1.5}
+_FRONT: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1, "zorder": 1.5}
 
 
-def _points(runs: pd.DataFrame, reward: str, cost: str, over: str | None) -> tuple[Results, list[tuple[Setting, Setting]]]:
+def _points(
+    runs: pd.DataFrame, reward: str, cost: str, over: str | None
+) -> tuple[Results, list[tuple[Setting, Setting]]]:
     """Returns the settings that have both metrics, each with its two sides."""
     require_metric(runs, reward)
     require_metric(runs, cost)
@@ -84,7 +87,7 @@ def frontier(
     order = run_order(runs.iloc[rows], results.keys)
     pairs = [pairs[index] for index in order]
     looks = _looks(runs.iloc[[rows[index] for index in order]], pairs, over)
-    frames = {} if metrics is None else dict(tuple(metrics.groupby("run_id")))
+    frames = {} if metrics is None else {str(run_id): rows for run_id, rows in metrics.groupby("run_id")}
     figure = new_figure(8.0, 4.8)
     axes = figure.subplots()
     plain_axes(axes)
@@ -99,7 +102,7 @@ def frontier(
         )  # fmt: skip
     values = [other.mean for _, other in pairs]
     if min(values) > 0 and max(values) / min(values) >= WIDE and log_spaced(values):
-        axes.set_xscale("log")
+        log_axis(axes, "x", min(values), max(values))
     front = _draw_front(axes, pairs, cost)
     axes.set(xlabel=f"{metric_title(cost)} at the end", ylabel=results.title)
     percents(axes.yaxis, reward)
@@ -112,6 +115,12 @@ def frontier(
 
 
 def _looks(first: pd.DataFrame, pairs: Sequence[tuple[Setting, Setting]], over: str | None) -> Looks:
+    """Returns looks of points: each has the marker of its name."""
     shown = first.drop(columns=over) if over in first.columns else first
     looks = choose_looks(shown, [-item.mean for item, _ in pairs], [item.n for item, _ in pairs])
-    return replace(looks, names=[(name, replace(look, style="")) for name, look in looks.names])
+    named = {look.color: replace(look, style="") for _, look in looks.names}
+    return replace(
+        looks,
+        of_line=[named.get(look.color, look) for look in looks.of_line],
+        names=[(name, named[look.color]) for name, look in looks.names],
+    )
