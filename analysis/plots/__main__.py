@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -26,7 +26,7 @@ from analysis.plots import (
     sensitivity,
 )
 from analysis.plots.traces import X
-from analysis.sensitivity.places import find_sweep
+from analysis.sensitivity.places import sweep_at
 from gpt_opt.errors import GptOptError, exit_code
 from gpt_opt.records.sweep_dir import Sweep
 
@@ -49,24 +49,30 @@ def _parser() -> argparse.ArgumentParser:
 
 def _draw(name: str, options: argparse.Namespace, sweep: Sweep | None, every: pd.DataFrame) -> Figure:
     metric, over = options.metric, None if options.over == "none" else options.over
-    runs = every if name == "pipeline" else of_stage(every, options.stage)[0]
-    metrics = load_metrics(runs.loc[runs["step"].notna(), "path"].tolist()) if name in ("curves", "frontier") else None
-    figures: dict[str, Callable[[], Figure]] = {
-        "curves": lambda: curves(runs, metrics, metric, options.x, options.smooth, over),
-        "parameter": lambda: parameter(runs, metric, over=over),
-        "parallel": lambda: parallel(runs, metric, over=over),
-        "heat_map": lambda: heat_map(runs, metric, over=over),
-        "sensitivity": lambda: sensitivity(runs, metric or "eval/loss"),
-        "frontier": lambda: frontier(runs, metrics, over=over),
-    }
-    return figures[name]()
+    if name == "pipeline":
+        if sweep is None:
+            raise NothingToPlot("a submitted sweep is needed, not a folder of runs")
+        return pipeline(sweep, every)
+    runs = of_stage(every, options.stage)[0]
+    if name in ("curves", "frontier"):
+        metrics = load_metrics(runs.loc[runs["step"].notna(), "path"].tolist())
+        return (
+            curves(runs, metrics, metric, options.x, options.smooth, over)
+            if name == "curves"
+            else frontier(runs, metrics, over=over)
+        )
+    if name == "sensitivity":
+        return sensitivity(runs, metric or "eval/loss")
+    if name == "heat_map":
+        return heat_map(runs, metric, over=over)
+    return parameter(runs, metric, over=over) if name == "parameter" else parallel(runs, metric, over=over)
 
 
 def _run(options: argparse.Namespace) -> None:
     if unknown := [name for name in options.figures if name not in FIGURES]:
         raise GptOptError(f"a figure must be one of {', '.join(FIGURES)}, but is {', '.join(unknown)}")
     logging.getLogger("analysis").setLevel(logging.ERROR)  # `python -m analysis.summarize` lists what is wrong
-    sweep = find_sweep(options.place)
+    sweep = sweep_at(options.place)
     runs = load_runs(options.place) if sweep is None else load_runs(sweep=sweep.root)
     folder = options.output or (Path(options.place) if sweep is None else sweep.root) / "figures"
     saved, left_out = 0, []

@@ -116,8 +116,9 @@ def heat_map(
     across, up = (word_scale(column) if grid else scale_of(column) for column in values)
     low, high = results.limits()
     norm = Normalize(low, high if high > low else low + 1.0, clip=True)
+    names = short_names(keys)
     width, height = (max(5.0, 0.75 * counts[0] + 2.6), max(3.0, 0.42 * counts[1] + 1.8)) if grid else (7.2, 4.8)
-    figure = new_figure(width, height)
+    figure = new_figure(width, max(height, 0.1 * len(names[keys[1]]) + 1.8))
     axes = figure.subplots()
     across.apply(axes, "x")
     up.apply(axes, "y")
@@ -132,7 +133,6 @@ def heat_map(
     if best is not None:
         at = list(results.settings).index(best)
         _mark(axes, across.places[at], up.places[at], grid)
-    names = short_names(keys)
     axes.set(xlabel=names[keys[0]], ylabel=names[keys[1]])
     colors = COLORS.reversed() if results.greater is not False else COLORS
     bar = figure.colorbar(ScalarMappable(norm, colors), ax=axes, fraction=0.05, pad=0.02)

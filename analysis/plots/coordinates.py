@@ -125,7 +125,7 @@ def parallel(
 
 
 def _metric_axis(axes: Axes, at: int, results: Results, low: float, high: float) -> None:
-    inside = [tick for tick in MaxNLocator(6).tick_values(low, high) if low <= tick <= high]
+    inside = [tick for tick in MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high]
     percent = metric_text(results.metric, 0.5).endswith("%")
     labels = tuple(f"{100 * tick:.6g}%" if percent else f"{tick:g}" for tick in inside)
     axes.axvline(at, color="black", linewidth=0.8, zorder=4)

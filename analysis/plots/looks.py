@@ -14,7 +14,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from analysis.parameters import run_labels, short_names, short_values, shortened, shown_parameters
+from analysis.parameters import hashable, run_labels, short_names, short_values, shortened, shown_parameters
 from analysis.plots.scale import log_spaced
 from analysis.plots.style import COLORS, LABEL_LIMIT, Look, names_legend, palette
 
@@ -23,6 +23,9 @@ FEW = 12
 
 BEST, WORST = 6, 3
 """How many of them are the best and the worst."""
+
+MOST_IN_NAME = 3
+"""Values in a name, unless it takes more to tell lines apart."""
 
 BAR_TICKS = 6
 """Labelled values of a logarithmic colour bar."""
@@ -92,9 +95,20 @@ def studied(runs: pd.DataFrame) -> list[str]:
     return sorted(shown_parameters(runs), key=lambda name: name == "seed")
 
 
+def _telling(runs: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    """Returns the columns of a name: all of a few; of many those without which runs would have one name."""
+    kept, values = list(columns), runs[list(columns)].apply(hashable).astype("str")
+    count = len(values.drop_duplicates())
+    for column in reversed(columns):
+        rest = [name for name in kept if name != column]
+        if len(kept) > MOST_IN_NAME and len(values[rest].drop_duplicates()) == count:
+            kept = rest
+    return kept
+
+
 def _labels(runs: pd.DataFrame, columns: Sequence[str]) -> list[str]:
     """Returns a name of each run, of the values of some columns, shortened to what tells them apart."""
-    names = short_names(columns)
+    names = short_names(_telling(runs, columns))
     if not names:
         return run_labels(runs)
     parts = []

@@ -157,17 +157,13 @@ def _number_scale(values: Sequence[Any], numbers: Sequence[float]) -> Scale:
 
 def _round_numbers(kind: Kind, low: float, high: float, least: float) -> list[float]:
     """Returns a few round numbers between two values."""
-    if kind == "linear":
-        found = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high)
-    else:
-        start = least if kind == "symlog" else low
-        decades = math.log10(high / start)
-        subs = (1.0,) if decades >= 3 else (1.0, 3.0) if decades >= 1.5 else (1.0, 2.0, 5.0) if decades >= 0.6 else None
-        found = (
-            MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(start, high)
-            if subs is None
-            else LogLocator(subs=subs, numticks=12).tick_values(start, high)
-        )
+    start = least if kind == "symlog" else low
+    found = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(start, high)
+    for subs in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0)) if kind != "linear" else ():
+        round_ones = LogLocator(subs=subs, numticks=12).tick_values(start, high)
+        if np.sum((round_ones >= start) & (round_ones <= high)) > 2:
+            found = round_ones
+            break
     kept = [float(f"{value:.10g}") for value in found if low <= value <= high]
     return [0.0, *kept] if kind == "symlog" and 0.0 not in kept else kept
 

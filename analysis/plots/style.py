@@ -19,6 +19,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 
+from analysis.answers.metric import metric_columns
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.metrics import metric_info, metric_label
 
@@ -126,8 +127,7 @@ def require_metric(runs: pd.DataFrame, metric: str, metrics: pd.DataFrame | None
 
 def present(frame: pd.DataFrame) -> str:
     """Returns which metrics some rows have, as a part of a sentence."""
-    names = [name for name in frame.columns if metric_info(name) is not None or "/" in name]
-    known = [name for name in names if pd.api.types.is_float_dtype(frame[name]) and frame[name].notna().any()]
+    known = [name for name in metric_columns(frame) if frame[name].notna().any()]
     return f"there is {', '.join(known)}" if known else "no metric has a value yet; gptopt status shows the states"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,6 +25,7 @@ from analysis.plots.style import (
     separate_ticks,
     text_note,
 )
+from analysis.plots.traces import BAND_FROM
 
 MOST = 12
 """Panels, at most."""
@@ -45,12 +45,15 @@ _BEYOND: dict[str, Any] = {"color": DOT, "linestyle": "", "markersize": 7, "zord
 
 def _draw_means(axes: Axes, places: Sequence[float], found: Sequence[Setting], scale: Scale) -> None:
     """Draws the only parameter that varies: means, their intervals, and a line where there is an order."""
-    rows = sorted((place, item.mean, item.low, item.high) for place, item in zip(places, found, strict=True) if item.n)
-    at, mean, low, high = np.array(rows).T
-    known = np.isfinite(low)
-    if known.any():
-        errors = np.array([mean - low, high - mean])[:, known]
-        axes.errorbar(at[known], mean[known], errors, fmt="none", ecolor=LINE, capsize=4, elinewidth=1.2, zorder=2)
+    rows = sorted((pair for pair in zip(places, found, strict=True) if pair[1].n), key=lambda pair: pair[0])
+    each = [(place, value) for place, item in rows for value in item.samples.values()]
+    if len(each) > len(rows):
+        axes.plot(*zip(*each, strict=True), color=DOT, linestyle="", marker="o", markersize=4, alpha=0.6, zorder=2)
+    at, mean = [place for place, _ in rows], [item.mean for _, item in rows]
+    for place, item in rows:
+        if item.n >= BAND_FROM:
+            ends = [[item.mean - item.low], [item.high - item.mean]]
+            axes.errorbar(place, item.mean, ends, fmt="none", ecolor=LINE, capsize=4, elinewidth=1.2, zorder=2)
     axes.plot(at, mean, color=LINE, linestyle="", marker="o", markersize=6, zorder=2.5)
     if joined := _joined(scale, zip(at, mean, strict=True)):
         axes.plot(*zip(*joined, strict=True), color=LINE, linewidth=1.6, zorder=2.4)
@@ -73,13 +76,15 @@ def _draw_best(axes: Axes, places: Sequence[float], found: Sequence[Setting], re
 
 
 def _limits(results: Results) -> tuple[float, float]:
-    """Returns the ends of the vertical axis, with a little room for intervals, which of two seeds are huge."""
+    """Returns the ends of the vertical axis, with room for what is drawn beside the means."""
     bottom, top = results.limits()
-    width = (top - bottom) or 0.1 * abs(top) or 1.0
-    shown = [item for item in results.settings if item.n and bottom <= item.mean <= top]
-    lowest = min((item.low for item in shown if item.low <= bottom), default=bottom)
-    highest = max((item.high for item in shown if item.high >= top), default=top)
-    return max(lowest, bottom - width) - 0.06 * width, min(highest, top + width) + 0.06 * width
+    ends = [bottom, top]
+    if len(results.keys) == 1:
+        shown = [item for item in results.settings if item.n and bottom <= item.mean <= top]
+        ends += [value for item in shown for value in item.samples.values()]
+        ends += [end for item in shown if item.n >= BAND_FROM for end in (item.low, item.high)]
+    room = 0.06 * (max(ends) - min(ends)) or 0.05 * abs(top) or 1.0
+    return min(ends) - room, max(ends) + room
 
 
 def _joined(scale: Scale, points: Iterable[tuple[float, ...]]) -> list[tuple[float, ...]]:
@@ -156,10 +161,12 @@ def _notes(results: Results, beyond: int, further: int, over: str | None) -> lis
     notes = results.notes()
     alone, several = len(results.keys) == 1, any(item.n > 1 for item in results.settings)
     if alone and several:
-        notes.insert(0, text_note(f"mean over {over} and its 95% interval"))
+        notes.insert(0, _dot("a run"))
+        interval = " and its 95% interval" if any(item.n >= BAND_FROM for item in results.settings) else ""
+        notes.append(text_note(f"line: mean over {over}{interval}"))
     elif not alone:
         dot = f"a setting, mean over {over}" if several else "a run"
-        notes.insert(0, Line2D([], [], color=DOT, linestyle="", marker="o", markersize=4, label=dot))
+        notes.insert(0, _dot(dot))
         notes.insert(1, Line2D([], [], color=LINE, marker="s", label="the best of each value"))
     if results.best is not None:
         notes.append(Line2D([], [], **{**_RING, "markersize": 9}, label="the best"))
@@ -169,3 +176,7 @@ def _notes(results: Results, beyond: int, further: int, over: str | None) -> lis
     if further:
         notes.append(text_note(f"and {further} more that vary"))
     return notes
+
+
+def _dot(label: str) -> Line2D:
+    return Line2D([], [], color=DOT, linestyle="", marker="o", markersize=4, label=label)

@@ -18,7 +18,7 @@ from analysis.plots.looks import Looks, choose_looks
 from analysis.plots.results import Results, results_of
 from analysis.plots.scale import WIDE, log_axis, log_spaced
 from analysis.plots.style import metric_title, new_figure, notes_legend, percents, plain_axes, require_metric, text_note
-from analysis.plots.traces import curve_of, trace_of
+from analysis.plots.traces import BAND_FROM, curve_of, trace_of
 
 REWARD = "eval/rewards/accuracies"
 COST = "eval/kl"
@@ -94,7 +94,7 @@ def frontier(
     for (item, other), look in zip(pairs, looks.of_line, strict=True):
         _paths(axes, item, frames, reward, cost, look.color)
         errors = [[[abs(side.mean - end)] for end in (side.low, side.high)] for side in (other, item)]
-        known = item.n > 2
+        known = item.n >= BAND_FROM
         axes.errorbar(
             other.mean, item.mean, *((errors[1], errors[0]) if known else ()), color=look.color, capsize=2,
             marker=look.marker or "o", markersize=8, elinewidth=0.9, markeredgecolor="black", markeredgewidth=0.6,
@@ -108,7 +108,7 @@ def frontier(
     percents(axes.yaxis, reward)
     looks.explain(figure, [axes])
     notes = [Line2D([], [], **_FRONT, label="no other is better in both")] if front else []
-    if any(item.n > 2 for item, _ in pairs):
+    if any(item.n >= BAND_FROM for item, _ in pairs):
         notes.append(text_note(f"mean over {over}, bars: 95% intervals"))
     notes_legend(figure, [*notes, *results.notes()])
     return figure
