@@ -15,8 +15,11 @@ from analysis.parameters import find_column, hashable, varying_parameters, varyi
 from analysis.plots.style import NothingToPlot, counted, failed_note, metric_title, present, text_note
 from gpt_opt.records.metrics import greater_is_better
 
-FAR = 3.0
+FAR = 10.0
 """A value further from the better three quarters than this many times their range would flatten them."""
+
+MANY = 5
+"""Settings from which such values are cut off."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class Results:
             return 0.0, 1.0
         better = float(np.quantile(values, 0.75, method="lower"))
         reach = better + FAR * (better - values[0])
-        end = max(value for value in values if value <= reach) if self.greater is not None else values[-1]
+        cut = self.greater is not None and len(values) >= MANY
+        end = max(value for value in values if value <= reach) if cut else values[-1]
         low, high = sorted((sign * values[0], sign * end))
         return low, high
 

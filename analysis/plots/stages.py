@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -16,6 +16,7 @@ from matplotlib.textpath import TextPath
 
 from analysis.parameters import short_names, shortened
 from analysis.plots.style import COLORS, NothingToPlot, counted, new_figure, notes_legend, text_note
+from gpt_opt.records.best_run import SWEEPS
 from gpt_opt.records.choices import active
 from gpt_opt.records.metrics import greater_is_better, metric_label, metric_text
 from gpt_opt.records.state import State
@@ -259,7 +260,7 @@ def _draw(axes: Axes, boxes: Sequence[_Box], height: float) -> None:
             axes.plot(xs, ys, color="black", linewidth=1, linestyle=style, zorder=1, solid_joinstyle="round")
 
 
-def pipeline(sweep: Sweep | str, runs: pd.DataFrame) -> Figure:
+def pipeline(sweep: Sweep | str | os.PathLike[str], runs: pd.DataFrame) -> Figure:
     """Draws the tree of a sweep with stages: a box a run, its parameters and outcome, and what it starts from.
 
     Sweeps of more than `MOST` runs have a box a stage. Finished runs are shaded, those that failed have a broken frame;
@@ -273,7 +274,7 @@ def pipeline(sweep: Sweep | str, runs: pd.DataFrame) -> Figure:
         NothingToPlot: If the sweep has no stages.
         RequestError: If there is no such sweep.
     """
-    sweep = find(sweep, Path("sweeps")) if isinstance(sweep, str) else sweep
+    sweep = sweep if isinstance(sweep, Sweep) else find(os.fspath(sweep), SWEEPS)
     if not any(run.stage for run in sweep.runs):
         raise NothingToPlot(
             f"a sweep with stages is needed, but {sweep.label} has none; its runs start from nothing of the sweep"

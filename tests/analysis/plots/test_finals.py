@@ -234,9 +234,7 @@ def test_sensitivity_is_a_line_an_optimizer() -> None:
 
 NASTY: list[list[dict[str, Any]]] = [
     grid(data__dataset__path=[PATH.format(i) for i in range(12)], model__config__enable_mup_with_base_n_embd=[8, None]),
-    grid(optimizer__optimizer_params__betas=[[0.9, 0.95], [0.8, 0.99]], optimizer__optimizer_params__lr=[1e-3, 2e-3]),
-    grid(model__name=[f"Qwen2.5-{i}B-Instruct-with-a-suffix" for i in range(11)], loss__reference_free=[True, False]),
-    grid(training__training_params__batch_size=[2**i for i in range(5)], loss__beta=[0.1 * 3.0**-i for i in range(11)]),
+    grid(optimizer__optimizer_params__betas=[[0.9, 0.95], [0.8, 0.99]], loss__reference_free=[True, False]),
 ]
 
 
