@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -13,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from analysis.answers import Setting
-from analysis.parameters import find_column, short_names
+from analysis.parameters import short_names
 from analysis.plots.results import Results, require_keys, results_of, varies
 from analysis.plots.scale import Scale, scale_of, word_scale
 from analysis.plots.style import (
@@ -34,17 +35,11 @@ MOST = 25
 WRITTEN = 150
 """Cells up to which their values are written in them."""
 
+CROWD, SIZES = 200, (80, 20)
+"""Points from which they are small; their areas in square points, of few and of many."""
+
 BRIGHT = 0.6
 """Position on the colour map from which black text is read more easily than white."""
-
-
-def _axes_of(runs: pd.DataFrame, results: Results, x: str | None, y: str | None, over: str | None) -> tuple[str, str]:
-    """Returns the two keys: those asked for, or those of most interest."""
-    given = [find_column(runs, name) for name in (x, y) if name is not None]
-    free = [key for key in results.keys if key not in given]
-    require_keys(runs, [key for key in (*given, *free) if varies(runs, key)], 2, over)
-    first = given.pop(0) if x is not None else free.pop(0)
-    return first, given.pop(0) if y is not None else free.pop(0)
 
 
 def _chosen(results: Results, scales: tuple[Scale, Scale]) -> dict[tuple[float, float], Setting]:
@@ -77,13 +72,13 @@ def _toward(results: Results, shade: float) -> float:
 
 
 def _draw_points(axes: Axes, results: Results, scales: tuple[Scale, Scale], norm: Normalize) -> None:
-    for item, x, y in sorted(
-        zip(results.settings, *(scale.places for scale in scales), strict=True), key=lambda row: row[0].n
-    ):
-        if item.n:
-            color = COLORS(_toward(results, float(norm(item.mean))))
-            axes.plot(x, y, marker="o", markersize=9, color=color, markeredgecolor="black", markeredgewidth=0.5)
-        else:
+    rows = list(zip(*(scale.places for scale in scales), results.settings, strict=True))
+    points = [(x, y, _toward(results, float(norm(item.mean)))) for x, y, item in rows if item.n]
+    across, up, shades = zip(*points, strict=True)
+    size = SIZES[len(points) > CROWD]
+    axes.scatter(across, up, s=size, c=COLORS(np.array(shades)), edgecolors="black", linewidths=0.5, zorder=2)
+    for x, y, item in rows:
+        if not item.n:
             axes.plot(x, y, **{**FAILED, "markersize": 7})
 
 
@@ -107,15 +102,15 @@ def heat_map(
         NothingToPlot: If fewer than two parameters vary, or no run has a final value.
         GptOptError: If the runs have no such config key.
     """
-    results = results_of(runs, metric, over)
-    keys = _axes_of(runs, results, x, y, over)
-    results = results_of(runs, metric, over, list(dict.fromkeys([*keys, *results.keys])))
+    results = results_of(runs, metric, over, [name for name in (x, y) if name is not None])
+    require_keys(runs, [key for key in results.keys if varies(runs, key)], 2, over)
+    keys = results.keys[1::-1] if x is None and y is not None else results.keys[:2]
     values = [[item.values[key] for item in results.settings] for key in keys]
     counts = [len(word_scale(column).ticks) for column in values]
     grid = max(counts) <= MOST
     across, up = (word_scale(column) if grid else scale_of(column) for column in values)
     low, high = results.limits()
-    norm = Normalize(low, high if high > low else low + 1.0, clip=True)
+    norm = Normalize(low, high, clip=True)
     names = short_names(keys)
     width, height = (max(5.0, 0.75 * counts[0] + 2.6), max(3.0, 0.42 * counts[1] + 1.8)) if grid else (7.2, 4.8)
     figure = new_figure(width, max(height, 0.1 * len(names[keys[1]]) + 1.8))

@@ -83,13 +83,13 @@ def parallel(
     Raises:
         NothingToPlot: If fewer than two parameters vary, or no run has a final value.
     """
-    results = results_of(runs, metric, over, by)
-    require_keys(runs, results.keys, 2, over)
-    keys = results.keys[:MOST]
+    results = results_of(runs, metric, over, by or ())
+    wanted = results.keys if by is None else results.keys[: len(by)]
+    require_keys(runs, wanted, 2, over)
+    keys = wanted[:MOST]
     order = results.worst_first()
     scales, heights = _heights(results, order, keys)
     low, high = results.limits()
-    high = high if high > low else low + 1.0
     norm = Normalize(low, high, clip=True)
     ends = [float(norm(item.mean)) if item.n else GONE for item in order]
     names = [*short_names(keys).values(), results.title]
@@ -118,7 +118,7 @@ def parallel(
     notes = results.notes()
     if best is not None:
         notes.insert(0, text_note("darker is better, thick: the best"))
-    if further := len(results.keys) - len(keys):
+    if further := len(wanted) - len(keys):
         notes.append(text_note(f"and {further} more that vary"))
     notes_legend(figure, notes)
     return figure

@@ -69,7 +69,8 @@ class Results:
         cut = self.greater is not None and len(values) >= MANY
         end = max(value for value in values if value <= reach) if cut else values[-1]
         low, high = sorted((sign * values[0], sign * end))
-        return low, high
+        room = 0.0 if low < high else 0.02 * abs(low) or 1.0
+        return low - room, high + room
 
     def notes(self) -> list[Line2D]:
         """Returns what stands below the panels: how many runs are not in them, and why."""
@@ -82,14 +83,14 @@ class Results:
         return notes
 
 
-def results_of(runs: pd.DataFrame, metric: str | None, over: str | None, by: Sequence[str] | None = None) -> Results:
+def results_of(runs: pd.DataFrame, metric: str | None, over: str | None, first: Sequence[str] = ()) -> Results:
     """Returns the results of runs.
 
     Args:
         runs: What `load_runs` returned, or some of its rows.
         metric: Its name or the end of it; None for what they are usually compared by.
         over: The config key over which a setting is averaged, usually `seed`; None to take each run alone.
-        by: The config keys that tell settings apart, or the ends of them; None for all that vary.
+        first: Config keys, or the ends of them, that come first among those that tell settings apart: all that vary.
 
     Raises:
         NothingToPlot: If no run has a final value.
@@ -97,8 +98,8 @@ def results_of(runs: pd.DataFrame, metric: str | None, over: str | None, by: Seq
         GptOptError: If they have no such config key.
     """
     name = usual_metric(runs) if metric is None else find_metric(runs, metric)
-    keys = [find_column(runs, key) for key in by] if by is not None else varying_parameters(runs)
-    keys = [key for key in keys if key != over]
+    asked = [find_column(runs, key) for key in first]
+    keys = [key for key in dict.fromkeys([*asked, *varying_parameters(runs)]) if key != over]
     found = settings(runs, name, keys, over or "path")
     counts = {"failed": 0, "not finished": 0, "without a value": 0}
     for item in found:

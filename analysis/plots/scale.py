@@ -158,7 +158,7 @@ def _number_scale(values: Sequence[Any], numbers: Sequence[float]) -> Scale:
 def _round_numbers(kind: Kind, low: float, high: float, least: float) -> list[float]:
     """Returns a few round numbers between two values."""
     start = least if kind == "symlog" else low
-    found = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(start, high)
+    found = np.asarray(MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(start, high))
     for subs in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0)) if kind != "linear" else ():
         round_ones = np.asarray(LogLocator(subs=subs, numticks=12).tick_values(start, high))
         if np.sum((round_ones >= start) & (round_ones <= high)) > 2:

@@ -39,7 +39,9 @@ _RING: dict[str, Any] = {
     "markerfacecolor": "none",
     "color": "black",
     "linestyle": "",
+    "zorder": 4,
 }
+_DOT: dict[str, Any] = {"color": DOT, "linestyle": "", "marker": "o", "markersize": 4, "alpha": 0.7, "zorder": 2}
 _BEYOND: dict[str, Any] = {"color": DOT, "linestyle": "", "markersize": 7, "zorder": 3}
 
 
@@ -48,7 +50,7 @@ def _draw_means(axes: Axes, places: Sequence[float], found: Sequence[Setting], s
     rows = sorted((pair for pair in zip(places, found, strict=True) if pair[1].n), key=lambda pair: pair[0])
     each = [(place, value) for place, item in rows for value in item.samples.values()]
     if len(each) > len(rows):
-        axes.plot(*zip(*each, strict=True), color=DOT, linestyle="", marker="o", markersize=4, alpha=0.6, zorder=2)
+        axes.plot(*zip(*each, strict=True), **_DOT, label="a run")
     at, mean = [place for place, _ in rows], [item.mean for _, item in rows]
     for place, item in rows:
         if item.n >= BAND_FROM:
@@ -62,7 +64,9 @@ def _draw_means(axes: Axes, places: Sequence[float], found: Sequence[Setting], s
 def _draw_best(axes: Axes, places: Sequence[float], found: Sequence[Setting], results: Results, scale: Scale) -> None:
     """Draws all settings as dots, and the best of each value where values were tried with several others."""
     shown = [(place, item.mean) for place, item in zip(places, found, strict=True) if item.n]
-    axes.plot(*zip(*shown, strict=True), color=DOT, linestyle="", marker="o", markersize=4, alpha=0.7, zorder=2)
+    axes.plot(
+        *zip(*shown, strict=True), **_DOT, label="a run" if all(item.n < 2 for item in found) else "a setting, the mean"
+    )
     best: dict[float, float] = {}
     for place, value in shown:
         choose = max if results.greater else min
@@ -70,7 +74,8 @@ def _draw_best(axes: Axes, places: Sequence[float], found: Sequence[Setting], re
     if results.greater is not None and 2 * len(best) <= len(shown):
         marker, size = ("_", 18) if scale.kind == "words" else ("s", 6)
         style: dict[str, Any] = {"marker": marker, "markersize": size, "markeredgewidth": 2}
-        axes.plot(*zip(*best.items(), strict=True), color=LINE, linestyle="", zorder=2.5, **style)
+        label = "the best of each value"
+        axes.plot(*zip(*best.items(), strict=True), color=LINE, linestyle="", zorder=2.5, **style, label=label)
         if joined := _joined(scale, best.items()):
             axes.plot(*zip(*joined, strict=True), color=LINE, zorder=2.4)
 
@@ -92,8 +97,8 @@ def _joined(scale: Scale, points: Iterable[tuple[float, ...]]) -> list[tuple[flo
     return sorted(point for point in points if scale.kind != "words" and point[0] != scale.absent)
 
 
-def _draw_panel(axes: Axes, key: str, results: Results) -> int:
-    """Draws one parameter; returns how many settings lie beyond the axis."""
+def _draw_panel(axes: Axes, key: str, results: Results) -> None:
+    """Draws one parameter; what needs an explanation has a label."""
     found = list(results.settings)
     scale = scale_of([item.values[key] for item in found])
     scale.apply(axes)
@@ -102,16 +107,18 @@ def _draw_panel(axes: Axes, key: str, results: Results) -> int:
     else:
         _draw_best(axes, scale.places, found, results, scale)
     if (best := results.best) is not None:
-        axes.plot(scale.places[found.index(best)], best.mean, **_RING, zorder=4)
+        axes.plot(scale.places[found.index(best)], best.mean, **_RING, label="the best")
     bottom, top = _limits(results)
     axes.set_ylim(bottom, top)
     edge = axes.get_xaxis_transform()
     gone = [place for place, item in zip(scale.places, found, strict=True) if item.diverged]
     axes.plot(gone, [0.03 if results.greater else 0.97] * len(gone), transform=edge, **{**FAILED, "markersize": 7})
     far = [place for place, item in zip(scale.places, found, strict=True) if item.n and not bottom <= item.mean <= top]
-    mark = "v" if results.greater else "^"
-    axes.plot(far, [0.09 if results.greater else 0.91] * len(far), marker=mark, transform=edge, **_BEYOND)
-    return len(far)
+    if far:
+        mark, label = "v" if results.greater else "^", f"beyond the axis ({counted(len(far))})"
+        axes.plot(
+            far, [0.09 if results.greater else 0.91] * len(far), marker=mark, transform=edge, **_BEYOND, label=label
+        )
 
 
 def parameter(
@@ -132,11 +139,10 @@ def parameter(
     Raises:
         NothingToPlot: If nothing varies, or no run has a final value.
     """
-    wanted = [
-        key for key in results_of(runs, metric, over, [by] if isinstance(by, str) else by).keys if varies(runs, key)
-    ]
+    asked = [by] if isinstance(by, str) else by or ()
+    results = results_of(runs, metric, over, asked)
+    wanted = [key for key in results.keys[: len(asked) or None] if varies(runs, key)]
     require_keys(runs, wanted, 1, over)
-    results = results_of(runs, metric, over, list(dict.fromkeys([*wanted, *results_of(runs, metric, over).keys])))
     shown = wanted[:MOST]
     columns = min(3, len(shown))
     lines = -(-len(shown) // columns)
@@ -144,39 +150,25 @@ def parameter(
     panels = list(figure.subplots(lines, columns, sharey=True, squeeze=False).ravel())
     for unused in panels[len(shown) :]:
         unused.remove()
-    names, beyond = short_names(wanted), 0
+    names = short_names(wanted)
     for index, (axes, key) in enumerate(zip(panels, shown, strict=False)):
         plain_axes(axes)
         axes.set_xlabel(names[key])
         if index % columns == 0:
             axes.set_ylabel(results.title)
             percents(axes.yaxis, results.metric)
-        beyond = _draw_panel(axes, key, results)
-    notes_legend(figure, _notes(results, beyond, len(wanted) - len(shown), over))
+        _draw_panel(axes, key, results)
+    notes_legend(figure, _notes(results, panels[: len(shown)], len(wanted) - len(shown), over))
     separate_ticks(figure)
     return figure
 
 
-def _notes(results: Results, beyond: int, further: int, over: str | None) -> list[Line2D]:
-    notes = results.notes()
-    alone, several = len(results.keys) == 1, any(item.n > 1 for item in results.settings)
-    if alone and several:
-        notes.insert(0, _dot("a run"))
-        interval = " and its 95% interval" if any(item.n >= BAND_FROM for item in results.settings) else ""
-        notes.append(text_note(f"line: mean over {over}{interval}"))
-    elif not alone:
-        dot = f"a setting, mean over {over}" if several else "a run"
-        notes.insert(0, _dot(dot))
-        notes.insert(1, Line2D([], [], color=LINE, marker="s", label="the best of each value"))
-    if results.best is not None:
-        notes.append(Line2D([], [], **{**_RING, "markersize": 9}, label="the best"))
-    if beyond:
-        mark = "v" if results.greater else "^"
-        notes.append(Line2D([], [], marker=mark, **_BEYOND, label=f"beyond the axis ({counted(beyond)})"))
+def _notes(results: Results, panels: Sequence[Axes], further: int, over: str | None) -> list[Line2D]:
+    labelled = {str(line.get_label()): line for axes in reversed(panels) for line in axes.get_lines()}
+    notes = [line for label, line in labelled.items() if not label.startswith("_")] + results.notes()
+    if any(item.n > 1 for item in results.settings):
+        one = len(results.keys) == 1 and any(item.n >= BAND_FROM for item in results.settings)
+        notes.append(text_note(f"mean over {over}{' and its 95% interval' if one else ''}"))
     if further:
         notes.append(text_note(f"and {further} more that vary"))
     return notes
-
-
-def _dot(label: str) -> Line2D:
-    return Line2D([], [], color=DOT, linestyle="", marker="o", markersize=4, label=label)
