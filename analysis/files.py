@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -91,7 +90,7 @@ def read_object(path: Path, problems: Problems) -> dict[str, Any] | None:
 def flatten(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yields the leaves of a nested config by dotted key, in order.
 
-    A list, and an empty object, is given as JSON text: it can then be grouped by, compared, and saved as CSV.
+    An empty object is given as JSON text.
     """
     stack: list[tuple[str, Any]] = list(reversed(list(config.items())))
     while stack:
@@ -99,7 +98,7 @@ def flatten(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict) and value:
             stack.extend((f"{key}.{inner}", item) for inner, item in reversed(list(value.items())))
         else:
-            yield key, json.dumps(value) if isinstance(value, dict | list) else value
+            yield key, "{}" if isinstance(value, dict) else value
 
 
 def read_rows(path: Path, problems: Problems) -> list[dict[str, Any]]:

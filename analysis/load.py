@@ -6,37 +6,26 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.files import Problems, flatten, number, read_object, read_rows, take, text, whole
+from analysis.frame import RUN_COLUMNS, TIME, RunRow, runs_frame
 from gpt_opt.errors import GptOptError
-from gpt_opt.records.run_dir import RunPaths, find_run_dirs
-from gpt_opt.records.state import StateUnreadable, read_state
+from gpt_opt.records.best_run import SWEEPS
+from gpt_opt.records.choices import active
+from gpt_opt.records.planned_configs import planned_config
+from gpt_opt.records.run_dir import RunFolders, RunPaths, find_run_dirs
+from gpt_opt.records.state import State, StateUnreadable, read_state
+from gpt_opt.records.sweep_dir import Sweep, find
+
+__all__ = ["METRIC_COLUMNS", "RUN_COLUMNS", "RunsNotFound", "load_metrics", "load_runs"]
 
 Where = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
-
-TIME: Final = "datetime64[us, UTC]"
-
-RUN_COLUMNS: Mapping[str, str] = {
-    "run_id": "str",
-    "state": "str",
-    "step": "Int64",
-    "total_steps": "Int64",
-    "attempt": "Int64",
-    "started": TIME,
-    "updated": TIME,
-    "time_s": "float64",
-    "tokens": "Int64",
-    "peak_memory_mb": "float64",
-    "error": "str",
-    "path": "str",
-}
-"""The columns that every frame of runs has, with their types; config and metric columns follow."""
 
 METRIC_COLUMNS: Mapping[str, str] = {"run_id": "str", "path": "str", "step": "int64", "time": TIME}
 """The columns that every frame of metrics has, with their types; the metrics follow."""
@@ -48,17 +37,10 @@ class RunsNotFound(GptOptError):
     """A path to read runs from is not a directory."""
 
 
-@dataclass(frozen=True)
-class _Run:
-    """One run before it becomes a row."""
-
-    fixed: dict[str, Any]
-    metrics: dict[str, float | None]
-    config: dict[str, Any]
-
-
-def _run_dirs(path: Where) -> list[Path]:
+def _run_dirs(path: Where | None) -> list[Path]:
     """Returns every run directory at or below `path`, each once, sorted."""
+    if path is None:
+        raise RunsNotFound('runs are read from a folder or of a sweep: load_runs("outputs"), load_runs(sweep="NAME")')
     roots = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(item) for item in path]
     if wrong := [str(root) for root in roots if not root.is_dir()]:
         raise RunsNotFound(
@@ -124,72 +106,63 @@ def _results(paths: RunPaths, problems: Problems) -> tuple[dict[str, Any], dict[
     return fixed, take(metrics, metrics, number, problems, paths.summary)
 
 
-def _read_run(root: Path, problems: Problems) -> _Run:
-    paths = RunPaths(root)
-    state = _state_fields(paths, problems)
-    config = read_object(paths.config, problems)
+def _read_run(root: Path, problems: Problems) -> RunRow:
+    paths, own = RunPaths(root), Problems()
+    state = _state_fields(paths, own)
+    config = read_object(paths.config, own)
     if config is None and not paths.config.exists():
-        problems.add(paths.config, "is missing, so the parameters of the run are unknown")
-    fixed, metrics = _results(paths, problems)
+        own.add(paths.config, "is missing, so the parameters of the run are unknown")
+    fixed, metrics = _results(paths, own)
     if state.get("state") == "COMPLETED" and not paths.summary.exists():
-        problems.add(paths.summary, "is missing, although the run is COMPLETED; its metrics are the last logged ones")
+        own.add(paths.summary, "is missing, although the run is COMPLETED; its metrics are the last logged ones")
+    reason = "; ".join(line.removeprefix(f"{root}/") for line in own.found) or None
     diverged = [f"{name}={value}" for name, value in metrics.items() if value is not None and not math.isfinite(value)]
     if diverged:
-        problems.add(root, f"the run diverged: {', '.join(diverged)}")
-    return _Run({**state, **fixed, "path": str(root)}, metrics, dict(flatten(config or {})))
+        own.add(root, f"the run diverged: {', '.join(diverged)}")
+    problems.found += own.found
+    return RunRow({**state, **fixed, "path": str(root), "reason": reason}, metrics, dict(flatten(config or {})))
 
 
-def _fixed_column(values: list[Any], dtype: str) -> pd.Series:
-    if dtype != TIME:
-        return pd.Series(values, dtype=dtype)
-    return pd.to_datetime(pd.Series(values, dtype="str"), utc=True, format="ISO8601", errors="coerce").astype(TIME)
+def _planned_rows(sweep: Sweep, problems: Problems) -> list[RunRow]:
+    """Returns a row for every run that the sweep will make, or has made."""
+    chosen, folders, rows = active(sweep.runs, sweep.chosen()), RunFolders(), []
+    for run in sweep.runs:
+        if run.index not in chosen:
+            continue
+        paths, own = run.paths(folders), {"run_id": run.run_id, "index": run.name, "stage": run.stage}
+        if paths.root.is_dir():
+            row = _read_run(paths.root, problems)
+            rows.append(RunRow({**row.fixed, **own}, row.metrics, row.config))
+            continue
+        config = planned_config(sweep.planned_configs, run.run_id)
+        reason = "is not started" if config is not None else "is not started, and its planned config cannot be read"
+        fixed = {**own, "state": str(State.PENDING), "path": run.run_dir, "reason": reason}
+        rows.append(RunRow(fixed, config=dict(flatten(config or {}))))
+    return rows
 
 
-def _config_column(values: list[Any]) -> pd.Series:
-    """Returns config values with the narrowest type that holds them all; object when kinds are mixed."""
-    kinds = {type(value) for value in values} - {type(None)}
-    complete = None not in values
-    if kinds == {bool}:
-        return pd.Series(values, dtype="bool" if complete else "boolean")
-    if kinds == {int} and all(whole(value) is not None for value in values if value is not None):
-        return pd.Series(values, dtype="int64" if complete else "Int64")
-    if float in kinds and kinds <= {int, float}:
-        return pd.Series([number(value) for value in values], dtype="float64")
-    return pd.Series(values, dtype="str" if kinds == {str} else "object")
-
-
-def _names(records: Iterable[Iterable[str]]) -> list[str]:
-    """Returns every name once, in the order of first appearance."""
-    return list(dict.fromkeys(name for record in records for name in record))
-
-
-def load_runs(path: Where) -> pd.DataFrame:
+def load_runs(path: Where | None = None, *, sweep: str | os.PathLike[str] | None = None) -> pd.DataFrame:
     """Reads runs, finished or not.
 
     Args:
         path: A run directory, a folder that holds some at any depth, or several of either.
+        sweep: Instead of it a submitted sweep: its name, `name/number` or directory.
 
     Returns:
-        One row a run, sorted by path: the columns of `RUN_COLUMNS`, the metrics by their names (`loss`, `eval/loss`,
-        `eval/rewards/accuracies`), and the config by dotted key (`loss.beta`), lists as JSON text. Metrics are the
-        final ones of summary.json, or the latest logged ones while there is none; `state` tells which. A name that
-        appears twice keeps the first of these three meanings. `attrs["problems"]` lists, one line each, the files that
-        could not be read and the runs that diverged; each is also logged as a warning.
+        One row a run, sorted by path; of a sweep one for every planned run, in the order of the plan, those not
+        started included. Columns and `attrs` are those of `analysis.frame.runs_frame`. Metrics are the final ones of
+        summary.json, or the latest logged ones while there is none; `state` tells which. `attrs["problems"]` lists,
+        one line each, the files that could not be read and the runs that diverged; each is also logged as a warning.
 
     Raises:
-        RunsNotFound: If a path is not a directory.
+        RunsNotFound: If a path is not a directory, or neither a path nor a sweep is given.
+        RequestError: If there is no such sweep.
     """
     problems = Problems()
-    runs = [_read_run(root, problems) for root in _run_dirs(path)]
-    columns = {name: _fixed_column([run.fixed.get(name) for run in runs], dtype) for name, dtype in RUN_COLUMNS.items()}
-    for name in _names(run.metrics for run in runs):
-        columns.setdefault(name, pd.Series([run.metrics.get(name) for run in runs], dtype="float64"))
-    for name in _names(run.config for run in runs):
-        if name not in columns:
-            columns[name] = _config_column([run.config.get(name) for run in runs])
-    frame = pd.DataFrame(columns)
-    frame.attrs["problems"] = problems.found
-    return frame
+    if sweep is None:
+        return runs_frame([_read_run(root, problems) for root in _run_dirs(path)], problems.found)
+    found = find(str(sweep), SWEEPS)
+    return runs_frame(_planned_rows(found, problems), problems.found, found.label)
 
 
 def _steps(root: Path, problems: Problems) -> list[dict[str, Any]]:
@@ -204,6 +177,18 @@ def _steps(root: Path, problems: Problems) -> list[dict[str, Any]]:
     return [{**merged[step], **fixed} for step in sorted(merged)]
 
 
+def _begun(sweep: Sweep) -> list[Path]:
+    """Returns the directories of the runs of a sweep that have one."""
+    folders = RunFolders()
+    roots = (run.paths(folders).root for run in sweep.runs)
+    return [root for root in dict.fromkeys(roots) if root.is_dir()]
+
+
+def _names(records: Iterable[Iterable[str]]) -> list[str]:
+    """Returns every name once, in the order of first appearance."""
+    return list(dict.fromkeys(name for record in records for name in record))
+
+
 def _number_column(values: list[Any]) -> pd.Series:
     try:
         return pd.Series(np.array(values, dtype="float64"))
@@ -211,11 +196,12 @@ def _number_column(values: list[Any]) -> pd.Series:
         return pd.Series([number(value) for value in values], dtype="float64")
 
 
-def load_metrics(path: Where) -> pd.DataFrame:
+def load_metrics(path: Where | None = None, *, sweep: str | os.PathLike[str] | None = None) -> pd.DataFrame:
     """Reads the learning curves of runs, finished or not.
 
     Args:
         path: A run directory, a folder that holds some at any depth, or several of either.
+        sweep: Instead of it a submitted sweep, as for `load_runs`.
 
     Returns:
         One row a run and step, sorted by path and step: `run_id`, `path`, `step`, `time` (when the last row of the step
@@ -223,10 +209,12 @@ def load_metrics(path: Where) -> pd.DataFrame:
         resumed run wrote a step again, the later values stand. `attrs["problems"]` as in `load_runs`.
 
     Raises:
-        RunsNotFound: If a path is not a directory.
+        RunsNotFound: If a path is not a directory, or neither a path nor a sweep is given.
+        RequestError: If there is no such sweep.
     """
     problems = Problems()
-    rows = [row for root in _run_dirs(path) for row in _steps(root, problems)]
+    roots = _run_dirs(path) if sweep is None else _begun(find(str(sweep), SWEEPS))
+    rows = [row for root in roots for row in _steps(root, problems)]
     columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys((*METRIC_COLUMNS, *_names(rows)))}
     frame = pd.DataFrame(
         {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 
+from gpt_opt.errors import GptOptError
 from gpt_opt.records.run_id import ABSENT_MEANS, is_identity
 
 MAIN_PARAMETER = "loss.beta"
@@ -26,22 +28,37 @@ def parameter_columns(runs: pd.DataFrame) -> list[str]:
 
 def with_absent_values(runs: pd.DataFrame) -> pd.DataFrame:
     """Returns runs of which those of earlier versions have the values that the absence of a later key means."""
-    return runs.fillna({key: value for key, value in ABSENT_MEANS.items() if value is not None and key in runs.columns})
+    later = {key: value for key, value in ABSENT_MEANS.items() if value not in (None, {}) and key in runs.columns}
+    return runs.assign(**{key: _filled(runs[key], value) for key, value in later.items()})
 
 
-def follows(runs: pd.DataFrame, column: str, name: str | None) -> bool:
+def _filled(values: pd.Series, value: Any) -> pd.Series:
+    if isinstance(values.dtype, pd.CategoricalDtype) and value not in values.cat.categories:
+        values = values.cat.add_categories([value])
+    return values.fillna(value)
+
+
+def hashable(values: pd.Series) -> pd.Series:
+    """Returns values that can be compared and grouped by: a list, or an object, is JSON text."""
+    if values.dtype != object:
+        return values
+    return values.map(lambda value: json.dumps(value) if isinstance(value, list | dict) else value)
+
+
+def follows(runs: pd.DataFrame, column: str, name: str) -> bool:
     """Returns whether `column` has one value for each value of `name`."""
-    return bool(runs.groupby(name, dropna=False)[column].nunique(dropna=False).max() == 1)
+    groups = hashable(runs[column]).groupby(hashable(runs[name]), dropna=False)
+    return bool(groups.nunique(dropna=False).max() == 1)
 
 
 def varying_parameters(runs: pd.DataFrame) -> list[str]:
-    """Returns the config columns that tell the runs apart, in config order.
+    """Returns the config columns that tell the runs apart, in the order of the frame, the seed last.
 
     A sweep over a config group changes many keys at once. Those that follow from a varying `name` key of their
     top-level group are left out (`optimizer=adamw,rmsprop`), and of keys that only some runs have, with one value, the
     first of the group stands for all (`lora=none,lora`). Runs whose config could not be read are not looked at.
     """
-    known = runs[parameter_columns(runs)].dropna(how="all")
+    known = runs[parameter_columns(runs)].dropna(how="all").apply(hashable)
     varying = [column for column in known.columns if known[column].nunique(dropna=False) > 1]
     names: dict[str, str] = {}
     for column in varying:
@@ -54,12 +71,36 @@ def varying_parameters(runs: pd.DataFrame) -> list[str]:
             continue
         present = known[column].notna()
         kept.setdefault((group, tuple(present)) if known[column].nunique() == 1 else column, column)
-    return list(kept.values())
+    return sorted(kept.values(), key=lambda column: column == "seed")
 
 
 def shown_parameters(runs: pd.DataFrame) -> list[str]:
     """Returns the varying parameters, or the main one when nothing varies."""
     return varying_parameters(runs) or [name for name in (MAIN_PARAMETER,) if name in runs.columns]
+
+
+def varying_text(runs: pd.DataFrame) -> str:
+    """Returns in words what varies between runs."""
+    varying = varying_parameters(runs)
+    return f"what varies between them is {', '.join(varying)}" if varying else "nothing varies between them"
+
+
+class NoSuchParameter(GptOptError):
+    """The runs have no config key of a name, or several."""
+
+
+def find_column(runs: pd.DataFrame, name: str) -> str:
+    """Returns the config column that a user means by its dotted key or the end of it.
+
+    Raises:
+        NoSuchParameter: If there is none, or more than one.
+    """
+    columns = parameter_columns(runs)
+    found = [name] if name in columns else [column for column in columns if column.endswith(f".{name}")]
+    if len(found) != 1:
+        what = f"{', '.join(found)} have that name" if found else f"the runs have no {name}"
+        raise NoSuchParameter(f"a config key of the runs is needed, but {what}; {varying_text(runs)}")
+    return found[0]
 
 
 def _short_forms(column: str) -> tuple[str, str, str]:
@@ -87,6 +128,8 @@ def short_names(columns: Sequence[str], reserved: Iterable[str] = ()) -> dict[st
 
 def format_value(value: Any) -> str:
     """Returns a config value as a person would type it; `-` when there is none."""
+    if isinstance(value, list | dict):
+        return json.dumps(value)
     if pd.isna(value):
         return "-"
     if isinstance(value, bool) or type(value).__name__ == "bool":
@@ -143,7 +186,9 @@ def _clipped(text: str, width: int) -> str:
 
 
 def sort_key(value: Any) -> tuple[int, float, str]:
-    """Orders values of any kinds: numbers by size, then texts, then what is missing."""
+    """Orders values of any kinds: numbers by size, then texts and lists, then what is missing."""
+    if isinstance(value, list | dict):
+        return 1, 0.0, json.dumps(value)
     if pd.isna(value):
         return 2, 0.0, ""
     if isinstance(value, str):

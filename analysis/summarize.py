@@ -13,7 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.load import RUN_COLUMNS, load_runs
+from analysis.frame import RUN_COLUMNS
+from analysis.load import load_runs
 from analysis.parameters import parameter_columns
 from analysis.tables import render_table, save_table, summary_table
 from gpt_opt.errors import exit_code
@@ -32,6 +33,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _plain(value: Any) -> Any:
     """Returns a cell as JSON can hold it: missing, NaN and infinite values are null."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
     if pd.isna(value) or (isinstance(value, float) and not math.isfinite(value)):
         return None
     if isinstance(value, pd.Timestamp):

@@ -12,8 +12,10 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.answers.cost import reach
+from analysis.answers.metric import direction
 from analysis.load import load_metrics, load_runs
-from analysis.parameters import run_labels, with_absent_values
+from analysis.parameters import find_column, run_labels, with_absent_values
 from analysis.plots import save_figure
 from analysis.sensitivity.budget import (
     AXIS,
@@ -22,8 +24,6 @@ from analysis.sensitivity.budget import (
     NothingToCompare,
     budget,
     check_comparable,
-    direction,
-    find_column,
     left_out,
     lines_of,
 )
@@ -32,7 +32,7 @@ from analysis.sensitivity.figure import draw
 from analysis.sensitivity.next_sweeps import extension, more_seeds
 from analysis.sensitivity.places import Places, find_places
 from analysis.sensitivity.report import Row, comparison_table, remarks, table_text
-from analysis.sensitivity.target import default_target, reach
+from analysis.sensitivity.target import default_target
 from analysis.tables import save_table
 from gpt_opt.errors import GptOptError, exit_code, say
 from gpt_opt.records.io import write_text
@@ -82,7 +82,9 @@ def _rows(found: Sequence[Curve], runs: pd.DataFrame, target: float, asked: Aske
     rows = []
     for curve in found:
         paths = [final.path for final in curve.best.finals if not final.diverged and final.path in metrics]
-        rows.append(Row(curve, tuple(reach(target, metrics[path], *sizes[path], asked) for path in paths)))
+        rows.append(
+            Row(curve, tuple(reach(target, metrics[path], *sizes[path], asked.metric, asked.greater) for path in paths))
+        )
     return rows
 
 

@@ -8,19 +8,15 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.parameters import follows, format_value, parameter_columns, short_names, varying_parameters
+from analysis.answers.settings import fates
+from analysis.parameters import follows, format_value, short_names, varying_parameters, varying_text
 from gpt_opt.errors import GptOptError
-from gpt_opt.records.metrics import comparable, greater_is_better
-from gpt_opt.records.state import State
 
 BY = "optimizer.optimizer_params.name"
 AXIS = "optimizer.optimizer_params.lr"
 
 TOLERANCE = 0.01
 """Fraction by which the tokens of two runs may differ: texts of other losses than lm are not all of one length."""
-
-DIVERGED = "LossNotFinite"
-"""The error of a training whose loss is NaN or infinite, as state.json names it."""
 
 SAME = ("model", "data", "loss")
 """Groups of the config that must not differ between the runs of a comparison."""
@@ -57,44 +53,6 @@ class Asked:
         return -value if self.greater else value
 
 
-def direction(metric: str, goal: str | None) -> bool:
-    """Returns whether greater values of a metric are better.
-
-    Args:
-        metric: Its name in metrics.jsonl.
-        goal: `minimize`, `maximize`, or None to look it up.
-
-    Raises:
-        NothingToCompare: If nothing says it.
-    """
-    known = greater_is_better(metric) if goal is None else goal == "maximize"
-    if known is None:
-        raise NothingToCompare(
-            f"a metric to compare by must have a direction, but none is known of {metric}; add --goal minimize or "
-            f"--goal maximize, or take one of {', '.join(comparable())}"
-        )
-    return known
-
-
-def find_column(runs: pd.DataFrame, name: str) -> str:
-    """Returns the config column that a user means by its dotted key or the end of it.
-
-    Raises:
-        NothingToCompare: If there is none, or more than one.
-    """
-    columns = parameter_columns(runs)
-    found = [name] if name in columns else [column for column in columns if column.endswith(f".{name}")]
-    if len(found) != 1:
-        what = f"{', '.join(found)} have that name" if found else f"the runs have no {name}"
-        raise NothingToCompare(f"a config key of the runs is needed, but {what}; {_varying(runs)}")
-    return found[0]
-
-
-def _varying(runs: pd.DataFrame) -> str:
-    varying = varying_parameters(runs)
-    return f"what varies between them is {', '.join(varying)}" if varying else "nothing varies between them"
-
-
 def budget(runs: pd.DataFrame, asked: Asked) -> int:
     """Returns the training tokens at which runs are compared: those asked for, or those that most runs have.
 
@@ -123,18 +81,15 @@ def left_out(runs: pd.DataFrame, asked: Asked) -> pd.Series:
     Raises:
         NothingToCompare: If no run can be compared.
     """
-    values = runs[asked.metric] if asked.metric in runs.columns else pd.Series(math.nan, index=runs.index)
     axis = pd.to_numeric(runs[asked.axis], errors="coerce")
     reasons = pd.Series("", index=runs.index, dtype="str")
-    done = runs["state"] == State.COMPLETED
-    failed = runs["state"] == State.FAILED
-    diverged = (failed & runs["error"].str.startswith(DIVERGED).fillna(False)) | (done & values.abs().eq(math.inf))
+    fate = fates(runs, asked.metric)
     reasons[~(axis > 0)] = f"no {asked.axis} above 0"
-    reasons[done & runs["tokens"].isna()] = "no count of tokens"
-    reasons[done & values.isna()] = f"no value of {asked.metric}"
-    reasons[failed] = "failed"
-    reasons[~done & ~failed] = "not finished"
-    reasons[diverged] = "diverged"
+    reasons[fate.isin(["counted", "missing"]) & runs["tokens"].isna()] = "no count of tokens"
+    reasons[fate == "missing"] = f"no value of {asked.metric}"
+    reasons[fate == "failed"] = "failed"
+    reasons[fate == "unfinished"] = "not finished"
+    reasons[fate == "diverged"] = "diverged"
     ready = reasons == ""
     if not ready.any():
         counts = ", ".join(f"{count} {reason}" for reason, count in reasons.value_counts().items())
@@ -176,7 +131,7 @@ def check_comparable(runs: pd.DataFrame, asked: Asked) -> None:
         name = short_names([asked.axis])[asked.axis]
         raise NothingToCompare(
             f"at least two values of {asked.axis} are needed, but all {len(runs)} comparable runs have {value}; "
-            f"sweep {name}, or give another key by --axis: {_varying(runs)}"
+            f"sweep {name}, or give another key by --axis: {varying_text(runs)}"
         )
 
 

@@ -6,15 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
+from analysis.answers.edges import Optimum, optimum
 from analysis.parameters import format_value, sort_key, varying_parameters
 from analysis.sensitivity.budget import Asked
-
-Optimum = Literal["interior", "lowest", "highest", "only", "none"]
-"""Where the best value of an axis lies among those tried; `none` where every run diverged."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +88,7 @@ class Curve:
         """Where the best value of the axis lies. A value at which runs diverge was tried, so it bounds the optimum."""
         if not self.best.values:
             return "none"
-        if len(self.profile) == 1:
-            return "only"
-        return {self.profile[0].axis: "lowest", self.profile[-1].axis: "highest"}.get(self.best.axis, "interior")  # type: ignore[return-value]
+        return optimum([point.axis for point in self.profile], self.best.axis)
 
 
 def mean(values: Sequence[float]) -> float:

@@ -8,17 +8,12 @@ from typing import Any
 
 import yaml
 
+from analysis.answers.edges import further_values
 from analysis.sensitivity.budget import Asked
 from analysis.sensitivity.compare import Curve
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.io import read_json_object
 from gpt_opt.records.run_dir import RunPaths
-
-FURTHER = 2
-"""Values that a grid is extended by."""
-
-FACTOR = 10**0.5
-"""Ratio of neighbouring values where only one was tried."""
 
 SEED = "seed"
 
@@ -74,21 +69,6 @@ def _key(overrides: Overrides, target: str) -> str:
     return next((key for key in overrides if _target(key) == target), target)
 
 
-def further_values(curve: Curve) -> list[float]:
-    """Returns values beyond the edge at which the optimum lies, in the ratio of the last two; ascending, maybe none."""
-    values = [point.axis for point in curve.profile]
-    up, down = curve.optimum in ("highest", "only"), curve.optimum in ("lowest", "only", "none")
-    many = len(values) > 1
-    found: list[float] = []
-    if down:
-        ratio = values[1] / values[0] if many else FACTOR
-        found += [values[0] / ratio**power for power in range(FURTHER, 0, -1)]
-    if up:
-        ratio = values[-1] / values[-2] if many else FACTOR
-        found += [values[-1] * ratio**power for power in range(1, FURTHER + 1)]
-    return [float(f"{value:.3g}") for value in found]
-
-
 def _document(
     name: str, members: Sequence[tuple[Overrides, Overrides]], asked: Asked, resources: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -129,7 +109,7 @@ def extension(
     """
     members = []
     for curve in curves:
-        if values := further_values(curve):
+        if values := further_values([point.axis for point in curve.profile], curve.optimum):
             overrides = read_overrides(curve.best.finals[0].path)
             axis, seed = _key(overrides, asked.axis), _key(overrides, SEED)
             seeds = sorted(curve.seeds - {None}) or sorted(curve.best.seeds - {None})

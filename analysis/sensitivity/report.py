@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.answers.cost import Reach
 from analysis.parameters import format_value, short_names
 from analysis.sensitivity.budget import Asked
 from analysis.sensitivity.compare import Curve, mean, spread
-from analysis.sensitivity.target import Reach
 from gpt_opt.records.metrics import metric_label, metric_text
 from gpt_opt.table import Column, render
 

@@ -53,7 +53,7 @@ def test_columns_have_the_narrowest_type_that_fits(make_run: MakeRun, outputs: P
         "data.dataset.max_samples": "Int64",
         "loss.reference_free": "bool",
         "loss.flag": "boolean",
-        "model.name": "str",
+        "model.name": "category",
         "model.mixed": "object",
         "exp_name": "object",
         "eval/loss": "float64",
@@ -61,12 +61,28 @@ def test_columns_have_the_narrowest_type_that_fits(make_run: MakeRun, outputs: P
     assert {name: str(runs[name].dtype) for name in expected} == expected
 
 
-def test_lists_are_text_that_can_be_grouped_by(make_run: MakeRun, outputs: Path) -> None:
+def test_what_varies_comes_first_and_what_does_not_last(make_run: MakeRun, outputs: Path) -> None:
+    make_run({"seed": 1, "paths.output_dir": "a"})
+    make_run({"seed": 2, "paths.output_dir": "b", "loss.beta": 0.5})
+    runs = load_runs(outputs)
+    names = list(runs.columns)
+    first = ["run_id", "state", "loss.beta", "seed", "paths.output_dir", "loss", "eval/loss"]
+    assert names[: len(first)] == first
+    rest = [name for name in RUN_COLUMNS if name not in first]
+    assert names.index("eval/kl") < names.index(rest[0])
+    assert names[names.index(rest[0]) :][: len(rest)] == rest
+    assert names[names.index("reason") + 1 :] == list(runs.attrs["constant"])
+    assert runs.attrs["varying"] == ["loss.beta", "seed"]
+    assert runs.attrs["constant"]["optimizer.optimizer_params.betas"] == [0.9, 0.999]
+    assert runs.attrs["sweep"] is None
+
+
+def test_lists_are_kept_as_lists(make_run: MakeRun, outputs: Path) -> None:
     make_run()
     make_run({"optimizer.optimizer_params.betas": [0.9, 0.95]})
     runs = load_runs(outputs)
-    sizes = runs.groupby("optimizer.optimizer_params.betas").size().to_dict()
-    assert sizes == {"[0.9, 0.999]": 1, "[0.9, 0.95]": 1}
+    assert runs["optimizer.optimizer_params.betas"].tolist() == [[0.9, 0.999], [0.9, 0.95]]
+    assert runs.attrs["varying"] == ["optimizer.optimizer_params.betas"]
 
 
 def test_integers_beyond_64_bits_are_kept_exactly(make_run: MakeRun, outputs: Path) -> None:
@@ -136,7 +152,7 @@ def test_results_put_aside_by_a_rerun_are_not_runs(make_run: MakeRun, outputs: P
 
 def test_an_empty_folder_gives_the_fixed_columns(outputs: Path) -> None:
     runs, metrics = load_runs(outputs), load_metrics(outputs)
-    assert {name: str(dtype) for name, dtype in runs.dtypes.items()} == dict(RUN_COLUMNS)
+    assert {str(name): str(dtype) for name, dtype in runs.dtypes.items()} == dict(RUN_COLUMNS)
     assert {name: str(dtype) for name, dtype in metrics.dtypes.items()} == dict(METRIC_COLUMNS)
     assert len(runs) == len(metrics) == 0
     assert runs.attrs["problems"] == metrics.attrs["problems"] == []

@@ -20,7 +20,7 @@ MakeRun = Callable[..., RunPaths]
 def test_only_what_varies_and_can_matter(make_run: MakeRun, outputs: Path) -> None:
     make_run({"loss.beta": 0.1, "seed": 0, "paths.output_dir": "a", "logging.logging_params.log_level": "info"})
     make_run({"loss.beta": 0.3, "seed": 1, "paths.output_dir": "b", "exp_name": "again"})
-    assert varying_parameters(load_runs(outputs)) == ["seed", "loss.beta"]
+    assert varying_parameters(load_runs(outputs)) == ["loss.beta", "seed"]
 
 
 def test_a_value_and_no_value_differ(make_run: MakeRun, outputs: Path) -> None:
@@ -99,7 +99,7 @@ def test_labels_name_what_varies(make_run: MakeRun, outputs: Path) -> None:
     make_run({"loss.beta": 0.05, "seed": 1})
     assert run_labels(load_runs(outputs)) == ["beta=0.05"]
     make_run({"loss.beta": 0.3, "seed": 2})
-    assert run_labels(load_runs(outputs)) == ["seed=1, beta=0.05", "seed=2, beta=0.3"]
+    assert run_labels(load_runs(outputs)) == ["beta=0.05, seed=1", "beta=0.3, seed=2"]
 
 
 def test_a_run_without_parameters_is_called_by_its_directory(make_run: MakeRun, outputs: Path) -> None:

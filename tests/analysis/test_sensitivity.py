@@ -15,12 +15,13 @@ import yaml
 from matplotlib.image import imread
 
 from analysis import load_runs
+from analysis.answers import reach
+from analysis.answers.settings import DIVERGED
 from analysis.sensitivity.__main__ import main
-from analysis.sensitivity.budget import DIVERGED, Asked, left_out
+from analysis.sensitivity.budget import Asked, left_out
 from analysis.sensitivity.compare import Curve, curves
 from analysis.sensitivity.figure import draw
 from analysis.sensitivity.next_sweeps import read_overrides
-from analysis.sensitivity.target import reach
 from gpt_opt.config.schema import register
 from gpt_opt.plan.planner import Planner
 from gpt_opt.records.io import write_text
@@ -349,10 +350,10 @@ def test_the_figure(attempt: Try, outputs: Path, capsys: pytest.CaptureFixture[s
 
 def test_a_curve_that_begins_below_the_target_and_one_without_speeds() -> None:
     rows = pd.DataFrame({"step": [0, 10], "eval/loss": [2.0, 1.0]})
-    assert reach(3.0, rows, 100, 10, Asked()).steps == 0
-    assert reach(1.5, rows, 100, 10, Asked()).steps == 5
-    assert math.isnan(reach(1.5, rows, 100, 10, Asked()).seconds)
-    assert not reach(0.5, rows, 100, 10, Asked()).reached
+    assert reach(3.0, rows, 100, 10, "eval/loss", False).steps == 0
+    assert reach(1.5, rows, 100, 10, "eval/loss", False).steps == 5
+    assert math.isnan(reach(1.5, rows, 100, 10, "eval/loss", False).seconds)
+    assert not reach(0.5, rows, 100, 10, "eval/loss", False).reached
 
 
 def test_what_a_run_was_started_with(make_run: MakeRun) -> None:

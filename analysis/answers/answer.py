@@ -1,0 +1,138 @@
+"""The whole answer to a sweep: settings, the best one, what matters, what it costs, what to try next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from analysis.answers.compare import Comparison, compare, ranked
+from analysis.answers.cost import TIME, ToTarget, pareto, time_to_target
+from analysis.answers.edges import Edge, edges
+from analysis.answers.importance import importance
+from analysis.answers.metric import direction, find_metric, usual_metric
+from analysis.answers.settings import OVER, Setting, settings, settings_by
+from analysis.parameters import find_column, varying_parameters
+from analysis.stats import Shares
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a sweep says about a metric.
+
+    Attributes:
+        metric: Its name in metrics.jsonl.
+        greater: Whether greater values of it are better.
+        by: The config keys that make a setting.
+        over: What runs of one setting differ in.
+        averaged: Other config keys that vary within settings, which their means are over too.
+        settings: The best first; those without a mean at the end.
+        comparison: The best against the others; None where no run has a value.
+        shares: Which parameter matters; None where that cannot be said.
+        front: The settings that no other one beats in metric and `cost` at once, the cheapest first.
+        cost: What the front is against: `time_s`, `tokens` or `gpu_s`.
+        edges: Parameters whose best value is the lowest or the highest that was tried.
+        target: Value of the metric to time; None where none was asked for.
+        reaches: How long the runs of each setting took to it.
+    """
+
+    metric: str
+    greater: bool
+    by: tuple[str, ...]
+    over: str
+    averaged: tuple[str, ...]
+    settings: tuple[Setting, ...]
+    comparison: Comparison | None
+    shares: Shares | None
+    front: tuple[Setting, ...]
+    cost: str = TIME
+    edges: tuple[Edge, ...] = ()
+    target: float | None = None
+    reaches: tuple[ToTarget, ...] = field(default=())
+
+    @property
+    def best(self) -> Setting | None:
+        """The setting with the best mean; None where no run has a value."""
+        return None if self.comparison is None else self.comparison.best
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Runs in the means and out of them: counted, failed, diverged, unfinished, missing (without a value)."""
+        totals = {"counted": sum(item.n for item in self.settings)}
+        for name in ("failed", "diverged", "unfinished", "missing"):
+            totals[name] = sum(getattr(item, name) for item in self.settings)
+        return totals
+
+    def sentence(self) -> str:
+        """Returns the answer in one sentence for people."""
+        from analysis.answers.words import summary
+
+        return summary(self)
+
+    def table(self) -> pd.DataFrame:
+        """Returns a row a setting, the best first, numbers unrounded.
+
+        Columns: the config keys of `by`, then `mean`, `low`, `high` (95% interval), `n`, `failed`, `diverged`,
+        `unfinished`, `missing`, `difference` to the best and its corrected `p` (NaN for the best itself),
+        `distinguishable` from the best (NA where not tested), mean costs, `on_front`, and with a target `reached`,
+        `steps_to_target`, `seconds_to_target`.
+        """
+        from analysis.answers.tables import answer_table
+
+        return answer_table(self)
+
+
+def answer(
+    runs: pd.DataFrame,
+    metric: str | None = None,
+    by: Sequence[str] | None = None,
+    over: str = OVER,
+    *,
+    goal: str | None = None,
+    cost: str = TIME,
+    target: float | None = None,
+    metrics: pd.DataFrame | None = None,
+) -> Answer:
+    """Answers what a sweep was made for: which setting is the best, and how sure that is.
+
+    Args:
+        runs: What `load_runs` returned, or some of its rows: a row for every run, those included that have not ended.
+        metric: Name or label of the metric; None for accuracy in evaluations, else evaluation loss, whichever there is.
+        by: Config keys (or the ends of them) whose values make a setting; None for all that vary but `over`.
+        over: The config key that runs of one setting differ in.
+        goal: `minimize` or `maximize`, for a metric whose direction is not known.
+        cost: What the Pareto front is against: `time_s`, `tokens`, or `gpu_s` where the frame has it.
+        target: A value of the metric: how long do runs take to it?
+        metrics: What `load_metrics` returned of the same runs, for `target`.
+
+    Raises:
+        RequestError: If the runs have no such metric, or no such config key.
+        GptOptError: If nothing says which direction of the metric is better.
+    """
+    name = usual_metric(runs) if metric is None else find_metric(runs, metric)
+    greater = direction(name, goal)
+    over = find_column(runs, over) if over != OVER else over
+    keys = settings_by(runs, None if by is None else [find_column(runs, key) for key in by], over)
+    found = settings(runs, name, keys, over)
+    order = ranked(found, greater)
+    comparison = compare(found, greater, over)
+    without = [item for item in found if not item.n]
+    reaches: Sequence[ToTarget] = ()
+    if target is not None and metrics is not None:
+        reaches = time_to_target(order, runs, metrics, target, name, greater)
+    return Answer(
+        metric=name,
+        greater=greater,
+        by=tuple(keys),
+        over=over,
+        averaged=tuple(key for key in varying_parameters(runs) if key not in (*keys, over)),
+        settings=(*order, *without),
+        comparison=comparison,
+        shares=importance(runs, name, over=over),
+        front=tuple(pareto(order, greater, cost)),
+        cost=cost,
+        edges=() if comparison is None else tuple(edges(found, comparison.best)),
+        target=target,
+        reaches=tuple(reaches),
+    )

@@ -1,0 +1,147 @@
+"""Whether the best setting is better than the others, or only luckier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.answers.settings import OVER, Setting
+from analysis.stats import ALPHA, all_pairs, seeds_needed
+
+_ASSUMPTION = {
+    "paired t-test": "the differences between runs of one {over} are independent and about normally distributed",
+    "Welch's t-test": "the values of a setting are independent and about normally distributed",
+}
+"""Name of a test to what it takes for granted."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The best setting and another one.
+
+    Attributes:
+        other: The other setting.
+        test: `paired t-test`, `Welch's t-test`, or "" where one of the two has fewer than two runs.
+        n: Seeds that both have, or runs of the setting with fewer.
+        difference: Mean of the best minus that of the other, over these seeds.
+        p: Corrected for all pairs of settings; NaN without a test.
+        constant: Whether the values do not vary over seeds, so that chance cannot be estimated; p is 1.
+        seeds: Seeds a setting with which such a difference would be found, if it is what it seems; None where that
+            cannot be said or is very many.
+    """
+
+    other: Setting
+    test: str
+    n: int
+    difference: float
+    p: float
+    constant: bool = False
+    seeds: int | None = None
+
+    @property
+    def distinguishable(self) -> bool:
+        """Whether the difference is more than chance."""
+        return self.p <= ALPHA
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The best setting against all others.
+
+    Attributes:
+        best: The setting with the best mean.
+        pairs: One for every other setting that has a mean, the next best first.
+        tests: Number of tests that were corrected for: all pairs of settings with at least two runs.
+        over: What runs of one setting differ in.
+    """
+
+    best: Setting
+    pairs: tuple[Pair, ...]
+    tests: int
+    over: str = OVER
+
+    @property
+    def next(self) -> Pair | None:
+        """The best setting against the next one; None where there is no other."""
+        return self.pairs[0] if self.pairs else None
+
+    @property
+    def distinguishable(self) -> bool | None:
+        """Whether the best setting is better than the next by more than chance; None where nothing can tell."""
+        return None if self.next is None or not self.next.test else self.next.distinguishable
+
+    @property
+    def method(self) -> str:
+        """The test, what it assumes and how it is corrected; empty where there was none."""
+        names = list(dict.fromkeys(pair.test for pair in self.pairs if pair.test))
+        if not names:
+            return ""
+        assumed = "; ".join(_ASSUMPTION[name].format(over=self.over) for name in names)
+        shared = f" on shared {self.over}s" if names[0] == "paired t-test" else ""
+        correct = (
+            ""
+            if self.tests < 2
+            else (f"; p is Holm's for all {self.tests} pairs of settings, as the best was chosen by its values")
+        )
+        return f"{' and '.join(names)}{shared} at {ALPHA:g}, assuming that {assumed}{correct}"
+
+    @property
+    def not_distinguishable(self) -> tuple[Setting, ...]:
+        """The settings that may be as good as the best."""
+        return tuple(pair.other for pair in self.pairs if not pair.distinguishable)
+
+
+def ranked(settings: Sequence[Setting], greater: bool) -> list[Setting]:
+    """Returns the settings that have a mean, the best first; one of which a run diverged comes after all others."""
+    known = [item for item in settings if item.n]
+    return sorted(known, key=lambda item: (item.diverged > 0, -item.mean if greater else item.mean))
+
+
+def compare(settings: Sequence[Setting], greater: bool, over: str = OVER) -> Comparison | None:
+    """Compares the best setting with all others; None where no setting has a mean.
+
+    Each pair is tested on the seeds that both have, by Welch's test where they share few, and p is corrected for all
+    pairs: whichever setting is the best, its comparisons are among them. See `analysis.stats.all_pairs`.
+
+    Args:
+        settings: What `settings` returned.
+        greater: Whether greater values of the metric are better.
+        over: What runs of one setting differ in.
+    """
+    order = ranked(settings, greater)
+    if not order:
+        return None
+    testable = [item for item in order if item.n > 1]
+    found = _tests(testable)
+    pairs = tuple(found.get((id(order[0]), id(other)), _untested(order[0], other)) for other in order[1:])
+    return Comparison(order[0], pairs, len(testable) * (len(testable) - 1) // 2, over)
+
+
+def _untested(best: Setting, other: Setting) -> Pair:
+    return Pair(other, "", min(best.n, other.n), best.mean - other.mean, math.nan)
+
+
+def _tests(order: Sequence[Setting]) -> dict[tuple[int, int], Pair]:
+    """Returns the comparisons of the first setting with all others, by their identities."""
+    if len(order) < 2:
+        return {}
+    blocks = {
+        block: index for index, block in enumerate(dict.fromkeys(block for item in order for block in item.samples))
+    }
+    samples = np.full((len(order), len(blocks)), math.nan)
+    for row, item in enumerate(order):
+        samples[row, [blocks[block] for block in item.samples]] = list(item.samples.values())
+    tested = all_pairs(samples)
+    found = {}
+    for index in np.flatnonzero(tested.first == 0).tolist():
+        other, paired, n = order[tested.second[index]], bool(tested.paired[index]), int(tested.count[index])
+        difference, deviation = float(tested.difference[index]), float(tested.error[index]) * math.sqrt(n)
+        constant = bool(tested.constant[index])
+        needed = None if constant else seeds_needed(difference, deviation, ALPHA / len(tested.first))
+        name = "paired t-test" if paired else "Welch's t-test"
+        pair = Pair(other, name, n, difference, float(tested.corrected[index]), constant, needed)
+        found[id(order[0]), id(other)] = pair
+    return found

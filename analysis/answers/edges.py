@@ -1,0 +1,121 @@
+"""Optima at the edge of what was tried, and the values to try next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from analysis.answers.settings import Setting, hashable
+from analysis.parameters import format_value, short_names
+
+Optimum = Literal["interior", "lowest", "highest", "only", "none"]
+"""Where the best value of an axis lies among those tried; `none` where every run diverged."""
+
+FURTHER = 2
+"""Values that a grid is extended by."""
+
+SCATTERED = 6
+"""Values of a parameter that no two settings share otherwise, from which their ends count as edges."""
+
+FACTOR = 10**0.5
+"""Ratio of neighbouring values where only one was tried."""
+
+
+def optimum(values: Sequence[float], best: float) -> Optimum:
+    """Returns where the best of some values lies.
+
+    Args:
+        values: All that were tried, ascending; those at which runs diverged too, for they bound where an optimum is.
+        best: One of them.
+    """
+    if len(values) == 1:
+        return "only"
+    return "lowest" if best == values[0] else "highest" if best == values[-1] else "interior"
+
+
+def further_values(values: Sequence[float], where: Optimum) -> list[float]:
+    """Returns values beyond the edge at which an optimum lies, ascending, maybe none.
+
+    They go on in the ratio of the last two, or in their distance where one is not above 0.
+
+    Args:
+        values: Those that were tried, ascending.
+        where: Where the best of them lies.
+    """
+    found: list[float] = []
+    if where in ("lowest", "only", "none"):
+        found += reversed(_beyond(values[0], values[1] if len(values) > 1 else values[0] * FACTOR))
+    if where in ("highest", "only"):
+        found += _beyond(values[-1], values[-2] if len(values) > 1 else values[-1] / FACTOR)
+    return [float(f"{value:.3g}") for value in found]
+
+
+def _beyond(last: float, before: float) -> list[float]:
+    steps = range(1, FURTHER + 1)
+    if last > 0 and before > 0:
+        return [last * (last / before) ** step for step in steps]
+    return [last + step * (last - before) for step in steps]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A parameter whose best value is the lowest or the highest that was tried.
+
+    Attributes:
+        key: Its config key.
+        best: Its value in the best setting.
+        where: `lowest` or `highest`.
+        further: Values to try next.
+    """
+
+    key: str
+    best: float
+    where: Optimum
+    further: tuple[float, ...]
+
+    def sentence(self) -> str:
+        """Returns `the best beta, 0.05, is the lowest that was tried: try 0.025 and 0.0125 next`."""
+        name = short_names([self.key])[self.key]
+        values = " and ".join(map(format_value, self.further))
+        return f"the best {name}, {format_value(self.best)}, is the {self.where} that was tried: try {values} next"
+
+
+def edges(settings: Sequence[Setting], best: Setting) -> list[Edge]:
+    """Returns the numeric parameters whose best value lies at the edge of what was tried beside it.
+
+    These are the values in settings that are equal to the best one otherwise, or, where that is none, as in a random
+    search, all of `SCATTERED` or more. A value counts as tried where some run of it ended, be it by divergence.
+
+    Args:
+        settings: All of them.
+        best: The best one.
+    """
+    found = []
+    tried = [item for item in settings if item.n or item.diverged]
+    for key, own in best.values.items():
+        values = _tried(tried, best, key) if _is_number(own) else []
+        if len(values) < 2:
+            continue
+        where = optimum(values, own)
+        if where != "interior":
+            further = further_values(values, where)
+            whole = all(float(value).is_integer() for value in values) and min(values) >= 1
+            further = (
+                [value for value in map(round, further) if value >= 1 and value not in values] if whole else further
+            )
+            found.append(Edge(key, own, where, tuple(dict.fromkeys(further))))
+    return found
+
+
+def _tried(tried: Sequence[Setting], best: Setting, key: str) -> list[float]:
+    everywhere = sorted({item.values[key] for item in tried if _is_number(item.values[key])})
+    others = [name for name in best.values if name != key]
+    own = [hashable(best.values[name]) for name in others]
+    line = [item.values[key] for item in tried if [hashable(item.values[name]) for name in others] == own]
+    beside = sorted({value for value in line if _is_number(value)})
+    return beside if len(beside) > 1 else everywhere if len(everywhere) >= SCATTERED else []
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value

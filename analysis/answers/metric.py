@@ -1,0 +1,88 @@
+"""Which metric a question is about: by its name, by the label that tables show, or the usual one of the runs."""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+import pandas as pd
+
+from analysis.load import RUN_COLUMNS
+from analysis.parameters import parameter_columns
+from gpt_opt.errors import GptOptError, Problem, RequestError
+from gpt_opt.records.metrics import EVALUATION, comparable, greater_is_better, metric_label
+
+USUAL = ("eval/rewards/accuracies", "eval/loss", "loss")
+"""What runs are compared by unless someone says otherwise: the first of these that they have."""
+
+
+class NoDirection(GptOptError):
+    """Nothing says whether greater values of a metric are better."""
+
+
+def metric_columns(runs: pd.DataFrame) -> list[str]:
+    """Returns the columns of a `load_runs` frame that hold metrics."""
+    others = {*RUN_COLUMNS, *parameter_columns(runs)}
+    floats = [name for name in runs.columns if name not in others and pd.api.types.is_float_dtype(runs[name])]
+    return [name for name in floats if "/" in name or "." not in name]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", " ", name.lower()).strip()
+
+
+def find_metric(runs: pd.DataFrame, name: str) -> str:
+    """Returns the metric that a user means: `eval/accuracy` is `eval/rewards/accuracies`.
+
+    Args:
+        runs: What `load_runs` returned.
+        name: Name or label of a metric, or the end of either; where two end so, that of evaluations is meant.
+
+    Raises:
+        RequestError: If the runs have none of that name; it names the nearest.
+    """
+    metrics = metric_columns(runs)
+    if name in metrics:
+        return name
+    forms = {metric: (_plain(metric), _plain(metric_label(metric))) for metric in metrics}
+    wanted = _plain(name)
+    exact = [metric for metric, known in forms.items() if wanted in known]
+    ends = [metric for metric, known in forms.items() if any(form.endswith(f" {wanted}") for form in known)]
+    for found in (exact, [metric for metric in ends if metric.startswith(EVALUATION)], ends):
+        if len(found) == 1:
+            return found[0]
+    near = ends or _nearest(wanted, forms)
+    known = f"did you mean {', '.join(near)}? " if near else ""
+    listed = ", ".join(metrics) if metrics else "none; has a run logged anything yet?"
+    raise RequestError(
+        [Problem("--metric", f"must be a metric of the runs, but is {name!r}", f"{known}they have {listed}")]
+    )
+
+
+def _nearest(wanted: str, forms: dict[str, tuple[str, str]]) -> list[str]:
+    owner = {form: metric for metric, known in reversed(forms.items()) for form in known}
+    return list(dict.fromkeys(owner[form] for form in difflib.get_close_matches(wanted, list(owner), n=2, cutoff=0.6)))
+
+
+def usual_metric(runs: pd.DataFrame) -> str:
+    """Returns the metric that runs are compared by unless someone says otherwise: one of `USUAL`."""
+    return next((name for name in USUAL if name in runs.columns and runs[name].notna().any()), USUAL[1])
+
+
+def direction(metric: str, goal: str | None) -> bool:
+    """Returns whether greater values of a metric are better.
+
+    Args:
+        metric: Its name in metrics.jsonl.
+        goal: `minimize`, `maximize`, or None to look it up.
+
+    Raises:
+        NoDirection: If nothing says it.
+    """
+    known = greater_is_better(metric) if goal is None else goal == "maximize"
+    if known is None:
+        raise NoDirection(
+            f"a metric to compare by must have a direction, but none is known of {metric}; add --goal minimize or "
+            f"--goal maximize, or take one of {', '.join(comparable())}"
+        )
+    return known
