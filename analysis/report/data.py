@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.parameters import short_names, varying_parameters
+from analysis.answers import Answer, metric_columns
+from analysis.answers.words import remarks
+from analysis.frame import RUN_COLUMNS, SWEEP_COLUMNS
+from analysis.parameters import format_value, short_names, varying_parameters
 from analysis.report.costs import total
 from analysis.report.curves import pack_all
 from analysis.report.origin import origins
 from analysis.report.runs import ReportedRun, runs_of_folder, runs_of_sweep
-from gpt_opt.records.metrics import METRICS, MetricInfo, metric_info, metric_label
+from gpt_opt.records.metrics import METRICS, MetricInfo, metric_info, metric_label, metric_text
 from gpt_opt.records.provenance import read_provenance
 from gpt_opt.records.summary import read_summary
 from gpt_opt.records.sweep_dir import Sweep
@@ -31,6 +34,9 @@ _MOST_TRACEBACK = 4_000
 
 _MOST_TRACEBACKS = 40
 """Runs whose tracebacks a report has."""
+
+_MOST_SETTINGS = 100
+"""Settings in the table of them."""
 
 _MOST_TEXT = 1_000
 """Characters of a config value."""
@@ -45,8 +51,7 @@ class Source:
         runs: What `load_runs` returned.
         metrics: What `load_metrics` returned.
         base: The working directory of the runs: paths are shown relative to it.
-        sentence: What the runs say, in one sentence.
-        metric: The metric to compare runs by.
+        answer: What the runs say of the metric that they are compared by.
         sweep: The sweep directory; None for a folder of runs.
         status: What `gptopt status --json` prints of the sweep; None for a folder.
         failures: Groups of failed runs as in that document; their indices count the runs.
@@ -57,8 +62,7 @@ class Source:
     runs: pd.DataFrame
     metrics: pd.DataFrame
     base: Path
-    sentence: str
-    metric: str
+    answer: Answer
     sweep: Sweep | None
     status: Mapping[str, Any] | None
     failures: Sequence[Mapping[str, Any]]
@@ -79,12 +83,13 @@ def gather(source: Source, every_s: float | None = None) -> dict[str, Any]:
         runs = runs_of_folder(frame)
     shown = _Texts(source, runs)
     keys = _keys(frame, runs)
-    metrics = _metrics(frame, source.metrics, source.metric)
+    metric = source.answer.metric
+    metrics = _metrics(frame, source.metrics, metric)
     constant, differing = _config(frame, keys)
     by_path = dict(tuple(source.metrics.groupby("path"))) if len(source.metrics) else {}
     nothing = source.metrics.iloc[:0]
     frames = [by_path.get(frame["path"].iat[run.row], nothing) if run.row is not None else nothing for run in runs]
-    curves = pack_all(frames, list(metrics), [source.metric, *_TWINS.get(source.metric, ()), *_MAIN])
+    curves = pack_all(frames, list(metrics), [metric, *_TWINS.get(metric, ()), *_MAIN])
     columns = {name: frame[name].tolist() for name in (*keys, *differing, *metrics, *_COUNTS) if name in frame.columns}
     documents = []
     for run, curve in zip(runs, curves, strict=True):
@@ -93,15 +98,16 @@ def gather(source: Source, every_s: float | None = None) -> dict[str, Any]:
     return {
         "title": source.title,
         "is_sweep": source.sweep is not None,
-        "sentence": source.sentence,
+        "sentence": shown.value(source.answer.sentence()),
         "written": time.time(),
         "is_over": source.is_over,
         "every_s": every_s if not source.is_over else None,
-        "metric": source.metric,
+        "metric": metric,
         "metrics": metrics,
         "keys": [keys[key] for key in keys],
         "constant": {key: shown.value(value) for key, value in constant.items()},
         "runs": documents,
+        "settings": _settings(source.answer, shown),
         "failures": [_failure(group, _positions(source), shown) for group in source.failures],
         "stages": _stages(source.status),
         "progress": _progress(source.status),
@@ -253,15 +259,11 @@ def _described(name: str, info: MetricInfo) -> dict[str, Any]:
     return {"label": label, "unit": info.unit, "form": info.form, "better": info.greater_is_better}
 
 
-def _config(frame: pd.DataFrame, keys: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
+def _config(frame: pd.DataFrame, keys: Iterable[str]) -> tuple[Mapping[str, Any], list[str]]:
     """Returns the config values that all runs share, and the other keys that differ."""
-    if "constant" in frame.attrs:
-        return frame.attrs["constant"], [key for key in frame.attrs["varying"] if key not in set(keys)]
-    from analysis.load import RUN_COLUMNS
-
-    columns = [name for name in frame.columns if name not in RUN_COLUMNS and "/" not in name and name not in METRICS]
-    constant = {name: frame[name].iat[0] for name in columns if frame[name].astype(str).nunique() == 1}
-    return constant, [name for name in columns if name not in constant and name not in set(keys)]
+    constant = frame.attrs["constant"]
+    others = {*RUN_COLUMNS, *SWEEP_COLUMNS, *metric_columns(frame), *constant, *keys}
+    return constant, [name for name in frame.columns if name not in others]
 
 
 # -- the sweep as a whole ---------------------------------------------------------------------------------------------
@@ -281,6 +283,27 @@ def _failure(group: Mapping[str, Any], positions: Mapping[int, int], shown: _Tex
         "parameters": dict(group["parameters"]),
         "runs": [positions[index] for index in group["indices"]],
     }
+
+
+def _settings(answer: Answer, shown: _Texts) -> dict[str, Any] | None:
+    """Returns the table of settings as text, the best first, and what is to be said of it; None for a single setting."""
+    if len(answer.settings) < 2:
+        return None
+    names = short_names(answer.by)
+    pairs = {} if answer.comparison is None else {id(pair.other): pair for pair in answer.comparison.pairs}
+    rows = []
+    for item in answer.settings[:_MOST_SETTINGS]:
+        pair = pairs.get(id(item))
+        apart = "" if pair is None else ("yes" if pair.distinguishable else "no") if pair.test else "too few to tell"
+        ends = "" if math.isnan(item.low) else " to ".join(metric_text(answer.metric, end) for end in (item.low, item.high))
+        mean = metric_text(answer.metric, item.mean) if item.n else ""
+        values = [format_value(shown.value(item.values[key])) for key in answer.by]
+        rows.append([*values, mean, ends, str(item.n), item.without_value(), apart])
+    head = [*names.values(), metric_label(answer.metric), "95% interval", "n", "left out", "differs from the best"]
+    lines = remarks(answer)
+    if (more := len(answer.settings) - _MOST_SETTINGS) > 0:
+        lines.append(f"{more} further settings are not in the table; gptopt results has all")
+    return {"columns": head, "numbers": len(names), "rows": rows, "lines": [shown.value(line) for line in lines]}
 
 
 def _stages(status: Mapping[str, Any] | None) -> list[dict[str, Any]]:

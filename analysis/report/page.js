@@ -679,9 +679,11 @@ function reproduction() {
 }
 function comparison() {
   if (!doc.settings) return [];
-  const { columns: names, rows, lines } = doc.settings;
-  return [element("div", { class: "scroll" }, element("table", {}, element("thead", {}, element("tr", {}, names.map((name, i) => element("th", { scope: "col", class: finite(rows[0]?.[i]) ? "number" : null }, name)))),
-    element("tbody", {}, rows.map((row) => element("tr", {}, row.map((cell) => element("td", { class: finite(cell) ? "number" : null }, finite(cell) ? shortNumber(cell) : cell ?? "–"))))))),
+  const { columns: names, numbers, rows, lines } = doc.settings;
+  const number = (place) => (place >= numbers && place < numbers + 3 ? "number" : null);
+  const head = names.map((name, place) => element("th", { scope: "col", class: number(place) }, name));
+  const body = rows.map((row) => element("tr", {}, row.map((cell, place) => element("td", { class: number(place) }, cell))));
+  return [element("div", { class: "scroll" }, element("table", {}, element("thead", {}, element("tr", {}, head)), element("tbody", {}, body))),
     ...lines.map((line) => element("p", { class: "note" }, line))];
 }
 function facts() {
