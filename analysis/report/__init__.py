@@ -1,10 +1,10 @@
-"""The report of a sweep: one HTML file that needs no network, with a table, figures, configs and how to do it again.
+"""The report of a sweep: one HTML file that needs no network, with table, figures, configs and how to do it again.
 
-`gather` makes one JSON document of what run directories and a sweep directory hold, `page` puts it into the page, whose
-own style and script (`page.css`, `page.js`) draw everything.
+`page` reads what run directories and a sweep directory hold; the figures, sorting and filtering are a script of ours in
+the page, `page.js`, over the JSON document of `data.py`. Everything else is in the HTML, and readable without scripts.
 """
 
-from analysis.report.data import Source, gather
+from analysis.report.contents import Source
 from analysis.report.page import page
 
-__all__ = ["Source", "gather", "page"]
+__all__ = ["Source", "page"]

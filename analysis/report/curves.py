@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def thinned(curve: Curve, most: int) -> Curve:
     parts = max(1, (most - 2) // 2)
     edges = np.linspace(1, len(steps) - 1, parts + 1).astype(int)
     kept = {0, len(steps) - 1}
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in pairwise(edges.tolist()):
         if end > start:
             part = values[start:end]
             kept |= {start + int(part.argmin()), start + int(part.argmax())}
@@ -124,7 +125,7 @@ def _curves(frame: pd.DataFrame, metrics: Sequence[str]) -> dict[str, Curve]:
     return {name: curve for name, curve in found.items() if len(curve[0])}
 
 
-def _axes(frame: pd.DataFrame) -> Mapping[str, Any]:
+def _axes(frame: pd.DataFrame) -> dict[str, Any]:
     if not len(frame):
         return {}
     steps, times = frame["step"].to_numpy(dtype="int64"), frame["time"]

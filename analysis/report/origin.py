@@ -3,58 +3,105 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from analysis.report.runs import ReportedRun
 from gpt_opt.records.job_id import JobId
+from gpt_opt.records.provenance import read_provenance
+from gpt_opt.records.summary import read_summary
 
 SHOWN_PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy", "gpt-opt")
-"""Those whose versions a reader looks for first; where others differ between runs, these too."""
+"""Those whose versions a reader looks for first."""
+
+_DIRTY = " with uncommitted changes"
 
 
-def origins(records: Mapping[str, Mapping[str, Any]], devices: Mapping[str, str]) -> dict[str, Any]:
-    """Returns what provenance.json of runs says, as rows of a table.
+@dataclass(frozen=True)
+class Field:
+    """One thing that provenance says.
 
-    Args:
-        records: The provenance of each run that has one, by the name of the run.
-        devices: What each run trained on, by the name of the run.
-
-    Returns:
-        `rows`: a field and its values, each with the runs that have it, all of them being None; `packages`: versions
-        that all runs share; `differing`: packages of which they have several versions, like `rows`.
+    Attributes:
+        name: What it is.
+        values: Distinct values, each with the names of the runs that have it, the most frequent first.
+        is_shared: Whether all runs have the same.
     """
-    rows = [(title, {name: read(record) for name, record in records.items()}) for title, read in _FIELDS.items()]
-    rows.insert(3, ("device", dict(devices)))
-    packages = {name: record.get("packages") or {} for name, record in records.items()}
-    every = sorted({package for item in packages.values() for package in item}, key=str.lower)
-    versions = {package: {name: item.get(package, "none") for name, item in packages.items()} for package in every}
-    same = {package: next(iter(item.values())) for package, item in versions.items() if len(set(item.values())) == 1}
-    differing = [_row(package, item) for package, item in versions.items() if package not in same]
-    shown = {package: same[package] for package in SHOWN_PACKAGES if package in same}
-    found = [_row(title, values) for title, values in rows]
-    return {
-        "rows": [row for row in found if row["values"]],
-        "packages": shown,
-        "more_packages": {name: version for name, version in same.items() if name not in shown},
-        "differing": differing,
-    }
+
+    name: str
+    values: Sequence[tuple[str, Sequence[str]]]
+    is_shared: bool
 
 
-def _row(title: str, values: Mapping[str, str]) -> dict[str, Any]:
-    """Returns a field with its distinct values, the most frequent first."""
+@dataclass(frozen=True)
+class Origin:
+    """Where the results of runs come from.
+
+    Attributes:
+        fields: Code, machines, jobs.
+        packages: Versions that all runs share, of `SHOWN_PACKAGES`.
+        more_packages: Other versions that all runs share.
+        differing: Packages of which runs have several versions.
+    """
+
+    fields: Sequence[Field]
+    packages: Mapping[str, str]
+    more_packages: Mapping[str, str]
+    differing: Sequence[Field]
+
+    @property
+    def commits(self) -> list[str]:
+        """The distinct git commits."""
+        found = (
+            value.removesuffix(_DIRTY) for field in self.fields if field.name == _COMMIT for value, _ in field.values
+        )
+        return list(dict.fromkeys(found))
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether a run had uncommitted changes."""
+        return any(
+            value.endswith(_DIRTY) for field in self.fields if field.name == _COMMIT for value, _ in field.values
+        )
+
+
+def origin_of(runs: Sequence[ReportedRun]) -> Origin:
+    """Returns what provenance.json of runs says; those without one have not begun, and are left out."""
+    records = {run.name: record for run in runs if (record := read_provenance(run.paths))}
+    fields = [_field(name, {run: read(record) for run, record in records.items()}) for name, read in _FIELDS.items()]
+    fields.insert(3, _field("device", {run.name: _device(run) for run in runs if run.name in records}))
+    packages = {run: record.get("packages") or {} for run, record in records.items()}
+    every = sorted({name for versions in packages.values() for name in versions}, key=str.lower)
+    of_package = [_field(name, {run: item.get(name, "none") for run, item in packages.items()}) for name in every]
+    same = {field.name: field.values[0][0] for field in of_package if field.is_shared}
+    return Origin(
+        [field for field in fields if field.values],
+        {name: same[name] for name in SHOWN_PACKAGES if name in same},
+        {name: version for name, version in same.items() if name not in SHOWN_PACKAGES},
+        [field for field in of_package if not field.is_shared],
+    )
+
+
+def _field(name: str, values: Mapping[str, str]) -> Field:
     runs: dict[str, list[str]] = {}
-    for name, value in values.items():
+    for run, value in values.items():
         if value:
-            runs.setdefault(value, []).append(name)
-    ordered: Sequence[str] = sorted(runs, key=lambda value: -len(runs[value]))
-    shared = len(ordered) == 1 and len(runs[ordered[0]]) == len(values)
-    return {"name": title, "values": [[value, None if shared else runs[value]] for value in ordered]}
+            runs.setdefault(value, []).append(run)
+    ordered = sorted(runs.items(), key=lambda item: -len(item[1]))
+    return Field(name, ordered, len(ordered) == 1 and len(ordered[0][1]) == len(values))
+
+
+def _device(run: ReportedRun) -> str:
+    try:
+        return str(read_summary(run.paths).get("device") or "")
+    except (OSError, ValueError):
+        return ""
 
 
 def _commit(record: Mapping[str, Any]) -> str:
-    commit, dirty = record.get("git_commit"), record.get("git_dirty")
+    commit = record.get("git_commit")
     if not commit:
         return "not from a git repository" if "git_commit" in record else ""
-    return f"{commit} with uncommitted changes" if dirty else str(commit)
+    return f"{commit}{_DIRTY}" if record.get("git_dirty") else str(commit)
 
 
 def _slurm(record: Mapping[str, Any]) -> str:
@@ -62,8 +109,10 @@ def _slurm(record: Mapping[str, Any]) -> str:
     return "" if job is None else str(job.job)
 
 
+_COMMIT = "git commit"
+
 _FIELDS = {
-    "git commit": _commit,
+    _COMMIT: _commit,
     "code sha256": lambda record: str((record.get("code") or {}).get("sha256") or "")[:16],
     "Python": lambda record: str(record.get("python") or ""),
     "CUDA_VISIBLE_DEVICES": lambda record: str(record.get("cuda_visible_devices") or ""),

@@ -133,4 +133,3 @@ def _overrides(paths: RunPaths) -> tuple[str, ...] | None:
 
 def _traceback(error: Mapping[str, Any] | None) -> str:
     return str((error or {}).get("traceback") or "")
-

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import click
 
-from gpt_opt.cli import doctor, import_config, plan, prepare, report, results, submit, sweep
+from gpt_opt.cli import clean, doctor, export, import_config, plan, prepare, report, submit, sweep
 from gpt_opt.config.suggest import SYNONYMS, suggestion
 from gpt_opt.errors import exit_code, say
 
@@ -40,7 +40,7 @@ class _Verbs(click.Group):
         *(plan.plan, submit.submit, submit.drive, submit.execute),
         *(sweep.status, sweep.logs, sweep.retry, sweep.cancel),
         report.report,
-        *(prepare.prepare, doctor.doctor, results.merge, import_config.import_config),
+        *(prepare.prepare, doctor.doctor, export.export, clean.clean, import_config.import_config),
     ],
     subcommand_metavar="VERB ...",
     options_metavar="",

@@ -39,7 +39,7 @@ def report(target: str, output: Path | None, metric: str | None, is_watched: boo
     """
     import logging
 
-    from analysis.report import gather, page
+    from analysis.report import page
     from gpt_opt.records.io import write_text
 
     logging.getLogger("analysis").setLevel(logging.ERROR)  # what could not be read stands in the report
@@ -49,8 +49,7 @@ def report(target: str, output: Path | None, metric: str | None, is_watched: boo
     try:
         while True:
             source, outcome = where.read(metric)
-            document = gather(source, every_s if is_watched else None)
-            write_text(file, page(document))
+            write_text(file, page(source, every_s if is_watched else None))
             if outcome != told:
                 print(f"{file}: {outcome}", flush=True)
             told = outcome
@@ -95,16 +94,17 @@ class _Target:
         from gpt_opt.dispatch.sweep_status import gather
 
         status = self._before = gather(sweep, before=self._before)
-        record, runs = views.as_record(status), load_runs(sweep=sweep.root)
+        record, runs, metrics = views.as_record(status), load_runs(sweep=sweep.root), load_metrics(sweep=sweep.root)
         source = Source(
             title=sweep.label,
             runs=runs,
-            metrics=load_metrics(sweep=sweep.root),
+            metrics=metrics,
             base=Path(status.submission.cwd),
             answer=_answer(runs, metric, status.submission.metric),
             sweep=sweep,
             status=record,
             failures=record["failures"],
+            notes=_notes(runs, metrics, [*record["notes"], *record["advice"]]),
             is_over=status.all_done or status.idle,
         )
         return source, views.outcome(status)
@@ -115,17 +115,18 @@ class _Target:
         from gpt_opt.plan.resources import run_count
         from gpt_opt.records.state import State
 
-        runs = load_runs(self.folder)
+        runs, metrics = load_runs(self.folder), load_metrics(self.folder)
         running = int((runs["state"] == State.RUNNING).sum())
         source = Source(
             title=self.folder.resolve().name,
             runs=runs,
-            metrics=load_metrics(self.folder),
+            metrics=metrics,
             base=Path.cwd(),
             answer=_answer(runs, metric, None),
             sweep=None,
             status=None,
             failures=_failures(runs),
+            notes=_notes(runs, metrics),
             is_over=not running,
         )
         return source, f"{run_count(len(runs))}, {running} running"
@@ -154,6 +155,14 @@ def _answer(runs: pd.DataFrame, metric: str | None, of_sweep: Mapping[str, str] 
     return answer(runs, name, goal=goal)
 
 
+def _notes(runs: pd.DataFrame, metrics: pd.DataFrame, of_status: Sequence[str] = ()) -> list[str]:
+    """Returns what could not be read, and what a status says beside; which code runs were made with stands elsewhere."""
+    from gpt_opt.records.code import OTHER_CODE
+
+    lines = [*runs.attrs["problems"], *metrics.attrs["problems"], *of_status]
+    return [line for line in lines if OTHER_CODE not in line]
+
+
 def _failures(runs: pd.DataFrame) -> Sequence[Mapping[str, Any]]:
     """Returns the failed runs of a folder by cause, as `gptopt status --json` groups those of a sweep."""
     from analysis.parameters import format_value, varying_parameters
@@ -162,7 +171,9 @@ def _failures(runs: pd.DataFrame) -> Sequence[Mapping[str, Any]]:
     from gpt_opt.records.state import State
 
     failed = enumerate(zip(runs["state"].tolist(), runs["error"].fillna("").tolist(), strict=True))
-    failures = [Failure(row, State.FAILED, "exception", error) for row, (state, error) in failed if state == State.FAILED]
+    failures = [
+        Failure(row, State.FAILED, "exception", error) for row, (state, error) in failed if state == State.FAILED
+    ]
     keys = varying_parameters(runs)
     values = zip(*(runs[key].tolist() for key in keys), strict=True) if keys else [()] * len(runs)
     overrides = {

@@ -113,12 +113,18 @@ def best_of(candidates: Iterable[tuple[int, RunPaths]], metric: Mapping[str, str
     """
     best: tuple[int, float] | None = None
     for index, paths in candidates:
-        try:
-            value = read_summary(paths)["metrics"][metric["name"]]
-        except (OSError, ValueError, LookupError, TypeError):
-            continue
-        if not isinstance(value, int | float) or not math.isfinite(value):
+        value = final_metric(paths, metric["name"])
+        if value is None or not math.isfinite(value):
             continue
         if best is None or (value > best[1] if metric["goal"] == "maximize" else value < best[1]):
-            best = (index, float(value))
+            best = (index, value)
     return best
+
+
+def final_metric(paths: RunPaths, name: str) -> float | None:
+    """Returns the value of a metric in the result of a run; None where it has no such number."""
+    try:
+        value = read_summary(paths)["metrics"][name]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return float(value) if isinstance(value, int | float) else None

@@ -19,7 +19,7 @@ from gpt_opt.records.state import State, read_run
 
 _TEXT = re.compile(r"^(?:run:)?([0-9a-f]{12})(?:/checkpoint-([0-9]+))?$")
 _DIRECTORY = re.compile(r"-([0-9a-f]{12})$")
-_LEVELS = 3
+OUTPUT_LEVELS = 3
 """Folders between the output folder and a run directory: model, data, optimizer."""
 
 
@@ -50,7 +50,7 @@ class RunReference:
         real = Path(os.path.realpath(folder))
         paths = run_of(real)
         name = None if paths is None else _DIRECTORY.search(paths.root.name)
-        if paths is None or name is None or paths.root.parents[_LEVELS] != Path(os.path.realpath(output_dir)):
+        if paths is None or name is None or paths.root.parents[OUTPUT_LEVELS] != Path(os.path.realpath(output_dir)):
             return None
         if real == paths.root or (
             result_checkpoint(paths.checkpoints) == real and read_run(paths).state is State.COMPLETED
@@ -73,7 +73,7 @@ class RunIndex:
     def find(self, output_dir: str, run_id: str) -> RunPaths | None:
         """Returns the directory of a run, or None."""
         if output_dir not in self._known:
-            found = sorted(Path(output_dir).glob("/".join(["*"] * (_LEVELS + 1))), reverse=True)
+            found = sorted(Path(output_dir).glob("/".join(["*"] * (OUTPUT_LEVELS + 1))), reverse=True)
             names = ((_DIRECTORY.search(folder.name), folder) for folder in found)
             self._known[output_dir] = {name[1]: str(folder) for name, folder in names if name is not None}
         folder = self._known[output_dir].get(run_id)

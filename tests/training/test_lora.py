@@ -15,10 +15,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from gpt_opt.cli import main
 from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.errors import ConfigError, DataError, GptOptError
+from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.training.build import build
 from gpt_opt.training.loop import train
+from gpt_opt.training.models.export import export_run
 from gpt_opt.training.models.lora import TARGET_MODULES, add_adapters
-from gpt_opt.training.models.merge import merge_adapters
 from tests.training.test_training import DPO, config, equal, estimated_mb, finish, folder, hooks, rows
 
 LORA = [*DPO, "lora=lora", "lora.r=4"]
@@ -212,14 +213,14 @@ def test_a_merged_model_computes_what_the_adapters_do(
     base = logits(build(config([*small, *DPO, *(item for item in overrides if item.startswith("seed"))])).policy)
     saved = load_file(checkpoint / "adapter_model.safetensors")
     set_peft_model_state_dict(policy, saved)
-    assert main(["merge", str(root)]) == 0
-    assert capsys.readouterr().out.strip() == str(root / "merged")
-    merged = AutoModelForCausalLM.from_pretrained(root / "merged")
+    assert main(["export", str(root)]) == 0
+    assert capsys.readouterr().out.strip() == str(root / "export")
+    merged = AutoModelForCausalLM.from_pretrained(root / "export")
     assert torch.allclose(logits(merged), logits(policy), rtol=0, atol=1e-5)
     assert (logits(merged) - base).abs().max() > 1e-3
-    assert AutoTokenizer.from_pretrained(root / "merged")("ab")["input_ids"] == [97, 98]
-    assert sorted(path.name for path in root.iterdir()) == ["checkpoints", "config.json", "merged", "metrics.jsonl"]
-    assert len({path.stat().st_mode for path in (root / "merged").iterdir()}) == 1  # no file for the owner alone
+    assert AutoTokenizer.from_pretrained(root / "export")("ab")["input_ids"] == [97, 98]
+    assert sorted(path.name for path in root.iterdir()) == ["checkpoints", "config.json", "export", "metrics.jsonl"]
+    assert len({path.stat().st_mode for path in (root / "export").iterdir()}) == 1  # no file for the owner alone
     assert sum(item.numel() for item in saved.values()) == sum(trained(policy).values())
 
 
@@ -227,27 +228,11 @@ def test_merge_takes_a_checkpoint_and_a_folder_and_replaces_nothing(tmp_path: Pa
     root, into = tmp_path / "run", tmp_path / "new" / "model"
     run_with(small, LORA, root)
     checkpoint = root / "checkpoints" / "checkpoint-12"
-    assert main(["merge", str(checkpoint), "--into", str(into)]) == 0
+    assert main(["export", str(checkpoint), "--into", str(into)]) == 0
     assert (into / "model.safetensors").is_file()
     before = (into / "model.safetensors").stat().st_mtime_ns
-    assert main(["merge", str(root), "--into", str(into)]) == 2
+    assert main(["export", str(root), "--into", str(into)]) == 2
     assert (into / "model.safetensors").stat().st_mtime_ns == before
-
-
-def test_what_cannot_be_merged_is_one_clear_error(
-    tmp_path: Path, small: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = tmp_path / "run"
-    run_with(small, DPO, root)
-    for target in (root, root / "checkpoints" / "checkpoint-12"):
-        assert main(["merge", str(target)]) == 1
-        assert "has no adapters to merge" in capsys.readouterr().err
-    assert not (root / "merged").exists()
-    assert main(["merge", str(tmp_path)]) == 2
-    assert "must be a run directory or one of its checkpoints" in capsys.readouterr().err
-    (root / "checkpoints").rename(tmp_path / "elsewhere")
-    assert main(["merge", str(root)]) == 1
-    assert "must hold a checkpoint, but holds none" in capsys.readouterr().err
 
 
 def test_a_merge_that_fails_leaves_nothing(tmp_path: Path, small: list[str]) -> None:
@@ -256,25 +241,25 @@ def test_a_merge_that_fails_leaves_nothing(tmp_path: Path, small: list[str]) -> 
     checkpoint = root / "checkpoints" / "checkpoint-12"
     resolved["model"]["config"]["n_embd"] = 32  # no longer the base of these adapters
     with pytest.raises(GptOptError, match="must fit the base"):
-        merge_adapters(resolved, checkpoint, root / "merged")
+        export_run(RunPaths(root), resolved, checkpoint, root / "export")
     progress = json.loads((checkpoint / "progress.json").read_text())
     resolved["model"]["archive"] = "embedded"
     progress["inputs"] = {"model.archive": {"path": "", "sha256": "0" * 64}}  # they were trained on other weights
     (checkpoint / "progress.json").write_text(json.dumps(progress))
     with pytest.raises(DataError, match=r"model\.archive: must be what checkpoint-12 was trained with, 000000000000, "):
-        merge_adapters(resolved, checkpoint, root / "merged")
+        export_run(RunPaths(root), resolved, checkpoint, root / "export")
     with (checkpoint / "adapter_model.safetensors").open("r+b") as stream:
         stream.truncate(100)
-    with pytest.raises(GptOptError, match=r"must have whole adapters, but adapter_model\.safetensors has 100 bytes"):
-        merge_adapters(resolved, checkpoint, root / "merged")
-    assert not list(root.glob("*merged*"))
+    with pytest.raises(GptOptError, match=r"must have whole weights, but adapter_model\.safetensors has 100 bytes"):
+        export_run(RunPaths(root), resolved, checkpoint, root / "export")
+    assert not list(root.glob("*export*"))
 
 
 def test_a_base_of_16_bits_is_merged_in_float32_and_stored_as_it_was(tmp_path: Path, small: list[str]) -> None:
     root = tmp_path / "run"
     resolved = run_with(small, [*LORA, "model.policy_dtype=bfloat16"], root)
-    merge_adapters(resolved, root / "checkpoints", root / "merged")
-    saved = load_file(root / "merged" / "model.safetensors")
+    export_run(RunPaths(root), resolved, None, root / "export")
+    saved = load_file(root / "export" / "model.safetensors")
     assert {item.dtype for item in saved.values()} == {torch.bfloat16}
     base = dict(build(config([*small, *DPO, "model.policy_dtype=bfloat16"])).policy.named_parameters())
     adapters = load_file(root / "checkpoints" / "checkpoint-12" / "adapter_model.safetensors")

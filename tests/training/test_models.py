@@ -239,7 +239,7 @@ def test_an_archive_that_is_no_plain_state_dict_is_refused(
 def test_an_archive_of_adapters_alone_says_to_merge(tmp_path: Path, small: list[str]) -> None:
     place = folder(tmp_path / "run")
     finish([*small, *DPO, "lora=lora", "training.training_params.max_steps=4"], place)
-    with pytest.raises(ConfigError, match=r"holds adapters alone\n.*gptopt merge"):
+    with pytest.raises(ConfigError, match=r"holds adapters alone\n.*gptopt export"):
         build(config([*small, *DPO, f"model.archive={place.checkpoints / 'checkpoint-4'}"]))
 
 
@@ -255,7 +255,7 @@ def test_a_model_of_adapters_alone_says_to_merge(tmp_path: Path, hf: list[str], 
     chosen = config([*hf, "model.tokenizer_name_or_path=bytes", *lora, f"{key}={trained}"])
     (problem,) = constraint_problems(chosen)
     assert problem.where == key
-    assert f"holds adapters alone\n      merge them first: gptopt merge {trained}" in str(problem)
+    assert f"holds adapters alone\n      merge them first: gptopt export {trained}" in str(problem)
     with pytest.raises(ConfigError, match="holds adapters alone"):  # as of a hub id, which no check can look into
         build(chosen)
 

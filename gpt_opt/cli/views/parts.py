@@ -22,6 +22,16 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def size(count: int) -> str:
+    """Returns bytes as a person says them: `640 kB`, `1.2 GB`."""
+    value, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 999.5 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if value >= 9.95 or unit == "B" else f"{value:.1f} {unit}"
+
+
 def parameter_columns(runs: Sequence[Sequence[str]], varying: Sequence[str]) -> list[Column]:
     """Returns the columns of a table for keys that vary, with a cell for each list of override strings."""
     values = [parameters(overrides) for overrides in runs]

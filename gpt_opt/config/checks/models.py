@@ -191,4 +191,4 @@ def weight_problems(config: Config) -> Iterator[Problem]:
 def adapters_alone(key: str, name: str) -> Problem:
     """Returns what to say where a whole model is needed, but `name`, the value of `key`, holds adapters."""
     problem = f"must be a whole model, but {name!r} holds adapters alone"
-    return Problem(key, problem, f"merge them first: gptopt merge {name}")
+    return Problem(key, problem, f"merge them first: gptopt export {name}")

@@ -1,4 +1,4 @@
-"""The verb `merge`."""
+"""The verb `export`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gpt_opt.errors import ConfigError, Problem
 
 @click.command()
 @click.argument("run_dir", type=FILE, metavar="RUN", help="A run directory, or one of its checkpoints.")
-@click.option("--into", type=FILE, metavar="FOLDER", help="New folder to write (default: RUN/merged).")
-def merge(run_dir: Path, into: Path | None) -> None:
-    """Writes the model of a run with its adapters merged in.
+@click.option("--into", type=FILE, metavar="FOLDER", help="New folder to write (default: RUN/export).")
+def export(run_dir: Path, into: Path | None) -> None:
+    """Writes the model of a run for use elsewhere.
 
-    With its tokenizer, in Hugging Face format.
+    A folder that transformers' from_pretrained opens, with tokenizer and model card; adapters are merged in.
     """
     from gpt_opt.records.io import read_json_object
     from gpt_opt.records.run_dir import run_of
@@ -32,8 +32,8 @@ def merge(run_dir: Path, into: Path | None) -> None:
     except ValueError as error:
         problem = f"must be the run's config, but cannot be read: {error}"
         raise ConfigError([Problem(str(paths.config), problem)]) from error
-    from gpt_opt.training.models.merge import merge_adapters
+    from gpt_opt.training.models.export import export_run
 
-    target = into or paths.root / "merged"
-    merge_adapters(config, paths.checkpoints if given == paths.root else given, target)
+    target = into or paths.root / "export"
+    export_run(paths, config, None if given == paths.root else given, target)
     print(target)

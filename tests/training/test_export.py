@@ -1,0 +1,124 @@
+"""`gptopt export`: a folder that from_pretrained opens, with a model card that says how the model was trained."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from gpt_opt.cli import main
+from gpt_opt.training.build import build
+from tests.training.test_lora import run_with
+from tests.training.test_training import DPO, config
+
+CARD = "README.md"
+
+
+def test_a_whole_model_is_exported_with_its_weights_and_no_training_state(
+    tmp_path: Path, small: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "run"
+    policy = build(run_with(small, DPO, root)).policy
+    assert main(["export", str(root)]) == 0
+    assert capsys.readouterr().out.strip() == str(root / "export")
+    checkpoint = root / "checkpoints" / "checkpoint-12"
+    opened = AutoModelForCausalLM.from_pretrained(root / "export")
+    saved = AutoModelForCausalLM.from_pretrained(checkpoint)
+    assert all(torch.equal(a, b) for a, b in zip(opened.parameters(), saved.parameters(), strict=True))
+    assert type(opened) is type(policy)
+    assert AutoTokenizer.from_pretrained(root / "export")("ab")["input_ids"] == [97, 98]
+    names = {path.name for path in (root / "export").iterdir()}
+    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer_config.json", CARD} <= names
+    assert not names & {"optimizer.pt", "rng_state.pth", "scheduler.pt", "trainer_state.json", "training_args.bin"}
+
+
+def test_the_card_says_how_the_model_was_trained(tmp_path: Path, small: list[str]) -> None:
+    root = tmp_path / "run"
+    run_with(small, DPO, root)
+    summary = {"step": 12, "tokens": 3456, "time_s": 7.6, "device": "cpu", "metrics": {"eval/loss": 0.25, "loss": 0.5}}
+    (root / "summary.json").write_text(json.dumps(summary))
+    packages = {"torch": "2.13.0", "absl-py": "1"}
+    provenance = {"git_commit": "abc123", "git_dirty": True, "packages": packages, "command": ["/home/me/secret"]}
+    (root / "provenance.json").write_text(json.dumps(provenance))
+    assert main(["export", str(root)]) == 0
+    _, front, text = (root / "export" / CARD).read_text().split("---\n", 2)
+    assert yaml.safe_load(front) == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["gpt-opt", "dpo"],
+    }
+    for row in (
+        "| loss: beta | 0.1 |",
+        "| optimizer steps | 12 |",
+        "| tokens seen by the run | 3456 |",
+        "| eval/loss | 0.2500 |",
+        "| commit | abc123 with changes |",
+        "| packages | torch 2.13.0 |",
+        "| training time | 8 s |",
+    ):
+        assert row in text
+    assert "secret" not in text
+    assert "| loss |" not in text.partition("## Evaluation")[2], "of an evaluated run the last evaluation stands alone"
+
+
+def test_a_card_of_an_earlier_checkpoint_has_no_final_metrics(tmp_path: Path, small: list[str]) -> None:
+    root = tmp_path / "run"
+    run_with(
+        small, [*DPO, "training.training_params.save_every=6", "training.training_params.save_total_limit=2"], root
+    )
+    (root / "summary.json").write_text(json.dumps({"step": 12, "metrics": {"eval/loss": 0.25}}))
+    assert main(["export", str(root / "checkpoints" / "checkpoint-6"), "--into", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / CARD).read_text()
+    assert "| optimizer steps | 6 |" in text
+    assert "eval/loss" not in text
+
+
+def test_a_hub_name_is_the_base_model_and_a_value_breaks_no_table(tmp_path: Path, small: list[str]) -> None:
+    from gpt_opt.records.run_dir import RunPaths
+    from gpt_opt.training.models.model_card import model_card
+
+    given = config([*small, *DPO])
+    given["model"]["name_or_path"] = "openai-community/gpt2"
+    given["data"]["dataset"]["name"] = "a|b\n<script>"
+    card = model_card(RunPaths(tmp_path), given, 3, is_result=True, is_known=True)
+    assert yaml.safe_load(card.split("---\n")[1])["base_model"] == ["openai-community/gpt2"]
+    assert "| data | a\\|b \\<script\\> |" in card
+
+
+def test_a_model_of_our_own_opens_as_its_card_says(tmp_path: Path, small: list[str]) -> None:
+    root = tmp_path / "run"
+    run_with(small, [*DPO, "model=gpt-tiny", "loss.use_ref_model=true"], root)
+    assert main(["export", str(root)]) == 0
+    text = (root / "export" / CARD).read_text()
+    code = text.partition("```python\n")[2].partition("```")[0]
+    assert "import gpt_opt.training.models" in code
+    code = code.replace("FOLDER", str(root / "export")) + "print(type(model).__name__, model.config.vocab_size)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.split()[0] == "GPT"
+
+
+def test_what_cannot_be_exported_is_one_clear_error(
+    tmp_path: Path, small: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "run"
+    run_with(small, DPO, root)
+    assert main(["export", str(tmp_path)]) == 2
+    assert "must be a run directory or one of its checkpoints" in capsys.readouterr().err
+    (root / "export").mkdir()
+    (root / "export" / "mine").touch()
+    assert main(["export", str(root)]) == 2
+    assert "must be a new folder" in capsys.readouterr().err
+    weights = root / "checkpoints" / "checkpoint-12" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert main(["export", str(root), "--into", str(tmp_path / "out")]) == 1
+    assert "must have whole weights" in capsys.readouterr().err
+    (root / "checkpoints").rename(tmp_path / "elsewhere")
+    assert main(["export", str(root), "--into", str(tmp_path / "out")]) == 1
+    assert "must hold a checkpoint, but holds none" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
