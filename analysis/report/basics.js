@@ -5,7 +5,6 @@
 const doc = JSON.parse(document.getElementById("data").textContent);
 const runs = doc.runs;
 const DONE = "COMPLETED";
-const SIGNS = { COMPLETED: "✓", FAILED: "✗", RUNNING: "▶", INTERRUPTED: "‖", PENDING: "…", BLOCKED: "⊘", CANCELLED: "–" };
 const FEW = 40; // lines that have dashes and ends of their own; more are thin and pale
 
 const byId = (id) => document.getElementById(id);
@@ -64,8 +63,7 @@ function filterRuns() {
 
 function numberText(value, digits = 6) {
   const size = Math.abs(value), rounded = Number(value.toPrecision(digits));
-  const text = value === 0 || (size >= 1e-3 && size < 1e5) ? String(rounded) : rounded.toExponential().replace("e+", "e");
-  return text.replaceAll("-", "−");
+  return value === 0 || (size >= 1e-4 && size < 1e5) ? String(rounded) : rounded.toExponential().replace("e+", "e");
 }
 function valueText(value) {
   return absent(value) ? "–" : typeof value === "number" ? numberText(value) : String(value);
@@ -90,7 +88,6 @@ function duration(seconds) {
 }
 const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 const clipped = (text, most) => (text.length > most ? `${text.slice(0, Math.max(2, most - 1))}…` : text);
-const sign = (state) => `${SIGNS[state] ?? "!"} ${state}`;
 function parameters(run) {
   const known = doc.keys.filter((key) => valueOf(run, key) !== null);
   return known.map((key) => `${key.name}=${valueText(valueOf(run, key))}`).join(", ");
@@ -193,7 +190,9 @@ function usualColour() {
 function colouring() {
   const choice = view.colour || usualColour(), key = doc.keys.find((item) => item.key === choice);
   const of = (run) => (key ? valueOf(run, key) : choice === "result" ? resultOf(run) : run[choice] ?? null);
-  const shown = visible.map((index) => runs[index]), values = unique(shown.map(of)).filter((value) => value !== null).sort(compare);
+  const shown = visible.map((index) => runs[index]).filter((run) => run.curves[view.metric] || finite(resultOf(run)));
+  const values = unique(shown.map(of)).filter((value) => value !== null);
+  if (choice !== "name") values.sort(compare);
   const title = key?.name ?? (choice === "result" ? metricLabel(view.metric) : choice === "name" ? "run" : choice);
   const text = (value) => (choice === "result" ? metricText(view.metric, value) : valueText(value));
   if ((key?.numeric || choice === "result") && values.length > HUES.light.length) return shaded(of, values.filter(finite), key?.log, title, text);

@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.report.contents import Contents
 from analysis.report.curves import pack_all
 from analysis.report.runs import ReportedRun
-from analysis.report.texts import plain
+from analysis.report.texts import plain, signed
 from gpt_opt.records.metrics import EVALUATION, metric_label
 
 _MAIN = ("loss", "eval/loss")
@@ -50,6 +50,7 @@ def document(contents: Contents, every_s: float | None) -> dict[str, Any]:
         },
         "keys": [asdict(key) for key in contents.keys],
         "constant": {key: contents.texts.value(value) for key, value in contents.constant.items()},
+        "signs": {state: signed(state) for state in dict.fromkeys(run.state for run in contents.runs)},
         "stages": [] if source.status is None else [stage["name"] for stage in source.status["stages"]],
         "runs": [
             _run(contents, run, place in with_traceback) | {"curves": curves[place]}

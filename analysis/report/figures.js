@@ -1,7 +1,7 @@
 // The figures: SVG with axes, and points that the pointer and the arrow keys find.
 
 const REACH = 40; // pixels from which a pointer finds a point
-const LETTER = 6.9; // pixels of a letter of an axis, about
+const LETTER = 7.7; // pixels of a letter of an axis, about
 
 function scale(low, high, from, to, log = false) {
   const f = log ? Math.log10 : (value) => value, a = f(low), b = f(high);
@@ -41,7 +41,7 @@ function plot(part, width, height, x, y) {
   forget(part);
   const root = canvas(width, height, `${y.title} against ${x.title}`);
   const log = (axis) => (axis.log ? " (log)" : ""), marksOfY = ticks({ low: y.ends[0], high: y.ends[1], log: y.log }, (height - 60) / 36);
-  const left = Math.max(30, ...marksOfY.map((value) => 10 + LETTER * metricTick(value).length)), right = width - 12, top = 22, bottom = height - 40;
+  const left = Math.max(30, ...marksOfY.map((value) => 14 + LETTER * metricTick(value).length)), right = width - 12, top = 22, bottom = height - 40;
   const sx = scale(...x.ends, left + 4, right - 4, x.log), sy = scale(...y.ends, bottom - 4, top + 4, y.log);
   for (const value of marksOfY) {
     root.append(svg("line", { class: "grid", x1: left, x2: right, y1: sy.at(value), y2: sy.at(value) }),
@@ -109,7 +109,7 @@ function thin(layer, number) {
 }
 const pathOf = (places) => `M${places.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L")}`;
 const resultLine = (run) => `${metricLabel(view.metric)}: ${metricText(view.metric, resultOf(run))}`;
-const stateLine = (run) => (run.state === DONE ? "" : sign(run.state));
+const stateLine = (run) => (run.state === DONE ? "" : doc.signs[run.state]);
 
 // -- learning curves --------------------------------------------------------------------------------------------------
 
@@ -184,7 +184,8 @@ const figureHeight = (width) => Math.round(Math.min(420, Math.max(260, width * 0
 function drawParameters(figure, looks) {
   forget("parameter");
   const own = visible.filter((index) => finite(resultOf(runs[index])) && (!view.log || resultOf(runs[index]) > 0));
-  const keys = doc.keys.filter((key) => unique(own.map((index) => valueOf(runs[index], key))).length > 1);
+  const varying = doc.keys.filter((key) => unique(own.map((index) => valueOf(runs[index], key))).length > 1);
+  const keys = varying.length > 1 ? varying.filter((key) => key.key !== "seed") : varying; // seeds are chance
   figure.hidden = !keys.length;
   if (figure.hidden) return;
   const grid = element("div", { class: "multiples" });
@@ -223,7 +224,7 @@ function drawParallel(figure, looks) {
     .filter((axis) => unique(own.map((index) => axis.of(runs[index]))).length > 1);
   figure.hidden = varying.length < 2;
   if (figure.hidden) return;
-  const axes = [...varying, { name: metricLabel(view.metric), numeric: true, log: view.log, text: metricTick, of: resultOf }];
+  const axes = [...varying, { name: metricLabel(view.metric), numeric: true, log: view.log, text: metricTick, of: resultOf, round: true }];
   const width = Math.max(figure.clientWidth, 76 * axes.length), height = 310, root = canvas(width, height, `Parallel coordinates of ${axes.map((axis) => axis.name).join(", ")}`);
   const drawn = { root, points: [], width, height }, layer = svg("g"), front = svg("g"), between = (width - 96) / (axes.length - 1);
   axes.forEach((axis, place) => front.append(...parallelAxis(axis, 34 + place * between, own, place % 2 ? 30 : 14, between)));
@@ -248,7 +249,7 @@ function parallelAxis(axis, x, own, nameAt, room) {
   const along = scale(...ends, all.length > values.length ? bottom - 26 : bottom, top, log);
   axis.x = x;
   axis.y = (run) => (axis.of(run) === null ? bottom : along.at(numeric ? axis.of(run) : values.indexOf(axis.of(run))));
-  const shown = numeric && values.length > 8 ? ticks(along, 5).map((value) => [along.at(value), axis.text(value)]) : values.map((value, i) => [along.at(numeric ? value : i), axis.text(value)]);
+  const shown = numeric && (values.length > 8 || axis.round) ? ticks(along, 5).map((value) => [along.at(value), axis.text(value)]) : values.map((value, i) => [along.at(numeric ? value : i), axis.text(value)]);
   const name = svg("text", { class: "name", x: Math.max(2, x - 30), y: nameAt }, clipped(axis.name, Math.floor((1.7 * room) / LETTER)) + (log ? " (log)" : ""));
   const nodes = [svg("line", { class: "axis", x1: x, x2: x, y1: top - 4, y2: bottom }), name];
   let before = Infinity;

@@ -51,17 +51,16 @@ class Origin:
     @property
     def commits(self) -> list[str]:
         """The distinct git commits."""
-        found = (
-            value.removesuffix(_DIRTY) for field in self.fields if field.name == _COMMIT for value, _ in field.values
-        )
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(value.removesuffix(_DIRTY) for value in self._code))
 
     @property
     def is_dirty(self) -> bool:
         """Whether a run had uncommitted changes."""
-        return any(
-            value.endswith(_DIRTY) for field in self.fields if field.name == _COMMIT for value, _ in field.values
-        )
+        return any(value.endswith(_DIRTY) for value in self._code)
+
+    @property
+    def _code(self) -> list[str]:
+        return [value for field in self.fields if field.name == _COMMIT for value, _ in field.values]
 
 
 def origin_of(runs: Sequence[ReportedRun]) -> Origin:

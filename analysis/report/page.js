@@ -8,7 +8,7 @@ function columns() {
   const seconds = (run) => run.seconds ?? run.time_s ?? null;
   return [
     { id: "name", title: "run", of: (run) => run.name },
-    { id: "state", title: "state", of: (run) => run.state, node: (run) => element("span", { class: `state ${run.state}` }, sign(run.state)) },
+    { id: "state", title: "state", of: (run) => run.state, node: (run) => element("span", { class: `state ${run.state}` }, doc.signs[run.state]) },
     ...(doc.stages.length ? [{ id: "stage", title: "stage", of: (run) => run.stage }] : []),
     ...doc.keys.map((key) => ({ id: key.key, title: key.name, hint: key.key, number: key.numeric, of: (run) => valueOf(run, key) })),
     ...metrics.map((name) => ({ id: name, title: doc.metrics[name].label, unit: doc.metrics[name].unit, hint: name, number: true,
@@ -99,7 +99,7 @@ function drawSelected() {
       run.gpus && `GPU ${run.gpus}`, run.slurm && `Slurm job ${run.slurm}`].filter(Boolean);
     const metrics = Object.entries(run.final ?? {}).map(([name, value]) => `${name}: ${metricText(name, value)} ${doc.metrics[name].unit}`).join("\n");
     box.replaceChildren(
-      element("h3", {}, run.name, element("span", { class: "soft" }, parameters(run)), element("span", { class: `state ${run.state}` }, sign(run.state)), clear),
+      element("h3", {}, run.name, element("span", { class: "soft" }, parameters(run)), element("span", { class: `state ${run.state}` }, doc.signs[run.state]), clear),
       element("p", { class: "note" }, facts.join(" · ")), element("p", { class: "note mono" }, run.path), run.message ? element("p", {}, run.message) : "",
       run.traceback ? lazily("Traceback", () => text(run.traceback)) : "", metrics ? lazily("Metrics", () => text(metrics)) : "",
       lazily("Config", () => text(configText(run))),
@@ -126,7 +126,7 @@ function fillTools() {
       view.hidden = view.hidden.includes(state) ? view.hidden.filter((item) => item !== state) : [...view.hidden, state];
       chip.setAttribute("aria-pressed", shown());
       refresh();
-    } }, `${sign(state)} ${runs.filter((run) => run.state === state).length}`);
+    } }, `${doc.signs[state]} ${runs.filter((run) => run.state === state).length}`);
     return chip;
   }));
   byId("stage-label").hidden = !doc.stages.length;

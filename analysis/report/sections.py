@@ -14,7 +14,7 @@ from analysis.report.contents import Contents
 from analysis.report.costs import total
 from analysis.report.markup import Html, command, details, joined, table, tag
 from analysis.report.origin import Field, Origin, origin_of
-from analysis.report.texts import count, duration, moment, plain
+from analysis.report.texts import count, duration, moment, plain, signed
 from gpt_opt.records.metrics import metric_label, metric_text
 from gpt_opt.records.state import State
 
@@ -28,17 +28,6 @@ _MOST_VALUES = 16
 """Values of a config key that are listed."""
 
 _MOST_NOTES = 100
-
-SIGNS: Mapping[str, str] = {
-    State.COMPLETED: "✓",
-    State.FAILED: "✗",
-    State.RUNNING: "▶",
-    State.INTERRUPTED: "‖",
-    State.PENDING: "…",
-    State.BLOCKED: "⊘",
-    State.CANCELLED: "–",
-}
-"""What tells states apart without colours; any other has `!`."""
 
 
 def sections(contents: Contents, runs: Html) -> dict[str, Html]:
@@ -92,7 +81,7 @@ def _listed(numbers: Mapping[str, int]) -> str:
 
 
 def _state(state: str) -> Html:
-    return tag("span", f"{SIGNS.get(state, '!')} {state}", class_=f"state {state}")
+    return tag("span", signed(state), class_=f"state {state}")
 
 
 def _button(contents: Contents, place: int) -> Html:
@@ -194,14 +183,11 @@ def _configuration(contents: Contents) -> Html:
     swept = rows([key.key for key in contents.keys])
     others = contents.differing
     constant = [f"{key}: {format_value(contents.texts.value(value))}" for key, value in contents.constant.items()]
+    more = table(["key", "values"], rows(others))
     return joined(
         table(["key", "values"], swept) if swept else tag("p", "All runs have the same config."),
-        details(f"{count(len(others), 'other key')} that differ", table(["key", "values"], rows(others)))
-        if others
-        else None,
-        details(
-            f"What all runs share ({count(len(constant), 'key')})", tag("pre", "\n".join(sorted(constant)), tabindex=0)
-        ),
+        details(f"Other keys that differ ({len(others)})", more) if others else None,
+        details(f"What all runs share ({len(constant)} keys)", tag("pre", "\n".join(sorted(constant)), tabindex=0)),
         tag("p", "The whole config of a run is shown where it is selected in the table.", class_="note"),
     )
 
@@ -228,13 +214,8 @@ def _field(field: Field) -> tuple[str, Html]:
     lines = []
     for value, names in field.values:
         of = ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
-        lines.append(
-            tag(
-                "div",
-                value,
-                None if field.is_shared else tag("span", f" {count(len(names), 'run')}: {of}", class_="soft"),
-            )
-        )
+        which = None if field.is_shared else tag("span", f" {count(len(names), 'run')}: {of}", class_="soft")
+        lines.append(tag("div", value, which))
     return field.name, joined(*lines)
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gpt_opt.records.state import State
+
 _MOST_TEXT = 1_000
 """Characters of a config value."""
 
@@ -59,6 +61,23 @@ def plain(value: Any) -> Any:
     if isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
         return value
     return str(value)
+
+
+SIGNS: Mapping[str, str] = {
+    State.COMPLETED: "✓",
+    State.FAILED: "✗",
+    State.RUNNING: "▶",
+    State.INTERRUPTED: "‖",
+    State.PENDING: "…",
+    State.BLOCKED: "⊘",
+    State.CANCELLED: "-",
+}
+"""What tells states apart without colours; any other has `!`."""
+
+
+def signed(state: str) -> str:
+    """Returns a state with its sign."""
+    return f"{SIGNS.get(state, '!')} {state}"
 
 
 def moment(seconds: float) -> str:

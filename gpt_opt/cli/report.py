@@ -156,7 +156,7 @@ def _answer(runs: pd.DataFrame, metric: str | None, of_sweep: Mapping[str, str] 
 
 
 def _notes(runs: pd.DataFrame, metrics: pd.DataFrame, of_status: Sequence[str] = ()) -> list[str]:
-    """Returns what could not be read, and what a status says beside; which code runs were made with stands elsewhere."""
+    """Returns what could not be read, and what a status says beside; the code of runs stands in their provenance."""
     from gpt_opt.records.code import OTHER_CODE
 
     lines = [*runs.attrs["problems"], *metrics.attrs["problems"], *of_status]
