@@ -123,8 +123,11 @@ function hover(run) {
   if (run === null) return;
   for (const node of nodesOf(run)) {
     node.classList.add("hovered");
-    if (node instanceof SVGElement && node !== node.parentNode.lastChild) node.parentNode.append(node); // to the front
+    toFront(node);
   }
+}
+function toFront(node) {
+  if (node instanceof SVGElement && node !== node.parentNode.lastChild) node.parentNode.append(node);
 }
 function select(run, more) {
   const { name } = runs[run], others = view.selected.filter((item) => item !== name);
@@ -137,6 +140,7 @@ function selectNames(names) {
     for (const node of nodesOf(index)) {
       node.classList.toggle("selected", names.includes(run.name));
       if (node.tagName === "TR") node.setAttribute("aria-selected", names.includes(run.name));
+      else if (names.includes(run.name)) toFront(node);
     }
   }
   document.querySelectorAll("svg.plot").forEach((plot) => plot.classList.toggle("chosen", names.length > 0));
@@ -180,10 +184,15 @@ function colourChoices() {
   const staged = doc.stages.length ? [["stage", "stage"]] : [];
   return [...doc.keys.map((key) => [key.key, key.name]), ...staged, ["state", "state"], ["result", "the metric"], ["name", "run"]];
 }
+// Seeds are chance: they count only where nothing else varies.
+function varyingAmong(items) {
+  const varying = doc.keys.filter((key) => unique(items.map((run) => valueOf(run, key))).length > 1);
+  return varying.length > 1 ? varying.filter((key) => key.key !== "seed") : varying;
+}
 // Few runs that differ in several ways have a colour each; more have that of the first key in which they differ.
 function usualColour() {
   const drawn = visible.map((index) => runs[index]).filter((run) => run.curves[view.metric]);
-  const varying = doc.keys.filter((key) => unique(drawn.map((run) => valueOf(run, key))).length > 1);
+  const varying = varyingAmong(drawn);
   const several = varying.length > 1 || (varying.length === 1 && unique(drawn.map((run) => run.stage)).length > 1);
   return (several || !varying.length) && drawn.length <= HUES.light.length ? "name" : varying[0]?.key ?? "state";
 }
@@ -215,6 +224,6 @@ function shaded(of, numbers, log, title, text) {
   const part = scale(numbers[0], numbers.at(-1), 0, 1, log).at;
   const steps = Array.from({ length: 40 }, (_, i) => svg("rect", { x: i, width: 1.05, height: 1, fill: along(i / 39) }));
   const bar = svg("svg", { class: "bar", viewBox: "0 0 40 1", preserveAspectRatio: "none", "aria-hidden": "true" }, steps);
-  const legend = element("div", { class: "legend" }, `${title}: ${text(numbers[0])}`, bar, text(numbers.at(-1)), log ? "(log)" : "");
+  const legend = element("div", { class: "legend" }, `${title}: ${text(numbers[0])}`, bar, text(numbers.at(-1)), log ? " (log)" : "");
   return { of: (run) => (finite(of(run)) ? { colour: along(part(of(run))), dash: "" } : NONE), legend };
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,8 +14,8 @@ import pandas as pd
 Values = npt.NDArray[np.float64]
 Curve = tuple[npt.NDArray[np.int64], Values]
 
-BUDGET = 400_000
-"""Points of all curves of a report together: some 3 MB."""
+BUDGET = 340_000
+"""Points of all curves of a report together: some 2.5 MB."""
 
 MOST_POINTS, FEWEST_POINTS = 400, 8
 """Of one curve, however few or many curves there are."""
@@ -97,40 +97,44 @@ def axis(steps: npt.NDArray[np.int64], values: Values) -> dict[str, Any] | None:
 
 
 def pack_all(
-    frames: Sequence[pd.DataFrame], metrics: Sequence[str], main: Iterable[str], budget: int = BUDGET
+    rows: pd.DataFrame, paths: Sequence[str | None], metrics: Sequence[str], main: Iterable[str], budget: int = BUDGET
 ) -> list[dict[str, Any]]:
     """Returns the curves of each run by metric, and under `time` and `tokens` these at its steps.
 
     Args:
-        frames: For each run its rows of `load_metrics`, ordered by step; may be empty.
+        rows: What `load_metrics` returned.
+        paths: Of the runs; None of one that has no directory.
         metrics: Which to take.
         main: Those that are compared.
         budget: Points of all curves together.
     """
-    compared = set(main)
-    curves: list[dict[str, Curve]] = [_curves(frame, metrics) for frame in frames]
+    places: dict[str, npt.NDArray[np.intp]] = rows.groupby("path").indices if len(rows) else {}
+    steps = rows["step"].to_numpy(dtype="int64")
+    columns = {name: rows[name].to_numpy(dtype="float64") for name in metrics if name in rows.columns}
+    compared, nowhere = set(main), np.array([], dtype=np.intp)
+    of_run = [places.get(path, nowhere) if path is not None else nowhere for path in paths]
+    curves = [_curves(steps[where], columns, where) for where in of_run]
     each = points_each(((len(curve[0]), name in compared) for run in curves for name, curve in run.items()), budget)
+    axes = {"time": rows["time"].astype("int64").to_numpy() / 1e6} if len(rows) else {}  # it counts microseconds
+    if "tokens" in rows.columns:
+        axes["tokens"] = rows["tokens"].to_numpy(dtype="float64")
     found = []
-    for frame, run in zip(frames, curves, strict=True):
+    for where, run in zip(of_run, curves, strict=True):
         most = {name: each * (MAIN if name in compared else 1) for name in run}
-        found.append({name: packed(thinned(curve, most[name])) for name, curve in run.items()} | _axes(frame))
+        packs = {name: packed(thinned(curve, most[name])) for name, curve in run.items()}
+        found.append(packs | _axes(steps[where], {name: values[where] for name, values in axes.items()}))
     return found
 
 
-def _curves(frame: pd.DataFrame, metrics: Sequence[str]) -> dict[str, Curve]:
-    if not len(frame):
-        return {}
-    steps = frame["step"].to_numpy(dtype="int64")
-    found = {name: _finite(steps, frame[name].to_numpy(dtype="float64")) for name in metrics if name in frame.columns}
+def _curves(
+    steps: npt.NDArray[np.int64], columns: Mapping[str, Values], where: npt.NDArray[np.intp]
+) -> dict[str, Curve]:
+    found = {name: _finite(steps, values[where]) for name, values in columns.items()} if len(where) else {}
     return {name: curve for name, curve in found.items() if len(curve[0])}
 
 
-def _axes(frame: pd.DataFrame) -> dict[str, Any]:
-    if not len(frame):
+def _axes(steps: npt.NDArray[np.int64], values: Mapping[str, Values]) -> dict[str, Any]:
+    if not len(steps):
         return {}
-    steps, times = frame["step"].to_numpy(dtype="int64"), frame["time"]
-    seconds = (times - times.min()).dt.total_seconds().to_numpy(dtype="float64")
-    axes = {"time": axis(steps, seconds)}
-    if "tokens" in frame.columns:
-        axes["tokens"] = axis(steps, frame["tokens"].to_numpy(dtype="float64"))
-    return {name: item for name, item in axes.items() if item is not None}
+    known = {name: axis(steps, item - item.min() if name == "time" else item) for name, item in values.items()}
+    return {name: item for name, item in known.items() if item is not None}

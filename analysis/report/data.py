@@ -60,12 +60,9 @@ def document(contents: Contents, every_s: float | None) -> dict[str, Any]:
 
 
 def _curves(contents: Contents) -> list[dict[str, Any]]:
-    metrics = contents.source.metrics
-    of_path = dict(tuple(metrics.groupby("path"))) if len(metrics) else {}
-    nothing = metrics.iloc[:0]
-    frames: list[pd.DataFrame] = [of_path.get(contents.value(run, "path"), nothing) for run in contents.runs]
+    paths = [contents.value(run, "path") for run in contents.runs]
     main = [contents.metric, contents.metric.removeprefix(EVALUATION), *_MAIN]
-    return pack_all(frames, list(contents.metrics), main)
+    return pack_all(contents.source.metrics, paths, list(contents.metrics), main)
 
 
 def _run(contents: Contents, run: ReportedRun, with_traceback: bool) -> dict[str, Any]:

@@ -104,6 +104,7 @@ function reachable({ root, points, width, height }) {
   });
 }
 function thin(layer, number) {
+  layer.classList.toggle("many", number > FEW);
   layer.style.setProperty("--width", number <= FEW ? 1.8 : 1);
   layer.style.setProperty("--alpha", number <= FEW ? 0.95 : 0.5);
 }
@@ -181,19 +182,17 @@ const figureHeight = (width) => Math.round(Math.min(420, Math.max(260, width * 0
 
 // -- the metric against each parameter --------------------------------------------------------------------------------
 
-function drawParameters(figure, looks) {
+function drawParameters(figure, own, keys, looks) {
   forget("parameter");
-  const own = visible.filter((index) => finite(resultOf(runs[index])) && (!view.log || resultOf(runs[index]) > 0));
-  const varying = doc.keys.filter((key) => unique(own.map((index) => valueOf(runs[index], key))).length > 1);
-  const keys = varying.length > 1 ? varying.filter((key) => key.key !== "seed") : varying; // seeds are chance
   figure.hidden = !keys.length;
   if (figure.hidden) return;
   const grid = element("div", { class: "multiples" });
   figure.replaceChildren(element("figcaption", {}, `${metricLabel(view.metric)} at the end of ${count(own.length, "run")} `,
     element("small", {}, "dashed: mean of complete runs; ○ not complete")), grid);
   const columns = Math.max(1, Math.min(keys.length, Math.floor((figure.clientWidth + 8) / 248)));
-  const width = Math.max(220, (figure.clientWidth - 8 * (columns - 1)) / columns), y = { ends: range(own.map((index) => resultOf(runs[index])), view.log), log: view.log, title: metricLabel(view.metric) };
-  const height = keys.length > columns ? 220 : Math.max(260, byId("curves").querySelector("svg")?.clientHeight ?? 0);
+  const width = Math.max(220, (figure.clientWidth - 8 * (columns - 1)) / columns);
+  const height = keys.length > columns ? 220 : Math.max(240, keys.length > 1 ? 0 : byId("curves").querySelector("svg")?.clientHeight ?? 0);
+  const y = { ends: range(own.map((index) => resultOf(runs[index])), view.log), log: view.log, title: metricLabel(view.metric) };
   for (const key of keys) grid.append(against(key, own, width, height, y, looks));
 }
 function against(key, own, width, height, y, looks) {
@@ -217,10 +216,9 @@ function against(key, own, width, height, y, looks) {
 
 // -- parallel coordinates ---------------------------------------------------------------------------------------------
 
-function drawParallel(figure, looks) {
+function drawParallel(figure, own, looks) {
   forget("parallel");
-  const own = visible.filter((index) => finite(resultOf(runs[index])) && (!view.log || resultOf(runs[index]) > 0));
-  const varying = doc.keys.map((key) => ({ ...key, text: valueText, of: (run) => run.values?.[doc.keys.indexOf(key)] ?? null }))
+  const varying = doc.keys.map((key) => ({ ...key, text: valueText, of: (run) => valueOf(run, key) }))
     .filter((axis) => unique(own.map((index) => axis.of(runs[index]))).length > 1);
   figure.hidden = varying.length < 2;
   if (figure.hidden) return;
@@ -262,8 +260,11 @@ function parallelAxis(axis, x, own, nameAt, room) {
 }
 function drawFigures() {
   leave();
-  const looks = colouring();
+  const looks = colouring(), own = visible.filter((index) => finite(resultOf(runs[index])) && (!view.log || resultOf(runs[index]) > 0));
+  const keys = varyingAmong(own.map((index) => runs[index])), alone = keys.length === 0 || keys.length > 2;
+  byId("curves").classList.toggle("wide", alone);
+  byId("parameters").classList.toggle("wide", alone);
   drawCurves(byId("curves"), looks);
-  drawParameters(byId("parameters"), looks);
-  drawParallel(byId("parallel"), looks);
+  drawParameters(byId("parameters"), own, keys, looks);
+  drawParallel(byId("parallel"), own, looks);
 }

@@ -24,7 +24,7 @@ class Field:
     Attributes:
         name: What it is.
         values: Distinct values, each with the names of the runs that have it, the most frequent first.
-        is_shared: Whether all runs have the same.
+        is_shared: Whether all runs that say it have the same.
     """
 
     name: str
@@ -86,7 +86,7 @@ def _field(name: str, values: Mapping[str, str]) -> Field:
         if value:
             runs.setdefault(value, []).append(run)
     ordered = sorted(runs.items(), key=lambda item: -len(item[1]))
-    return Field(name, ordered, len(ordered) == 1 and len(ordered[0][1]) == len(values))
+    return Field(name, ordered, len(ordered) == 1)
 
 
 def _device(run: ReportedRun) -> str:
