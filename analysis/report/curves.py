@@ -23,6 +23,9 @@ MOST_POINTS, FEWEST_POINTS = 400, 8
 MAIN = 3
 """Curves of the metrics that are compared have so many times the points of others."""
 
+_LARGEST = 2.0**53
+"""Up to it a browser has every integer; only runs that diverged go beyond."""
+
 _AXIS_POINTS = 24
 """Points of a curve that is nearly straight, as the time of each step is."""
 
@@ -71,15 +74,16 @@ def packed(curve: Curve) -> dict[str, Any]:
     steps, values = curve
     differences = np.diff(steps, prepend=0)
     unit = int(np.gcd.reduce(differences)) or 1
-    usual = float(np.median(np.abs(values)))
+    usual = float(np.sort(np.abs(values))[len(values) // 2])
     decimals = 4 if usual == 0 else max(-300, min(300, 3 - math.floor(math.log10(usual))))
-    whole = [_rounded(value, decimals) for value in values.tolist()]
-    return {"u": unit, "s": (differences // unit).tolist(), "d": decimals, "v": whole}
-
-
-def _rounded(value: float, decimals: int) -> float | int:
-    scaled = value * 10.0**decimals
-    return round(scaled) if abs(scaled) < 1e15 else float(f"{scaled:.4g}") if math.isfinite(scaled) else 0
+    scaled = np.rint(values * 10.0**decimals)
+    small = np.abs(scaled).max() < _LARGEST
+    return {
+        "u": unit,
+        "s": (differences // unit).tolist(),
+        "d": decimals,
+        "v": (scaled.astype("int64") if small else np.nan_to_num(scaled)).tolist(),
+    }
 
 
 def _finite(steps: npt.NDArray[np.int64], values: Values) -> Curve:
@@ -108,7 +112,7 @@ def pack_all(
         main: Those that are compared.
         budget: Points of all curves together.
     """
-    places: dict[str, npt.NDArray[np.intp]] = rows.groupby("path").indices if len(rows) else {}
+    places: Mapping[Any, Any] = rows.groupby("path").indices if len(rows) else {}
     steps = rows["step"].to_numpy(dtype="int64")
     columns = {name: rows[name].to_numpy(dtype="float64") for name in metrics if name in rows.columns}
     compared, nowhere = set(main), np.array([], dtype=np.intp)

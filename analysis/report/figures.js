@@ -184,6 +184,7 @@ const figureHeight = (width) => Math.round(Math.min(420, Math.max(260, width * 0
 
 function drawParameters(figure, own, keys, looks) {
   forget("parameter");
+  figure.replaceChildren();
   figure.hidden = !keys.length;
   if (figure.hidden) return;
   const grid = element("div", { class: "multiples" });
@@ -220,12 +221,13 @@ function drawParallel(figure, own, looks) {
   forget("parallel");
   const varying = doc.keys.map((key) => ({ ...key, text: valueText, of: (run) => valueOf(run, key) }))
     .filter((axis) => unique(own.map((index) => axis.of(runs[index]))).length > 1);
+  figure.replaceChildren();
   figure.hidden = varying.length < 2;
   if (figure.hidden) return;
   const axes = [...varying, { name: metricLabel(view.metric), numeric: true, log: view.log, text: metricTick, of: resultOf, round: true }];
   const width = Math.max(figure.clientWidth, 76 * axes.length), height = 310, root = canvas(width, height, `Parallel coordinates of ${axes.map((axis) => axis.name).join(", ")}`);
-  const drawn = { root, points: [], width, height }, layer = svg("g"), front = svg("g"), between = (width - 96) / (axes.length - 1);
-  axes.forEach((axis, place) => front.append(...parallelAxis(axis, 34 + place * between, own, place % 2 ? 30 : 14, between)));
+  const drawn = { root, points: [], width, height }, layer = svg("g"), front = svg("g"), between = (width - 124) / (axes.length - 1);
+  axes.forEach((axis, place) => front.append(...parallelAxis(axis, 62 + place * between, own, place, between)));
   thin(layer, own.length);
   const parts = Math.max(1, Math.min(8, Math.ceil(4000 / own.length)));
   for (const index of own) {
@@ -241,20 +243,21 @@ function drawParallel(figure, own, looks) {
   figure.replaceChildren(element("figcaption", {}, `What varies, and ${metricLabel(view.metric)}, of ${count(own.length, "run")}`), element("div", { class: "across" }, root));
 }
 // Gives an axis its place and returns what draws it; values that some runs do not have lie below the others.
-function parallelAxis(axis, x, own, nameAt, room) {
+function parallelAxis(axis, x, own, place, room) {
   const all = unique(own.map((index) => axis.of(runs[index]))).sort(compare), values = all.filter((value) => value !== null), numeric = axis.numeric && values.every(finite);
   const top = 44, bottom = 296, log = numeric && axis.log && values[0] > 0, ends = numeric ? [values[0], values.at(-1)] : [0, values.length - 1];
   const along = scale(...ends, all.length > values.length ? bottom - 26 : bottom, top, log);
   axis.x = x;
   axis.y = (run) => (axis.of(run) === null ? bottom : along.at(numeric ? axis.of(run) : values.indexOf(axis.of(run))));
   const shown = numeric && (values.length > 8 || axis.round) ? ticks(along, 5).map((value) => [along.at(value), axis.text(value)]) : values.map((value, i) => [along.at(numeric ? value : i), axis.text(value)]);
-  const name = svg("text", { class: "name", x: Math.max(2, x - 30), y: nameAt }, clipped(axis.name, Math.floor((1.7 * room) / LETTER)) + (log ? " (log)" : ""));
+  const name = svg("text", { class: "name", x: Math.max(2, x - 30), y: place % 2 ? 30 : 14 }, clipped(axis.name, Math.floor((1.7 * room) / LETTER)) + (log ? " (log)" : ""));
   const nodes = [svg("line", { class: "axis", x1: x, x2: x, y1: top - 4, y2: bottom }), name];
   let before = Infinity;
   for (const [y, text] of [...shown, ...(all.length > values.length ? [[bottom, "none"]] : [])].sort((a, b) => b[0] - a[0])) {
     if (before - y < 13) continue;
     before = y;
-    nodes.push(svg("text", { class: "on-line", x: x + 6, y: y + 4 }, clipped(text, Math.max(5, Math.floor(room / LETTER) - 1))));
+    const side = place ? { x: x + 6 } : { x: x - 6, "text-anchor": "end" }; // left of the first there are no lines
+    nodes.push(svg("text", { class: "on-line", ...side, y: y + 4 }, clipped(text, place ? Math.max(5, Math.floor(room / LETTER) - 1) : 7)));
   }
   return nodes;
 }

@@ -112,10 +112,14 @@ class _Target:
     def _read_folder(self, metric: str | None) -> tuple[Source, str]:
         from analysis import load_metrics, load_runs
         from analysis.report import Source
+        from gpt_opt.errors import Problem, RequestError
         from gpt_opt.plan.resources import run_count
         from gpt_opt.records.state import State
 
         runs, metrics = load_runs(self.folder), load_metrics(self.folder)
+        if runs.empty:
+            problem = f"must be a submitted sweep or a folder with runs, but no run lies below {str(self.folder)!r}"
+            raise RequestError([Problem("SWEEP_OR_DIR", problem, "outputs/ is where runs are written")])
         running = int((runs["state"] == State.RUNNING).sum())
         source = Source(
             title=self.folder.resolve().name,
