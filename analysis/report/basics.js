@@ -33,7 +33,7 @@ function svg(tag, attributes = {}, ...children) {
 const KEY = `gptopt report ${location.pathname} ${doc.title}`;
 const view = {
   metric: doc.metric, axis: "step", colour: "", smooth: 0, log: false, text: "", stage: "", hidden: [],
-  sort: null, down: false, selected: [], all: false, reloads: true, scroll: 0,
+  sort: null, down: false, selected: [], all: false, reloads: true, at: null,
 };
 function stored(where, name) {
   try { return JSON.parse(window[where].getItem(name)); } catch { return null; } // a browser may forbid it

@@ -178,7 +178,11 @@ function themes() {
 // A report of runs that go on says how old it is; one that is written again loads itself anew, and stays where it is.
 function ageing() {
   const age = byId("age"), button = byId("reload");
-  const keep = () => { view.scroll = scrollY; store("sessionStorage", KEY, view); };
+  const keep = () => {
+    const above = [...document.querySelectorAll("section")].filter((section) => section.getBoundingClientRect().top < innerHeight / 2).at(-1);
+    view.at = above ? [above.id, above.getBoundingClientRect().top] : null; // what is above it may be longer by then
+    store("sessionStorage", KEY, view);
+  };
   const reload = () => { keep(); location.reload(); };
   const tell = () => {
     const again = doc.every_s ? `, again every ${duration(doc.every_s)}` : ", while runs went on";
@@ -212,12 +216,15 @@ function start() {
   refresh();
   selectNames(view.selected);
   ageing();
+  if (view.at && byId(view.at[0]) && !location.hash) {
+    history.scrollRestoration = "manual";
+    scrollBy(0, byId(view.at[0]).getBoundingClientRect().top - view.at[1]);
+  }
   let width = innerWidth;
   addEventListener("resize", () => {
     if (innerWidth === width) return;
     width = innerWidth;
     requestAnimationFrame(drawFigures);
   });
-  if (view.scroll && !location.hash) requestAnimationFrame(() => scrollTo(0, view.scroll));
 }
 start();

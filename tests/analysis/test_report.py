@@ -1,4 +1,4 @@
-"""The report of a sweep: curves, costs, the page and the verb; tests/analysis/test_report_page.py looks at it in a browser."""
+"""The report of a sweep: curves, costs, the text of the page, the verb."""
 
 from __future__ import annotations
 
