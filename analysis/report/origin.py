@@ -116,6 +116,5 @@ _FIELDS = {
     "Python": lambda record: str(record.get("python") or ""),
     "CUDA_VISIBLE_DEVICES": lambda record: str(record.get("cuda_visible_devices") or ""),
     "host": lambda record: str(record.get("host") or ""),
-    "platform": lambda record: str(record.get("platform") or ""),
     "Slurm job": _slurm,
 }

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from analysis import load_metrics, load_runs
 from analysis.answers import answer
+from analysis.files import flatten
 from analysis.frame import RunRow, runs_frame
 from analysis.report import Source, page
 from analysis.report.contents import swept_in_log
@@ -257,7 +258,7 @@ def test_a_thousand_runs_fit_five_megabytes(tmp_path: Path) -> None:
         {"loss.beta": float(f"{beta:.4g}"), "seed": i % 4, **more} for i, beta in enumerate(draw.uniform(0.01, 1, 1000))
     ]
     paths = [str(tmp_path / f"run-{index:012x}") for index in range(1000)]
-    flat = [dict(pd.json_normalize(nested(points[0])).iloc[0]) | point for point in points]
+    flat = [dict(flatten(nested(point))) for point in points]
     rows = [
         RunRow({"run_id": path[-12:], "state": "COMPLETED", "path": path}, dict.fromkeys(names, 0.123456), config)
         for path, config in zip(paths, flat, strict=True)
