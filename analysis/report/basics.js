@@ -24,6 +24,8 @@ function filled(node, attributes, children) {
 function element(tag, attributes = {}, ...children) {
   return filled(document.createElement(tag), attributes, children);
 }
+const note = (text) => element("p", { class: "note" }, text);
+const addsTo = (event) => event.shiftKey || event.ctrlKey || event.metaKey;
 function svg(tag, attributes = {}, ...children) {
   return filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 }
@@ -173,7 +175,8 @@ const DASHES = ["", "7 3", "2 2.5", "9 3 2 3", "13 4", "5 2 1.5 2 1.5 2", "1.5 4
 const NONE = { colour: "#8a93a3", dash: "1 3" };
 
 function isDark() {
-  return (document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches && "dark")) === "dark";
+  const { theme } = document.documentElement.dataset;
+  return theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 }
 function along(part) {
   const place = (isDark() ? 0.3 + 0.7 * part : 0.74 * part) * (VIRIDIS.length - 1);
@@ -182,7 +185,8 @@ function along(part) {
 }
 function colourChoices() {
   const staged = doc.stages.length ? [["stage", "stage"]] : [];
-  return [...doc.keys.map((key) => [key.key, key.name]), ...staged, ["state", "state"], ["result", "the metric"], ["name", "run"]];
+  const keys = doc.keys.map((key) => [key.key, key.name]);
+  return [...keys, ...staged, ["state", "state"], ["result", "the metric"], ["name", "run"]];
 }
 // Seeds are chance: they count only where nothing else varies.
 function varyingAmong(items) {
@@ -197,25 +201,24 @@ function usualColour() {
   return (several || !varying.length) && drawn.length <= HUES.light.length ? "name" : varying[0]?.key ?? "state";
 }
 function colouring() {
-  const choice = view.colour || usualColour(), key = doc.keys.find((item) => item.key === choice);
-  const of = (run) => (key ? valueOf(run, key) : choice === "result" ? resultOf(run) : run[choice] ?? null);
-  const shown = visible.map((index) => runs[index]).filter((run) => run.curves[view.metric] || finite(resultOf(run)));
-  const values = unique(shown.map(of)).filter((value) => value !== null);
+  const choice = view.colour || usualColour(), key = doc.keys.find((item) => item.key === choice), result = choice === "result";
+  const of = (run) => (key ? valueOf(run, key) : result ? resultOf(run) : run[choice] ?? null);
+  const text = (value) => (result ? metricText(view.metric, value) : valueText(value));
+  const title = key?.name ?? { result: metricLabel(view.metric), name: "run" }[choice] ?? choice;
+  const drawn = visible.map((index) => runs[index]).filter((run) => run.curves[view.metric] || finite(resultOf(run)));
+  const values = unique(drawn.map(of)).filter((value) => value !== null), hues = HUES[isDark() ? "dark" : "light"];
   if (choice !== "name") values.sort(compare);
-  const title = key?.name ?? (choice === "result" ? metricLabel(view.metric) : choice === "name" ? "run" : choice);
-  const text = (value) => (choice === "result" ? metricText(view.metric, value) : valueText(value));
-  if ((key?.numeric || choice === "result") && values.length > HUES.light.length) return shaded(of, values.filter(finite), key?.log, title, text);
-  const look = (place) => ({
-    colour: key?.numeric ? along(values.length > 1 ? place / (values.length - 1) : 0.4) : HUES[isDark() ? "dark" : "light"][place % 8],
-    dash: DASHES[place % DASHES.length],
-  });
+  if ((key?.numeric || result) && values.length > hues.length) return shaded(of, values.filter(finite), key?.log, title, text);
+  const part = (place) => (values.length > 1 ? place / (values.length - 1) : 0.4);
+  const look = (place) => ({ colour: key?.numeric ? along(part(place)) : hues[place % hues.length], dash: DASHES[place % DASHES.length] });
   const places = new Map(values.map((value, place) => [value, place]));
   const entries = values.map((value, place) => {
-    const { colour, dash } = look(place), members = shown.filter((run) => of(run) === value);
-    const line = svg("line", { x1: 1, x2: 29, y1: 6, y2: 6, stroke: colour, "stroke-width": 2.5, "stroke-dasharray": dash || null });
-    const named = choice === "name" && parameters(members[0]) ? `${value}: ${clipped(parameters(members[0]), 50)}` : text(value);
-    return element("button", { type: "button", title: "Select", onclick: () => selectNames(members.map((run) => run.name)) },
-      svg("svg", { viewBox: "0 0 30 12", "aria-hidden": "true" }, line), named);
+    const { colour, dash } = look(place), members = drawn.filter((run) => of(run) === value), more = parameters(members[0]);
+    const line = { x1: 1, x2: 29, y1: 6, y2: 6, stroke: colour, "stroke-width": 2.5, "stroke-dasharray": dash || null };
+    const sample = svg("svg", { viewBox: "0 0 30 12", "aria-hidden": "true" }, svg("line", line));
+    const choose = () => selectNames(members.map((run) => run.name));
+    return element("button", { type: "button", title: "Select", onclick: choose }, sample,
+      choice === "name" && more ? `${value}: ${clipped(more, 50)}` : text(value));
   });
   const legend = element("div", { class: "legend" }, `${title}:`, values.length > FEW ? count(values.length, "value") : entries);
   return { of: (run) => (places.has(of(run)) ? look(places.get(of(run))) : NONE), legend };

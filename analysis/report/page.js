@@ -4,19 +4,24 @@ const MOST_ROWS = 1000;
 const COMPARED = ["loss", "eval/loss", "eval/perplexity", "eval/rewards/accuracies", "eval/rewards/margins", "eval/kl"];
 
 function columns() {
-  const metrics = unique([view.metric, doc.metric, ...COMPARED]).filter((name) => doc.metrics[name] && runs.some((run) => run.final && name in run.final));
+  const measured = (name) => doc.metrics[name] && runs.some((run) => run.final && name in run.final);
+  const metrics = unique([view.metric, doc.metric, ...COMPARED]).filter(measured);
   const seconds = (run) => run.seconds ?? run.time_s ?? null;
+  const steps = (run) => (run.total_steps ? `${run.step ?? 0}/${run.total_steps}` : valueText(run.step));
+  const state = (run) => element("span", { class: `state ${run.state}` }, doc.signs[run.state]);
   return [
     { id: "name", title: "run", of: (run) => run.name },
-    { id: "state", title: "state", of: (run) => run.state, node: (run) => element("span", { class: `state ${run.state}` }, doc.signs[run.state]) },
-    ...(doc.stages.length ? [{ id: "stage", title: "stage", of: (run) => run.stage }] : []),
+    { id: "state", title: "state", of: (run) => run.state, node: state },
+    doc.stages.length && { id: "stage", title: "stage", of: (run) => run.stage },
     ...doc.keys.map((key) => ({ id: key.key, title: key.name, hint: key.key, number: key.numeric, of: (run) => valueOf(run, key) })),
-    ...metrics.map((name) => ({ id: name, title: doc.metrics[name].label, unit: doc.metrics[name].unit, hint: name, number: true,
-      of: (run) => run.final?.[name], text: (run) => metricText(name, run.final?.[name]) })),
-    { id: "step", title: "steps", number: true, of: (run) => run.step, text: (run) => (run.total_steps ? `${run.step ?? 0}/${run.total_steps}` : valueText(run.step)) },
+    ...metrics.map((name) => ({
+      id: name, title: doc.metrics[name].label, unit: doc.metrics[name].unit, hint: name, number: true,
+      of: (run) => run.final?.[name], text: (run) => metricText(name, run.final?.[name]),
+    })),
+    { id: "step", title: "steps", number: true, of: (run) => run.step, text: steps },
     { id: "seconds", title: "time", number: true, of: seconds, text: (run) => (seconds(run) === null ? "–" : duration(seconds(run))) },
-    ...(runs.some((run) => run.attempts > 1) ? [{ id: "attempts", title: "attempts", number: true, of: (run) => run.attempts }] : []),
-  ];
+    runs.some((run) => run.attempts > 1) && { id: "attempts", title: "attempts", number: true, of: (run) => run.attempts },
+  ].filter(Boolean);
 }
 function sorted(column) {
   if (!column) return visible;
@@ -26,28 +31,36 @@ function sorted(column) {
     return (view.down ? -1 : 1) * compare(of(a), of(b)) || a - b;
   });
 }
+function sortBy(id) {
+  [view.down, view.sort] = [view.sort === id && !view.down, id];
+  drawTable();
+  byId("table").querySelector(`[data-column="${CSS.escape(id)}"]`).focus();
+}
+function headOf({ id, title, unit, hint, number }) {
+  const order = view.sort !== id ? "none" : view.down ? "descending" : "ascending";
+  const button = element("button", { type: "button", "data-column": id, onclick: () => sortBy(id) }, title);
+  const attributes = { scope: "col", class: number ? "number" : null, title: hint, "aria-sort": order };
+  return element("th", attributes, button, unit ? element("span", { class: "unit" }, unit) : "");
+}
+function rowOf(index, shown, first) {
+  const run = runs[index], cells = shown.map((column) => {
+    const words = column.text ? column.text(run) : valueText(column.of(run)), long = words.length > 36;
+    const attributes = { class: column.number ? "number" : long ? "long" : null, title: long ? words : null };
+    return element("td", attributes, column.node ? column.node(run) : words);
+  });
+  const chosen = String(view.selected.includes(run.name)), best = index === doc.best ? "best" : null;
+  return element("tr", { "data-run": index, tabindex: first ? 0 : -1, "aria-selected": chosen, class: best }, cells);
+}
 function drawTable() {
   forget("table");
   const shown = columns(), order = sorted(shown.find((column) => column.id === view.sort));
-  const sortBy = (id) => {
-    [view.down, view.sort] = [view.sort === id && !view.down, id];
-    drawTable();
-    byId("table").querySelector(`[data-column="${CSS.escape(id)}"]`).focus();
-  };
-  const head = shown.map(({ id, title, unit, hint, number }) => element("th", { scope: "col", class: number ? "number" : null, title: hint,
-    "aria-sort": view.sort !== id ? "none" : view.down ? "descending" : "ascending" },
-  element("button", { type: "button", "data-column": id, onclick: () => sortBy(id) }, title), unit ? element("span", { class: "unit" }, unit) : ""));
-  const rows = order.slice(0, view.all ? Infinity : MOST_ROWS).map((index, place) => {
-    const run = runs[index], cells = shown.map((column) => {
-      const text = column.text ? column.text(run) : valueText(column.of(run)), long = text.length > 36;
-      return element("td", { class: column.number ? "number" : long ? "long" : null, title: long ? text : null }, column.node ? column.node(run) : text);
-    });
-    return mark("table", index, element("tr", { "data-run": index, tabindex: place ? -1 : 0, "aria-selected": String(view.selected.includes(run.name)), class: index === doc.best ? "best" : null }, cells));
-  });
-  byId("table").replaceChildren(element("thead", {}, element("tr", {}, head)), element("tbody", {}, rows));
-  const more = element("button", { type: "button", onclick: () => { view.all = true; drawTable(); } }, `show ${order.length - rows.length} more`);
+  const rows = order.slice(0, view.all ? Infinity : MOST_ROWS).map((index, place) => mark("table", index, rowOf(index, shown, !place)));
+  byId("table").replaceChildren(element("thead", {}, element("tr", {}, shown.map(headOf))), element("tbody", {}, rows));
+  const showAll = () => { view.all = true; drawTable(); };
+  const more = element("button", { type: "button", onclick: showAll }, `show ${order.length - rows.length} more`);
   const best = absent(doc.best) ? "" : `; ★ the best complete one by ${doc.metrics[doc.metric].label}`;
-  byId("count").replaceChildren(`${order.length.toLocaleString("en")} of ${count(runs.length, "run")}${best} `, rows.length < order.length ? more : "");
+  const number = `${order.length.toLocaleString("en")} of ${count(runs.length, "run")}${best} `;
+  byId("count").replaceChildren(number, rows.length < order.length ? more : "");
 }
 function tableKeys(event) {
   const row = event.target.closest("tr[data-run]");
@@ -78,7 +91,8 @@ function copyable(box) {
 }
 const text = (content) => element("pre", { tabindex: 0 }, content);
 function lazily(title, make) {
-  const box = element("details", { ontoggle: () => { if (box.open && box.children.length === 1) box.append(make()); } }, element("summary", {}, title));
+  const box = element("details", {}, element("summary", {}, title));
+  box.addEventListener("toggle", () => { if (box.open && box.children.length === 1) box.append(make()); });
   return box;
 }
 function configText(run) {
@@ -87,24 +101,27 @@ function configText(run) {
   return all.map(([key, value]) => `${key}: ${value === null ? "null" : valueText(value)}`).join("\n");
 }
 function drawSelected() {
-  const chosen = runs.filter((run) => view.selected.includes(run.name)), box = byId("selected"), [run] = chosen;
+  const chosen = runs.filter((run) => view.selected.includes(run.name)), names = clipped(chosen.map((run) => run.name).join(", "), 300);
   const clear = element("button", { type: "button", onclick: () => selectNames([]) }, "clear selection");
-  if (!chosen.length) box.replaceChildren();
-  else if (chosen.length > 1) {
-    const names = clipped(chosen.map((item) => item.name).join(", "), 300);
-    box.replaceChildren(element("h3", {}, count(chosen.length, "selected run"), element("span", { class: "soft" }, names), clear));
-  } else {
-    const facts = [run.id, run.parent && `starts from ${run.parent}`, run.attempts && count(run.attempts, "attempt"), run.seconds && duration(run.seconds),
-      run.tokens && count(run.tokens, "token"), run.peak_memory_mb && `${Math.round(run.peak_memory_mb)} MiB at most`, run.node && `on ${run.node}`,
-      run.gpus && `GPU ${run.gpus}`, run.slurm && `Slurm job ${run.slurm}`].filter(Boolean);
-    const metrics = Object.entries(run.final ?? {}).map(([name, value]) => `${name}: ${metricText(name, value)} ${doc.metrics[name].unit}`).join("\n");
-    box.replaceChildren(
-      element("h3", {}, run.name, element("span", { class: "soft" }, parameters(run)), element("span", { class: `state ${run.state}` }, doc.signs[run.state]), clear),
-      element("p", { class: "note" }, facts.join(" · ")), element("p", { class: "note mono" }, run.path), run.message ? element("p", {}, run.message) : "",
-      run.traceback ? lazily("Traceback", () => text(run.traceback)) : "", metrics ? lazily("Metrics", () => text(metrics)) : "",
-      lazily("Config", () => text(configText(run))),
-      run.command ? lazily("Run it by hand", () => copyable(element("div", { class: "command" }, element("pre", { tabindex: 0 }, element("code", {}, run.command))))) : "");
-  }
+  const title = element("h3", {}, count(chosen.length, "selected run"), element("span", { class: "soft" }, names), clear);
+  byId("selected").replaceChildren(...(chosen.length > 1 ? [title] : chosen.length ? described(chosen[0], clear) : []));
+}
+function described(run, clear) {
+  const facts = [
+    run.id, run.parent && `starts from ${run.parent}`, run.attempts && count(run.attempts, "attempt"), run.seconds && duration(run.seconds),
+    run.tokens && count(run.tokens, "token"), run.peak_memory_mb && `${Math.round(run.peak_memory_mb)} MiB at most`,
+    run.node && `on ${run.node}`, run.gpus && `GPU ${run.gpus}`, run.slurm && `Slurm job ${run.slurm}`,
+  ].filter(Boolean).join(" · ");
+  const metrics = Object.entries(run.final ?? {}).map(([name, value]) => `${name}: ${metricText(name, value)} ${doc.metrics[name].unit}`);
+  const byHand = () => copyable(element("div", { class: "command" }, element("pre", { tabindex: 0 }, element("code", {}, run.command))));
+  const state = element("span", { class: `state ${run.state}` }, doc.signs[run.state]);
+  return [
+    element("h3", {}, run.name, element("span", { class: "soft" }, parameters(run)), state, clear),
+    note(facts), element("p", { class: "note mono" }, run.path), run.message ? element("p", {}, run.message) : "",
+    run.traceback ? lazily("Traceback", () => text(run.traceback)) : "",
+    metrics.length ? lazily("Metrics", () => text(metrics.join("\n"))) : "",
+    lazily("Config", () => text(configText(run))), run.command ? lazily("Run it by hand", byHand) : "",
+  ].filter(Boolean);
 }
 
 // -- controls ---------------------------------------------------------------------------------------------------------
@@ -131,7 +148,8 @@ function fillTools() {
   }));
   byId("stage-label").hidden = !doc.stages.length;
   fillSelect("stage", [["", "all stages"], ...doc.stages.map((name) => [name, name])]);
-  fillSelect("metric", Object.entries(doc.metrics).map(([name, { label }]) => [name, label === name ? name : `${label} (${name})`]));
+  const metrics = Object.entries(doc.metrics).map(([name, item]) => [name, item.label === name ? name : `${item.label} (${name})`]);
+  fillSelect("metric", metrics);
   fillSelect("axis", Object.keys(AXES).map((name) => [name, name]));
   fillSelect("colour", [["", "what varies"], ...colourChoices()]);
   fillSelect("smooth", [[0, "not"], [0.6, "a little"], [0.9, "much"]], Number);
@@ -148,7 +166,7 @@ function followRuns() {
   main.addEventListener("click", (event) => {
     const node = nodeOf(event);
     if (!node) return;
-    select(Number(node.dataset.run), event.shiftKey || event.ctrlKey || event.metaKey);
+    select(Number(node.dataset.run), addsTo(event));
     if (node.tagName === "BUTTON") byId("selected").scrollIntoView({ block: "center" });
   });
   main.addEventListener("pointerover", (event) => {
@@ -159,7 +177,8 @@ function followRuns() {
   byId("table").addEventListener("keydown", tableKeys);
 }
 function themes() {
-  const button = byId("theme"), names = { auto: "theme: as the system", light: "theme: light", dark: "theme: dark" }, order = Object.keys(names);
+  const button = byId("theme"), names = { auto: "theme: as the system", light: "theme: light", dark: "theme: dark" };
+  const order = Object.keys(names);
   let current = stored("localStorage", "gptopt report theme") ?? "auto";
   const apply = () => {
     if (current === "auto") delete document.documentElement.dataset.theme;
@@ -175,12 +194,13 @@ function themes() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawFigures);
   apply();
 }
+const topOf = (id) => byId(id).getBoundingClientRect().top;
 // A report of runs that go on says how old it is; one that is written again loads itself anew, and stays where it is.
 function ageing() {
   const age = byId("age"), button = byId("reload");
   const keep = () => {
-    const above = [...document.querySelectorAll("section")].filter((section) => section.getBoundingClientRect().top < innerHeight / 2).at(-1);
-    view.at = above ? [above.id, above.getBoundingClientRect().top] : null; // what is above it may be longer by then
+    const sections = [...document.querySelectorAll("section")].map(({ id }) => [id, topOf(id)]);
+    view.at = sections.filter(([, top]) => top < innerHeight / 2).at(-1) ?? null; // what is above may be longer by then
     store("sessionStorage", KEY, view);
   };
   const reload = () => { keep(); location.reload(); };
@@ -218,7 +238,7 @@ function start() {
   ageing();
   if (view.at && byId(view.at[0]) && !location.hash) {
     history.scrollRestoration = "manual";
-    scrollBy(0, byId(view.at[0]).getBoundingClientRect().top - view.at[1]);
+    scrollBy(0, topOf(view.at[0]) - view.at[1]);
   }
   let width = innerWidth;
   addEventListener("resize", () => {

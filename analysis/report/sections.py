@@ -171,8 +171,11 @@ def _settings(answer: Answer, contents: Contents) -> Html | None:
 def _values(values: Sequence[Any]) -> str:
     distinct = {format_value(value): value for value in values if value is not None}
     texts = sorted(distinct, key=lambda text: sort_key(distinct[text]))
-    more = f", … ({len(texts)} values)" if len(texts) > _MOST_VALUES else ""
-    return ", ".join(texts[:_MOST_VALUES]) + more
+    if len(texts) <= _MOST_VALUES:
+        return ", ".join(texts)
+    if all(isinstance(value, int | float) for value in distinct.values()):
+        return f"{len(texts):,} values from {texts[0]} to {texts[-1]}"
+    return ", ".join(texts[:_MOST_VALUES]) + f", … ({len(texts):,} values)"
 
 
 def _configuration(contents: Contents) -> Html:
