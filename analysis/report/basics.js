@@ -176,6 +176,7 @@ const NONE = { colour: "#8a93a3", dash: "1 3" };
 
 function isDark() {
   const { theme } = document.documentElement.dataset;
+  if (matchMedia("print").matches) return false;
   return theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 }
 function along(part) {

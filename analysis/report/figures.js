@@ -76,15 +76,25 @@ function plot(part, number, width, height, x, y) {
   return { root, layer, x: sx, y: sy, points: [], width, height };
 }
 
+// Returns places that stand for the nearer of two points of a run, where a line joins them.
+function between(points) {
+  return points.flatMap((point, place) => {
+    const before = points[place - 1], [dx, dy] = before?.run === point.run ? [point.x - before.x, point.y - before.y] : [0, 0];
+    const parts = Math.min(8, Math.floor(Math.hypot(dx, dy) / 24));
+    const inner = Array.from({ length: Math.max(0, parts - 1) }, (_, i) => (i + 1) / parts);
+    return inner.map((part) => ({ x: before.x + part * dx, y: before.y + part * dy, point: part < 0.5 ? before : point }));
+  });
+}
 // Lets pointer and keys find the runs of a plot; a point is {x, y, run, lines}, those of a run follow each other.
-function reachable({ root, points, width, height }) {
+function reachable({ root, points, width, height }, joined) {
+  const hits = [...points, ...(joined ? between(points) : [])];
   const nearest = ({ clientX, clientY }) => {
     const box = root.getBoundingClientRect();
     const x = ((clientX - box.left) * width) / box.width, y = ((clientY - box.top) * height) / box.height;
     let best = null, least = REACH ** 2;
-    for (const point of points) {
-      const distance = (point.x - x) ** 2 + (point.y - y) ** 2;
-      if (distance < least) [best, least] = [point, distance];
+    for (const hit of hits) {
+      const distance = (hit.x - x) ** 2 + (hit.y - y) ** 2;
+      if (distance < least) [best, least] = [hit.point ?? hit, distance];
     }
     return best;
   };
@@ -177,7 +187,7 @@ function drawCurves(figure, looks) {
   const width = Math.max(260, figure.clientWidth), height = Math.round(Math.min(420, Math.max(260, width * 0.52)));
   const drawn = plot("curves", own.length, width, height, x, { ends: ends(shown, view.log), log: view.log, title });
   for (const [index, points] of own) drawCurve(drawn, index, points, looks.of(runs[index]), own.length <= FEW);
-  reachable(drawn);
+  reachable(drawn, true);
   const over = curves.filter((points) => points.some((point) => point.y > cut)).length;
   figure.replaceChildren(caption, drawn.root, looks.legend, note([
     over ? `cut at ${metricTick(cut)}: ${count(over, "run")} went beyond` : "",
@@ -251,24 +261,19 @@ function drawParallel(figure, own, looks) {
   if (figure.hidden) return;
   const result = { name: metricLabel(view.metric), numeric: true, log: view.log, text: metricTick, of: resultOf, round: true };
   const axes = [...varying, result], names = axes.map((axis) => axis.name).join(", ");
-  const width = Math.max(figure.clientWidth, 76 * axes.length), height = 310, between = (width - 124) / (axes.length - 1);
+  const width = Math.max(figure.clientWidth, 76 * axes.length), height = 310, gap = (width - 124) / (axes.length - 1);
   const drawn = { root: canvas(width, height, `Parallel coordinates of ${names}`), points: [], width, height };
-  const layer = layerFor(own.length), front = svg("g"), parts = Math.max(1, Math.min(8, Math.ceil(4000 / own.length)));
-  axes.forEach((axis, place) => front.append(...parallelAxis(axis, 62 + place * between, own, place, between)));
+  const layer = layerFor(own.length), front = svg("g");
+  axes.forEach((axis, place) => front.append(...parallelAxis(axis, 62 + place * gap, own, place, gap)));
   for (const index of own) {
     const run = runs[index], { colour, dash } = looks.of(run), places = axes.map((axis) => [axis.x, axis.y(run)]);
     const dashed = own.length <= FEW && dash ? dash : null, lines = () => resultLines(run);
     const path = { class: "curve", "data-run": index, stroke: colour, "stroke-dasharray": dashed, d: pathOf(places) };
     layer.append(mark("parallel", index, svg("path", path)));
-    for (const [i, [x, y]] of places.entries()) {
-      const [x0, y0] = places[i - 1] ?? [x, y]; // the pointer finds a line between axes, too
-      for (let part = 1; part <= (i ? parts : 1); part++) {
-        drawn.points.push({ run: index, lines, x: x0 + ((x - x0) * part) / parts, y: y0 + ((y - y0) * part) / parts });
-      }
-    }
+    drawn.points.push(...places.map(([x, y]) => ({ x, y, run: index, lines })));
   }
   drawn.root.append(layer, front);
-  reachable(drawn);
+  reachable(drawn, true);
   const caption = `What varies, and ${metricLabel(view.metric)}, of ${count(own.length, "run")}`;
   figure.replaceChildren(element("figcaption", {}, caption), element("div", { class: "across" }, drawn.root));
 }

@@ -191,7 +191,7 @@ function themes() {
     apply();
     drawFigures();
   });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawFigures);
+  for (const media of ["(prefers-color-scheme: dark)", "print"]) matchMedia(media).addEventListener("change", drawFigures);
   apply();
 }
 const topOf = (id) => byId(id).getBoundingClientRect().top;
