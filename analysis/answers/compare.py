@@ -9,7 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.answers.settings import OVER, Setting
+from analysis.parameters import short_names
 from analysis.stats import ALPHA, all_pairs, seeds_needed
+
+
+def number_of(count: int | None, over: str) -> str:
+    """Returns `3 seeds`, `1 seed`, `2 values of lr`; without a number for None."""
+    name = short_names([over])[over]
+    many = "" if count == 1 else "s"
+    words = f"seed{many}" if over == OVER else f"value{many} of {name}"
+    return words if count is None else f"{count} {words}"
+
 
 _ASSUMPTION = {
     "paired t-test": "the differences between runs of one {over} are independent and about normally distributed",
@@ -74,19 +84,24 @@ class Comparison:
         return None if self.next is None or not self.next.test else self.next.distinguishable
 
     @property
+    def tied(self) -> bool:
+        """Whether the next setting has the very same mean."""
+        return self.next is not None and self.next.other.mean == self.best.mean
+
+    @property
     def method(self) -> str:
         """The test, what it assumes and how it is corrected; empty where there was none."""
         names = list(dict.fromkeys(pair.test for pair in self.pairs if pair.test))
         if not names:
             return ""
-        assumed = "; ".join(_ASSUMPTION[name].format(over=self.over) for name in names)
-        shared = f" on shared {self.over}s" if names[0] == "paired t-test" else ""
+        assumed = "; ".join(_ASSUMPTION[name].format(over=short_names([self.over])[self.over]) for name in names)
+        shared = f" on shared {number_of(None, self.over)}" if names[0] == "paired t-test" else ""
         correct = (
             ""
             if self.tests < 2
             else (f"; p is Holm's for all {self.tests} pairs of settings, as the best was chosen by its values")
         )
-        return f"{' and '.join(names)}{shared} at {ALPHA:g}, assuming that {assumed}{correct}"
+        return f"{' and '.join(names)}{shared}, distinguishable at p up to {ALPHA:g}, assuming that {assumed}{correct}"
 
     @property
     def not_distinguishable(self) -> tuple[Setting, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt_opt.cli.arguments import FILE, SWEEPS, at_least_one, complete_sweep
+from gpt_opt.errors import Problem, RequestError, exit_code
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analysis.answers import Answer
     from analysis.report import Source
     from gpt_opt.dispatch.sweep_status import SweepStatus
     from gpt_opt.records.sweep_dir import Sweep
@@ -21,34 +25,36 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument(
-    "target",
+    "where",
+    required=False,
     metavar="SWEEP_OR_DIR",
-    help="A sweep: its name, name/number, or directory; or a folder of runs.",
+    help="A sweep (name, name/number, directory) or a folder of runs; by default the last sweep submitted.",
     shell_complete=complete_sweep,
 )
 @click.option("-o", "--output", type=FILE, metavar="FILE", help="Where to write it (default: report.html in there).")
-@click.option("--metric", help="What to compare runs by (default: the sweep's, else accuracy or loss of evaluations).")
+@click.option("--metric", metavar="NAME", help="What to compare runs by (default: the sweep's, or the usual one).")
 @click.option("--watch", "is_watched", is_flag=True, help="Write it again and again until nothing runs any more.")
 @click.option(
     "--every", "every_s", type=int, default=30, callback=at_least_one, help="Seconds between two times (default: 30)."
 )
-def report(target: str, output: Path | None, metric: str | None, is_watched: bool, every_s: int) -> None:
+def report(where: str | None, **asked: Any) -> int:
     """Writes one HTML file with table, figures and origin.
 
     It needs no network: it can be mailed, or lie beside a paper.
     """
-    import logging
+    return exit_code(lambda: _report(where, **asked), failed=2)
 
+
+def _report(where: str | None, output: Path | None, metric: str | None, is_watched: bool, every_s: int) -> None:
     from analysis.report import page
     from gpt_opt.records.io import write_text
 
     logging.getLogger("analysis").setLevel(logging.ERROR)  # what could not be read stands in the report
-    where = _Target(target)
-    file = output if output is not None else where.folder / "report.html"
-    told = ""
+    reader = Reader(where, metric)
+    file, told = reader.folder / "report.html" if output is None else output, ""
     try:
         while True:
-            source, outcome = where.read(metric)
+            source, outcome = reader.read()
             write_text(file, page(source, every_s if is_watched else None))
             if outcome != told:
                 print(f"{file}: {outcome}", flush=True)
@@ -60,34 +66,33 @@ def report(target: str, output: Path | None, metric: str | None, is_watched: boo
         print(f"{file} stays as it is; the same command goes on")
 
 
-class _Target:
-    """What a report is about: a submitted sweep, or else a folder of runs.
+class Reader:
+    """Reads what a report is about, again and again where that is asked for.
 
     Args:
-        name: As the user named it.
+        where: A submitted sweep or a folder of runs, as the user named it; None for the last sweep.
+        metric: As the user named it; None for that of the sweep, or the usual one.
 
     Raises:
-        RequestError: If it is neither.
+        GptOptError: If there is no such sweep and no such folder.
     """
 
-    def __init__(self, name: str) -> None:
-        from gpt_opt.errors import RequestError
+    def __init__(self, where: str | None, metric: str | None) -> None:
+        from analysis.sensitivity.places import sweep_at
         from gpt_opt.records.sweep_dir import find
 
-        self.sweep: Sweep | None = None
-        try:
-            self.sweep = find(name, SWEEPS)
-        except RequestError:
-            if not Path(name).is_dir():
-                raise
-        self.folder = Path(name) if self.sweep is None else self.sweep.root
-        self._before: SweepStatus | None = None
+        self._sweep = find(None, SWEEPS) if where is None else sweep_at(where)
+        self._metric, self._before = metric, None
+        self.folder = Path(where or "") if self._sweep is None else self._sweep.root
 
-    def read(self, metric: str | None) -> tuple[Source, str]:
+    _sweep: Sweep | None
+    _before: SweepStatus | None
+
+    def read(self) -> tuple[Source, str]:
         """Returns what to report on as it is now, and in one line how it stands."""
-        return self._read_folder(metric) if self.sweep is None else self._read_sweep(self.sweep, metric)
+        return self._read_folder() if self._sweep is None else self._read_sweep(self._sweep)
 
-    def _read_sweep(self, sweep: Sweep, metric: str | None) -> tuple[Source, str]:
+    def _read_sweep(self, sweep: Sweep) -> tuple[Source, str]:
         from analysis import load_metrics, load_runs
         from analysis.report import Source
         from gpt_opt.cli.views import status as views
@@ -100,7 +105,7 @@ class _Target:
             runs=runs,
             metrics=metrics,
             base=Path(status.submission.cwd),
-            answer=_answer(runs, metric, status.submission.metric),
+            answer=self._answer(runs, status.submission.metric or {}),
             sweep=sweep,
             status=record,
             failures=record["failures"],
@@ -109,16 +114,15 @@ class _Target:
         )
         return source, views.outcome(status)
 
-    def _read_folder(self, metric: str | None) -> tuple[Source, str]:
+    def _read_folder(self) -> tuple[Source, str]:
         from analysis import load_metrics, load_runs
         from analysis.report import Source
-        from gpt_opt.errors import Problem, RequestError
         from gpt_opt.plan.resources import run_count
         from gpt_opt.records.state import State
 
         runs, metrics = load_runs(self.folder), load_metrics(self.folder)
         if runs.empty:
-            problem = f"must be a submitted sweep or a folder with runs, but no run lies below {str(self.folder)!r}"
+            problem = f"must be a submitted sweep or a folder of runs, but no run lies below {str(self.folder)!r}"
             raise RequestError([Problem("SWEEP_OR_DIR", problem, "outputs/ is where runs are written")])
         running = int((runs["state"] == State.RUNNING).sum())
         source = Source(
@@ -126,7 +130,7 @@ class _Target:
             runs=runs,
             metrics=metrics,
             base=Path.cwd(),
-            answer=_answer(runs, metric, None),
+            answer=self._answer(runs, {}),
             sweep=None,
             status=None,
             failures=_failures(runs),
@@ -135,28 +139,14 @@ class _Target:
         )
         return source, f"{run_count(len(runs))}, {running} running"
 
+    def _answer(self, runs: pd.DataFrame, of_sweep: Mapping[str, str]) -> Answer:
+        from analysis.answers import answer
 
-def _answer(runs: pd.DataFrame, metric: str | None, of_sweep: Mapping[str, str] | None) -> Any:
-    """Returns what runs say of a metric; in a pipeline those of the stages that have it.
-
-    Args:
-        runs: Of the sweep or folder.
-        metric: As the user named it; None for that of the sweep.
-        of_sweep: Name and goal of the metric that the sweep file names, if it does.
-    """
-    from analysis.answers import answer, find_metric, usual_metric
-
-    goal = None
-    if metric is not None:
-        name = find_metric(runs, metric)
-    elif of_sweep is not None:
-        name, goal = of_sweep["name"], of_sweep.get("goal")
-    else:
-        name = usual_metric(runs)
-    if "stage" in runs.columns and name in runs.columns:
-        having = set(runs.loc[runs[name].notna(), "stage"])
-        runs = runs[runs["stage"].isin(having)] if having else runs
-    return answer(runs, name, goal=goal)
+        metric, goal = self._metric, None
+        if of_sweep and metric in (None, of_sweep["name"]):
+            metric, goal = of_sweep["name"], of_sweep["goal"]
+            runs = runs if metric in runs.columns else runs.assign(**{metric: math.nan})  # no run has come so far
+        return answer(runs, metric, goal=goal)
 
 
 def _notes(runs: pd.DataFrame, metrics: pd.DataFrame, of_status: Sequence[str] = ()) -> list[str]:
@@ -167,21 +157,16 @@ def _notes(runs: pd.DataFrame, metrics: pd.DataFrame, of_status: Sequence[str] =
     return [line for line in lines if OTHER_CODE not in line]
 
 
-def _failures(runs: pd.DataFrame) -> Sequence[Mapping[str, Any]]:
+def _failures(runs: pd.DataFrame) -> list[dict[str, Any]]:
     """Returns the failed runs of a folder by cause, as `gptopt status --json` groups those of a sweep."""
     from analysis.parameters import format_value, varying_parameters
     from gpt_opt.cli.views.status import failure_record
     from gpt_opt.dispatch.failure_groups import Failure, grouped
     from gpt_opt.records.state import State
 
-    failed = enumerate(zip(runs["state"].tolist(), runs["error"].fillna("").tolist(), strict=True))
-    failures = [
-        Failure(row, State.FAILED, "exception", error) for row, (state, error) in failed if state == State.FAILED
-    ]
-    keys = varying_parameters(runs)
-    values = zip(*(runs[key].tolist() for key in keys), strict=True) if keys else [()] * len(runs)
-    overrides = {
-        row: [f"{key}={format_value(value)}" for key, value in zip(keys, items, strict=True)]
-        for row, items in enumerate(values)
-    }
-    return [failure_record(group) for group in grouped(failures, overrides)]
+    errors = zip(runs["state"].tolist(), runs["error"].fillna("").tolist(), strict=True)
+    failed = [(row, error) for row, (state, error) in enumerate(errors) if state == State.FAILED]
+    failures = [Failure(row, State.FAILED, "exception", error) for row, error in failed]
+    rows = runs[varying_parameters(runs)].to_dict("records")
+    values = {i: [f"{key}={format_value(value)}" for key, value in row.items()] for i, row in enumerate(rows)}
+    return [failure_record(group) for group in grouped(failures, values)]

@@ -428,10 +428,10 @@ def test_a_page_that_is_written_again_loads_itself_and_stays_as_it_is(
     for index in range(3):
         begun(sweep, index, POINTS[index])
     from analysis.report import page
-    from gpt_opt.cli.report import _Target
+    from gpt_opt.cli.report import Reader
 
     with held(sweep.driver):
-        file.write_text(page(_Target("beta").read(None)[0], every_s=1))
+        file.write_text(page(Reader("beta", None).read()[0], every_s=1))
         look.open(file)
         assert look.one("#age").text.endswith("again every 1 s")
         look.type("seed")
@@ -441,7 +441,7 @@ def test_a_page_that_is_written_again_loads_itself_and_stays_as_it_is(
         top = "return document.querySelector('#runs').getBoundingClientRect().top"
         before = look.run(top)
         begun(sweep, 3, POINTS[3])
-        file.write_text(page(_Target("beta").read(None)[0], every_s=1))
+        file.write_text(page(Reader("beta", None).read()[0], every_s=1))
         until = time.monotonic() + 60
         while look.run("return window.old") and time.monotonic() < until:
             time.sleep(0.1)
