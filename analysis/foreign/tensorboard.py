@@ -39,13 +39,20 @@ def read(folder: str) -> Part:
 
 
 def _scalars(file: Path) -> Iterator[tuple[int, str, float, float]]:
-    """Yields step, tag, value and time in seconds since 1970 of every scalar."""
+    """Yields step, tag, value and time in seconds since 1970 of every scalar.
+
+    Raises:
+        ValueError: If there is something in it, but no event.
+    """
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
     from tensorboard.util.tensor_util import make_ndarray
 
+    event = None
     for event in EventFileLoader(str(file)).Load():
         for value in event.summary.value:
             if value.HasField("simple_value"):
                 yield event.step, value.tag, float(value.simple_value), event.wall_time
             elif value.HasField("tensor") and value.metadata.plugin_data.plugin_name == "scalars":
                 yield event.step, value.tag, float(make_ndarray(value.tensor).item()), event.wall_time
+    if event is None and file.stat().st_size:  # what is cut off or damaged ends the file for the loader
+        raise ValueError("it does not begin with an event")
