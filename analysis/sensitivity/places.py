@@ -35,7 +35,7 @@ class Places:
     resources: dict[str, Any]
 
 
-def _sweep(name: str) -> Sweep | None:
+def sweep_at(name: str) -> Sweep | None:
     """Returns the sweep of that name or directory; None for a folder of runs."""
     if Path(name).is_dir() and not (Path(name) / "submission.json").is_file():
         return None
@@ -59,7 +59,7 @@ def find_places(names: Sequence[str]) -> Places:
     """
     folders: list[Path] = []
     not_started: list[str] = []
-    found = [_sweep(name) for name in names]
+    found = [sweep_at(name) for name in names]
     for name, sweep in zip(names, found, strict=True):
         if sweep is None:
             folders.append(Path(name))
