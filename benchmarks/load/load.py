@@ -141,14 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _measure_all(outputs: Path, peer: int) -> None:
     def line(title: str, what: str) -> None:
         command = [sys.executable, __file__, "--one", what, "--folder", str(outputs), "--peer", str(peer)]
-        found = json.loads(
-            subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
-        )
-        each = 1000 * found["cpu"] / found["runs"]
-        cells = (
-            f"{found['runs']:>8,.0f} {found['rows']:>10,.0f} {found['wall']:>9.2f} {found['cpu']:>9.2f} {each:>10.3f}"
-        )
-        print(f"{title:<34} {cells} {found['mb']:>9,.0f}", flush=True)
+        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        cells = f"{found['runs']:>8,.0f} {found['rows']:>10,.0f} {found['wall']:>9.2f} {found['cpu']:>9.2f}"
+        print(f"{title:<34} {cells} {1000 * found['cpu'] / found['runs']:>10.3f} {found['mb']:>9,.0f}", flush=True)
 
     print(f"{'':<34} {'runs':>8} {'rows':>10} {'wall s':>9} {'CPU s':>9} {'CPU ms/run':>10} {'peak MiB':>9}")
     time.sleep(MARGIN_S + 1)  # younger files are read each time
