@@ -160,7 +160,9 @@ def runs_frame(runs: Entries, sweep: str | None = None) -> pd.DataFrame:
     constant = {key: item.value for key, item in config.items() if not item.varies}
     # A key that does not vary, and that all have, keeps the rows in which no varying key has a value.
     anchor = [key for key, value in constant.items() if value is not None and is_identity(key)][:1]
-    telling = varying_parameters(pd.DataFrame({key: config[key].column for key in (*anchor, *varying)}))
+    differing = pd.DataFrame({key: config[key].column for key in (*anchor, *varying)})
+    differing.attrs["varying"] = varying
+    telling = varying_parameters(differing)
     others = [key for key in varying if key not in telling]
     first = [name for name in _FIRST if name in types]
     columns: dict[str, Any] = {name: fixed[name] for name in first}

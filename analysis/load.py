@@ -14,9 +14,11 @@ import pyarrow as pa
 
 from analysis import cache as caches
 from analysis.cache import Cache, file_key, home_of
-from analysis.curves import METRIC_COLUMNS, metrics_frame, read_curves
+from analysis.curves import METRIC_COLUMNS, curve_of, metrics_frame, read_curves
 from analysis.entries import Entries, joined, read_all
 from analysis.files import flatten
+from analysis.foreign import Foreign, foreign_row, read_foreign
+from analysis.foreign.parts import Part
 from analysis.frame import runs_frame
 from analysis.run_rows import RunRow, id_in_name, read_run
 from analysis.run_table import RUN_COLUMNS, table_of
@@ -49,10 +51,12 @@ class _Found:
     Attributes:
         real: Its real path.
         root: Real path of the folder in which it was looked for; None where it was given itself.
+        foreign: Whether it is of a run that is not ours.
     """
 
     real: str
     root: str | None
+    foreign: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,15 @@ class _Kind:
     Attributes:
         name: What it is called in the cache.
         key: Returns what the files of a directory are now, all that are read.
-        read: Reads some directories.
+        read: Reads some directories of ours.
+        foreign: Makes the same of what is known of a run of others.
         least: Runs for which a process is worth while.
     """
 
     name: str
     key: Callable[[str], bytes]
     read: Callable[[Sequence[str]], Entries]
+    foreign: Callable[[str, Part], Entries]
     least: int
 
 
@@ -91,31 +97,52 @@ def _read_runs(folders: Sequence[str]) -> Entries:
     return run_entries([read_run(folder) for folder in folders])
 
 
-_RUNS = _Kind("runs", _run_key, _read_runs, 400)
-_METRICS = _Kind("metrics", lambda folder: file_key(f"{folder}/metrics.jsonl"), read_curves, 100)
+def _foreign_run(path: str, part: Part) -> Entries:
+    return run_entries([foreign_row(path, part)])
 
 
-def _gather(kind: _Kind, found: Mapping[str, _Found]) -> list[Entries]:
+def _foreign_curve(path: str, part: Part) -> Entries:
+    return curve_of(path, part.curves, part.problems)
+
+
+def _metrics_key(folder: str) -> bytes:
+    return file_key(f"{folder}/metrics.jsonl")
+
+
+_RUNS = _Kind("runs", _run_key, _read_runs, _foreign_run, 400)
+_METRICS = _Kind("metrics", _metrics_key, read_curves, _foreign_curve, 100)
+
+
+def _gather(kind: _Kind, found: Mapping[str, _Found]) -> Entries:
     """Reads runs, or takes what is known of those that have not changed.
 
     Args:
         kind: What to read of them.
-        found: Directory to what is known of it.
+        found: Directory to what is known of it, in order.
     """
+    parts = [kind.read([])]
+    roots = {item.root for item in found.values()}
+    for home, runs in _homes(found).items():
+        cache = Cache(home, kind.name, runs) if home and len(runs) >= caches.LEAST else None
+        parts += _gather_group(kind, cache, runs, home in roots)
+    others = {folder: read_foreign(folder) for folder, item in found.items() if item.foreign}
+    parts += [kind.foreign(path, part) for runs in others.values() for path, part in runs.items()]
+    return joined(parts, [path for folder in found for path in others.get(folder, [folder])])
+
+
+def _homes(found: Mapping[str, _Found]) -> dict[str | None, dict[str, str]]:
+    """Returns our runs by the folder that has their cache, each by its path below that."""
     homes: dict[tuple[str, str | None], str | None] = {}
     groups: dict[str | None, dict[str, str]] = {}
     for folder, item in found.items():
+        if item.foreign:
+            continue
         place = (os.path.dirname(item.real), item.root)
         if place not in homes:
             homes[place] = home_of(*place)
         home = homes[place]
         groups.setdefault(home, {})[item.real[len(home) + 1 :] if home else item.real] = folder
-    parts: list[Entries] = []
-    roots = {item.root for item in found.values()}
-    for home, runs in groups.items():
-        cache = Cache(home, kind.name, runs) if home and len(runs) >= caches.LEAST else None
-        parts += _gather_group(kind, cache, runs, home in roots)
-    return parts
+    return groups
 
 
 def _gather_group(kind: _Kind, cache: Cache | None, runs: Mapping[str, str], whole: bool) -> list[Entries]:
@@ -158,12 +185,13 @@ def _find(path: Where | None) -> dict[str, _Found]:
     real_roots = {os.path.realpath(root) for root in roots}
     root_above: dict[str, str | None] = {}
     found = {}
-    for real, folder in find_run_folders(*roots).items():
+    foreign = Foreign()
+    for real, folder in find_run_folders(*roots, foreign=foreign).items():
         parent = os.path.dirname(real)
         if parent not in root_above:
             above = map(str, (Path(parent), *Path(parent).parents))
             root_above[parent] = next((item for item in above if item in real_roots), None)
-        found[folder] = _Found(real, root_above[parent])
+        found[folder] = _Found(real, root_above[parent], folder in foreign.found)
     return found
 
 
@@ -200,7 +228,7 @@ def _sweep_entries(sweep: Sweep) -> Entries:
         reason = "is not started" if config is not None else "is not started, and its planned config cannot be read"
         fixed = {"run_id": run.run_id, "state": str(State.PENDING), "path": folder, "reason": reason}
         rows.append(RunRow(fixed, config=flatten(config or {}), planned=True))
-    entries = joined([*_gather(_RUNS, begun), run_entries(rows)], [folder for _, folder in planned])
+    entries = joined([_gather(_RUNS, begun), run_entries(rows)], [folder for _, folder in planned])
     data = entries.data
     for name, values in (("index", [run.name for run, _ in planned]), ("stage", [run.stage for run, _ in planned])):
         data = data.set_column(data.schema.get_field_index(name), name, pa.array(values, pa.string()))
@@ -233,8 +261,7 @@ def load_runs(path: Where | None = None, *, sweep: str | os.PathLike[str] | None
     if sweep is not None:
         found = find(str(sweep), SWEEPS)
         return _report(runs_frame(_sweep_entries(found), found.label))
-    folders = _find(path)
-    return _report(runs_frame(joined([*_gather(_RUNS, folders), run_entries([])], list(folders))))
+    return _report(runs_frame(_gather(_RUNS, _find(path))))
 
 
 def load_metrics(path: Where | None = None, *, sweep: str | os.PathLike[str] | None = None) -> pd.DataFrame:
@@ -254,7 +281,7 @@ def load_metrics(path: Where | None = None, *, sweep: str | os.PathLike[str] | N
         RequestError: If there is no such sweep.
     """
     folders = _find(path) if sweep is None else _begun(_planned(find(str(sweep), SWEEPS)))
-    entries = joined([*_gather(_METRICS, folders), read_curves([])], list(folders))
+    entries = _gather(_METRICS, folders)
     problems = [line for lines in entries.problems for line in lines]
     has_rows = np.flatnonzero(entries.counts).tolist()
     if len(has_rows) < len(entries.paths):
@@ -265,8 +292,9 @@ def load_metrics(path: Where | None = None, *, sweep: str | os.PathLike[str] | N
 
 
 def _written_id(folder: str) -> str | None:
-    """Returns the run id of a directory whose name does not end in it."""
+    """Returns the run id of a directory whose name does not end in it; None of a run of others."""
+    paths = RunPaths(Path(folder))
     try:
-        return read_state(RunPaths(Path(folder))).run_id or None
+        return read_state(paths).run_id or None if paths.state.exists() else None
     except StateUnreadable:
         return None

@@ -9,6 +9,7 @@ import random
 import shutil
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -49,7 +50,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             found.extend(folders)
             return own(folders)
 
-        monkeypatch.setattr(load, name, load._Kind(kind.name, kind.key, read, 10**9))  # type: ignore[arg-type]
+        monkeypatch.setattr(load, name, replace(kind, read=read, least=10**9))
     return found
 
 
@@ -277,7 +278,7 @@ def test_several_processes_read_what_one_does(
     expected = without_cache(outputs)
     for name in ("_RUNS", "_METRICS"):
         kind = getattr(load, name)
-        monkeypatch.setattr(load, name, load._Kind(kind.name, kind.key, kind.read, 1))
+        monkeypatch.setattr(load, name, replace(kind, least=1))
     monkeypatch.setattr(entries, "_PROCESSES", 3)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(3))
     assert_same(both(outputs), expected)
