@@ -22,9 +22,9 @@ from analysis.plots.style import (
     notes_legend,
     percents,
     plain_axes,
-    separate_ticks,
     text_note,
 )
+from analysis.plots.ticks import separate_ticks
 from analysis.plots.traces import BAND_FROM
 
 MOST = 12
