@@ -22,14 +22,15 @@ from analysis.plots.style import (
     NothingToPlot,
     counted,
     failed_note,
-    new_figure,
     notes_legend,
+    panel_grid,
     percents,
     plain_axes,
     present,
     text_note,
 )
 from analysis.plots.traces import BAND_FROM, Curve, Trace, groups_over, has_failed
+from gpt_opt.errors import GptOptError
 
 LOG_SCALE_FROM = 20.0
 """Ratio of the largest to the smallest final value from which the axis of a KL is logarithmic."""
@@ -167,21 +168,16 @@ def curves(
 
     Raises:
         NothingToPlot: If no run has any of the metrics.
-        NothingToPlot: If `smooth` is not such a fraction.
+        GptOptError: If `smooth` is not such a fraction.
     """
     if not 0 <= smooth <= 1:
-        raise NothingToPlot(f"smooth must be a fraction of the steps, 0 to 1, but is {smooth}; 0.03 smooths a little")
-    wanted, names = panels_of(metric), [name for name in studied(runs) if name != over]
+        raise GptOptError(f"smooth must be a fraction of the steps, 0 to 1, but is {smooth}; 0.03 smooths a little")
+    names = [name for name in studied(runs) if name != over]
     runs = runs.iloc[run_order(runs, [*names, over] if over is not None and over in runs.columns else names)]
-    by_path = dict(tuple(metrics.groupby("path")))
-    frames = []
-    for _, run in runs.iterrows():
-        rows = by_path.get(run["path"], metrics.iloc[:0])
-        frames.append(rows.assign(x=positions(rows, run, x)))
-    failed, groups = has_failed(runs), groups_over(runs, over)
-    settings = [
-        Lines(tuple(frames[row] for row in rows), tuple(failed[row] for row in rows), smooth) for rows in groups
-    ]
+    groups, frames = groups_over(runs, over), _frames(runs, metrics, x)
+    failed = has_failed(runs)
+    settings = [Lines(tuple(frames[i] for i in rows), tuple(failed[i] for i in rows), smooth) for rows in groups]
+    wanted = panels_of(metric)
     panels = [panel for panel in wanted if any(s.curves(panel, False) or s.curves(panel, True) for s in settings)]
     if not panels:
         raise NothingToPlot(_nothing(runs, metrics, wanted, x))
@@ -189,20 +185,21 @@ def curves(
     first = runs.iloc[[rows[0] for rows in groups]]
     first = first.drop(columns=over) if over in first.columns and len(groups) < len(runs) else first
     looks = choose_looks(first, ranks, [len(rows) for rows in groups])
-    columns = {1: 1, 2: 2, 4: 2}.get(len(panels), 3)
-    lines = -(-len(panels) // columns)
-    figure = new_figure(5.2 * columns + 2.2, 4.0 * lines)
-    axes = list(figure.subplots(lines, columns, sharex=True, squeeze=False).ravel())
-    for unused in axes[len(panels) :]:
-        unused.remove()
-    for one, panel in zip(axes, panels, strict=False):
+    figure, axes = panel_grid(len(panels), {1: 1, 2: 2, 4: 2}.get(len(panels), 3), (5.2, 4.0), (2.2, 0.0), same_x=True)
+    for one, panel in zip(axes, panels, strict=True):
         _draw_panel(one, panel, settings, looks.of_line)
-    for one in axes[: len(panels)]:
         plain_axes(one)
-    label_axes(axes[: len(panels)], x, max(float(frame["x"].max()) for frame in frames if len(frame)))
-    looks.explain(figure, axes[: len(panels)])
+    label_axes(axes, x, np.nanmax(np.concatenate([frame["x"] for frame in frames])))
+    looks.explain(figure, axes)
     notes_legend(figure, _notes(settings, looks, [rank is not None for rank in ranks], smooth))
     return figure
+
+
+def _frames(runs: pd.DataFrame, metrics: pd.DataFrame, x: X) -> list[pd.DataFrame]:
+    """Returns the rows of each run with their positions, column `x`."""
+    by_path = dict(tuple(metrics.groupby("path")))
+    pairs = [(by_path.get(run["path"], metrics.iloc[:0]), run) for _, run in runs.iterrows()]
+    return [rows.assign(x=positions(rows, run, x)) for rows, run in pairs]
 
 
 def _nothing(runs: pd.DataFrame, metrics: pd.DataFrame, wanted: Sequence[Panel], x: X) -> str:

@@ -80,6 +80,26 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 
+def panel_grid(
+    count: int, columns: int, size: tuple[float, float], beside: tuple[float, float], same_x: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """Returns a figure of panels, row by row.
+
+    Args:
+        count: Of panels.
+        columns: Panels beside each other.
+        size: Width and height of a panel, in inches.
+        beside: Width and height of what is beside the panels, in inches.
+        same_x: Whether they share the horizontal axis; if not, the vertical one.
+    """
+    lines = -(-count // columns)
+    figure = new_figure(size[0] * columns + beside[0], size[1] * lines + beside[1])
+    panels = list(figure.subplots(lines, columns, squeeze=False, sharex=same_x, sharey=not same_x).ravel())
+    for unused in panels[count:]:
+        unused.remove()
+    return figure, panels[:count]
+
+
 def plain_axes(axes: Axes) -> None:
     """Gives axes a faint grid and no frame."""
     axes.grid(alpha=0.25)
