@@ -25,7 +25,7 @@ from analysis.plots import (
     save_figure,
     sensitivity,
 )
-from analysis.plots.traces import X
+from analysis.plots.horizontal import X
 from analysis.sensitivity.places import sweep_at
 from gpt_opt.errors import GptOptError, exit_code
 from gpt_opt.records.sweep_dir import Sweep
@@ -53,7 +53,7 @@ def _draw(name: str, options: argparse.Namespace, sweep: Sweep | None, every: pd
         if sweep is None:
             raise NothingToPlot("a submitted sweep is needed, not a folder of runs")
         return pipeline(sweep, every)
-    runs = of_stage(every, options.stage, options.over)[0]
+    runs = of_stage(every, options.stage, over or "seed")[0]
     if name in ("curves", "frontier"):
         metrics = load_metrics(runs.loc[runs["step"].notna(), "path"].tolist())
         return (

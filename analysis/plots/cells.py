@@ -24,9 +24,9 @@ from analysis.plots.style import (
     notes_legend,
     percents,
     plain_axes,
-    separate_ticks,
     text_note,
 )
+from analysis.plots.ticks import separate_ticks
 from gpt_opt.records.metrics import metric_text
 
 MOST = 25

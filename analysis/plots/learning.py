@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,10 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
 from analysis.parameters import run_order
+from analysis.plots.horizontal import X, label_axes, positions
 from analysis.plots.looks import BEST, FEW, OTHERS, WORST, Looks, choose_looks, studied
+from analysis.plots.panels import Lines, Panel, panels_of
 from analysis.plots.scale import log_axis
 from analysis.plots.style import (
     FAILED,
@@ -24,16 +22,15 @@ from analysis.plots.style import (
     NothingToPlot,
     counted,
     failed_note,
-    metric_title,
-    new_figure,
     notes_legend,
+    panel_grid,
     percents,
     plain_axes,
     present,
     text_note,
 )
-from analysis.plots.traces import BAND_FROM, Curve, Trace, X, curve_of, groups_over, has_failed, positions, trace_of
-from gpt_opt.records.metrics import greater_is_better, metric_info
+from analysis.plots.traces import BAND_FROM, Curve, Trace, groups_over, has_failed
+from gpt_opt.errors import GptOptError
 
 LOG_SCALE_FROM = 20.0
 """Ratio of the largest to the smallest final value from which the axis of a KL is logarithmic."""
@@ -46,87 +43,6 @@ BAND_ROOM = 0.3
 
 MARKS = 20
 """Markers on a line, about."""
-
-UNITS = ((3 * 3600.0, 3600.0, "h"), (3 * 60.0, 60.0, "min"), (0.0, 1.0, "s"))
-"""Seconds from which a unit of time is used, its seconds, its name."""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One panel.
-
-    Attributes:
-        metric: The evaluation metric.
-        train: Its training counterpart, drawn thin behind it, or None.
-        void_at_zero: A metric that is exactly 0 where this one says nothing, or None.
-        log: Whether values that differ by orders of magnitude go on a logarithmic axis.
-    """
-
-    metric: str
-    train: str | None = None
-    void_at_zero: str | None = None
-    log: bool = False
-
-    @property
-    def title(self) -> str:
-        """What it shows, with its unit."""
-        info = metric_info(self.metric)
-        return info.label if self.train is not None and info is not None else metric_title(self.metric)
-
-
-PANELS = (
-    Panel("eval/loss", train="loss"),
-    # Before training, policy and reference are equal: every pair is a tie, which counts as wrong.
-    Panel("eval/rewards/accuracies", void_at_zero="eval/rewards/margins"),
-    Panel("eval/rewards/margins"),
-    Panel("eval/kl", log=True),
-)
-
-
-@dataclass(frozen=True)
-class _Setting:
-    """Runs that differ in the seed alone.
-
-    Attributes:
-        frames: The rows of each of them.
-        failed: Whether each of them failed.
-        smooth: Width of the smoothing.
-    """
-
-    frames: tuple[pd.DataFrame, ...]
-    failed: tuple[bool, ...]
-    smooth: float
-
-    def curves(self, panel: Panel, train: bool) -> list[tuple[Curve, bool]]:
-        """Returns the curves of the runs that have one, and whether each of them failed."""
-        name, void = (panel.train, None) if train else (panel.metric, panel.void_at_zero)
-        found = [(curve_of(frame, name, void), ended) for frame, ended in zip(self.frames, self.failed, strict=True)]
-        return [(curve, ended) for curve, ended in found if curve is not None]
-
-    def trace(self, panel: Panel, train: bool) -> Trace | None:
-        """Returns the evaluation curve or the training curve."""
-        found = self.curves(panel, train)
-        return trace_of([curve for curve, _ in found], [ended for _, ended in found], self.smooth) if found else None
-
-    def ends(self, panel: Panel) -> list[tuple[float, float]]:
-        """Returns where the runs that failed ended."""
-        evaluated = {id(frame) for frame in self.frames if curve_of(frame, panel.metric, panel.void_at_zero)}
-        found = []
-        for frame, ended in zip(self.frames, self.failed, strict=True):
-            shown = panel.metric if id(frame) in evaluated else panel.train
-            curve = curve_of(frame, shown, panel.void_at_zero if shown == panel.metric else None) if ended else None
-            if curve is not None:
-                found.append((float(curve.x[-1]), float(curve.y[-1])))
-        return found
-
-    def rank(self, panels: Sequence[Panel]) -> float | None:
-        """Returns a number that is smaller for better settings, by the first panel; None without any curve."""
-        if not any(self.curves(panel, train) for panel in panels for train in (False, True)):
-            return None
-        shown = self.trace(panels[0], False) or self.trace(panels[0], True)
-        if shown is None:
-            return math.inf
-        return float(shown.line.y[-1]) * (-1 if greater_is_better(panels[0].metric) else 1)
 
 
 def _cut_diverged(axes: Axes, curves: Sequence[Curve]) -> None:
@@ -174,7 +90,7 @@ def _draw_bands(axes: Axes, traces: Sequence[tuple[Trace, Look]]) -> None:
     axes.set_ylim(max(min(ends), low - room), min(max(ends), high + room))
 
 
-def _draw_panel(axes: Axes, panel: Panel, settings: Sequence[_Setting], looks: Sequence[Look]) -> None:
+def _draw_panel(axes: Axes, panel: Panel, settings: Sequence[Lines], looks: Sequence[Look]) -> None:
     main = [setting.trace(panel, False) for setting in settings]
     train = [setting.trace(panel, True) for setting in settings]
     evaluated = any(trace is not None for trace in main)
@@ -202,42 +118,7 @@ def _draw_panel(axes: Axes, panel: Panel, settings: Sequence[_Setting], looks: S
         _cut_diverged(axes, curves)
 
 
-def _x_axis(panels: Sequence[Axes], x: X, settings: Sequence[_Setting]) -> None:
-    """Labels the horizontal axes; seconds become minutes or hours where they are many."""
-    for axes in panels:
-        plain_axes(axes)
-        axes.tick_params(labelbottom=True)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=x == "step"))
-        axes.set_xlabel({"step": "step", "tokens": "training tokens", "time": "time"}[x])
-        if x == "tokens":
-            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    if x == "time":
-        longest = max(frame["x"].max() for setting in settings for frame in setting.frames if len(frame))
-        _, seconds, unit = next(item for item in UNITS if longest >= item[0])
-        locator = MaxNLocator(nbins=6, steps=[1, 1.5, 2, 3, 5, 6, 10])
-        for axes in panels:
-            axes.set_xlabel(f"time since the first logged value ({unit})")
-            axes.xaxis.set_major_locator(_Scaled(locator, seconds))
-            axes.xaxis.set_major_formatter(FuncFormatter(partial(_in_unit, seconds)))
-
-
-def _in_unit(seconds: float, value: float, _: object) -> str:
-    return f"{value / seconds:g}"
-
-
-class _Scaled(MaxNLocator):
-    """Round ticks in another unit."""
-
-    def __init__(self, locator: MaxNLocator, seconds: float) -> None:
-        super().__init__()
-        self._inner, self._seconds = locator, seconds
-
-    def tick_values(self, vmin: float, vmax: float) -> Any:
-        """Returns places of ticks between two ends."""
-        return np.asarray(self._inner.tick_values(vmin / self._seconds, vmax / self._seconds)) * self._seconds
-
-
-def _notes(settings: Sequence[_Setting], looks: Looks, drawn: Sequence[bool], smooth: float) -> list[Line2D]:
+def _notes(settings: Sequence[Lines], looks: Looks, drawn: Sequence[bool], smooth: float) -> list[Line2D]:
     """Returns what the legend says beside names: runs that failed, have no name, or have nothing to draw."""
     notes = []
     if number := sum(sum(setting.failed) for setting in settings):
@@ -260,14 +141,6 @@ def _notes(settings: Sequence[_Setting], looks: Looks, drawn: Sequence[bool], sm
     if smooth:
         notes.append(text_note("faint: as logged"))
     return notes
-
-
-def _panels(metric: str | Sequence[str] | None) -> tuple[Panel, ...]:
-    if metric is None:
-        return PANELS
-    known = {panel.metric: panel for panel in PANELS}
-    names = [metric] if isinstance(metric, str) else metric
-    return tuple(known.get(name, Panel(name)) for name in names)
 
 
 def curves(
@@ -295,21 +168,16 @@ def curves(
 
     Raises:
         NothingToPlot: If no run has any of the metrics.
-        NothingToPlot: If `smooth` is not such a fraction.
+        GptOptError: If `smooth` is not such a fraction.
     """
     if not 0 <= smooth <= 1:
-        raise NothingToPlot(f"smooth must be a fraction of the steps, 0 to 1, but is {smooth}; 0.03 smooths a little")
-    wanted, names = _panels(metric), [name for name in studied(runs) if name != over]
+        raise GptOptError(f"smooth must be a fraction of the steps, 0 to 1, but is {smooth}; 0.03 smooths a little")
+    names = [name for name in studied(runs) if name != over]
     runs = runs.iloc[run_order(runs, [*names, over] if over is not None and over in runs.columns else names)]
-    by_path = dict(tuple(metrics.groupby("path")))
-    frames = []
-    for _, run in runs.iterrows():
-        rows = by_path.get(run["path"], metrics.iloc[:0])
-        frames.append(rows.assign(x=positions(rows, run, x)))
-    failed, groups = has_failed(runs), groups_over(runs, over)
-    settings = [
-        _Setting(tuple(frames[row] for row in rows), tuple(failed[row] for row in rows), smooth) for rows in groups
-    ]
+    groups, frames = groups_over(runs, over), _frames(runs, metrics, x)
+    failed = has_failed(runs)
+    settings = [Lines(tuple(frames[i] for i in rows), tuple(failed[i] for i in rows), smooth) for rows in groups]
+    wanted = panels_of(metric)
     panels = [panel for panel in wanted if any(s.curves(panel, False) or s.curves(panel, True) for s in settings)]
     if not panels:
         raise NothingToPlot(_nothing(runs, metrics, wanted, x))
@@ -317,18 +185,21 @@ def curves(
     first = runs.iloc[[rows[0] for rows in groups]]
     first = first.drop(columns=over) if over in first.columns and len(groups) < len(runs) else first
     looks = choose_looks(first, ranks, [len(rows) for rows in groups])
-    columns = {1: 1, 2: 2, 4: 2}.get(len(panels), 3)
-    lines = -(-len(panels) // columns)
-    figure = new_figure(5.2 * columns + 2.2, 4.0 * lines)
-    axes = list(figure.subplots(lines, columns, sharex=True, squeeze=False).ravel())
-    for unused in axes[len(panels) :]:
-        unused.remove()
-    for one, panel in zip(axes, panels, strict=False):
+    figure, axes = panel_grid(len(panels), {1: 1, 2: 2, 4: 2}.get(len(panels), 3), (5.2, 4.0), (2.2, 0.0), same_x=True)
+    for one, panel in zip(axes, panels, strict=True):
         _draw_panel(one, panel, settings, looks.of_line)
-    _x_axis(axes[: len(panels)], x, settings)
-    looks.explain(figure, axes[: len(panels)])
+        plain_axes(one)
+    label_axes(axes, x, np.nanmax(np.concatenate([frame["x"] for frame in frames])))
+    looks.explain(figure, axes)
     notes_legend(figure, _notes(settings, looks, [rank is not None for rank in ranks], smooth))
     return figure
+
+
+def _frames(runs: pd.DataFrame, metrics: pd.DataFrame, x: X) -> list[pd.DataFrame]:
+    """Returns the rows of each run with their positions, column `x`."""
+    by_path = dict(tuple(metrics.groupby("path")))
+    pairs = [(by_path.get(run["path"], metrics.iloc[:0]), run) for _, run in runs.iterrows()]
+    return [rows.assign(x=positions(rows, run, x)) for rows, run in pairs]
 
 
 def _nothing(runs: pd.DataFrame, metrics: pd.DataFrame, wanted: Sequence[Panel], x: X) -> str:

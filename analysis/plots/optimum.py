@@ -22,8 +22,8 @@ from analysis.plots.style import (
     palette,
     percents,
     plain_axes,
-    separate_ticks,
 )
+from analysis.plots.ticks import separate_ticks
 from analysis.sensitivity.budget import AXIS, BY, Asked, budget, check_comparable, left_out
 from analysis.sensitivity.compare import Curve, mean, spread
 from analysis.sensitivity.compare import curves as curves_of

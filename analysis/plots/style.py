@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter
-from matplotlib.transforms import Bbox
 
 from analysis.answers.metric import metric_columns
 from gpt_opt.errors import GptOptError
@@ -81,6 +78,26 @@ def palette(count: int) -> list[Look]:
 def new_figure(width: float, height: float) -> Figure:
     """Returns an empty figure of a size in inches, whose parts make room for each other."""
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def panel_grid(
+    count: int, columns: int, size: tuple[float, float], beside: tuple[float, float], same_x: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """Returns a figure of panels, row by row.
+
+    Args:
+        count: Of panels.
+        columns: Panels beside each other.
+        size: Width and height of a panel, in inches.
+        beside: Width and height of what is beside the panels, in inches.
+        same_x: Whether they share the horizontal axis; if not, the vertical one.
+    """
+    lines = -(-count // columns)
+    figure = new_figure(size[0] * columns + beside[0], size[1] * lines + beside[1])
+    panels = list(figure.subplots(lines, columns, squeeze=False, sharex=same_x, sharey=not same_x).ravel())
+    for unused in panels[count:]:
+        unused.remove()
+    return figure, panels[:count]
 
 
 def plain_axes(axes: Axes) -> None:
@@ -159,49 +176,6 @@ def text_note(label: str) -> Line2D:
 def failed_note(number: int, what: str = "failed") -> Line2D:
     """Returns the note that explains the cross."""
     return Line2D([], [], **FAILED, label=f"{what} ({counted(number)})")
-
-
-def separate_ticks(figure: Figure) -> None:
-    """Keeps the labels of horizontal axes apart: numbers that have no room are left out, words are turned."""
-    figure.draw_without_rendering()
-    for axes in figure.axes:
-        labels = [label for label in axes.get_xticklabels() if label.get_visible() and label.get_text()]
-        if not _overlap(labels):
-            continue
-        if all(_is_number(label.get_text()) for label in labels):
-            _keep_apart(labels)
-        else:
-            axes.tick_params(axis="x", labelrotation=35)
-            for label in axes.get_xticklabels():
-                label.set(ha="right", rotation_mode="anchor")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _boxes(labels: Sequence[Text]) -> list[Bbox]:
-    return [label.get_window_extent().padded(2) for label in labels]
-
-
-def _overlap(labels: Sequence[Text]) -> bool:
-    boxes = sorted(_boxes(labels), key=lambda box: float(box.x0))
-    return any(first.x1 > second.x0 for first, second in pairwise(boxes))
-
-
-def _keep_apart(labels: Sequence[Text]) -> None:
-    """Hides labels that have no room; the first and the last ones stay."""
-    ordered = sorted(zip(_boxes(labels), labels, strict=True), key=lambda pair: float(pair[0].x0))
-    end, last = -np.inf, ordered[-1]
-    for box, label in ordered[:-1]:
-        if box.x0 < end or box.x1 > last[0].x0:
-            label.set_visible(False)
-        else:
-            end = float(box.x1)
 
 
 def save_figure(figure: Figure, target: Path) -> None:

@@ -18,13 +18,13 @@ from analysis.plots.style import (
     COLORS,
     FAILED,
     counted,
-    new_figure,
     notes_legend,
+    panel_grid,
     percents,
     plain_axes,
-    separate_ticks,
     text_note,
 )
+from analysis.plots.ticks import separate_ticks
 from analysis.plots.traces import BAND_FROM
 
 MOST = 12
@@ -145,20 +145,17 @@ def parameter(
     require_keys(runs, wanted, 1, over)
     shown = wanted[:MOST]
     columns = min(3, len(shown))
-    lines = -(-len(shown) // columns)
-    figure = new_figure(max(6.4, 4.4 * columns), 3.6 * lines + 0.4)
-    panels = list(figure.subplots(lines, columns, sharey=True, squeeze=False).ravel())
-    for unused in panels[len(shown) :]:
-        unused.remove()
+    wide = max(4.4, 6.4 / columns)
+    figure, panels = panel_grid(len(shown), columns, (wide, 3.6), (0.0, 0.4))
     names = short_names(wanted)
-    for index, (axes, key) in enumerate(zip(panels, shown, strict=False)):
+    for index, (axes, key) in enumerate(zip(panels, shown, strict=True)):
         plain_axes(axes)
         axes.set_xlabel(names[key])
         if index % columns == 0:
             axes.set_ylabel(results.title)
             percents(axes.yaxis, results.metric)
         _draw_panel(axes, key, results)
-    notes_legend(figure, _notes(results, panels[: len(shown)], len(wanted) - len(shown), over))
+    notes_legend(figure, _notes(results, panels, len(wanted) - len(shown), over))
     separate_ticks(figure)
     return figure
 

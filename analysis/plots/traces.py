@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -13,12 +12,6 @@ import pandas as pd
 from analysis.parameters import format_value, varying_parameters
 from analysis.stats import mean_interval
 from gpt_opt.records.state import State
-
-X = Literal["step", "tokens", "time"]
-
-PAUSE = 10.0
-"""Intervals between two rows beyond this many times the usual one are pauses, in a run of several attempts."""
-
 
 SMOOTHED = 500
 """Steps at which a smoothed curve is computed, at most; between them it is straight."""
@@ -80,36 +73,6 @@ class Trace:
     low: np.ndarray | None = None
     high: np.ndarray | None = None
     runs: tuple[Curve, ...] = ()
-
-
-def positions(rows: pd.DataFrame, run: pd.Series, x: X) -> np.ndarray:
-    """Returns where the rows of one run lie, NaN where that is not known.
-
-    Args:
-        rows: Its rows of what `load_metrics` returned.
-        run: Its row of what `load_runs` returned.
-        x: `step`; `tokens`, as logged or by equal shares of the final count; `time`, seconds since the first row with
-            the pauses between attempts left out.
-    """
-    steps = rows["step"].to_numpy(dtype="float64")
-    if x == "step":
-        return steps
-    if x == "time":
-        return _seconds(rows["time"], several=not pd.isna(run["attempt"]) and run["attempt"] > 1)
-    if "tokens" in rows.columns and rows["tokens"].notna().any():
-        return rows["tokens"].to_numpy(dtype="float64")
-    known = not pd.isna(run["tokens"]) and not pd.isna(run["step"]) and run["step"] > 0
-    return steps * (float(run["tokens"]) / float(run["step"]) if known else np.nan)
-
-
-def _seconds(moments: pd.Series, several: bool) -> np.ndarray:
-    seconds = (moments - moments.iloc[0]).dt.total_seconds().to_numpy(dtype="float64") if len(moments) else np.array([])
-    gaps = np.diff(seconds, prepend=0.0)
-    if several and len(gaps) > 2:
-        usual = float(np.nanmedian(gaps[1:]))
-        gaps[gaps > PAUSE * usual] = usual
-    result: np.ndarray = np.cumsum(gaps)
-    return result
 
 
 def curve_of(frame: pd.DataFrame, metric: str | None, void_at_zero: str | None = None) -> Curve | None:

@@ -21,6 +21,7 @@ from analysis.plot_curves import main
 from analysis.plots import NothingToPlot, curves
 from analysis.plots.looks import FEW as FEW_RUNS
 from analysis.plots.looks import OTHERS
+from gpt_opt.errors import GptOptError
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import State
 from tests.analysis.plots.frames import grid, metric_frame, run_frame
@@ -331,7 +332,7 @@ def test_smoothing_takes_noise_out_and_leaves_what_is_straight() -> None:
     (axes,) = curves(runs, pd.DataFrame({**rows, "eval/loss": 2 + noise}), smooth=0.03).axes
     assert ys(faint(axes)[0]) == pytest.approx((2 + noise).tolist())
     assert np.std(ys(lines(axes)[0])) < 0.02
-    with pytest.raises(NothingToPlot, match="a fraction of the steps, 0 to 1, but is 2"):
+    with pytest.raises(GptOptError, match="a fraction of the steps, 0 to 1, but is 2"):
         curves(runs, straight, smooth=2)
 
 
