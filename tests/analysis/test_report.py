@@ -198,7 +198,7 @@ def test_a_folder_of_runs_is_reported_without_a_sweep(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["gone"], "must be a submitted sweep, but is 'gone'"),
+        (["gone"], "gone is no folder, and no sweep in"),
         (["empty"], "no run lies below 'empty'"),
         (["beta", "--metric", "acuracy"], "must be a metric of the runs, but is 'acuracy'"),
         (["beta", "--every", "0"], "must be at least 1, but is 0"),
@@ -232,6 +232,19 @@ def test_a_report_is_written_again_until_the_sweep_is_over(sweep: Sweep, capsys:
     assert (last["is_over"], last["every_s"], last["runs"][5]["state"]) == (True, None, "COMPLETED")
     assert "5 of 6 done, 1 failed, nothing works on it" in capsys.readouterr().out
     assert not list(sweep.root.glob(".report*"))
+
+
+def test_a_sweep_of_which_nothing_has_begun_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = submitted(tmp_path, POINTS)
+    assert report() == 0  # the last one submitted
+    text = (made.root / "report.html").read_text()
+    assert [run["state"] for run in document(text)["runs"]] == ["PENDING"] * 6
+    assert document(text)["runs"][2]["values"] == [0.1, 0]
+    assert "no run has a final eval accuracy yet" in text
+    assert "continues" in text  # what to do, for nothing works on it
 
 
 def test_a_broken_run_is_a_row_with_its_reason(sweep: Sweep) -> None:
