@@ -134,7 +134,13 @@ function fillSelect(id, options, take = (value) => value) {
 function fillTools() {
   const words = byId("text"), log = byId("log");
   words.value = view.text;
-  words.addEventListener("input", () => { view.text = words.value; refresh(); });
+  let waiting = 0;
+  words.addEventListener("input", () => {
+    view.text = words.value;
+    clearTimeout(waiting);
+    if (runs.length < 200) refresh();
+    else waiting = setTimeout(refresh, 250); // not at every letter
+  });
   log.checked = view.log;
   log.addEventListener("change", () => { view.log = log.checked; refresh(); });
   byId("states").append(...unique(runs.map((run) => run.state)).sort().map((state) => {
