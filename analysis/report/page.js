@@ -91,8 +91,8 @@ function copyable(box) {
 }
 const text = (content) => element("pre", { tabindex: 0 }, content);
 function lazily(title, make) {
-  const box = element("details", {}, element("summary", {}, title));
-  box.addEventListener("toggle", () => { if (box.open && box.children.length === 1) box.append(make()); });
+  const fill = () => { if (box.children.length === 1) box.append(make()); };
+  const box = element("details", { ontoggle: fill }, element("summary", { onclick: fill }, title));
   return box;
 }
 function configText(run) {
