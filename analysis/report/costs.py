@@ -10,7 +10,7 @@ from gpt_opt.records.attempts import Attempt, read_history
 from gpt_opt.records.io import now
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import State, read_run
-from gpt_opt.records.sweep_dir import Sweep, SweepRun
+from gpt_opt.records.sweep_dir import Shape, Sweep, SweepRun
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Cost:
 
     Attributes:
         seconds: Time in which a slot worked on it, all attempts together.
-        gpu_seconds: The same times the number of GPUs of each attempt; 0 on CPUs.
+        gpu_seconds: The same times the GPUs of each attempt, on all its nodes; 0 on CPUs.
         attempts: How often it was started.
         begin: Start of the first attempt, seconds since 1970; None without attempts.
         end: End of the last one; that of a running one is now.
@@ -41,17 +41,25 @@ def total(costs: Iterable[Cost]) -> Cost:
     return Cost(*sums, sum(item.attempts for item in items), min(begins, default=None), max(ends, default=None))
 
 
-def cost_in_sweep(sweep: Sweep, run: SweepRun, paths: RunPaths) -> Cost:
+def cost_in_sweep(sweep: Sweep, run: SweepRun, paths: RunPaths, shape: Shape) -> Cost:
     """Returns what a run cost a sweep; nothing where another sweep had made it before.
 
-    An attempt that nobody saw end counts until the last sign of life of the run, or until now while it runs.
+    An attempt that nobody saw end counts until the last sign of life of the run, or until now while it runs. An attempt
+    names the GPUs of one node; the others have as many. Of a GPU that several runs share each has its part.
+
+    Args:
+        sweep: The sweep.
+        run: The run.
+        paths: Its files.
+        shape: What it asked for.
     """
     history = read_history(sweep.attempts(run))
     if not history.attempts:
         return Cost()
     record = read_run(paths)
     last = now() if record.state is State.RUNNING else record.file.updated
-    return total(_cost(item, last) for item in history.attempts)
+    parts = (shape.resources.get("nodes_per_run") or 1) / (shape.resources.get("runs_per_gpu") or 1)
+    return total(_cost(item, last, parts) for item in history.attempts)
 
 
 def cost_of_run(paths: RunPaths, seconds: float | None) -> Cost:
@@ -69,12 +77,12 @@ def cost_of_run(paths: RunPaths, seconds: float | None) -> Cost:
     return Cost(spent, spent * len(file.gpus), file.attempt, begin, end)
 
 
-def _cost(attempt: Attempt, last: str | None) -> Cost:
+def _cost(attempt: Attempt, last: str | None, parts: float) -> Cost:
     begin = _time(attempt.started)
     if begin is None:
         return Cost(attempts=1)
     end = max(begin, _time(attempt.ended) or _time(last) or begin)
-    return Cost(end - begin, (end - begin) * len(attempt.gpus), 1, begin, end)
+    return Cost(end - begin, (end - begin) * len(attempt.gpus) * parts, 1, begin, end)
 
 
 def _time(stamp: str | None) -> float | None:

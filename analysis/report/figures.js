@@ -171,7 +171,7 @@ function cutAt(curves) {
   const isLoss = doc.metrics[view.metric].better === false && first > 0;
   return isLoss && !view.log && highest > 3 * first ? 1.5 * first : Infinity;
 }
-function drawCurves(figure, looks) {
+function drawCurves(figure, looks, width) {
   forget("curves");
   const title = metricLabel(view.metric), axis = AXES[view.axis];
   const having = visible.filter((index) => runs[index].curves[view.metric]);
@@ -184,7 +184,7 @@ function drawCurves(figure, looks) {
   const curves = own.map(([, points]) => points), all = curves.flat(), cut = cutAt(curves);
   const x = { ends: ends(all.map((point) => point.x), false, 0.01), title: axis.title };
   const shown = all.map((point) => point.y).filter((value) => value <= cut);
-  const width = Math.max(260, figure.clientWidth), height = Math.round(Math.min(420, Math.max(260, width * 0.52)));
+  const height = Math.round(Math.min(420, Math.max(260, width * 0.52)));
   const drawn = plot("curves", own.length, width, height, x, { ends: ends(shown, view.log), log: view.log, title });
   for (const [index, points] of own) drawCurve(drawn, index, points, looks.of(runs[index]), own.length <= FEW);
   reachable(drawn, true);
@@ -212,16 +212,16 @@ function drawCurve(drawn, index, points, { colour, dash }, few) {
 
 // -- the metric against each parameter --------------------------------------------------------------------------------
 
-function drawParameters(figure, own, keys, looks) {
+function drawParameters(figure, own, keys, looks, room) {
   forget("parameter");
   figure.hidden = !keys.length;
   const grid = element("div", { class: "multiples" }), explained = "dashed: mean of complete runs; ○ not complete";
   const title = metricLabel(view.metric), caption = `${title} at the end of ${count(own.length, "run")} `;
   figure.replaceChildren(element("figcaption", {}, caption, element("small", {}, explained)), grid);
   if (!keys.length) return;
-  const columns = Math.max(1, Math.min(keys.length, Math.floor((figure.clientWidth + 8) / 248)));
-  const width = Math.max(220, (figure.clientWidth - 8 * (columns - 1)) / columns);
-  const beside = keys.length === 1 ? byId("curves").querySelector("svg")?.clientHeight ?? 0 : 0;
+  const columns = Math.max(1, Math.min(keys.length, Math.floor((room + 8) / 248)));
+  const width = Math.max(220, (room - 8 * (columns - 1)) / columns);
+  const beside = keys.length === 1 ? parseInt(byId("curves").querySelector("svg")?.style.height ?? 0, 10) : 0;
   const y = { ends: ends(own.map((index) => resultOf(runs[index])), view.log), log: view.log, title };
   grid.append(...keys.map((key) => against(key, own, width, keys.length > columns ? 220 : Math.max(240, beside), y, looks)));
 }
@@ -252,7 +252,7 @@ function against(key, own, width, height, y, looks) {
 
 // -- parallel coordinates ---------------------------------------------------------------------------------------------
 
-function drawParallel(figure, own, looks) {
+function drawParallel(figure, own, looks, room) {
   forget("parallel");
   figure.replaceChildren();
   const varying = doc.keys.map((key) => ({ ...key, text: valueText, of: (run) => valueOf(run, key) }))
@@ -261,7 +261,7 @@ function drawParallel(figure, own, looks) {
   if (figure.hidden) return;
   const result = { name: metricLabel(view.metric), numeric: true, log: view.log, text: metricTick, of: resultOf, round: true };
   const axes = [...varying, result], names = axes.map((axis) => axis.name).join(", ");
-  const width = Math.max(figure.clientWidth, 76 * axes.length), height = 310, gap = (width - 124) / (axes.length - 1);
+  const width = Math.max(room, 76 * axes.length), height = 310, gap = (width - 124) / (axes.length - 1);
   const drawn = { root: canvas(width, height, `Parallel coordinates of ${names}`), points: [], width, height };
   const layer = layerFor(own.length), front = svg("g");
   axes.forEach((axis, place) => front.append(...parallelAxis(axis, 62 + place * gap, own, place, gap)));
@@ -303,9 +303,12 @@ function drawFigures() {
   leave();
   const own = visible.filter((index) => finite(resultOf(runs[index])) && (!view.log || resultOf(runs[index]) > 0));
   const keys = varyingAmong(own.map((index) => runs[index])), looks = colouring(), alone = !keys.length || keys.length > 2;
-  byId("curves").classList.toggle("wide", alone);
-  byId("parameters").classList.toggle("wide", alone);
-  drawCurves(byId("curves"), looks);
-  drawParameters(byId("parameters"), own, keys, looks);
-  drawParallel(byId("parallel"), own, looks);
+  const figures = ["curves", "parameters", "parallel"].map(byId), [curves, parameters, parallel] = figures;
+  curves.classList.toggle("wide", alone);
+  parameters.classList.toggle("wide", alone);
+  figures.forEach((figure) => { figure.hidden = false; }); // which has no width otherwise
+  const widths = figures.map((figure) => Math.max(260, figure.clientWidth)); // read once: that is slow on a long page
+  drawCurves(curves, looks, widths[0]);
+  drawParameters(parameters, own, keys, looks, widths[1]);
+  drawParallel(parallel, own, looks, widths[2]);
 }

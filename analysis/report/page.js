@@ -91,8 +91,8 @@ function copyable(box) {
 }
 const text = (content) => element("pre", { tabindex: 0 }, content);
 function lazily(title, make) {
-  const box = element("details", {}, element("summary", {}, title));
-  box.addEventListener("toggle", () => { if (box.open && box.children.length === 1) box.append(make()); });
+  const fill = () => { if (box.children.length === 1) box.append(make()); };
+  const box = element("details", { ontoggle: fill }, element("summary", { onclick: fill }, title));
   return box;
 }
 function configText(run) {
@@ -134,7 +134,13 @@ function fillSelect(id, options, take = (value) => value) {
 function fillTools() {
   const words = byId("text"), log = byId("log");
   words.value = view.text;
-  words.addEventListener("input", () => { view.text = words.value; refresh(); });
+  let waiting = 0;
+  words.addEventListener("input", () => {
+    view.text = words.value;
+    clearTimeout(waiting);
+    if (runs.length < 200) refresh();
+    else waiting = setTimeout(refresh, 250); // not at every letter
+  });
   log.checked = view.log;
   log.addEventListener("change", () => { view.log = log.checked; refresh(); });
   byId("states").append(...unique(runs.map((run) => run.state)).sort().map((state) => {

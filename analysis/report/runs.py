@@ -69,7 +69,7 @@ def runs_of_sweep(sweep: Sweep, status: Mapping[str, Any], frame: pd.DataFrame) 
     """
     rows = {run_id: row for row, run_id in enumerate(frame["run_id"].tolist())}
     names = {item["index"]: item["name"] for item in status["items"]}
-    planned = {run.index: run for run in sweep.runs}
+    planned, shapes = {run.index: run for run in sweep.runs}, sweep.submission().shapes
     found = []
     for item in status["items"]:
         paths = RunPaths(Path(item["run_dir"]))
@@ -82,7 +82,7 @@ def runs_of_sweep(sweep: Sweep, status: Mapping[str, Any], frame: pd.DataFrame) 
                 state=item["state"],
                 root=paths.root,
                 overrides=tuple(item["overrides"]),
-                cost=cost_in_sweep(sweep, planned[item["index"]], paths),
+                cost=cost_in_sweep(sweep, planned[item["index"]], paths, shapes[item["shape"]]),
                 stage=item["stage"] or "",
                 parent=names.get(item["parent"], "") if decided else "",
                 message=item["message"],

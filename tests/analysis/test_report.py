@@ -28,7 +28,7 @@ from gpt_opt.cli import main
 from gpt_opt.records.attempts import note_end
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import State
-from gpt_opt.records.sweep_dir import Sweep
+from gpt_opt.records.sweep_dir import Shape, Sweep
 from tests.analysis.sweeps import BEGIN, begun, nested, submitted
 from tests.dispatch.on_disk import held
 
@@ -111,18 +111,21 @@ def test_axes_are_logarithmic_where_values_were_chosen_by_their_ratios(values: l
 
 def test_costs_are_those_of_attempts_times_their_gpus(tmp_path: Path) -> None:
     sweep = submitted(tmp_path, POINTS[:4])
+    shape = Shape({"gpus_per_run": 2, "nodes_per_run": None}, 1)
     paths = [
         begun(sweep, 0, POINTS[0], gpus=["0", "1"], minutes=30),
         begun(sweep, 1, POINTS[1], State.FAILED, minutes=6, cause="exception", error={"type": "E", "message": "m"}),
         begun(sweep, 2, POINTS[2], State.INTERRUPTED, minutes=12, cause=None, gpus=["0"]),  # lost with its slot
     ]
-    costs = [cost_in_sweep(sweep, run, RunPaths(Path(run.run_dir))) for run in sweep.runs]
+    costs = [cost_in_sweep(sweep, run, RunPaths(Path(run.run_dir)), shape) for run in sweep.runs]
     assert [(item.seconds, item.gpu_seconds, item.attempts) for item in costs] == [
         (1800, 3600, 1),
         (360, 0, 1),
         (720, 720, 1),  # until the last sign of life
         (0, 0, 0),
     ]
+    for resources, gpu_s in (({"nodes_per_run": 2}, 7200), ({"runs_per_gpu": 4}, 900)):
+        assert cost_in_sweep(sweep, sweep.runs[0], paths[0], Shape(resources, 1)).gpu_seconds == gpu_s
     whole = total(costs)
     assert (whole.begin, whole.end) == (BEGIN.timestamp(), BEGIN.timestamp() + 1800)
     assert (whole.seconds, whole.gpu_seconds, whole.attempts) == (2880, 4320, 3)
@@ -198,7 +201,7 @@ def test_a_folder_of_runs_is_reported_without_a_sweep(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["gone"], "must be a submitted sweep, but is 'gone'"),
+        (["gone"], "gone is no folder, and no sweep in"),
         (["empty"], "no run lies below 'empty'"),
         (["beta", "--metric", "acuracy"], "must be a metric of the runs, but is 'acuracy'"),
         (["beta", "--every", "0"], "must be at least 1, but is 0"),
@@ -232,6 +235,19 @@ def test_a_report_is_written_again_until_the_sweep_is_over(sweep: Sweep, capsys:
     assert (last["is_over"], last["every_s"], last["runs"][5]["state"]) == (True, None, "COMPLETED")
     assert "5 of 6 done, 1 failed, nothing works on it" in capsys.readouterr().out
     assert not list(sweep.root.glob(".report*"))
+
+
+def test_a_sweep_of_which_nothing_has_begun_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = submitted(tmp_path, POINTS)
+    assert report() == 0  # the last one submitted
+    text = (made.root / "report.html").read_text()
+    assert [run["state"] for run in document(text)["runs"]] == ["PENDING"] * 6
+    assert document(text)["runs"][2]["values"] == [0.1, 0]
+    assert "no run has a final eval accuracy yet" in text
+    assert "continues" in text  # what to do, for nothing works on it
 
 
 def test_a_broken_run_is_a_row_with_its_reason(sweep: Sweep) -> None:
