@@ -137,7 +137,7 @@ def _homes(found: Mapping[str, _Found]) -> dict[str | None, dict[str, str]]:
     for folder, item in found.items():
         if item.foreign:
             continue
-        place = (os.path.dirname(item.real), item.root)
+        place = (item.real.rpartition("/")[0], item.root)
         if place not in homes:
             homes[place] = home_of(*place)
         home = homes[place]
@@ -187,7 +187,7 @@ def _find(path: Where | None) -> dict[str, _Found]:
     found = {}
     foreign = Foreign()
     for real, folder in find_run_folders(*roots, foreign=foreign).items():
-        parent = os.path.dirname(real)
+        parent = real.rpartition("/")[0]
         if parent not in root_above:
             above = map(str, (Path(parent), *Path(parent).parents))
             root_above[parent] = next((item for item in above if item in real_roots), None)
