@@ -53,7 +53,8 @@ _ROWS = 1 << 17
 """Rows that are read together, where only some runs are needed."""
 
 _KEY = struct.Struct("qqqQ")
-_ABSENT = _KEY.pack(0, 0, 0, 0)
+ABSENT: Final = _KEY.pack(0, 0, 0, 0)
+"""The key of a file that is not there."""
 
 
 def file_key(path: str) -> bytes:
@@ -61,7 +62,7 @@ def file_key(path: str) -> bytes:
     try:
         found = os.stat(path)
     except OSError:
-        return _ABSENT
+        return ABSENT
     return _KEY.pack(found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from analysis import cache as caches
-from analysis.cache import Cache, file_key, home_of
+from analysis.cache import ABSENT, Cache, file_key, home_of
 from analysis.curves import METRIC_COLUMNS, curve_of, metrics_frame, read_curves
 from analysis.entries import Entries, joined, read_all
 from analysis.files import flatten
@@ -80,8 +80,9 @@ class _Kind:
 
 def _run_key(folder: str) -> bytes:
     summary = file_key(f"{folder}/summary.json")
-    # A run without a result has its latest metrics.
-    last = b"" if summary.strip(b"\\0") else file_key(f"{folder}/metrics.jsonl")
+    last = (
+        file_key(f"{folder}/metrics.jsonl") if summary == ABSENT else b""
+    )  # without a result the latest metrics count
     return file_key(f"{folder}/config.json") + file_key(f"{folder}/state.json") + summary + last
 
 
