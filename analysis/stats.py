@@ -1,11 +1,10 @@
-"""Statistics of small samples: intervals, all-pairs tests, shares of variance. Numbers in, numbers out; no frames."""
+"""Statistics of small samples: intervals, tests of all pairs, seeds that are needed. Numbers in, numbers out."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ ALPHA = 0.04
 POWER = 0.8
 """Probability with which `seeds_needed` asks that a difference be found."""
 
-_ROUNDING = 1e-12
+ROUNDING = 1e-12
 """A spread below this part of the values is rounding: they are equal."""
 
 
@@ -43,6 +42,32 @@ def mean_interval(values: Floats, level: float = LEVEL) -> tuple[Floats, Floats,
         return mean, np.full_like(mean, math.nan), np.full_like(mean, math.nan)
     half = special.stdtrit(count - 1, (1 + level) / 2) * values.std(axis=-1, ddof=1) / math.sqrt(count)
     return mean, mean - half, mean + half
+
+
+_ROUNDS = 200
+"""Rounds in which `adjusted_means` converges, but for designs that hang together by a thread."""
+
+
+def adjusted_means(samples: Floats) -> Floats:
+    """Returns the mean that each sample would have with a value for every block: effects of samples and blocks add up.
+
+    Where all have all blocks, or too few are shared to tell the two effects apart, it is the mean of what there is.
+
+    Args:
+        samples: Of shape (samples, blocks), NaN where a sample has no value for a block; each has one at least.
+    """
+    known = ~np.isnan(samples)
+    means = np.asarray(np.nanmean(samples, axis=1), dtype=np.float64)
+    reached = np.arange(len(samples)) == 0
+    while not reached.all() and (more := known[:, known[reached].any(axis=0)].any(axis=1)).sum() > reached.sum():
+        reached = more
+    if known.all() or not reached.all():
+        return means
+    effects = means
+    for _ in range(_ROUNDS):
+        blocks = np.nanmean(samples - effects[:, None], axis=0)
+        effects = np.nanmean(samples - blocks, axis=1)
+    return np.asarray(effects + blocks.mean(), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -98,7 +123,7 @@ def all_pairs(samples: Floats) -> AllPairs:
     difference, error, freedom, size = (np.where(paired, x, y) for x, y in zip(of_pairs, of_samples, strict=True))
     with np.errstate(invalid="ignore", divide="ignore"):
         p = 2 * special.stdtr(freedom, -np.abs(difference) / error)
-    constant = error <= _ROUNDING * size
+    constant = error <= ROUNDING * size
     p = np.where(constant, 1.0, p)
     p = np.where(smaller >= 2, p, math.nan)
     count = np.where(paired, shared, smaller)
@@ -156,83 +181,13 @@ def seeds_needed(difference: float, deviation: float, alpha: float) -> int | Non
     Returns:
         At least 2; None where it would take more than `MOST_SEEDS`.
     """
+    enough = abs(difference) >= _found_from(alpha) * deviation
+    return int(enough.argmax()) + 2 if difference and enough.any() else None
+
+
+@lru_cache(maxsize=16)
+def _found_from(alpha: float) -> Floats:
+    """Returns for 2, 3, ... seeds the difference, in standard deviations, that is found with probability `POWER`."""
     counts = np.arange(2, MOST_SEEDS + 1)
     reach = special.stdtrit(counts - 1, 1 - alpha / 2) + special.stdtrit(counts - 1, POWER)
-    enough = abs(difference) * np.sqrt(counts) >= reach * deviation
-    return int(counts[enough][0]) if difference and enough.any() else None
-
-
-SMOOTH_FROM = 6
-"""Distinct numbers from which a factor may be a curve, where there are too few runs for a mean of each value."""
-
-
-@dataclass(frozen=True)
-class Shares:
-    """How the variance of a metric divides among what was varied.
-
-    Attributes:
-        of_factor: Share that each factor explains beyond all others by itself, 0 to 1.
-        p: F-test of each share against what is left unexplained; NaN where nothing is left to test against.
-        overlap: Share that factors explain together and that cannot be given to one, because they vary together.
-        left: Share that no factor explains by itself: interactions, and chance that no factor stands for.
-        count: Values.
-    """
-
-    of_factor: Mapping[str, float]
-    p: Mapping[str, float]
-    overlap: float
-    left: float
-    count: int
-
-
-def variance_shares(values: Sequence[float], factors: Mapping[str, Sequence[Any]]) -> Shares | None:
-    """Divides the variance of values among factors: main effects, sums of squares of type II.
-
-    Each share is what the sum of squares of a fit of all main effects loses without the factor; so designs need not be
-    balanced. In a balanced one it is the sum of squares between the means of the factor.
-
-    Args:
-        values: The finite values of a metric.
-        factors: Name to a value for each of them, hashable. A number with many values is a parabola in its rank.
-
-    Returns:
-        None where there are fewer than three values, or they do not vary.
-
-    Source: Yates 1934, "The analysis of multiple classifications with unequal numbers in the different classes".
-    """
-    y = np.asarray(values, dtype=np.float64)
-    total = float(((y - y.mean()) ** 2).sum()) if len(y) > 2 else 0.0
-    if not total > (_ROUNDING * np.abs(y).max()) ** 2 * len(y):
-        return None
-    columns = {name: _columns(list(levels)) for name, levels in factors.items()}
-    residual, freedom = _residual(y, list(columns.values()))
-    losses, p = {}, {}
-    for name in columns:
-        without, more = _residual(y, [item for other, item in columns.items() if other != name])
-        losses[name] = max(0.0, without - residual)
-        degrees = more - freedom
-        usable = freedom > 0 and degrees > 0 and residual > 0
-        ratio = losses[name] / degrees / (residual / freedom) if usable else math.nan
-        p[name] = float(special.fdtrc(degrees, freedom, ratio)) if usable else math.nan
-    shares = {name: loss / total for name, loss in losses.items()}
-    left = residual / total
-    overlap = 1 - left - sum(shares.values())
-    return Shares(shares, p, overlap if abs(overlap) > 1e-9 else 0.0, left, len(y))
-
-
-def _columns(levels: list[Any]) -> Floats:
-    """Returns the columns of a design matrix that stand for a factor."""
-    distinct = list(dict.fromkeys(levels))
-    numbers = all(isinstance(level, int | float) and not isinstance(level, bool) for level in distinct)
-    if numbers and len(distinct) >= SMOOTH_FROM and 3 * len(distinct) > len(levels):
-        rank = np.searchsorted(np.sort(np.array(distinct, dtype=np.float64)), np.array(levels, dtype=np.float64))
-        position = rank / (len(distinct) - 1) - 0.5
-        return np.stack([position, position**2], axis=1)
-    return np.array([[level == other for other in distinct[1:]] for level in levels], dtype=np.float64)
-
-
-def _residual(y: Floats, blocks: Sequence[Floats]) -> tuple[float, int]:
-    """Returns the sum of squares that a least-squares fit leaves, and its degrees of freedom."""
-    design = np.concatenate([np.ones((len(y), 1)), *blocks], axis=1)
-    fit, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
-    return float(((y - design @ fit) ** 2).sum()), len(y) - int(rank)
+    return np.asarray(reach / np.sqrt(counts), dtype=np.float64)

@@ -15,9 +15,10 @@ from analysis.answers.answer import Answer, answer
 from analysis.answers.compare import Comparison, Pair, compare, ranked
 from analysis.answers.cost import Reach, ToTarget, pareto, reach, time_to_target
 from analysis.answers.edges import Edge, edges
+from analysis.answers.fates import fates
 from analysis.answers.importance import importance
 from analysis.answers.metric import direction, find_metric, metric_columns, usual_metric
-from analysis.answers.settings import Setting, fates, settings
+from analysis.answers.settings import Setting, settings
 
 __all__ = [
     "Answer",

@@ -12,9 +12,11 @@ from analysis.answers.cost import TIME, ToTarget, pareto, time_to_target
 from analysis.answers.edges import Edge, edges
 from analysis.answers.importance import importance
 from analysis.answers.metric import direction, find_metric, usual_metric
-from analysis.answers.settings import OVER, Setting, settings, settings_by
-from analysis.parameters import find_column, varying_parameters
-from analysis.stats import Shares
+from analysis.answers.settings import OVER, Setting, averaged_over, settings, settings_by
+from analysis.answers.stages import of_stage
+from analysis.parameters import find_column, with_absent_values
+from analysis.variance import Shares
+from gpt_opt.errors import Problem, RequestError
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Answer:
         greater: Whether greater values of it are better.
         by: The config keys that make a setting.
         over: What runs of one setting differ in.
+        stages: The stages of the sweep that it is about; empty where there are none. Of several, `stage` is in `by`.
         averaged: Other config keys that vary within settings, which their means are over too.
         settings: The best first; those without a mean at the end.
         comparison: The best against the others; None where no run has a value.
@@ -41,6 +44,7 @@ class Answer:
     greater: bool
     by: tuple[str, ...]
     over: str
+    stages: tuple[str, ...]
     averaged: tuple[str, ...]
     settings: tuple[Setting, ...]
     comparison: Comparison | None
@@ -89,6 +93,7 @@ def answer(
     by: Sequence[str] | None = None,
     over: str = OVER,
     *,
+    stage: str | None = None,
     goal: str | None = None,
     cost: str = TIME,
     target: float | None = None,
@@ -101,19 +106,25 @@ def answer(
         metric: Name or label of the metric; None for accuracy in evaluations, else evaluation loss, whichever there is.
         by: Config keys (or the ends of them) whose values make a setting; None for all that vary but `over`.
         over: The config key that runs of one setting differ in.
+        stage: Name of a stage, of a sweep that has them; None for those that no other stage starts from: what it was
+            made for.
         goal: `minimize` or `maximize`, for a metric whose direction is not known.
         cost: What the Pareto front is against: `time_s`, `tokens`, or `gpu_s` where the frame has it.
         target: A value of the metric: how long do runs take to it?
         metrics: What `load_metrics` returned of the same runs, for `target`.
 
     Raises:
-        RequestError: If the runs have no such metric, or no such config key.
+        RequestError: If the runs have no such metric, no such config key, or no such stage.
         GptOptError: If nothing says which direction of the metric is better.
     """
+    over = find_column(runs, over) if over != OVER else over
+    runs, names = of_stage(with_absent_values(runs), stage, over)
     name = usual_metric(runs) if metric is None else find_metric(runs, metric)
     greater = direction(name, goal)
-    over = find_column(runs, over) if over != OVER else over
     keys = settings_by(runs, None if by is None else [find_column(runs, key) for key in by], over)
+    if over in keys:
+        fix = "give --over another key, or leave it out of --by"
+        raise RequestError([Problem("--over", f"must not be among the keys that are compared, but is {over}", fix)])
     found = settings(runs, name, keys, over)
     order = ranked(found, greater)
     comparison = compare(found, greater, over)
@@ -126,13 +137,14 @@ def answer(
         greater=greater,
         by=tuple(keys),
         over=over,
-        averaged=tuple(key for key in varying_parameters(runs) if key not in (*keys, over)),
+        stages=names,
+        averaged=tuple(averaged_over(runs, keys, over)),
         settings=(*order, *without),
         comparison=comparison,
         shares=importance(runs, name, over=over),
         front=tuple(pareto(order, greater, cost)),
         cost=cost,
-        edges=() if comparison is None else tuple(edges(found, comparison.best)),
+        edges=() if comparison is None or comparison.tied else tuple(edges(found, comparison.best)),
         target=target,
         reaches=tuple(reaches),
     )

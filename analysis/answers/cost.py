@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
 from analysis.answers.settings import Setting
+from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.state import read_run
 
 TIME = "time_s"
 
@@ -28,6 +31,12 @@ def pareto(settings: Sequence[Setting], greater: bool, cost: str = TIME) -> list
         if not front or (item.mean > front[-1].mean if greater else item.mean < front[-1].mean):
             front.append(item)
     return front
+
+
+def with_gpu_seconds(runs: pd.DataFrame) -> pd.DataFrame:
+    """Returns runs with a column `gpu_s`: seconds times GPUs of the last attempt; NaN of a run without a GPU."""
+    gpus = [len(read_run(RunPaths(Path(path))).file.gpus or ()) for path in runs["path"]]
+    return runs.assign(gpu_s=runs["time_s"] * pd.Series(gpus, index=runs.index).where(lambda count: count > 0))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from analysis.answers.settings import Setting, hashable
+from analysis.answers.fates import group_key
+from analysis.answers.settings import Setting, value_text
 from analysis.parameters import format_value, short_names
 
 Optimum = Literal["interior", "lowest", "highest", "only", "none"]
@@ -37,25 +38,22 @@ def optimum(values: Sequence[float], best: float) -> Optimum:
 def further_values(values: Sequence[float], where: Optimum) -> list[float]:
     """Returns values beyond the edge at which an optimum lies, ascending, maybe none.
 
-    They go on in the ratio of the last two, or in their distance where one is not above 0.
+    They go on in the ratio of the last two, or in their distance where a value is not above 0.
 
     Args:
         values: Those that were tried, ascending.
         where: Where the best of them lies.
     """
-    found: list[float] = []
-    if where in ("lowest", "only", "none"):
-        found += reversed(_beyond(values[0], values[1] if len(values) > 1 else values[0] * FACTOR))
-    if where in ("highest", "only"):
-        found += _beyond(values[-1], values[-2] if len(values) > 1 else values[-1] / FACTOR)
-    return [float(f"{value:.3g}") for value in found]
-
-
-def _beyond(last: float, before: float) -> list[float]:
     steps = range(1, FURTHER + 1)
-    if last > 0 and before > 0:
-        return [last * (last / before) ** step for step in steps]
-    return [last + step * (last - before) for step in steps]
+    if values[0] <= 0:
+        down = [values[0] - step * (values[1] - values[0]) for step in steps] if len(values) > 1 else []
+        up = [values[-1] + step * (values[-1] - values[-2]) for step in steps] if len(values) > 1 else []
+    else:
+        first, last = (values[1] / values[0], values[-1] / values[-2]) if len(values) > 1 else (FACTOR, FACTOR)
+        down, up = [values[0] / first**step for step in steps], [values[-1] * last**step for step in steps]
+    found = down[::-1] if where in ("lowest", "only", "none") else []
+    found += up if where in ("highest", "only") else []
+    return [float(f"{value:.3g}") for value in found]
 
 
 @dataclass(frozen=True)
@@ -78,21 +76,22 @@ class Edge:
         """Returns `the best beta, 0.05, is the lowest that was tried: try 0.025 and 0.0125 next`."""
         name = short_names([self.key])[self.key]
         values = " and ".join(map(format_value, self.further))
-        return f"the best {name}, {format_value(self.best)}, is the {self.where} that was tried: try {values} next"
+        return f"the best {name}, {value_text(self.best)}, is the {self.where} that was tried: try {values} next"
 
 
 def edges(settings: Sequence[Setting], best: Setting) -> list[Edge]:
     """Returns the numeric parameters whose best value lies at the edge of what was tried beside it.
 
     These are the values in settings that are equal to the best one otherwise, or, where that is none, as in a random
-    search, all of `SCATTERED` or more. A value counts as tried where some run of it ended, be it by divergence.
+    search, all of `SCATTERED` or more. A value counts as tried where some run of it ended, be it by divergence, or is
+    still to end.
 
     Args:
         settings: All of them.
         best: The best one.
     """
     found = []
-    tried = [item for item in settings if item.n or item.diverged]
+    tried = [item for item in settings if item.n or item.diverged or item.unfinished]
     for key, own in best.values.items():
         values = _tried(tried, best, key) if _is_number(own) else []
         if len(values) < 2:
@@ -111,8 +110,8 @@ def edges(settings: Sequence[Setting], best: Setting) -> list[Edge]:
 def _tried(tried: Sequence[Setting], best: Setting, key: str) -> list[float]:
     everywhere = sorted({item.values[key] for item in tried if _is_number(item.values[key])})
     others = [name for name in best.values if name != key]
-    own = [hashable(best.values[name]) for name in others]
-    line = [item.values[key] for item in tried if [hashable(item.values[name]) for name in others] == own]
+    own = [group_key(best.values[name]) for name in others]
+    line = [item.values[key] for item in tried if [group_key(item.values[name]) for name in others] == own]
     beside = sorted({value for value in line if _is_number(value)})
     return beside if len(beside) > 1 else everywhere if len(everywhere) >= SCATTERED else []
 

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.answers.settings import OVER, fates, hashable, settings_by
-from analysis.stats import ALPHA, Shares, variance_shares
+from analysis.answers.fates import fates, group_key
+from analysis.answers.settings import OVER, settings_by
+from analysis.stats import ALPHA
+from analysis.variance import Shares, variance_shares
 
 
 def importance(runs: pd.DataFrame, metric: str, by: Sequence[str] | None = None, over: str = OVER) -> Shares | None:
@@ -24,9 +26,9 @@ def importance(runs: pd.DataFrame, metric: str, by: Sequence[str] | None = None,
         `of_factor` maps config keys to shares, 0 to 1. None where fewer than three runs have a value, the values are
         equal, or nothing varies.
     """
-    counted = runs[fates(runs, metric) == "counted"]
     keys = [key for key in (*settings_by(runs, by, over), over) if key in runs.columns]
-    factors = {key: list(map(hashable, counted[key])) for key in keys}
+    counted = runs[fates(runs, metric) == "counted"]
+    factors = {key: list(map(group_key, counted[key])) for key in keys}
     factors = {key: levels for key, levels in factors.items() if len(set(levels)) > 1}
     return variance_shares(counted[metric].tolist(), factors) if factors and len(counted) else None
 

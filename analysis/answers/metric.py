@@ -7,10 +7,10 @@ import re
 
 import pandas as pd
 
-from analysis.load import RUN_COLUMNS
+from analysis.frame import RUN_COLUMNS
 from analysis.parameters import parameter_columns
 from gpt_opt.errors import GptOptError, Problem, RequestError
-from gpt_opt.records.metrics import EVALUATION, comparable, greater_is_better, metric_label
+from gpt_opt.records.metrics import EVALUATION, comparable, greater_is_better, metric_info, metric_label
 
 USUAL = ("eval/rewards/accuracies", "eval/loss", "loss")
 """What runs are compared by unless someone says otherwise: the first of these that they have."""
@@ -39,10 +39,10 @@ def find_metric(runs: pd.DataFrame, name: str) -> str:
         name: Name or label of a metric, or the end of either; where two end so, that of evaluations is meant.
 
     Raises:
-        RequestError: If the runs have none of that name; it names the nearest.
+        RequestError: If the runs have others, but none of that name, and it is none of ours; it names the nearest.
     """
     metrics = metric_columns(runs)
-    if name in metrics:
+    if name in metrics or metric_info(name) is not None or not metrics:
         return name
     forms = {metric: (_plain(metric), _plain(metric_label(metric))) for metric in metrics}
     wanted = _plain(name)

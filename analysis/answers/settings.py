@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,19 +11,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.parameters import format_value, short_names, varying_parameters
+from analysis.answers.fates import fates, group_key
+from analysis.answers.stages import SEED, STAGE, stages
+from analysis.parameters import LONG_NUMBER, follows, format_value, short_names, varying_parameters
 from analysis.stats import mean_interval
-from gpt_opt.records.metrics import metric_text
-from gpt_opt.records.state import State
+from gpt_opt.records.metrics import metric_info, metric_text
 
-OVER = "seed"
-"""What runs of one setting differ in."""
+OVER = SEED
+"""What runs of one setting differ in, unless someone says otherwise."""
 
 COSTS = ("time_s", "tokens", "gpu_s")
 """Columns of a frame that say what a run cost; the last is of those that have it."""
-
-DIVERGED = "LossNotFinite"
-"""The error of a training whose loss is NaN or infinite, as state.json names it."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,9 @@ class Setting:
         unfinished: Runs that have not ended: planned, running, interrupted.
         failed: Runs that FAILED for another reason than divergence.
         diverged: Runs whose loss or metric became NaN or infinite.
-        missing: COMPLETED runs without a value of the metric: not logged, or NaN.
-        samples: What `over` says of each run (`0` of seed 0) to its value of the metric.
+        missing: COMPLETED runs that did not measure the metric.
+        samples: The value of each run, in the order of `runs`, by its seed, then what else it is averaged over, then
+            a number that tells apart runs that are alike in these.
         costs: Mean over the same runs of each of `COSTS` that they have.
     """
 
@@ -55,7 +54,7 @@ class Setting:
     failed: int = 0
     diverged: int = 0
     missing: int = 0
-    samples: Mapping[Hashable, float] = field(default_factory=dict)
+    samples: Mapping[tuple[Hashable, ...], float] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -68,12 +67,12 @@ class Setting:
         """`beta=0.1, lr=0.001`; `the only setting` where nothing varies."""
         names = short_names(list(self.values))
         return (
-            ", ".join(f"{names[key]}={format_value(value)}" for key, value in self.values.items()) or "the only setting"
+            ", ".join(f"{names[key]}={value_text(value)}" for key, value in self.values.items()) or "the only setting"
         )
 
     def against(self, other: Setting) -> str:
         """Returns its label with only what differs from another setting."""
-        differ = {key: value for key, value in self.values.items() if hashable(value) != hashable(other.values[key])}
+        differ = {key: value for key, value in self.values.items() if group_key(value) != group_key(other.values[key])}
         return replace(self, values=differ).label if differ else self.label
 
     def without_value(self) -> str:
@@ -92,29 +91,30 @@ class Setting:
         return f"{mean} [{metric_text(metric, self.low)}, {metric_text(metric, self.high)}]"
 
 
-def hashable(value: Any) -> Hashable:
-    """Returns a config value as something to group by; lists by their text, missing ones alike."""
-    if isinstance(value, list | dict):
-        return json.dumps(value)
-    return None if pd.isna(value) else value
+def value_text(value: Any) -> str:
+    """Returns a config value for a sentence: a number that was drawn, not chosen, has four digits."""
+    text = format_value(value)
+    return f"{value:.4g}" if isinstance(value, float) and len(text) > LONG_NUMBER else text
 
 
 def settings_by(runs: pd.DataFrame, by: Sequence[str] | None, over: str = OVER) -> list[str]:
-    """Returns the config keys whose values make a setting: those given, or all that vary but `over`."""
-    return list(by) if by is not None else [key for key in varying_parameters(runs) if key != over]
+    """Returns the keys whose values make a setting: those given, or all that vary but `over`.
+
+    Where the runs are of several stages, the stage comes first, and what follows from it is left out.
+    """
+    if by is not None:
+        return list(by)
+    keys = [key for key in varying_parameters(runs) if key != over]
+    if len(stages(runs)) < 2:
+        return keys
+    return [STAGE, *(key for key in keys if not follows(runs, key, STAGE))]
 
 
-def fates(runs: pd.DataFrame, metric: str) -> pd.Series:
-    """Returns for each run whether its value counts, or why not: counted, unfinished, failed, diverged or missing."""
-    values = runs[metric] if metric in runs.columns else pd.Series(math.nan, index=runs.index)
-    done, failed = runs["state"] == State.COMPLETED, runs["state"] == State.FAILED
-    found = pd.Series("unfinished", index=runs.index, dtype="str")
-    found[failed] = "failed"
-    found[failed & runs["error"].str.startswith(DIVERGED).fillna(False)] = "diverged"
-    found[done] = "counted"
-    found[done & values.isna()] = "missing"
-    found[done & values.abs().eq(math.inf)] = "diverged"
-    return found
+def averaged_over(runs: pd.DataFrame, keys: Sequence[str], over: str = OVER) -> list[str]:
+    """Returns the config keys, other than `over`, that vary within settings, so that means are over them too."""
+    groups = pd.Series([tuple(map(group_key, row)) for row in runs[list(keys)].itertuples(index=False)], runs.index)
+    others = [key for key in varying_parameters(runs) if key not in (*keys, over)]
+    return [key for key in others if runs[key].map(group_key).groupby(groups).nunique(dropna=False).max() > 1]
 
 
 def settings(runs: pd.DataFrame, metric: str, by: Sequence[str] | None = None, over: str = OVER) -> list[Setting]:
@@ -128,41 +128,44 @@ def settings(runs: pd.DataFrame, metric: str, by: Sequence[str] | None = None, o
         over: The config key that runs of one setting differ in.
     """
     keys = settings_by(runs, by, over)
-    averaged = [
-        key for key in dict.fromkeys([over, *varying_parameters(runs)]) if key not in keys and key in runs.columns
-    ]
+    averaged = [key for key in (over, *averaged_over(runs, keys, over)) if key in runs.columns and key not in keys]
     table = pd.DataFrame({"fate": fates(runs, metric), "run_id": runs["run_id"]})
     table["value"] = runs[metric] if metric in runs.columns else math.nan
     costs = [name for name in COSTS if name in runs.columns]
     rows: dict[tuple[Hashable, ...], list[dict[Hashable, Any]]] = {}
+    rest: tuple[Any, ...] = ((),) * len(runs)
     every = zip(
         table.to_dict("records"),
-        runs[keys].itertuples(index=False) if keys else [()] * len(runs),
-        runs[averaged].itertuples(index=False) if averaged else [()] * len(runs),
+        runs[keys].itertuples(index=False) if keys else rest,
+        runs[averaged].itertuples(index=False) if averaged else rest,
         runs[costs].to_dict("records") if costs else [{}] * len(runs),
         strict=True,
     )
     for row, own, block, cost in every:
         values: dict[Hashable, Any] = {
             "own": dict(zip(keys, own, strict=True)),
-            "block": tuple(map(hashable, block)),
+            "block": tuple(map(group_key, block)),
             "costs": cost,
         }
-        rows.setdefault(tuple(map(hashable, own)), []).append({**row, **values})
-    return [_setting(group) for group in rows.values()]
+        rows.setdefault(tuple(map(group_key, own)), []).append({**row, **values})
+    info = metric_info(metric)
+    within = (0.0, 1.0) if info is not None and info.form.endswith("%") else (-math.inf, math.inf)
+    return [_setting(group, within) for group in rows.values()]
 
 
-def _setting(rows: Sequence[Mapping[Hashable, Any]]) -> Setting:
+def _setting(rows: Sequence[Mapping[Hashable, Any]], within: tuple[float, float]) -> Setting:
+    """Returns the setting of some runs; its interval ends where the metric does."""
     counted = [row for row in rows if row["fate"] == "counted"]
     mean, low, high = map(float, mean_interval(np.array([row["value"] for row in counted], dtype=np.float64)))
-    samples: dict[Hashable, float] = {}
+    low, high = (bound if math.isnan(bound) else min(max(bound, within[0]), within[1]) for bound in (low, high))
+    samples: dict[tuple[Hashable, ...], float] = {}
     for row in counted:
         block, again = row["block"], 0
         while (*block, again) in samples:  # runs that differ in something that was not asked for
             again += 1
         samples[(*block, again)] = float(row["value"])
-    fate = pd.Series([row["fate"] for row in rows]).value_counts()
-    counts = {name: int(fate.get(name, 0)) for name in ("unfinished", "failed", "diverged", "missing")}
+    fate = Counter(row["fate"] for row in rows)
+    counts = {name: fate[name] for name in ("unfinished", "failed", "diverged", "missing")}
     costs = {}
     for name in counted[0]["costs"] if counted else ():
         known = [float(row["costs"][name]) for row in counted if not pd.isna(row["costs"][name])]

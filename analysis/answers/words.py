@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 
 from analysis.answers.answer import Answer
-from analysis.answers.compare import Pair
+from analysis.answers.compare import Pair, number_of
 from analysis.answers.cost import TIME, ToTarget
 from analysis.answers.importance import matters
 from analysis.parameters import short_names
-from gpt_opt.records.metrics import metric_label, metric_text
+from gpt_opt.records.metrics import EVALUATION, metric_info, metric_label, metric_text
 
 COST_NAMES = {TIME: "seconds", "tokens": "tokens", "gpu_s": "GPU seconds"}
 """What tables and sentences call a cost."""
 
+MANY_SEEDS = 50
+"""Seeds from which nobody would run so many: settings that need them are called as good as equal."""
+
 _MOST_NAMED = 5
-_LIKE = 0.02
-"""Part by which costs may differ and still be called alike."""
+_LIKE = 0.1
+"""Part by which costs may differ and still be called alike: the same run takes so much longer on another day."""
 
 
 def p_text(p: float) -> str:
@@ -24,9 +27,11 @@ def p_text(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
 
 
-def number_of(count: int, over: str) -> str:
-    """Returns `3 seeds`, `1 seed`."""
-    return f"{count} {over}{'' if count == 1 else 's'}"
+def difference_text(metric: str, difference: float) -> str:
+    """Returns the size of a difference of two values; of percentages in points."""
+    info = metric_info(metric)
+    is_percent = info is not None and info.form.endswith("%")
+    return f"{100 * abs(difference):.2g} points" if is_percent else f"{abs(difference):.2g}"
 
 
 def _cost_text(name: str, value: float) -> str:
@@ -45,17 +50,20 @@ def summary(answer: Answer) -> str:
     if rival is None:
         lone = "" if len(answer.settings) == 1 else ", the only setting with a value"
         return f"{best.label}{lone}: {label} {value}"
+    name = rival.other.against(best)
+    if comparison.tied:
+        return f"{best.label} and {name} have the same best {label}, {value}: they cannot be told apart"
     head = f"{best.label} has the best {label}, {value}"
     if rival.distinguishable:
-        return f"{head}, distinguishable from the next, {rival.other.against(best)} ({_difference(answer, rival)})"
+        return f"{head}, distinguishable from the next, {name} ({_difference(answer, rival)})"
     if not rival.test:
         fewer = min(best.n, rival.other.n)
         return (
-            f"{head}; not enough {answer.over}s to tell it from the next, {rival.other.against(best)} at "
+            f"{head}; not enough {number_of(None, answer.over)} to tell it from the next, {name} at "
             f"{metric_text(answer.metric, rival.other.mean)}: at least 2 a setting are needed, and there "
             f"{'is' if fewer == 1 else 'are'} {fewer}"
         )
-    like = f"cannot be told from the next, {rival.other.against(best)} ({_difference(answer, rival)})"
+    like = f"cannot be told from the next, {name} ({_difference(answer, rival)})"
     return f"{head}, but {like}{_needed(answer, rival)}"
 
 
@@ -69,23 +77,40 @@ _COUNTED = {
 
 
 def _difference(answer: Answer, pair: Pair) -> str:
-    return f"difference {metric_text(answer.metric, abs(pair.difference))}, {p_text(pair.p)}"
+    if not pair.agrees:
+        better = f"in the {number_of(pair.n, answer.over)} compared that one is better by"
+        return f"{better} {difference_text(answer.metric, pair.difference)}, {p_text(pair.p)}"
+    return f"difference {difference_text(answer.metric, pair.difference)}, {p_text(pair.p)}"
 
 
 def _needed(answer: Answer, pair: Pair) -> str:
     """Returns what it would take to tell two settings apart."""
     if pair.constant:
-        return f": the difference is the same for every {answer.over}, so chance cannot be estimated"
+        return f": the difference is the same in all {number_of(None, answer.over)}, so chance cannot be estimated"
+    if not pair.agrees:
+        return f": run the same {number_of(None, answer.over)} in both"
     if pair.seeds is None:
         return ": the two may well be equal"
     if pair.seeds <= pair.n:
-        return f": another {answer.over} or two might tell"
-    return f": not enough {answer.over}s; were the difference what it seems, about {pair.seeds} a setting would tell"
+        return f": a few more {number_of(None, answer.over)} might tell"
+    if pair.seeds > MANY_SEEDS:
+        many = number_of(pair.seeds, answer.over)
+        return f": the two may well be equal; were they not, it would take about {many} a setting to tell"
+    would = f"were the difference what it seems, about {pair.seeds} a setting would tell"
+    return f": not enough {number_of(None, answer.over)}; {would}"
 
 
 def remarks(answer: Answer) -> list[str]:
     """Returns what stands below the table, a line each."""
-    lines = [_left_out(answer), _method(answer), *_also_best(answer), _averaged(answer), _shares(answer)]
+    lines = [
+        _left_out(answer),
+        _adjusted(answer),
+        _method(answer),
+        *_also_best(answer),
+        _averaged(answer),
+        _scale(answer),
+        _shares(answer),
+    ]
     lines += [edge.sentence() for edge in answer.edges]
     lines += [_front(answer), _target(answer)]
     return [line for line in lines if line]
@@ -96,6 +121,14 @@ def _left_out(answer: Answer) -> str:
     left = ", ".join(f"{count} {_COUNTED[name]}" for name, count in counts.items() if count and name != "counted")
     total = sum(counts.values())
     return f"{counts['counted']} of {total} runs are in the means; the others are not: {left}" if left else ""
+
+
+def _adjusted(answer: Answer) -> str:
+    if answer.comparison is None or not answer.comparison.is_adjusted:
+        return ""
+    seeds = number_of(None, answer.over)
+    like = f"as if they had, by what {seeds} change in others"
+    return f"not all settings have the same {seeds} so far: they are ranked {like}"
 
 
 def _method(answer: Answer) -> str:
@@ -122,10 +155,26 @@ def _averaged(answer: Answer) -> str:
     return f"each setting is the mean over {names} too, which vary within it" if names else ""
 
 
+_OF_LOSS = ("loss", "rewards/margins", "rewards/chosen")
+"""Metrics that the keys of the loss rescale: at another beta the same model has another value."""
+
+
+def _scale(answer: Answer) -> str:
+    """Returns which keys change what the metric measures, so that its values are not of one kind."""
+    name = answer.metric.removeprefix(EVALUATION)
+    groups = ("data", "loss") if name in _OF_LOSS else ("data",)
+    keys = [key for key in (*answer.by, *answer.averaged) if key.split(".")[0] in groups]
+    if not keys:
+        return ""
+    verb = "changes" if len(keys) == 1 else "change"
+    what = f"{', '.join(keys)} {verb} what {metric_label(answer.metric)} measures"
+    return f"note: {what}, so settings may not be comparable by it"
+
+
 def _shares(answer: Answer) -> str:
-    """Returns how the variance of the metric divides among the parameters."""
+    """Returns how the variance of the metric divides among the parameters; nothing where any division would fit."""
     shares = answer.shares
-    if shares is None:
+    if shares is None or not shares.freedom:
         return ""
     names = short_names(list(shares.of_factor))
     parts = []

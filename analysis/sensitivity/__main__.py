@@ -15,8 +15,10 @@ import pandas as pd
 from analysis.answers.cost import reach
 from analysis.answers.metric import direction
 from analysis.load import load_metrics, load_runs
+from analysis.next_sweeps import save_sweep
 from analysis.parameters import find_column, run_labels, with_absent_values
 from analysis.plots import save_figure
+from analysis.plots.optimum import draw
 from analysis.sensitivity.budget import (
     AXIS,
     BY,
@@ -28,14 +30,12 @@ from analysis.sensitivity.budget import (
     lines_of,
 )
 from analysis.sensitivity.compare import Curve, curves
-from analysis.sensitivity.figure import draw
 from analysis.sensitivity.next_sweeps import extension, more_seeds
 from analysis.sensitivity.places import Places, find_places
 from analysis.sensitivity.report import Row, comparison_table, remarks, table_text
 from analysis.sensitivity.target import default_target
 from analysis.tables import save_table
-from gpt_opt.errors import GptOptError, exit_code, say
-from gpt_opt.records.io import write_text
+from gpt_opt.errors import exit_code, say
 from gpt_opt.records.metrics import metric_label, metric_text
 from gpt_opt.table import show, terminal_width
 
@@ -94,10 +94,7 @@ def _write_sweep(document: dict[str, Any] | None, target: Path | None, nothing: 
     if document is None:
         print(nothing)
         return
-    try:
-        write_text(target, json.dumps(document, indent=2) + "\n")
-    except OSError as error:
-        raise GptOptError(f"the sweep file cannot be saved there, give another file: {error}") from error
+    save_sweep(document, target)
     print(f"sweep file: {target} (gptopt plan {target} checks it)")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.answers.settings import fates
+from analysis.answers.fates import fates
 from analysis.parameters import follows, format_value, short_names, varying_parameters, varying_text
 from gpt_opt.errors import GptOptError
 
