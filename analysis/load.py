@@ -80,9 +80,8 @@ class _Kind:
 
 def _run_key(folder: str) -> bytes:
     summary = file_key(f"{folder}/summary.json")
-    last = (
-        file_key(f"{folder}/metrics.jsonl") if summary == ABSENT else b""
-    )  # without a result the latest metrics count
+    # A run without a result has its latest metrics.
+    last = file_key(f"{folder}/metrics.jsonl") if summary == ABSENT else b""
     return file_key(f"{folder}/config.json") + file_key(f"{folder}/state.json") + summary + last
 
 
