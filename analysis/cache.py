@@ -53,7 +53,8 @@ _ROWS = 1 << 17
 """Rows that are read together, where only some runs are needed."""
 
 _KEY = struct.Struct("qqqQ")
-_ABSENT = _KEY.pack(0, 0, 0, 0)
+ABSENT: Final = _KEY.pack(0, 0, 0, 0)
+"""The key of a file that is not there."""
 
 
 def file_key(path: str) -> bytes:
@@ -61,7 +62,7 @@ def file_key(path: str) -> bytes:
     try:
         found = os.stat(path)
     except OSError:
-        return _ABSENT
+        return ABSENT
     return _KEY.pack(found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
 
 
@@ -96,6 +97,7 @@ class Cache:
     def __init__(self, home: str, kind: str, runs: Mapping[str, str]) -> None:
         self._folder = Path(home, FOLDER)
         self._prefix = f"{kind}.v{VERSION}."
+        self._by_name = {os.fsencode(rest): path for rest, path in runs.items()}
         self._runs = runs
         self._used: list[Path] = []
         self._kept = 0
@@ -143,13 +145,13 @@ class Cache:
         with pq.ParquetFile(file, page_checksum_verification=True) as source:
             text = source.schema_arrow.metadata[b"gptopt"]
             index = pa.ipc.open_stream(base64.b64decode(text)).read_all()
-            paths = [self._runs.get(os.fsdecode(path), "") for path in index["path"].to_pylist()]
+            paths = [self._by_name.get(path, "") for path in index["path"].to_pylist()]
             pairs = zip(paths, index["key"].to_pylist(), strict=True)
             rows = [row for row, (path, key) in enumerate(pairs) if wanted.get(path) == key]
-            found = _selected(source, index, rows)
+            found = _selected(source, index, rows, paths)
             self._used.append(file)
             self._kept += len(paths)
-            return replace(found, paths=[paths[row] for row in rows])
+            return found
 
     def now(self) -> int | None:
         """Returns the time in ns by the clock of the file system; None where nothing can be written."""
@@ -183,7 +185,7 @@ class Cache:
             return False
         below = {path: rest for rest, path in self._runs.items()}
         kept = entries if len(rows) == len(entries.paths) else entries.take(rows)
-        index = replace(kept, paths=[below[path] for path in kept.paths]).index()
+        index = replace(kept, paths=[below[path] for path in kept.paths]).index().drop_columns("problems")
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, index.schema) as writer:
             writer.write_table(index)
@@ -250,12 +252,12 @@ def _remove(file: Path) -> None:
         file.unlink()
 
 
-def _selected(source: pq.ParquetFile, index: pa.Table, rows: Sequence[int]) -> Entries:
+def _selected(source: pq.ParquetFile, index: pa.Table, rows: Sequence[int], paths: list[str]) -> Entries:
     """Reads some runs of a file, and of its groups of rows those that have them."""
     counts = index["count"].to_numpy()
     ends = np.cumsum(counts)
     if len(rows) == len(counts):
-        return Entries.of(index, source.read())
+        return Entries.of(index, source.read(), paths)
     sizes = [source.metadata.row_group(number).num_rows for number in range(source.num_row_groups)]
     last = np.cumsum(sizes)
     starts, stops = (ends - counts)[list(rows)], ends[list(rows)]
@@ -268,4 +270,4 @@ def _selected(source: pq.ParquetFile, index: pa.Table, rows: Sequence[int]) -> E
     before = np.concatenate([[0], np.cumsum(kept)])
     own = before[ends] - before[ends - counts]
     index = index.set_column(index.schema.get_field_index("count"), "count", pa.array(own, pa.int64()))
-    return Entries.of(index, data).take(rows)
+    return Entries.of(index, data, paths).take(rows)

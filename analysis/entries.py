@@ -52,18 +52,25 @@ class Entries:
         return pa.table(columns)
 
     @classmethod
-    def of(cls, index: pa.Table, data: pa.Table) -> Entries:
+    def of(cls, index: pa.Table, data: pa.Table, paths: list[str] | None = None) -> Entries:
         """Returns what `index` described.
+
+        Args:
+            index: What it returned, or all of that but the problems where there are none.
+            data: The rows.
+            paths: The directories, where they have other names now.
 
         Raises:
             ValueError: If it is not as long as the rows.
             KeyError: If a column is missing.
         """
-        paths, keys, names, problems = (index[name].to_pylist() for name in ("path", "key", "names", "problems"))
-        counts = index["count"].to_numpy()
+        has_problems = "problems" in index.column_names
+        problems = index["problems"].to_pylist() if has_problems else [[] for _ in range(index.num_rows)]
+        keys, names, counts = index["key"].to_pylist(), index["names"].to_pylist(), index["count"].to_numpy()
         if counts.sum() != data.num_rows:
             raise ValueError(f"{data.num_rows} rows are there, but the runs have {counts.sum()}")
-        return cls(list(map(os.fsdecode, paths)), keys, counts, names, problems, data)
+        paths = list(map(os.fsdecode, index["path"].to_pylist())) if paths is None else paths
+        return cls(paths, keys, counts, names, problems, data)
 
     def take(self, rows: Sequence[int]) -> Entries:
         """Returns some of the runs, in that order; what stands together stays in one piece."""

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from analysis import cache as caches
-from analysis.cache import Cache, file_key, home_of
+from analysis.cache import ABSENT, Cache, file_key, home_of
 from analysis.curves import METRIC_COLUMNS, curve_of, metrics_frame, read_curves
 from analysis.entries import Entries, joined, read_all
 from analysis.files import flatten
@@ -81,7 +81,7 @@ class _Kind:
 def _run_key(folder: str) -> bytes:
     summary = file_key(f"{folder}/summary.json")
     # A run without a result has its latest metrics.
-    last = b"" if summary.strip(b"\\0") else file_key(f"{folder}/metrics.jsonl")
+    last = file_key(f"{folder}/metrics.jsonl") if summary == ABSENT else b""
     return file_key(f"{folder}/config.json") + file_key(f"{folder}/state.json") + summary + last
 
 
@@ -137,7 +137,7 @@ def _homes(found: Mapping[str, _Found]) -> dict[str | None, dict[str, str]]:
     for folder, item in found.items():
         if item.foreign:
             continue
-        place = (os.path.dirname(item.real), item.root)
+        place = (item.real.rpartition("/")[0], item.root)
         if place not in homes:
             homes[place] = home_of(*place)
         home = homes[place]
@@ -187,7 +187,7 @@ def _find(path: Where | None) -> dict[str, _Found]:
     found = {}
     foreign = Foreign()
     for real, folder in find_run_folders(*roots, foreign=foreign).items():
-        parent = os.path.dirname(real)
+        parent = real.rpartition("/")[0]
         if parent not in root_above:
             above = map(str, (Path(parent), *Path(parent).parents))
             root_above[parent] = next((item for item in above if item in real_roots), None)

@@ -10,7 +10,7 @@ from analysis.foreign.parts import Part
 from gpt_opt.records.state import State
 from gpt_opt.records.step_log import read_tail
 
-_SUBMITTED = re.compile(r"^(.+)_submitted\.pkl$")
+_SUBMITTED = "_submitted.pkl"
 _TAIL_BYTES = 20_000
 _ENDS = {b"Job completed successfully": State.COMPLETED, b"triggered an exception": State.FAILED}
 """What submitit logs of a job's end."""
@@ -18,13 +18,13 @@ _ENDS = {b"Job completed successfully": State.COMPLETED, b"triggered an exceptio
 
 def is_one(folder: str, names: Collection[str]) -> bool:
     """Returns whether submitit wrote jobs into a folder with these names."""
-    return any(_SUBMITTED.match(name) for name in names)
+    return any(name.endswith(_SUBMITTED) for name in names)
 
 
 def read(folder: str, names: Collection[str]) -> dict[str, Part]:
     """Returns what is known of each job, by its path: the folder, or its file where the folder has several jobs."""
-    jobs = [found[1] for found in map(_SUBMITTED.match, sorted(names)) if found]
-    return {folder if len(jobs) == 1 else f"{folder}/{job}_submitted.pkl": _job(folder, job, names) for job in jobs}
+    jobs = [name.removesuffix(_SUBMITTED) for name in sorted(names) if name.endswith(_SUBMITTED)]
+    return {folder if len(jobs) == 1 else f"{folder}/{job}{_SUBMITTED}": _job(folder, job, names) for job in jobs}
 
 
 def _job(folder: str, job: str, names: Collection[str]) -> Part:

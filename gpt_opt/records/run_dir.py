@@ -137,7 +137,7 @@ def find_run_folders(*roots: str, foreign: Foreign = lambda folder, names: False
         real = os.path.realpath(root)
         # Below one root nothing is met twice, as links are not followed: the rest of the path tells runs apart.
         found.update((f"{real}/{rest}" if rest else real, folder) for rest, folder in _runs_below(root, foreign))
-    return dict(sorted(found.items(), key=lambda item: item[1].split("/")))
+    return dict(sorted(found.items(), key=lambda item: item[1].replace("/", "\0")))  # as paths are compared
 
 
 def _runs_below(root: str, foreign: Foreign) -> Iterator[tuple[str, str]]:

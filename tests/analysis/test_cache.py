@@ -156,9 +156,28 @@ def test_runs_that_come_go_and_change_are_seen(make_run: MakeRun, outputs: Path)
             chosen.metrics.write_text(f'{{"step": 1, "loss": {number}}}\n{{"step": 2, "own{number % 3}": null}}\n')
         elif what == "interrupt":
             chosen.summary.unlink(missing_ok=True)
+            chosen.state.write_text(json.dumps({"run_id": "0", "state": "INTERRUPTED", "attempt": number}))
         if number % 2:
             assert_same(both(outputs), without_cache(outputs))
     assert kept(outputs)
+
+
+def test_new_metrics_of_a_run_without_a_result_are_seen(
+    make_run: MakeRun, runs: list[RunPaths], outputs: Path, reads: list[str]
+) -> None:
+    waiting = make_run(state=State.INTERRUPTED, final=None)
+    first = both(outputs)
+    reads.clear()
+    assert_same(both(outputs), first)
+    assert reads == []
+    with waiting.metrics.open("a") as stream:
+        stream.write('{"step": 30, "loss": 0.125}\n')
+    found = both(outputs)
+    assert found[0]["loss"].tolist()[-1] == 0.125
+    assert reads == [str(waiting.root)] * 2
+    assert_same(found, without_cache(outputs))
+    waiting.summary.write_text('{"metrics": {"loss": 0.25}}')
+    assert load_runs(outputs)["loss"].tolist()[-1] == 0.25
 
 
 def test_young_files_are_not_trusted(
