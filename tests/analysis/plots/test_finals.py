@@ -222,6 +222,9 @@ def test_the_frontier_joins_what_no_other_setting_beats() -> None:
     assert_readable(figure)
     with pytest.raises(NothingToPlot, match=r"a value of eval/kl is needed.*there is eval/rewards/accuracies"):
         frontier(runs.drop(columns="eval/kl"))
+    apart = runs.assign(**{"eval/kl": runs["eval/kl"].where(runs["loss.beta"] < 0.2)})
+    with pytest.raises(NothingToPlot, match="none has both"):
+        frontier(apart.assign(**{ACCURACY: runs[ACCURACY].where(runs["loss.beta"] > 0.2)}))
 
 
 def test_sensitivity_is_a_line_an_optimizer() -> None:
