@@ -20,9 +20,13 @@ LONG_NUMBER = 10
 
 
 def parameter_columns(runs: pd.DataFrame) -> list[str]:
-    """Returns the columns of a `load_runs` frame that hold config values which can change a result."""
+    """Returns the columns of a `load_runs` frame that hold config values which can change a result.
+
+    Keys without a dot are those that the frame itself says: a name alone, `loss`, may be a metric as well.
+    """
     dotted = (name for name in runs.columns if "." in name and "/" not in name)
-    known = {"seed", *filter(is_identity, dotted)}
+    said = (*runs.attrs.get("varying", ()), *runs.attrs.get("constant", ()))
+    known = {"seed", *filter(is_identity, (*dotted, *said))}
     return [name for name in runs.columns if name in known]
 
 

@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", default="png", choices=("png", "pdf", "svg"), help="of the files (default: png)")
     parser.add_argument("--metric", help="final metric (default: accuracy in evaluations, else evaluation loss)")
     parser.add_argument("--over", default="seed", metavar="KEY", help="config key to average over; none for each run")
-    parser.add_argument("--stage", help="stage of the sweep (default: its last one)")
+    parser.add_argument("--stage", help="stage of the sweep (default: those that no other starts from)")
     parser.add_argument("--x", choices=get_args(X), default="step", help="axis of the curves (default: step)")
     parser.add_argument("--smooth", type=float, default=0.0, metavar="PART", help="part of the steps to smooth over")
     return parser

@@ -165,6 +165,10 @@ def code_in(provenance: Mapping[str, Any]) -> Code | None:
     return None
 
 
+OTHER_CODE = "done with other code"
+"""Words in each line of `other_code` that is about one code."""
+
+
 def other_code(done: Iterable[Code | None]) -> list[str]:
     """Returns a line for each code, other than that of this process, that done runs were made with.
 
@@ -175,7 +179,7 @@ def other_code(done: Iterable[Code | None]) -> list[str]:
     for code in done:
         if code is not None and code.sha256 != this_code().sha256:
             groups.setdefault(code.sha256, []).append(code)
-    lines = [f"{len(codes)} done with other code ({_age(codes)}){_comparison(codes)}" for codes in groups.values()]
+    lines = [f"{len(codes)} {OTHER_CODE} ({_age(codes)}){_comparison(codes)}" for codes in groups.values()]
     more = len(lines) - _MOST_LINES
     return lines if more <= 0 else [*lines[:_MOST_LINES], f"... and {more} more versions of the code"]
 

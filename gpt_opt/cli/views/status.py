@@ -305,7 +305,8 @@ def _item(item: RunStatus) -> dict[str, Any]:
     }
 
 
-def _group(group: FailureGroup) -> dict[str, Any]:
+def failure_record(group: FailureGroup) -> dict[str, Any]:
+    """Returns a group of failures as JSON values."""
     head = {"count": len(group.indices), "state": group.state, "cause": group.cause, "says": group.message}
     return {**head, "parameters": dict(group.shared), "indices": list(group.indices)}
 
@@ -343,7 +344,7 @@ def as_record(status: SweepStatus) -> dict[str, Any]:
         "stages": [{"name": stage.name, "from": stage.start or None} for stage in status.submission.stages],
         "choices": {name: asdict(choice) for name, choice in status.choices.items()},
         "jobs": jobs,
-        "failures": [_group(group) for group in status.failures],
+        "failures": [failure_record(group) for group in status.failures],
         "notes": list(status.notes),
         "advice": advice(status),
         "items": [_item(item) for item in status.runs],

@@ -1,0 +1,172 @@
+"""The verb `report`."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpt_opt.cli.arguments import FILE, SWEEPS, at_least_one, complete_sweep
+from gpt_opt.errors import Problem, RequestError, exit_code
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.answers import Answer
+    from analysis.report import Source
+    from gpt_opt.dispatch.sweep_status import SweepStatus
+    from gpt_opt.records.sweep_dir import Sweep
+
+
+@click.command()
+@click.argument(
+    "where",
+    required=False,
+    metavar="SWEEP_OR_DIR",
+    help="A sweep (name, name/number, directory) or a folder of runs; by default the last sweep submitted.",
+    shell_complete=complete_sweep,
+)
+@click.option("-o", "--output", type=FILE, metavar="FILE", help="Where to write it (default: report.html in there).")
+@click.option("--metric", metavar="NAME", help="What to compare runs by (default: the sweep's, or the usual one).")
+@click.option("--watch", "is_watched", is_flag=True, help="Write it again and again until nothing runs any more.")
+@click.option(
+    "--every", "every_s", type=int, default=30, callback=at_least_one, help="Seconds between two times (default: 30)."
+)
+def report(where: str | None, **asked: Any) -> int:
+    """Writes one HTML file with table, figures and origin.
+
+    It needs no network: it can be mailed, or lie beside a paper.
+    """
+    return exit_code(lambda: _report(where, **asked), failed=2)
+
+
+def _report(where: str | None, output: Path | None, metric: str | None, is_watched: bool, every_s: int) -> None:
+    from analysis.report import page
+    from gpt_opt.records.io import write_text
+
+    logging.getLogger("analysis").setLevel(logging.ERROR)  # what could not be read stands in the report
+    reader = Reader(where, metric)
+    file, told = reader.folder / "report.html" if output is None else output, ""
+    try:
+        while True:
+            source, outcome = reader.read()
+            write_text(file, page(source, every_s if is_watched else None))
+            if outcome != told:
+                print(f"{file}: {outcome}", flush=True)
+            told = outcome
+            if not is_watched or source.is_over:
+                return
+            time.sleep(every_s)
+    except KeyboardInterrupt:
+        print(f"{file} stays as it is; the same command goes on")
+
+
+class Reader:
+    """Reads what a report is about, again and again where that is asked for.
+
+    Args:
+        where: A submitted sweep or a folder of runs, as the user named it; None for the last sweep.
+        metric: As the user named it; None for that of the sweep, or the usual one.
+
+    Raises:
+        GptOptError: If there is no such sweep and no such folder.
+    """
+
+    def __init__(self, where: str | None, metric: str | None) -> None:
+        from analysis.sensitivity.places import sweep_at
+        from gpt_opt.records.sweep_dir import find
+
+        self._sweep = find(None, SWEEPS) if where is None else sweep_at(where)
+        self._metric, self._before = metric, None
+        self.folder = Path(where or "") if self._sweep is None else self._sweep.root
+
+    _sweep: Sweep | None
+    _before: SweepStatus | None
+
+    def read(self) -> tuple[Source, str]:
+        """Returns what to report on as it is now, and in one line how it stands."""
+        return self._read_folder() if self._sweep is None else self._read_sweep(self._sweep)
+
+    def _read_sweep(self, sweep: Sweep) -> tuple[Source, str]:
+        from analysis import load_metrics, load_runs
+        from analysis.report import Source
+        from gpt_opt.cli.views import status as views
+        from gpt_opt.dispatch.sweep_status import gather
+
+        status = self._before = gather(sweep, before=self._before)
+        record, runs, metrics = views.as_record(status), load_runs(sweep=sweep.root), load_metrics(sweep=sweep.root)
+        source = Source(
+            title=sweep.label,
+            runs=runs,
+            metrics=metrics,
+            base=Path(status.submission.cwd),
+            answer=self._answer(runs, status.submission.metric or {}),
+            sweep=sweep,
+            status=record,
+            failures=record["failures"],
+            notes=_notes(runs, metrics, [*record["notes"], *record["advice"]]),
+            is_over=status.all_done or status.idle,
+        )
+        return source, views.outcome(status)
+
+    def _read_folder(self) -> tuple[Source, str]:
+        from analysis import load_metrics, load_runs
+        from analysis.report import Source
+        from gpt_opt.plan.resources import run_count
+        from gpt_opt.records.state import State
+
+        runs, metrics = load_runs(self.folder), load_metrics(self.folder)
+        if runs.empty:
+            problem = f"must be a submitted sweep or a folder of runs, but no run lies below {str(self.folder)!r}"
+            raise RequestError([Problem("SWEEP_OR_DIR", problem, "outputs/ is where runs are written")])
+        running = int((runs["state"] == State.RUNNING).sum())
+        source = Source(
+            title=self.folder.resolve().name,
+            runs=runs,
+            metrics=metrics,
+            base=Path.cwd(),
+            answer=self._answer(runs, {}),
+            sweep=None,
+            status=None,
+            failures=_failures(runs),
+            notes=_notes(runs, metrics),
+            is_over=not running,
+        )
+        return source, f"{run_count(len(runs))}, {running} running"
+
+    def _answer(self, runs: pd.DataFrame, of_sweep: Mapping[str, str]) -> Answer:
+        from analysis.answers import answer
+
+        metric, goal = self._metric, None
+        if of_sweep and metric in (None, of_sweep["name"]):
+            metric, goal = of_sweep["name"], of_sweep["goal"]
+            runs = runs if metric in runs.columns else runs.assign(**{metric: math.nan})  # no run has come so far
+        return answer(runs, metric, goal=goal)
+
+
+def _notes(runs: pd.DataFrame, metrics: pd.DataFrame, of_status: Sequence[str] = ()) -> list[str]:
+    """Returns what could not be read, and what a status says beside; the code of runs stands in their provenance."""
+    from gpt_opt.records.code import OTHER_CODE
+
+    lines = [*runs.attrs["problems"], *metrics.attrs["problems"], *of_status]
+    return [line for line in lines if OTHER_CODE not in line]
+
+
+def _failures(runs: pd.DataFrame) -> list[dict[str, Any]]:
+    """Returns the failed runs of a folder by cause, as `gptopt status --json` groups those of a sweep."""
+    from analysis.parameters import format_value, varying_parameters
+    from gpt_opt.cli.views.status import failure_record
+    from gpt_opt.dispatch.failure_groups import Failure, grouped
+    from gpt_opt.records.state import State
+
+    errors = zip(runs["state"].tolist(), runs["error"].fillna("").tolist(), strict=True)
+    failed = [(row, error) for row, (state, error) in enumerate(errors) if state == State.FAILED]
+    failures = [Failure(row, State.FAILED, "exception", error) for row, error in failed]
+    rows = runs[varying_parameters(runs)].to_dict("records")
+    values = {i: [f"{key}={format_value(value)}" for key, value in row.items()] for i, row in enumerate(rows)}
+    return [failure_record(group) for group in grouped(failures, values)]
