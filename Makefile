@@ -1,6 +1,7 @@
 # make sweep   sets everything up and runs the beta sweep: a table and a plot at the end
 # make test    sets everything up and runs all tests
 # make check   lint, types, shell scripts, import directions: what `make test` runs first
+# make notebook  sets everything up and opens the notebooks of analysis/notebooks
 # make cluster       starts a real Slurm on this machine (root, Debian): four nodes with two fake GPUs each
 # make cluster-down  ends it
 PYTHON ?= python3.11
@@ -14,7 +15,7 @@ export PIP_CONSTRAINT := constraints.txt
 
 CLUSTER := .cluster
 
-.PHONY: sweep test check tiny-checkpoint cluster cluster-down slurm-packages clean
+.PHONY: sweep test check notebook tiny-checkpoint cluster cluster-down slurm-packages clean
 
 sweep: $(VENV)/.installed
 	$(BIN)/python run_hydra.py -m loss.beta=$(BETAS) paths.output_dir=$(OUTPUTS)
@@ -44,6 +45,9 @@ check: $(VENV)/.installed-dev
 	$(BIN)/shellcheck -x .ci/run slurm_scripts/*.sh tests/cluster/*.sh
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
+notebook: $(VENV)/.installed-notebook
+	$(BIN)/jupyter lab analysis/notebooks
+
 # The recipe of the weights in gpt_opt/training/models/tiny_gpt2: a few minutes on two cores.
 tiny-checkpoint: $(VENV)/.installed
 	$(BIN)/python -m gpt_opt.training.models.pretrain_tiny
@@ -62,6 +66,10 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install -q -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-notebook: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -e '.[notebook]'
 	touch $@
 
 $(VENV)/.installed-deepspeed: $(VENV)/.installed-dev

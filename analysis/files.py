@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,15 +21,17 @@ _STEP_LIMIT = 2**63
 
 @dataclass
 class Problems:
-    """What could not be read, one line of text each, logged as it is found."""
+    """What could not be read, one line of text each."""
 
     found: list[str] = field(default_factory=list)
 
     def add(self, file: Path, message: str) -> None:
-        """Records and logs that `file` is not as it should be."""
-        line = " ".join(f"{file}: {message}".split())
-        self.found.append(line)
-        log.warning("%s", line)
+        """Records that `file` is not as it should be."""
+        self.found.append(" ".join(f"{file}: {message}".split()))
+
+    def of(self, file: Path) -> bool:
+        """Returns whether anything is wrong with `file`."""
+        return any(line.startswith(f"{file}: ") for line in self.found)
 
 
 def number(value: object) -> float | None:
@@ -69,10 +71,11 @@ def take(
         file: The file the record came from.
     """
     taken = {name: convert(record.get(name)) for name in names}
-    refused = [name for name, value in taken.items() if value is None and record.get(name) is not None]
-    if refused:
-        wrong = (f"{name}={record[name]!r:.60}" for name in refused)
-        problems.add(file, f"must hold a {convert.__name__} in each field, but has {', '.join(wrong)}")
+    if None in taken.values():
+        refused = [name for name, value in taken.items() if value is None and record.get(name) is not None]
+        if refused:
+            wrong = (f"{name}={record[name]!r:.60}" for name in refused)
+            problems.add(file, f"must hold a {convert.__name__} in each field, but has {', '.join(wrong)}")
     return taken
 
 
@@ -87,18 +90,20 @@ def read_object(path: Path, problems: Problems) -> dict[str, Any] | None:
         return None
 
 
-def flatten(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yields the leaves of a nested config by dotted key, in order.
-
-    An empty object is given as JSON text.
-    """
-    stack: list[tuple[str, Any]] = list(reversed(list(config.items())))
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the leaves of a nested config by dotted key, in order; an empty object is given as JSON text."""
+    flat: dict[str, Any] = {}
+    stack = [("", iter(config.items()))]
     while stack:
-        key, value = stack.pop()
-        if isinstance(value, dict) and value:
-            stack.extend((f"{key}.{inner}", item) for inner, item in reversed(list(value.items())))
+        prefix, items = stack[-1]
+        for key, value in items:
+            if type(value) is dict and value:
+                stack.append((f"{prefix}{key}.", iter(value.items())))
+                break
+            flat[prefix + key] = "{}" if value == {} else value
         else:
-            yield key, "{}" if isinstance(value, dict) else value
+            stack.pop()
+    return flat
 
 
 def read_rows(path: Path, problems: Problems) -> list[dict[str, Any]]:

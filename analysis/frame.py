@@ -2,117 +2,175 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 
+from analysis.entries import Entries
 from analysis.files import number, whole
-from analysis.parameters import hashable, varying_parameters
+from analysis.parameters import varying_parameters
+from analysis.run_table import (
+    KEYS,
+    PLANNED,
+    RUN_COLUMNS,
+    SWEEP_COLUMNS,
+    config_keys,
+    config_values,
+    metric_column,
+    metric_names,
+    plain_text,
+)
+from gpt_opt.records.metrics import in_order
+from gpt_opt.records.run_id import is_identity
 
-TIME: Final = "datetime64[us, UTC]"
+__all__ = ["RUN_COLUMNS", "SWEEP_COLUMNS", "runs_frame"]
 
-RUN_COLUMNS: Mapping[str, str] = {
-    "run_id": "str",
-    "state": "str",
-    "step": "Int64",
-    "total_steps": "Int64",
-    "attempt": "Int64",
-    "started": TIME,
-    "updated": TIME,
-    "time_s": "float64",
-    "tokens": "Int64",
-    "peak_memory_mb": "float64",
-    "error": "str",
-    "path": "str",
-    "reason": "str",
-}
-"""The columns that every frame of runs has, with their types; `reason` says why a run is broken or has no directory."""
-
-SWEEP_COLUMNS: Mapping[str, str] = {"index": "str", "stage": "str"}
-"""The further columns of the runs of a sweep: what people call a run (`3`, `dpo/3`), and its stage."""
+Codes: TypeAlias = npt.NDArray[np.int32]
+Values: TypeAlias = Any  # what a DataFrame takes as a column
 
 _FIRST = ("run_id", "state", *SWEEP_COLUMNS)
 
 
+def _masked(codes: Codes, values: Sequence[Any], dtype: str) -> Values:
+    """Returns values of a type that has no NaN; the nullable type where a run has none."""
+    taken = np.array([*values, values[0]], dtype=dtype)[codes]
+    missing = codes < 0
+    if not missing.any():
+        return taken
+    array = pd.arrays.BooleanArray if dtype == "bool" else pd.arrays.IntegerArray
+    return array(taken, missing)
+
+
+def _category(codes: Codes, texts: Sequence[str]) -> Values:
+    order = sorted(range(len(texts)), key=texts.__getitem__)
+    rank = np.empty(len(texts) + 1, dtype=np.int32)
+    rank[order], rank[-1] = np.arange(len(texts)), -1
+    return pd.Categorical.from_codes(rank[codes], pd.Index([texts[item] for item in order], dtype="str"))
+
+
 @dataclass(frozen=True)
-class RunRow:
-    """One run before it becomes a row.
+class _ConfigKey:
+    """One key of the config.
 
     Attributes:
-        fixed: Values of `RUN_COLUMNS` and `SWEEP_COLUMNS`; times as ISO 8601.
-        metrics: Final or latest values by metric name.
-        config: Values by dotted key.
+        column: Its values, with the narrowest type that holds them all; object where kinds are mixed.
+        varies: Whether runs whose value is known differ in it.
+        value: The value of one that has it; None where none has.
     """
 
-    fixed: dict[str, Any]
-    metrics: dict[str, float | None] = field(default_factory=dict)
-    config: dict[str, Any] = field(default_factory=dict)
+    column: Values
+    varies: bool
+    value: Any
 
 
-def _fixed_column(values: list[Any], dtype: str) -> pd.Series:
-    if dtype != TIME:
-        return pd.Series(values, dtype=dtype)
-    return pd.to_datetime(pd.Series(values, dtype="str"), utc=True, format="ISO8601", errors="coerce").astype(TIME)
-
-
-def _config_column(values: list[Any]) -> pd.Series:
-    """Returns config values with the narrowest type that holds them all; object when kinds are mixed."""
-    kinds = {type(value) for value in values} - {type(None)}
-    complete = None not in values
+def _narrowest(codes: Codes, values: Sequence[Any]) -> Values:
+    kinds = set(map(type, values))
     if kinds == {bool}:
-        return pd.Series(values, dtype="bool" if complete else "boolean")
-    if kinds == {int} and all(whole(value) is not None for value in values if value is not None):
-        return pd.Series(values, dtype="int64" if complete else "Int64")
+        return _masked(codes, values, "bool")
+    if kinds == {int} and all(whole(value) is not None for value in values):
+        return _masked(codes, values, "int64")
     if float in kinds and kinds <= {int, float}:
-        return pd.Series([number(value) for value in values], dtype="float64")
-    return pd.Series(values, dtype="category" if kinds == {str} else "object")
+        return np.array([*map(number, values), np.nan], dtype="float64")[codes]
+    if kinds == {str} and all(map(_is_text, values)):
+        return _category(codes, values)
+    cells = np.full(len(values) + 1, None, dtype=object)
+    for place, value in enumerate(values):  # one by one, as numpy makes a matrix of lists
+        cells[place] = value
+    return cells[codes]
 
 
-def _names(records: Iterable[Iterable[str]]) -> list[str]:
-    """Returns every name once, in the order of first appearance."""
-    return list(dict.fromkeys(name for record in records for name in record))
+def _is_text(value: str) -> bool:
+    """Returns whether a string has no lone surrogate, which JSON can write and pandas cannot hold."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
-def _varies(values: pd.Series) -> bool:
-    return bool(hashable(values).nunique(dropna=False) > 1)
+def _config_key(table: pa.Table, key: str, known: npt.NDArray[np.bool_]) -> _ConfigKey:
+    codes, values = config_values(table, key)
+    used = np.unique(codes[codes >= 0])
+    place = np.full(len(values) + 1, -1, dtype=np.int32)
+    place[used] = np.arange(len(used))
+    codes, values = place[codes], [values[item] for item in used]
+    column = _narrowest(codes, values)
+    is_float = isinstance(column, np.ndarray) and column.dtype == np.float64
+    different = len(set(map(number, values))) if is_float else len(values)
+    return _ConfigKey(column, different + bool((codes[known] < 0).any()) > 1, values[0] if values else None)
 
 
-def runs_frame(rows: Sequence[RunRow], problems: list[str], sweep: str | None = None) -> pd.DataFrame:
+def _config(table: pa.Table, taken: Collection[str]) -> dict[str, _ConfigKey]:
+    """Returns the keys of the config whose names mean nothing else, in config order."""
+    known = table[KEYS].is_valid().to_numpy()
+    whole_known = known & ~table[PLANNED].to_numpy()
+    keys = [key for key in config_keys(table) if key not in taken]
+    return {key: _config_key(table, key, known if is_identity(key) else whole_known) for key in keys}
+
+
+def _metrics(table: pa.Table, taken: Collection[str]) -> dict[str, pa.ChunkedArray]:
+    return {name: table[metric_column(name)] for name in in_order(metric_names(table)) if name not in taken}
+
+
+def _with_diverged(runs: Entries, metrics: Mapping[str, Any]) -> list[str]:
+    """Returns the problems of all runs, a line each, with those whose metrics are no finite numbers."""
+    found: dict[int, list[str]] = {}
+    for name, column in metrics.items():
+        values = column.to_numpy()
+        if not np.isfinite(values).all():
+            for row in np.flatnonzero(column.is_valid().to_numpy() & ~np.isfinite(values)).tolist():
+                found.setdefault(row, []).append(f"{name}={values[row]}")
+    lines: list[str] = []
+    for row, own in enumerate(runs.problems):
+        lines += own
+        if names := found.get(row):
+            lines.append(f"{runs.paths[row]}: the run diverged: {', '.join(names)}")
+    return lines
+
+
+def runs_frame(runs: Entries, sweep: str | None = None) -> pd.DataFrame:
     """Returns the frame of runs.
 
     Args:
-        rows: The runs, in their order.
-        problems: What could not be read, a line each.
+        runs: The runs in their order, with the columns of `analysis.run_table`.
         sweep: `<name>/<n>` where they are the runs of a sweep.
 
     Returns:
         One row a run. First `run_id` and `state`, of a sweep `index` and `stage`; then the config keys that vary, by
-        dotted key; the metrics by their names; the rest of `RUN_COLUMNS`; the config keys that do not vary. A name
-        that appears twice keeps the first meaning of: fixed column, metric, config key. `attrs` has `problems`,
-        `varying` (the keys that tell the runs apart, see `varying_parameters`), `constant` (key to value) and `sweep`.
+        dotted key; the metrics by their names, float64; the rest of `RUN_COLUMNS`; the config keys that do not vary.
+        Config columns have the narrowest type that holds all values: bool, int64, float64, their nullable kin, category
+        for strings, object for lists and for several kinds. A name that appears twice keeps the first meaning of: fixed
+        column, metric, config key.
+
+        `attrs` has `problems` (all of them, and the runs that diverged), `varying` (the keys that tell the runs apart,
+        see `varying_parameters`), `constant` (key to value) and `sweep`.
     """
-    fixed_types = RUN_COLUMNS if sweep is None else {**RUN_COLUMNS, **SWEEP_COLUMNS}
-    fixed = {name: _fixed_column([row.fixed.get(name) for row in rows], dtype) for name, dtype in fixed_types.items()}
-    metrics = {
-        name: pd.Series([row.metrics.get(name) for row in rows], dtype="float64")
-        for name in _names(row.metrics for row in rows)
-        if name not in fixed
-    }
-    known = [row.config for row in rows if row.config]
-    config, constant = {}, {}
-    for name in _names(known):
-        if name in fixed or name in metrics:
-            continue
-        config[name] = _config_column([row.config.get(name) for row in rows])
-        if not _varies(pd.Series([item.get(name) for item in known], dtype=config[name].dtype)):
-            constant[name] = known[0].get(name)
-    varying = varying_parameters(pd.DataFrame(config))
-    others = [name for name in config if name not in constant and name not in varying]
-    columns = {**fixed, **metrics, **config}
-    first = [name for name in _FIRST if name in fixed]
-    rest = [name for name in RUN_COLUMNS if name not in first]
-    frame = pd.DataFrame({name: columns[name] for name in (*first, *varying, *others, *metrics, *rest, *constant)})
-    frame.attrs.update(problems=problems, varying=varying, constant=constant, sweep=sweep)
+    table = runs.data
+    types = RUN_COLUMNS if sweep is None else {**RUN_COLUMNS, **SWEEP_COLUMNS}
+    fixed = table.select(list(types)).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get).astype(types)
+    fixed["path"] = pd.Series(map(plain_text, runs.paths), dtype="str")  # those kept in a cache had another name
+    metrics = _metrics(table, types)
+    config = _config(table, [*types, *metrics])
+    varying = [key for key, item in config.items() if item.varies]
+    constant = {key: item.value for key, item in config.items() if not item.varies}
+    # A key that does not vary, and that all have, keeps the rows in which no varying key has a value.
+    anchor = [key for key, value in constant.items() if value is not None and is_identity(key)][:1]
+    differing = pd.DataFrame({key: config[key].column for key in (*anchor, *varying)})
+    differing.attrs["varying"] = varying
+    telling = varying_parameters(differing)
+    others = [key for key in varying if key not in telling]
+    first = [name for name in _FIRST if name in types]
+    columns: dict[str, Any] = {name: fixed[name] for name in first}
+    columns |= {key: config[key].column for key in (*telling, *others)}
+    columns |= {name: column.to_numpy() for name, column in metrics.items()}
+    columns |= {name: fixed[name] for name in RUN_COLUMNS if name not in first}
+    columns |= {key: config[key].column for key in constant}
+    frame = pd.DataFrame(columns)
+    lines = _with_diverged(runs, metrics)
+    frame.attrs.update(problems=lines, varying=telling, constant=constant, sweep=sweep)
     return frame

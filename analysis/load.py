@@ -2,143 +2,243 @@
 
 from __future__ import annotations
 
-import math
+import logging
 import os
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-from analysis.files import Problems, flatten, number, read_object, read_rows, take, text, whole
-from analysis.frame import RUN_COLUMNS, TIME, RunRow, runs_frame
+from analysis import cache as caches
+from analysis.cache import Cache, file_key, home_of
+from analysis.curves import METRIC_COLUMNS, curve_of, metrics_frame, read_curves
+from analysis.entries import Entries, joined, read_all
+from analysis.files import flatten
+from analysis.foreign import Foreign, foreign_row, read_foreign
+from analysis.foreign.parts import Part
+from analysis.frame import runs_frame
+from analysis.run_rows import RunRow, id_in_name, read_run
+from analysis.run_table import RUN_COLUMNS, table_of
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.best_run import SWEEPS
 from gpt_opt.records.choices import active
-from gpt_opt.records.planned_configs import planned_config
-from gpt_opt.records.run_dir import RunFolders, RunPaths, find_run_dirs
+from gpt_opt.records.planned_configs import read_planned_configs
+from gpt_opt.records.run_dir import RunFolders, RunPaths, find_run_folders
 from gpt_opt.records.state import State, StateUnreadable, read_state
-from gpt_opt.records.sweep_dir import Sweep, find
+from gpt_opt.records.sweep_dir import Sweep, SweepRun, find
 
 __all__ = ["METRIC_COLUMNS", "RUN_COLUMNS", "RunsNotFound", "load_metrics", "load_runs"]
 
+log = logging.getLogger(__name__)
+
 Where = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
-METRIC_COLUMNS: Mapping[str, str] = {"run_id": "str", "path": "str", "step": "int64", "time": TIME}
-"""The columns that every frame of metrics has, with their types; the metrics follow."""
-
-_ERROR_LENGTH = 200
+_OUTPUTS = 4
+"""Folders from the directory of a planned run up to its output folder."""
 
 
 class RunsNotFound(GptOptError):
     """A path to read runs from is not a directory."""
 
 
-def _run_dirs(path: Where | None) -> list[Path]:
+@dataclass(frozen=True)
+class _Found:
+    """A run directory.
+
+    Attributes:
+        real: Its real path.
+        root: Real path of the folder in which it was looked for; None where it was given itself.
+        foreign: Whether it is of a run that is not ours.
+    """
+
+    real: str
+    root: str | None
+    foreign: bool = False
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What is read of runs.
+
+    Attributes:
+        name: What it is called in the cache.
+        key: Returns what the files of a directory are now, all that are read.
+        read: Reads some directories of ours.
+        foreign: Makes the same of what is known of a run of others.
+        least: Runs for which a process is worth while.
+    """
+
+    name: str
+    key: Callable[[str], bytes]
+    read: Callable[[Sequence[str]], Entries]
+    foreign: Callable[[str, Part], Entries]
+    least: int
+
+
+def _run_key(folder: str) -> bytes:
+    summary = file_key(f"{folder}/summary.json")
+    # A run without a result has its latest metrics.
+    last = b"" if summary.strip(b"\\0") else file_key(f"{folder}/metrics.jsonl")
+    return file_key(f"{folder}/config.json") + file_key(f"{folder}/state.json") + summary + last
+
+
+def run_entries(rows: Sequence[RunRow]) -> Entries:
+    """Returns rows as they are brought together."""
+    paths = [row.fixed["path"] for row in rows]
+    settled = [b"" if row.settled else None for row in rows]
+    problems = [list(row.problems) for row in rows]
+    return Entries(paths, settled, np.ones(len(rows), "int64"), [""] * len(rows), problems, table_of(rows))
+
+
+def _read_runs(folders: Sequence[str]) -> Entries:
+    return run_entries([read_run(folder) for folder in folders])
+
+
+def _foreign_run(path: str, part: Part) -> Entries:
+    return run_entries([foreign_row(path, part)])
+
+
+def _foreign_curve(path: str, part: Part) -> Entries:
+    return curve_of(path, part.curves, part.problems)
+
+
+def _metrics_key(folder: str) -> bytes:
+    return file_key(f"{folder}/metrics.jsonl")
+
+
+_RUNS = _Kind("runs", _run_key, _read_runs, _foreign_run, 400)
+_METRICS = _Kind("metrics", _metrics_key, read_curves, _foreign_curve, 100)
+
+
+def _gather(kind: _Kind, found: Mapping[str, _Found]) -> Entries:
+    """Reads runs, or takes what is known of those that have not changed.
+
+    Args:
+        kind: What to read of them.
+        found: Directory to what is known of it, in order.
+    """
+    parts = [kind.read([])]
+    roots = {item.root for item in found.values()}
+    for home, runs in _homes(found).items():
+        cache = Cache(home, kind.name, runs) if home and len(runs) >= caches.LEAST else None
+        parts += _gather_group(kind, cache, runs, home in roots)
+    others = {folder: read_foreign(folder) for folder, item in found.items() if item.foreign}
+    parts += [kind.foreign(path, part) for runs in others.values() for path, part in runs.items()]
+    return joined(parts, [path for folder in found for path in others.get(folder, [folder])])
+
+
+def _homes(found: Mapping[str, _Found]) -> dict[str | None, dict[str, str]]:
+    """Returns our runs by the folder that has their cache, each by its path below that."""
+    homes: dict[tuple[str, str | None], str | None] = {}
+    groups: dict[str | None, dict[str, str]] = {}
+    for folder, item in found.items():
+        if item.foreign:
+            continue
+        place = (os.path.dirname(item.real), item.root)
+        if place not in homes:
+            homes[place] = home_of(*place)
+        home = homes[place]
+        groups.setdefault(home, {})[item.real[len(home) + 1 :] if home else item.real] = folder
+    return groups
+
+
+def _gather_group(kind: _Kind, cache: Cache | None, runs: Mapping[str, str], whole: bool) -> list[Entries]:
+    """Reads the runs that have one cache."""
+    if cache is None:
+        return read_all(kind.read, list(runs.values()), kind.least)
+    keys = {folder: kind.key(folder) for folder in runs.values()}
+    known = cache.read(keys)
+    have = {path for item in known for path in item.paths}
+    missing = [folder for folder in runs.values() if folder not in have]
+    untidy = whole and cache.untidy(known)
+    now = cache.now() if untidy or len(missing) >= caches.LEAST else None
+    if now is None:
+        return known + read_all(kind.read, missing, kind.least)
+    keys = {folder: kind.key(folder) for folder in missing}  # after the clock was looked at
+
+    def read(folders: Sequence[str]) -> Entries:
+        entries = kind.read(folders)
+        pairs = zip(entries.paths, entries.keys, strict=True)
+        entries = replace(entries, keys=[None if key is None else keys[path] for path, key in pairs])
+        cache.store(entries, now)
+        return entries
+
+    if untidy:
+        cache.tidy(known, now)
+    return known + read_all(read, missing, kind.least)
+
+
+def _find(path: Where | None) -> dict[str, _Found]:
     """Returns every run directory at or below `path`, each once, sorted."""
     if path is None:
         raise RunsNotFound('runs are read from a folder or of a sweep: load_runs("outputs"), load_runs(sweep="NAME")')
-    roots = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(item) for item in path]
-    if wrong := [str(root) for root in roots if not root.is_dir()]:
+    given = [path] if isinstance(path, str | os.PathLike) else list(path)
+    roots = [str(Path(item)) for item in given]
+    if wrong := [root for root in roots if not os.path.isdir(root)]:
         raise RunsNotFound(
             f"runs are read from existing directories, but there is no directory {', '.join(wrong)}; give a run "
             "directory or a folder of them, for example outputs/"
         )
-    return find_run_dirs(*roots)
+    real_roots = {os.path.realpath(root) for root in roots}
+    root_above: dict[str, str | None] = {}
+    found = {}
+    foreign = Foreign()
+    for real, folder in find_run_folders(*roots, foreign=foreign).items():
+        parent = os.path.dirname(real)
+        if parent not in root_above:
+            above = map(str, (Path(parent), *Path(parent).parents))
+            root_above[parent] = next((item for item in above if item in real_roots), None)
+        found[folder] = _Found(real, root_above[parent], folder in foreign.found)
+    return found
 
 
-def _id_in_name(root: Path) -> str | None:
-    """Returns the run id that ends the name of a run directory; a timestamped one has none."""
-    found = re.search(r"-([0-9a-f]{12})$", root.name)
-    return found.group(1) if found else None
+def _planned(sweep: Sweep) -> list[tuple[SweepRun, str]]:
+    """Returns every run that a sweep will make, or has made, and its directory, be it there or not."""
+    chosen, folders = active(sweep.runs, sweep.chosen()), RunFolders()
+    return [(run, str(run.paths(folders).root)) for run in sweep.runs if run.index in chosen]
 
 
-def _short_error(error: object) -> str | None:
-    """Returns type and message of the exception that ended a run, on one line."""
-    if error is None:
-        return None
-    parts = [error.get("type"), error.get("message")] if isinstance(error, dict) else [error]
-    line = " ".join(": ".join(str(part) for part in parts if part).split())
-    return line if len(line) <= _ERROR_LENGTH else line[: _ERROR_LENGTH - 1] + "…"
+def _begun(planned: Iterable[tuple[SweepRun, str]]) -> dict[str, _Found]:
+    """Returns the directories of planned runs that are there."""
+    reals: dict[str, str] = {}
+    found = {}
+    for _, folder in planned:
+        parent, _, name = folder.rpartition("/")
+        if parent not in reals:
+            reals[parent] = os.path.realpath(parent)
+        if os.path.isdir(folder):
+            real = f"{reals[parent]}/{name}"
+            root = "/".join(real.split("/")[:-_OUTPUTS])
+            found[folder] = _Found(real, root or None)
+    return found
 
 
-def _state_fields(paths: RunPaths, problems: Problems) -> dict[str, Any]:
-    try:
-        state = read_state(paths)
-    except (StateUnreadable, RecursionError) as error:
-        problems.add(paths.state, f"cannot be read: {error}")
-        return {"run_id": _id_in_name(paths.root)}
-    if not paths.state.exists() and (paths.metrics.exists() or paths.summary.exists()):
-        problems.add(paths.state, "is missing, although the run has results")
-    record = asdict(state)
-    return {
-        "run_id": text(record["run_id"]) or _id_in_name(paths.root),
-        "state": str(state.state),
-        "error": _short_error(state.error),
-        **take(record, ("step", "total_steps", "attempt"), whole, problems, paths.state),
-        **take(record, ("started", "updated"), text, problems, paths.state),
-    }
-
-
-def _last_metrics(paths: RunPaths, problems: Problems) -> dict[str, Any]:
-    """Returns the latest value of every metric of a run that has no summary yet."""
-    rows = sorted(read_rows(paths.metrics, problems), key=lambda row: row["step"])
-    latest = {name: value for row in rows for name, value in row.items() if value is not None}
-    return {name: value for name, value in latest.items() if name not in METRIC_COLUMNS}
-
-
-def _results(paths: RunPaths, problems: Problems) -> tuple[dict[str, Any], dict[str, float | None]]:
-    """Returns the fixed fields of a summary and the metrics, those so far when there is no summary."""
-    summary = read_object(paths.summary, problems)
-    if summary is None:
-        return {}, {name: number(value) for name, value in _last_metrics(paths, problems).items()}
-    metrics = summary.get("metrics")
-    if not isinstance(metrics, dict):
-        problems.add(paths.summary, f"metrics must be an object, but is {metrics!r:.60}")
-        metrics = {}
-    fixed = {
-        **take(summary, ("time_s", "peak_memory_mb"), number, problems, paths.summary),
-        **take(summary, ("tokens",), whole, problems, paths.summary),
-    }
-    return fixed, take(metrics, metrics, number, problems, paths.summary)
-
-
-def _read_run(root: Path, problems: Problems) -> RunRow:
-    paths, own = RunPaths(root), Problems()
-    state = _state_fields(paths, own)
-    config = read_object(paths.config, own)
-    if config is None and not paths.config.exists():
-        own.add(paths.config, "is missing, so the parameters of the run are unknown")
-    fixed, metrics = _results(paths, own)
-    if state.get("state") == "COMPLETED" and not paths.summary.exists():
-        own.add(paths.summary, "is missing, although the run is COMPLETED; its metrics are the last logged ones")
-    reason = "; ".join(line.removeprefix(f"{root}/") for line in own.found) or None
-    diverged = [f"{name}={value}" for name, value in metrics.items() if value is not None and not math.isfinite(value)]
-    if diverged:
-        own.add(root, f"the run diverged: {', '.join(diverged)}")
-    problems.found += own.found
-    return RunRow({**state, **fixed, "path": str(root), "reason": reason}, metrics, dict(flatten(config or {})))
-
-
-def _planned_rows(sweep: Sweep, problems: Problems) -> list[RunRow]:
-    """Returns a row for every run that the sweep will make, or has made."""
-    chosen, folders, rows = active(sweep.runs, sweep.chosen()), RunFolders(), []
-    for run in sweep.runs:
-        if run.index not in chosen:
-            continue
-        paths, own = run.paths(folders), {"run_id": run.run_id, "index": run.name, "stage": run.stage}
-        if paths.root.is_dir():
-            row = _read_run(paths.root, problems)
-            rows.append(RunRow({**row.fixed, **own}, row.metrics, row.config))
-            continue
-        config = planned_config(sweep.planned_configs, run.run_id)
+def _sweep_entries(sweep: Sweep) -> Entries:
+    """Returns a row for every run of a sweep, in the order of the plan."""
+    planned = _planned(sweep)
+    begun = _begun(planned)
+    waiting = [(run, folder) for run, folder in planned if folder not in begun]
+    configs = read_planned_configs(sweep.planned_configs) if waiting else {}
+    rows = []
+    for run, folder in waiting:
+        config = configs.get(run.run_id)
         reason = "is not started" if config is not None else "is not started, and its planned config cannot be read"
-        fixed = {**own, "state": str(State.PENDING), "path": run.run_dir, "reason": reason}
-        rows.append(RunRow(fixed, config=dict(flatten(config or {}))))
-    return rows
+        fixed = {"run_id": run.run_id, "state": str(State.PENDING), "path": folder, "reason": reason}
+        rows.append(RunRow(fixed, config=flatten(config or {}), planned=True))
+    entries = joined([_gather(_RUNS, begun), run_entries(rows)], [folder for _, folder in planned])
+    data = entries.data
+    for name, values in (("index", [run.name for run, _ in planned]), ("stage", [run.stage for run, _ in planned])):
+        data = data.set_column(data.schema.get_field_index(name), name, pa.array(values, pa.string()))
+    return replace(entries, data=data)
+
+
+def _report(frame: pd.DataFrame) -> pd.DataFrame:
+    for problem in frame.attrs["problems"]:
+        log.warning("%s", problem)
+    return frame
 
 
 def load_runs(path: Where | None = None, *, sweep: str | os.PathLike[str] | None = None) -> pd.DataFrame:
@@ -158,42 +258,10 @@ def load_runs(path: Where | None = None, *, sweep: str | os.PathLike[str] | None
         RunsNotFound: If a path is not a directory, or neither a path nor a sweep is given.
         RequestError: If there is no such sweep.
     """
-    problems = Problems()
-    if sweep is None:
-        return runs_frame([_read_run(root, problems) for root in _run_dirs(path)], problems.found)
-    found = find(str(sweep), SWEEPS)
-    return runs_frame(_planned_rows(found, problems), problems.found, found.label)
-
-
-def _steps(root: Path, problems: Problems) -> list[dict[str, Any]]:
-    """Returns one record a step of a run; rows of one step are merged, the later written value wins."""
-    paths = RunPaths(root)
-    merged: dict[int, dict[str, Any]] = {}
-    for row in read_rows(paths.metrics, problems):
-        merged.setdefault(row["step"], {}).update(row)
-    if not merged:
-        return []
-    fixed = {"run_id": _state_fields(paths, problems)["run_id"], "path": str(root)}
-    return [{**merged[step], **fixed} for step in sorted(merged)]
-
-
-def _begun(sweep: Sweep) -> list[Path]:
-    """Returns the directories of the runs of a sweep that have one."""
-    folders = RunFolders()
-    roots = (run.paths(folders).root for run in sweep.runs)
-    return [root for root in dict.fromkeys(roots) if root.is_dir()]
-
-
-def _names(records: Iterable[Iterable[str]]) -> list[str]:
-    """Returns every name once, in the order of first appearance."""
-    return list(dict.fromkeys(name for record in records for name in record))
-
-
-def _number_column(values: list[Any]) -> pd.Series:
-    try:
-        return pd.Series(np.array(values, dtype="float64"))
-    except OverflowError:
-        return pd.Series([number(value) for value in values], dtype="float64")
+    if sweep is not None:
+        found = find(str(sweep), SWEEPS)
+        return _report(runs_frame(_sweep_entries(found), found.label))
+    return _report(runs_frame(_gather(_RUNS, _find(path))))
 
 
 def load_metrics(path: Where | None = None, *, sweep: str | os.PathLike[str] | None = None) -> pd.DataFrame:
@@ -212,18 +280,21 @@ def load_metrics(path: Where | None = None, *, sweep: str | os.PathLike[str] | N
         RunsNotFound: If a path is not a directory, or neither a path nor a sweep is given.
         RequestError: If there is no such sweep.
     """
-    problems = Problems()
-    roots = _run_dirs(path) if sweep is None else _begun(find(str(sweep), SWEEPS))
-    rows = [row for root in roots for row in _steps(root, problems)]
-    columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys((*METRIC_COLUMNS, *_names(rows)))}
-    frame = pd.DataFrame(
-        {
-            name: pd.Series(values, dtype=METRIC_COLUMNS[name])
-            if name in METRIC_COLUMNS and name != "time"
-            else _number_column(values)
-            for name, values in columns.items()
-        }
-    )
-    frame["time"] = pd.to_datetime(frame["time"], unit="s", utc=True, errors="coerce").astype(TIME)
-    frame.attrs["problems"] = problems.found
-    return frame
+    folders = _find(path) if sweep is None else _begun(_planned(find(str(sweep), SWEEPS)))
+    entries = _gather(_METRICS, folders)
+    problems = [line for lines in entries.problems for line in lines]
+    has_rows = np.flatnonzero(entries.counts).tolist()
+    if len(has_rows) < len(entries.paths):
+        entries = entries.take(has_rows)
+    frame = metrics_frame(entries, [id_in_name(path) or _written_id(path) for path in entries.paths])
+    frame.attrs["problems"] = problems
+    return _report(frame)
+
+
+def _written_id(folder: str) -> str | None:
+    """Returns the run id of a directory whose name does not end in it; None of a run of others."""
+    paths = RunPaths(Path(folder))
+    try:
+        return read_state(paths).run_id or None if paths.state.exists() else None
+    except StateUnreadable:
+        return None

@@ -20,9 +20,13 @@ LONG_NUMBER = 10
 
 
 def parameter_columns(runs: pd.DataFrame) -> list[str]:
-    """Returns the columns of a `load_runs` frame that hold config values which can change a result."""
+    """Returns the columns of a `load_runs` frame that hold config values which can change a result.
+
+    Keys without a dot are those that the frame itself says: a name alone, `loss`, may be a metric as well.
+    """
     dotted = (name for name in runs.columns if "." in name and "/" not in name)
-    known = {"seed", *filter(is_identity, dotted)}
+    said = (*runs.attrs.get("varying", ()), *runs.attrs.get("constant", ()))
+    known = {"seed", *filter(is_identity, (*dotted, *said))}
     return [name for name in runs.columns if name in known]
 
 
@@ -143,15 +147,20 @@ def format_value(value: Any) -> str:
 def shortened(values: Iterable[str], limit: int) -> dict[str, str]:
     """Returns every value in at most `limit` characters, `…` for what is left out; different values stay different.
 
-    The folders that long values begin with alike give way first, then their middle; a number tells apart what is left.
+    The folders that long values begin with alike give way first, then the files that they end with alike, then their
+    middle; a number tells apart what is left.
     """
     distinct = list(dict.fromkeys(values))
     long = [value for value in distinct if len(value) > limit]
     start = os.path.commonprefix(long).rfind("/") + 1 if len(long) > 1 else 0  # noqa: RUF071 (of texts, cut at a folder)
+    same = os.path.commonprefix([value[::-1] for value in long])[::-1]  # noqa: RUF071
+    end = len(same) - same.find("/") if len(long) > 1 and "/" in same else 0
     found = {value: value for value in distinct if len(value) <= limit}
     taken = set(found)
     for value in long:
         rest, number = "…" * (start > 1) + value[start if start > 1 else 0 :], 1
+        if len(rest) > limit and end and start + end < len(value):
+            rest = rest[:-end] + "…"
         text = _clipped(rest, limit)
         while text in taken:
             number += 1

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.load import load_metrics, load_runs
-from analysis.plots import plot_curves, save_figure
+from analysis.plots import curves, save_figure
 from gpt_opt.errors import exit_code, say
 
 
@@ -26,7 +26,7 @@ def _run(options: argparse.Namespace) -> None:
     logging.getLogger("analysis").setLevel(logging.ERROR)  # the problems are printed once, at the end
     runs, metrics = load_runs(options.path), load_metrics(options.path)
     target = options.output if options.output is not None else options.path[0] / "curves.png"
-    save_figure(plot_curves(runs, metrics), target)
+    save_figure(curves(runs, metrics), target)
     for problem in dict.fromkeys((*runs.attrs["problems"], *metrics.attrs["problems"])):
         say(f"problem: {problem}")
     print(f"figure: {target}")

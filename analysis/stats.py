@@ -44,6 +44,32 @@ def mean_interval(values: Floats, level: float = LEVEL) -> tuple[Floats, Floats,
     return mean, mean - half, mean + half
 
 
+_ROUNDS = 200
+"""Rounds in which `adjusted_means` converges, but for designs that hang together by a thread."""
+
+
+def adjusted_means(samples: Floats) -> Floats:
+    """Returns the mean that each sample would have with a value for every block: effects of samples and blocks add up.
+
+    Where all have all blocks, or too few are shared to tell the two effects apart, it is the mean of what there is.
+
+    Args:
+        samples: Of shape (samples, blocks), NaN where a sample has no value for a block; each has one at least.
+    """
+    known = ~np.isnan(samples)
+    means = np.asarray(np.nanmean(samples, axis=1), dtype=np.float64)
+    reached = np.arange(len(samples)) == 0
+    while not reached.all() and (more := known[:, known[reached].any(axis=0)].any(axis=1)).sum() > reached.sum():
+        reached = more
+    if known.all() or not reached.all():
+        return means
+    effects = means
+    for _ in range(_ROUNDS):
+        blocks = np.nanmean(samples - effects[:, None], axis=0)
+        effects = np.nanmean(samples - blocks, axis=1)
+    return np.asarray(effects + blocks.mean(), dtype=np.float64)
+
+
 @dataclass(frozen=True)
 class AllPairs:
     """Every pair of samples compared; arrays of shape (..., pairs) or (pairs,).

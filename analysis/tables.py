@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from analysis.parameters import format_value, run_order, short_names, shown_parameters
 from gpt_opt.errors import GptOptError
+from gpt_opt.records.io import write_bytes
 from gpt_opt.records.metrics import metric_label, metric_text
 from gpt_opt.table import Column, render
 
@@ -90,3 +93,37 @@ def save_table(table: pd.DataFrame, target: Path, fix: str) -> None:
         table.to_csv(target, index=False)
     except OSError as error:
         raise GptOptError(f"the table cannot be saved there, {fix}: {error}") from error
+
+
+def save_frame(frame: pd.DataFrame, target: Path) -> None:
+    """Writes a frame of runs or of metrics in one step, as CSV or Parquet by the ending of the file.
+
+    CSV has lists as JSON; so has Parquet where the values of a column are not all lists of one kind.
+
+    Args:
+        frame: What `load_runs` or `load_metrics` returned.
+        target: The file, `.csv` or `.parquet`.
+
+    Raises:
+        GptOptError: If it cannot be written.
+    """
+    is_csv = target.suffix == ".csv"
+    mixed = [name for name in frame.columns if frame[name].dtype == object and (is_csv or not _is_uniform(frame[name]))]
+    plain = frame.assign(**{name: frame[name].map(_cell_text, na_action="ignore") for name in mixed})
+    try:
+        write_bytes(target, plain.to_csv(index=False).encode() if is_csv else plain.to_parquet(None, index=False))
+    except OSError as error:
+        raise GptOptError(f"the table cannot be saved there, give another -o FILE: {error}") from error
+
+
+def _is_uniform(values: pd.Series) -> bool:
+    """Returns whether Parquet has a type that holds all values of a column, lists among them, as they are."""
+    try:
+        pa.array(values, from_pandas=True)
+    except (pa.ArrowException, OverflowError, TypeError):
+        return False
+    return True
+
+
+def _cell_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -70,11 +70,15 @@ def variance_shares(values: Sequence[float], factors: Mapping[str, Sequence[Any]
     explained, alone = 1 - residual / total, sum(losses.values()) / total
     scale = min(1.0, explained / alone) if alone > 0 else 1.0
     shares = {name: scale * loss / total for name, loss in losses.items()}
-    return Shares(shares, p, max(0.0, explained - alone), residual / total, len(y), freedom)
+    return Shares(shares, p, _overlap(explained - alone), residual / total, len(y), freedom)
 
 
 _SINGULAR = 1e-10
 """Columns whose products differ by less than this part follow from others."""
+
+
+def _overlap(share: float) -> float:
+    return share if share > ROUNDING else 0.0
 
 
 def _columns(levels: list[Any]) -> Floats:

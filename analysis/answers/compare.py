@@ -10,7 +10,7 @@ import numpy as np
 
 from analysis.answers.settings import OVER, Setting
 from analysis.parameters import short_names
-from analysis.stats import ALPHA, all_pairs, seeds_needed
+from analysis.stats import ALPHA, Floats, adjusted_means, all_pairs, seeds_needed
 
 
 def number_of(count: int | None, over: str) -> str:
@@ -38,6 +38,7 @@ class Pair:
         n: Seeds that both have, or runs of the setting with fewer.
         difference: Mean of the best minus that of the other, over these seeds.
         p: Corrected for all pairs of settings; NaN without a test.
+        agrees: Whether the best is better in these seeds; where settings have different ones, it need not be.
         constant: Whether the values do not vary over seeds, so that chance cannot be estimated; p is 1.
         seeds: Seeds a setting with which such a difference would be found, if it is what it seems; None where that
             cannot be said or is very many.
@@ -48,13 +49,14 @@ class Pair:
     n: int
     difference: float
     p: float
+    agrees: bool = True
     constant: bool = False
     seeds: int | None = None
 
     @property
     def distinguishable(self) -> bool:
-        """Whether the difference is more than chance."""
-        return self.p <= ALPHA
+        """Whether the difference is more than chance, and in favour of the best."""
+        return self.agrees and self.p <= ALPHA
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,14 @@ class Comparison:
         pairs: One for every other setting that has a mean, the next best first.
         tests: Number of tests that were corrected for: all pairs of settings with at least two runs.
         over: What runs of one setting differ in.
+        is_adjusted: Whether some settings lack seeds that others have, so that all are ranked as if they had them.
     """
 
     best: Setting
     pairs: tuple[Pair, ...]
     tests: int
     over: str = OVER
+    is_adjusted: bool = False
 
     @property
     def next(self) -> Pair | None:
@@ -110,9 +114,33 @@ class Comparison:
 
 
 def ranked(settings: Sequence[Setting], greater: bool) -> list[Setting]:
-    """Returns the settings that have a mean, the best first; one of which a run diverged comes after all others."""
+    """Returns the settings that have a mean, the best first; one of which a run diverged comes after all others.
+
+    Where settings have different seeds so far, they are ranked as if all had all: see `analysis.stats.adjusted_means`.
+
+    Args:
+        settings: What `settings` returned.
+        greater: Whether greater values of the metric are better.
+    """
+    means = _ranking_means(settings)
     known = [item for item in settings if item.n]
-    return sorted(known, key=lambda item: (item.diverged > 0, -item.mean if greater else item.mean))
+    return sorted(known, key=lambda item: (item.diverged > 0, -means[id(item)] if greater else means[id(item)]))
+
+
+def _ranking_means(settings: Sequence[Setting]) -> dict[int, float]:
+    known = [item for item in settings if item.n]
+    means = adjusted_means(_samples(known)).tolist() if known else []
+    return dict(zip(map(id, known), means, strict=True))
+
+
+def _samples(settings: Sequence[Setting]) -> Floats:
+    """Returns the values of settings, a row each, a column for each seed that one of them has."""
+    every = dict.fromkeys(block for item in settings for block in item.samples)
+    blocks = {block: index for index, block in enumerate(every)}
+    samples = np.full((len(settings), len(blocks)), math.nan)
+    for row, item in enumerate(settings):
+        samples[row, [blocks[block] for block in item.samples]] = list(item.samples.values())
+    return samples
 
 
 def compare(settings: Sequence[Setting], greater: bool, over: str = OVER) -> Comparison | None:
@@ -130,26 +158,24 @@ def compare(settings: Sequence[Setting], greater: bool, over: str = OVER) -> Com
     if not order:
         return None
     testable = [item for item in order if item.n > 1]
-    found = _tests(testable)
+    found = _tests(testable, greater)
     pairs = tuple(found.get((id(order[0]), id(other)), _untested(order[0], other)) for other in order[1:])
-    return Comparison(order[0], pairs, len(testable) * (len(testable) - 1) // 2, over)
+    tests = len(testable) * (len(testable) - 1) // 2
+    means = _ranking_means(order)
+    return Comparison(order[0], pairs, tests, over, not all(math.isclose(means[id(item)], item.mean) for item in order))
 
 
 def _untested(best: Setting, other: Setting) -> Pair:
-    return Pair(other, "", min(best.n, other.n), best.mean - other.mean, math.nan)
+    shared = [best.samples[block] - other.samples[block] for block in best.samples if block in other.samples]
+    difference = sum(shared) / len(shared) if shared else best.mean - other.mean
+    return Pair(other, "", min(best.n, other.n), difference, math.nan)
 
 
-def _tests(order: Sequence[Setting]) -> dict[tuple[int, int], Pair]:
+def _tests(order: Sequence[Setting], greater: bool) -> dict[tuple[int, int], Pair]:
     """Returns the comparisons of the first setting with all others, by their identities."""
     if len(order) < 2:
         return {}
-    blocks = {
-        block: index for index, block in enumerate(dict.fromkeys(block for item in order for block in item.samples))
-    }
-    samples = np.full((len(order), len(blocks)), math.nan)
-    for row, item in enumerate(order):
-        samples[row, [blocks[block] for block in item.samples]] = list(item.samples.values())
-    tested = all_pairs(samples)
+    tested = all_pairs(_samples(order))
     found = {}
     for index in np.flatnonzero(tested.first == 0).tolist():
         other, paired, n = order[tested.second[index]], bool(tested.paired[index]), int(tested.count[index])
@@ -157,6 +183,7 @@ def _tests(order: Sequence[Setting]) -> dict[tuple[int, int], Pair]:
         constant = bool(tested.constant[index])
         needed = None if constant else seeds_needed(difference, deviation, ALPHA / len(tested.first))
         name = "paired t-test" if paired else "Welch's t-test"
-        pair = Pair(other, name, n, difference, float(tested.corrected[index]), constant, needed)
+        agrees = difference >= 0 if greater else difference <= 0
+        pair = Pair(other, name, n, difference, float(tested.corrected[index]), agrees, constant, needed)
         found[id(order[0]), id(other)] = pair
     return found

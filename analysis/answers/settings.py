@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 
 from analysis.answers.fates import fates, group_key
-from analysis.answers.stages import STAGE, stages
+from analysis.answers.stages import SEED, STAGE, stages
 from analysis.parameters import LONG_NUMBER, follows, format_value, short_names, varying_parameters
 from analysis.stats import mean_interval
 from gpt_opt.records.metrics import metric_info, metric_text
 
-OVER = "seed"
-"""What runs of one setting differ in."""
+OVER = SEED
+"""What runs of one setting differ in, unless someone says otherwise."""
 
 COSTS = ("time_s", "tokens", "gpu_s")
 """Columns of a frame that say what a run cost; the last is of those that have it."""

@@ -77,6 +77,9 @@ _COUNTED = {
 
 
 def _difference(answer: Answer, pair: Pair) -> str:
+    if not pair.agrees:
+        better = f"in the {number_of(pair.n, answer.over)} compared that one is better by"
+        return f"{better} {difference_text(answer.metric, pair.difference)}, {p_text(pair.p)}"
     return f"difference {difference_text(answer.metric, pair.difference)}, {p_text(pair.p)}"
 
 
@@ -84,12 +87,15 @@ def _needed(answer: Answer, pair: Pair) -> str:
     """Returns what it would take to tell two settings apart."""
     if pair.constant:
         return f": the difference is the same in all {number_of(None, answer.over)}, so chance cannot be estimated"
+    if not pair.agrees:
+        return f": run the same {number_of(None, answer.over)} in both"
     if pair.seeds is None:
         return ": the two may well be equal"
     if pair.seeds <= pair.n:
         return f": a few more {number_of(None, answer.over)} might tell"
     if pair.seeds > MANY_SEEDS:
-        return f": the two may well be equal; were they not, it would take about {pair.seeds} a setting to tell"
+        many = number_of(pair.seeds, answer.over)
+        return f": the two may well be equal; were they not, it would take about {many} a setting to tell"
     would = f"were the difference what it seems, about {pair.seeds} a setting would tell"
     return f": not enough {number_of(None, answer.over)}; {would}"
 
@@ -98,6 +104,7 @@ def remarks(answer: Answer) -> list[str]:
     """Returns what stands below the table, a line each."""
     lines = [
         _left_out(answer),
+        _adjusted(answer),
         _method(answer),
         *_also_best(answer),
         _averaged(answer),
@@ -114,6 +121,14 @@ def _left_out(answer: Answer) -> str:
     left = ", ".join(f"{count} {_COUNTED[name]}" for name, count in counts.items() if count and name != "counted")
     total = sum(counts.values())
     return f"{counts['counted']} of {total} runs are in the means; the others are not: {left}" if left else ""
+
+
+def _adjusted(answer: Answer) -> str:
+    if answer.comparison is None or not answer.comparison.is_adjusted:
+        return ""
+    seeds = number_of(None, answer.over)
+    like = f"as if they had, by what {seeds} change in others"
+    return f"not all settings have the same {seeds} so far: they are ranked {like}"
 
 
 def _method(answer: Answer) -> str:

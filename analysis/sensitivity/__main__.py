@@ -18,6 +18,7 @@ from analysis.load import load_metrics, load_runs
 from analysis.next_sweeps import save_sweep
 from analysis.parameters import find_column, run_labels, with_absent_values
 from analysis.plots import save_figure
+from analysis.plots.optimum import draw
 from analysis.sensitivity.budget import (
     AXIS,
     BY,
@@ -29,7 +30,6 @@ from analysis.sensitivity.budget import (
     lines_of,
 )
 from analysis.sensitivity.compare import Curve, curves
-from analysis.sensitivity.figure import draw
 from analysis.sensitivity.next_sweeps import extension, more_seeds
 from analysis.sensitivity.places import Places, find_places
 from analysis.sensitivity.report import Row, comparison_table, remarks, table_text

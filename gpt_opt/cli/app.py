@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import click
 
-from gpt_opt.cli import clean, doctor, export, import_config, plan, prepare, report, results, submit, sweep
+from gpt_opt.cli import clean, collect, doctor, export, import_config, plan, prepare, report, results, submit, sweep
 from gpt_opt.config.suggest import SYNONYMS, suggestion
 from gpt_opt.errors import exit_code, say
 
@@ -39,7 +39,7 @@ class _Verbs(click.Group):
     commands=[
         *(plan.plan, submit.submit, submit.drive, submit.execute),
         *(sweep.status, sweep.logs, sweep.retry, sweep.cancel),
-        *(results.results, results.diff, report.report),
+        *(results.results, results.diff, report.report, collect.collect),
         *(prepare.prepare, doctor.doctor, export.export, clean.clean, import_config.import_config),
     ],
     subcommand_metavar="VERB ...",

@@ -31,6 +31,8 @@ _TYPES: Mapping[str, type] = {
 
 _LIVE = "Jobs import from this repository as it is then, not from a snapshot of what it is now."
 
+_COLD = "Start each run as a new process, not as a child of its slot's warm one."
+
 _RESOURCES = """
 The options from --gpus-per-run on say what one run needs; they beat the sweep file and the config group resources.
 """
@@ -59,6 +61,7 @@ def _resource_options(verb: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--slots", type=int, metavar="N", help="Runs at a time (default: one a run, at most 8).")
 @click.option("--dry-run", is_flag=True, help="Print the exact sbatch text and the task file; write nothing.")
 @click.option("--live", is_flag=True, help=_LIVE)
+@click.option("--cold", is_flag=True, help=_COLD)
 @click.option("--wait", is_flag=True, help=f"Wait for the end, show the way there: {CODES}.")
 @_resource_options
 def submit(
@@ -68,6 +71,7 @@ def submit(
     slots: int | None,
     dry_run: bool,
     live: bool,
+    cold: bool,
     wait: bool,
     **resources: Any,
 ) -> int:
@@ -82,7 +86,7 @@ def submit(
     from gpt_opt.sweep.json_file import read_json
 
     read_json(file)  # a file that is not there is said before what is wrong with the machine
-    request = _request(file, overrides, usable_backend(backend, str(file)), slots, live, resources)
+    request = _request(file, overrides, usable_backend(backend, str(file)), slots, resources, live=live, cold=cold)
     if dry_run:
         print(preview(request), end="")
         return 0
@@ -102,14 +106,14 @@ def _request(
     overrides: tuple[str, ...],
     backend: str,
     slots: int | None,
-    live: bool,
     resources: Mapping[str, Any],
+    **modes: bool,
 ) -> Request:
     from gpt_opt.dispatch.submit import Request
 
     fill_registries()
     flags = {name: list(value) or None if name == "sbatch" else value for name, value in resources.items()}
-    return Request(file, overrides, backend, slots, flags, ROOT, SWEEPS, live)
+    return Request(file, overrides, backend, slots, flags, ROOT, SWEEPS, **modes)
 
 
 @click.command()
@@ -124,7 +128,8 @@ def _request(
 )
 @click.option("--shape", type=int, metavar="N", help="Only the runs of this shape, as status numbers them.")
 @click.option("--live", is_flag=True, help=f"With a sweep file: {_LIVE[0].lower()}{_LIVE[1:]}")
-def drive(target: str, overrides: tuple[str, ...], slots: int | None, shape: int | None, live: bool) -> None:
+@click.option("--cold", is_flag=True, help=f"With a sweep file: {_COLD[0].lower()}{_COLD[1:]}")
+def drive(target: str, overrides: tuple[str, ...], slots: int | None, shape: int | None, **modes: bool) -> None:
     """Works through a sweep in this allocation, or machine."""
     from gpt_opt.dispatch.driver import drive as work
     from gpt_opt.dispatch.driver import part_to_drive
@@ -138,7 +143,7 @@ def drive(target: str, overrides: tuple[str, ...], slots: int | None, shape: int
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     in_job = this_job().is_slurm
     if target.endswith(".json") or Path(target).is_file():
-        request = _request(Path(target), overrides, "disbatch" if in_job else "local", slots, live, {})
+        request = _request(Path(target), overrides, "disbatch" if in_job else "local", slots, {}, **modes)
         sweep = sweep_of_this_job(SWEEPS, Path(target)) or prepare(request)
     else:
         sweep = find(target, SWEEPS)

@@ -46,7 +46,8 @@ MOST_TRACKED = 5000
 
 _PROJECT = (PACKAGE, "hydra_conf", "hydra_plugins")
 _NOT_MODULES = (*_PROJECT, "analysis", "benchmarks", "docs", "params", "tests")
-_ENTERED = "GPTOPT_ENTERED"
+ENTERED = "GPTOPTENTERED"
+"""Environment variable of a `gptopt` that `enter` became: its process id."""
 
 
 # -- the snapshot of a sweep ------------------------------------------------------------------------------------------
@@ -94,10 +95,10 @@ def enter(sweep: Sweep, arguments: Sequence[str]) -> None:
     here, snapshot = Path(gpt_opt.__file__).resolve().parents[1], code_root(sweep, submission)
     if here == snapshot:
         return
-    if os.environ.get(_ENTERED) == str(os.getpid()):
+    if os.environ.get(ENTERED) == str(os.getpid()):
         log.warning("%s: the code in %s cannot be imported, that in %s is taken", sweep.label, snapshot, here)
         return
-    environment = {**os.environ, **import_path(sweep, submission, os.environ), _ENTERED: str(os.getpid())}
+    environment = {**os.environ, **import_path(sweep, submission, os.environ), ENTERED: str(os.getpid())}
     sys.stdout.flush()
     # -P: without it the current directory, which may be the repository, comes before PYTHONPATH.
     os.execve(sys.executable, [sys.executable, "-P", "-m", f"{PACKAGE}.cli", *arguments], environment)

@@ -53,6 +53,7 @@ class Request:
         root: The repository.
         sweeps: Folder of sweep directories.
         live: Whether jobs import from the repository as it is then, instead of a snapshot of what it is now.
+        cold: Whether each run is a new process, instead of a child of its slot's warm one.
     """
 
     file: Path | None
@@ -63,6 +64,7 @@ class Request:
     root: Path
     sweeps: Path
     live: bool = False
+    cold: bool = False
 
 
 def _planned(request: Request) -> Plan:
@@ -131,6 +133,7 @@ def _draft(request: Request, plan: Plan) -> tuple[Submission, list[SweepRun]]:
         cwd=os.getcwd(),
         root=str(request.root),
         snapshot=not request.live,
+        cold=request.cold,
         stages=tuple(stages) if plan.grid.is_staged else (),
     )
     index = {shape: number for number, shape in enumerate(slots)}

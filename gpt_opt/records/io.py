@@ -36,10 +36,14 @@ def remove_temporaries(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _write_synced(path: Path, text: str) -> None:
+def _encoded(text: str) -> bytes:
     # A name that is no UTF-8 (its bytes are surrogates) is written as an escape, which is one of JSON too.
-    with named_errors(path), path.open("w", encoding="utf-8", errors="backslashreplace") as stream:
-        stream.write(text)
+    return text.encode("utf-8", errors="backslashreplace")
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with named_errors(path), path.open("wb") as stream:
+        stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
 
@@ -55,9 +59,14 @@ def sync(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replaces `path` by `text` in one step: a reader sees the old content or the new, never half of it."""
+    write_bytes(path, _encoded(text))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replaces `path` by `data` as `write_text` does."""
     temporary = _temporary(path)
     try:
-        _write_synced(temporary, text)
+        _write_synced(temporary, data)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -96,7 +105,7 @@ def create_text(path: Path, text: str) -> bool:
     """
     temporary = _temporary(path)
     try:
-        _write_synced(temporary, text)
+        _write_synced(temporary, _encoded(text))
         os.link(temporary, path)
     except FileExistsError:
         return False

@@ -6,7 +6,7 @@ Of a training and of its evaluations the names are the same, but for `eval/` in 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 EVALUATION = "eval/"
@@ -84,6 +84,13 @@ def greater_is_better(name: str) -> bool | None:
     """Returns the direction of a metric, None where it has none or is a user's own."""
     info = metric_info(name)
     return info.greater_is_better if info is not None else None
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Returns metrics in the order of the registry, each before that of the evaluation; a user's own ones come last."""
+    rank = {name: number for number, name in enumerate(METRICS)}
+    bases = {name: name.removeprefix(EVALUATION) for name in names}
+    return sorted(bases, key=lambda name: (rank.get(bases[name], len(rank)), bases[name], name != bases[name]))
 
 
 def comparable() -> list[str]:

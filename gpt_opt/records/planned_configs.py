@@ -74,6 +74,22 @@ def planned_config(file: Path, run_id: str) -> dict[str, Any] | None:
     return None
 
 
+def read_planned_configs(file: Path) -> dict[str, dict[str, Any]]:
+    """Returns what `planned_config` does for every run of a sweep, by run id; those after a torn line are absent."""
+    found: dict[str, dict[str, Any]] = {}
+    first: dict[str, Any] | None = None
+    try:
+        with file.open(encoding="utf-8") as stream:
+            for record in map(json.loads, stream):
+                config: dict[str, Any] = {} if first is None else copy.deepcopy(first)
+                _apply(config, record["changes"])
+                first = config if first is None else first
+                found[record["run_id"]] = identifying(config)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # of a version before, or torn
+        pass
+    return found
+
+
 def _apply(config: dict[str, Any], changes: Iterable[Any]) -> None:
     for path, value in changes:
         node = config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,13 +118,48 @@ def saved_step(paths: RunPaths) -> int | None:
 
 def find_run_dirs(*roots: Path) -> list[Path]:
     """Returns every run directory at or below `roots`, each once, sorted; what lies inside one is not searched."""
-    found = {}
+    return [Path(folder) for folder in find_run_folders(*map(str, roots)).values()]
+
+
+Foreign = Callable[[str, Collection[str]], bool]
+"""Whether a folder that holds these names is the directory of a run that is not ours."""
+
+
+def find_run_folders(*roots: str, foreign: Foreign = lambda folder, names: False) -> dict[str, str]:
+    """Returns what `find_run_dirs` does as strings: real path to path.
+
+    Args:
+        roots: Folders; one that is not there holds no runs.
+        foreign: Tells of every other folder whether it is listed too, and not searched.
+    """
+    found: dict[str, str] = {}
     for root in roots:
-        for folder, subfolders, files in os.walk(root):
-            if {"state.json", "summary.json"} & set(files) or ("config.json" in files and "claims" in subfolders):
-                found[os.path.realpath(folder)] = Path(folder)
-                subfolders.clear()
-    return sorted(found.values())
+        real = os.path.realpath(root)
+        # Below one root nothing is met twice, as links are not followed: the rest of the path tells runs apart.
+        found.update((f"{real}/{rest}" if rest else real, folder) for rest, folder in _runs_below(root, foreign))
+    return dict(sorted(found.items(), key=lambda item: item[1].split("/")))
+
+
+def _runs_below(root: str, foreign: Foreign) -> Iterator[tuple[str, str]]:
+    """Yields for each run directory its path below `root`, and its path."""
+    start = "" if root == "." else os.path.join(root, "")
+    below = [""]
+    while below:
+        rest = below.pop()
+        folder = start + rest if rest else root
+        # Asking for a file is three times as fast as listing the directory of each run.
+        if os.path.isfile(f"{folder}/state.json") or os.path.isfile(f"{folder}/summary.json"):
+            yield rest, folder
+            continue
+        try:
+            with os.scandir(folder) as entries:
+                names = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+        except OSError:
+            continue
+        if ("config.json" in names and "claims" in names) or foreign(folder, names):
+            yield rest, folder
+        else:
+            below.extend(f"{rest}/{name}" if rest else name for name, is_folder in names.items() if is_folder)
 
 
 def run_of(folder: Path) -> RunPaths | None:

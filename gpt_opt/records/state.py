@@ -94,7 +94,7 @@ def _parse(record: dict[str, Any]) -> RunState:
     return replace(state, state=State(_EARLIER.get(state.state, state.state)))
 
 
-def _written(paths: RunPaths) -> RunState:
+def written_state(paths: RunPaths) -> RunState:
     """Returns state.json as it stands; PENDING where there is none.
 
     Raises:
@@ -141,7 +141,15 @@ def read_state(paths: RunPaths) -> RunState:
     Raises:
         StateUnreadable: If state.json is not one of ours, or the claim of a RUNNING run is not.
     """
-    state = _written(paths)
+    return corrected(paths, written_state(paths))
+
+
+def corrected(paths: RunPaths, state: RunState) -> RunState:
+    """Returns what `read_state` does where `state` is what state.json says.
+
+    Raises:
+        StateUnreadable: If the claim of a RUNNING run is not one of ours.
+    """
     if state.state is not State.RUNNING:
         return state
     try:
@@ -179,7 +187,7 @@ def read_run(paths: RunPaths) -> RunRecord:
     """Reads what a run is now; files that are not ours become a `problem`, not an error."""
     file, written, claim, problem = _pending(paths), None, None, ""
     try:
-        found = _typed(_written(paths), paths)
+        found = _typed(written_state(paths), paths)
         if found.state is State.COMPLETED:
             if has_result(paths):
                 return RunRecord(State.COMPLETED, found)

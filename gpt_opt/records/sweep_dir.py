@@ -133,6 +133,7 @@ class Submission:
         metric: Name and goal of the metric to compare runs by, or None.
         cwd: Working directory of every run: relative paths of configs start here.
         root: The repository.
+        cold: Whether each run is a process that imports everything anew, instead of a child of its slot's warm process.
         snapshot: Whether drivers, slots and runs import from `code/`; if not, from the repository.
         created: ISO 8601 UTC.
         script: The exact sbatch text; None where there is none.
@@ -149,6 +150,7 @@ class Submission:
     cwd: str
     root: str
     snapshot: bool = False
+    cold: bool = False
     created: str = field(default_factory=now)
     script: str | None = None
     jobs: tuple[Job, ...] = ()

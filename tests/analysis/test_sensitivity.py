@@ -18,10 +18,10 @@ from analysis import load_runs
 from analysis.answers import reach
 from analysis.answers.fates import DIVERGED
 from analysis.next_sweeps import read_overrides
+from analysis.plots.optimum import draw
 from analysis.sensitivity.__main__ import main
 from analysis.sensitivity.budget import Asked, left_out
 from analysis.sensitivity.compare import Curve, curves
-from analysis.sensitivity.figure import draw
 from gpt_opt.config.schema import register
 from gpt_opt.plan.planner import Planner
 from gpt_opt.records.io import write_text

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.stats import ALPHA, Floats, all_pairs, holm, mean_interval, seeds_needed
+from analysis.stats import ALPHA, Floats, adjusted_means, all_pairs, holm, mean_interval, seeds_needed
 from analysis.variance import variance_shares
 
 DRAWS = 2000
@@ -52,6 +52,19 @@ def test_tests_are_scipys() -> None:
     found = all_pairs(apart)
     assert not found.paired.any()
     assert found.p == pytest.approx(stats.ttest_ind(apart[0, :5], apart[1, 5:], equal_var=False).pvalue)
+
+
+def test_adjusted_means() -> None:
+    rng = np.random.default_rng(13)
+    samples = rng.normal(size=(4, 1)) + 3 * rng.normal(size=(1, 5))  # no noise: effects add up
+    whole = samples.mean(axis=1)
+    assert adjusted_means(samples) == pytest.approx(whole)
+    some = np.where(rng.random((4, 5)) < 0.4, math.nan, samples)
+    some[:, 0], some[0, :] = samples[:, 0], samples[0, :]
+    assert np.isnan(some).sum() >= 3
+    assert adjusted_means(some) == pytest.approx(whole)
+    apart = np.array([[1.0, 2.0, math.nan], [math.nan, math.nan, 5.0]])
+    assert adjusted_means(apart).tolist() == [1.5, 5.0]
 
 
 def test_few_shared_blocks_are_not_worth_pairing() -> None:

@@ -142,6 +142,7 @@ def mariadb_conf(home: Path, ports: Ports) -> str:
 [mysqld]
 user=root
 datadir={home}/mariadb
+tmpdir={home}/mariadb-tmp
 socket={home}/mariadb.socket
 pid-file={home}/mariadb.pid
 bind-address=127.0.0.1

@@ -113,7 +113,7 @@ def lay_out(folder: Path) -> None:
     first, second, third, *nodes = _free_ports(3 + len(NODES))
     ports = config.Ports(mariadb=first, slurmdbd=second, slurmctld=third, nodes=tuple(nodes))
     shutil.rmtree(home / "log", ignore_errors=True)
-    for name in ("log", "dev", "mariadb", "slurmctld", *NODES):
+    for name in ("log", "dev", "mariadb", "mariadb-tmp", "slurmctld", *NODES):
         (home / name).mkdir(exist_ok=True)
     for node in NODES:
         for device in config.devices(home, node):

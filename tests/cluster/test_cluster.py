@@ -199,6 +199,7 @@ def test_packages_says_what_to_install_where_it_cannot(tmp_path: Path) -> None:
     done = subprocess.run(
         [str(tmp_path / "bash"), str(script)], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=True
     )
-    compiler, slurm = done.stdout.splitlines()
+    compiler, browser, slurm = done.stdout.splitlines()
     assert "apt-get install g++" in compiler
+    assert "apt-get install chromium chromium-driver" in browser
     assert "apt-get install slurm-wlm slurmdbd" in slurm

@@ -168,12 +168,13 @@ def main() -> None:
         command = _serve(listening)
     if command is None:
         return
-    if command[0] == "-m":
+    is_warm = command[:2] == ["-m", sitecustomize.WARM]
+    if command[0] == "-m" and not is_warm:
         sys.argv = list(command[1:])
         runpy.run_module(command[1], run_name="__main__", alter_sys=True)
         return
-    sys.argv = list(command)
-    folder = Path(command[0]).parent
+    sys.argv = list(command[1:] if is_warm else command)
+    folder = Path.cwd() if is_warm else Path(command[0]).parent
     if folder.resolve() != ROOT:
         for name in [name for name in sys.modules if name.partition(".")[0] in _OURS]:
             del sys.modules[name]
@@ -181,6 +182,9 @@ def main() -> None:
         str(folder),
         *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
     ]
+    if is_warm:
+        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+        return
     runpy.run_path(command[0], run_name="__main__")
 
 

@@ -60,7 +60,16 @@ def lock_dir() -> Path:
     Raises:
         GptOptError: If somebody else made it.
     """
-    folder = Path(tempfile.gettempdir()) / f"gptopt-gpus-{os.getuid()}"
+    return own_folder("gpus")
+
+
+def own_folder(kind: str) -> Path:
+    """Returns a folder for temporary files of this user on this machine, which nobody else can read.
+
+    Raises:
+        GptOptError: If somebody else made it.
+    """
+    folder = Path(tempfile.gettempdir()) / f"gptopt-{kind}-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         owner = "is a link" if folder.is_symlink() else f"belongs to uid {folder.stat().st_uid}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import re
 import signal
@@ -12,12 +13,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import psutil
 
 from gpt_opt.dispatch import slurm
+from gpt_opt.dispatch.slot import warm
 from gpt_opt.dispatch.slot.diagnose import oom_kills
-from gpt_opt.dispatch.slot.gpus import Lease
+from gpt_opt.dispatch.slot.gpus import Lease, node_name
 from gpt_opt.dispatch.snapshot import code_root, import_path
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.attempts import Attempt
@@ -26,6 +29,8 @@ from gpt_opt.run.devices import DEVICES, SHUTDOWN, SWEEP
 from gpt_opt.run.planned import RUN_ID, SWEEP_DIR
 from gpt_opt.run.signals import WARNINGS
 from gpt_opt.sweep.model import Resources
+
+log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
 _TAIL_BYTES = 20_000
@@ -48,7 +53,7 @@ class RunProcess:
 
     run: SweepRun
     attempt: Attempt
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | warm.WarmProcess
     workers: int
     processes: int
     log: Path
@@ -64,6 +69,12 @@ class RunProcess:
         except OSError:
             return []
         return [line.strip() for line in lines if line.strip()]
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of a run that has ended, negative for a signal."""
+        assert self.process.returncode is not None
+        return int(self.process.returncode)
 
     def has_ended(self) -> bool:
         """Returns whether it has ended, without taking its exit code: fit for a signal handler."""
@@ -115,11 +126,18 @@ class Launcher:
         files = [self._sweep.logs / f"{name}.{end}" for end in ("out", "err")]
         logs = [file.open("ab") for file in files]
         log_start, kills = logs[1].tell(), oom_kills()
+        environment, processes = (
+            self._environment_of(run, held, workers),
+            workers * (self._resources.nodes_per_run or 1),
+        )
+        process: subprocess.Popen[bytes] | warm.WarmProcess | None = None
         try:
-            process = subprocess.Popen(
+            if processes == 1 and warm.TASK in environment and not self._submission.cold:
+                process = self._start_warm(command[1:], environment, logs, held.fds)
+            process = process or subprocess.Popen(
                 command,
                 cwd=self._submission.cwd,
-                env=self._environment_of(run, held, workers),
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=logs[0],
                 stderr=logs[1],
@@ -130,8 +148,20 @@ class Launcher:
         finally:
             for stream in logs:
                 stream.close()
-        processes = workers * (self._resources.nodes_per_run or 1)
         return RunProcess(run, attempt, process, workers, processes, files[1], log_start, kills)
+
+    def _start_warm(
+        self, command: Sequence[str], environment: Mapping[str, str], logs: Sequence[IO[bytes]], held: Sequence[int]
+    ) -> warm.WarmProcess | None:
+        """Starts a run as a child of the warm process of this slot; says why, and returns None, where that fails."""
+        log_file = self._sweep.logs / f"warm-{node_name(self._environment)}.out"
+        with open(os.devnull, "rb") as nothing:
+            descriptors = [nothing.fileno(), *(stream.fileno() for stream in logs), *held]
+            try:
+                return warm.start(command, self._submission.cwd, environment, descriptors, WARNINGS, log_file)
+            except (OSError, GptOptError) as error:
+                log.warning("the run starts cold: %s; %s may say more", error, log_file)
+                return None
 
     def _environment_of(self, run: SweepRun, held: Lease, workers: int) -> dict[str, str]:
         environment = {**self._environment, "PYTHONUNBUFFERED": "1"}

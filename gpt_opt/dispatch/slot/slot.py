@@ -199,12 +199,12 @@ class Slot:
     def _ended(self, child: RunProcess) -> bool:
         """Writes down how a run ended; returns whether this slot shall start it again at once."""
         cause, message = diagnose(self._end_of(child))
-        self._note_end(child.run, child.attempt, cause, child.process.returncode, message)
+        self._note_end(child.run, child.attempt, cause, child.exit_code, message)
         return cause == "killed" and read_history(self._sweep.attempts(child.run)).exhausted() is None
 
     def _end_of(self, child: RunProcess) -> End:
         """Returns what is known of the end of a run's process."""
-        code, paths = child.process.returncode, child.run.paths()
+        code, paths = child.exit_code, child.run.paths()
         try:
             state, done = self._final_state(paths), is_done(paths)
         except StateUnreadable as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.auto_mappings import CONFIG_MAPPING_NAMES
 
 from gpt_opt.config.files import located
 from gpt_opt.config.inputs import inputs_of

@@ -51,7 +51,9 @@ def test_a_best_setting_that_may_be_luck() -> None:
     assert found.comparison.distinguishable is False
     assert found.comparison.next.p == pytest.approx(stats.ttest_rel(*UNCLEAR.values()).pvalue)
     assert "but cannot be told from the next, beta=0.3 (difference 0.5 points, p = 0.80)" in found.sentence()
-    assert "the two may well be equal; were they not, it would take about 313 a setting to tell" in found.sentence()
+    assert (
+        "the two may well be equal; were they not, it would take about 313 seeds a setting to tell" in found.sentence()
+    )
     assert found.comparison.not_distinguishable == (found.settings[1],)
 
 
@@ -143,6 +145,33 @@ def test_a_difference_that_is_the_same_for_every_seed_says_nothing_of_chance() -
     assert found.comparison is not None
     assert found.comparison.distinguishable is False
     assert "the difference is the same in all seeds, so chance cannot be estimated" in found.sentence()
+
+
+def test_settings_of_which_other_seeds_are_done_are_ranked_as_if_all_had_all() -> None:
+    """Seed 2 is a good one, and 0.1 has not run it yet."""
+    runs = grid({0.1: [0.60, 0.62, None], 0.2: [0.50, 0.515, 0.90], 0.3: [None, 0.55, None]})
+    found = answer(runs)
+    assert [item.values["loss.beta"] for item in found.settings] == [0.1, 0.3, 0.2]
+    assert found.settings[2].mean == pytest.approx(0.6383, abs=1e-4), "what is shown is the mean of what there is"
+    assert found.comparison is not None
+    assert found.comparison.is_adjusted
+    assert found.comparison.pairs[0].difference == pytest.approx(0.07), "over the one seed that both have"
+    assert any("not all settings have the same seeds so far" in line for line in remarks(found))
+    assert answer(grid({0.1: [0.5, 0.6], 0.2: [0.7, 0.8]})).comparison.is_adjusted is False  # type: ignore[union-attr]
+
+
+def test_a_test_that_says_the_opposite_of_the_ranking_distinguishes_nothing() -> None:
+    """Between 0.1 and 0.3 there is one seed in common only; the others are bad ones and good ones."""
+    runs = grid(
+        {0.1: [0.10, 0.11, 0.52, None, None], 0.2: [0.0, 0.01, 0.4, 0.8, 0.79], 0.3: [None, None, 0.5, 0.9, 0.89]}
+    )
+    found = answer(runs).comparison
+    assert found is not None
+    assert found.best.values == {"loss.beta": 0.1}
+    pair = next(pair for pair in found.pairs if pair.other.values == {"loss.beta": 0.3})
+    assert (pair.test, pair.agrees, pair.distinguishable) == ("Welch's t-test", False, False)
+    assert "in the 3 seeds compared that one is better by 52 points" in answer(runs).sentence()
+    assert answer(runs).sentence().endswith(": run the same seeds in both")
 
 
 def test_seeds_that_are_not_shared() -> None:

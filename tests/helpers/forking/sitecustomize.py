@@ -18,16 +18,17 @@ from contextlib import suppress
 SERVER = "GPTOPT_TEST_FORKS"
 NEW_TORCHRUN = "GPTOPT_TEST_NEW_TORCHRUN"
 """Set where torchrun itself is to be a new process: its children are the stand-ins of its workers."""
+WARM = "gpt_opt.run.warm"
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def command_of(arguments: list[str]) -> list[str]:
-    """Returns the command of a run, of its torchrun or of a job of submitit's, out of a Python's; nothing of others."""
+    """Returns the command of a run, of its torchrun, of a warm process or of a job of submitit's; nothing of others."""
     arguments = arguments[1:] if arguments[:1] == ["-u"] else arguments  # as torchrun starts its workers
     torchrun = arguments[:2] == ["-m", "torch.distributed.run"] and NEW_TORCHRUN not in os.environ
-    submitit = arguments[:2] == ["-m", "submitit.core._submit"]
+    module = arguments[:2] in (["-m", "submitit.core._submit"], ["-m", WARM])
     script = arguments[:1] and arguments[0].endswith("/run_hydra.py")
-    return arguments if torchrun or submitit or script else []
+    return arguments if torchrun or module or script else []
 
 
 def fork(server: str, command: Sequence[str], cwd: str, streams: Sequence[int]) -> tuple[int, socket.socket]:

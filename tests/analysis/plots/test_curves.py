@@ -7,26 +7,33 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
+from scipy import stats
 
 from analysis import load_metrics, load_runs
 from analysis.plot_curves import main
-from analysis.plots import FEW_RUNS, OTHERS, NothingToPlot, plot_curves
+from analysis.plots import NothingToPlot, curves
+from analysis.plots.looks import FEW as FEW_RUNS
+from analysis.plots.looks import OTHERS
+from gpt_opt.errors import GptOptError
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import State
+from tests.analysis.plots.frames import grid, metric_frame, run_frame
+from tests.analysis.plots.texts import assert_readable, notes, shown_texts
 
 MakeRun = Callable[..., RunPaths]
 
-ALL_PANELS = ["loss (bold: eval, pale: train)", "eval accuracy", "eval margin", "eval KL (nats)"]
+ALL_PANELS = ["loss (bold: eval, thin: train)", "eval accuracy", "eval margin", "eval KL (nats)"]
 
 
 def draw(outputs: Path) -> Figure:
-    return plot_curves(load_runs(outputs), load_metrics(outputs))
+    return curves(load_runs(outputs), load_metrics(outputs))
 
 
 def titles(figure: Figure) -> list[str]:
@@ -37,8 +44,24 @@ def names(figure: Figure) -> list[str]:
     return [text.get_text() for text in legends(figure)[0].get_texts()]
 
 
-def notes(figure: Figure) -> list[str]:
-    return [text.get_text() for text in legends(figure)[-1].get_texts()]
+def lines(axes: Axes) -> list[Line2D]:
+    """Returns the lines that are meant to be read, without faint and thin ones."""
+    return [line for line in axes.get_lines() if line.get_linewidth() > 1 and line.get_linestyle() != "None"]
+
+
+def faint(axes: Axes) -> list[Line2D]:
+    return [line for line in axes.get_lines() if line.get_alpha() == 0.25]
+
+
+def bands(axes: Axes) -> list[np.ndarray]:
+    """Returns the steps, lower and upper ends of each band, of shape (steps, 3)."""
+    found = []
+    for band in axes.collections:
+        ends = np.asarray(band.get_paths()[0].vertices)
+        steps = np.unique(ends[:, 0])
+        sides = [[ends[ends[:, 0] == step, 1].min(), ends[ends[:, 0] == step, 1].max()] for step in steps]
+        found.append(np.column_stack([steps, sides]))
+    return found
 
 
 def legends(figure: Figure) -> list[Legend]:
@@ -73,7 +96,6 @@ def test_four_panels_with_one_colour_a_run_in_order(make_run: MakeRun, outputs: 
     assert ys(train) == pytest.approx([0.59, 0.58])
     assert ys(evaluation) == [0.6, 0.6]
     assert evaluation.get_linewidth() > train.get_linewidth()
-    assert train.get_alpha() == 0.35
 
 
 def test_panels_without_data_are_left_out(make_run: MakeRun, outputs: Path) -> None:
@@ -85,7 +107,7 @@ def test_runs_that_were_never_evaluated(make_run: MakeRun, outputs: Path) -> Non
     make_run(rows=[{"step": step, "loss": 1 / step, "rewards/accuracies": 0.5} for step in (1, 2)])
     figure = draw(outputs)
     assert titles(figure) == ["loss (train)"]
-    assert figure.axes[0].get_lines()[0].get_alpha() == 0.9
+    assert figure.axes[0].get_lines()[0].get_linewidth() > 1
 
 
 def test_a_run_may_lack_what_others_have(make_run: MakeRun, outputs: Path) -> None:
@@ -103,7 +125,7 @@ def test_only_the_given_runs_are_drawn(make_run: MakeRun, outputs: Path) -> None
     make_run({"loss.beta": 0.1})
     make_run({"loss.beta": 0.2})
     runs = load_runs(outputs)
-    figure = plot_curves(runs[runs["loss.beta"] == 0.2], load_metrics(outputs))
+    figure = curves(runs[runs["loss.beta"] == 0.2], load_metrics(outputs))
     assert names(figure) == ["beta=0.2"]
     assert len(figure.axes[1].get_lines()) == 1
 
@@ -196,7 +218,7 @@ def test_long_values_that_many_runs_share_keep_the_name_of_their_key(make_run: M
 def test_lines_differ_by_more_than_colour(make_run: MakeRun, outputs: Path) -> None:
     for count in range(FEW_RUNS):
         make_run({"seed": count})
-    lines = draw(outputs).axes[1].get_lines()
+    lines = curves(load_runs(outputs), load_metrics(outputs), over=None).axes[1].get_lines()
     assert len({(line.get_linestyle(), line.get_marker()) for line in lines}) == FEW_RUNS
 
 
@@ -213,7 +235,127 @@ def test_failed_runs_are_marked_where_they_ended_and_counted(make_run: MakeRun, 
 def test_colours_go_by_what_is_studied_and_not_by_the_seed(make_run: MakeRun, outputs: Path) -> None:
     for count in range(FEW_RUNS + 4):
         make_run({"loss.beta": 0.1 if count % 2 else 0.3, "seed": count // 2})
-    assert names(draw(outputs)) == ["beta=0.1 (8 runs)", "beta=0.3 (8 runs)"]
+    each = curves(load_runs(outputs), load_metrics(outputs), over=None)
+    assert names(each) == ["beta=0.1 (8 runs)", "beta=0.3 (8 runs)"]
+    assert names(draw(outputs)) == ["beta=0.1", "beta=0.3"]
+
+
+def noisy(run: pd.Series, steps: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns a curve that falls to the value of beta, shifted by the seed."""
+    return {"eval/loss": 1 - (1 - run["loss.beta"]) * steps / 100 + 0.01 * run["seed"]}
+
+
+def test_runs_of_several_seeds_are_their_mean_with_its_interval() -> None:
+    runs = run_frame(grid(loss__beta=[0.3, 0.1], seed=[0, 1, 4]))
+    (axes,) = (figure := curves(runs, metric_frame(runs, noisy))).axes
+    assert names(figure) == ["beta=0.1", "beta=0.3"]
+    assert notes(figure) == ["line: mean of 3 runs, band: its 95% interval"]
+    low, high = lines(axes)
+    assert ys(low)[-1] == pytest.approx(0.1 + 0.05 / 3)
+    assert ys(high)[-1] == pytest.approx(0.3 + 0.05 / 3)
+    assert faint(axes) == []
+    half = stats.t.ppf(0.975, 2) * np.std([0, 0.01, 0.04], ddof=1) / math.sqrt(3)
+    assert bands(axes)[0][-1] == pytest.approx([100, 0.1 + 0.05 / 3 - half, 0.1 + 0.05 / 3 + half])
+    assert_readable(figure)
+
+
+def test_two_seeds_have_no_interval_and_are_drawn_themselves() -> None:
+    runs = run_frame(grid(loss__beta=[0.1], seed=[0, 1]))
+    (axes,) = (figure := curves(runs, metric_frame(runs, noisy))).axes
+    assert bands(axes) == []
+    assert [ys(line)[-1] for line in faint(axes)] == pytest.approx([0.1, 0.11])
+    assert ys(lines(axes)[0])[-1] == pytest.approx(0.105)
+    assert notes(figure) == ["line: mean of 2 runs, faint: each run"]
+
+
+def test_a_mean_ends_where_the_first_run_is_and_leaves_out_those_that_failed() -> None:
+    runs = run_frame(
+        [
+            {"loss.beta": 0.1, "seed": 0},
+            {"loss.beta": 0.1, "seed": 1, "state": "RUNNING"},
+            {"loss.beta": 0.1, "seed": 2},
+            {"loss.beta": 0.1, "seed": 9, "state": "FAILED"},
+        ]
+    )
+    metrics = metric_frame(runs, noisy)
+    running = metrics["run_id"] == runs["run_id"][1]
+    (axes,) = (figure := curves(runs, metrics[~running | (metrics["step"] <= 50)])).axes
+    (mean,) = lines(axes)
+    assert (xs(mean)[-1], ys(mean)[0]) == (50, pytest.approx(1.01))
+    assert [xs(line)[-1] for line in faint(axes)] == [100, 50, 100, 100]
+    assert notes(figure)[0] == "failed (1 run)"
+
+
+def test_over_tokens_and_time() -> None:
+    runs = run_frame(
+        [
+            {"loss.beta": 0.1, "seed": 0, "tokens": 4000},
+            {"loss.beta": 0.2, "seed": 0, "tokens": None, "state": "RUNNING", "step": 50},
+        ]
+    )
+    metrics = metric_frame(runs, noisy)
+    (axes,) = (figure := curves(runs, metrics, x="tokens")).axes
+    assert axes.get_xlabel() == "training tokens"
+    assert [xs(line)[-1] for line in lines(axes)] == [4000]
+    assert notes(figure) == ["1 run without a value to draw"]
+    (axes,) = curves(runs, metrics.assign(tokens=metrics["step"] * 7), x="tokens").axes
+    assert [xs(line)[-1] for line in lines(axes)] == [700, 700]
+    (axes,) = curves(runs, metrics, x="time").axes
+    assert (axes.get_xlabel(), xs(lines(axes)[0])[-1]) == ("time since the first logged value (s)", 60)
+    with pytest.raises(NothingToPlot, match="and a count of tokens, which finished runs have,"):
+        curves(runs[1:], metrics, x="tokens")
+
+
+def test_hours_are_not_counted_in_seconds_and_pauses_between_attempts_not_at_all() -> None:
+    runs = run_frame([{"loss.beta": 0.1, "seed": 0, "attempt": 2}])
+    metrics = metric_frame(runs, noisy)
+    start = metrics["time"].iloc[0]
+    slow = metrics.assign(time=start + (metrics["time"] - start) * 600)
+    (axes,) = (figure := curves(runs, slow, x="time")).axes
+    assert axes.get_xlabel() == "time since the first logged value (h)"
+    assert xs(lines(axes)[0])[-1] == 36000
+    assert [text.get_text() for text in shown_texts(figure) if text in axes.get_xticklabels()] == [*"02468", "10"]
+    paused = metrics.assign(time=metrics["time"] + pd.to_timedelta((metrics["step"] > 40) * 9, unit="h"))
+    assert xs(lines(curves(runs, paused, x="time").axes[0])[0])[-1] == pytest.approx(60)
+    assert xs(lines(curves(runs.assign(attempt=1), paused, x="time").axes[0])[0])[-1] == pytest.approx(60 + 9 * 3600)
+
+
+def test_smoothing_takes_noise_out_and_leaves_what_is_straight() -> None:
+    runs = run_frame([{"loss.beta": 0.1, "seed": 0}])
+    straight = metric_frame(runs, noisy)
+    (axes,) = (figure := curves(runs, straight, smooth=0.1)).axes
+    assert ys(lines(axes)[0]) == pytest.approx(straight["eval/loss"].tolist())
+    assert notes(figure) == ["faint: as logged"]
+    noise = np.random.default_rng(0).normal(0, 0.1, 2000)
+    steps = np.arange(2000)
+    rows = {"run_id": runs["run_id"][0], "path": runs["path"][0], "step": steps, "time": straight["time"].iloc[0]}
+    (axes,) = curves(runs, pd.DataFrame({**rows, "eval/loss": 2 + noise}), smooth=0.03).axes
+    assert ys(faint(axes)[0]) == pytest.approx((2 + noise).tolist())
+    assert np.std(ys(lines(axes)[0])) < 0.02
+    with pytest.raises(GptOptError, match="a fraction of the steps, 0 to 1, but is 2"):
+        curves(runs, straight, smooth=2)
+
+
+def test_any_metric_has_a_panel_and_an_absent_one_is_told_with_what_there_is() -> None:
+    runs = run_frame([{"loss.beta": 0.1, "seed": 0}])
+    metrics = metric_frame(runs, noisy).assign(**{"mine/score": 1.0, "grad_norm": 2.0, "kl": np.nan})
+    figure = curves(runs, metrics, ["mine/score", "grad_norm", "kl"])
+    assert titles(figure) == ["mine/score", "gradient norm"]
+    with pytest.raises(NothingToPlot, match=r"a logged value of eval/kl is needed, .*; there is eval/loss, mine/score"):
+        curves(runs, metrics, "eval/kl")
+
+
+def test_figures_of_many_kinds_are_readable() -> None:
+    path = "/a/long/common/folder/of/all/preference/pairs/version-{:02d}/train-without-duplicates.jsonl"
+    many = [{"data.dataset.path": path.format(number), "loss.beta": 0.01 * number, "seed": 0} for number in range(40)]
+    for rows in (
+        [{"seed": 0}],
+        [{**row, "state": "FAILED" if row["loss.beta"] > 0.3 else "COMPLETED"} for row in many],
+    ):
+        runs = run_frame([{"loss.beta": 0.1, **row} for row in rows])
+        metrics = metric_frame(runs, lambda run, steps: {**noisy(run, steps), "loss": 1 - steps / 200})
+        assert_readable(curves(runs, metrics))
+        assert_readable(curves(runs, metrics.assign(**{"eval/kl": 10 ** (metrics["step"] / 30)}), x="time"))
 
 
 def test_nothing_to_plot(make_run: MakeRun, outputs: Path) -> None:

@@ -6,16 +6,27 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
 
-from analysis.parameters import short_names, shortened
-from analysis.plots import LABEL_LIMIT, Look, palette
-from analysis.sensitivity.budget import Asked
+from analysis.answers.metric import direction
+from analysis.parameters import find_column, short_names, shortened, with_absent_values
+from analysis.plots.scale import scale_of
+from analysis.plots.style import (
+    LABEL_LIMIT,
+    Look,
+    metric_title,
+    names_legend,
+    new_figure,
+    palette,
+    percents,
+    plain_axes,
+)
+from analysis.plots.ticks import separate_ticks
+from analysis.sensitivity.budget import AXIS, BY, Asked, budget, check_comparable, left_out
 from analysis.sensitivity.compare import Curve, mean, spread
-from gpt_opt.records.metrics import metric_info, metric_label
+from analysis.sensitivity.compare import curves as curves_of
 
 SHOWN = 0.75
 """Fraction of the values that the vertical axis shows at least; runs that all but diverged would flatten all others."""
@@ -67,30 +78,45 @@ def draw(curves: Sequence[Curve], asked: Asked, tokens: int) -> Figure:
         asked: What is compared.
         tokens: Training tokens of each run.
     """
-    figure = Figure(figsize=(8.6, 4.8), dpi=120, layout="constrained")
+    figure = new_figure(8.6, 4.8)
     axes = figure.subplots()
     names = shortened([curve.name for curve in curves], LABEL_LIMIT)
     looks = palette(len(curves))
     for curve, look in zip(curves, looks, strict=True):
         _draw(axes, curve, look)
     axes.set_xscale("log")
+    scale_of(sorted({point.axis for curve in curves for point in curve.profile})).apply(axes)
     if (ends := _limits(curves, asked)) is not None:
         axes.set_ylim(*ends)
-    if (info := metric_info(asked.metric)) is not None and info.form.endswith("%"):
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    unit = f" ({info.unit})" if info is not None and info.unit else ""
-    axes.set(xlabel=short_names([asked.axis])[asked.axis], ylabel=f"{metric_label(asked.metric)} at the end{unit}")
+    percents(axes.yaxis, asked.metric)
+    axes.set(xlabel=short_names([asked.axis])[asked.axis], ylabel=f"{metric_title(asked.metric)} at the end")
     axes.set_title(f"after {tokens:,} tokens; ± 1 standard deviation over seeds", fontsize=10)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    handles = [
-        Line2D([], [], color=look.color, linestyle=look.style, marker=look.marker, linewidth=2, label=label)
-        for look, label in zip(looks, (_label(curve, names) for curve in curves), strict=True)
-    ]
-    figure.legend(handles=handles, loc="outside right upper", fontsize=9, frameon=False, handlelength=3)
+    plain_axes(axes)
+    names_legend(figure, zip((_label(curve, names) for curve in curves), looks, strict=True))
+    separate_ticks(figure)
     return figure
 
 
 def _label(curve: Curve, names: dict[str, str]) -> str:
     edge = _EDGE.get(curve.optimum)
     return names[curve.name] + (f" ({edge})" if edge else "")
+
+
+def sensitivity(runs: pd.DataFrame, metric: str = "eval/loss", by: str = BY, axis: str = AXIS) -> Figure:
+    """Draws the best final metric of each learning rate, a line an optimizer, as `python -m analysis.sensitivity` does.
+
+    Args:
+        runs: What `load_runs` returned, or some of its rows.
+        metric: Its name.
+        by: Config key with a line for each of its values, or the end of it.
+        axis: Config key of the axis, or the end of it.
+
+    Raises:
+        GptOptError: If the runs do not make a comparison; it says why.
+    """
+    runs = with_absent_values(runs)
+    asked = Asked(metric, direction(metric, None), find_column(runs, by), find_column(runs, axis))
+    reasons = left_out(runs, asked)
+    compared = runs[reasons == ""]
+    check_comparable(compared, asked)
+    return draw(curves_of(runs, reasons, asked), asked, budget(compared, asked))

@@ -1,0 +1,126 @@
+"""What accuracy costs in KL: the frontier of preference runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.answers import Setting, pareto
+from analysis.parameters import run_order
+from analysis.plots.looks import Looks, choose_looks
+from analysis.plots.results import Results, results_of
+from analysis.plots.scale import WIDE, log_axis, log_spaced
+from analysis.plots.style import metric_title, new_figure, notes_legend, percents, plain_axes, require_metric, text_note
+from analysis.plots.traces import BAND_FROM, curve_of, trace_of
+
+REWARD = "eval/rewards/accuracies"
+COST = "eval/kl"
+
+_FRONT: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1, "zorder": 1.5}
+
+
+def _points(
+    runs: pd.DataFrame, reward: str, cost: str, over: str | None
+) -> tuple[Results, list[tuple[Setting, Setting]]]:
+    """Returns the settings that have both metrics, each with its two sides."""
+    require_metric(runs, reward)
+    require_metric(runs, cost)
+    results, costs = results_of(runs, reward, over), results_of(runs, cost, over)
+    of_runs = {item.runs: item for item in costs.settings if item.n}
+    pairs = [(item, of_runs[item.runs]) for item in results.settings if item.runs in of_runs]
+    return results, pairs
+
+
+def _paths(axes: Axes, item: Setting, frames: dict[str, pd.DataFrame], reward: str, cost: str, color: object) -> None:
+    """Draws how a setting came to its point, the mean over its runs."""
+    both = []
+    for run in item.runs:
+        rows = frames[run].assign(x=frames[run].get(cost)) if run in frames else None
+        curve = None if rows is None else curve_of(rows, reward, "eval/rewards/margins")
+        both += [curve] if curve is not None else []
+    if both:
+        line = trace_of(both, [False] * len(both), 0.0).line
+        axes.plot(line.x, line.y, color=color, linewidth=0.9, alpha=0.45, zorder=1)
+
+
+def _draw_front(axes: Axes, pairs: Sequence[tuple[Setting, Setting]], cost: str) -> bool:
+    """Draws the steps below which a setting is beaten by another one."""
+    priced = [replace(item, costs={cost: other.mean}) for item, other in pairs]
+    front = pareto(priced, True, cost)
+    if len(front) < 2:
+        return False
+    axes.plot([item.costs[cost] for item in front], [item.mean for item in front], drawstyle="steps-post", **_FRONT)
+    return True
+
+
+def frontier(
+    runs: pd.DataFrame,
+    metrics: pd.DataFrame | None = None,
+    reward: str = REWARD,
+    cost: str = COST,
+    over: str | None = "seed",
+) -> Figure:
+    """Draws accuracy against KL to the reference model at the end of preference runs.
+
+    A point is the mean of a setting, its bars are 95 % intervals; the dashed steps join the settings that no other one
+    beats in both. Thin lines are the ways to the points.
+
+    Args:
+        runs: What `load_runs` returned, or some of its rows.
+        metrics: What `load_metrics` returned, for the ways to the points; None leaves them out.
+        reward: The metric to gain.
+        cost: The metric it costs.
+        over: The config key over which settings are averaged; None draws each run.
+
+    Raises:
+        NothingToPlot: If no run has both metrics.
+    """
+    results, pairs = _points(runs, reward, cost, over)
+    rows = [int(np.flatnonzero(runs["run_id"] == item.runs[0])[0]) for item, _ in pairs]
+    order = run_order(runs.iloc[rows], results.keys)
+    pairs = [pairs[index] for index in order]
+    looks = _looks(runs.iloc[[rows[index] for index in order]], pairs, over)
+    frames = {} if metrics is None else {str(run_id): rows for run_id, rows in metrics.groupby("run_id")}
+    figure = new_figure(8.0, 4.8)
+    axes = figure.subplots()
+    plain_axes(axes)
+    for (item, other), look in zip(pairs, looks.of_line, strict=True):
+        _paths(axes, item, frames, reward, cost, look.color)
+        errors = [[[abs(side.mean - end)] for end in (side.low, side.high)] for side in (other, item)]
+        known = item.n >= BAND_FROM
+        axes.errorbar(
+            other.mean, item.mean, *((errors[1], errors[0]) if known else ()), color=look.color, capsize=2,
+            marker=look.marker or "o", markersize=8, elinewidth=0.9, markeredgecolor="black", markeredgewidth=0.6,
+            zorder=1.2 if look.pale else 3,
+        )  # fmt: skip
+    values = [other.mean for _, other in pairs]
+    if min(values) > 0 and max(values) / min(values) >= WIDE and log_spaced(values):
+        log_axis(axes, "x", min(values), max(values))
+    front = _draw_front(axes, pairs, cost)
+    axes.set(xlabel=f"{metric_title(cost)} at the end", ylabel=results.title)
+    percents(axes.yaxis, reward)
+    looks.explain(figure, [axes])
+    notes = [Line2D([], [], **_FRONT, label="no other is better in both")] if front else []
+    if any(item.n >= BAND_FROM for item, _ in pairs):
+        notes.append(text_note(f"mean over {over}, bars: 95% intervals"))
+    notes_legend(figure, [*notes, *results.notes()])
+    return figure
+
+
+def _looks(first: pd.DataFrame, pairs: Sequence[tuple[Setting, Setting]], over: str | None) -> Looks:
+    """Returns looks of points: each has the marker of its name."""
+    shown = first.drop(columns=over) if over in first.columns else first
+    looks = choose_looks(shown, [-item.mean for item, _ in pairs], [item.n for item, _ in pairs])
+    named = {look.color: replace(look, style="") for _, look in looks.names}
+    return replace(
+        looks,
+        of_line=[named.get(look.color, look) for look in looks.of_line],
+        names=[(name, named[look.color]) for name, look in looks.names],
+    )

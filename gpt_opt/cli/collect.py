@@ -1,0 +1,50 @@
+"""The verb `collect`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import click
+
+from gpt_opt.cli.arguments import FILE, SWEEPS, complete_sweep
+from gpt_opt.errors import ConfigError, Problem, exit_code, say
+
+
+@click.command()
+@click.argument(
+    "where",
+    required=False,
+    metavar="SWEEP_OR_DIR",
+    help="A sweep (name, name/number, directory) or a folder of runs; by default the last sweep submitted.",
+    shell_complete=complete_sweep,
+)
+@click.option("-o", "--output", type=FILE, required=True, metavar="FILE", help="The file: .parquet or .csv.")
+@click.option("--metrics", is_flag=True, help="Write the learning curves, a row a run and step.")
+def collect(where: str | None, output: Path, metrics: bool) -> int:
+    """Writes one table of all runs.
+
+    A row a run, unfinished and broken ones included: config, final metrics, state, times.
+    """
+    return exit_code(lambda: _collect(where, output, metrics), failed=2)
+
+
+def _collect(where: str | None, output: Path, metrics: bool) -> None:
+    if output.suffix not in (".parquet", ".csv"):
+        problem = f"must end in .parquet or .csv, but is {output}"
+        raise ConfigError([Problem("--output", problem, f"write -o {output.with_suffix('.parquet')}")])
+    if not output.parent.is_dir():
+        raise ConfigError([Problem("--output", f"must be in a folder that exists, but {output.parent} does not")])
+    from analysis.load import load_metrics, load_runs
+    from analysis.sensitivity.places import sweep_at
+    from analysis.tables import save_frame
+    from gpt_opt.records.sweep_dir import find
+
+    logging.getLogger("analysis").setLevel(logging.ERROR)  # what load_runs warns of is said below
+    sweep = find(None, SWEEPS) if where is None else sweep_at(where)
+    load = load_metrics if metrics else load_runs
+    frame = load(where) if sweep is None else load(sweep=sweep.root)
+    save_frame(frame, output)
+    for problem in frame.attrs["problems"]:
+        say(f"problem: {problem}")
+    print(f"{output}: {len(frame)} rows, {len(frame.columns)} columns")

@@ -1,0 +1,333 @@
+"""The warm process of a slot: it has imported what runs need, and forks a clean child for each of them.
+
+A new process imports for 4 to 6 s of CPU before it trains; a fork has that done. The server is started by the first run
+of a slot, in the slot's own Slurm task, and ends with what hands the slot its tasks, or when it has been idle. Before a
+fork it has no thread of Python, has computed nothing and has not initialised CUDA, none of which a child would survive.
+
+A request is one message on a Unix socket: the length of its JSON in 8 bytes, with the descriptors of standard input,
+output and error and of what the child shall keep open; then the JSON, a `Request`. The answers are 8 bytes each: the
+child's process id, and at its end its exit code, negative for a signal. A connection that ends before asks the child to
+stop, as SIGTERM does. A server that cannot serve closes the connection without an answer.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import io
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+IDLE_S = 120.0
+"""How long a server waits for a run."""
+
+_MOST_DESCRIPTORS = 64
+_READ_S = 10.0
+_PR_SET_PDEATHSIG = 1
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a child becomes.
+
+    Attributes:
+        command: A Python script with its arguments.
+        cwd: Its working directory.
+        environment: Its whole environment.
+        affinity: The CPUs that it may use.
+        ignored: Numbers of the signals that it ignores until it says otherwise.
+    """
+
+    command: Sequence[str]
+    cwd: str
+    environment: Mapping[str, str]
+    affinity: Sequence[int]
+    ignored: Sequence[int]
+
+
+def send(connection: socket.socket, request: Request, descriptors: Sequence[int]) -> int:
+    """Asks for a child and returns its process id.
+
+    Args:
+        connection: To a server.
+        request: What it becomes.
+        descriptors: Standard input, output and error, and what it keeps open.
+
+    Raises:
+        OSError: If the server does not serve.
+    """
+    text = json.dumps(asdict(request)).encode()
+    socket.send_fds(connection, [len(text).to_bytes(8, "big")], list(descriptors))
+    connection.sendall(text)
+    if (pid := receive(connection)) is None:
+        raise ConnectionError("the warm process of this slot has ended, or what it imported has changed since")
+    return pid
+
+
+def receive(connection: socket.socket) -> int | None:
+    """Waits for the next answer; None where the server has ended."""
+    with suppress(ConnectionResetError):
+        if len(answer := connection.recv(8, socket.MSG_WAITALL)) == 8:
+            return int.from_bytes(answer, "big", signed=True)
+    return None
+
+
+# -- the server -------------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Imports, serves, and becomes the run in a child: `warm PATH PARENT`, with a listening socket as standard input.
+
+    PATH is where that lies, PARENT the process with which the server ends.
+    """
+    listening, path, parent = socket.socket(fileno=os.dup(0)), Path(sys.argv[1]), int(sys.argv[2])
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    for number in _SIGNALS:  # the runs heed them, and their slot
+        signal.signal(number, signal.SIG_IGN)
+    _import()
+    command = _Server(listening, path, parent).serve()
+    if command is not None:
+        sys.argv = list(command)
+        runpy.run_path(command[0], run_name="__main__")
+
+
+def _import() -> None:
+    """Imports what every run does, and nothing that computes."""
+    import accelerate  # noqa: F401
+    import hydra  # noqa: F401
+    import peft  # noqa: F401
+    from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer  # noqa: F401
+
+    import gpt_opt.plan.command_line
+    import gpt_opt.run.execute
+    import gpt_opt.run.main
+    import gpt_opt.training.loop  # noqa: F401
+
+
+@dataclass
+class _Child:
+    """A run.
+
+    Attributes:
+        pid: Its process id.
+        connection: To the slot that asked for it.
+        has_ended: Whether it has; it is not reaped before the slot knows, which might send a signal to its id.
+        is_orphan: Whether the slot has ended before it.
+    """
+
+    pid: int
+    connection: socket.socket
+    has_ended: bool = False
+    is_orphan: bool = False
+
+    def stop(self) -> None:
+        """Asks it to checkpoint and end."""
+        os.kill(self.pid, signal.SIGTERM)
+
+    def tell_end(self) -> None:
+        """Tells the slot the exit code."""
+        end = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        assert end is not None
+        code = end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
+        self.has_ended = True
+        with suppress(OSError):
+            self.connection.sendall(code.to_bytes(8, "big", signed=True))
+
+
+class _Server:
+    """Forks until what it serves has ended.
+
+    Args:
+        listening: The socket.
+        path: Where that lies.
+        parent: Process id of what hands the slot its tasks.
+    """
+
+    def __init__(self, listening: socket.socket, path: Path, parent: int) -> None:
+        self._listening, self._path = listening, path
+        self._parent = os.pidfd_open(parent)
+        self._children: dict[int, _Child] = {}
+        self._imported = dict(_module_files())
+        self._ends = False
+
+    def serve(self) -> Sequence[str] | None:
+        """Returns the command of a child in that child, None in the server when it ends."""
+        gc.collect()
+        gc.freeze()  # else the collector copies all this memory in every child
+        while self._children or not self._ends:
+            ready = set(select.select(list(self._waited()), [], [], None if self._children else IDLE_S)[0])
+            if not ready:
+                self._end("")
+            for descriptor, child in list(self._children.items()):
+                if descriptor in ready and not child.has_ended:
+                    child.tell_end()
+                if child.connection in ready and not child.has_ended:
+                    child.is_orphan = True
+                    child.stop()
+                if child.has_ended and (child.is_orphan or child.connection in ready):
+                    self._forget(descriptor)
+            if self._parent in ready:
+                self._end("")
+                for child in self._children.values():
+                    child.stop()
+            elif self._listening in ready and (request := self._accept()) is not None:
+                return request.command
+        return None
+
+    def _waited(self) -> Iterator[Any]:
+        """Yields all that something may come of."""
+        yield from (descriptor for descriptor, child in self._children.items() if not child.has_ended)
+        yield from (child.connection for child in self._children.values() if not child.is_orphan)
+        if not self._ends:
+            yield from (self._parent, self._listening)
+
+    def _forget(self, descriptor: int) -> None:
+        child = self._children.pop(descriptor)
+        os.waitpid(child.pid, 0)
+        os.close(descriptor)
+        child.connection.close()
+
+    def _end(self, reason: str) -> None:
+        """Takes no further runs."""
+        self._ends = True
+        self._path.unlink(missing_ok=True)
+        self._listening.close()
+        if reason:
+            print(f"warm process {os.getpid()} ends: {reason}", file=sys.stderr, flush=True)
+
+    def _accept(self) -> Request | None:
+        """Forks for the next request; returns it in the child."""
+        connection, _ = self._listening.accept()
+        found = _read(connection)
+        if found is None:
+            connection.close()
+            return None
+        request, descriptors = found
+        child = None
+        if reason := _unfit(self._imported):
+            self._end(reason)
+            connection.close()
+        else:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # none is lost before the child has its own handlers
+            if not (pid := os.fork()):
+                self._leave(connection)
+                _become(request, descriptors)
+                return request
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            child = _Child(pid, connection)
+            self._children[os.pidfd_open(pid)] = child
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if child is not None:
+            with suppress(OSError):
+                connection.sendall(child.pid.to_bytes(8, "big", signed=True))
+        return None
+
+    def _leave(self, connection: socket.socket) -> None:
+        """Closes in a child what is the server's."""
+        for descriptor, child in self._children.items():
+            os.close(descriptor)
+            child.connection.close()
+        os.close(self._parent)
+        self._listening.close()
+        connection.close()
+
+
+def _read(connection: socket.socket) -> tuple[Request, list[int]] | None:
+    """Reads a request of this user; None where there is none, or whoever asked has gone."""
+    connection.settimeout(_READ_S)
+    _, user, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    descriptors: list[int] = []
+    with suppress(OSError, ValueError, TypeError):
+        size, descriptors, _, _ = socket.recv_fds(connection, 8, _MOST_DESCRIPTORS)
+        text = connection.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL) if len(size) == 8 else b""
+        if user == os.getuid() and text and len(descriptors) >= 3:
+            request = Request(**json.loads(text))
+            connection.setblocking(False)
+            with suppress(BlockingIOError):
+                if connection.recv(1, socket.MSG_PEEK) == b"":
+                    raise ConnectionError
+            connection.setblocking(True)
+            return request, descriptors
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return None
+
+
+def _module_files() -> Iterator[tuple[str, int]]:
+    """Yields the files of what is imported, each with the time of its last change, ns."""
+    for module in list(sys.modules.values()):
+        file = vars(module).get("__file__")
+        if isinstance(file, str):
+            with suppress(OSError):
+                yield file, os.stat(file).st_mtime_ns
+
+
+def _unfit(imported: Mapping[str, int]) -> str:
+    """Returns why this process must not fork a run, "" if it may.
+
+    Args:
+        imported: The files of what it has imported, with their times then.
+    """
+    if threading.active_count() > 1:
+        return f"it has threads: {', '.join(thread.name for thread in threading.enumerate())}"
+    for descriptor in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{descriptor}").startswith("/dev/nvidia"):
+                return "CUDA is initialised, which a child would not survive"
+    for file, time_ns in imported.items():
+        try:
+            if os.stat(file).st_mtime_ns == time_ns:
+                continue
+        except OSError:
+            pass
+        return f"{file} has changed since it was imported"
+    return ""
+
+
+def _become(request: Request, descriptors: Sequence[int]) -> None:
+    """Makes this child what was asked for, up to its script."""
+    server = os.getppid()
+    os.setsid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)  # as where its slot has started it
+    os.environ.clear()
+    os.environ.update(request.environment)
+    os.chdir(request.cwd)
+    os.sched_setaffinity(0, request.affinity)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN if number in request.ignored else signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for target, descriptor in enumerate(descriptors[:3]):
+        os.dup2(descriptor, target)
+        os.close(descriptor)
+    for descriptor in descriptors[3:]:
+        os.set_inheritable(descriptor, True)
+    streams = {"stdin": open(0, closefd=False)}  # noqa: SIM115
+    for descriptor, name in enumerate(("stdout", "stderr"), start=1):
+        before, raw = getattr(sys, name), io.FileIO(descriptor, "w", closefd=False)
+        # Without a buffer, as PYTHONUNBUFFERED has it.
+        streams[name] = io.TextIOWrapper(cast("Any", raw), before.encoding, before.errors, write_through=True)
+    for name, stream in streams.items():
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    if os.getppid() != server:  # which ended before the kernel was told what to do then
+        os.kill(os.getpid(), signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+if __name__ == "__main__":
+    main()

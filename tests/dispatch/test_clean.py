@@ -1,0 +1,160 @@
+"""`gptopt clean`: checkpoints of complete runs go, but of the best, of those that work and of those that are needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from gpt_opt.cli import main
+from gpt_opt.dispatch.clean import inspect, metric_of, remove
+from gpt_opt.errors import ConfigError
+from gpt_opt.records.choices import record_choice
+from gpt_opt.records.claim import acquire
+from gpt_opt.records.io import to_json, write_text
+from gpt_opt.records.planned_configs import text_of
+from gpt_opt.records.run_dir import FINAL, RunPaths
+from gpt_opt.records.state import State
+from gpt_opt.records.sweep_dir import Sweep, SweepRun
+from tests.dispatch.on_disk import make_sweep, write_run
+from tests.dispatch.test_stages import BEST_OF, SFT_DPO, complete, make
+
+LOSS = {"name": "eval/loss", "goal": "minimize"}
+
+
+def saved(run: SweepRun, loss: float | None = 1.0) -> RunPaths:
+    """Writes a run as COMPLETED, with a checkpoint of 100 bytes and what else a run leaves."""
+    paths = write_run(run, State.COMPLETED, 100, rows=[{"step": 100, "loss": 1.0}])
+    metrics = {} if loss is None else {"eval/loss": loss}
+    write_text(paths.summary, to_json({"run_id": run.run_id, "attempt": 1, "step": 100, "metrics": metrics}))
+    checkpoint(paths)
+    return paths
+
+
+def checkpoint(paths: RunPaths) -> None:
+    folder = paths.checkpoints / "checkpoint-100"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"x" * 100)
+    (paths.checkpoints / FINAL).symlink_to("checkpoint-100")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def kept(sweep: Sweep, number: int = 1, metric: Mapping[str, str] = LOSS) -> dict[str, str]:
+    return {item.run.name: item.kept for item in inspect(sweep, number, metric)}
+
+
+def test_the_best_stay_and_results_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = make_sweep(tmp_path, [[f"a={i}"] for i in range(5)])
+    paths = [saved(run, loss) for run, loss in zip(sweep.runs, (3.0, 1.0, 2.0, float("nan"), None), strict=True)]
+    before = [files(item.root) for item in paths]
+    assert kept(sweep, 2) == {"0": "", "1": "best 1", "2": "best 2", "3": "", "4": "has no eval/loss"}
+    assert kept(sweep, 0) == {"0": "", "1": "", "2": "", "3": "", "4": "has no eval/loss"}
+    assert kept(sweep, 1, {**LOSS, "goal": "maximize"})["0"] == "best 1"
+    monkeypatch.chdir(tmp_path)
+    assert main(["clean", "beta", "--keep-best", "2", "--yes"]) == 0
+    for number, item in enumerate(paths):
+        after = files(item.root)
+        lost = before[number].keys() - after.keys()
+        assert lost == ({"checkpoints/checkpoint-100/model.safetensors"} if number in (0, 3) else set())
+        left = {name: text for name, text in after.items() if not name.startswith("claims/")}
+        assert left == {name: text for name, text in before[number].items() if name in left}
+    assert kept(sweep, 2) == {"1": "best 1", "2": "best 2", "4": "has no eval/loss"}
+
+
+def test_without_a_yes_it_shows_what_it_would_remove_and_removes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = make_sweep(tmp_path, [["a=0"], ["a=1"]])
+    for run, loss in zip(sweep.runs, (3.0, 1.0), strict=True):
+        saved(run, loss)
+    monkeypatch.chdir(tmp_path)
+    before = files(tmp_path)
+    assert main(["clean", "beta", "--keep-best", "1"]) == 1
+    out, error = capsys.readouterr()
+    assert "add --yes" in error
+    assert "to be removed: 100 B; kept: 100 B; best means minimize eval/loss" in out
+    assert [line.split()[-2:] for line in out.splitlines()[1:3]] == [["be", "removed"], ["best", "1"]]
+    assert files(tmp_path) == before
+
+
+def test_what_is_not_complete_keeps_its_checkpoints(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, [[f"a={i}"] for i in range(4)])
+    for run, state in zip(sweep.runs, (State.INTERRUPTED, State.FAILED, State.RUNNING, State.COMPLETED), strict=True):
+        checkpoint(write_run(run, state, 50))
+    with acquire(sweep.runs[2].paths()):
+        found = kept(sweep, 0)
+    goes_on = "goes on from them"
+    assert found["0"] == f"is INTERRUPTED: {goes_on}"
+    assert found["1"] == f"is FAILED: {goes_on}"
+    assert found["2"] == "is RUNNING"
+
+
+def test_a_run_that_began_to_work_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, [["a=0"], ["a=1"]])
+    paths = [saved(run) for run in sweep.runs]
+    found = inspect(sweep, 0, LOSS)
+    with acquire(paths[0]):
+        gone = remove(sweep, found, 0, LOSS)
+    assert [item.run.name for item in gone] == ["1"]
+    assert (paths[0].checkpoints / "checkpoint-100").is_dir()
+    assert not paths[1].checkpoints.exists()
+
+
+def test_what_a_stage_starts_from_stays(tmp_path: Path) -> None:
+    sweep = make(tmp_path, *SFT_DPO)
+    for run in sweep.runs:
+        saved(run)
+    found = kept(sweep, 0)
+    assert found["sft/0"] == "dpo/0 starts from it"
+    assert found["sft/1"] == "dpo/3 starts from it"
+    assert {found[f"dpo/{index}"] for index in range(6)} == {""}
+
+
+def test_candidates_stay_until_one_of_them_is_chosen(tmp_path: Path) -> None:
+    sweep = make(tmp_path, *BEST_OF)
+    for name in ("sft/0", "sft/1"):
+        saved(sweep.run(name), {"sft/0": 1.0, "sft/1": 2.0}[name])
+    assert kept(sweep, 0) == {"sft/0": "dpo/0 starts from it", "sft/1": "dpo/0 starts from it"}
+    record_choice(sweep.choices, sweep.run("dpo/0").choice, 0, "eval/loss", 1.0)
+    assert kept(sweep, 0) == {"sft/0": "dpo/0 starts from it", "sft/1": ""}
+
+
+def test_what_another_sweep_or_a_run_by_hand_starts_from_stays(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, [["a=0"], ["a=1"], ["a=2"]])
+    paths = [saved(run) for run in sweep.runs]
+    other = make_sweep(tmp_path / "elsewhere", [["x=0"]])
+    changes = [(("model",), ({"archive": f"run:{sweep.runs[0].run_id}/checkpoint-100"},))]
+    other.planned_configs.write_text(text_of([(other.runs[0].run_id, changes)]))
+    other.root.parent.rename(sweep.root.parent.parent / "other")
+    by_hand = paths[0].root.with_name("by-hand-aaaaaaaaaaaa")
+    by_hand.mkdir()
+    (by_hand / "config.json").write_text(json.dumps({"model": {"archive": f"run:{sweep.runs[1].run_id}"}}))
+    assert kept(sweep, 0) == {
+        "0": "other/1 0 starts from it",
+        "1": "by-hand-aaaaaaaaaaaa starts from it",
+        "2": "",
+    }
+
+
+def test_each_stage_has_its_own_best(tmp_path: Path) -> None:
+    sweep = make(tmp_path, {**SFT_DPO[0]}, {"name": "dpo", "from": None, "grid": {"+b": [1, 2, 3]}})
+    for run in sweep.runs:
+        complete(run, {"sft": 5.0, "dpo": 1.0}[run.stage] + run.number)
+        checkpoint(run.paths())
+    assert {name for name, why in kept(sweep, 1).items() if why} == {"sft/0", "dpo/0"}
+
+
+def test_the_metric_is_the_asked_one_else_the_sweeps_else_the_loss(tmp_path: Path) -> None:
+    own = {"name": "accuracy of mine", "goal": "maximize"}
+    sweep = make_sweep(tmp_path, [["a=0"]], metric=own)
+    assert metric_of(sweep, None) == own
+    assert metric_of(sweep, "eval/rewards/accuracies") == {"name": "eval/rewards/accuracies", "goal": "maximize"}
+    with pytest.raises(ConfigError, match=r"'speed of mine'.*\n.*take one of eval/loss"):
+        metric_of(sweep, "speed of mine")
+    plain = make_sweep(tmp_path / "plain", [["a=0"]])
+    assert metric_of(plain, None) == LOSS
