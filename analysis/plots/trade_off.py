@@ -16,9 +16,10 @@ from analysis.answers import Setting, pareto
 from analysis.parameters import run_order
 from analysis.plots.looks import Looks, choose_looks
 from analysis.plots.results import Results, results_of
-from analysis.plots.scale import WIDE, log_axis, log_spaced
+from analysis.plots.scale import log_axis
 from analysis.plots.style import metric_title, new_figure, notes_legend, percents, plain_axes, require_metric, text_note
 from analysis.plots.traces import BAND_FROM, curve_of, trace_of
+from analysis.spacing import WIDE, log_spaced
 
 REWARD = "eval/rewards/accuracies"
 COST = "eval/kl"

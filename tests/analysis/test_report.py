@@ -20,7 +20,6 @@ from analysis.answers import answer
 from analysis.files import flatten
 from analysis.frame import RunRow, runs_frame
 from analysis.report import Source, page
-from analysis.report.contents import swept_in_log
 from analysis.report.costs import cost_in_sweep, total
 from analysis.report.curves import pack_all, packed, points_each, thinned
 from analysis.report.markup import Html, joined, tag
@@ -89,21 +88,6 @@ def test_curves_come_with_time_and_leave_out_what_is_not_finite() -> None:
     assert unpacked(first["time"]) == ([0, 10, 20], [0.0, 60.0, 120.0])
     assert none == {}
     assert list(second) == ["loss", "time"]
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([0.05, 0.1, 0.3], True),
-        ([1, 2, 3], False),
-        ([16, 32, 64], True),
-        ([0, 0.1, 1], False),
-        ([0.1, 1], True),
-        ([1, 2], False),
-    ],
-)
-def test_axes_are_logarithmic_where_values_were_chosen_by_their_ratios(values: list[float], expected: bool) -> None:
-    assert swept_in_log(values) is expected
 
 
 # -- costs ------------------------------------------------------------------------------------------------------------
