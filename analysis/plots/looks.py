@@ -15,8 +15,8 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from analysis.parameters import hashable, run_labels, short_names, short_values, shortened, shown_parameters
-from analysis.plots.scale import log_spaced
 from analysis.plots.style import COLORS, LABEL_LIMIT, Look, names_legend, palette
+from analysis.spacing import log_spaced
 
 FEW = 12
 """Lines with a name of their own, at most; of more these are the best, the worst and some between."""

@@ -16,7 +16,7 @@ from analysis.answers import Setting, pareto
 from analysis.parameters import run_order
 from analysis.plots.looks import Looks, choose_looks
 from analysis.plots.results import Results, results_of
-from analysis.plots.scale import WIDE, log_axis, log_spaced
+from analysis.plots.scale import log_axis
 from analysis.plots.style import (
     NothingToPlot,
     metric_title,
@@ -28,6 +28,7 @@ from analysis.plots.style import (
     text_note,
 )
 from analysis.plots.traces import BAND_FROM, curve_of, trace_of
+from analysis.spacing import WIDE, log_spaced
 
 REWARD = "eval/rewards/accuracies"
 COST = "eval/kl"
