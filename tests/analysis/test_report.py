@@ -18,12 +18,14 @@ from hypothesis import strategies as st
 from analysis import load_metrics, load_runs
 from analysis.answers import answer
 from analysis.files import flatten
-from analysis.frame import RunRow, runs_frame
+from analysis.frame import runs_frame
 from analysis.report import Source, page
 from analysis.report.contents import swept_in_log
 from analysis.report.costs import cost_in_sweep, total
 from analysis.report.curves import pack_all, packed, points_each, thinned
 from analysis.report.markup import Html, joined, tag
+from analysis.run_rows import RunRow
+from analysis.run_table import run_entries
 from gpt_opt.cli import main
 from gpt_opt.records.attempts import note_end
 from gpt_opt.records.run_dir import RunPaths
@@ -284,7 +286,7 @@ def test_a_thousand_runs_fit_five_megabytes(tmp_path: Path) -> None:
     steps = np.tile(np.arange(200) * 10, 1000)
     times = pd.to_datetime(1.7e9 + 1.37 * steps, unit="s", utc=True).astype("datetime64[us, UTC]")
     head = pd.DataFrame({"path": np.repeat(paths, 200), "step": steps, "time": times})
-    frame, curves = runs_frame(rows, []), pd.concat([head, metrics], axis=1)
+    frame, curves = runs_frame(run_entries(rows)), pd.concat([head, metrics], axis=1)
     found = page(Source("thousand", frame, curves, tmp_path, answer(frame, "eval/loss"), None, None, [], [], True))
     assert 1_000_000 < len(found.encode()) < 5_000_000
     record = document(found)
