@@ -21,7 +21,7 @@ from analysis.foreign import Foreign, foreign_row, read_foreign
 from analysis.foreign.parts import Part
 from analysis.frame import runs_frame
 from analysis.run_rows import RunRow, id_in_name, read_run
-from analysis.run_table import RUN_COLUMNS, table_of
+from analysis.run_table import RUN_COLUMNS, run_entries
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.best_run import SWEEPS
 from gpt_opt.records.choices import active
@@ -83,14 +83,6 @@ def _run_key(folder: str) -> bytes:
     # A run without a result has its latest metrics.
     last = file_key(f"{folder}/metrics.jsonl") if summary == ABSENT else b""
     return file_key(f"{folder}/config.json") + file_key(f"{folder}/state.json") + summary + last
-
-
-def run_entries(rows: Sequence[RunRow]) -> Entries:
-    """Returns rows as they are brought together."""
-    paths = [row.fixed["path"] for row in rows]
-    settled = [b"" if row.settled else None for row in rows]
-    problems = [list(row.problems) for row in rows]
-    return Entries(paths, settled, np.ones(len(rows), "int64"), [""] * len(rows), problems, table_of(rows))
 
 
 def _read_runs(folders: Sequence[str]) -> Entries:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from analysis.entries import Entries
 from analysis.run_rows import RunRow
 
 TIME: Final = "datetime64[us, UTC]"
@@ -106,7 +107,7 @@ def _union(records: Iterable[Iterable[str]]) -> list[str]:
     return list(dict.fromkeys(name for record in records for name in record))
 
 
-def table_of(rows: Sequence[RunRow]) -> pa.Table:
+def _table(rows: Sequence[RunRow]) -> pa.Table:
     """Returns the table of runs, a row each in their order."""
     types = {**RUN_COLUMNS, **SWEEP_COLUMNS}
     columns = {name: _fixed([row.fixed.get(name) for row in rows], dtype) for name, dtype in types.items()}
@@ -118,6 +119,14 @@ def table_of(rows: Sequence[RunRow]) -> pa.Table:
     for key in _union({tuple(row.config): None for row in rows}):
         columns[config_column(key)] = _config([row.config.get(key) for row in rows])
     return pa.table(columns)
+
+
+def run_entries(rows: Sequence[RunRow]) -> Entries:
+    """Returns runs, a row each in their order, with the columns of this module."""
+    paths = [row.fixed["path"] for row in rows]
+    settled = [b"" if row.settled else None for row in rows]
+    problems = [list(row.problems) for row in rows]
+    return Entries(paths, settled, np.ones(len(rows), "int64"), [""] * len(rows), problems, _table(rows))
 
 
 def _lists(column: pa.ChunkedArray) -> list[list[str]]:

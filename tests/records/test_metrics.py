@@ -7,7 +7,7 @@ import math
 import pytest
 
 from gpt_opt.config.checks.finetuning import DEFAULT_METRIC, is_greater_better
-from gpt_opt.records.metrics import METRICS, comparable, greater_is_better, metric_label, metric_text
+from gpt_opt.records.metrics import METRICS, comparable, greater_is_better, in_order, metric_label, metric_text
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,8 @@ def test_two_metrics_do_not_share_a_label() -> None:
     labels = [metric_label(side + name) for name in METRICS for side in ("", "eval/")]
     both = [name for name, info in METRICS.items() if info.in_training and info.in_evaluation]
     assert len(set(labels)) == len(METRICS) + len(both)
+
+
+def test_metrics_stand_in_the_order_of_the_registry() -> None:
+    names = ["own", "eval/own", "kl", "eval/rewards/accuracies", "eval/loss", "loss", "a"]
+    assert in_order(names) == ["loss", "eval/loss", "eval/rewards/accuracies", "kl", "a", "own", "eval/own"]

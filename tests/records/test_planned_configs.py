@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpt_opt.records.planned_configs import ConfigChanges, planned_config, text_of
+from gpt_opt.records.planned_configs import ConfigChanges, planned_config, read_planned_configs, text_of
 from gpt_opt.records.run_id import identifying, identity_json
 
 scalars = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(allow_nan=False) | st.text(max_size=3)
@@ -32,6 +32,7 @@ def test_every_config_is_read_as_it_was_planned(tmp_path_factory: Any, found: li
         planned = planned_config(file, f"run{index}")
         assert planned is not None
         assert identity_json(planned) == identity_json(config)
+        assert read_planned_configs(file)[f"run{index}"] == planned
 
 
 def test_a_run_costs_the_keys_in_which_it_differs_and_nothing_that_changes_no_result(tmp_path: Path) -> None:
@@ -49,3 +50,5 @@ def test_what_is_not_recorded_is_not_known(tmp_path: Path) -> None:
     file.write_text(file.read_text()[:-9])
     assert planned_config(file, "run0") == {"seed": 0}
     assert planned_config(file, "run1") is None
+    assert read_planned_configs(file) == {"run0": {"seed": 0}}
+    assert read_planned_configs(tmp_path / "absent") == {}

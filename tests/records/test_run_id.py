@@ -11,7 +11,7 @@ import pytest
 
 from gpt_opt.config.schema import register
 from gpt_opt.records import run_id as identity
-from gpt_opt.records.run_dir import allocate_run_dir, find_run_dirs, path_part, run_dir_name
+from gpt_opt.records.run_dir import allocate_run_dir, find_run_dirs, find_run_folders, path_part, run_dir_name
 from gpt_opt.records.run_id import is_identity, run_id
 from gpt_opt.run.resolvers import get_local_run_dir, label, register_resolvers
 from tests.helpers.configs import by_hydra, composed
@@ -173,6 +173,31 @@ def test_run_directories_are_found_and_not_searched(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     assert find_run_dirs(tmp_path) == [run]
     assert find_run_dirs(run) == [run]
+    begun = tmp_path / "m-2" / "run"  # by its parts after m, by its letters before it
+    (begun / "claims").mkdir(parents=True)
+    (begun / "config.json").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "m")
+    assert find_run_dirs(tmp_path, tmp_path / "link", tmp_path / "absent") == [
+        tmp_path / "link" / "d" / "o" / run.name,
+        begun,
+    ]
+
+
+def test_run_directories_below_the_current_one_have_relative_names(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "summary.json").touch()
+    monkeypatch.chdir(tmp_path)
+    assert find_run_dirs(Path(".")) == find_run_dirs(Path("a")) == [Path("a/b")]
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    assert find_run_dirs(Path(".")) == [Path(".")]
+
+
+def test_folders_of_others_are_found_where_they_are_asked_for(tmp_path: Path) -> None:
+    for name in ("mine/x", "theirs/y"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "mine" / "state.json").touch()
+    found = find_run_folders(str(tmp_path), foreign=lambda folder, names: "y" in names)
+    assert list(found.values()) == [str(tmp_path / "mine"), str(tmp_path / "theirs")]
 
 
 def test_a_local_run_dir_is_new_every_time_below_the_first_base_that_exists(tmp_path: Path) -> None:
