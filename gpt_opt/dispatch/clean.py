@@ -6,7 +6,6 @@ import json
 import math
 import re
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,25 @@ from gpt_opt.records.run_reference import OUTPUT_LEVELS
 from gpt_opt.records.state import State, read_run
 from gpt_opt.records.sweep_dir import Sweep, SweepRun, submissions
 
+LOSS = f"{EVALUATION}loss"
+"""What says which runs are the best where nothing else does."""
+
 _REFERENCE = re.compile(r"\brun:([0-9a-f]{12})\b")
+
+
+@dataclass(frozen=True)
+class Rank:
+    """How good a complete run is among those of its stage.
+
+    Attributes:
+        metric: What says so.
+        value: Its final value.
+        place: From 1; None of a diverged run.
+    """
+
+    metric: str
+    value: float
+    place: int | None
 
 
 @dataclass(frozen=True)
@@ -34,14 +51,14 @@ class SavedRun:
         run: The run.
         paths: Its files.
         size: Bytes of its checkpoints.
-        value: Its final value of the metric; None where it has none.
+        rank: How good it is; None where it has no metric that says so, or is not complete.
         kept: Why its checkpoints are kept; "" where they are to be removed.
     """
 
     run: SweepRun
     paths: RunPaths
     size: int
-    value: float | None
+    rank: Rank | None
     kept: str
 
 
@@ -49,7 +66,7 @@ def metric_of(sweep: Sweep, name: str | None) -> dict[str, str]:
     """Returns name and goal of the metric that says which runs are the best.
 
     Args:
-        sweep: The sweep; where no metric is asked for its own is taken, or `eval/loss` where it has none.
+        sweep: The sweep; where no metric is asked for its own is taken, or `LOSS` where it has none.
         name: The metric that is asked for.
 
     Raises:
@@ -58,7 +75,7 @@ def metric_of(sweep: Sweep, name: str | None) -> dict[str, str]:
     own = sweep.submission().metric
     if own is not None and name in (None, own["name"]):
         return own
-    name = name or f"{EVALUATION}loss"
+    name = name or LOSS
     greater = greater_is_better(name)
     if greater is None:
         problem = f"must be a metric of which it is known whether more is better, but is {name!r}"
@@ -77,37 +94,44 @@ def inspect(sweep: Sweep, keep_best: int, metric: Mapping[str, str]) -> list[Sav
     Args:
         sweep: The sweep.
         keep_best: How many runs of each stage are kept for their metric.
-        metric: Its `name` and `goal`.
+        metric: Its `name` and `goal`; in a stage that does not have it `LOSS`.
     """
     folders = RunFolders()
     saved = {run: paths for run in sweep.runs if (paths := run.paths(folders)).checkpoints.is_dir()}
     states = {run: read_run(paths) for run, paths in saved.items()}
-    values = {run: final_metric(paths, metric["name"]) for run, paths in saved.items()}
-    starts = _starts(sweep, saved.values())
-    complete = [run for run in saved if states[run].state is State.COMPLETED]
-    ranks = _ranks({run: value for run in complete if (value := values[run]) is not None}, metric["goal"])
+    complete = {run for run in saved if states[run].state is State.COMPLETED}
+    starts, ranked = (
+        _starts(sweep, saved.values()),
+        _ranked({run: saved[run] for run in saved if run in complete}, metric),
+    )
 
     def why(run: SweepRun) -> str:
         if run not in complete:
             return f"is {states[run].state}" + ("" if states[run].is_owned else ": goes on from them")
         if run.run_id in starts:
             return f"{starts[run.run_id]} starts from it"
-        if values[run] is None:
+        if run not in ranked:
             return f"has no {metric['name']}"
-        return f"best {ranks[run]}" if run in ranks and ranks[run] <= keep_best else ""
+        place = ranked[run].place
+        return "" if place is None or place > keep_best else f"best {place}"
 
-    return [SavedRun(run, paths, _size(paths.checkpoints), values[run], why(run)) for run, paths in saved.items()]
+    return [SavedRun(run, paths, _size(paths.checkpoints), ranked.get(run), why(run)) for run, paths in saved.items()]
 
 
-def _ranks(values: Mapping[SweepRun, float], goal: str) -> dict[SweepRun, int]:
-    """Returns the place of each run in its stage, from 1; diverged ones have none."""
-    finite = [run for run, value in values.items() if math.isfinite(value)]
-    count: Counter[str] = Counter()
-    ranks = {}
-    for run in sorted(finite, key=lambda run: values[run], reverse=goal == "maximize"):
-        count[run.stage] += 1
-        ranks[run] = count[run.stage]
-    return ranks
+def _ranked(complete: Mapping[SweepRun, RunPaths], metric: Mapping[str, str]) -> dict[SweepRun, Rank]:
+    """Returns the ranks of runs in their stages; a stage of which no run has the metric is ranked by `LOSS`."""
+    found = {}
+    for stage in dict.fromkeys(run.stage for run in complete):
+        for name, goal in ((metric["name"], metric["goal"]), (LOSS, "minimize")):
+            values = {run: final_metric(paths, name) for run, paths in complete.items() if run.stage == stage}
+            known = {run: value for run, value in values.items() if value is not None}
+            if known:
+                break
+        finite = [run for run, value in known.items() if math.isfinite(value)]
+        order = sorted(finite, key=lambda run: known[run], reverse=goal == "maximize")
+        places = {run: place for place, run in enumerate(order, start=1)}
+        found |= {run: Rank(name, value, places.get(run)) for run, value in known.items()}
+    return found
 
 
 def remove(sweep: Sweep, runs: Iterable[SavedRun], keep_best: int, metric: Mapping[str, str]) -> list[SavedRun]:

@@ -149,6 +149,21 @@ def test_each_stage_has_its_own_best(tmp_path: Path) -> None:
     assert {name for name, why in kept(sweep, 1).items() if why} == {"sft/0", "dpo/0"}
 
 
+def test_a_stage_without_the_metric_is_ranked_by_its_loss(tmp_path: Path) -> None:
+    sweep = make(tmp_path, {**SFT_DPO[0]}, {"name": "dpo", "from": None, "grid": {"+b": [1, 2, 3]}})
+    for run in sweep.runs:
+        saved(run, 5.0 - run.number)
+        if run.stage == "dpo":
+            metrics = {"eval/loss": 5.0 - run.number, "eval/rewards/accuracies": 0.5 - run.number}
+            write_text(run.paths().summary, to_json({"run_id": run.run_id, "step": 100, "metrics": metrics}))
+    found = inspect(sweep, 1, {"name": "eval/rewards/accuracies", "goal": "maximize"})
+    assert {item.run.name for item in found if item.kept} == {"sft/1", "dpo/0"}
+    assert {item.run.stage: item.rank.metric for item in found if item.rank is not None} == {
+        "sft": "eval/loss",
+        "dpo": "eval/rewards/accuracies",
+    }
+
+
 def test_the_metric_is_the_asked_one_else_the_sweeps_else_the_loss(tmp_path: Path) -> None:
     own = {"name": "accuracy of mine", "goal": "maximize"}
     sweep = make_sweep(tmp_path, [["a=0"]], metric=own)

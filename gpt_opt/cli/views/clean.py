@@ -24,6 +24,7 @@ def as_text(found: Sequence[SavedRun], runs: Sequence[SweepRun], metric: Mapping
     if not found:
         return "no run has checkpoints"
     names = names_of(runs)
+    metrics = dict.fromkeys([metric["name"], *(item.rank.metric for item in found if item.rank is not None)])
     overrides = {item.run: shown_overrides(item.run, names) for item in found}
     stages: dict[str, list[Sequence[str]]] = {}
     for run, texts in overrides.items():
@@ -33,10 +34,14 @@ def as_text(found: Sequence[SavedRun], runs: Sequence[SweepRun], metric: Mapping
         Column("index", [item.run.name for item in found]),
         *parameter_columns(list(overrides.values()), common_and_shown(stages)[1]),
         Column("run", [item.run.run_id for item in found]),
-        Column(metric["name"], [number_text(metric["name"], item.value) for item in found], right=True),
+        *(Column(name, [_value(item, name) for item in found], right=True) for name in metrics),
         Column("size", [size(item.size) for item in found], right=True),
         Column("checkpoints", fates, flexible=True),
     ]
     kept, gone = (sum(item.size for item in found if bool(item.kept) is kept) for kept in (True, False))
     total = f"to be removed: {size(gone)}; kept: {size(kept)}; best means {metric['goal']} {metric['name']}"
     return "\n".join([*render(columns, width), *wrapped(total, width)])
+
+
+def _value(item: SavedRun, metric: str) -> str:
+    return number_text(metric, item.rank.value if item.rank is not None and item.rank.metric == metric else None)
