@@ -99,11 +99,8 @@ def inspect(sweep: Sweep, keep_best: int, metric: Mapping[str, str]) -> list[Sav
     folders = RunFolders()
     saved = {run: paths for run in sweep.runs if (paths := run.paths(folders)).checkpoints.is_dir()}
     states = {run: read_run(paths) for run, paths in saved.items()}
-    complete = {run for run in saved if states[run].state is State.COMPLETED}
-    starts, ranked = (
-        _starts(sweep, saved.values()),
-        _ranked({run: saved[run] for run in saved if run in complete}, metric),
-    )
+    complete = {run: paths for run, paths in saved.items() if states[run].state is State.COMPLETED}
+    starts, ranked = _starts(sweep, saved.values()), _ranked(complete, metric)
 
     def why(run: SweepRun) -> str:
         if run not in complete:
@@ -120,18 +117,24 @@ def inspect(sweep: Sweep, keep_best: int, metric: Mapping[str, str]) -> list[Sav
 
 def _ranked(complete: Mapping[SweepRun, RunPaths], metric: Mapping[str, str]) -> dict[SweepRun, Rank]:
     """Returns the ranks of runs in their stages; a stage of which no run has the metric is ranked by `LOSS`."""
-    found = {}
+    found: dict[SweepRun, Rank] = {}
     for stage in dict.fromkeys(run.stage for run in complete):
-        for name, goal in ((metric["name"], metric["goal"]), (LOSS, "minimize")):
-            values = {run: final_metric(paths, name) for run, paths in complete.items() if run.stage == stage}
-            known = {run: value for run, value in values.items() if value is not None}
-            if known:
-                break
+        runs = {run: paths for run, paths in complete.items() if run.stage == stage}
+        name, goal = metric["name"], metric["goal"]
+        if not (known := _values(runs, name)):
+            name, goal = LOSS, "minimize"
+            known = _values(runs, name)
         finite = [run for run, value in known.items() if math.isfinite(value)]
-        order = sorted(finite, key=lambda run: known[run], reverse=goal == "maximize")
+        order = sorted(finite, key=known.__getitem__, reverse=goal == "maximize")
         places = {run: place for place, run in enumerate(order, start=1)}
         found |= {run: Rank(name, value, places.get(run)) for run, value in known.items()}
     return found
+
+
+def _values(runs: Mapping[SweepRun, RunPaths], metric: str) -> dict[SweepRun, float]:
+    """Returns the final values of a metric, of the runs that have it."""
+    values = {run: final_metric(paths, metric) for run, paths in runs.items()}
+    return {run: value for run, value in values.items() if value is not None}
 
 
 def remove(sweep: Sweep, runs: Iterable[SavedRun], keep_best: int, metric: Mapping[str, str]) -> list[SavedRun]:
