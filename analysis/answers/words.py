@@ -190,6 +190,8 @@ def _shares(answer: Answer) -> str:
 
 def _front(answer: Answer) -> str:
     """Returns the settings that no other one beats in quality and cost; nothing where costs are alike."""
+    if answer.cost != TIME and answer.best is not None and answer.cost not in answer.best.costs:
+        return f"what quality costs cannot be said: the best runs have no {COST_NAMES[answer.cost]}"
     costs = [item.costs[answer.cost] for item in answer.front]
     if len(costs) < 2 or costs[-1] - costs[0] <= _LIKE * costs[-1]:
         return ""

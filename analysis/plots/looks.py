@@ -15,8 +15,8 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from analysis.parameters import hashable, run_labels, short_names, short_values, shortened, shown_parameters
-from analysis.plots.scale import log_spaced
 from analysis.plots.style import COLORS, LABEL_LIMIT, Look, names_legend, palette
+from analysis.spacing import log_spaced
 
 FEW = 12
 """Lines with a name of their own, at most; of more these are the best, the worst and some between."""
@@ -111,11 +111,16 @@ def _labels(runs: pd.DataFrame, columns: Sequence[str]) -> list[str]:
     names = short_names(_telling(runs, columns))
     if not names:
         return run_labels(runs)
-    parts = []
-    for column, name in names.items():
-        values = short_values(runs[column], max(10, LABEL_LIMIT // len(names) - len(name) - 3))
-        parts.append([f"{name}={value}" for value in values])
-    return [", ".join(row) for row in zip(*parts, strict=True)]
+    share = LABEL_LIMIT // len(names)
+    for limits in ([LABEL_LIMIT] * len(names), [max(10, share - len(name) - 3) for name in names.values()]):
+        parts = [
+            [f"{name}={value}" for value in short_values(runs[column], limit)]
+            for (column, name), limit in zip(names.items(), limits, strict=True)
+        ]
+        labels = [", ".join(row) for row in zip(*parts, strict=True)]
+        if max(map(len, labels), default=0) <= LABEL_LIMIT:
+            break
+    return labels
 
 
 def _named(ranks: Sequence[float | None]) -> set[int]:

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from analysis.answers import Setting, find_metric, settings, usual_metric
+from analysis.answers.settings import settings_by
 from analysis.parameters import find_column, hashable, varying_parameters, varying_text
 from analysis.plots.style import NothingToPlot, counted, failed_note, metric_title, present, text_note
 from gpt_opt.records.metrics import greater_is_better
@@ -99,7 +100,7 @@ def results_of(runs: pd.DataFrame, metric: str | None, over: str | None, first: 
     """
     name = usual_metric(runs) if metric is None else find_metric(runs, metric)
     asked = [find_column(runs, key) for key in first]
-    keys = [key for key in dict.fromkeys([*asked, *varying_parameters(runs)]) if key != over]
+    keys = [key for key in dict.fromkeys([*asked, *settings_by(runs, None, over or "")]) if key != over]
     found = settings(runs, name, keys, over or "path")
     counts = {"failed": 0, "not finished": 0, "without a value": 0}
     for item in found:

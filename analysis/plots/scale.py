@@ -15,11 +15,9 @@ from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from analysis.parameters import short_values, sort_key
 from analysis.plots.style import TICK_LIMIT
+from analysis.spacing import WIDE, log_spaced
 
 Kind = Literal["linear", "log", "symlog", "words"]
-
-WIDE = 10.0
-"""Ratio of two values from which they are compared by their ratio."""
 
 TICKS = 8
 """Distinct numbers that are all labelled; of more, round numbers are."""
@@ -29,26 +27,6 @@ ROOM = 0.12
 
 NONE = "(none)"
 """The label of a missing value."""
-
-
-def log_spaced(values: Sequence[float]) -> bool:
-    """Returns whether values were chosen by their ratios: their logarithms are spread more evenly than they are.
-
-    `[0.05, 0.1, 0.3]`, `[16, 32, 64]` and log-uniform draws are, `[1, 2, 3]` and uniform draws are not. Two values are
-    where they differ by an order of magnitude.
-    """
-    known = sorted({float(value) for value in values})
-    if len(known) < 2 or known[0] <= 0:
-        return False
-    if len(known) == 2:
-        return known[1] / known[0] >= WIDE
-    return _unevenness(np.log(known)) < _unevenness(np.array(known)) - 1e-6
-
-
-def _unevenness(ordered: np.ndarray) -> float:
-    """Returns how far the fractions of an ascending range lie from equal steps, at most."""
-    fractions = (ordered - ordered[0]) / (ordered[-1] - ordered[0])
-    return float(np.abs(fractions - np.linspace(0, 1, len(ordered))).max())
 
 
 @dataclass(frozen=True)

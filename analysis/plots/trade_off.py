@@ -16,9 +16,19 @@ from analysis.answers import Setting, pareto
 from analysis.parameters import run_order
 from analysis.plots.looks import Looks, choose_looks
 from analysis.plots.results import Results, results_of
-from analysis.plots.scale import WIDE, log_axis, log_spaced
-from analysis.plots.style import metric_title, new_figure, notes_legend, percents, plain_axes, require_metric, text_note
+from analysis.plots.scale import log_axis
+from analysis.plots.style import (
+    NothingToPlot,
+    metric_title,
+    new_figure,
+    notes_legend,
+    percents,
+    plain_axes,
+    require_metric,
+    text_note,
+)
 from analysis.plots.traces import BAND_FROM, curve_of, trace_of
+from analysis.spacing import WIDE, log_spaced
 
 REWARD = "eval/rewards/accuracies"
 COST = "eval/kl"
@@ -35,6 +45,8 @@ def _points(
     results, costs = results_of(runs, reward, over), results_of(runs, cost, over)
     of_runs = {item.runs: item for item in costs.settings if item.n}
     pairs = [(item, of_runs[item.runs]) for item in results.settings if item.runs in of_runs]
+    if not pairs:
+        raise NothingToPlot(f"finished runs with both {reward} and {cost} are needed, but none has both")
     return results, pairs
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from analysis.frame import RUN_COLUMNS, SWEEP_COLUMNS
 from analysis.parameters import format_value, short_names, varying_parameters
 from analysis.report.runs import ReportedRun, runs_of_folder, runs_of_sweep
 from analysis.report.texts import Texts, plain
+from analysis.spacing import log_spaced
 from gpt_opt.records.metrics import METRICS, MetricInfo, metric_info
 from gpt_opt.records.state import State
 from gpt_opt.records.sweep_dir import Sweep
@@ -139,22 +140,7 @@ def _keys(frame: pd.DataFrame, runs: Sequence[ReportedRun]) -> list[Key]:
 def _kind(column: pd.Series) -> tuple[bool, bool]:
     values = [plain(value) for value in column.dropna().tolist()]
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    return numeric, numeric and swept_in_log(values)
-
-
-def swept_in_log(values: Iterable[float]) -> bool:
-    """Returns whether positive values are spaced more evenly in their logarithms, or two span a factor of ten."""
-    points = sorted(set(values))
-    if len(points) < 2 or points[0] <= 0:
-        return False
-    if len(points) == 2:
-        return points[1] >= 10 * points[0]
-    return _unevenness(np.log(points)) < _unevenness(np.array(points)) - 1e-6
-
-
-def _unevenness(points: np.ndarray[Any, np.dtype[np.float64]]) -> float:
-    gaps = np.diff(points)
-    return float(gaps.std() / gaps.mean())
+    return numeric, numeric and log_spaced(values)
 
 
 def _metrics(frame: pd.DataFrame, rows: pd.DataFrame, main: str) -> dict[str, MetricInfo]:

@@ -72,6 +72,8 @@ def _results(
     from analysis.sensitivity.places import sweep_at
     from gpt_opt.records.sweep_dir import find
 
+    if target is not None and not math.isfinite(target):
+        raise click.UsageError(f"--target takes a finite number, but got {target}")
     logging.getLogger("analysis").setLevel(logging.ERROR)  # what load_runs warns of stands below the table
     sweep = find(None, SWEEPS) if where is None else sweep_at(where)
     runs = load_runs(where) if sweep is None else load_runs(sweep=sweep.root)

@@ -27,6 +27,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -89,33 +90,21 @@ def receive(connection: socket.socket) -> int | None:
 
 
 def main() -> None:
-    """Imports, serves, and becomes the run in a child: `warm PATH PARENT`, with a listening socket as standard input.
+    """Imports, serves, and becomes the run in a child: `warm PATH PARENT MODULE...`, with a socket as standard input.
 
-    PATH is where that lies, PARENT the process with which the server ends.
+    PATH is where it listens, PARENT the process with which the server ends. The modules must compute nothing.
     """
     listening, path, parent = socket.socket(fileno=os.dup(0)), Path(sys.argv[1]), int(sys.argv[2])
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
     for number in _SIGNALS:  # the runs heed them, and their slot
         signal.signal(number, signal.SIG_IGN)
-    _import()
+    for name in sys.argv[3:]:
+        import_module(name)
     command = _Server(listening, path, parent).serve()
     if command is not None:
         sys.argv = list(command)
         runpy.run_path(command[0], run_name="__main__")
-
-
-def _import() -> None:
-    """Imports what every run does, and nothing that computes."""
-    import accelerate  # noqa: F401
-    import hydra  # noqa: F401
-    import peft  # noqa: F401
-    from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer  # noqa: F401
-
-    import gpt_opt.plan.command_line
-    import gpt_opt.run.execute
-    import gpt_opt.run.main
-    import gpt_opt.training.loop  # noqa: F401
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,12 @@ FINAL = {
     "eval/rewards/margins": 0.9876,
     "eval/kl": 1.25,
 }
+
+
+@pytest.fixture(autouse=True)
+def _warnings() -> None:
+    """Lets warnings of `analysis` through, which commands that a test has called may have silenced."""
+    logging.getLogger("analysis").setLevel(logging.NOTSET)
 
 
 @pytest.fixture

@@ -57,10 +57,10 @@ def sweeps(make_run: Callable[..., RunPaths], tmp_path: Path) -> Path:
     """The three sweeps that the notebooks read, without training."""
     folder = tmp_path / "sweeps"
 
-    def preferences(beta: float, seed: int = 0) -> RunPaths:
-        gain = beta * 0.1 + seed * 0.001
+    def preferences(beta: float, seed: int = 0, archive: str | None = None, more: float = 0.0) -> RunPaths:
+        gain = beta * 0.1 + seed * 0.001 + more
         final = {"eval/loss": 0.6 - gain, "eval/rewards/accuracies": 0.7 + gain, "eval/kl": 1 / beta}
-        return make_run({"loss.beta": beta, "seed": seed}, final=final, scale=beta)
+        return make_run({"loss.beta": beta, "seed": seed, "model.archive": archive}, final=final, scale=beta)
 
     submit(folder, "beta_sweep", [preferences(beta, seed) for beta in (0.05, 0.1, 0.3) for seed in (0, 1, 2)])
     grid = [(name, lr) for name in ("adamw", "rmsprop") for lr in (1e-4, 1e-3, 1e-2)]
@@ -69,13 +69,15 @@ def sweeps(make_run: Callable[..., RunPaths], tmp_path: Path) -> Path:
     ]
     submit(folder, "optimizers", trained)
     text = {"eval/loss": 2.1, "loss": 2.0}
-    first = [make_run({"loss.name": "lm"}, final=text)]
-    first += [make_run({"loss.name": "sft", LR: lr}, final=text) for lr in (1, 2)]
+    first = [make_run({"loss.name": "lm", "model.archive": None}, final=text)]
+    pretrained = f"run:{first[0].root.name[-12:]}"
+    first += [make_run({"loss.name": "sft", LR: lr, "model.archive": pretrained}, final=text) for lr in (1, 2)]
     places: list[tuple[str, int, int | None, str]] = [("pretrain", 0, None, ""), ("sft", 0, 0, ""), ("sft", 1, 0, "")]
     places += [("dpo", number, 2, "dpo") for number in (0, 1)]
     places += [("dpo_from_scratch", number, None, "") for number in (0, 1)]
     stages = [StageRecord(name) for name in ("pretrain", "sft", "dpo", "dpo_from_scratch")]
-    last = [preferences(beta) for _ in range(2) for beta in (0.1, 0.3)]
+    tuned = f"run:{first[2].root.name[-12:]}"
+    last = [preferences(beta, 0, archive, more) for archive, more in ((tuned, 0.1), (None, 0)) for beta in (0.1, 0.3)]
     pipeline = submit(folder, "pipeline_pretrain_sft_dpo", [*first, *last], places, stages)
     record_choice(pipeline.choices, "dpo", 2, "eval/loss", 2.1)
     return folder
@@ -95,4 +97,4 @@ def test_notebooks_run_from_a_clean_state(sweeps: Path, monkeypatch: pytest.Monk
     printed = "".join(output["text"] for output in outputs if output["output_type"] == "stream")
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 3 + 4 + 3
     assert "beta=0.3 has the best eval accuracy, 73.1%" in printed
-    assert "dpo_from_scratch: beta=0.3" in printed
+    assert "stage=dpo, beta=0.3 has the best eval accuracy, 83.0%" in printed

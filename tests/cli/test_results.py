@@ -118,6 +118,16 @@ def test_values_are_escaped(make_run: MakeRun, ask: Ask) -> None:
     assert {row["data.dataset.subset"] for row in rows} == {"a_b|c", "50% & more", "~x^2 {y} \\z"}
 
 
+def test_a_list_is_a_cell(make_run: MakeRun, ask: Ask) -> None:
+    for targets in (["q", "v"], ["q"]):
+        make_run({"optimizer.optimizer_params.betas": targets}, final={ACCURACY: len(targets) / 10})
+    rows = list(csv.DictReader(io.StringIO(ask("results", "outputs", "--format", "csv")[1])))
+    assert [row["optimizer.optimizer_params.betas"] for row in rows] == ['["q", "v"]', '["q"]']
+    assert json.loads(ask("results", "outputs", "--json")[1])["best"] == {
+        "optimizer.optimizer_params.betas": ["q", "v"]
+    }
+
+
 def test_a_sweep_counts_what_has_not_started_and_has_a_metric_of_its_own(
     make_run: MakeRun, outputs: Path, ask: Ask
 ) -> None:
@@ -212,6 +222,8 @@ def test_gpu_seconds(make_run: MakeRun, ask: Ask) -> None:
     document = json.loads(ask("results", "outputs", "--cost", "gpu_s", "--json")[1])
     assert [item["gpu_s"] for item in document["settings"]] == [180.0, 100.0]
     assert document["front"] == [{"loss.beta": 0.1}, {"loss.beta": 0.3}]
+    make_run({"loss.beta": 0.9}, final={ACCURACY: 0.99})
+    assert "the best runs have no GPU seconds" in ask("results", "outputs", "--cost", "gpu_s")[1]
 
 
 @pytest.mark.parametrize(
@@ -222,6 +234,8 @@ def test_gpu_seconds(make_run: MakeRun, ask: Ask) -> None:
         (["outputs", "--over", "sed"], "the runs have no sed"),
         (["outputs", "--format", "html"], "'html' is not one of"),
         (["outputs", "--cost", "money"], "'money' is not one of"),
+        (["outputs", "--target", "nan"], "--target takes a finite number, but got nan"),
+        (["outputs", "--by", "seed"], "must not be among the keys that are compared, but is seed"),
         (["empty"], "must hold runs, but there are none in it"),
         (["nothing"], "nothing is no folder, and no sweep"),
     ],

@@ -42,13 +42,18 @@ def build(**options):
     return build_jsonl(**options)
 '''
 
-SLOW = '''"""An optimizer that takes its time without taking a core, so that there is time to hit a run."""
+SLOW = '''"""An optimizer that takes its time without taking a core, so that there is time to hit a run;
+while a file `hold` is there it waits."""
 import time
+from pathlib import Path
+
 import torch
 
 class Slow(torch.optim.AdamW):
     def step(self, closure=None):
         time.sleep({pause_s})
+        while Path("hold").exists():
+            time.sleep(0.1)
         return super().step(closure)
 '''
 

@@ -85,6 +85,7 @@ def test_one_shape_gets_more_memory_while_the_other_works_and_is_requeued(bench:
     bench.wait("out of memory", lambda: waiting_for_retry(bench.sweep()) == ["out_of_memory"])
     cluster.wait_job(second)
     bench.wait_for_step(0)
+    (bench.folder / "hold").touch()
     assert f"submitted already: job {first}" in bench.gptopt("submit", "sweep.json")
     assert bench.jobs() == [first, second], "without more memory it is not started again"
 
@@ -95,6 +96,7 @@ def test_one_shape_gets_more_memory_while_the_other_works_and_is_requeued(bench:
     *_, third = bench.jobs()
     assert len(bench.jobs()) == 3
     assert "MinMemoryCPU=768M" in cluster.run("scontrol", "show", "job", third)
+    (bench.folder / "hold").unlink()
     cluster.run("scontrol", "requeue", first)
     bench.wait_until_done(timeout_s=240)
     bench.wait_until_idle()

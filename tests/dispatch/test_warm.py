@@ -18,7 +18,7 @@ import pytest
 
 from gpt_opt.dispatch.slot import warm
 from gpt_opt.dispatch.slot.gpus import own_folder
-from gpt_opt.run.warm import _unfit
+from gpt_opt.run.warm import Request, _unfit
 from tests.cluster.bench import Bench
 
 Start = Callable[..., warm.WarmProcess]
@@ -86,7 +86,9 @@ def start(folder: Path, environment: Mapping[str, str], monkeypatch: pytest.Monk
         with script.with_suffix(".out").open("w") as out, script.with_suffix(".err").open("w") as err:
             descriptors = [os.open(os.devnull, os.O_RDONLY), out.fileno(), err.fileno(), os.open(script, os.O_RDONLY)]
             command, ignored = [str(script), *arguments], [int(signal.SIGUSR1)]
-            process = warm.start(command, "/", {**environment, **changed}, descriptors, ignored, folder / "log")
+            cpus = sorted(os.sched_getaffinity(0))
+            request = Request(command, "/", {**environment, **changed}, cpus, ignored)
+            process = warm.start(request, descriptors, folder / "log", ["torch"])
         running.append(process)
         return process
 
@@ -158,11 +160,13 @@ SLOT = """
     import os, sys
     from pathlib import Path
     from gpt_opt.dispatch.slot import warm
+    from gpt_opt.run.warm import Request
 
     script = Path(sys.argv[1])
     out = os.open(script.with_suffix(".out"), os.O_WRONLY | os.O_CREAT)
     streams = [os.open(os.devnull, os.O_RDONLY), out, out]
-    process = warm.start([str(script)], "/", dict(os.environ), streams, [], script.with_suffix(".log"))
+    request = Request([str(script)], "/", dict(os.environ), sorted(os.sched_getaffinity(0)), [])
+    process = warm.start(request, streams, script.with_suffix(".log"), ["torch"])
     print(process.pid, os.getppid(), flush=True)
     sys.stdin.read()
 """

@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.answers import Answer, Setting
 from analysis.answers.compare import number_of
 from analysis.answers.words import remarks
+from analysis.parameters import format_value
 from gpt_opt.cli.views.results import cells, is_number
 from gpt_opt.records.metrics import metric_label
 
@@ -18,6 +19,8 @@ from gpt_opt.records.metrics import metric_label
 def as_csv(answer: Answer) -> str:
     """Returns the table as CSV: unrounded numbers, the metric in a column of its own."""
     table = answer.table()
+    for key in answer.by:
+        table[key] = table[key].map(lambda value: format_value(value) if isinstance(value, list | dict) else value)
     table.insert(0, "metric", answer.metric)
     return table.to_csv(index=False)
 

@@ -28,12 +28,14 @@ from gpt_opt.records.sweep_dir import Sweep, SweepRun
 from gpt_opt.run.devices import DEVICES, SHUTDOWN, SWEEP
 from gpt_opt.run.planned import RUN_ID, SWEEP_DIR
 from gpt_opt.run.signals import WARNINGS
+from gpt_opt.run.warm import Request
 from gpt_opt.sweep.model import Resources
 
 log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
 _TAIL_BYTES = 20_000
+_IMPORTED = ("run_hydra", "gpt_opt.training.warm")
 
 
 @dataclass(frozen=True)
@@ -154,11 +156,13 @@ class Launcher:
         self, command: Sequence[str], environment: Mapping[str, str], logs: Sequence[IO[bytes]], held: Sequence[int]
     ) -> warm.WarmProcess | None:
         """Starts a run as a child of the warm process of this slot; says why, and returns None, where that fails."""
+        cpus = sorted(os.sched_getaffinity(0))
+        request = Request(command, self._submission.cwd, environment, cpus, WARNINGS)
         log_file = self._sweep.logs / f"warm-{node_name(self._environment)}.out"
         with open(os.devnull, "rb") as nothing:
             descriptors = [nothing.fileno(), *(stream.fileno() for stream in logs), *held]
             try:
-                return warm.start(command, self._submission.cwd, environment, descriptors, WARNINGS, log_file)
+                return warm.start(request, descriptors, log_file, _IMPORTED)
             except (OSError, GptOptError) as error:
                 log.warning("the run starts cold: %s; %s may say more", error, log_file)
                 return None

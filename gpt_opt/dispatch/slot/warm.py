@@ -63,36 +63,26 @@ class WarmProcess:
         return self.returncode
 
 
-def start(
-    command: Sequence[str],
-    cwd: str,
-    environment: Mapping[str, str],
-    descriptors: Sequence[int],
-    ignored: Sequence[int],
-    log: Path,
-) -> WarmProcess:
+def start(request: Request, descriptors: Sequence[int], log: Path, modules: Sequence[str]) -> WarmProcess:
     """Starts a run in the warm process of this slot.
 
     Args:
-        command: Its script and arguments.
-        cwd: Its working directory.
-        environment: Of the run.
+        request: The run.
         descriptors: Standard input, output and error, and what it keeps open.
-        ignored: Signals that it ignores at first.
         log: What a new warm process writes to.
+        modules: What that imports.
 
     Raises:
         OSError: If there is no warm process and none can be started.
         GptOptError: If the folder of their sockets belongs to somebody else.
     """
     parent = _parent()
-    key = [parent.pid, parent.create_time(), sys.executable, str(Path(command[0]).parent), _lasting(environment)]
+    key = [parent.pid, parent.create_time(), sys.executable, _code(request), *modules, _lasting(request.environment)]
     folder = own_folder("warm")
     path = folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    request = Request(command, cwd, environment, sorted(os.sched_getaffinity(0)), ignored)
     for is_last in (False, True):
         with lock(folder / ".lock"):
-            connection = _connect(path) or _serve(path, parent.pid, Path(command[0]).parent, environment, log)
+            connection = _connect(path) or _serve(path, parent.pid, request, log, modules)
         try:
             connection.settimeout(_ANSWER_S)
             pid = send(connection, request, descriptors)
@@ -103,6 +93,11 @@ def start(
             if is_last:
                 raise
     raise AssertionError
+
+
+def _code(request: Request) -> str:
+    """Returns the folder that a run's script is in, from which it imports."""
+    return str(Path(request.command[0]).parent)
 
 
 def _parent() -> psutil.Process:
@@ -141,7 +136,7 @@ def _connect(path: Path) -> socket.socket | None:
         os.close(folder)
 
 
-def _serve(path: Path, parent: int, code: Path, environment: Mapping[str, str], log: Path) -> socket.socket:
+def _serve(path: Path, parent: int, request: Request, log: Path, modules: Sequence[str]) -> socket.socket:
     """Starts a server and returns a connection to it, on which it answers when it has imported."""
     for file in path.parent.iterdir():  # of servers that were killed
         if file == path or (file.is_socket() and (connection := _connect(file)) is None):
@@ -156,9 +151,9 @@ def _serve(path: Path, parent: int, code: Path, environment: Mapping[str, str], 
             os.close(folder)
         listening.listen(64)
         subprocess.Popen(
-            [sys.executable, "-m", "gpt_opt.run.warm", str(path), str(parent)],
-            cwd=code,
-            env=_lasting(environment),
+            [sys.executable, "-m", "gpt_opt.run.warm", str(path), str(parent), *modules],
+            cwd=_code(request),
+            env=_lasting(request.environment),
             stdin=listening.fileno(),
             stdout=output,
             stderr=output,

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.plots.scale import NONE, log_spaced, scale_of
+from analysis.plots.scale import NONE, scale_of
+from analysis.spacing import log_spaced
 
 
 @pytest.mark.parametrize(
