@@ -95,14 +95,15 @@ def _is_text(value: str) -> bool:
 
 def _config_key(table: pa.Table, key: str, known: npt.NDArray[np.bool_]) -> _ConfigKey:
     codes, values = config_values(table, key)
-    used = np.unique(codes[codes >= 0])
+    used = np.flatnonzero(np.bincount(codes + 1, minlength=len(values) + 1)[1:])  # faster than np.unique
     place = np.full(len(values) + 1, -1, dtype=np.int32)
     place[used] = np.arange(len(used))
     codes, values = place[codes], [values[item] for item in used]
     column = _narrowest(codes, values)
     is_float = isinstance(column, np.ndarray) and column.dtype == np.float64
     different = len(set(map(number, values))) if is_float else len(values)
-    return _ConfigKey(column, different + bool((codes[known] < 0).any()) > 1, values[0] if values else None)
+    has_none = bool((known & (codes < 0)).any())
+    return _ConfigKey(column, different + has_none > 1, values[0] if values else None)
 
 
 def _config(table: pa.Table, taken: Collection[str]) -> dict[str, _ConfigKey]:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -44,8 +45,7 @@ class RunsNotFound(GptOptError):
     """A path to read runs from is not a directory."""
 
 
-@dataclass(frozen=True)
-class _Found:
+class _Found(NamedTuple):
     """A run directory.
 
     Attributes:
@@ -69,6 +69,7 @@ class _Kind:
         read: Reads some directories of ours.
         foreign: Makes the same of what is known of a run of others.
         least: Runs for which a process is worth while.
+        is_large: Whether so much is kept of a run that each process writes its own part.
     """
 
     name: str
@@ -76,6 +77,7 @@ class _Kind:
     read: Callable[[Sequence[str]], Entries]
     foreign: Callable[[str, Part], Entries]
     least: int
+    is_large: bool
 
 
 def _run_key(folder: str) -> bytes:
@@ -101,8 +103,8 @@ def _metrics_key(folder: str) -> bytes:
     return file_key(f"{folder}/metrics.jsonl")
 
 
-_RUNS = _Kind("runs", _run_key, _read_runs, _foreign_run, 400)
-_METRICS = _Kind("metrics", _metrics_key, read_curves, _foreign_curve, 100)
+_RUNS = _Kind("runs", _run_key, _read_runs, _foreign_run, 400, is_large=False)
+_METRICS = _Kind("metrics", _metrics_key, read_curves, _foreign_curve, 100, is_large=True)
 
 
 def _gather(kind: _Kind, found: Mapping[str, _Found]) -> Entries:
@@ -155,12 +157,16 @@ def _gather_group(kind: _Kind, cache: Cache | None, runs: Mapping[str, str], who
         entries = kind.read(folders)
         pairs = zip(entries.paths, entries.keys, strict=True)
         entries = replace(entries, keys=[None if key is None else keys[path] for path, key in pairs])
-        cache.store(entries, now)
+        if kind.is_large:
+            cache.store(entries, now)
         return entries
 
     if untidy:
         cache.tidy(known, now)
-    return known + read_all(read, missing, kind.least)
+    new = read_all(read, missing, kind.least)
+    if not kind.is_large:
+        cache.store(joined(new, missing), now)
+    return known + new
 
 
 def _find(path: Where | None) -> dict[str, _Found]:

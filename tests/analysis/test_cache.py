@@ -301,7 +301,7 @@ def test_several_processes_read_what_one_does(
     monkeypatch.setattr(entries, "_PROCESSES", 3)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(3))
     assert_same(both(outputs), expected)
-    assert len(kept(outputs)) == 6
+    assert len(kept(outputs)) == 4
     assert_same(both(outputs), expected)
 
 
