@@ -10,10 +10,7 @@ import pandas as pd
 from analysis.frame import RUN_COLUMNS
 from analysis.parameters import parameter_columns
 from gpt_opt.errors import GptOptError, Problem, RequestError
-from gpt_opt.records.metrics import EVALUATION, comparable, greater_is_better, metric_info, metric_label
-
-USUAL = ("eval/rewards/accuracies", "eval/loss", "loss")
-"""What runs are compared by unless someone says otherwise: the first of these that they have."""
+from gpt_opt.records.metrics import EVALUATION, USUAL, comparable, greater_is_better, metric_info, metric_label
 
 
 class NoDirection(GptOptError):

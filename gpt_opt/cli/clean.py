@@ -19,7 +19,7 @@ def _not_negative(context: click.Context, parameter: click.Parameter, value: int
 @click.command()
 @SWEEP
 @click.option("--keep-best", type=int, required=True, callback=_not_negative, help="Runs of each stage to keep.")
-@click.option("--metric", help="What is best (default: the sweep's metric, else eval/loss).")
+@click.option("--metric", help="What is best (default: the sweep's metric, else accuracy or loss).")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def clean(sweep: str, keep_best: int, metric: str | None, yes: bool) -> None:
     """Removes checkpoints of complete runs, never results.
@@ -28,12 +28,12 @@ def clean(sweep: str, keep_best: int, metric: str | None, yes: bool) -> None:
     """
     from gpt_opt.cli.views import clean as views
     from gpt_opt.cli.views.parts import size
-    from gpt_opt.dispatch.clean import inspect, metric_of, remove
+    from gpt_opt.dispatch.clean import inspect, metrics_of, remove
     from gpt_opt.records.sweep_dir import find
     from gpt_opt.table import show, terminal_width
 
     target = find(sweep, SWEEPS)
-    by = metric_of(target, metric)
+    by = metrics_of(target, metric)
     found = inspect(target, keep_best, by)
     show(views.as_text(found, target.runs, by, terminal_width(sys.stdout)), sys.stdout)
     chosen = [item for item in found if not item.kept]
@@ -44,10 +44,10 @@ def clean(sweep: str, keep_best: int, metric: str | None, yes: bool) -> None:
     total = size(sum(item.size for item in chosen))
     if not yes and not _agrees(f"remove the checkpoints of {asked}, {total}? They can only be trained again."):
         raise GptOptError("nothing was removed")
-    gone = remove(target, chosen, keep_best, by)
+    gone, left = remove(target, chosen, keep_best, by)
     print(f"removed {size(sum(item.size for item in gone))} of {len(gone)} runs; results and logs are as they were")
-    if kept := [item.run.name for item in chosen if item not in gone]:
-        print(f"left alone, for they began to work or another run now starts from them: {', '.join(kept)}")
+    if left:
+        raise GptOptError("not removed:\n  " + "\n  ".join(left))
 
 
 def _agrees(question: str) -> bool:

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from gpt_opt.dispatch.stages import candidates
-from gpt_opt.dispatch.submit import leave_out
-from gpt_opt.errors import ConfigError, Problem
+from gpt_opt.errors import ConfigError, GptOptError, Problem
 from gpt_opt.records.choices import active, final_metric
 from gpt_opt.records.claim import RunHeld, acquire
 from gpt_opt.records.io import read_lines
-from gpt_opt.records.metrics import EVALUATION, comparable, greater_is_better
+from gpt_opt.records.metrics import USUAL, comparable, greater_is_better
 from gpt_opt.records.run_dir import RunFolders, RunPaths
 from gpt_opt.records.run_reference import OUTPUT_LEVELS
 from gpt_opt.records.state import State, read_run
 from gpt_opt.records.sweep_dir import Sweep, SweepRun, submissions
 
-LOSS = f"{EVALUATION}loss"
-"""What says which runs are the best where nothing else does."""
+_REFERENCE = re.compile(r"(?:\brun:|-)([0-9a-f]{12})(?![0-9A-Za-z])")
+"""A run in a config or an override: by its id, or by its directory, whose name ends in it."""
 
-_REFERENCE = re.compile(r"\brun:([0-9a-f]{12})\b")
+
+class Metric(NamedTuple):
+    """What says which of two runs is better: its name, and whether greater values are."""
+
+    name: str
+    greater_is_better: bool
 
 
 @dataclass(frozen=True)
@@ -62,72 +68,78 @@ class SavedRun:
     kept: str
 
 
-def metric_of(sweep: Sweep, name: str | None) -> dict[str, str]:
-    """Returns name and goal of the metric that says which runs are the best.
+def metrics_of(sweep: Sweep, name: str | None) -> list[Metric]:
+    """Returns the metrics that say which runs of a stage are the best: the first of them that its runs have.
 
     Args:
-        sweep: The sweep; where no metric is asked for its own is taken, or `LOSS` where it has none.
-        name: The metric that is asked for.
+        sweep: The sweep.
+        name: The metric that is asked for; without one that of the sweep file comes first.
 
     Raises:
         ConfigError: If nothing says of that metric whether more is better.
     """
     own = sweep.submission().metric
+    usual = [Metric(item, bool(greater_is_better(item))) for item in USUAL]
     if own is not None and name in (None, own["name"]):
-        return own
-    name = name or LOSS
+        return [Metric(own["name"], own["goal"] == "maximize"), *usual]
+    if name is None:
+        return usual
     greater = greater_is_better(name)
     if greater is None:
         problem = f"must be a metric of which it is known whether more is better, but is {name!r}"
         given = f"take one of {', '.join(comparable())}"
         fix = given + ', or say it in the sweep file: "metric": {"name": ..., "goal": ...}'
         raise ConfigError([Problem("--metric", problem, fix)])
-    return {"name": name, "goal": "maximize" if greater else "minimize"}
+    return [Metric(name, greater), *usual]
 
 
-def inspect(sweep: Sweep, keep_best: int, metric: Mapping[str, str]) -> list[SavedRun]:
+def inspect(sweep: Sweep, keep_best: int, metrics: Sequence[Metric]) -> list[SavedRun]:
     """Returns the runs of a sweep that have checkpoints, each with whether they are kept.
 
     Kept are those of the best runs of each stage, of runs that are not complete, and of runs that others start from: in
-    any sweep beside this one, or in the output folder.
+    any sweep beside this one, or in an output folder of one.
 
     Args:
         sweep: The sweep.
         keep_best: How many runs of each stage are kept for their metric.
-        metric: Its `name` and `goal`; in a stage that does not have it `LOSS`.
+        metrics: What says which are the best: the first that a stage has.
+
+    Raises:
+        GptOptError: If what other runs start from cannot be read.
     """
     folders = RunFolders()
     saved = {run: paths for run in sweep.runs if (paths := run.paths(folders)).checkpoints.is_dir()}
     states = {run: read_run(paths) for run, paths in saved.items()}
     complete = {run: paths for run, paths in saved.items() if states[run].state is State.COMPLETED}
-    starts, ranked = _starts(sweep, saved.values()), _ranked(complete, metric)
+    starts, ranked = _starts(sweep), _ranked(complete, metrics)
 
     def why(run: SweepRun) -> str:
+        if saved[run].checkpoints.is_symlink():
+            return "is a link"
         if run not in complete:
             return f"is {states[run].state}" + ("" if states[run].is_owned else ": goes on from them")
         if run.run_id in starts:
             return f"{starts[run.run_id]} starts from it"
         if run not in ranked:
-            return f"has no {metric['name']}"
+            return f"has no {metrics[0].name}"
         place = ranked[run].place
         return "" if place is None or place > keep_best else f"best {place}"
 
     return [SavedRun(run, paths, _size(paths.checkpoints), ranked.get(run), why(run)) for run, paths in saved.items()]
 
 
-def _ranked(complete: Mapping[SweepRun, RunPaths], metric: Mapping[str, str]) -> dict[SweepRun, Rank]:
-    """Returns the ranks of runs in their stages; a stage of which no run has the metric is ranked by `LOSS`."""
+def _ranked(complete: Mapping[SweepRun, RunPaths], metrics: Sequence[Metric]) -> dict[SweepRun, Rank]:
+    """Returns the ranks of runs in their stages, by the first metric that runs of a stage have."""
     found: dict[SweepRun, Rank] = {}
     for stage in dict.fromkeys(run.stage for run in complete):
         runs = {run: paths for run, paths in complete.items() if run.stage == stage}
-        name, goal = metric["name"], metric["goal"]
-        if not (known := _values(runs, name)):
-            name, goal = LOSS, "minimize"
-            known = _values(runs, name)
-        finite = [run for run, value in known.items() if math.isfinite(value)]
-        order = sorted(finite, key=known.__getitem__, reverse=goal == "maximize")
-        places = {run: place for place, run in enumerate(order, start=1)}
-        found |= {run: Rank(name, value, places.get(run)) for run, value in known.items()}
+        for name, greater in metrics:
+            if known := _values(runs, name):
+                finite = [run for run, value in known.items() if math.isfinite(value)]
+                order = sorted(finite, key=known.__getitem__, reverse=greater)
+                places = {run: place for place, run in enumerate(order, start=1)}
+                found |= {run: Rank(name, value, places.get(run)) for run, value in known.items()}
+                break
     return found
 
 
@@ -137,7 +149,9 @@ def _values(runs: Mapping[SweepRun, RunPaths], metric: str) -> dict[SweepRun, fl
     return {run: value for run, value in values.items() if value is not None}
 
 
-def remove(sweep: Sweep, runs: Iterable[SavedRun], keep_best: int, metric: Mapping[str, str]) -> list[SavedRun]:
+def remove(
+    sweep: Sweep, runs: Iterable[SavedRun], keep_best: int, metrics: Sequence[Metric]
+) -> tuple[list[SavedRun], list[str]]:
     """Removes the checkpoints of runs, but of those that by now are to be kept.
 
     A run is claimed meanwhile, so that nothing starts it.
@@ -146,39 +160,51 @@ def remove(sweep: Sweep, runs: Iterable[SavedRun], keep_best: int, metric: Mappi
         sweep: The sweep.
         runs: As `inspect` returned them; those that are kept are left alone.
         keep_best: As for `inspect`.
-        metric: As for `inspect`.
+        metrics: As for `inspect`.
 
     Returns:
-        The runs whose checkpoints are gone.
+        The runs whose checkpoints are gone, and a line for each of the others that were to go: why they are not.
     """
-    still = {item.run for item in inspect(sweep, keep_best, metric) if not item.kept}
-    gone = []
-    for item in runs:
-        if item.kept or item.run not in still:
-            continue
+    now = {item.run: item.kept for item in inspect(sweep, keep_best, metrics)}
+    gone, left = [], []
+    for item in (item for item in runs if not item.kept):
+        reason = now.get(item.run, "has none any more")
         try:
-            with acquire(item.paths):
-                if read_run(item.paths).state is State.COMPLETED:
+            if not reason:
+                with acquire(item.paths):
                     shutil.rmtree(item.paths.checkpoints)
-                    gone.append(item)
-        except RunHeld:
-            continue
-    return gone
+                gone.append(item)
+        except (OSError, RunHeld) as error:
+            reason = str(error)
+        if reason:
+            left.append(f"{item.run.name}: {reason}")
+    return gone, left
 
 
-def _starts(sweep: Sweep, saved: Iterable[RunPaths]) -> dict[str, str]:
-    """Returns the ids of runs that others start from, each with the name of one of these."""
+def _starts(sweep: Sweep) -> dict[str, str]:
+    """Returns the ids of runs that others start from, each with the name of one of these.
+
+    Raises:
+        GptOptError: If something that says so cannot be read.
+    """
     found: dict[str, str] = {}
-    for parent in sorted(sweep.root.parent.parent.iterdir()):
-        for other in submissions(parent, leave_out):
+    outputs = set()
+    for parent in sorted(sweep.root.parent.parent.glob("[!.]*")):
+        for other in submissions(parent, _refuse):
             here = other.root.parent == sweep.root.parent
+            outputs |= {os.path.dirname(run.run_dir) for run in other.runs}
             for name, run_id in _starts_in(other):
                 found.setdefault(run_id, name if here else f"{other.label} {name}")
-    for outputs in {paths.root.parents[OUTPUT_LEVELS] for paths in saved}:
-        for config in outputs.glob("/".join(["*"] * (OUTPUT_LEVELS + 1)) + "/config.json"):
+    for folder in {Path(name).parents[OUTPUT_LEVELS - 1] for name in outputs}:
+        for config in folder.glob("/".join(["*"] * (OUTPUT_LEVELS + 1)) + "/config.json"):
             for run_id in _REFERENCE.findall(config.read_text(encoding="utf-8", errors="replace")):
-                found.setdefault(run_id, config.parent.name)
+                if not config.parent.name.endswith(run_id):
+                    found.setdefault(run_id, config.parent.name)
     return found
+
+
+def _refuse(error: Exception) -> None:
+    raise GptOptError(f"what its runs start from is not known, so nothing is removed: {error}") from error
 
 
 def _starts_in(sweep: Sweep) -> Iterator[tuple[str, str]]:
@@ -191,13 +217,21 @@ def _starts_in(sweep: Sweep) -> Iterator[tuple[str, str]]:
         parents = possible[run.index] if run.parent is None or run.choice not in chosen else {run.parent}
         for index in parents:
             yield run.name, runs[index].run_id
-    for number, (run_id, text) in enumerate(read_lines(sweep.planned_configs, _references).records):
+        if run.parent is None:
+            yield from ((run.name, found) for text in run.overrides for found in _REFERENCE.findall(text))
+    planned = read_lines(sweep.planned_configs, _references)  # a sweep of a version before has none
+    if planned.left_out:
+        raise GptOptError(
+            f"{sweep.planned_configs} is damaged, so what its runs start from is not known and nothing is removed; "
+            f"gptopt submit {sweep.submission().file or 'FILE'} writes it again"
+        )
+    for number, (run_id, texts) in enumerate(planned.records):
         if number == 0 or run_id in names:  # the others differ from the first line, and say in what
-            yield from ((names.get(run_id, runs[0].name), found) for found in text)
+            yield from ((names.get(run_id, runs[0].name), found) for found in texts if found != run_id)
 
 
 def _references(record: Mapping[str, object]) -> tuple[object, list[str]]:
-    return record["run_id"], _REFERENCE.findall(json.dumps(record))
+    return record["run_id"], _REFERENCE.findall(json.dumps(record["changes"]))
 
 
 def _size(folder: Path) -> int:

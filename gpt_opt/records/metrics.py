@@ -58,6 +58,10 @@ METRICS: Mapping[str, MetricInfo] = {
 """The one registry. A training writes no metric that is not in it; a user's own loss may."""
 
 
+USUAL = ("eval/rewards/accuracies", "eval/loss", "loss")
+"""What runs are compared by unless someone says otherwise: the first of these that they have."""
+
+
 def metric_info(name: str) -> MetricInfo | None:
     """Returns what is known of a metric of a training or an evaluation; None of a user's own."""
     return METRICS.get(name.removeprefix(EVALUATION))

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from gpt_opt.cli.views.parts import parameter_columns, size
 from gpt_opt.cli.views.stages import common_and_shown, names_of, shown_overrides
 from gpt_opt.cli.views.status import number_text
-from gpt_opt.dispatch.clean import SavedRun
+from gpt_opt.dispatch.clean import Metric, SavedRun
 from gpt_opt.records.sweep_dir import SweepRun
 from gpt_opt.table import Column, render, wrapped
 
 
-def as_text(found: Sequence[SavedRun], runs: Sequence[SweepRun], metric: Mapping[str, str], width: int | None) -> str:
+def as_text(found: Sequence[SavedRun], runs: Sequence[SweepRun], metrics: Sequence[Metric], width: int | None) -> str:
     """Returns a table of the runs that have checkpoints: what becomes of these, and how large they are.
 
     Args:
         found: The runs that have some.
         runs: All runs of the sweep.
-        metric: What says which are the best.
+        metrics: What says which are the best.
         width: Of the terminal.
     """
     if not found:
         return "no run has checkpoints"
     names = names_of(runs)
-    metrics = dict.fromkeys([metric["name"], *(item.rank.metric for item in found if item.rank is not None)])
+    shown = dict.fromkeys(item.rank.metric for item in found if item.rank is not None)
     overrides = {item.run: shown_overrides(item.run, names) for item in found}
     stages: dict[str, list[Sequence[str]]] = {}
     for run, texts in overrides.items():
@@ -34,12 +34,15 @@ def as_text(found: Sequence[SavedRun], runs: Sequence[SweepRun], metric: Mapping
         Column("index", [item.run.name for item in found]),
         *parameter_columns(list(overrides.values()), common_and_shown(stages)[1]),
         Column("run", [item.run.run_id for item in found]),
-        *(Column(name, [_value(item, name) for item in found], right=True) for name in metrics),
+        *(Column(name, [_value(item, name) for item in found], right=True) for name in shown),
         Column("size", [size(item.size) for item in found], right=True),
         Column("checkpoints", fates, flexible=True),
     ]
     kept, gone = (sum(item.size for item in found if bool(item.kept) is kept) for kept in (True, False))
-    total = f"to be removed: {size(gone)}; kept: {size(kept)}; best means {metric['goal']} {metric['name']}"
+    total = f"to be removed: {size(gone)}; kept: {size(kept)}"
+    greater = dict(metrics)
+    best = [f"{name} ({'greater' if greater[name] else 'less'} is better)" for name in shown]
+    total += f"; the best by {', '.join(best)}" if best else ""
     return "\n".join([*render(columns, width), *wrapped(total, width)])
 
 
