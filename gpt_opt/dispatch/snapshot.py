@@ -46,7 +46,7 @@ MOST_TRACKED = 5000
 
 _PROJECT = (PACKAGE, "hydra_conf", "hydra_plugins")
 _NOT_MODULES = (*_PROJECT, "analysis", "benchmarks", "docs", "params", "tests")
-ENTERED = "GPTOPTENTERED"
+ENTERED = "GPTOPT_ENTERED"
 """Environment variable of a `gptopt` that `enter` became: its process id."""
 
 

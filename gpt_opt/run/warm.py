@@ -24,11 +24,13 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import Any, cast
 
 IDLE_S = 120.0
@@ -37,7 +39,8 @@ IDLE_S = 120.0
 _MOST_DESCRIPTORS = 64
 _READ_S = 10.0
 _PR_SET_PDEATHSIG = 1
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *_WARNINGS)
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,8 @@ class Request:
     ignored: Sequence[int]
 
 
-def send(connection: socket.socket, request: Request, descriptors: Sequence[int]) -> int:
-    """Asks for a child and returns its process id.
+def send(connection: socket.socket, request: Request, descriptors: Sequence[int]) -> None:
+    """Asks for a child; the first answer is its process id.
 
     Args:
         connection: To a server.
@@ -68,22 +71,30 @@ def send(connection: socket.socket, request: Request, descriptors: Sequence[int]
         descriptors: Standard input, output and error, and what it keeps open.
 
     Raises:
-        OSError: If the server does not serve.
+        OSError: If the server does not take it.
     """
     text = json.dumps(asdict(request)).encode()
     socket.send_fds(connection, [len(text).to_bytes(8, "big")], list(descriptors))
     connection.sendall(text)
-    if (pid := receive(connection)) is None:
-        raise ConnectionError("the warm process of this slot has ended, or what it imported has changed since")
-    return pid
 
 
 def receive(connection: socket.socket) -> int | None:
     """Waits for the next answer; None where the server has ended."""
     with suppress(ConnectionResetError):
-        if len(answer := connection.recv(8, socket.MSG_WAITALL)) == 8:
-            return int.from_bytes(answer, "big", signed=True)
+        answer = _exactly(connection, 8)
+        return int.from_bytes(answer, "big", signed=True) if answer else None
     return None
+
+
+def _exactly(connection: socket.socket, size: int) -> bytes:
+    """Reads so many bytes; none where the other side has ended before."""
+    data = b""
+    while len(data) < size:
+        part = connection.recv(size - len(data))
+        if not part:
+            return b""
+        data += part
+    return data
 
 
 # -- the server -------------------------------------------------------------------------------------------------------
@@ -94,17 +105,42 @@ def main() -> None:
 
     PATH is where it listens, PARENT the process with which the server ends. The modules must compute nothing.
     """
-    listening, path, parent = socket.socket(fileno=os.dup(0)), Path(sys.argv[1]), int(sys.argv[2])
+    listening, path, parent = socket.socket(fileno=os.dup(0)), Path(sys.argv[1]), os.pidfd_open(int(sys.argv[2]))
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
+    for number in _WARNINGS:
+        signal.signal(number, signal.SIG_IGN)
+    with _ending_with(parent, path):
+        for name in sys.argv[3:]:
+            import_module(name)
     for number in _SIGNALS:  # the runs heed them, and their slot
         signal.signal(number, signal.SIG_IGN)
-    for name in sys.argv[3:]:
-        import_module(name)
     command = _Server(listening, path, parent).serve()
     if command is not None:
         sys.argv = list(command)
         runpy.run_path(command[0], run_name="__main__")
+
+
+@contextmanager
+def _ending_with(parent: int, path: Path) -> Iterator[None]:
+    """Ends this process with another one, whatever the block does.
+
+    Args:
+        parent: A descriptor of the other process.
+        path: A file that goes with them.
+    """
+
+    def look(number: int, frame: FrameType | None) -> None:
+        if select.select([parent], [], [], 0)[0]:
+            path.unlink(missing_ok=True)
+            os._exit(0)
+
+    signal.signal(signal.SIGALRM, look)
+    signal.siginterrupt(signal.SIGALRM, False)
+    signal.setitimer(signal.ITIMER_REAL, 1, 1)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
 @dataclass
@@ -143,12 +179,11 @@ class _Server:
     Args:
         listening: The socket.
         path: Where that lies.
-        parent: Process id of what hands the slot its tasks.
+        parent: Descriptor of the process that hands the slot its tasks.
     """
 
     def __init__(self, listening: socket.socket, path: Path, parent: int) -> None:
-        self._listening, self._path = listening, path
-        self._parent = os.pidfd_open(parent)
+        self._listening, self._path, self._parent = listening, path, parent
         self._children: dict[int, _Child] = {}
         self._imported = dict(_module_files())
         self._ends = False
@@ -196,11 +231,16 @@ class _Server:
         self._path.unlink(missing_ok=True)
         self._listening.close()
         if reason:
-            print(f"warm process {os.getpid()} ends: {reason}", file=sys.stderr, flush=True)
+            self._say(f"ends, for {reason}")
 
     def _accept(self) -> Request | None:
         """Forks for the next request; returns it in the child."""
-        connection, _ = self._listening.accept()
+        try:
+            connection, _ = self._listening.accept()
+        except OSError as error:
+            self._say(f"a run starts cold: {error}")
+            time.sleep(1)  # until there are descriptors again
+            return None
         found = _read(connection)
         if found is None:
             connection.close()
@@ -209,22 +249,32 @@ class _Server:
         child = None
         if reason := _unfit(self._imported):
             self._end(reason)
-            connection.close()
-        else:
+        elif os.path.isdir(request.cwd):  # else the slot itself says what is wrong
             signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # none is lost before the child has its own handlers
-            if not (pid := os.fork()):
+            try:
+                pid = os.fork()
+            except OSError as error:
+                pid = -1
+                self._say(f"a run starts cold: {error}")
+            if not pid:
                 self._leave(connection)
                 _become(request, descriptors)
                 return request
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            child = _Child(pid, connection)
-            self._children[os.pidfd_open(pid)] = child
+            if pid > 0:
+                child = _Child(pid, connection)
+                self._children[os.pidfd_open(pid)] = child
         for descriptor in descriptors:
             os.close(descriptor)
-        if child is not None:
-            with suppress(OSError):
-                connection.sendall(child.pid.to_bytes(8, "big", signed=True))
+        if child is None:
+            connection.close()
+            return None
+        with suppress(OSError):
+            connection.sendall(child.pid.to_bytes(8, "big", signed=True))
         return None
+
+    def _say(self, text: str) -> None:
+        print(f"warm process {os.getpid()}: {text}", file=sys.stderr, flush=True)
 
     def _leave(self, connection: socket.socket) -> None:
         """Closes in a child what is the server's."""
@@ -243,7 +293,7 @@ def _read(connection: socket.socket) -> tuple[Request, list[int]] | None:
     descriptors: list[int] = []
     with suppress(OSError, ValueError, TypeError):
         size, descriptors, _, _ = socket.recv_fds(connection, 8, _MOST_DESCRIPTORS)
-        text = connection.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL) if len(size) == 8 else b""
+        text = _exactly(connection, int.from_bytes(size, "big")) if len(size) == 8 else b""
         if user == os.getuid() and text and len(descriptors) >= 3:
             request = Request(**json.loads(text))
             connection.setblocking(False)
@@ -295,8 +345,6 @@ def _become(request: Request, descriptors: Sequence[int]) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)  # as where its slot has started it
     os.environ.clear()
     os.environ.update(request.environment)
-    os.chdir(request.cwd)
-    os.sched_setaffinity(0, request.affinity)
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN if number in request.ignored else signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -313,6 +361,9 @@ def _become(request: Request, descriptors: Sequence[int]) -> None:
     for name, stream in streams.items():
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
+    os.chdir(request.cwd)
+    with suppress(OSError):  # they were taken away meanwhile
+        os.sched_setaffinity(0, request.affinity)
     if os.getppid() != server:  # which ended before the kernel was told what to do then
         os.kill(os.getpid(), signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)

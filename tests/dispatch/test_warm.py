@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -209,6 +210,63 @@ def test_a_child_stops_with_its_slot_and_a_server_ends_with_what_served_the_slot
     assert [item.name for item in (tmp_path / "tmp").glob("gptopt-warm-*/[!.]*")] == []
 
 
+def test_a_large_request_is_read_whole(start: Start, folder: Path) -> None:
+    script = write(folder, "large.py", REPORT)
+    large = {f"LARGE_{number}": "x" * 100_000 for number in range(20)}
+    assert start(script, **large).wait(120) == 7
+    assert len(json.loads(script.with_suffix(".out").read_text())["environment"]["LARGE_19"]) == 100_000
+
+
+def test_a_run_whose_folder_is_gone_is_for_the_slot_to_tell(folder: Path, environment: Mapping[str, str]) -> None:
+    script = write(folder, "gone.py", REPORT)
+    request = Request([str(script)], str(folder / "nowhere"), environment, sorted(os.sched_getaffinity(0)), [])
+    with open(os.devnull, "r+b") as nothing, pytest.raises(ConnectionError):
+        warm.start(request, [nothing.fileno()] * 3, folder / "log", ["torch"])
+
+
+def test_a_server_that_hangs_costs_one_wait_and_ends_with_what_it_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(warm, "_ANSWER_S", 0.5)
+    write(tmp_path, "hangs.py", "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)\n")
+    script = write(tmp_path, "report.py", REPORT)
+    engine = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    monkeypatch.setattr(warm, "_parent", lambda: psutil.Process(engine.pid))
+    cpus = sorted(os.sched_getaffinity(0))
+    request = Request([str(script)], "/", dict(os.environ), cpus, [])
+    with open(os.devnull, "r+b") as nothing:
+        streams = [nothing.fileno()] * 3
+        with pytest.raises(TimeoutError, match="did not answer"):
+            warm.start(request, streams, tmp_path / "log", ["hangs"])
+        assert not list(own_folder(f"warm-{socket.gethostname()}").glob("[!.]*")), "the next run has another one"
+        monkeypatch.setattr(warm, "_ANSWER_S", 60)
+        with pytest.raises(InterruptedError, match="asked to stop"):
+            warm.start(request, streams, tmp_path / "log", ["hangs"], lambda: True)
+    wait_for(lambda: len((tmp_path / "log").read_text().split()) == 2)
+    servers = list(map(int, (tmp_path / "log").read_text().split()))
+    assert not any(gone(server) for server in servers)
+    engine.kill()
+    engine.wait()
+    for server in servers:
+        wait_for(lambda server=server: gone(server))
+
+
+def test_a_stopped_server_holds_up_nobody_for_long(start: Start, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm, "_TOLD_S", 0.2)
+    script = write(folder, "stopped.py", WAIT)
+    process = start(script)
+    wait_for(lambda: "ready" in script.with_suffix(".out").read_text())
+    server = psutil.Process(process.pid).ppid()
+    os.kill(server, signal.SIGSTOP)
+    try:
+        os.kill(process.pid, signal.SIGKILL)
+        wait_for(lambda: process.poll() is not None, timeout_s=20)
+        assert process.returncode == -signal.SIGKILL
+    finally:
+        os.kill(server, signal.SIGKILL)
+
+
 def test_what_a_child_would_not_survive_is_seen(tmp_path: Path) -> None:
     module = tmp_path / "module.py"
     module.touch()
@@ -233,17 +291,20 @@ def test_the_folder_of_sockets_is_of_its_owner_alone(monkeypatch: pytest.MonkeyP
     assert own_folder("warm").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_run_is_the_same_warm_and_cold(tmp_path: Path, run_forks: Mapping[str, str]) -> None:
+def test_a_run_is_the_same_warm_and_cold(
+    tmp_path: Path, run_forks: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = {}
     for flag in ("--cold", "--live"):
-        (tmp_path / flag).mkdir()
+        (tmp_path / flag / "tmp").mkdir(parents=True)
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / flag / "tmp"))
         bench = Bench(tmp_path / flag, None, run_forks)
         bench.write([70, 71], steps=8)
         bench.call("gptopt", "drive", "sweep.json", flag, "--slots", "1")
         runs = [run.paths() for run in bench.sweep().runs]
         log = [*bench.sweep().logs.glob("warm-*.out")]
         assert bool(log) == (flag != "--cold")
-        assert not log or log[0].read_text() == ""
+        assert not [line for file in log for line in file.read_text().splitlines() if line.startswith("warm process")]
         found[flag] = [
             (
                 {**json.loads(paths.summary.read_text())["metrics"], "tokens_per_second": 0, "eval/seconds": 0},
@@ -251,5 +312,5 @@ def test_a_run_is_the_same_warm_and_cold(tmp_path: Path, run_forks: Mapping[str,
             )
             for paths in runs
         ]
-        assert not list((bench.tmp / f"gptopt-warm-{os.getuid()}").glob("[!.]*"))
+        wait_for(lambda bench=bench: not list(bench.tmp.glob("gptopt-warm-*/[!.]*")))
     assert found["--cold"] == found["--live"]

@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,11 +104,20 @@ class Launcher:
         resources: What one run needs.
         slots: Runs at a time; None where the allocation decides.
         environment: Of the slot.
+        is_stopping: Says whether the slot was asked to stop.
     """
 
-    def __init__(self, sweep: Sweep, resources: Resources, slots: int | None, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        sweep: Sweep,
+        resources: Resources,
+        slots: int | None,
+        environment: Mapping[str, str],
+        is_stopping: Callable[[], bool],
+    ) -> None:
         self._sweep, self._submission = sweep, sweep.submission()
         self._resources, self._slots, self._environment = resources, slots, environment
+        self._is_stopping = is_stopping
 
     def start(self, run: SweepRun, attempt: Attempt, held: Lease, name: str) -> RunProcess:
         """Starts the process of a run.
@@ -162,7 +171,7 @@ class Launcher:
         with open(os.devnull, "rb") as nothing:
             descriptors = [nothing.fileno(), *(stream.fileno() for stream in logs), *held]
             try:
-                return warm.start(request, descriptors, log_file, _IMPORTED)
+                return warm.start(request, descriptors, log_file, _IMPORTED, self._is_stopping)
             except (OSError, GptOptError) as error:
                 log.warning("the run starts cold: %s; %s may say more", error, log_file)
                 return None

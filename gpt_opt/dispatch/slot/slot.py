@@ -54,7 +54,7 @@ class Slot:
         shape = sweep.needs()
         self._resources = from_record(shape.resources)
         self._environment = slot_environment(environment)
-        self._launcher = Launcher(sweep, self._resources, shape.slots, self._environment)
+        self._launcher = Launcher(sweep, self._resources, shape.slots, self._environment, lambda: bool(self._stopping))
         self._session = environment.get(SESSION)
         self._children: list[RunProcess] = []
         self._stopping: str | None = None
