@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 
 from gpt_opt.dispatch.driver_claim import is_driven
@@ -167,6 +168,19 @@ def little_memory() -> Iterator[Path]:
         pytest.skip("a memory cgroup needs root and cgroup v1: the kernel's out-of-memory kill is not tried")
     yield group / "cgroup.procs"
     group.rmdir()
+
+
+def test_the_warm_process_of_a_slot_is_killed_with_9(bench: Bench) -> None:
+    bench.write([70, 71], pause_s=0.05)
+    bench.gptopt("submit", "sweep.json", "--backend", "local", "--slots", "1")
+    pid = bench.wait_for_step(0)
+    server = psutil.Process(pid).parent()
+    assert server is not None
+    server.kill()
+    bench.wait_until_done()
+    bench.verify()
+    assert bench.starts() == [2, 1]
+    assert bench.history(0).attempts[0].cause == "stopped", "with a checkpoint"
 
 
 @pytest.mark.new_process  # a fork has its memory from its server
