@@ -146,8 +146,9 @@ def _samples(settings: Sequence[Setting]) -> Floats:
 def compare(settings: Sequence[Setting], greater: bool, over: str = OVER) -> Comparison | None:
     """Compares the best setting with all others; None where no setting has a mean.
 
-    Each pair is tested on the seeds that both have, by Welch's test where they share few, and p is corrected for all
-    pairs: whichever setting is the best, its comparisons are among them. See `analysis.stats.all_pairs`.
+    Each pair is tested on the seeds that both have, by Welch's test where they share few, and p is
+    corrected for all pairs: whichever setting is the best, its comparisons are among them. See
+    `analysis.stats.all_pairs`.
 
     Args:
         settings: What `settings` returned.
