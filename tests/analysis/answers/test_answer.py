@@ -104,6 +104,9 @@ def test_runs_without_a_value_are_counted_and_never_averaged() -> None:
     assert found.counts == {"counted": 3, "failed": 1, "diverged": 2, "unfinished": 2, "missing": 1}
     assert "3 of 9 runs are in the means; the others are not: 1 failed, 2 diverged, 2 unfinished" in remarks(found)[0]
     assert found.best is not first, "a setting of which runs diverge is not the best, whatever the others have"
+    told = "beta=0.3 has the best eval accuracy, 50.0% over 1 seed; not enough seeds"
+    assert found.sentence().startswith(told)
+    assert found.sentence().endswith(" (beta=0.1 has a better mean, 80.5%, but of its runs 2 of 8 diverged)")
 
 
 def test_an_evaluation_to_nan_is_a_divergence_and_one_that_measured_something_else_is_not() -> None:
