@@ -118,6 +118,26 @@ def test_a_model_of_our_own_opens_as_its_card_says(tmp_path: Path, small: list[s
     assert said.split()[0] == "GPT"
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"loss": {}}', "has no model.name, data.dataset.name, loss.name,"),
+        ('{"loss": {"name": "dpo"}, "model": "gpt2", "training": []}', "has no model.name, data.dataset.name, optim"),
+        ("[]", "cannot be read"),
+        ("{", "cannot be read"),
+    ],
+)
+def test_the_config_of_something_else_is_one_clear_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    (tmp_path / "checkpoints" / "checkpoint-1").mkdir(parents=True)
+    (tmp_path / "config.json").write_text(text)
+    assert main(["export", str(tmp_path)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert str(tmp_path / "config.json") in said
+    assert message in said
+
+
 def test_what_cannot_be_exported_is_one_clear_error(
     tmp_path: Path, small: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

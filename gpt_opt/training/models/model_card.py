@@ -81,7 +81,7 @@ def _settings(config: Mapping[str, Any], step: int | None, summary: Mapping[str,
     """Yields what of the config makes the training what it is, without what is off."""
     model, optimizer = config["model"], config["optimizer"]["optimizer_params"]
     yield "starts from", model.get("archive") or model.get("name_or_path") or "random weights"
-    yield "goes on from", config["training"]["finetuning"]["resume_from_checkpoint"]
+    yield "goes on from", config["training"]["finetuning"].get("resume_from_checkpoint")
     yield "data", config["data"]["dataset"]["name"]
     yield from _inner("data", config["data"]["dataset"])
     yield "loss", config["loss"]["name"]
@@ -89,9 +89,9 @@ def _settings(config: Mapping[str, Any], step: int | None, summary: Mapping[str,
     yield "optimizer", optimizer["name"]
     yield from _inner("optimizer", optimizer)
     yield from _inner("training", config["training"]["training_params"])
-    yield from _inner("lora", config["lora"])
+    yield from _inner("lora", config.get("lora") or {})
     yield "weights", model.get("policy_dtype")
-    yield "seed", config["seed"]
+    yield "seed", config.get("seed")
     yield "optimizer steps", step if step is not None else summary.get("step")
     yield "tokens seen by the run", summary.get("tokens")
 
