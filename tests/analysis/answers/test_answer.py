@@ -188,6 +188,7 @@ def test_seeds_that_are_not_shared() -> None:
     assert (found.next.test, found.next.n) == ("Welch's t-test", 3)
     statistic = stats.ttest_ind([0.8, 0.81, 0.82], [0.507, 0.508, 0.509, 0.51], equal_var=False).statistic
     assert found.next.p == pytest.approx(2 * stats.t.sf(statistic, df=2))  # the smaller setting has three
+    assert found.method.startswith("Welch's t-test with the degrees of freedom of the smaller setting, distinguishable")
     assert "the values of a setting are independent and about normally distributed" in found.method
 
 
