@@ -4,22 +4,23 @@ The cache is files of Parquet, each of some runs and never changed once it is th
 each of its files still has the times (of content and of inode), size and inode of when it was read. Two versions of a
 file could have all of these alike where they were written within one tick of the file system's clock; so a run is kept
 only if its files had not changed for `MARGIN_S` before they were looked at, by that clock: a later change has a later
-time then, and restoring the time of the content changes that of the inode. Files that are damaged, or of another
-version of the format, are not used, and the runs read anew. Readers and writers need no lock: a file appears whole
-under a name of its own, and one that disappears under a reader is one it does not use.
+time then, and restoring the time of the content changes that of the inode. Files that are damaged, or made by
+other code, are not used, and the runs read anew. Readers and writers need no lock: a file appears whole under a name of
+its own, and one that disappears under a reader is one it does not use.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import logging
 import os
 import struct
 import time
 import uuid
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -29,13 +30,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.entries import Entries, joined
+from gpt_opt import records
 
 log = logging.getLogger(__name__)
 
 FOLDER: Final = ".gptopt-cache"
 
-VERSION: Final = 1
-"""Of the format; another one neither reads nor deletes these files."""
+SOURCES: Final = (Path(__file__).parent, Path(str(records.__file__)).parent)
+"""Folders of the code that reads runs and makes rows of them."""
+
+
+def source_hash(folders: Iterable[Path]) -> str:
+    """Returns a short hash of the modules of folders, by names and contents."""
+    files = sorted(file for folder in folders for file in folder.glob("*.py"))
+    lines = (f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:12]
+
+
+VERSION: Final = source_hash(SOURCES)
+"""Of what is kept: rows that other code made may be others. Taken when this is imported, like the code itself."""
+
+_FORGOTTEN_S = 7 * 86400.0
+"""Age in seconds from which files of another version are removed; younger ones may be in use, by a colleague."""
 
 MARGIN_S: Final = 3.0
 """Seconds that no file system's clock stands still; FAT's does for two."""
@@ -120,10 +136,12 @@ class Cache:
 
     def _files(self) -> list[Path]:
         """Returns the files of the kind, the newest first."""
+        times = {}
         with contextlib.suppress(OSError):
-            times = {file: file.stat().st_mtime_ns for file in self._folder.glob(f"{self._prefix}*.parquet")}
-            return sorted(times, key=lambda file: times[file], reverse=True)
-        return []
+            for file in self._folder.glob(f"{self._prefix}*.parquet"):
+                with contextlib.suppress(OSError):  # another process has just tidied it away
+                    times[file] = file.stat().st_mtime_ns
+        return sorted(times, key=lambda file: times[file], reverse=True)
 
     def _entries(self, file: Path, wanted: Mapping[str, bytes]) -> Entries | None:
         """Returns the runs of a file that are wanted and as they were; removes it where it is damaged."""
@@ -199,7 +217,14 @@ class Cache:
             return False
         finally:
             _remove(file)
+        self._forget()
         return True
+
+    def _forget(self) -> None:
+        """Removes old files of other versions."""
+        for file in self._folder.glob("*.parquet"):
+            if f".v{VERSION}." not in file.name:
+                _remove_older(file, _FORGOTTEN_S)
 
     def untidy(self, entries: Sequence[Entries]) -> bool:
         """Returns whether the files that `read` used are many, or most of what they keep is outdated.
@@ -221,9 +246,7 @@ class Cache:
             for file in self._used:
                 _remove(file)
         for file in self._folder.glob(".*.tmp"):
-            with contextlib.suppress(OSError):
-                if file.stat().st_mtime < time.time() - 3600:  # its writer was killed
-                    _remove(file)
+            _remove_older(file, 3600)  # its writer was killed
 
 
 _OPTIONS: Mapping[str, Any] = {
@@ -250,6 +273,12 @@ def _footer_checksum(file: Path) -> str:
 def _remove(file: Path) -> None:
     with contextlib.suppress(OSError):
         file.unlink()
+
+
+def _remove_older(file: Path, age_s: float) -> None:
+    with contextlib.suppress(OSError):
+        if file.stat().st_mtime < time.time() - age_s:
+            file.unlink()
 
 
 def _selected(source: pq.ParquetFile, index: pa.Table, rows: Sequence[int], paths: list[str]) -> Entries:

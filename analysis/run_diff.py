@@ -10,7 +10,7 @@ from typing import Any
 
 from analysis.files import Problems, flatten, read_object
 from gpt_opt.records.code import PACKAGE, code_in
-from gpt_opt.records.provenance import inputs_in
+from gpt_opt.records.provenance import inputs_in, packages_in
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.run_id import is_identity
 from gpt_opt.records.state import read_run
@@ -90,13 +90,12 @@ def _read(paths: RunPaths, problems: Problems) -> _Record:
     summary = read_object(paths.summary, problems) or {}
     record = read_run(paths)
     metrics = summary.get("metrics")
-    packages = provenance.get("packages")
     parts = {
         "config": {key: value for key, value in config.items() if is_identity(key)},
         "config that changes no result": {key: value for key, value in config.items() if not is_identity(key)},
         "code": _code(provenance, paths),
         "data": _data(provenance, summary),
-        "packages": dict(packages) if isinstance(packages, dict) else {},
+        "packages": packages_in(provenance),
         "machine": {name: provenance[name] for name in _MACHINE if name in provenance},
         "state": {"state": str(record.state), "step": record.file.step, "total_steps": record.file.total_steps},
         "metrics": dict(metrics) if isinstance(metrics, dict) else {},
@@ -125,7 +124,7 @@ def _data(provenance: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str
     found: dict[str, Any] = {}
     for name, record in inputs_in(provenance).items():
         if digest := record.get("sha256"):
-            found[name] = digest[:_SHORT]
+            found[name] = str(digest)[:_SHORT]
     if isinstance(digest := summary.get("data_fingerprint"), str):
         found["tokenized data"] = digest[:_SHORT]
     if isinstance(rows := summary.get("data"), dict):

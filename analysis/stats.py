@@ -16,7 +16,7 @@ LEVEL = 0.95
 """Coverage of intervals."""
 
 ALPHA = 0.04
-"""A difference is called real where its corrected p is at most this. A t-test of two samples errs exactly so often: at
+"""A difference is called real where its corrected p is at most this. A paired t-test errs exactly so often: at
 0.05 it would not stay below 5% where values are only about normal."""
 
 POWER = 0.8
@@ -101,15 +101,18 @@ def all_pairs(samples: Floats) -> AllPairs:
     """Tests each pair of samples for equal means, and corrects for the number of all pairs.
 
     A pair that shares at least two blocks, and at least half of those that its smaller sample has, gets a t-test on the
-    differences within blocks; any other Welch's t-test. Whichever sample one picks by looking, its comparisons with
-    all others are among these: the probability of calling any two equal means different is at most `ALPHA`. Where
-    values do not vary over blocks, chance cannot be estimated, and p is 1.
+    differences within blocks; any other Welch's t-test, with the degrees of freedom of the smaller sample: Welch's own
+    estimate of them errs too often where the sizes differ. Whichever sample one picks by looking, its comparisons with
+    all others are among these: of normally distributed values, the probability of calling any two equal means
+    different at a corrected p of up to `ALPHA` is at most `ALPHA`, whatever the sizes and variances. Where values do
+    not vary over blocks, chance cannot be estimated, and p is 1.
 
     Args:
         samples: Of shape (..., samples, blocks), NaN where a sample has no value for a block, in the same places all
             along the leading axes. Blocks are seeds.
 
-    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure"; Mickey and Brown 1966, "Bounds on the
+    distribution functions of the Behrens-Fisher statistic".
     """
     first, second = np.triu_indices(samples.shape[-2], 1)
     a, b = samples[..., first, :], samples[..., second, :]
@@ -150,7 +153,7 @@ def _welch(samples: Floats, first: NDArray[np.intp], second: NDArray[np.intp]) -
     count, mean, variance = _moments(samples)
     of_mean = variance / count
     a, b = of_mean[..., first], of_mean[..., second]
-    freedom = (a + b) ** 2 / (a**2 / (count[..., first] - 1) + b**2 / (count[..., second] - 1))
+    freedom = np.minimum(count[..., first], count[..., second]) - 1
     size = np.maximum(np.abs(mean[..., first]), np.abs(mean[..., second]))
     return mean[..., first] - mean[..., second], np.sqrt(a + b), freedom, size
 

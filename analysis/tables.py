@@ -102,12 +102,12 @@ def save_frame(frame: pd.DataFrame, target: Path) -> None:
 
     Args:
         frame: What `load_runs` or `load_metrics` returned.
-        target: The file, `.csv` or `.parquet`.
+        target: The file, `.csv` or `.parquet`, in capitals or not.
 
     Raises:
         GptOptError: If it cannot be written.
     """
-    is_csv = target.suffix == ".csv"
+    is_csv = target.suffix.lower() == ".csv"
     mixed = [name for name in frame.columns if frame[name].dtype == object and (is_csv or not _is_uniform(frame[name]))]
     plain = frame.assign(**{name: frame[name].map(_cell_text, na_action="ignore") for name in mixed})
     try:

@@ -99,13 +99,17 @@ class Comparison:
         if not names:
             return ""
         assumed = "; ".join(_ASSUMPTION[name].format(over=short_names([self.over])[self.over]) for name in names)
-        shared = f" on shared {number_of(None, self.over)}" if names[0] == "paired t-test" else ""
+        how = {
+            "paired t-test": f" on shared {number_of(None, self.over)}",
+            "Welch's t-test": " with the degrees of freedom of the smaller setting",
+        }
+        tests = " and ".join(f"{name}{how[name]}" for name in names)
         correct = (
             ""
             if self.tests < 2
             else (f"; p is Holm's for all {self.tests} pairs of settings, as the best was chosen by its values")
         )
-        return f"{' and '.join(names)}{shared}, distinguishable at p up to {ALPHA:g}, assuming that {assumed}{correct}"
+        return f"{tests}, distinguishable at p up to {ALPHA:g}, assuming that {assumed}{correct}"
 
     @property
     def not_distinguishable(self) -> tuple[Setting, ...]:
@@ -146,8 +150,9 @@ def _samples(settings: Sequence[Setting]) -> Floats:
 def compare(settings: Sequence[Setting], greater: bool, over: str = OVER) -> Comparison | None:
     """Compares the best setting with all others; None where no setting has a mean.
 
-    Each pair is tested on the seeds that both have, by Welch's test where they share few, and p is corrected for all
-    pairs: whichever setting is the best, its comparisons are among them. See `analysis.stats.all_pairs`.
+    Each pair is tested on the seeds that both have, by Welch's test where they share few, and p is
+    corrected for all pairs: whichever setting is the best, its comparisons are among them. See
+    `analysis.stats.all_pairs`.
 
     Args:
         settings: What `settings` returned.

@@ -40,6 +40,29 @@ def _cost_text(name: str, value: float) -> str:
 
 def summary(answer: Answer) -> str:
     """Returns the answer in one sentence."""
+    return _best_and_next(answer) + _better_but_diverged(answer)
+
+
+def _better_but_diverged(answer: Answer) -> str:
+    """Returns which settings are better by their means and are not called the best, because runs of them diverged."""
+    best = answer.best
+    if best is None or best.diverged:
+        return ""
+    better = [
+        item
+        for item in answer.settings
+        if item.n and item.diverged and (item.mean > best.mean if answer.greater else item.mean < best.mean)
+    ]
+    names = "; ".join(
+        f"{item.against(best)} has a better mean, {metric_text(answer.metric, item.mean)}, but of its runs "
+        f"{item.diverged} of {item.planned} diverged"
+        for item in better[:_MOST_NAMED]
+    )
+    more = f"; so it is with {len(better) - _MOST_NAMED} more" if len(better) > _MOST_NAMED else ""
+    return f" ({names}{more})" if better else ""
+
+
+def _best_and_next(answer: Answer) -> str:
     label = metric_label(answer.metric)
     comparison = answer.comparison
     if comparison is None:

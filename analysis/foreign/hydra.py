@@ -18,6 +18,9 @@ _LINKS = 20
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
+_MOST_NODES = 100_000
+"""Of YAML with aliases: a few lines of them can stand for more than any memory holds."""
+
 
 def is_one(folder: str, names: Collection[str]) -> bool:
     """Returns whether Hydra wrote its records into a folder with these names."""
@@ -27,12 +30,47 @@ def is_one(folder: str, names: Collection[str]) -> bool:
 def read_yaml(path: Path, problems: Problems) -> Any:
     """Returns what a file of YAML holds, no objects made of it; None where it is absent or broken."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+        return _loaded(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         problems.add(path, f"must be YAML, but cannot be read: {error}")
         return None
+
+
+def _loaded(text: str) -> Any:
+    """Returns what YAML holds.
+
+    Raises:
+        YAMLError: If it is none, or its aliases stand for more than `_MOST_NODES`.
+    """
+    if "*" in text:  # else it has no aliases
+        _require_few_nodes(text)
+    return yaml.load(text, Loader=_LOADER)
+
+
+def _require_few_nodes(text: str) -> None:
+    """Counts the nodes of YAML without making them, an alias as all that it stands for.
+
+    Raises:
+        YAMLError: If they are too many; of an alias within what it stands for they have no end.
+    """
+    count, sizes = 0, dict[str | None, int]()
+    begun: list[tuple[str | None, int]] = []
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.AliasEvent):
+            count += sizes.get(event.anchor, _MOST_NODES)
+        elif isinstance(event, yaml.ScalarEvent):
+            count += 1
+            sizes[event.anchor] = 1
+        elif isinstance(event, yaml.CollectionStartEvent):
+            begun.append((event.anchor, count))
+            count += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = begun.pop()
+            sizes[anchor] = count - before
+        if count > _MOST_NODES:
+            raise yaml.YAMLError(f"its aliases (*name) must stand for at most {_MOST_NODES} values, but are more")
 
 
 def read(folder: str) -> Part:
@@ -56,8 +94,8 @@ def _of_overrides(overrides: list[Any]) -> dict[str, Any]:
         if not sign or key.startswith("~"):
             continue
         try:
-            config[key.lstrip("+").replace("/", ".")] = yaml.load(value, Loader=_LOADER)
-        except yaml.YAMLError:
+            config[key.lstrip("+").replace("/", ".")] = _loaded(value)
+        except (ValueError, RecursionError, yaml.YAMLError):
             config[key.lstrip("+").replace("/", ".")] = value
     return config
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from analysis.answers.stages import of_stage
 from analysis.load import load_metrics, load_runs
+from analysis.parameters import find_column
 from analysis.plots import (
     NothingToPlot,
     curves,
@@ -40,15 +41,31 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where to save (default: SWEEP/figures)")
     parser.add_argument("--format", default="png", choices=("png", "pdf", "svg"), help="of the files (default: png)")
     parser.add_argument("--metric", help="final metric (default: accuracy in evaluations, else evaluation loss)")
-    parser.add_argument("--over", default="seed", metavar="KEY", help="config key to average over; none for each run")
+    parser.add_argument(
+        "--over",
+        default="seed",
+        metavar="KEY",
+        help="config key to average over, the end of one will do; none for each run",
+    )
     parser.add_argument("--stage", help="stage of the sweep (default: those that no other starts from)")
     parser.add_argument("--x", choices=get_args(X), default="step", help="axis of the curves (default: step)")
     parser.add_argument("--smooth", type=float, default=0.0, metavar="PART", help="part of the steps to smooth over")
     return parser
 
 
-def _draw(name: str, options: argparse.Namespace, sweep: Sweep | None, every: pd.DataFrame) -> Figure:
-    metric, over = options.metric, None if options.over == "none" else options.over
+def _over(runs: pd.DataFrame, name: str) -> str | None:
+    """Returns the config key to average over, which the end of it names; None for none.
+
+    Raises:
+        NoSuchParameter: If the runs have no such key, or several.
+    """
+    if name == "none":
+        return None
+    return name if name == "seed" else find_column(runs, name)
+
+
+def _draw(name: str, options: argparse.Namespace, sweep: Sweep | None, every: pd.DataFrame, over: str | None) -> Figure:
+    metric = options.metric
     if name == "pipeline":
         if sweep is None:
             raise NothingToPlot("a submitted sweep is needed, not a folder of runs")
@@ -74,11 +91,12 @@ def _run(options: argparse.Namespace) -> None:
     logging.getLogger("analysis").setLevel(logging.ERROR)  # `python -m analysis.summarize` lists what is wrong
     sweep = sweep_at(options.place)
     runs = load_runs(options.place) if sweep is None else load_runs(sweep=sweep.root)
+    over = _over(runs, options.over)
     folder = options.output or (Path(options.place) if sweep is None else sweep.root) / "figures"
     saved, left_out = 0, []
     for name in options.figures or FIGURES:
         try:
-            figure = _draw(name, options, sweep, runs)
+            figure = _draw(name, options, sweep, runs, over)
         except GptOptError as error:
             left_out.append(f"{name}: {error}")
             continue

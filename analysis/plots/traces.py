@@ -9,6 +9,7 @@ from functools import reduce
 import numpy as np
 import pandas as pd
 
+from analysis.answers.fates import group_key
 from analysis.parameters import format_value, varying_parameters
 from analysis.stats import mean_interval
 from gpt_opt.records.state import State
@@ -128,7 +129,7 @@ def groups_over(runs: pd.DataFrame, over: str | None) -> list[list[int]]:
     keys = [key for key in varying_parameters(runs) if key != over]
     found: dict[object, list[int]] = {}
     for row, (values, kind) in enumerate(zip(runs[keys].itertuples(index=False), runs[over], strict=True)):
-        found.setdefault(row if pd.isna(kind) else tuple(map(format_value, values)), []).append(row)
+        found.setdefault(row if group_key(kind) is None else tuple(map(format_value, values)), []).append(row)
     return list(found.values())
 
 

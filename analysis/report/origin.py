@@ -8,7 +8,7 @@ from typing import Any
 
 from analysis.report.runs import ReportedRun
 from gpt_opt.records.job_id import JobId
-from gpt_opt.records.provenance import read_provenance
+from gpt_opt.records.provenance import packages_in, read_provenance
 from gpt_opt.records.summary import read_summary
 
 SHOWN_PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy", "gpt-opt")
@@ -68,7 +68,7 @@ def origin_of(runs: Sequence[ReportedRun]) -> Origin:
     records = {run.name: record for run in runs if (record := read_provenance(run.paths))}
     fields = [_field(name, {run: read(record) for run, record in records.items()}) for name, read in _FIELDS.items()]
     fields.insert(3, _field("device", {run.name: _device(run) for run in runs if run.name in records}))
-    packages = {run: record.get("packages") or {} for run, record in records.items()}
+    packages = {run: packages_in(record) for run, record in records.items()}
     every = sorted({name for versions in packages.values() for name in versions}, key=str.lower)
     of_package = [_field(name, {run: item.get(name, "none") for run, item in packages.items()}) for name in every]
     same = {field.name: field.values[0][0] for field in of_package if field.is_shared}
@@ -103,6 +103,11 @@ def _commit(record: Mapping[str, Any]) -> str:
     return f"{commit}{_DIRTY}" if record.get("git_dirty") else str(commit)
 
 
+def _code_digest(record: Mapping[str, Any]) -> str:
+    code = record.get("code")
+    return str(code.get("sha256") or "")[:16] if isinstance(code, dict) else ""
+
+
 def _slurm(record: Mapping[str, Any]) -> str:
     job = JobId.of(record.get("slurm"))
     return "" if job is None else str(job.job)
@@ -112,7 +117,7 @@ _COMMIT = "git commit"
 
 _FIELDS = {
     _COMMIT: _commit,
-    "code sha256": lambda record: str((record.get("code") or {}).get("sha256") or "")[:16],
+    "code sha256": _code_digest,
     "Python": lambda record: str(record.get("python") or ""),
     "CUDA_VISIBLE_DEVICES": lambda record: str(record.get("cuda_visible_devices") or ""),
     "host": lambda record: str(record.get("host") or ""),

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.answers.edges import Optimum, optimum
+from analysis.answers.fates import group_key
 from analysis.parameters import format_value, sort_key, varying_parameters
 from analysis.sensitivity.budget import Asked
 
@@ -108,8 +109,7 @@ def _points(runs: pd.DataFrame, tuned: Sequence[str], asked: Asked) -> list[Poin
         values = {column: row[column] for column in tuned}
         key = (float(row[asked.axis]), *(format_value(value) for value in values.values()))
         settings.setdefault(key, values)
-        seed = row.get("seed")
-        points.setdefault(key, []).append(Final(None if pd.isna(seed) else seed, row["final"], row["path"]))
+        points.setdefault(key, []).append(Final(group_key(row.get("seed")), row["final"], row["path"]))
     return [
         Point(key[0], settings[key], tuple(sorted(finals, key=lambda final: sort_key(final.seed))))
         for key, finals in points.items()

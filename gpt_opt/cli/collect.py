@@ -30,9 +30,10 @@ def collect(where: str | None, output: Path, metrics: bool) -> int:
 
 
 def _collect(where: str | None, output: Path, metrics: bool) -> None:
-    if output.suffix not in (".parquet", ".csv"):
+    if output.suffix.lower() not in (".parquet", ".csv"):
         problem = f"must end in .parquet or .csv, but is {output}"
-        raise ConfigError([Problem("--output", problem, f"write -o {output.with_suffix('.parquet')}")])
+        better = output.with_suffix(".parquet") if output.name else "results.parquet"
+        raise ConfigError([Problem("--output", problem, f"write -o {better}")])
     if not output.parent.is_dir():
         raise ConfigError([Problem("--output", f"must be in a folder that exists, but {output.parent} does not")])
     from analysis.load import load_metrics, load_runs

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from gpt_opt.cli.arguments import FILE
 from gpt_opt.errors import ConfigError, Problem
+
+_TEXTS = ("model.name", "data.dataset.name", "loss.name", "optimizer.optimizer_params.name")
+_GROUPS = ("training.training_params", "training.finetuning")
+"""What of a config says what a model is and how it was trained; each config of a run has them."""
 
 
 @click.command()
@@ -32,8 +38,29 @@ def export(run_dir: Path, into: Path | None) -> None:
     except ValueError as error:
         problem = f"must be the run's config, but cannot be read: {error}"
         raise ConfigError([Problem(str(paths.config), problem)]) from error
+    _require_config_of_run(config, paths.config)
     from gpt_opt.training.models.export import export_run
 
     target = into or paths.root / "export"
     export_run(paths, config, None if given == paths.root else given, target)
     print(target)
+
+
+def _require_config_of_run(config: Mapping[str, Any], file: Path) -> None:
+    """Checks that a config has what an export reads.
+
+    Raises:
+        ConfigError: If it has not.
+    """
+    wrong = [key for key in _TEXTS if not isinstance(_value_at(config, key), str)]
+    wrong += [key for key in _GROUPS if not isinstance(_value_at(config, key), dict)]
+    if wrong:
+        problem = f"must be the config of a run, but has no {', '.join(wrong)} as a run writes it"
+        raise ConfigError([Problem(str(file), problem, "name the run directory that `gptopt status` shows")])
+
+
+def _value_at(config: Any, key: str) -> Any:
+    """Returns the value of a dotted key, None where there is none."""
+    for name in key.split("."):
+        config = config.get(name) if isinstance(config, dict) else None
+    return config

@@ -160,7 +160,7 @@ def provenance_of_code() -> tuple[dict[str, Any], str]:
 def code_in(provenance: Mapping[str, Any]) -> Code | None:
     """Returns the code that provenance.json names; None of a version before, which did not say it."""
     match provenance:
-        case {"code": {"sha256": str(sha256), "snapshot": folder}, "time": str(stamp)}:
+        case {"code": {"sha256": str(sha256), "snapshot": None | str() as folder}, "time": str(stamp)}:
             return Code(sha256, folder, provenance.get("git_commit"), provenance.get("git_dirty"), stamp)
     return None
 

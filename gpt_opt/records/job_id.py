@@ -30,13 +30,13 @@ class JobId(str):
     __slots__ = ()
 
     @classmethod
-    def of(cls, ids: Mapping[str, str] | None) -> JobId | None:
+    def of(cls, ids: object) -> JobId | None:
         """Returns the start of a job that Slurm ids are of, None where there are none.
 
         Args:
-            ids: As `slurm_ids` returns them and `state.json` holds them.
+            ids: As `slurm_ids` returns them and `state.json` holds them; anything else that a file holds is none.
         """
-        if not ids or "slurm_job_id" not in ids:
+        if not isinstance(ids, Mapping) or "slurm_job_id" not in ids:
             return None
         job = ids["slurm_job_id"]
         if ids.get("slurm_array_job_id") and ids.get("slurm_array_task_id"):

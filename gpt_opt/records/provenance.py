@@ -45,11 +45,18 @@ def recorded_inputs(paths: RunPaths) -> Inputs:
         return {}
 
 
+def packages_in(record: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the versions of packages by name that provenance.json holds; {} where it holds something else there."""
+    packages = record.get("packages")
+    return {name: str(version) for name, version in packages.items()} if isinstance(packages, dict) else {}
+
+
 def inputs_in(record: Mapping[str, Any]) -> Inputs:
-    """Returns the inputs that provenance.json names."""
+    """Returns the inputs that provenance.json names; what has another form there is left out."""
     if digest := record.get("data_sha256"):  # as runs recorded it before they recorded all inputs
         return {"data.dataset.path": {"sha256": digest}}
-    return cast("Inputs", record.get("inputs", {}))
+    inputs = record.get("inputs")
+    return {name: item for name, item in inputs.items() if isinstance(item, dict)} if isinstance(inputs, dict) else {}
 
 
 def write_provenance(paths: RunPaths, config: Mapping[str, Any], inputs: Inputs, attempt: int) -> None:

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from analysis import cache, load_metrics, load_runs
-from analysis.cache import FOLDER
+from analysis.cache import FOLDER, source_hash
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import State
 
@@ -235,6 +235,51 @@ def test_files_of_another_version_are_left_alone(runs: list[RunPaths], outputs: 
     both(outputs)
     assert other.read_bytes() == b"of the future"
     assert len(kept(outputs)) == 3
+    os.utime(other, (0, 0))  # nobody has used that version for long
+    runs[0].config.write_text(json.dumps({"loss": {"beta": 7}}))
+    runs[1].config.write_text(json.dumps({"loss": {"beta": 8}}))
+    load_runs(outputs)
+    assert not other.exists()
+
+
+def test_what_other_code_made_is_read_anew(
+    runs: list[RunPaths], outputs: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = both(outputs)
+    reads.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "VERSION", "another")
+        assert_same(both(outputs), first)
+        assert len(reads) == 2 * RUNS
+    reads.clear()
+    assert_same(both(outputs), first)
+    assert reads == []
+
+
+def test_the_version_is_the_code_that_makes_rows(tmp_path: Path) -> None:
+    from analysis import curves, entries, files, run_rows, run_table
+    from gpt_opt.records import state, step_log
+
+    modules = (cache, curves, entries, files, run_rows, run_table, state, step_log)
+    assert {Path(str(module.__file__)).parent for module in modules} == set(cache.SOURCES)
+    assert source_hash(cache.SOURCES) == cache.VERSION
+    (tmp_path / "rows.py").write_text("A = 1\n")
+    (tmp_path / "text.txt").write_text("1")
+    first = source_hash([tmp_path])
+    (tmp_path / "text.txt").write_text("2")
+    assert source_hash([tmp_path]) == first
+    (tmp_path / "rows.py").write_text("A = 2\n")
+    assert source_hash([tmp_path]) != first
+
+
+def test_a_file_that_disappears_leaves_the_others_in_use(runs: list[RunPaths], outputs: Path, reads: list[str]) -> None:
+    first = both(outputs)
+    for kind in ("runs", "metrics"):
+        gone = outputs / FOLDER / f"{kind}.v{cache.VERSION}.gone.parquet"
+        gone.symlink_to(outputs / "nowhere")  # glob finds it, stat does not
+    reads.clear()
+    assert_same(both(outputs), first)
+    assert reads == []
 
 
 def test_where_nothing_can_be_written_loading_works(runs: list[RunPaths], outputs: Path) -> None:
@@ -284,7 +329,10 @@ def test_many_read_and_write_at_once(runs: list[RunPaths], outputs: Path, monkey
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join()
+        worker.join(120)
+        if worker.is_alive():  # a fork may deadlock: then this fails, and does not hang
+            worker.kill()
+            worker.join()
     assert [worker.exitcode for worker in workers] == [0] * 4
     assert not list((outputs / FOLDER).glob(".*.tmp"))
 

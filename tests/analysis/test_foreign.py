@@ -96,6 +96,29 @@ def test_nothing_that_is_read_is_executed(tmp_path: Path) -> None:
     assert "config.yaml: must be YAML" in problem
 
 
+def _bomb(merge: bool) -> str:
+    """Returns YAML of a few lines whose aliases stand for 9^12 values."""
+    lines = ["a0: &a0 {x: 1}" if merge else "a0: &a0 x"]
+    for number in range(1, 13):
+        again = ", ".join([f"*a{number - 1}"] * 9)
+        lines.append(f"a{number}: &a{number} " + (f"{{<<: [{again}]}}" if merge else f"[{again}]"))
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("text", [_bomb(merge=False), _bomb(merge=True), "a: &a [*a]\n"])
+def test_aliases_that_stand_for_too_much_are_refused(tmp_path: Path, text: str) -> None:
+    hydra_run(tmp_path / "h", text)
+    runs = load_runs(tmp_path)
+    (problem,) = runs.attrs["problems"]
+    assert "its aliases (*name) must stand for at most 100000 values" in problem
+
+
+def test_aliases_of_few_values_are_read(tmp_path: Path) -> None:
+    hydra_run(tmp_path / "h", "a: &a [1, 2]\nb: *a\nc: {d: &d {x: 3}, e: {<<: *d, y: 4}}\nglob: '*.txt'\n")
+    row = load_runs(tmp_path).iloc[0]
+    assert (row["b"], row["c.e.x"], row["c.e.y"], row["glob"]) == ([1, 2], 3, 4, "*.txt")
+
+
 def test_jobs_of_submitit(tmp_path: Path) -> None:
     for job in (3, 4, 5):
         (tmp_path / f"{job}_submitted.pkl").write_bytes(b"x")

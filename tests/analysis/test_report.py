@@ -20,14 +20,17 @@ from analysis.answers import answer
 from analysis.files import flatten
 from analysis.frame import RUN_COLUMNS
 from analysis.report import Source, page
-from analysis.report.costs import cost_in_sweep, total
+from analysis.report.costs import Cost, cost_in_sweep, total
 from analysis.report.curves import pack_all, packed, points_each, thinned
 from analysis.report.markup import Html, joined, tag
+from analysis.report.origin import origin_of
+from analysis.report.runs import ReportedRun
 from gpt_opt.cli import main
 from gpt_opt.records.attempts import note_end
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import State
 from gpt_opt.records.sweep_dir import Shape, Sweep
+from tests.analysis.conftest import MakeRun
 from tests.analysis.sweeps import BEGIN, begun, nested, submitted
 from tests.dispatch.on_disk import held
 
@@ -241,6 +244,18 @@ def test_a_broken_run_is_a_row_with_its_reason(sweep: Sweep) -> None:
     record = document(Path("report.html").read_text())
     assert "config.json" in record["runs"][1]["message"]
     assert "loss" not in record["runs"][2]["curves"]
+
+
+@pytest.mark.parametrize("odd", [[1], 7, "text", None, {"torch": 2}])
+def test_provenance_of_another_form_is_not_in_the_way(make_run: MakeRun, odd: object) -> None:
+    odd_one, other = make_run({"seed": 0}), make_run({"seed": 1})
+    other.provenance.write_text(json.dumps({"git_commit": "abc", "packages": {"torch": "2.8.0"}}))
+    names = ("git_commit", "code", "packages", "slurm", "python", "host")
+    odd_one.provenance.write_text(json.dumps(dict.fromkeys(names, odd)))
+    runs = zip("ab", (odd_one, other), strict=True)
+    found = origin_of([ReportedRun(None, name, "", "COMPLETED", run.root, None, Cost()) for name, run in runs])
+    assert "abc" in found.commits
+    assert {field.name: dict(field.values)["2.8.0"] for field in found.differing} == {"torch": ["b"]}
 
 
 def test_a_thousand_runs_fit_five_megabytes(tmp_path: Path) -> None:

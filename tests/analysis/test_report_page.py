@@ -35,16 +35,23 @@ POINTS = [{"loss.beta": beta, "seed": seed} for beta in BETAS for seed in SEEDS]
 EVIL = "</script><img src=x onerror=hacked=1>"
 
 
-@pytest.fixture(scope="session")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+def started(profile: Path) -> Chrome:
+    """Returns a browser with a profile of its own."""
     options = ChromeOptions()
     options.binary_location = CHROMIUM or ""
-    profile = tmp_path_factory.mktemp("chromium")
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
         options.add_argument(argument)
     options.add_argument(f"--user-data-dir={profile}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = Chrome(options=options, service=Service(DRIVER))
+    return Chrome(options=options, service=Service(DRIVER))
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    try:
+        browser = started(tmp_path_factory.mktemp("chromium"))
+    except WebDriverException:  # a machine with much else to do may be too slow for the driver: once more
+        browser = started(tmp_path_factory.mktemp("chromium"))
     try:
         yield browser
     finally:
@@ -431,10 +438,14 @@ def test_a_page_that_is_written_again_loads_itself_and_stays_as_it_is(
     for index in range(3):
         begun(sweep, index, POINTS[index])
     with held(sweep.driver):
-        file.write_text(page(Reader("beta", None).read()[0], every_s=4))
+        file.write_text(page(Reader("beta", None).read()[0], every_s=600))  # time enough to switch it off
         look.open(file)
         look.one("#reloads").click()
-        assert look.one("#age").text.endswith("again every 4 s")
+        file.write_text(page(Reader("beta", None).read()[0], every_s=4))
+        look.one("#reload").click()
+        waiting = WebDriverWait(look.browser, 60, ignored_exceptions=[WebDriverException])
+        waiting.until(lambda _: look.one("#age").text.endswith("again every 4 s"))
+        assert not look.one("#reloads").is_selected()
         look.type("seed")
         look.sort("eval loss")
         look.one('#table tr[data-run="1"]').click()
@@ -445,7 +456,7 @@ def test_a_page_that_is_written_again_loads_itself_and_stays_as_it_is(
     file.write_text(page(Reader("beta", None).read()[0], every_s=1))  # the last time: nothing works on it any more
     look.run("document.getElementById('reloads').click()")
     renewed = "return !window.old && document.readyState === 'complete'"
-    WebDriverWait(look.browser, 60, ignored_exceptions=[WebDriverException]).until(lambda _: look.run(renewed))
+    waiting.until(lambda _: look.run(renewed))
     assert look.texts("#facts dd")[0].startswith("4 of 9")
     assert look.runs('tr[aria-selected="true"]') == {"1"}
     assert look.one("#text").get_attribute("value") == "seed"

@@ -51,7 +51,13 @@ def test_tests_are_scipys() -> None:
     apart[0, :5], apart[1, 5:] = rng.normal(size=5), rng.normal(1, 5, size=4)
     found = all_pairs(apart)
     assert not found.paired.any()
-    assert found.p == pytest.approx(stats.ttest_ind(apart[0, :5], apart[1, 5:], equal_var=False).pvalue)
+    assert found.p == pytest.approx(_independent(apart[0, :5], apart[1, 5:]))
+
+
+def _independent(first: Floats, second: Floats) -> float:
+    """Returns p of scipy's statistic of Welch, with the degrees of freedom of the smaller sample."""
+    statistic = stats.ttest_ind(first, second, equal_var=False).statistic
+    return float(2 * stats.t.sf(abs(statistic), min(len(first), len(second)) - 1))
 
 
 def test_adjusted_means() -> None:
@@ -73,7 +79,7 @@ def test_few_shared_blocks_are_not_worth_pairing() -> None:
     found = all_pairs(samples)
     assert not found.paired[0]
     assert found.count[0] == 6
-    assert found.p[0] == pytest.approx(stats.ttest_ind(samples[0, :6], samples[1, 4:], equal_var=False).pvalue)
+    assert found.p[0] == pytest.approx(_independent(samples[0, :6], samples[1, 4:]))
     samples[1, 3] = 0.5  # three of six
     assert all_pairs(samples).paired[0]
 
@@ -119,6 +125,28 @@ def test_equal_settings_are_called_different_in_fewer_than_5_of_100_sweeps(setti
     for index in range(settings):
         apart[:, index, index * seeds : (index + 1) * seeds] = noise[:, index]
     assert _false_alarms(apart) < 0.05, "seeds of their own"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "deviations"),
+    [
+        ([2, 8], [1, 1]),
+        ([2, 8], [4, 1]),
+        ([2, 5], [3, 1]),
+        ([2, 5], [1, 3]),
+        ([2, 2, 2, 8], [3, 1, 1, 1]),
+        ([2, 2, 2, 2, 2, 10], [1] * 6),
+    ],
+)
+def test_equal_settings_of_unequal_sizes_are_called_different_as_seldom(
+    sizes: list[int], deviations: list[int]
+) -> None:
+    rng = np.random.default_rng([*sizes, *deviations])
+    samples = np.full((SWEEPS, len(sizes), sum(sizes)), math.nan)
+    for index, (size, deviation) in enumerate(zip(sizes, deviations, strict=True)):
+        start = sum(sizes[:index])
+        samples[:, index, start : start + size] = rng.normal(0, deviation, size=(SWEEPS, size))
+    assert (all_pairs(samples).corrected <= ALPHA).any(axis=-1).mean() < 0.05
 
 
 def test_choosing_the_best_by_looking_would_raise_false_alarms_without_the_correction() -> None:

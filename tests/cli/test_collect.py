@@ -48,6 +48,8 @@ def test_csv_has_lists_as_json_and_metrics_are_the_curves(make_run: MakeRun, out
     make_run()
     assert main(["collect", str(outputs), "-o", str(outputs / "results.csv")]) == 0
     (row,) = pd.read_csv(outputs / "results.csv").to_dict("records")
+    assert main(["collect", str(outputs), "-o", str(outputs / "results.CSV")]) == 0
+    assert (outputs / "results.CSV").read_bytes() == (outputs / "results.csv").read_bytes()
     assert json.loads(row["optimizer.optimizer_params.betas"]) == [0.9, 0.999]
     assert row["loss"] == 0.4523
     assert main(["collect", str(outputs), "-o", str(outputs / "curves.parquet"), "--metrics"]) == 0
@@ -58,6 +60,8 @@ def test_csv_has_lists_as_json_and_metrics_are_the_curves(make_run: MakeRun, out
     ("arguments", "message"),
     [
         (["-o", "results.xlsx"], "must end in .parquet or .csv, but is results.xlsx write -o results.parquet"),
+        (["-o", ""], "must end in .parquet or .csv, but is . write -o results.parquet"),
+        (["-o", "/"], "must end in .parquet or .csv, but is / write -o results.parquet"),
         (["-o", "nowhere/results.csv"], "must be in a folder that exists, but nowhere does not"),
         ([], "Missing option '-o'"),
     ],

@@ -129,6 +129,16 @@ def test_broken_records_are_said(two: list[RunPaths], capsys: pytest.CaptureFixt
     assert "eval/loss" in out
 
 
+@pytest.mark.parametrize("odd", [[1], 7, {"a": 7}, {"a": {"sha256": 7}}, {"sha256": "a", "snapshot": 7}])
+def test_records_of_another_form_are_compared(
+    two: list[RunPaths], capsys: pytest.CaptureFixture[str], odd: object
+) -> None:
+    provenance(two[1], **dict.fromkeys(("git_commit", "code", "inputs", "packages", "slurm", "host"), odd))
+    assert main(["diff", "mine", "0", "1"]) == 0
+    out = capsys.readouterr().out
+    assert str(odd)[:12] in next(line for line in out.splitlines() if line.startswith("commit"))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -91,6 +91,21 @@ def test_a_hub_name_is_the_base_model_and_a_value_breaks_no_table(tmp_path: Path
     assert "| data | a\\|b \\<script\\> |" in card
 
 
+@pytest.mark.parametrize("odd", [["torch"], 7, "text", None])
+def test_records_of_another_form_are_not_in_a_card(tmp_path: Path, small: list[str], odd: object) -> None:
+    from gpt_opt.records.run_dir import RunPaths
+    from gpt_opt.training.models.model_card import model_card
+
+    (tmp_path / "provenance.json").write_text(json.dumps({"packages": odd, "git_commit": "abc"}))
+    (tmp_path / "summary.json").write_text(json.dumps({"metrics": odd, "time_s": [odd], "device": "cpu"}))
+    card = model_card(RunPaths(tmp_path), config([*small, *DPO]), 3, is_result=True, is_known=True)
+    assert card.partition("## Made with")[2].splitlines()[2:6] == [
+        "| what |  |", "|---|---|", "| commit | abc |", "| device | cpu |",
+    ]  # fmt: skip
+    assert "## Evaluation" not in card
+    assert "training time" not in card
+
+
 def test_a_model_of_our_own_opens_as_its_card_says(tmp_path: Path, small: list[str]) -> None:
     root = tmp_path / "run"
     run_with(small, [*DPO, "model=gpt-tiny", "loss.use_ref_model=true"], root)
@@ -101,6 +116,26 @@ def test_a_model_of_our_own_opens_as_its_card_says(tmp_path: Path, small: list[s
     code = code.replace("FOLDER", str(root / "export")) + "print(type(model).__name__, model.config.vocab_size)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.split()[0] == "GPT"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"loss": {}}', "has no model.name, data.dataset.name, loss.name,"),
+        ('{"loss": {"name": "dpo"}, "model": "gpt2", "training": []}', "has no model.name, data.dataset.name, optim"),
+        ("[]", "cannot be read"),
+        ("{", "cannot be read"),
+    ],
+)
+def test_the_config_of_something_else_is_one_clear_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    (tmp_path / "checkpoints" / "checkpoint-1").mkdir(parents=True)
+    (tmp_path / "config.json").write_text(text)
+    assert main(["export", str(tmp_path)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert str(tmp_path / "config.json") in said
+    assert message in said
 
 
 def test_what_cannot_be_exported_is_one_clear_error(

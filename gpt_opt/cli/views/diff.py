@@ -22,7 +22,7 @@ def _text(key: str, value: Any) -> str:
         return _NO_VALUE
     if key == "uncommitted changes":
         return _LINES.format(str(value).count("\n"))
-    return format_value(value[:_SHORT] if key == "commit" else value)
+    return format_value(str(value)[:_SHORT] if key == "commit" else value)
 
 
 def _columns(part: str, keys: Mapping[str, Pair]) -> list[Column]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from gpt_opt.records.io import read_json_object
 from gpt_opt.records.metrics import EVALUATION, metric_info, metric_text
-from gpt_opt.records.provenance import read_provenance
+from gpt_opt.records.provenance import packages_in, read_provenance
 from gpt_opt.records.run_dir import RunPaths
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed")
@@ -37,7 +37,7 @@ def model_card(paths: RunPaths, config: Mapping[str, Any], step: int | None, *, 
     lines = [*_front(model, loss, data), f"# {model['name']}, {loss} on {data['name']}", ""]
     lines += [f"Trained with gpt-opt, run `{paths.root.name}`.", "", "## Use", "", *_use(is_known), ""]
     lines += ["## Training", "", *_table("setting", "value", _settings(config, step, summary)), ""]
-    if is_result and (metrics := summary.get("metrics")):
+    if is_result and isinstance(metrics := summary.get("metrics"), dict) and metrics:
         lines += ["## Evaluation", "", *_table("final metric", "value", _metrics(metrics)), ""]
     lines += ["## Made with", "", *_table("what", "", _made_with(provenance, summary)), ""]
     lines += ["Licence, intended use and limits are for its authors to say: no record of the run has them.", ""]
@@ -81,7 +81,7 @@ def _settings(config: Mapping[str, Any], step: int | None, summary: Mapping[str,
     """Yields what of the config makes the training what it is, without what is off."""
     model, optimizer = config["model"], config["optimizer"]["optimizer_params"]
     yield "starts from", model.get("archive") or model.get("name_or_path") or "random weights"
-    yield "goes on from", config["training"]["finetuning"]["resume_from_checkpoint"]
+    yield "goes on from", config["training"]["finetuning"].get("resume_from_checkpoint")
     yield "data", config["data"]["dataset"]["name"]
     yield from _inner("data", config["data"]["dataset"])
     yield "loss", config["loss"]["name"]
@@ -89,9 +89,9 @@ def _settings(config: Mapping[str, Any], step: int | None, summary: Mapping[str,
     yield "optimizer", optimizer["name"]
     yield from _inner("optimizer", optimizer)
     yield from _inner("training", config["training"]["training_params"])
-    yield from _inner("lora", config["lora"])
+    yield from _inner("lora", config.get("lora") or {})
     yield "weights", model.get("policy_dtype")
-    yield "seed", config["seed"]
+    yield "seed", config.get("seed")
     yield "optimizer steps", step if step is not None else summary.get("step")
     yield "tokens seen by the run", summary.get("tokens")
 
@@ -117,7 +117,7 @@ def _made_with(provenance: Mapping[str, Any], summary: Mapping[str, Any]) -> Ite
     yield "commit", f"{commit} with changes" if commit and provenance.get("git_dirty") else commit
     yield "device", summary.get("device")
     seconds = summary.get("time_s")
-    yield "training time", None if seconds is None else f"{seconds:.0f} s"
-    packages = provenance.get("packages") or {}
+    yield "training time", f"{seconds:.0f} s" if isinstance(seconds, int | float) else None
+    packages = packages_in(provenance)
     yield "packages", ", ".join(f"{name} {packages[name]}" for name in _PACKAGES if name in packages)
     yield "data", summary.get("data_fingerprint") and f"fingerprint {summary['data_fingerprint']}"

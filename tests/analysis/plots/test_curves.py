@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,8 +20,10 @@ from scipy import stats
 from analysis import load_metrics, load_runs
 from analysis.plot_curves import main
 from analysis.plots import NothingToPlot, curves
+from analysis.plots import __main__ as figures
 from analysis.plots.looks import FEW as FEW_RUNS
 from analysis.plots.looks import OTHERS
+from analysis.plots.traces import groups_over
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import State
@@ -257,6 +260,29 @@ def test_runs_of_several_seeds_are_their_mean_with_its_interval() -> None:
     half = stats.t.ppf(0.975, 2) * np.std([0, 0.01, 0.04], ddof=1) / math.sqrt(3)
     assert bands(axes)[0][-1] == pytest.approx([100, 0.1 + 0.05 / 3 - half, 0.1 + 0.05 / 3 + half])
     assert_readable(figure)
+
+
+@pytest.mark.parametrize("kinds", [([0.9, 0.99], [0.9, 0.95], [0.8, 0.9]), (1, [2], [3, 4])])
+def test_runs_that_differ_in_a_list_are_averaged(kinds: tuple[object, ...]) -> None:
+    runs = run_frame([{"adam.betas": kind} for kind in (*kinds, None)])
+    assert groups_over(runs, "adam.betas") == [[0, 1, 2], [3]]
+
+
+def test_the_command_averages_over_a_list_by_the_end_of_its_name(
+    make_run: MakeRun, outputs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for betas in ([0.9, 0.99], [0.9, 0.95]):
+        make_run({"optimizer.optimizer_params.betas": betas})
+    asked = []
+
+    def curves_of(runs: pd.DataFrame, *arguments: Any) -> Figure:
+        asked.append(arguments[-1])
+        return curves(runs, *arguments)
+
+    monkeypatch.setattr(figures, "curves", curves_of)
+    assert figures.main([str(outputs), "curves", "--over", "betas", "-o", str(tmp_path / "here")]) == 0
+    assert asked == ["optimizer.optimizer_params.betas"]
+    assert (tmp_path / "here" / "curves.png").exists()
 
 
 def test_two_seeds_have_no_interval_and_are_drawn_themselves() -> None:

@@ -157,6 +157,8 @@ def test_the_command_saves_what_there_is_and_says_what_is_not(
         (["outputs", "parameter", "--metric", "nothing"], "must be a metric of the runs, but is 'nothing'"),
         (["outputs", "curves", "--smooth", "7"], "smooth must be a fraction"),
         (["outputs", "curves", "-o", "outputs/file/folder"], "give another -o FOLDER"),
+        (["outputs", "curves", "--over", "gamma"], "the runs have no gamma"),
+        (["outputs", "curves", "--over", "name"], "optimizer_params.name have that name"),
         (["nowhere"], "nowhere is no folder, and no sweep"),
     ],
 )
