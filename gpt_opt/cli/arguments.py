@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -53,4 +54,25 @@ def complete_run(context: click.Context, parameter: click.Parameter, incomplete:
 SWEEP_FILE = click.argument("file", type=FILE, help="The sweep file, for example params/beta_sweep.json.")
 OVERRIDES = click.argument("overrides", nargs=-1, help="Hydra overrides for every point, applied last: seed=1.")
 SWEEP = click.argument("sweep", help="A sweep: its name, name/number, or directory.", shell_complete=complete_sweep)
+SWEEP_OR_DIR = click.argument(
+    "where",
+    required=False,
+    metavar="SWEEP_OR_DIR",
+    help="A sweep (name, name/number, directory) or a folder of runs; by default the last sweep submitted.",
+    shell_complete=complete_sweep,
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+
+
+def agrees(verb: str, question: str) -> bool:
+    """Asks before something is done that cannot be undone.
+
+    Raises:
+        GptOptError: If there is no terminal to ask at.
+    """
+    if not sys.stdin.isatty():
+        raise GptOptError(f"{verb} asks first, but there is no terminal to ask at; add --yes")
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        return False

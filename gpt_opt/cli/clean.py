@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from gpt_opt.cli.arguments import SWEEP, SWEEPS
+from gpt_opt.cli.arguments import SWEEP, SWEEPS, agrees
 from gpt_opt.errors import GptOptError
 
 
@@ -42,18 +42,9 @@ def clean(sweep: str, keep_best: int, metric: str | None, yes: bool) -> None:
         return
     asked = f"{'1 run' if len(chosen) == 1 else f'{len(chosen)} runs'} of {target.label}"
     total = size(sum(item.size for item in chosen))
-    if not yes and not _agrees(f"remove the checkpoints of {asked}, {total}? They can only be trained again."):
+    if not yes and not agrees("clean", f"remove the checkpoints of {asked}, {total}? They can only be trained again."):
         raise GptOptError("nothing was removed")
     gone, left = remove(target, chosen, keep_best, by)
     print(f"removed {size(sum(item.size for item in gone))} of {len(gone)} runs; results and logs are as they were")
     if left:
         raise GptOptError("not removed:\n  " + "\n  ".join(left))
-
-
-def _agrees(question: str) -> bool:
-    if not sys.stdin.isatty():
-        raise GptOptError("clean asks before it removes anything, but there is no terminal to ask at; add --yes")
-    try:
-        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:  # Ctrl-D
-        return False

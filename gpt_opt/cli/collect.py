@@ -7,18 +7,12 @@ from pathlib import Path
 
 import click
 
-from gpt_opt.cli.arguments import FILE, SWEEPS, complete_sweep
+from gpt_opt.cli.arguments import FILE, SWEEP_OR_DIR, SWEEPS
 from gpt_opt.errors import ConfigError, Problem, exit_code, say
 
 
 @click.command()
-@click.argument(
-    "where",
-    required=False,
-    metavar="SWEEP_OR_DIR",
-    help="A sweep (name, name/number, directory) or a folder of runs; by default the last sweep submitted.",
-    shell_complete=complete_sweep,
-)
+@SWEEP_OR_DIR
 @click.option("-o", "--output", type=FILE, required=True, metavar="FILE", help="The file: .parquet or .csv.")
 @click.option("--metrics", is_flag=True, help="Write the learning curves, a row a run and step.")
 def collect(where: str | None, output: Path, metrics: bool) -> int:

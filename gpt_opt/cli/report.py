@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt_opt.cli.arguments import FILE, SWEEPS, at_least_one, complete_sweep
+from gpt_opt.cli.arguments import FILE, SWEEP_OR_DIR, SWEEPS, at_least_one
 from gpt_opt.errors import Problem, RequestError, exit_code
 
 if TYPE_CHECKING:
@@ -24,13 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument(
-    "where",
-    required=False,
-    metavar="SWEEP_OR_DIR",
-    help="A sweep (name, name/number, directory) or a folder of runs; by default the last sweep submitted.",
-    shell_complete=complete_sweep,
-)
+@SWEEP_OR_DIR
 @click.option("-o", "--output", type=FILE, metavar="FILE", help="Where to write it (default: report.html in there).")
 @click.option("--metric", metavar="NAME", help="What to compare runs by (default: the sweep's, or the usual one).")
 @click.option("--watch", "is_watched", is_flag=True, help="Write it again and again until nothing runs any more.")

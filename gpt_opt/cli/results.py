@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpt_opt.cli.arguments import FILE, JSON, SWEEPS, complete_sweep
+from gpt_opt.cli.arguments import FILE, JSON, SWEEP_OR_DIR, SWEEPS
 from gpt_opt.errors import ConfigError, Problem, exit_code, say
 
 if TYPE_CHECKING:
@@ -26,13 +26,7 @@ CODES = "0 here is an answer, 1 every run failed, 2 the request was wrong, 3 no 
 
 
 @click.command(epilog=f"Exit codes: {CODES}.")
-@click.argument(
-    "where",
-    required=False,
-    metavar="SWEEP_OR_DIR",
-    help="A sweep (name, name/number, directory) or a folder of runs; by default the last sweep submitted.",
-    shell_complete=complete_sweep,
-)
+@SWEEP_OR_DIR
 @click.option("--metric", metavar="NAME", help="Name or label (eval/accuracy); default: the sweep's, or the usual one.")
 @click.option("--goal", type=click.Choice(("minimize", "maximize")), help="Its direction, where it is one of yours.")
 @click.option("--by", multiple=True, metavar="KEY", help="Config key to compare values of (default: all that vary).")

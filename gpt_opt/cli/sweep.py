@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpt_opt.cli.arguments import JSON, SWEEP, SWEEPS, complete_run, complete_sweep
+from gpt_opt.cli.arguments import JSON, SWEEP, SWEEPS, agrees, complete_run, complete_sweep
 from gpt_opt.errors import GptOptError
 
 if TYPE_CHECKING:
-    from gpt_opt.records.sweep_dir import Sweep, SweepRun
+    pass
 
 CODES = "0 all runs are done, 1 a run failed or something else waits for you, 3 still running, nothing failed so far"
 
@@ -105,7 +105,7 @@ def cancel(sweep: str, run: str | None, yes: bool, children: bool) -> None:
     if not runs:
         print(f"nothing to cancel: no run of {target.label} that was meant is waiting or running")
         return
-    if not yes and not _agrees(target, runs):
+    if not yes and not agrees("cancel", f"stop {len(runs)} runs of {target.label}?"):
         raise GptOptError("nothing was cancelled")
     below = descendants(target, runs)
     runs += below if children else []
@@ -116,12 +116,3 @@ def cancel(sweep: str, run: str | None, yes: bool, children: bool) -> None:
         names = ", ".join(item.name for item in below[:5]) + (", ..." if len(below) > 5 else "")
         again = f"gptopt cancel {target.label} {run} --children cancels them too"
         print(f"BLOCKED now, for they start from what was cancelled: {names}; {again}, a retry of it frees them")
-
-
-def _agrees(sweep: Sweep, runs: list[SweepRun]) -> bool:
-    if not sys.stdin.isatty():
-        raise GptOptError("cancel asks before it stops runs, but there is no terminal to ask at; add --yes")
-    try:
-        return input(f"stop {len(runs)} runs of {sweep.label}? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:  # Ctrl-D
-        return False
