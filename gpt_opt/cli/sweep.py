@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
 
 import click
 
 from gpt_opt.cli.arguments import JSON, SWEEP, SWEEPS, agrees, complete_run, complete_sweep
 from gpt_opt.errors import GptOptError
-
-if TYPE_CHECKING:
-    pass
 
 CODES = "0 all runs are done, 1 a run failed or something else waits for you, 3 still running, nothing failed so far"
 
