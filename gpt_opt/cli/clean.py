@@ -29,6 +29,7 @@ def clean(sweep: str, keep_best: int, metric: str | None, yes: bool) -> None:
     from gpt_opt.cli.views import clean as views
     from gpt_opt.cli.views.parts import size
     from gpt_opt.dispatch.clean import inspect, metrics_of, remove
+    from gpt_opt.plan.resources import run_count
     from gpt_opt.records.sweep_dir import find
     from gpt_opt.table import show, terminal_width
 
@@ -40,7 +41,7 @@ def clean(sweep: str, keep_best: int, metric: str | None, yes: bool) -> None:
     if not chosen:
         print(f"nothing to remove of {target.label}")
         return
-    asked = f"{'1 run' if len(chosen) == 1 else f'{len(chosen)} runs'} of {target.label}"
+    asked = f"{run_count(len(chosen))} of {target.label}"
     total = size(sum(item.size for item in chosen))
     if not yes and not agrees("clean", f"remove the checkpoints of {asked}, {total}? They can only be trained again."):
         raise GptOptError("nothing was removed")

@@ -94,6 +94,7 @@ def cancel(sweep: str, run: str | None, yes: bool, children: bool) -> None:
     """Stops runs, each with a checkpoint."""
     from gpt_opt.dispatch.actions import cancel as stop
     from gpt_opt.dispatch.actions import descendants, open_runs
+    from gpt_opt.plan.resources import run_count
     from gpt_opt.records.sweep_dir import find
 
     target = find(sweep, SWEEPS)
@@ -106,8 +107,7 @@ def cancel(sweep: str, run: str | None, yes: bool, children: bool) -> None:
     below = descendants(target, runs)
     runs += below if children else []
     stop(target, runs)
-    number = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
-    print(f"cancelled {number} of {target.label}; running ones checkpoint first and end within a minute")
+    print(f"cancelled {run_count(len(runs))} of {target.label}; running ones checkpoint first and end within a minute")
     if below and not children:
         names = ", ".join(item.name for item in below[:5]) + (", ..." if len(below) > 5 else "")
         again = f"gptopt cancel {target.label} {run} --children cancels them too"

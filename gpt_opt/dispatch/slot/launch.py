@@ -137,10 +137,8 @@ class Launcher:
         files = [self._sweep.logs / f"{name}.{end}" for end in ("out", "err")]
         logs = [file.open("ab") for file in files]
         log_start, kills = logs[1].tell(), oom_kills()
-        environment, processes = (
-            self._environment_of(run, held, workers),
-            workers * (self._resources.nodes_per_run or 1),
-        )
+        environment = self._environment_of(run, held, workers)
+        processes = workers * (self._resources.nodes_per_run or 1)
         process: subprocess.Popen[bytes] | warm.WarmProcess | None = None
         try:
             if processes == 1 and warm.TASK in environment and not self._submission.cold:
