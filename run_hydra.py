@@ -12,22 +12,21 @@ from pathlib import Path
 
 import hydra
 
-from gpt_opt.config.schema import VERSION_BASE, register
+from gpt_opt.config.schema import VERSION_BASE
 from gpt_opt.errors import exit_code
-from gpt_opt.plan.command_line import check_command_line, composition_problems, help_loader
+from gpt_opt.own_app.command_line import check_command_line, composition_problems, help_loader
 from gpt_opt.run.devices import start_processes
 from gpt_opt.run.distributed import run_ranks
 from gpt_opt.run.main import hydra_errors, require_weights, show_help, start, task
 from gpt_opt.run.planned import require_planned
-from gpt_opt.run.resolvers import register_resolvers
+from gpt_opt.run.prepared import prepare
 
 CONFIG_DIR = Path(__file__).resolve().parent / "hydra_conf"
 
 
 def main() -> None:
     """Checks every point of the command line, then lets Hydra run them."""
-    register()
-    register_resolvers()
+    prepare()
     request = check_command_line(CONFIG_DIR, sys.argv[1:])
     explain = partial(composition_problems, CONFIG_DIR, sys.argv[1:])
     if request is None and (loader := help_loader(CONFIG_DIR, sys.argv[1:])) is not None:

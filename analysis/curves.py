@@ -23,8 +23,9 @@ import pyarrow.compute
 import pyarrow.json
 
 from analysis.entries import Entries, joined
-from analysis.files import Problems, number, read_rows
+from analysis.files import Problems, read_rows
 from analysis.run_table import TIME, plain_text
+from gpt_opt.records.io import number
 from gpt_opt.records.metrics import in_order
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.step_log import NOT_METRICS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,16 +31,6 @@ class Problems:
     def of(self, file: Path) -> bool:
         """Returns whether anything is wrong with `file`."""
         return any(line.startswith(f"{file}: ") for line in self.found)
-
-
-def number(value: object) -> float | None:
-    """Returns a JSON number as a float, NaN and infinities included; None for anything else."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
 
 
 def whole(value: object) -> int | None:

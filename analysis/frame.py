@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -12,8 +12,8 @@ import pandas as pd
 import pyarrow as pa
 
 from analysis.entries import Entries
-from analysis.files import number, whole
-from analysis.parameters import varying_parameters
+from analysis.files import whole
+from analysis.parameters import beside_key, is_of_training_app, varying_parameters
 from analysis.run_table import (
     KEYS,
     PLANNED,
@@ -25,7 +25,8 @@ from analysis.run_table import (
     metric_names,
     plain_text,
 )
-from gpt_opt.records.metrics import in_order
+from gpt_opt.records.io import number
+from gpt_opt.records.metrics import in_order, metric_info
 from gpt_opt.records.run_id import is_identity
 
 __all__ = ["RUN_COLUMNS", "SWEEP_COLUMNS", "runs_frame"]
@@ -106,16 +107,18 @@ def _config_key(table: pa.Table, key: str, known: npt.NDArray[np.bool_]) -> _Con
     return _ConfigKey(column, different + has_none > 1, values[0] if values else None)
 
 
-def _config(table: pa.Table, taken: Collection[str]) -> dict[str, _ConfigKey]:
+def _config(table: pa.Table, taken: Collection[str], identifies: Callable[[str], bool]) -> dict[str, _ConfigKey]:
     """Returns the keys of the config whose names mean nothing else, in config order."""
     known = table[KEYS].is_valid().to_numpy()
     whole_known = known & ~table[PLANNED].to_numpy()
     keys = [key for key in config_keys(table) if key not in taken]
-    return {key: _config_key(table, key, known if is_identity(key) else whole_known) for key in keys}
+    return {key: _config_key(table, key, known if identifies(key) else whole_known) for key in keys}
 
 
 def _metrics(table: pa.Table, taken: Collection[str]) -> dict[str, pa.ChunkedArray]:
-    return {name: table[metric_column(name)] for name in in_order(metric_names(table)) if name not in taken}
+    """Returns the metrics by the names of their columns; one whose name is taken has another."""
+    names = {beside_key(name) if name in taken else name: name for name in in_order(metric_names(table))}
+    return {column: table[metric_column(name)] for column, name in names.items() if column not in taken}
 
 
 def _with_diverged(runs: Entries, metrics: Mapping[str, Any]) -> list[str]:
@@ -146,23 +149,28 @@ def runs_frame(runs: Entries, sweep: str | None = None) -> pd.DataFrame:
         dotted key; the metrics by their names, float64; the rest of `RUN_COLUMNS`; the config keys that do not vary.
         Config columns have the narrowest type that holds all values: bool, int64, float64, their nullable kin, category
         for strings, object for lists and for several kinds. A name that appears twice keeps the first meaning of: fixed
-        column, metric, config key.
+        column, metric of the registry (not of other apps), config key; another metric of that name is `metrics/<name>`.
 
         `attrs` has `problems` (all of them, and the runs that diverged), `varying` (the keys that tell the runs apart,
-        see `varying_parameters`), `constant` (key to value) and `sweep`.
+        see `varying_parameters`), `constant` (key to value), `sweep`, `logged` (the metrics) and `all_identify`
+        (whether every config key is part of what identifies a run: of an app that is not gpt-opt's training).
     """
     table = runs.data
     types = RUN_COLUMNS if sweep is None else {**RUN_COLUMNS, **SWEEP_COLUMNS}
     fixed = table.select(list(types)).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get).astype(types)
     fixed["path"] = pd.Series(map(plain_text, runs.paths), dtype="str")  # those kept in a cache had another name
-    metrics = _metrics(table, types)
-    config = _config(table, [*types, *metrics])
+    keys = config_keys(table)
+    is_other_app = table[PLANNED].to_numpy().any() and not any(map(is_of_training_app, keys))
+    identifies = (lambda key: True) if is_other_app else is_identity
+    # Of gpt-opt's training, and of runs that gpt-opt did not start, a metric of the registry comes before a key.
+    metrics = _metrics(table, {*types, *(key for key in keys if is_other_app or metric_info(key) is None)})
+    config = _config(table, [*types, *metrics], identifies)
     varying = [key for key, item in config.items() if item.varies]
     constant = {key: item.value for key, item in config.items() if not item.varies}
     # A key that does not vary, and that all have, keeps the rows in which no varying key has a value.
-    anchor = [key for key, value in constant.items() if value is not None and is_identity(key)][:1]
+    anchor = [key for key, value in constant.items() if value is not None and identifies(key)][:1]
     differing = pd.DataFrame({key: config[key].column for key in (*anchor, *varying)})
-    differing.attrs["varying"] = varying
+    differing.attrs.update(varying=varying, all_identify=bool(is_other_app))
     telling = varying_parameters(differing)
     others = [key for key in varying if key not in telling]
     first = [name for name in _FIRST if name in types]
@@ -174,4 +182,5 @@ def runs_frame(runs: Entries, sweep: str | None = None) -> pd.DataFrame:
     frame = pd.DataFrame(columns)
     lines = _with_diverged(runs, metrics)
     frame.attrs.update(problems=lines, varying=telling, constant=constant, sweep=sweep)
+    frame.attrs.update(logged=list(metrics), all_identify=bool(is_other_app))
     return frame

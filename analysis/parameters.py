@@ -11,12 +11,32 @@ import pandas as pd
 
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.run_id import ABSENT_MEANS, is_identity
+from gpt_opt.records.step_log import NOT_METRICS
 
 MAIN_PARAMETER = "loss.beta"
 """Shown when nothing varies."""
 
+_NAMES = ("name", "_target_")
+"""Last parts of keys that say what was chosen for a group."""
+
 LONG_NUMBER = 10
 """Characters beyond which a number was drawn, not chosen, and is rounded in a legend."""
+
+
+def beside_key(metric: str) -> str:
+    """Returns the column of a metric in a frame of runs where a config key, or a fixed column, has its name."""
+    return f"metrics/{metric}"
+
+
+def named_as_in(runs: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
+    """Returns a `load_metrics` frame with the names that its metrics have in a `load_runs` frame."""
+    names = [name for name in metrics.columns if name not in NOT_METRICS and beside_key(name) in runs.columns]
+    return metrics.rename(columns={name: beside_key(name) for name in names})
+
+
+def is_of_training_app(key: str) -> bool:
+    """Returns whether a config key is one that gpt-opt's own training alone has: runs of other apps do not."""
+    return key.startswith("training.training_params.")
 
 
 def parameter_columns(runs: pd.DataFrame) -> list[str]:
@@ -26,7 +46,9 @@ def parameter_columns(runs: pd.DataFrame) -> list[str]:
     """
     dotted = (name for name in runs.columns if "." in name and "/" not in name)
     said = (*runs.attrs.get("varying", ()), *runs.attrs.get("constant", ()))
-    known = {"seed", *filter(is_identity, (*dotted, *said))}
+    identifies = (lambda key: True) if runs.attrs.get("all_identify") else is_identity
+    logged = runs.attrs.get("logged", ())
+    known = {"seed", *filter(identifies, (*(name for name in dotted if name not in logged), *said))}
     return [name for name in runs.columns if name in known]
 
 
@@ -59,15 +81,17 @@ def varying_parameters(runs: pd.DataFrame) -> list[str]:
     """Returns the config columns that tell the runs apart, in the order of the frame, the seed last.
 
     A sweep over a config group changes many keys at once. Those that follow from a varying `name` key of their
-    top-level group are left out (`optimizer=adamw,rmsprop`), and of keys that only some runs have, with one value, the
-    first of the group stands for all (`lora=none,lora`). Runs whose config could not be read are not looked at.
+    top-level group, or without one of its `_target_`, are left out (`optimizer=adamw,rmsprop`), and of keys that only
+    some runs have, with one value, the first of the group stands for all (`lora=none,lora`). Runs whose config could
+    not be read are not looked at.
     """
     known = runs[parameter_columns(runs)].dropna(how="all").apply(hashable)
     varying = [column for column in known.columns if known[column].nunique(dropna=False) > 1]
     names: dict[str, str] = {}
-    for column in varying:
-        if column.endswith(".name"):
-            names.setdefault(column.split(".")[0], column)
+    for ending in _NAMES:
+        for column in varying:
+            if column.endswith(f".{ending}"):
+                names.setdefault(column.split(".")[0], column)
     kept: dict[object, str] = {}
     for column in varying:
         group = column.split(".")[0]
@@ -110,7 +134,7 @@ def find_column(runs: pd.DataFrame, name: str) -> str:
 def _short_forms(column: str) -> tuple[str, str, str]:
     """Returns names for a column from short to long; `optimizer.optimizer_params.name` is best called `optimizer`."""
     parts = column.split(".")
-    short = parts[-2].removesuffix("_params") if parts[-1] == "name" and len(parts) > 1 else parts[-1]
+    short = parts[-2].removesuffix("_params") if parts[-1] in _NAMES and len(parts) > 1 else parts[-1]
     return short, ".".join(parts[-2:]), column
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.files import Problems, flatten, read_object
+from analysis.parameters import is_of_training_app
 from gpt_opt.records.code import PACKAGE, code_in
 from gpt_opt.records.provenance import inputs_in, packages_in
 from gpt_opt.records.run_dir import RunPaths
@@ -90,9 +91,11 @@ def _read(paths: RunPaths, problems: Problems) -> _Record:
     summary = read_object(paths.summary, problems) or {}
     record = read_run(paths)
     metrics = summary.get("metrics")
+    is_other_app = not any(map(is_of_training_app, config))
+    counts = {key for key in config if is_other_app or is_identity(key)}
     parts = {
-        "config": {key: value for key, value in config.items() if is_identity(key)},
-        "config that changes no result": {key: value for key, value in config.items() if not is_identity(key)},
+        "config": {key: value for key, value in config.items() if key in counts},
+        "config that changes no result": {key: value for key, value in config.items() if key not in counts},
         "code": _code(provenance, paths),
         "data": _data(provenance, summary),
         "packages": packages_in(provenance),

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from analysis.files import Problems, flatten, number, read_object, read_rows, take, text, whole
+from analysis.files import Problems, flatten, read_object, read_rows, take, text, whole
+from analysis.parameters import is_of_training_app
+from gpt_opt.records.io import number
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import State, StateUnreadable, corrected, written_state
 from gpt_opt.records.step_log import NOT_METRICS
@@ -111,4 +113,6 @@ def read_run(folder: str) -> RunRow:
     if problems.found:
         fixed["reason"] = "; ".join(line.removeprefix(f"{folder}/") for line in problems.found)
     known = {} if config is None else flatten(config)
-    return RunRow(fixed, metrics, known, tuple(problems.found), settled and not problems.found)
+    # The config of a run of another app has no more than what identifies it.
+    planned = bool(known) and not any(map(is_of_training_app, known))
+    return RunRow(fixed, metrics, known, tuple(problems.found), settled and not problems.found, planned)

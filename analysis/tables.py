@@ -11,10 +11,11 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from analysis.answers.metric import metric_columns
 from analysis.parameters import format_value, run_order, short_names, shown_parameters
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.io import write_bytes
-from gpt_opt.records.metrics import metric_label, metric_text
+from gpt_opt.records.metrics import MOST_SHOWN, metric_label, metric_text, own_metrics
 from gpt_opt.table import Column, render
 
 _NAMES = ("loss", "eval/loss", "eval/rewards/accuracies", "eval/rewards/margins", "eval/kl", "time_s")
@@ -41,23 +42,27 @@ def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row a run, sorted by what varies: the config values that vary by their short names (`beta`), state, steps
-        (`step/total`), the columns of `METRICS` (accuracy as a fraction), run_id and path. `attrs["parameters"]` maps
-        the names of the first columns to their config keys.
+        (`step/total`), the columns of `METRICS` (accuracy as a fraction), metrics that are in no registry, run_id and
+        path. `attrs["parameters"]` maps the names of the first columns to their config keys, `attrs["own"]` has the
+        names of those metrics.
     """
     names = short_names(shown_parameters(runs), reserved=_FIXED)
     columns: dict[str, Any] = {short: runs[column] for column, short in names.items()}
     columns |= {"state": runs["state"], "steps": pd.Series(_steps(runs), index=runs.index, dtype="str")}
     missing = pd.Series(float("nan"), index=runs.index, dtype="float64")
     columns |= {title: runs[name] if name in runs.columns else missing for title, name in METRICS.items()}
+    own = own_metrics(metric_columns(runs))[:MOST_SHOWN]
+    columns |= {name: runs[name] for name in own}
     columns |= {name: runs[name] for name in IDENTITY}
     table = pd.DataFrame(columns).iloc[run_order(runs, list(names))].reset_index(drop=True)
+    table.attrs["own"] = own
     table.attrs["parameters"] = {short: column for column, short in names.items()}
     return table
 
 
 def _column(table: pd.DataFrame, name: str) -> Column:
     """Returns a column of text: numbers to the right and never folded, texts to the left."""
-    form = partial(metric_text, METRICS[name]) if name in METRICS else format_value
+    form = partial(metric_text, METRICS.get(name, name)) if name in (*METRICS, *table.attrs["own"]) else format_value
     numeric = name in METRICS or name == "steps" or pd.api.types.is_numeric_dtype(table[name])
     cells = ["-" if pd.isna(value) else form(value) for value in table[name]]
     return Column(name, cells, right=numeric, flexible=name not in _FIXED)

@@ -1,20 +1,31 @@
-"""Optimizer steps per second of our DPO training against TRL's DPOTrainer: same model, pairs, batches, precision.
+r"""Pairs per second and memory of our DPO training against TRL's DPOTrainer, live and with its precomputed reference.
 
     python benchmarks/dpo_step.py --steps 60 --rounds 5
-    python benchmarks/dpo_step.py model.archive=null model.config.n_embd=1024 model.config.n_layer=24 \
-        model.config.n_head=16 training.training_params.mixed_precision=bf16
+    python benchmarks/dpo_step.py --steps 15 --rounds 3 model.archive=null model.config.n_embd=2048 \
+        model.config.n_layer=20 model.config.n_head=16 model.config.n_positions=1024 model.config.vocab_size=32000 \
+        training.training_params.mixed_precision=bf16  # a GPU with 1.1 billion parameters
 
-Further arguments are Hydra overrides of the project's config; both sides follow them. Both start every round from the
+Further arguments are Hydra overrides of the project's config; all sides follow them. All start every round from the
 same weights and see the same batches in the same order, so their last losses must agree. TRL runs with its own defaults
-but for gradient checkpointing (off, as ours) and precision (ours); both log every `log_every` steps, neither evaluates
-nor saves within the time that counts. Nothing here needs the network.
+but for gradient checkpointing (off, as ours) and precision (ours); all log every `log_every` steps, none evaluates or
+saves within the time that counts. What comes before the first step, the reference's log-probabilities among it, is no
+part of a step: its seconds are reported beside. Nothing here needs the network.
+
+Memory is measured in a process for each side: the most that is resident (on a GPU: allocated) during training, above
+what is when all weights are loaded and nothing is computed; gradients and the optimizer's state are part of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
+import copy
+import json
 import os
+import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -29,6 +40,8 @@ from typing import Any, cast
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the product sets it, here before torch is loaded
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["GPTOPT_CACHE"] = tempfile.mkdtemp()  # nothing that an earlier run of this computed
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp()
 
 import datasets
 import torch
@@ -48,7 +61,6 @@ from gpt_opt.training.data.mixture import build_dataset
 from gpt_opt.training.data.order import TrainingOrder
 from gpt_opt.training.distributed import fresh_accelerate
 from gpt_opt.training.interface import Folder, Hooks
-from gpt_opt.training.models.build import Reference
 from gpt_opt.training.optimizers import phases_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -119,9 +131,14 @@ class Clock(TrainerCallback):
     """Times the steps after the first `SKIPPED_STEPS` and collects the logged losses."""
 
     def __init__(self, watch: Stopwatch | None) -> None:
-        self.seconds, self.cpu_seconds = 0.0, 0.0
+        self.seconds, self.cpu_seconds, self.begun = 0.0, 0.0, 0.0
         self.losses: list[float] = []
+        self.parts: dict[str, float] = {}
         self._watch, self._started, self._cpu_started = watch, 0.0, 0.0
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Notes when the first step began."""
+        self.begun = self.begun or time.perf_counter()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Starts or stops the clock."""
@@ -134,6 +151,8 @@ class Clock(TrainerCallback):
             synchronize()
             self.seconds = time.perf_counter() - self._started
             self.cpu_seconds = time.process_time() - self._cpu_started
+            if self._watch is not None:
+                self.parts = dict(self._watch.seconds)  # without the evaluation that follows
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Keeps the loss."""
@@ -147,12 +166,14 @@ class Round:
 
     Attributes:
         steps_per_second: Optimizer steps.
+        start_s: Seconds before the first step: model, data, the reference where it is computed ahead.
         cpu_ms: Milliseconds of processor time of a step, summed over threads: what a busy machine disturbs less.
         losses: Training loss at every log line.
         parts: Milliseconds of a step by part, where parts were timed.
     """
 
     steps_per_second: float
+    start_s: float
     cpu_ms: float
     losses: list[float]
     parts: dict[str, float]
@@ -164,10 +185,17 @@ def ours(config: Config, folder: Path) -> Trainer:
     (folder / "checkpoints").mkdir()
     # The assembly of the product itself, not a copy: what it sets is what is measured.
     place = Folder(folder / "checkpoints", folder / "metrics.jsonl", folder / "samples.jsonl")
-    return build_trainer(config, build(config), place, hooks)
+    trainer = build_trainer(config, build(config), place, hooks)
+    trainer.precompute_reference_logps()  # as a run does before it trains
+    return trainer
 
 
-def trl(config: Config, folder: Path) -> Trainer:
+def trl_precomputed(config: Config, folder: Path) -> Trainer:
+    """Builds TRL's trainer with `precompute_ref_log_probs`."""
+    return trl(config, folder, precomputed=True)
+
+
+def trl(config: Config, folder: Path, precomputed: bool = False) -> Trainer:
     """Builds TRL's trainer for the same config.
 
     Raises:
@@ -184,8 +212,8 @@ def trl(config: Config, folder: Path) -> Trainer:
     ]
     trainer = DPOTrainer(
         model=parts.policy,
-        ref_model=cast("Reference", parts.reference).model,
-        args=_trl_arguments(config, parts.steps, folder),
+        ref_model=None if precomputed else copy.deepcopy(parts.policy),
+        args=_trl_arguments(config, parts.steps, folder, precomputed),
         train_dataset=datasets.Dataset.from_list(rows),
         processing_class=parts.tokenizer,
     )
@@ -195,11 +223,12 @@ def trl(config: Config, folder: Path) -> Trainer:
     return cast("Trainer", trainer)
 
 
-def _trl_arguments(config: Config, steps: int, folder: Path) -> DPOConfig:
+def _trl_arguments(config: Config, steps: int, folder: Path, precomputed: bool) -> DPOConfig:
     params, optimizer = config["training"]["training_params"], config["optimizer"]["optimizer_params"]
     return DPOConfig(
         output_dir=str(folder),
         beta=config["loss"]["beta"],
+        precompute_ref_log_probs=precomputed,
         max_length=params["max_length"],
         per_device_train_batch_size=micro_batch_size(params),
         gradient_accumulation_steps=accumulation_steps(params),
@@ -226,8 +255,14 @@ def _trl_arguments(config: Config, steps: int, folder: Path) -> DPOConfig:
     )
 
 
-def _reference(trainer: Any) -> torch.nn.Module:
-    return cast("torch.nn.Module", trainer.ref_model if isinstance(trainer, DPOTrainer) else trainer.reference.model)
+def _reference(trainer: Any) -> torch.nn.Module | None:
+    if isinstance(trainer, DPOTrainer):
+        return cast("torch.nn.Module | None", trainer.ref_model)
+    reference = trainer.forwards.reference
+    return None if reference is None else cast("torch.nn.Module | None", reference.model)
+
+
+SIDES: dict[str, Side] = {"ours": ours, "TRL": trl, "TRL precomputed": trl_precomputed}
 
 
 def train_once(side: Side, config: Config, timed_parts: bool = False) -> Round:
@@ -235,6 +270,7 @@ def train_once(side: Side, config: Config, timed_parts: bool = False) -> Round:
     watch = Stopwatch() if timed_parts else None
     with ExitStack() as stack:
         stack.enter_context(fresh_accelerate())
+        started = time.perf_counter()
         trainer = side(config, Path(stack.enter_context(tempfile.TemporaryDirectory())))
         clock = Clock(watch)
         trainer.add_callback(clock)
@@ -242,46 +278,147 @@ def train_once(side: Side, config: Config, timed_parts: bool = False) -> Round:
         if watch is not None:
             stack.enter_context(watch.watch_optimizers())
             watch.watch_module(cast("torch.nn.Module", trainer.model), "policy forward")
-            watch.watch_module(_reference(trainer), "reference forward")
+            if (reference := _reference(trainer)) is not None:
+                watch.watch_module(reference, "reference forward")
             watch.wrap(trainer, "compute_loss", "compute_loss")
             watch.wrap(trainer, "get_batch_samples", "batch")
             watch.wrap(trainer.accelerator, "backward", "backward")
             watch.wrap(trainer.accelerator, "clip_grad_norm_", "clipping")
         trainer.train()
         steps = trainer.state.max_steps - SKIPPED_STEPS
-    parts = _parts(watch.seconds, clock.seconds, steps) if watch is not None else {}
-    return Round(steps / clock.seconds, clock.cpu_seconds / steps * 1e3, clock.losses, parts)
+    parts = _parts(clock.parts, clock.seconds, steps) if watch is not None else {}
+    return Round(steps / clock.seconds, clock.begun - started, clock.cpu_seconds / steps * 1e3, clock.losses, parts)
 
 
 def _parts(seconds: Mapping[str, float], total: float, steps: int) -> dict[str, float]:
-    forwards = seconds["policy forward"] + seconds["reference forward"]
+    forwards = seconds["policy forward"] + seconds.get("reference forward", 0.0)
     names = ("batch", "policy forward", "reference forward", "backward", "clipping", "optimizer")
-    parts = {name: seconds[name] for name in names}
+    parts = {name: seconds.get(name, 0.0) for name in names}
     parts["loss and metrics"] = seconds["compute_loss"] - forwards
     parts["the rest"] = total - sum(parts.values())
     return {**{name: value / steps * 1e3 for name, value in parts.items()}, "step": total / steps * 1e3}
 
 
-def compare(config: Config, rounds: int) -> None:
-    """Trains both sides alternately and prints what came out."""
-    sides: dict[str, Side] = {"ours": ours, "TRL": trl}
-    found: dict[str, list[Round]] = {name: [] for name in sides}
+def compare(config: Config, rounds: int, peak_tflops: float | None) -> None:
+    """Trains all sides alternately and prints what came out."""
+    pairs = config["training"]["training_params"]["batch_size"]
+    found: dict[str, list[Round]] = {name: [] for name in SIDES}
     for number in range(rounds + 1):
-        for name in sides if number % 2 else reversed(sides):
-            result = train_once(sides[name], config)
-            note = "" if number else " (discarded)"
-            print(f"round {number} {name:<4} {result.steps_per_second:8.3f} steps/s{note}", flush=True)
+        for name in SIDES if number % 2 else reversed(SIDES):
+            result = train_once(SIDES[name], config)
+            note = f" (discarded; {result.start_s:.1f} s before the first step)" if number == 0 else ""
+            print(f"round {number} {name:<15} {result.steps_per_second * pairs:8.2f} pairs/s{note}", flush=True)
             if number:
                 found[name].append(result)
     print()
-    speeds = {name: [result.steps_per_second for result in results] for name, results in found.items()}
+    speeds = {name: [result.steps_per_second * pairs for result in results] for name, results in found.items()}
     cpu = {name: [result.cpu_ms for result in results] for name, results in found.items()}
     for name, results in found.items():
-        print(f"{name:<4} {_spread(speeds[name])} steps/s, {_spread(cpu[name])} ms of CPU time a step")
-        print(f"{'':<4} loss at the log lines: {' '.join(f'{loss:.4f}' for loss in results[-1].losses)}")
-    print(f"ours / TRL in steps/s:  {_spread(_ratios(speeds['ours'], speeds['TRL']))}")
-    print(f"TRL / ours in CPU time: {_spread(_ratios(cpu['TRL'], cpu['ours']))}")
-    _print_parts({name: train_once(side, config, timed_parts=True).parts for name, side in sides.items()})
+        start_s = statistics.median(result.start_s for result in results)
+        print(f"{name:<15} {_spread(speeds[name])} pairs/s, {_spread(cpu[name])} ms of CPU time a step,")
+        print(f"{'':<15} {start_s:.1f} s before the first step, as measured again in later rounds")
+        print(f"{'':<15} loss at the log lines: {' '.join(f'{loss:.4f}' for loss in results[-1].losses)}")
+    for other in list(SIDES)[1:]:
+        print(f"ours / {other} in pairs/s:  {_spread(_ratios(speeds['ours'], speeds[other]))}")
+        print(f"{other} / ours in CPU time: {_spread(_ratios(cpu[other], cpu['ours']))}")
+    print_utilization(config, {name: statistics.median(values) for name, values in speeds.items()}, peak_tflops)
+    _print_parts({name: train_once(side, config, timed_parts=True).parts for name, side in SIDES.items()})
+
+
+def print_utilization(config: Config, speeds: Mapping[str, float], peak_tflops: float | None) -> None:
+    """Prints the floating point operations that the pairs need a second, and their share of what the device can do.
+
+    Counted are the products of matrices of one forward of the policy and of its backward, twice as many; of every token
+    once, the prompt too, without padding; of the head for tokens that predict a completion; of attention between
+    tokens that see each other. Not counted: the reference, what is computed twice, anything but products. So all sides
+    are measured by the same work.
+    """
+    flops = _flops_of_a_pair(config)
+    for name, speed in speeds.items():
+        share = "" if peak_tflops is None else f", {speed * flops / peak_tflops / 1e12:.1%} of {peak_tflops:g} TFLOP/s"
+        print(f"{name:<15} {speed * flops / 1e9:.1f} GFLOP/s of the model{share}")
+
+
+def _flops_of_a_pair(config: Config) -> float:
+    parts = build(config)
+    order, batch_size = parts.order(config), config["training"]["training_params"]["batch_size"]
+    pairs = [order[index] for index in range(min(len(order), 20 * batch_size))]
+    shape = parts.policy.config
+    head = parts.policy.get_output_embeddings()
+    matrices = sum(
+        weight.numel()
+        for name, weight in parts.policy.named_parameters()
+        if weight.ndim == 2 and not any(part in name for part in ("wte", "wpe", "embed", "lm_head"))
+    )
+    total = 0.0
+    for pair in pairs:
+        prompt, own = len(pair.prompt), [len(pair.chosen) - 1, len(pair.rejected) - 1]
+        seen = prompt * (prompt + 1) / 2 + sum(length * prompt + length * (length + 1) / 2 for length in own)
+        total += 2 * matrices * (prompt + sum(own)) + 2 * head.weight.numel() * (sum(own) + 2)
+        total += 4 * shape.num_hidden_layers * shape.hidden_size * seen
+    return 3 * total / len(pairs)
+
+
+def _resident_mb(key: str) -> float:
+    """Returns memory of this process, VmRSS (now) or VmHWM (the most), MiB."""
+    if torch.cuda.is_available():
+        now = torch.cuda.memory_allocated() if key == "VmRSS" else torch.cuda.max_memory_allocated()
+        return now / 2**20
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1]) / 1024
+
+
+def _forget_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
+class Memory(TrainerCallback):
+    """Measures the most memory of the steps above that with the weights alone."""
+
+    def __init__(self) -> None:
+        self.weights_mb = 0.0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Takes what there is before the first step."""
+        _forget_peak()
+        self.weights_mb = _resident_mb("VmRSS")
+
+
+def measure_memory(side: Side, config: Config) -> dict[str, float]:
+    """Returns MiB of one training in this process, which did nothing before."""
+    with ExitStack() as stack:
+        stack.enter_context(fresh_accelerate())
+        trainer = side(config, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        memory = Memory()
+        trainer.add_callback(memory)
+        trainer.remove_callback(PrinterCallback)
+        stack.enter_context(_without_evaluation(trainer))
+        trainer.train()
+    return {"above": _resident_mb("VmHWM") - memory.weights_mb, "weights": memory.weights_mb}
+
+
+@contextmanager
+def _without_evaluation(trainer: Trainer) -> Iterator[None]:
+    """Has a trainer train only: TRL's is given no data to evaluate on, ours evaluates before and after training."""
+    trainer.evaluate = lambda *_, **__: {}  # type: ignore[method-assign]
+    yield
+
+
+def compare_memory(steps: int, overrides: Sequence[str], threads: int | None) -> None:
+    """Prints the memory of all sides, each in its own process."""
+    found = {}
+    for name in SIDES:
+        command = [sys.executable, __file__, "--memory-of", name, "--steps", str(steps)]
+        command += ["--threads", str(threads)] if threads is not None else []
+        result = subprocess.run([*command, *overrides], capture_output=True, text=True, check=True)
+        found[name] = json.loads(result.stdout.splitlines()[-1])
+    print(f"\n{'MiB':<20}" + "".join(f"{name:>17}" for name in found))
+    for key, label in (("above", "above the weights"), ("weights", "before the first step")):
+        print(f"{label:<22}" + "".join(f"{values[key]:17.1f}" for values in found.values()))
+    print(f"ours / TRL above the weights: {found['ours']['above'] / found['TRL']['above']:.2f}")
 
 
 def _ratios(upper: Sequence[float], lower: Sequence[float]) -> list[float]:
@@ -293,9 +430,9 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _print_parts(parts: Mapping[str, Mapping[str, float]]) -> None:
-    print(f"\n{'ms a step':<20}" + "".join(f"{name:>10}" for name in parts))
+    print(f"\n{'ms a step':<20}" + "".join(f"{name:>17}" for name in parts))
     for part in next(iter(parts.values())):
-        print(f"{part:<20}" + "".join(f"{values[part]:10.2f}" for values in parts.values()))
+        print(f"{part:<20}" + "".join(f"{values[part]:17.2f}" for values in parts.values()))
     print(
         "(TRL takes log-probabilities inside the policy's and the reference's forward; ours are in 'loss and metrics')"
     )
@@ -309,6 +446,7 @@ def load_config(steps: int, overrides: Sequence[str]) -> Config:
         "loss.beta=0.1",
         f"training.training_params.max_steps={steps}",
         "training.training_params.save_every=1000000",
+        "training.training_params.eval_every=1000000",  # before the first step and after the last, not between
         "optimizer.optimizer_params.lr_schedule=warm-up-cosine",
     ]
     with initialize_config_dir(str(ROOT / "hydra_conf"), version_base="1.3"):
@@ -324,8 +462,12 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, default=None, help="CPU threads of both sides; default: what torch takes"
     )
+    parser.add_argument("--peak-tflops", type=float, default=None, help="of the device: 989 for an H100 in bf16")
+    parser.add_argument("--memory-of", choices=SIDES, default=None, help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", help="Hydra overrides of the project's config")
     arguments = parser.parse_args()
+    for cache in ("GPTOPT_CACHE", "HF_DATASETS_CACHE"):
+        atexit.register(shutil.rmtree, os.environ[cache], ignore_errors=True)
     if arguments.steps < 10 or arguments.rounds < 1:
         parser.error("--steps must be at least 10, where the first loss is logged, and --rounds at least 1")
     if arguments.threads is not None:
@@ -334,9 +476,14 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
+    config = load_config(arguments.steps, arguments.overrides)
+    if arguments.memory_of is not None:
+        print(json.dumps(measure_memory(SIDES[arguments.memory_of], config)))
+        return
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     print(f"{device}; load average {os.getloadavg()[0]:.2f}; torch {torch.__version__}")
-    compare(load_config(arguments.steps, arguments.overrides), arguments.rounds)
+    compare(config, arguments.rounds, arguments.peak_tflops)
+    compare_memory(min(arguments.steps, 15), arguments.overrides, arguments.threads)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from gpt_opt.config.checks.models import WEIGHT_SUFFIXES, is_on_disk
 from gpt_opt.config.schema import Finetuning, Sampling, register
 from gpt_opt.config.suggest import SYNONYMS, suggestion
 from gpt_opt.errors import ConfigError, Problem, RunFailed
+from gpt_opt.own_app.app import own_app
 from gpt_opt.plan.compose.composer import Composed
 from gpt_opt.plan.validate import PointChecker
 from gpt_opt.records.io import read_json_object
@@ -118,6 +119,7 @@ class TrainingConfig:
         max_grad_norm: Clip the global gradient norm to this.
         ema_decay: Decay per optimizer step of an average of the weights, which is then evaluated and saved.
         mixed_precision: "no", "bf16" or "fp16".
+        group_by_length: Batches of items of similar length, so less padding where batches are padded.
         gradient_checkpointing: Recompute activations in the backward pass.
         compile: Compile the model with torch.compile.
         log_every: Optimizer steps between two lines of training metrics.
@@ -160,6 +162,7 @@ class TrainingConfig:
     max_grad_norm: float | None = None
     ema_decay: float | None = None
     mixed_precision: str | None = None
+    group_by_length: bool | None = None
     gradient_checkpointing: bool | None = None
     compile: bool | None = None
     log_every: int | None = None
@@ -192,6 +195,7 @@ class DPOConfig:
         reference_free: Leave the reference out of loss and rewards.
         use_ref_model: False: the initial policy is the reference; with reference_free there is none.
         ref_model_id: Another reference, hub id or folder.
+        precompute_ref_log_probs: Compute the reference's log-probabilities once for all runs that need the same.
         max_length: Longest prompt + completion, tokens; as in `TrainingConfig`, give it in one of the two.
         max_prompt_length: What a prompt is truncated to when prompt + completion are too long, tokens; likewise.
         max_completion_length: What a completion is truncated to before that, tokens; likewise.
@@ -203,6 +207,7 @@ class DPOConfig:
     reference_free: bool | None = None
     use_ref_model: bool | None = None
     ref_model_id: str | None = None
+    precompute_ref_log_probs: bool | None = None
     max_length: int | None = None
     max_prompt_length: int | None = None
     max_completion_length: int | None = None
@@ -398,7 +403,7 @@ def _check(overrides: Sequence[str]) -> ConfigLoader:
     Raises:
         ConfigError: With all problems.
     """
-    checker = PointChecker(CONFIG_DIR)
+    checker = PointChecker(own_app(CONFIG_DIR))
     line = checker.command_line(overrides)
     result = checker.compose_one(line)
     problems = [*checker.problems(result), *checker.elsewhere.values()]

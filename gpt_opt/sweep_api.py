@@ -8,23 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_opt.config.overrides import parse_override
-from gpt_opt.config.schema import register
 from gpt_opt.dispatch.actions import cancel, open_runs, retry
 from gpt_opt.dispatch.backends.limits import usable_backend
 from gpt_opt.dispatch.start import Outcome
 from gpt_opt.dispatch.submit import Request, submit
 from gpt_opt.dispatch.sweep_status import SweepStatus, gather
-from gpt_opt.plan.planner import Plan, Planner
+from gpt_opt.own_app.here import app_here
+from gpt_opt.plan.planner import Plan
+from gpt_opt.plan.planner_of import planner_of
 from gpt_opt.records.best_run import SWEEPS
 from gpt_opt.records.sweep_dir import Sweep, find
-from gpt_opt.run.resolvers import register_resolvers
 from gpt_opt.sweep.grid import load_grid
 from gpt_opt.sweep.overrides import target
 
 if TYPE_CHECKING:
     import pandas as pd
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class SweepHandle:
@@ -48,9 +46,7 @@ class SweepHandle:
         Raises:
             RequestError: If the file or a point is wrong.
         """
-        register()
-        register_resolvers()
-        return Planner(ROOT / "hydra_conf").plan(self.file, self.overrides)
+        return planner_of(app_here()).plan(self.file, self.overrides)
 
     def submit(self, backend: str | None = None, slots: int | None = None, **resources: Any) -> Outcome:
         """Submits all that is not done and not on its way; returns at once.
@@ -64,10 +60,8 @@ class SweepHandle:
             RequestError: If the request is wrong; nothing was submitted.
             GptOptError: If Slurm refuses; what it took before is recorded.
         """
-        register()
-        register_resolvers()
         chosen = usable_backend(backend, str(self.file))
-        return submit(Request(self.file, self.overrides, chosen, slots, resources, ROOT, SWEEPS))
+        return submit(Request(self.file, self.overrides, chosen, slots, resources, app_here(), SWEEPS))
 
     def _submitted(self) -> Sweep:
         return find(self.name, SWEEPS)

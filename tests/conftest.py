@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -13,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.helpers.forked import ForkServer
 from tests.helpers.forking import sitecustomize
 
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("COLUMNS", None)  # xdist's, by which tables would wrap
@@ -30,7 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     waiting = [item for item in items if item.get_closest_marker("slurm")]
     others = [item for item in items if not item.get_closest_marker("slurm")]
-    waiting.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for group in (waiting, others):
+        group.sort(key=lambda item: item.get_closest_marker("slow") is None)
     ends = [(worker + 1) * len(items) // workers for worker in range(workers)]
     items.clear()
     for worker, end in enumerate(ends):
@@ -45,11 +50,20 @@ def _imports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Forgets what a test imported from temporary folders, and puts sys.path back: `mine` is another in each test."""
     path, before, temporary = list(sys.path), set(sys.modules), str(tmp_path_factory.getbasetemp())
     yield
+    if len(sys.modules) > len(before) + 100:
+        gc.collect()
+        gc.freeze()  # else every collection looks through all of torch again, in the forks as well
     sys.path[:] = path
     for name in sys.modules.keys() - before:
         if str(getattr(sys.modules[name], "__file__", None)).startswith(temporary):
             del sys.modules[name]
             importlib.invalidate_caches()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keeps what runs compute for each other out of the user's own cache, and the cache of another checkout out."""
+    os.environ["GPTOPT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,14 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from gpt_opt.app.command import parse_command
+from gpt_opt.app.keys import TABLES
+from gpt_opt.sweep import count, parse_grid
 from tests.config.test_exp import readme
 from tests.conftest import ROOT, Runner
 
@@ -61,3 +65,30 @@ def test_the_optimizer_of_the_documentation_trains(
     done = run_hydra([f"hydra.searchpath=[file://{tmp_path}]", *small, *shlex.split(line[1])])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "step=12 eval_loss" in done.stdout
+
+
+PAGES_OF_APPS = [ROOT / "docs" / name for name in ("your-own-app.md", "coming-from.md")]
+
+
+@pytest.mark.parametrize("page", PAGES_OF_APPS, ids=lambda page: page.name)
+def test_sweep_files_and_commands_of_the_pages_on_applications_are_right(page: Path) -> None:
+    sweeps = 0
+    for kind, text in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), flags=re.M | re.S):
+        if kind == "json":
+            assert sum(count(stage.space) for stage in parse_grid(text, page.name).stages) > 1
+            sweeps += 1
+        elif kind == "toml":
+            command = parse_command(tomllib.loads(text)["app"]["command"])
+            assert command.keys == {"task", "lr", "weights", "fp16", "resume"}
+    assert sweeps == (4 if page.name == "coming-from.md" else 0)
+
+
+def test_the_page_of_applications_has_every_key() -> None:
+    page = PAGES_OF_APPS[0].read_text()
+    missing = [
+        key
+        for table, keys in TABLES.items()
+        for key, info in keys.items()
+        if f"`[{table}]` | `{key}` | {info.doc}" not in page
+    ]
+    assert not missing, missing

@@ -17,15 +17,22 @@ MAY_IMPORT = {
     "gpt_opt.records": {"errors"},
     "gpt_opt.config": {"errors", "records"},
     "gpt_opt.sweep": {"errors", "config"},
+    "gpt_opt.app": {"errors", "records", "config", "sweep"},
+    "gpt_opt.reporting": {"records"},
+    "gpt_opt.integrations": {"reporting", "records", "app"},
     "gpt_opt.training": {"errors", "config", "records"},
-    "gpt_opt.run": {"errors", "config", "records", "training"},
-    "gpt_opt.plan": {"errors", "config", "sweep", "records", "run"},
-    "gpt_opt.dispatch": {"errors", "config", "sweep", "records", "plan", "run"},
-    "gpt_opt.api": {"errors", "config", "sweep", "records", "training", "run", "plan"},
-    "gpt_opt.sweep_api": {"errors", "config", "sweep", "records", "run", "plan", "dispatch"},
-    "gpt_opt.cli": {"errors", "table", "config", "sweep", "records", "plan", "dispatch", "run", "training"},
+    "gpt_opt.run": {"errors", "config", "records", "app", "reporting", "training"},
+    "gpt_opt.plan": {"errors", "config", "sweep", "records", "app", "run"},
+    "gpt_opt.dispatch": {"errors", "config", "sweep", "records", "app", "plan", "run"},
+    "gpt_opt.own_app": {"errors", "config", "sweep", "records", "app", "plan", "run"},
+    "gpt_opt.api": {"errors", "config", "sweep", "records", "training", "run", "plan", "own_app"},
+    "gpt_opt.sweep_api": {"errors", "config", "sweep", "records", "app", "run", "plan", "dispatch", "own_app"},
+    "gpt_opt.cli": {
+        *("errors", "table", "config", "sweep", "records", "app", "plan", "dispatch", "run", "training", "own_app"),
+    },
 }
-HEAVY = ("torch", "transformers", "peft", "accelerate")
+HEAVY = ("torch", "transformers", "peft", "accelerate", "lightning", "pytorch_lightning")
+MAY_BE_HEAVY = ("gpt_opt.training", "gpt_opt.integrations")
 
 
 def modules() -> dict[str, Path]:
@@ -59,7 +66,7 @@ def test_every_module_has_a_layer() -> None:
 def test_imports_point_one_way(module: str) -> None:
     targets = {name for name in imported(modules()[module]) if name.startswith(("gpt_opt.", "analysis"))}
     if module.startswith("analysis"):
-        allowed = ("analysis", "gpt_opt.records", "gpt_opt.errors", "gpt_opt.table")
+        allowed = ("analysis", "gpt_opt.records", "gpt_opt.errors", "gpt_opt.table", "gpt_opt.app")
         assert not {name for name in targets if not name.startswith(allowed)}
         return
     if module == "gpt_opt":
@@ -72,13 +79,13 @@ def test_imports_point_one_way(module: str) -> None:
     assert {layer(name) for name in targets} <= allowed_layers
 
 
-@pytest.mark.parametrize("module", sorted(name for name in modules() if not name.startswith("gpt_opt.training")))
+@pytest.mark.parametrize("module", sorted(name for name in modules() if not name.startswith(MAY_BE_HEAVY)))
 def test_torch_is_imported_under_training_alone(module: str) -> None:
     assert not {name for name in imported(modules()[module]) if name.split(".")[0] in HEAVY}
 
 
 @pytest.mark.parametrize(
-    "module", ["gpt_opt.run.main", "gpt_opt.plan.command_line", "analysis", "gpt_opt.config.schema", "gpt_opt.api"]
+    "module", ["gpt_opt.run.main", "gpt_opt.own_app.command_line", "analysis", "gpt_opt.config.schema", "gpt_opt.api"]
 )
 def test_nothing_heavy_is_loaded(module: str) -> None:
     code = f"import {module}, sys; print([name for name in {HEAVY} if name in sys.modules])"
@@ -86,10 +93,30 @@ def test_nothing_heavy_is_loaded(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("module", ["gpt_opt.training", "gpt_opt.dispatch.slot.slot", "gpt_opt.dispatch.driver"])
+def test_a_line_in_a_training_program_costs_it_no_import() -> None:
+    code = "import gpt_opt, sys; gpt_opt.report; print([name for name in sys.modules if name.startswith('gpt_opt')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['gpt_opt', 'gpt_opt.reporting']"
+
+
+@pytest.mark.parametrize(
+    "module", ["gpt_opt.training", "gpt_opt.dispatch.slot.slot", "gpt_opt.dispatch.driver", "gpt_opt.app.settings"]
+)
 def test_slots_and_those_who_do_not_use_the_api_do_without_hydra(module: str) -> None:
     code = (
         f"import {module}, sys; print([name for name in ('hydra', 'omegaconf', 'gpt_opt.api') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+TRAINING_ALONE = ("gpt_opt.config.checks", "gpt_opt.config.schema", "gpt_opt.config.files", "gpt_opt.own_app")
+
+
+@pytest.mark.parametrize("room", ["app", "plan", "dispatch", "records"])
+def test_what_serves_every_application_knows_nothing_of_our_training(room: str) -> None:
+    inside = {name: file for name, file in modules().items() if name.startswith(f"gpt_opt.{room}.")}
+    found = {
+        name: {item for item in imported(file) if item.startswith(TRAINING_ALONE)} for name, file in inside.items()
+    }
+    assert not {name: items for name, items in found.items() if items}

@@ -14,7 +14,7 @@ from analysis.answers.importance import importance
 from analysis.answers.metric import direction, find_metric, usual_metric
 from analysis.answers.settings import OVER, Setting, averaged_over, settings, settings_by
 from analysis.answers.stages import of_stage
-from analysis.parameters import find_column, with_absent_values
+from analysis.parameters import find_column, named_as_in, with_absent_values
 from analysis.variance import Shares
 from gpt_opt.errors import Problem, RequestError
 
@@ -131,7 +131,7 @@ def answer(
     without = [item for item in found if not item.n]
     reaches: Sequence[ToTarget] = ()
     if target is not None and metrics is not None:
-        reaches = time_to_target(order, runs, metrics, target, name, greater)
+        reaches = time_to_target(order, runs, named_as_in(runs, metrics), target, name, greater)
     return Answer(
         metric=name,
         greater=greater,

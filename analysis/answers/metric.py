@@ -8,9 +8,18 @@ import re
 import pandas as pd
 
 from analysis.frame import RUN_COLUMNS
-from analysis.parameters import parameter_columns
+from analysis.parameters import beside_key, parameter_columns
 from gpt_opt.errors import GptOptError, Problem, RequestError
-from gpt_opt.records.metrics import EVALUATION, USUAL, comparable, greater_is_better, metric_info, metric_label
+from gpt_opt.records.metrics import (
+    EVALUATION,
+    USUAL,
+    comparable,
+    greater_is_better,
+    is_of_training,
+    metric_info,
+    metric_label,
+    own_metrics,
+)
 
 
 class NoDirection(GptOptError):
@@ -21,7 +30,8 @@ def metric_columns(runs: pd.DataFrame) -> list[str]:
     """Returns the columns of a `load_runs` frame that hold metrics."""
     others = {*RUN_COLUMNS, *parameter_columns(runs)}
     floats = [name for name in runs.columns if name not in others and pd.api.types.is_float_dtype(runs[name])]
-    return [name for name in floats if "/" in name or "." not in name]
+    logged = runs.attrs.get("logged", ())
+    return [name for name in floats if "/" in name or "." not in name or name in logged]
 
 
 def _plain(name: str) -> str:
@@ -39,6 +49,8 @@ def find_metric(runs: pd.DataFrame, name: str) -> str:
         RequestError: If the runs have others, but none of that name, and it is none of ours; it names the nearest.
     """
     metrics = metric_columns(runs)
+    if beside_key(name) in metrics:
+        return beside_key(name)
     if name in metrics or metric_info(name) is not None or not metrics:
         return name
     forms = {metric: (_plain(metric), _plain(metric_label(metric))) for metric in metrics}
@@ -62,8 +74,16 @@ def _nearest(wanted: str, forms: dict[str, tuple[str, str]]) -> list[str]:
 
 
 def usual_metric(runs: pd.DataFrame) -> str:
-    """Returns the metric that runs are compared by unless someone says otherwise: one of `USUAL`."""
-    return next((name for name in USUAL if name in runs.columns and runs[name].notna().any()), USUAL[1])
+    """Returns the metric that runs are compared by unless someone says otherwise.
+
+    One of `USUAL`, else the first of `own_metrics`. Where only training itself has one of `USUAL`, an evaluation of
+    their own comes first.
+    """
+    has = [name for name in metric_columns(runs) if runs[name].notna().any()]
+    usual, own = [name for name in USUAL if name in has], own_metrics(has)
+    if usual and is_of_training(usual[0]) and own and not is_of_training(own[0]):
+        return own[0]
+    return next(iter([*usual, *own]), USUAL[1])
 
 
 def direction(metric: str, goal: str | None) -> bool:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Sequence
 
-from analysis.files import flatten, number
+from analysis.files import flatten
 from analysis.foreign import hydra, submitit, tensorboard, trainer, wandb
 from analysis.foreign.parts import Part, merged
 from analysis.run_rows import RunRow, id_in_name
+from gpt_opt.records.io import number
 from gpt_opt.records.step_log import NOT_METRICS
 
 _SOURCES = (hydra, trainer, tensorboard, wandb)

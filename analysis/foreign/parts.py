@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gpt_opt.app.sources.row import Row
+
 
 @dataclass
 class Part:
@@ -29,9 +31,12 @@ class Part:
     missing: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
-    def log(self, step: int, name: str, value: Any) -> None:
-        """Adds a value of a metric at a step; the later one stands."""
-        self.curves.setdefault(step, {})[name] = value
+    def take(self, row: Row) -> None:
+        """Adds a row of metrics by our names; of a step the later values stand."""
+        at_step = self.curves.setdefault(row["step"], {})
+        at_step |= {our_name(name): value for name, value in row["values"].items()}
+        if row["time"] is not None:
+            at_step["time"] = row["time"]
 
 
 def our_name(name: str) -> str:

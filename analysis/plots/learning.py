@@ -156,7 +156,7 @@ def curves(
     Args:
         runs: What `load_runs` returned, or some of its rows; only these are drawn.
         metrics: What `load_metrics` returned.
-        metric: One or several metrics, a panel each; by default those of `PANELS` that some run has.
+        metric: One or several metrics, a panel each; by default those of `panels_of` that some run has.
         x: The horizontal axis: `step`, `tokens`, or `time` since the first logged value.
         smooth: Width of the smoothing as a fraction of the steps, from 0 (none) to 1; 0.03 is a little. The logged
             values stay as faint lines.
@@ -177,7 +177,7 @@ def curves(
     groups, frames = groups_over(runs, over), _frames(runs, metrics, x)
     failed = has_failed(runs)
     settings = [Lines(tuple(frames[i] for i in rows), tuple(failed[i] for i in rows), smooth) for rows in groups]
-    wanted = panels_of(metric)
+    wanted = panels_of(metric, [name for name in metrics.columns if metrics[name].notna().any()])
     panels = [panel for panel in wanted if any(s.curves(panel, False) or s.curves(panel, True) for s in settings)]
     if not panels:
         raise NothingToPlot(_nothing(runs, metrics, wanted, x))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from analysis.plots.style import metric_title
 from analysis.plots.traces import Curve, Trace, curve_of, trace_of
-from gpt_opt.records.metrics import greater_is_better, metric_info
+from gpt_opt.records.metrics import greater_is_better, is_of_training, metric_info, own_metrics, split_of
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,30 @@ class Lines:
         return float(shown.line.y[-1]) * (-1 if greater_is_better(panels[0].metric) else 1)
 
 
-def panels_of(metric: str | Sequence[str] | None) -> tuple[Panel, ...]:
-    """Returns the panels of some metrics, or the usual ones."""
+_MOST_OWN = 6
+"""Panels of metrics that are in no registry."""
+
+
+def _own_panels(logged: Collection[str]) -> tuple[Panel, ...]:
+    """Returns a panel for each evaluation, with what training has of it, and for what training alone has."""
+    own = own_metrics(logged)
+    of_training = {split_of(name)[1]: name for name in logged if is_of_training(name)}
+    found = [Panel(name, train=of_training.get(split_of(name)[1])) for name in own if not is_of_training(name)]
+    beside = {panel.train for panel in found}
+    return (*found, *(Panel(name) for name in own if is_of_training(name) and name not in beside))[:_MOST_OWN]
+
+
+def panels_of(metric: str | Sequence[str] | None, logged: Collection[str]) -> tuple[Panel, ...]:
+    """Returns the panels of some metrics, or the usual ones.
+
+    Args:
+        metric: One or several; None for the usual ones.
+        logged: The metrics that the runs have: where our evaluations are not among them, their own are usual.
+    """
     if metric is None:
-        return PANELS
+        own = () if any(panel.metric in logged for panel in PANELS) else _own_panels(logged)
+        trained = {panel.train for panel in own}
+        return (*own, *(panel for panel in PANELS if panel.train is None or panel.train not in trained))
     known = {panel.metric: panel for panel in PANELS}
     names = [metric] if isinstance(metric, str) else metric
     return tuple(known.get(name, Panel(name)) for name in names)

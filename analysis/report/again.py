@@ -24,6 +24,10 @@ def cost_table(contents: Contents) -> Html:
     rows.append(("time of all runs", f"{duration(cost.seconds)} in {count(cost.attempts, 'attempt')}"))
     on_gpus = f"{cost.gpu_seconds / 3600:.3g}: the time of each attempt times its GPUs"
     rows.append(("GPU-hours", on_gpus if cost.gpu_seconds else "0: no attempt had a GPU"))
+    status = contents.source.status
+    if status is not None and status["efficiency"] is not None:
+        times = f"{duration(status['trained_s'])} of training in {duration(status['allocated_s'])} of slots"
+        rows.append(("sweep efficiency", f"{status['efficiency']:.2f}: {times}"))
     free = sum(run.state == State.COMPLETED and not run.cost.attempts for run in contents.runs)
     if free and contents.source.sweep is not None:
         rows.append(("made before", f"{count(free, 'run')} had been completed outside this sweep, and cost it nothing"))
@@ -71,7 +75,7 @@ def commands(contents: Contents, origin: Origin) -> Html:
             parts.append(details(f"The sweep file {submission.file}", tag("pre", text, tabindex=0)))
         except (OSError, ValueError):
             pass
-    known = sum(run.overrides is not None for run in contents.runs)
+    known = sum(run.overrides is not None for run in contents.runs) if contents.program is not None else 0
     by_hand = details(count(known, "command"), tag("pre", id="by-hand", tabindex=0))
     parts += [tag("h3", "Each run by hand"), by_hand] if known else []
     return joined(*parts)

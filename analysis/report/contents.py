@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,12 +13,15 @@ import numpy as np
 import pandas as pd
 
 from analysis.answers import Answer, metric_columns
+from analysis.curves import METRIC_COLUMNS
 from analysis.frame import RUN_COLUMNS, SWEEP_COLUMNS
-from analysis.parameters import format_value, short_names, varying_parameters
+from analysis.parameters import format_value, named_as_in, parameter_columns, short_names, varying_parameters
 from analysis.report.runs import ReportedRun, runs_of_folder, runs_of_sweep
 from analysis.report.texts import Texts, plain
 from analysis.spacing import log_spaced
-from gpt_opt.records.metrics import METRICS, MetricInfo, metric_info
+from gpt_opt.app.settings import find_settings
+from gpt_opt.errors import ConfigError
+from gpt_opt.records.metrics import METRICS, MetricInfo, greater_is_better, metric_info, own_metrics
 from gpt_opt.records.state import State
 from gpt_opt.records.sweep_dir import Sweep
 
@@ -85,7 +89,8 @@ class Contents:
         self.texts = Texts(source.base, {run.run_id: run.name for run in self.runs} if staged else {})
         self.metric = source.answer.metric
         self.keys = _keys(frame, self.runs)
-        self.metrics = _metrics(frame, source.metrics, self.metric)
+        self.rows = named_as_in(frame, source.metrics)
+        self.metrics = _metrics(frame, self.rows, self.metric)
         self.constant: Mapping[str, Any] = frame.attrs["constant"]
         others = {*RUN_COLUMNS, *SWEEP_COLUMNS, *metric_columns(frame), *self.constant, *(key.key for key in self.keys)}
         self.differing = [name for name in frame.columns if name not in others]
@@ -115,6 +120,21 @@ class Contents:
             if run.state == State.COMPLETED and isinstance(value := plain(self.value(run, self.metric)), int | float)
         }
         return max(values, key=lambda place: values[place]) if values else None
+
+    @cached_property
+    def program(self) -> Sequence[str] | None:
+        """The words of a command before the overrides of a run; None where the app has no such command."""
+        if not self.source.runs.attrs.get("all_identify"):
+            return ("python", "run_hydra.py")
+        try:
+            settings = find_settings(self.source.base)
+        except ConfigError:
+            return None
+        if settings is None or settings.command is not None:
+            return None
+        if settings.script is None:
+            return ("python", "-m", str(settings.module))
+        return ("python", os.path.relpath(settings.script, self.source.base))
 
     @property
     def failures(self) -> list[tuple[Mapping[str, Any], list[int]]]:
@@ -146,9 +166,11 @@ def _kind(column: pd.Series) -> tuple[bool, bool]:
 def _metrics(frame: pd.DataFrame, rows: pd.DataFrame, main: str) -> dict[str, MetricInfo]:
     """Returns the metrics that any run has, the one that runs are compared by and those of evaluations first."""
     known = [*(f"eval/{name}" for name in METRICS), *METRICS]
-    own = [name for name in (*metric_columns(frame), *rows.columns) if "/" in name and name not in known]
+    logged = [*metric_columns(frame), *(name for name in rows.columns if name not in METRIC_COLUMNS)]
+    own = [name for name in (*own_metrics(logged), *logged) if name not in known]
+    frame = frame.drop(columns=parameter_columns(frame))
     return {
-        name: metric_info(name) or MetricInfo(name, form=".4g")
+        name: metric_info(name) or MetricInfo(name, greater_is_better(name), form=".4g")
         for name in dict.fromkeys([main, *known, *own])
         if any(name in item.columns and np.isfinite(item[name].astype("float64")).any() for item in (frame, rows))
     }

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
 
 from gpt_opt.records.attempts import Attempt, read_history
-from gpt_opt.records.io import now
+from gpt_opt.records.efficiency import span_of
+from gpt_opt.records.io import now, seconds_of
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import State, read_run
 from gpt_opt.records.sweep_dir import Shape, Sweep, SweepRun
@@ -70,7 +70,7 @@ def cost_of_run(paths: RunPaths, seconds: float | None) -> Cost:
         seconds: Training time of all attempts, as its summary has it; None leaves that of the last attempt.
     """
     file = read_run(paths).file
-    begin, end = _time(file.started), _time(file.updated)
+    begin, end = seconds_of(file.started), seconds_of(file.updated)
     if begin is None or end is None:
         return Cost(seconds or 0.0, (seconds or 0.0) * len(file.gpus), file.attempt)
     spent = max(0.0, end - begin) if seconds is None else seconds
@@ -78,15 +78,7 @@ def cost_of_run(paths: RunPaths, seconds: float | None) -> Cost:
 
 
 def _cost(attempt: Attempt, last: str | None, parts: float) -> Cost:
-    begin = _time(attempt.started)
-    if begin is None:
+    if (span := span_of(attempt, last)) is None:
         return Cost(attempts=1)
-    end = max(begin, _time(attempt.ended) or _time(last) or begin)
+    begin, end = span
     return Cost(end - begin, (end - begin) * len(attempt.gpus) * parts, 1, begin, end)
-
-
-def _time(stamp: str | None) -> float | None:
-    try:
-        return None if stamp is None else datetime.fromisoformat(stamp).timestamp()
-    except (ValueError, TypeError):
-        return None  # not a time that gpt-opt wrote

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +15,7 @@ from analysis.report.contents import Contents
 from analysis.report.curves import pack_all
 from analysis.report.runs import ReportedRun
 from analysis.report.texts import plain, signed
-from gpt_opt.records.metrics import EVALUATION, metric_label
+from gpt_opt.records.metrics import EVALUATION, MOST_SHOWN, SHOWN, metric_label, own_metrics
 
 _MAIN = ("loss", "eval/loss")
 _COUNTS = ("step", "total_steps", "time_s", "tokens", "peak_memory_mb")
@@ -34,6 +35,7 @@ def document(contents: Contents, every_s: float | None) -> dict[str, Any]:
         every_s: Seconds until it is written again; None where it is not.
     """
     source = contents.source
+    program = contents.program
     with_traceback = {place for _, places in contents.failures for place in places[:_TRACEBACKS_A_GROUP]}
     curves = _curves(contents)
     infos = contents.metrics.items()
@@ -43,6 +45,7 @@ def document(contents: Contents, every_s: float | None) -> dict[str, Any]:
         "is_over": source.is_over,
         "every_s": None if source.is_over else every_s,
         "metric": contents.metric,
+        "shown": [*SHOWN, *own_metrics(contents.metrics)[:MOST_SHOWN]],
         "best": contents.best,
         "metrics": {
             name: {"label": metric_label(name), "unit": i.unit, "form": i.form, "better": i.greater_is_better}
@@ -53,7 +56,7 @@ def document(contents: Contents, every_s: float | None) -> dict[str, Any]:
         "signs": {state: signed(state) for state in dict.fromkeys(run.state for run in contents.runs)},
         "stages": [] if source.status is None else [stage["name"] for stage in source.status["stages"]],
         "runs": [
-            _run(contents, run, place in with_traceback) | {"curves": curves[place]}
+            _run(contents, run, place in with_traceback, program) | {"curves": curves[place]}
             for place, run in enumerate(contents.runs)
         ],
     }
@@ -62,10 +65,10 @@ def document(contents: Contents, every_s: float | None) -> dict[str, Any]:
 def _curves(contents: Contents) -> list[dict[str, Any]]:
     paths = [contents.value(run, "path") for run in contents.runs]
     main = [contents.metric, contents.metric.removeprefix(EVALUATION), *_MAIN]
-    return pack_all(contents.source.metrics, paths, list(contents.metrics), main)
+    return pack_all(contents.rows, paths, list(contents.metrics), main)
 
 
-def _run(contents: Contents, run: ReportedRun, with_traceback: bool) -> dict[str, Any]:
+def _run(contents: Contents, run: ReportedRun, with_traceback: bool, program: Sequence[str] | None) -> dict[str, Any]:
     texts = contents.texts
     config = {key: texts.value(contents.value(run, key)) for key in contents.differing}
     final = {name: _number(contents.value(run, name)) for name in contents.metrics}
@@ -86,7 +89,7 @@ def _run(contents: Contents, run: ReportedRun, with_traceback: bool) -> dict[str
         "node": run.node,
         "gpus": ",".join(run.gpus),
         "slurm": run.slurm_job,
-        "command": None if run.overrides is None else shlex.join(["python", "run_hydra.py", *run.overrides]),
+        "command": None if run.overrides is None or program is None else shlex.join([*program, *run.overrides]),
         **{name: plain(contents.value(run, name)) for name in _COUNTS},
     }
     return {name: value for name, value in found.items() if value not in ("", None, {}, [])}

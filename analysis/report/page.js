@@ -1,11 +1,10 @@
 // The table of runs, the selected ones, the controls, and how the page starts.
 
 const MOST_ROWS = 1000;
-const COMPARED = ["loss", "eval/loss", "eval/perplexity", "eval/rewards/accuracies", "eval/rewards/margins", "eval/kl"];
 
 function columns() {
   const measured = (name) => doc.metrics[name] && runs.some((run) => run.final && name in run.final);
-  const metrics = unique([view.metric, doc.metric, ...COMPARED]).filter(measured);
+  const metrics = unique([view.metric, doc.metric, ...doc.shown]).filter(measured);
   const seconds = (run) => run.seconds ?? run.time_s ?? null;
   const steps = (run) => (run.total_steps ? `${run.step ?? 0}/${run.total_steps}` : valueText(run.step));
   const state = (run) => element("span", { class: `state ${run.state}` }, doc.signs[run.state]);

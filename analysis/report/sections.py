@@ -62,6 +62,8 @@ def facts(contents: Contents) -> Html:
         items.append(("GPU-hours", f"{cost.gpu_seconds / 3600:.3g}", f"{duration(cost.seconds)} of runs"))
     else:
         items.append(("time of all runs", duration(cost.seconds), "on CPUs alone" if cost.seconds else ""))
+    if status is not None and status["efficiency"] is not None:
+        items.append(("sweep efficiency", f"{status['efficiency']:.2f}", "training time over slot time"))
     return joined(*(tag("div", tag("dt", name), tag("dd", value, tag("small", more))) for name, value, more in items))
 
 

@@ -24,6 +24,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from gpt_opt.config.schema import register
+from gpt_opt.own_app.app import own_app
 from gpt_opt.plan.planner import Planner
 from gpt_opt.records.run_id import run_id
 from gpt_opt.run.resolvers import plain_config, register_resolvers
@@ -50,7 +51,7 @@ def measure(size: int, reference: int, folder: Path) -> dict[str, float]:
     register()
     register_resolvers()
     started = time.perf_counter()
-    planner = Planner(CONFIG_DIR)
+    planner = Planner(own_app(CONFIG_DIR))
     plan = planner.plan(file, [f"paths.output_dir={folder}"], sweeps=folder)
     ours_s = time.perf_counter() - started
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -9,7 +9,20 @@ from collections.abc import Sequence
 
 import click
 
-from gpt_opt.cli import clean, collect, doctor, export, import_config, plan, prepare, report, results, submit, sweep
+from gpt_opt.cli import (
+    clean,
+    collect,
+    doctor,
+    export,
+    import_config,
+    init,
+    plan,
+    prepare,
+    report,
+    results,
+    submit,
+    sweep,
+)
 from gpt_opt.config.suggest import SYNONYMS, suggestion
 from gpt_opt.errors import exit_code, say
 
@@ -37,6 +50,7 @@ class _Verbs(click.Group):
     cls=_Verbs,
     context_settings={"help_option_names": ["-h", "--help"]},
     commands=[
+        init.init,
         *(plan.plan, submit.submit, submit.drive, submit.execute),
         *(sweep.status, sweep.logs, sweep.retry, sweep.cancel),
         *(results.results, results.diff, report.report, collect.collect),

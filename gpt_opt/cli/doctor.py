@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import click
 
@@ -13,13 +14,15 @@ from gpt_opt.errors import GptOptError
 
 @click.command()
 @JSON
-def doctor(as_json: bool) -> None:
-    """Says what of Slurm, GPUs and the rest works here."""
+@click.argument("overrides", nargs=-1, help="What the config of the application does not compose without: model=tiny.")
+def doctor(as_json: bool, overrides: tuple[str, ...]) -> None:
+    """Says what of Slurm, GPUs, the rest and the gptopt.toml of this folder works here."""
     from gpt_opt.cli.views import doctor as views
     from gpt_opt.dispatch.doctor import all_well, checks
+    from gpt_opt.dispatch.doctor_app import app_checks
     from gpt_opt.table import show
 
-    found = checks()
+    found = [*checks(), *app_checks(Path.cwd(), overrides)]
     if as_json:
         print(json.dumps(views.as_record(found), indent=2))
     else:

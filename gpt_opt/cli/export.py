@@ -52,8 +52,13 @@ def _require_config_of_run(config: Mapping[str, Any], file: Path) -> None:
     Raises:
         ConfigError: If it has not.
     """
+    from gpt_opt.app.settings import find_settings
+
     wrong = [key for key in _TEXTS if not isinstance(_value_at(config, key), str)]
     wrong += [key for key in _GROUPS if not isinstance(_value_at(config, key), dict)]
+    if wrong and find_settings(file.parent) is not None:
+        fix = "it is for gpt-opt's own training; what the program saved is in the run directory"
+        raise ConfigError([Problem("gptopt export", f"must be given a run of it, but {file.parent} is another's", fix)])
     if wrong:
         problem = f"must be the config of a run, but has no {', '.join(wrong)} as a run writes it"
         raise ConfigError([Problem(str(file), problem, "name the run directory that `gptopt status` shows")])

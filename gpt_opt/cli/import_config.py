@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from gpt_opt.cli.arguments import FILE, ROOT
-from gpt_opt.cli.plan import fill_registries
 from gpt_opt.errors import ConfigError, Problem
 
 
@@ -21,9 +20,10 @@ def import_config(file: Path, model_index: int | None, output: Path | None) -> N
 
     Reads models, dataset, post_training, lora, training, ...; the experiment is the same training.
     """
-    from gpt_opt.plan.import_config import import_config as read
+    from gpt_opt.own_app.app import own_app
+    from gpt_opt.own_app.import_config import import_config as read
 
-    fill_registries()
+    own_app().register()
     if output is not None and output.suffix != ".yaml":
         raise ConfigError([Problem("--output", f"must end in .yaml, but is {output}", f"write -o {output}.yaml")])
     if output is not None and not output.parent.is_dir():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from gpt_opt.cli.arguments import FILE, JSON, OVERRIDES, ROOT, at_least_one
+from gpt_opt.cli.arguments import FILE, JSON, OVERRIDES, at_least_one
 from gpt_opt.errors import RequestError
 
 
@@ -51,12 +51,11 @@ def plan(
     if file is None:
         raise click.UsageError("the sweep file is missing, for example: gptopt plan params/beta_sweep.json")
     from gpt_opt.cli.views import plan as views
-    from gpt_opt.plan.existing import nearest_run
-    from gpt_opt.plan.planner import Planner
+    from gpt_opt.own_app.here import app_here
+    from gpt_opt.plan.planner_of import planner_of
     from gpt_opt.table import show, terminal_width
 
-    fill_registries()
-    planner = Planner(ROOT / "hydra_conf")
+    planner = planner_of(app_here())
     try:
         found = planner.plan(file, overrides, slots)
     except RequestError as error:
@@ -73,15 +72,6 @@ def plan(
         if run is None:
             names = f"{found.counted[0].name} to {found.counted[-1].name}"
             raise click.UsageError(f"--explain takes the index of a run, {names}: {explain}")
-        print(views.explanation(run, nearest_run(planner.config(run.overrides))))
+        print(views.explanation(run, planner.nearest(run.overrides)))
     else:
         show(views.as_text(found, terminal_width(sys.stdout)), sys.stdout)
-
-
-def fill_registries() -> None:
-    """Makes our schemas and resolvers known to Hydra, as composing a config needs them."""
-    from gpt_opt.config.schema import register
-    from gpt_opt.run.resolvers import register_resolvers
-
-    register()
-    register_resolvers()

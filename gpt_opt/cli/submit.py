@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt_opt.cli.arguments import OVERRIDES, ROOT, SWEEP_FILE, SWEEPS, at_least_one, complete_run, complete_sweep
-from gpt_opt.cli.plan import fill_registries
+from gpt_opt.cli.arguments import OVERRIDES, SWEEP_FILE, SWEEPS, at_least_one, complete_run, complete_sweep
 from gpt_opt.cli.sweep import CODES
 from gpt_opt.errors import ConfigError, Problem, RunFailed
 from gpt_opt.records.job_id import this_job
@@ -110,10 +109,10 @@ def _request(
     **modes: bool,
 ) -> Request:
     from gpt_opt.dispatch.submit import Request
+    from gpt_opt.own_app.here import app_here
 
-    fill_registries()
     flags = {name: list(value) or None if name == "sbatch" else value for name, value in resources.items()}
-    return Request(file, overrides, backend, slots, flags, ROOT, SWEEPS, **modes)
+    return Request(file, overrides, backend, slots, flags, app_here(), SWEEPS, **modes)
 
 
 @click.command()

@@ -53,14 +53,16 @@ def _missing(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
-def comment_of(key: str, config_dir: Path, choices: Mapping[str, str]) -> str:
+def comment_of(key: str, config_dir: Path | None, choices: Mapping[str, str]) -> str:
     """Returns the comment beside `key` in the YAML file that declares it, or an empty string.
 
     Args:
         key: Dotted key such as `loss.beta`.
-        config_dir: The folder hydra_conf.
+        config_dir: The folder of the configs; None where there is none.
         choices: The chosen option of each group, `{"loss": "dpo"}`.
     """
+    if config_dir is None:
+        return ""
     group = key.partition(".")[0]
     for name in (f"{group}/{choices.get(group, '')}", "config"):
         path = config_dir / f"{name}.yaml"
@@ -79,7 +81,7 @@ _EXAMPLES = {"loss.beta": "0.1", "data.dataset.path": "prefs.jsonl", "exp_name":
 }
 
 
-def missing_problem(key: str, config_dir: Path, choices: Mapping[str, str]) -> Problem:
+def missing_problem(key: str, config_dir: Path | None, choices: Mapping[str, str]) -> Problem:
     """Returns the problem of a mandatory key that nobody gave: what it means and what to type."""
     meaning = comment_of(key, config_dir, choices)
     return Problem(

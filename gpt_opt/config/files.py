@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_opt.config.checks.data import DATA_SUFFIXES
+from gpt_opt.config.nested import value_at
 from gpt_opt.config.remember import Remembered
 from gpt_opt.errors import GptOptError, RequestError
 from gpt_opt.records.best_run import BEST, best_run
@@ -51,15 +52,6 @@ def file_values(config: Config, keys: tuple[str, ...]) -> Iterator[tuple[str, st
             yield from file_values(config, tuple(f"{before}.{name}.{after}" for name in found))
         elif isinstance(found, str) and found not in ("", "???", _NO_FILES.get(key)):
             yield key, found
-
-
-def value_at(node: Any, key: str) -> Any:
-    """Returns what a dotted key has in nested mappings; None where it has nothing."""
-    for part in key.split("."):
-        if not isinstance(node, (dict, Mapping)):
-            return None
-        node = node.get(part)
-    return node
 
 
 def with_real_paths(config: dict[str, Any], memo: Remembered | None = None) -> dict[str, Any]:

@@ -46,17 +46,17 @@ def targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from targets(value, f"{key}[{index}]")
 
 
-def look_up(target: str, first: Path) -> NotFound | None:
+def look_up(target: str, *first: Path) -> NotFound | None:
     """Returns why a target cannot be imported, or None where it can, or where only importing it would tell.
 
     Args:
         target: Dotted name of a class or function.
-        first: Folder that a run has on its path before all others.
+        first: Folders that a run has on its path before all others.
     """
     parts = target.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         return NotFound(f"must be a dotted name, package.module.Name, but is {target!r}")
-    specs = list(modules_of(target, first))
+    specs = list(modules_of(target, *first))
     if not specs:
         if close := difflib.get_close_matches(parts[0], _LIBRARIES, 1, 0.8):
             return NotFound(f"names no module: {parts[0]!r}", f"did you mean {'.'.join([close[0], *parts[1:]])}?")
@@ -67,26 +67,30 @@ def look_up(target: str, first: Path) -> NotFound | None:
     return _attribute(parts, specs) if len(specs) < len(parts) else None
 
 
-def modules_of(name: str, first: Path | None = None) -> Iterator[ModuleSpec]:
+def modules_of(name: str, *first: Path) -> Iterator[ModuleSpec]:
     """Yields where the modules `a`, `a.b`, ... of a dotted name are, as far as there are any; imports none of them.
 
     Args:
         name: Dotted name of a module, or of something in one.
-        first: Folder that is searched before the path of this Python.
+        first: Folders that are searched before the path of this Python.
     """
     top, *rest = name.split(".")
-    spec = _top(top, first)
+    spec = _top(top, *first)
     while spec is not None:
         yield spec
         spec = _below(spec, rest.pop(0)) if rest else None
 
 
-def _top(name: str, first: Path | None) -> ModuleSpec | None:
-    found = PathFinder.find_spec(name, [str(first)]) if first is not None else None
+def _top(name: str, *first: Path) -> ModuleSpec | None:
+    found = PathFinder.find_spec(name, [str(folder) for folder in first])
+    if found is not None and found.origin is not None:
+        return found
     try:
-        return found or importlib.util.find_spec(name)
+        other = importlib.util.find_spec(name)
     except ValueError:  # a module that was made by hand has no spec, but is there
         return ModuleSpec(name, None)
+    # A folder of data that has the name of a module is passed over, as an import does.
+    return other if found is None or (other is not None and other.origin is not None) else found
 
 
 def _below(spec: ModuleSpec, name: str) -> ModuleSpec | None:
@@ -98,6 +102,8 @@ def _below(spec: ModuleSpec, name: str) -> ModuleSpec | None:
 def _attribute(parts: Sequence[str], specs: Sequence[ModuleSpec]) -> NotFound | None:
     """Returns why the last of some modules lacks the attribute after them, or None where it has one, or may have."""
     index, spec, above = len(specs), specs[-1], specs[-2] if len(specs) > 1 else None
+    if (imported := sys.modules.get(spec.name)) is not None and parts[index] in vars(imported):
+        return None
     try:
         names = _names(spec)
         if above is not None and parts[index - 1] in (_names(above) or ()):

@@ -209,16 +209,17 @@ def suggestion(wrong: str, valid: Collection[str], value: str | None = None) -> 
     names, flag = frozenset(valid), wrong.startswith("-")
     if flag:
         wrong, value = wrong.lstrip("-").replace("-", "_"), value or "true"
-    for name in _readings(wrong):
+    for name in _readings(wrong) if _of_ours else ():
         target = SYNONYMS.get(name) or (name if name in OPTIONS else None)
         if target is not None and (text := _instead(target, names, value, flag)):
             return text
     if near := _near(wrong, names):
         return f"write {near}={_translated(near, value)}" if flag else f"did you mean {near}?"
     siblings = sorted(name for name in names if name.rpartition(".")[0] == wrong.rpartition(".")[0])
-    if _has_dots(names) and ("." not in wrong or not siblings):
+    if _has_dots(names) and _of_ours and ("." not in wrong or not siblings):
         return "`python run_hydra.py --cfg job` shows all keys; one of your own goes below user, as user.NAME=VALUE"
-    return f"valid here: {', '.join(siblings or sorted(names))}"
+    shown = siblings or sorted(names if _of_ours else {name.partition(".")[0] for name in names})
+    return f"valid here: {', '.join(name for name in shown if _of_ours or name != 'hydra')}"
 
 
 def typed(key: str, path: Path) -> str:
@@ -260,6 +261,15 @@ def _readings(wrong: str) -> Iterator[str]:
     while name:
         yield name
         name = name.partition(".")[2]
+
+
+_of_ours = True
+
+
+def forget_synonyms() -> None:
+    """Makes this process one of another application, of whose keys no synonyms are known."""
+    global _of_ours
+    _of_ours = False
 
 
 def _has_dots(names: Iterable[str]) -> bool:

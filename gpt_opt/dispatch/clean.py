@@ -56,6 +56,7 @@ class SavedRun:
     Attributes:
         run: The run.
         paths: Its files.
+        checkpoints: Folders and files.
         size: Bytes of its checkpoints.
         rank: How good it is; None where it has no metric that says so, or is not complete.
         kept: Why its checkpoints are kept; "" where they are to be removed.
@@ -63,6 +64,7 @@ class SavedRun:
 
     run: SweepRun
     paths: RunPaths
+    checkpoints: tuple[Path, ...]
     size: int
     rank: Rank | None
     kept: str
@@ -107,25 +109,31 @@ def inspect(sweep: Sweep, keep_best: int, metrics: Sequence[Metric]) -> list[Sav
     Raises:
         GptOptError: If what other runs start from cannot be read.
     """
-    folders = RunFolders()
-    saved = {run: paths for run in sweep.runs if (paths := run.paths(folders)).checkpoints.is_dir()}
+    folders, program = RunFolders(), sweep.submission().program
+    places = {run: run.paths(folders) for run in sweep.runs}
+    found = {run: tuple(program.checkpoints_of(paths)) for run, paths in places.items()}
+    saved = {run: paths for run, paths in places.items() if found[run]}
     states = {run: read_run(paths) for run, paths in saved.items()}
     complete = {run: paths for run, paths in saved.items() if states[run].state is State.COMPLETED}
     starts, ranked = _starts(sweep), _ranked(complete, metrics)
 
     def why(run: SweepRun) -> str:
-        if saved[run].checkpoints.is_symlink():
+        if any(path.is_symlink() for path in found[run]) and not program.checkpoints:
             return "is a link"
         if run not in complete:
             return f"is {states[run].state}" + ("" if states[run].is_owned else ": goes on from them")
         if run.run_id in starts:
             return f"{starts[run.run_id]} starts from it"
         if run not in ranked:
-            return f"has no {metrics[0].name}"
+            of_others = (rank.metric for other, rank in ranked.items() if other.stage == run.stage)
+            return f"has no {next(of_others, metrics[0].name)}"
         place = ranked[run].place
         return "" if place is None or place > keep_best else f"best {place}"
 
-    return [SavedRun(run, paths, _size(paths.checkpoints), ranked.get(run), why(run)) for run, paths in saved.items()]
+    return [
+        SavedRun(run, paths, found[run], sum(map(_size, found[run])), ranked.get(run), why(run))
+        for run, paths in saved.items()
+    ]
 
 
 def _ranked(complete: Mapping[SweepRun, RunPaths], metrics: Sequence[Metric]) -> dict[SweepRun, Rank]:
@@ -172,7 +180,8 @@ def remove(
         try:
             if not reason:
                 with acquire(item.paths):
-                    shutil.rmtree(item.paths.checkpoints)
+                    for path in item.checkpoints:
+                        _remove(path)
                 gone.append(item)
         except (OSError, RunHeld) as error:
             reason = str(error)
@@ -192,7 +201,8 @@ def _starts(sweep: Sweep) -> dict[str, str]:
     for parent in sorted(sweep.root.parent.parent.glob("[!.]*")):
         for other in submissions(parent, _refuse):
             here = other.root.parent == sweep.root.parent
-            outputs |= {os.path.dirname(run.run_dir) for run in other.runs}
+            if not other.submission().program.folder:  # an application has its runs elsewhere, and no references
+                outputs |= {os.path.dirname(run.run_dir) for run in other.runs}
             for name, run_id in _starts_in(other):
                 found.setdefault(run_id, name if here else f"{other.label} {name}")
     for folder in {Path(name).parents[OUTPUT_LEVELS - 1] for name in outputs}:
@@ -234,6 +244,15 @@ def _references(record: Mapping[str, object]) -> tuple[object, list[str]]:
     return record["run_id"], _REFERENCE.findall(json.dumps(record["changes"]))
 
 
-def _size(folder: Path) -> int:
-    """Returns the bytes of all files in a folder."""
-    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+def _remove(path: Path) -> None:
+    """Removes a folder or a file that is still there, of a link the link alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int:
+    """Returns the bytes of a file, or of all files in a folder."""
+    files = path.rglob("*") if path.is_dir() and not path.is_symlink() else (path,)
+    return sum(file.lstat().st_size for file in files if not file.is_dir())

@@ -249,7 +249,9 @@ def _environment() -> Check:
     file = ROOT / "slurm_scripts" / "environment.sh"
     if file.is_file():
         return Check("environment of jobs", True, str(file))
-    advice = "this file loads the environment of a job; restore it: git checkout -- slurm_scripts"
+    advice = (
+        "this file loads the environment of a job; restore it: git checkout -- slurm_scripts, or install gpt-opt anew"
+    )
     return Check("environment of jobs", False, f"{file} is missing", advice)
 
 

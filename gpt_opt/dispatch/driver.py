@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import time
 from collections import Counter
@@ -12,29 +13,31 @@ from types import FrameType
 
 from gpt_opt.dispatch import slurm
 from gpt_opt.dispatch.backends.disbatch import Round, remove_stale_pipes
+from gpt_opt.dispatch.backends.sbatch_script import warning_s
 from gpt_opt.dispatch.classify import BlockedBy, ClassifiedRuns, retry_hints
 from gpt_opt.dispatch.driver_claim import POLL_S, claim_sweep
+from gpt_opt.dispatch.feed import Feed
+from gpt_opt.dispatch.measure import SpeedMeter
 from gpt_opt.dispatch.progress import saved_steps
 from gpt_opt.dispatch.reconcile import reconcile
-from gpt_opt.dispatch.stages import classify_runs, decide, hopes
+from gpt_opt.dispatch.stages import classify_runs, decide
 from gpt_opt.dispatch.start import start_ready
 from gpt_opt.errors import ClaimLost, ConfigError, Problem, RunFailed
 from gpt_opt.plan.resources import from_record
 from gpt_opt.records import stop_requests
 from gpt_opt.records.attempts import CAUSES, read_history
 from gpt_opt.records.claim import STALE_AFTER_S, Claim
-from gpt_opt.records.job_id import this_job
+from gpt_opt.records.drivers import driving
+from gpt_opt.records.job_id import JobId, this_job
 from gpt_opt.records.lost_nodes import forget_lost_nodes, write_lost_nodes
 from gpt_opt.records.state import State, read_run
 from gpt_opt.records.sweep_dir import Sweep, SweepRun
 from gpt_opt.run.signals import WARNINGS, handled, stop_signals
+from gpt_opt.sweep.model import Resources
 
 log = logging.getLogger(__name__)
 
 _DRAIN_S = 90.0
-
-_SHARE = 4.0
-"""A driver waits so many times as long as it takes to read a sweep before it reads it again."""
 
 
 class _Stop:
@@ -98,28 +101,44 @@ def drive(sweep: Sweep, in_job: bool, slots: int | None = None) -> None:
         for part, _ in claims:
             forget_lost_nodes(part.lost_nodes)
         while True:
+            left = False
             for part, claim in claims:
-                _rounds(part, None if in_job else slots or part.needs().slots or 1, stop, claim)
+                at_a_time = runs_at_a_time(part, in_job, slots)
+                with driving(part.drivers, this_job(), part.shape or 0, at_a_time):
+                    left |= _rounds(part, at_a_time, in_job, stop, claim)
             runs = classify_runs(sweep)
-            waits = (
-                not in_job and runs.locked and runs.waiting_for_others
-            )  # for another sweep: a machine costs nothing meanwhile
-            if stop.signal is not None or not (runs.due or waits):  # a retry may be of a shape worked through before
-                break
+            # For another sweep a machine waits, which costs nothing meanwhile.
+            waits = not in_job and runs.locked and runs.waiting_for_others
+            if stop.signal is not None or left or not (runs.due or waits):
+                break  # else a retry may be of a shape that was worked through before
         remove_stale_pipes()
-        if stop.limit_near and (runs.due or runs.locked) and this_job().is_slurm:
-            if before is not None and saved_steps(sweep) <= before:
+        if left or (stop.limit_near and (runs.due or runs.locked) and this_job().is_slurm):
+            if stop.limit_near and before is not None and saved_steps(sweep) <= before:
                 raise RunFailed(f"{sweep.label}: no run got a step further within the time limit; give it more time")
-            log.info("time limit near: %d runs go on after a requeue", len(runs.due) + len(runs.locked))
-            slurm.requeue(this_job().job)
+            why = "the next allocation, for which they are left" if left else "a requeue, as the time limit is near"
+            log.info("%d runs go on after %s", len(runs.due) + len(runs.locked), why)
+            try:
+                slurm.requeue(this_job().job)
+            except slurm.SlurmError as error:  # as of an interactive allocation, or under --no-requeue
+                log.error("Slurm does not put this job back into the queue: %s", error)
     if stop.signal is None:
         start_ready(sweep)  # what has become ready since; who finds this driver alive leaves it that
     _report(sweep, runs)
 
 
-def _rounds(sweep: Sweep, slots: int | None, stop: _Stop, claim: Claim) -> None:
+def runs_at_a_time(part: Sweep, in_job: bool, slots: int | None) -> int:
+    """Returns how many runs a driver has slots for: those of the Slurm allocation, or of this machine."""
+    needs = part.needs()
+    if in_job and (tasks := os.environ.get("SLURM_NTASKS", "")).isdecimal():
+        return int(tasks) * (from_record(needs.resources).runs_per_gpu or 1)
+    return slots or needs.slots or 1
+
+
+def _rounds(sweep: Sweep, at_a_time: int, in_job: bool, stop: _Stop, claim: Claim) -> bool:
+    """Works through a part of a sweep; returns whether all that is due then is left for the next allocation."""
     incarnation, resources = this_job(), from_record(sweep.needs().resources)
     driver = stop_requests.driver_name(sweep.shape, claim.attempt)
+    meter = SpeedMeter(sweep)
     wait_until = time.monotonic() + STALE_AFTER_S
     remove_stale_pipes()
     while stop.signal is None:
@@ -127,63 +146,39 @@ def _rounds(sweep: Sweep, slots: int | None, stop: _Stop, claim: Claim) -> None:
         decide(sweep)
         runs = classify_runs(sweep)
         log.info("%s: %s", sweep.label, _counts(runs))
-        if runs.due:
-            work = Round(sweep, resources, incarnation, driver, slots)
-            _one_round(sweep, _Feed(sweep, work, runs.due), work, stop, claim)
+        meter.set_end(_end_of_slots(resources) if in_job else None)
+        if runs.due and all(map(meter.too_late_for, runs.due)) and _is_new(sweep, incarnation):
+            meter.set_end(None)  # or one allocation after the other would go by, where slots start slowly
+        if any(not meter.too_late_for(run) for run in runs.due):
+            work = Round(sweep, resources, incarnation, driver, at_a_time, in_job)
+            _one_round(sweep, Feed(sweep, work, runs.due, meter), work, stop, claim)
             wait_until = time.monotonic() + STALE_AFTER_S
         elif runs.locked and time.monotonic() < wait_until:
             time.sleep(POLL_S)  # its owner may be dead without our knowing yet
         else:
-            return
+            meter.write(left=runs.due)
+            return bool(runs.due)
+    return False
 
 
-class _Feed:
-    """Hands out the runs of a round: those that are due, then, in a sweep with stages, those that become ready.
-
-    Args:
-        sweep: The part of the sweep that is worked through.
-        work: The round.
-        due: What is due at its start.
-    """
-
-    def __init__(self, sweep: Sweep, work: Round, due: Sequence[SweepRun]) -> None:
-        self.given = [*due]
-        self._sweep, self._work = sweep, work
-        self._hopes = hopes(Sweep(sweep.root).runs) if sweep.submission().stages else {}
-        self._elsewhere: frozenset[int] = frozenset()
-        self._wait_until = 0.0
-        work.feed(due, is_last=not self._hopes)
-
-    def go_on(self) -> None:
-        """Hands out what has become ready; ends the round's list when nothing more can."""
-        if not self._hopes or time.monotonic() < self._wait_until:
-            return
-        began = time.monotonic()
-        decide(self._sweep)
-        runs = classify_runs(Sweep(self._sweep.root))
-        if self._work.is_open:
-            self._feed(runs)
-        self._start_elsewhere(runs)
-        self._wait_until = time.monotonic() + _SHARE * (time.monotonic() - began)  # a large sweep takes long to read
-
-    def _feed(self, runs: ClassifiedRuns) -> None:
-        known, own = {run.run_id for run in self.given}, [run for run in runs.items if run.shape == self._sweep.shape]
-        ready = [run for run in own if runs.items[run].is_due and run.run_id not in known]
-        self.given += ready
-        at_work = self._work.at_work() | {run.index for run in ready}
-        waiting = (run for run in own if runs.items[run].blocked_by is BlockedBy.WAIT)
-        self._work.feed(ready, is_last=not any(at_work & self._hopes[run.index] for run in waiting))
-
-    def _start_elsewhere(self, runs: ClassifiedRuns) -> None:
-        """Submits jobs for runs of other shapes that have become ready, once each."""
-        ready = frozenset(run.index for run in runs.due if run.shape != self._sweep.shape)
-        if ready - self._elsewhere:
-            self._elsewhere |= ready
-            start_ready(self._sweep)
+def _is_new(sweep: Sweep, incarnation: JobId) -> bool:
+    """Returns whether no slot of a driver has begun a run yet."""
+    histories = (read_history(sweep.attempts(run)) for run in sweep.runs)
+    return not any(attempt.session == incarnation for history in histories for attempt in history.attempts)
 
 
-def _one_round(sweep: Sweep, feed: _Feed, work: Round, stop: _Stop, claim: Claim) -> None:
-    due = feed.given
+def _end_of_slots(resources: Resources) -> float | None:
+    """Returns when the runs of this Slurm job will be warned of its end, in seconds since 1970; None for no end."""
+    try:
+        left_s = slurm.time_left_s(this_job().job)
+    except slurm.SlurmError as error:
+        log.warning("when the allocation ends is not known now: %s", error)
+        return None
+    return None if left_s is None else time.time() + left_s - warning_s(resources)
+
+
+def _one_round(sweep: Sweep, feed: Feed, work: Round, stop: _Stop, claim: Claim) -> None:
+    due = [*feed.runs]
     before = _attempts(sweep, due)
     lost: dict[str, str] = {}
     try:
@@ -195,13 +190,13 @@ def _one_round(sweep: Sweep, feed: _Feed, work: Round, stop: _Stop, claim: Claim
             if stop.signal is not None:
                 log.warning("%s: runs checkpoint, nothing more is started", stop.signal.name)
                 stop_requests.drain(sweep.control, stop_requests.driver_name(sweep.shape, claim.attempt))
-                _wait_for_runs(sweep, due, work)
+                _wait_for_runs(sweep, feed.given, work)
                 return
     finally:
         work.end()
     if (problem := work.problem()) is not None:
         log.error("%s; see %s", problem, work.folder)
-    if _attempts(sweep, due) == before and len(classify_runs(sweep).due) == len(due):
+    if not feed.is_late and _attempts(sweep, due) == before and len(classify_runs(sweep).due) == len(feed.runs):
         reasons = "; ".join(f"{node}: {reason}" for node, reason in work.lost_nodes().items()) or problem
         because = f" ({reasons})" if reasons else ""
         _record_lost_nodes(sweep, work, lost)

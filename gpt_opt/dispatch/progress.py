@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_opt.records.io import parse_line
-from gpt_opt.records.run_dir import RunFolders, saved_step
+from gpt_opt.records.run_dir import RunFolders
 from gpt_opt.records.state import State, read_run
 from gpt_opt.records.step_log import read_tail
 from gpt_opt.records.sweep_dir import Sweep
@@ -117,10 +117,11 @@ def _best(values: list[float], metric: Metric) -> float | None:
 
 
 def saved_steps(sweep: Sweep) -> int:
-    """Returns the optimizer steps of all runs together that a restart would find done."""
-    folders, steps = RunFolders(), 0
+    """Returns the steps of all runs together that a restart would find done; one more for each that is COMPLETED."""
+    folders, steps, program = RunFolders(), 0, sweep.submission().program
     for paths in (run.paths(folders) for run in sweep.runs):
         record = read_run(paths)
         counted = record.state in (State.COMPLETED, State.RUNNING)
-        steps += record.file.step if counted else saved_step(paths) or 0  # a failed run may have come further
+        steps += record.file.step if counted else program.saved_step(paths) or 0  # a failed run may have come further
+        steps += record.state is State.COMPLETED  # not every application counts steps
     return steps

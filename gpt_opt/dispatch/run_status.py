@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import datetime
 
 from gpt_opt.dispatch.classify import Classification, RunClassifier
 from gpt_opt.dispatch.progress import Metric, Progress, read_progress
 from gpt_opt.dispatch.reconcile import Ends
 from gpt_opt.records.attempts import Attempt, History, read_history
+from gpt_opt.records.efficiency import RunTimes, run_times
+from gpt_opt.records.io import seconds_of
 from gpt_opt.records.run_dir import RunPaths
-from gpt_opt.records.state import RunState, State, read_run
-from gpt_opt.records.summary import read_summary
+from gpt_opt.records.state import RunRecord, RunState, State, read_run
+from gpt_opt.records.summary import time_s_of
 from gpt_opt.records.sweep_dir import Submission, Sweep, SweepRun
 
-_NO_PROGRESS = Progress()
+_NO_PROGRESS, _NO_TIMES = Progress(), RunTimes(0)
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class RunStatus:
 
     Attributes:
         run: Its line of the plan.
-        run_dir: Where it lies, or would lie.
+        paths: Its files, or where they would lie.
         what: What it is.
         step: Optimizer steps done.
         total_steps: Optimizer steps of the whole run; None before it is known.
@@ -33,13 +34,14 @@ class RunStatus:
         progress: Latest and best metric, and speed.
         time_s: Seconds of the last attempt, of all attempts when COMPLETED; None before the first.
         attempts: How often a slot of this sweep started it.
+        times: What it has taken in this sweep.
         node: Where it runs or ran last; may be empty.
         gpus: Devices of the last attempt.
         slurm_job: Slurm id of the last attempt, or of the job that is to start it; may be empty.
     """
 
     run: SweepRun
-    run_dir: str
+    paths: RunPaths
     what: Classification
     step: int = 0
     total_steps: int | None = None
@@ -48,9 +50,15 @@ class RunStatus:
     progress: Progress = _NO_PROGRESS
     time_s: float | None = None
     attempts: int = 0
+    times: RunTimes = _NO_TIMES
     node: str = ""
     gpus: tuple[str, ...] = ()
     slurm_job: str = ""
+
+    @property
+    def run_dir(self) -> str:
+        """Where it lies, or would lie."""
+        return str(self.paths.root)
 
     @property
     def state(self) -> State:
@@ -109,17 +117,19 @@ class RunReader:
             self._notes.append(f"run {run.index}: {record.problem}")
         what = self._classifier.classify(run, record, history, ends)
         node, gpus, slurm_job = self._location(run, record.file, history.last)
+        times, time_s = run_times(run.shape, history.attempts, paths, record), _time_s(record, what)
         return RunStatus(
             run=run,
-            run_dir=str(paths.root),
+            paths=paths,
             what=what,
             step=record.file.step,
             total_steps=record.file.total_steps,
             message=_message(record.file, history.last) if what.state is State.FAILED else "",
             silent_s=record.silent_s if what.state is State.STALLED else None,
-            progress=self._progress(paths, _seconds(record.file.started) if what.is_running else None),
-            time_s=_time_s(paths, record.file, what),
+            progress=self._progress(paths, seconds_of(record.file.started) if what.is_running else None),
+            time_s=time_s,
             attempts=len(history.attempts),
+            times=times,
             node=node,
             gpus=gpus,
             slurm_job=slurm_job,
@@ -140,12 +150,11 @@ class RunReader:
         return node, tuple(file.gpus), file.job.job if file.job is not None else self._jobs.get(run.index, "")
 
 
-def _time_s(paths: RunPaths, file: RunState, what: Classification) -> float | None:
+def _time_s(record: RunRecord, what: Classification) -> float | None:
     if what.is_done:
-        value = read_summary(paths).get("time_s")
-        return float(value) if isinstance(value, int | float) else None
-    begin = _seconds(file.started)
-    end = time.time() if what.is_running else _seconds(file.updated)
+        return time_s_of(record.summary)
+    begin = seconds_of(record.file.started)
+    end = time.time() if what.is_running else seconds_of(record.file.updated)
     return None if begin is None or end is None else max(0.0, end - begin)
 
 
@@ -156,10 +165,3 @@ def _message(file: RunState, last: Attempt | None) -> str:
         return ""
     lines = str(file.error.get("message", "")).strip().splitlines()
     return ": ".join([str(file.error.get("type", "Exception")), *lines[:1]])
-
-
-def _seconds(stamp: str | None) -> float | None:
-    try:
-        return None if stamp is None else datetime.fromisoformat(stamp).timestamp()
-    except (ValueError, TypeError):
-        return None  # not a time that gpt-opt wrote

@@ -36,6 +36,7 @@ _OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "PMI_", "PMIX_", "DISBATCH_")
 
 
 _TIMEOUT_S = 20.0
+_TIME = re.compile(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)")  # days-hours:minutes:seconds
 _NOISE = re.compile(r"\**$|\*\* |\w+: error: (If munged is up|slurm_send_node_msg)")
 
 
@@ -161,6 +162,20 @@ def sbatch(script: str, cwd: str) -> str:
 def requeue(job: str) -> None:
     """Puts a running job back into the queue; Slurm ends it and starts it again under the same id."""
     run(["scontrol", "requeue", job])
+
+
+def time_left_s(job: str) -> float | None:
+    """Returns the seconds until the time limit of a running job; None where it has no limit.
+
+    Raises:
+        SlurmError: If Slurm does not answer.
+    """
+    text = run(["squeue", "--noheader", f"--jobs={job}", "--format=%L"], timeout_s=_TIMEOUT_S).strip()
+    found = _TIME.fullmatch(text)
+    if found is None:
+        return None  # UNLIMITED
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
 def cancel(jobs: Sequence[str]) -> None:

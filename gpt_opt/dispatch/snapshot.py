@@ -9,6 +9,11 @@ link `code` to its own. Below a snapshot:
     paths/<number>/                                     those that `_target_`s name elsewhere on the import path
     manifest.json                                       see `gpt_opt.records.code`
 
+Of an application that has a `gptopt.toml`, it has gpt_opt/ and
+
+    app-code/                                           its repository, see `gpt_opt.app.code`; what lies beside its
+                                                        code there, as data, is linked
+
 The user's modules are Python files, and all files of packages, that git tracks; and those that a `_target_` reaches.
 """
 
@@ -28,11 +33,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import gpt_opt
+from gpt_opt.app.code import beside, files_of, import_roots, sha256_of
 from gpt_opt.config.inputs import module_inputs
 from gpt_opt.config.lookup import targets
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.code import ENTRY, PACKAGE, Manifest, code_sha256, commit_of, files_below, git
-from gpt_opt.records.io import now, sync
+from gpt_opt.records.io import lock, now, sync
 from gpt_opt.records.planned_configs import Change
 from gpt_opt.records.sweep_dir import Submission, Sweep
 
@@ -54,7 +60,7 @@ ENTERED = "GPTOPT_ENTERED"
 
 
 def code_root(sweep: Sweep, submission: Submission) -> Path:
-    """Returns the folder with the run_hydra.py of a sweep: its snapshot or, of `--live` and old sweeps, the repository.
+    """Returns the folder with the code of a sweep: its snapshot or, of `--live` and old sweeps, the repository.
 
     Raises:
         GptOptError: If the snapshot is gone.
@@ -62,7 +68,7 @@ def code_root(sweep: Sweep, submission: Submission) -> Path:
     if not submission.snapshot:
         return Path(submission.root)
     snapshot = sweep.code.resolve()
-    if not (snapshot / ENTRY).is_file():
+    if not (snapshot / submission.program.folder / submission.program.file).is_file():
         file = submission.file or "FILE"
         raise GptOptError(
             f"{sweep.code} must lead to the code that {sweep.label} was submitted with, but {snapshot} is not there; "
@@ -71,14 +77,33 @@ def code_root(sweep: Sweep, submission: Submission) -> Path:
     return snapshot
 
 
+def app_root(sweep: Sweep, submission: Submission) -> Path:
+    """Returns the folder of the application's code.
+
+    Raises:
+        GptOptError: If the snapshot is gone.
+    """
+    code = code_root(sweep, submission)
+    return code / submission.program.folder if submission.snapshot else code
+
+
 def import_path(sweep: Sweep, submission: Submission, environment: Mapping[str, str]) -> dict[str, str]:
-    """Returns the PYTHONPATH with which a process imports from the snapshot of a sweep; {} where it has none."""
+    """Returns the PYTHONPATH with which a process imports from the snapshot of a sweep; {} where it has none.
+
+    Folders of an application on the PYTHONPATH of the job, as lines of its `environment` name them, are those of the
+    snapshot too.
+    """
     if not submission.snapshot:
         return {}
     snapshot = code_root(sweep, submission)
     manifest = Manifest.read(snapshot)
     roots = [str(snapshot), *(str(snapshot / name) for name in (manifest.import_roots if manifest else ()))]
     before = environment.get("PYTHONPATH", "").split(os.pathsep)
+    if submission.program.folder:
+        app, live = snapshot / submission.program.folder, os.path.realpath(submission.root)
+        names = [os.path.relpath(os.path.realpath(os.path.join(submission.cwd, item)), live) for item in before if item]
+        moved = [os.path.normpath(app / name) for name in names if name != ".." and not name.startswith("../")]
+        roots += [folder for folder in dict.fromkeys(moved) if folder not in roots and os.path.isdir(folder)]
     return {"PYTHONPATH": os.pathsep.join([*roots, *(item for item in before if item not in roots)])}
 
 
@@ -123,7 +148,8 @@ def has_changed(sweep: Sweep, submission: Submission) -> bool:
     manifest = Manifest.read(snapshot)
     if manifest is None:
         return True
-    contents = _collect(Path(submission.root), Path(submission.cwd), manifest.targets)
+    app = _App(Path(submission.root), submission.program.folder, sweep.root.parents[1])
+    contents = _collect(app, Path(submission.cwd), manifest.targets)
     contents.import_roots = manifest.import_roots  # which depend on the PYTHONPATH of this shell
     return contents.name != snapshot.name
 
@@ -139,17 +165,22 @@ class _Contents:
         files: Path in the snapshot to bytes; None for a file that is only linked.
         sources: Path in the snapshot to where the file is.
         import_roots: As in the manifest.
+        beside: Paths in the snapshot of links to what is no code of an application.
     """
 
     files: dict[str, bytes | None] = field(default_factory=dict)
     sources: dict[str, Path] = field(default_factory=dict)
     import_roots: tuple[str, ...] = ()
+    beside: set[str] = field(default_factory=set)
 
     def add(self, name: str, file: Path) -> None:
         if name in self.files or not file.is_file():  # a tracked file may be deleted, or be the folder of a submodule
             return
         self.files[name] = file.read_bytes() if file.stat().st_size <= MAX_FILE_BYTES else None
         self.sources[name] = file
+
+    def link(self, name: str, file: Path) -> None:
+        self.files[name], self.sources[name] = None, file
 
     @property
     def linked(self) -> tuple[str, ...]:
@@ -160,6 +191,8 @@ class _Contents:
         """The name of the snapshot: equal contents have one."""
         digest = hashlib.sha256("\n".join(self.import_roots).encode(errors="surrogateescape"))
         for name, data in sorted(self.files.items()):
+            if name in self.beside:
+                continue  # runs make such folders, and no other snapshot thereby
             content = str(self.sources[name]) if data is None else hashlib.sha256(data).hexdigest()
             digest.update(f"\n{name} {content}".encode(errors="surrogateescape"))
         return digest.hexdigest()[:12]
@@ -172,40 +205,78 @@ def targets_in(configs: Iterable[Sequence[Change]]) -> set[str]:
     return {name for name in found if not name.startswith(f"{PACKAGE}.")}
 
 
-def take(sweeps: Path, root: Path, cwd: Path, targets: Iterable[str]) -> Path:
+@dataclass(frozen=True)
+class _App:
+    """What a snapshot is of.
+
+    Attributes:
+        root: The repository.
+        folder: Where it lies in the snapshot; "" for gpt-opt's own.
+        sweeps: Folder of sweep directories.
+    """
+
+    root: Path
+    folder: str
+    sweeps: Path
+
+
+def take(sweeps: Path, root: Path, cwd: Path, targets: Iterable[str], folder: str = "") -> Path:
     """Takes a snapshot, whole or not at all, unless there is an equal one.
 
     Args:
         sweeps: Folder of sweep directories.
         root: The repository.
         cwd: Where the user submits.
+        folder: Where the code of an application lies in the snapshot; "" for that of gpt-opt.
         targets: The `_target_`s of the runs; the modules that they are in, and what those import, belong to it.
 
     Returns:
         Its folder.
     """
     targets = tuple(sorted(targets))
-    contents = _collect(root, cwd, targets)
+    contents = _collect(_App(root, folder, sweeps), cwd, targets)
     snapshot = (sweeps / ".code" / contents.name).absolute()
-    if contents.linked:
-        some = ", ".join(str(contents.sources[name]) for name in contents.linked)
+    large = [name for name in contents.linked if contents.sources[name].is_file() and name not in contents.beside]
+    if large:
+        some = ", ".join(str(contents.sources[name]) for name in large)
         log.warning("code: files of more than 10 MB are linked, not copied, so edits reach what waits: %s", some)
-    if _is_whole(snapshot, contents):
-        return snapshot
-    new = snapshot.parent / f".new-{snapshot.name}-{os.getpid()}"
-    _remove(new)
-    _write(new, contents, root, targets)
-    if snapshot.exists():  # cut short by a power failure, or edited
-        snapshot.replace(old := snapshot.with_name(f".old-{snapshot.name}-{os.getpid()}"))
-        _remove(old)
-    with suppress(OSError):  # an equal one was faster
+    snapshot.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Who comes second finds what the first one has made, from which its jobs may be importing already.
+    with lock(snapshot.parent.with_name(".code.lock")):
+        if _is_whole(snapshot, contents):
+            return snapshot
+        for left in snapshot.parent.glob(f".*-{snapshot.name}*"):  # by a process that was killed
+            _remove(left)
+        new, old = (snapshot.with_name(f".{word}-{snapshot.name}") for word in ("new", "old"))
+        _write(new, contents, _App(root, folder, sweeps), targets)
+        if snapshot.exists():  # cut short by a power failure, or edited
+            snapshot.replace(old)
         new.rename(snapshot)
-    _remove(new)
-    sync(snapshot.parent)
+        _remove(old)
+        sync(snapshot.parent)
     return snapshot
 
 
-def _collect(root: Path, cwd: Path, targets: Iterable[str]) -> _Contents:
+def _collect(app: _App, cwd: Path, targets: Iterable[str]) -> _Contents:
+    return _collect_app(app) if app.folder else _collect_project(app.root, cwd, targets)
+
+
+def _collect_app(app: _App) -> _Contents:
+    contents = _Contents()
+    package = Path(gpt_opt.__file__).resolve().parent
+    for file in files_below(package):
+        contents.add(f"{PACKAGE}/{file.relative_to(package)}", file)
+    names = files_of(app.root)
+    for name, file in names.items():
+        contents.add(f"{app.folder}/{name}", file)
+    contents.import_roots = tuple(os.path.normpath(f"{app.folder}/{name}") for name in import_roots(app.root, names))
+    for name, path in beside(app.root, names, [app.sweeps]).items():
+        contents.link(f"{app.folder}/{name}", path)
+        contents.beside.add(f"{app.folder}/{name}")
+    return contents
+
+
+def _collect_project(root: Path, cwd: Path, targets: Iterable[str]) -> _Contents:
     contents = _Contents()
     for project in _PROJECT:
         for file in files_below(root / project):
@@ -292,8 +363,7 @@ def _is_whole(snapshot: Path, contents: _Contents) -> bool:
     )
 
 
-def _write(folder: Path, contents: _Contents, root: Path, targets: tuple[str, ...]) -> None:
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+def _write(folder: Path, contents: _Contents, app: _App, targets: tuple[str, ...]) -> None:
     for name, data in contents.files.items():
         file, source = folder / name, contents.sources[name]
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -304,7 +374,7 @@ def _write(folder: Path, contents: _Contents, root: Path, targets: tuple[str, ..
         shutil.copystat(source, file)  # its time, by which Python knows what it has compiled
         if file.suffix == ".py":
             _compile(source, file)
-    commit, dirty, diff = commit_of(root)
+    commit, dirty, diff = commit_of(app.root)
     if diff:
         Manifest.diff(folder).write_text(diff, errors="surrogateescape")
     manifest = Manifest(
@@ -313,17 +383,26 @@ def _write(folder: Path, contents: _Contents, root: Path, targets: tuple[str, ..
         time=now(),
         files=len(contents.files),
         bytes=sum(len(data) for data in contents.files.values() if data is not None),
-        code_sha256=code_sha256(folder),
+        code_sha256=_sha256(folder, contents, app),
         import_roots=contents.import_roots,
         targets=targets,
-        linked=contents.linked,
+        linked=tuple(name for name in contents.linked if name not in contents.beside),
     )
     manifest.write(folder)
     for place, _, files in os.walk(folder, topdown=False):
         for path in map(Path(place).joinpath, files):
             if not path.is_symlink():
-                path.chmod(0o400)
-        os.chmod(place, 0o500)
+                path.chmod(0o500 if os.access(path, os.X_OK) else 0o400)
+        # An application may make folders in its own.
+        os.chmod(place, 0o700 if app.folder and Path(place).is_relative_to(folder / app.folder) else 0o500)
+
+
+def _sha256(folder: Path, contents: _Contents, app: _App) -> str:
+    if not app.folder:
+        return code_sha256(folder)
+    prefix = f"{app.folder}/"
+    names = (name for name in contents.files if name.startswith(prefix) and name not in contents.beside)
+    return sha256_of(folder / app.folder, (name.removeprefix(prefix) for name in names))
 
 
 def _compile(source: Path, file: Path) -> None:

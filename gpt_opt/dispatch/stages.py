@@ -58,8 +58,9 @@ def must_wait(sweep: Sweep, run: SweepRun) -> str:
     whole = Sweep(sweep.root)
     parent = whole.runs[run.parent]
     if run.choice:
-        decide(sweep)
-        chosen = sweep.chosen().get(run.choice)
+        if (chosen := sweep.chosen().get(run.choice)) is None:
+            decide(sweep)  # which reads all runs, and one slot at a time
+            chosen = sweep.chosen().get(run.choice)
         if chosen != run.parent:
             return "which run it starts from is not decided" if chosen is None else f"{parent.name} was not chosen"
     record = read_run(parent.paths())

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gpt_opt.app.app import App
 from gpt_opt.dispatch import snapshot
 from gpt_opt.dispatch.backends.base import BACKENDS
 from gpt_opt.dispatch.backends.limits import check_backend, usable
@@ -18,17 +19,20 @@ from gpt_opt.dispatch.jobs import living_jobs, unserved
 from gpt_opt.dispatch.start import Outcome, adopt, scripts, start_jobs, task_files
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.plan.dag import described, rule
-from gpt_opt.plan.planner import Plan, Planner
+from gpt_opt.plan.planner import Plan, Run
+from gpt_opt.plan.planner_of import planner_of
 from gpt_opt.plan.resources import needs, run_count, to_record
 from gpt_opt.records.io import append_records, to_json, write_text
 from gpt_opt.records.job_id import this_job
 from gpt_opt.records.planned_configs import text_of
+from gpt_opt.records.program import Program
 from gpt_opt.records.sweep_dir import (
     Shape,
     StageRecord,
     Submission,
     Sweep,
     SweepRun,
+    Workload,
     create,
     locked,
     numbers,
@@ -50,7 +54,7 @@ class Request:
         backend: Key of `backends.BACKENDS`.
         slots: Runs at a time; None for the backend's own choice.
         flags: Resources given as flags, None where not given.
-        root: The repository.
+        app: What the runs are of.
         sweeps: Folder of sweep directories.
         live: Whether jobs import from the repository as it is then, instead of a snapshot of what it is now.
         cold: Whether each run is a new process, instead of a child of its slot's warm one.
@@ -61,7 +65,7 @@ class Request:
     backend: str
     slots: int | None
     flags: Mapping[str, Any]
-    root: Path
+    app: App
     sweeps: Path
     live: bool = False
     cold: bool = False
@@ -69,8 +73,7 @@ class Request:
 
 def _planned(request: Request) -> Plan:
     assert request.file is not None, "points without a file go through prepare_points"
-    planner = Planner(request.root / "hydra_conf")
-    plan = planner.plan(request.file, request.extra, sweeps=request.sweeps, flags=request.flags)
+    plan = planner_of(request.app).plan(request.file, request.extra, sweeps=request.sweeps, flags=request.flags)
     _require_slots(plan, request)
     for line in plan.changes():
         log.warning("%s", line)
@@ -80,7 +83,8 @@ def _planned(request: Request) -> Plan:
 def _keep(request: Request, plan: Plan) -> Callable[[Sweep], None]:
     """Takes the snapshot of a request; returns what puts it, and the planned configs, into a sweep directory."""
     targets = snapshot.targets_in(plan.configs)
-    code = None if request.live else snapshot.take(request.sweeps, request.root, Path.cwd(), targets)
+    root, folder = request.app.root, request.app.program.folder
+    code = None if request.live else snapshot.take(request.sweeps, root, Path.cwd(), targets, folder)
     configs = text_of((run.run_id, changes) for run, changes in zip(plan.runs, plan.configs, strict=True))
 
     def keep(sweep: Sweep) -> None:
@@ -131,7 +135,8 @@ def _draft(request: Request, plan: Plan) -> tuple[Submission, list[SweepRun]]:
         shapes=tuple(Shape(to_record(shape), number) for shape, number in slots.items()),
         metric=metric,
         cwd=os.getcwd(),
-        root=str(request.root),
+        root=str(request.app.root),
+        program=request.app.program,
         snapshot=not request.live,
         cold=request.cold,
         stages=tuple(stages) if plan.grid.is_staged else (),
@@ -148,10 +153,20 @@ def _draft(request: Request, plan: Plan) -> tuple[Submission, list[SweepRun]]:
             run.number,
             run.parent,
             run.choice,
+            _workload(plan, run, request.app.program),
         )
         for run, resources in zip(plan.runs, needed, strict=True)
     ]
     return submission, runs
+
+
+def _workload(plan: Plan, run: Run, program: Program) -> Workload:
+    """Returns what is known of the time that a run takes."""
+    step_s = plan.step_s.get(run.workload)
+    if run.save_every is not None:
+        return Workload(run.workload, run.steps, run.save_every, step_s)
+    end = None if program.checkpoints else 1  # which nobody can go on from before
+    return Workload(run.workload, 1, end, step_s, whole=True)
 
 
 def _at_a_time(plan: Plan, needed: Sequence[Resources]) -> dict[Resources, int]:
@@ -243,8 +258,7 @@ def prepare_points(request: Request, name: str, points: Sequence[Sequence[str]])
     Raises:
         RequestError: If a point or a resource is wrong; nothing is written then.
     """
-    planner = Planner(request.root / "hydra_conf")
-    plan = planner.plan_points(name, points, request.sweeps, request.flags)
+    plan = planner_of(request.app).plan_points(name, points, request.sweeps, request.flags)
     _require_slots(plan, request)
     _require_one_allocation(plan, request)
     submission, runs = _draft(request, plan)

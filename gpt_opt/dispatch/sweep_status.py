@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from pathlib import Path
+from functools import cached_property, lru_cache
 
 from gpt_opt.dispatch.driver_claim import is_driven
 from gpt_opt.dispatch.failure_groups import Failure, FailureGroup, grouped
@@ -14,13 +13,17 @@ from gpt_opt.dispatch.job_status import JobStatus, job_statuses, known_to_slurm,
 from gpt_opt.dispatch.progress import Metric
 from gpt_opt.dispatch.run_status import RunReader, RunStatus
 from gpt_opt.dispatch.stages import Chosen, with_parents
-from gpt_opt.records.code import Code, code_in, other_code
+from gpt_opt.records.code import Code, Manifest, code_in, other_code
+from gpt_opt.records.efficiency import Efficiency, efficiency
 from gpt_opt.records.job_id import JobId
 from gpt_opt.records.lost_nodes import read_lost_nodes
 from gpt_opt.records.provenance import read_provenance
 from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.speeds import read_speeds
 from gpt_opt.records.state import State
 from gpt_opt.records.sweep_dir import Shape, Submission, Sweep
+
+_MOST_NAMES = 10
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class SweepStatus:
         driven: Whether a driver holds the sweep.
         failures: FAILED runs, and INTERRUPTED ones of a known cause, by cause.
         notes: What could not be read or asked, a line each.
+        efficiency: How well it has used its slots.
         choices: What has become of the choices among runs that a later stage starts from, by their names.
     """
 
@@ -47,6 +51,7 @@ class SweepStatus:
     driven: bool
     failures: tuple[FailureGroup, ...]
     notes: tuple[str, ...]
+    efficiency: Efficiency
     choices: Mapping[str, Chosen] = field(default_factory=dict)
 
     @property
@@ -57,6 +62,11 @@ class SweepStatus:
             index = item.run.shape
             found.setdefault(index, (self.submission.shapes[index], []))[1].append(item)
         return found
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """The names of the runs that others may start from, by run id; none in a sweep without stages."""
+        return {item.run.run_id: item.run.name for item in self.runs if item.run.stage}
 
     @property
     def all_done(self) -> bool:
@@ -148,24 +158,45 @@ def gather(sweep: Sweep, ask_slurm: bool = True, before: SweepStatus | None = No
     statuses = tuple(job_statuses(submission, known, former, driven))
     newest = {job.shape: job for job in statuses}
     notes += last_lines(sweep, list(newest.values()), histories.values())
-    notes += other_code(_code(item) for item in runs if item.what.is_done)
+    notes += _other_code(sweep, submission, runs)
     lost_nodes = [item for part in sweep.parts() for item in read_lost_nodes(part.lost_nodes).items()]
     notes += [f"node {node} gave no slot: {reason}" for node, reason in dict(lost_nodes).items()]
-    return SweepStatus(sweep.label, submission, metric, runs, statuses, driven, failures, tuple(notes), chosen)
+    notes += _left(sweep, runs)
+    used = efficiency(sweep, submission, (item.times for item in runs))
+    return SweepStatus(sweep.label, submission, metric, runs, statuses, driven, failures, tuple(notes), used, chosen)
+
+
+def _left(sweep: Sweep, runs: Sequence[RunStatus]) -> Iterator[str]:
+    """Yields which due runs a driver leaves for the next allocation, as too little of its own is left for them."""
+    found = {index for part in sweep.parts() for index in read_speeds(part.speeds).left}
+    names = [item.run.name for item in runs if item.run.index in found and item.what.is_due]
+    if names:
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        yield f"left for the next allocation: run {', '.join(names[:_MOST_NAMES])}{more}"
 
 
 @lru_cache(maxsize=1 << 16)  # a live view asks for the same ones again and again
-def _code_of(provenance: str, written_ns: int) -> Code | None:
-    return code_in(read_provenance(RunPaths(Path(provenance).parent)))
+def _code_of(paths: RunPaths, written_ns: int) -> Code | None:
+    return code_in(read_provenance(paths))
 
 
 def _code(item: RunStatus) -> Code | None:
     """Returns what a run was made with."""
-    file = RunPaths(Path(item.run_dir)).provenance
     try:
-        return _code_of(str(file), file.stat().st_mtime_ns)
+        return _code_of(item.paths, item.paths.provenance.stat().st_mtime_ns)
     except OSError:
         return None
+
+
+def _other_code(sweep: Sweep, submission: Submission, runs: Iterable[RunStatus]) -> list[str]:
+    """Returns lines about runs that were made with other code: than that of now, or of an application's snapshot."""
+    codes = (_code(item) for item in runs if item.what.is_done)
+    if not submission.program.folder:
+        return other_code(codes)
+    manifest = Manifest.read(sweep.code.resolve())
+    if manifest is None:
+        return []
+    return other_code(codes, Code(manifest.code_sha256, str(sweep.code), manifest.commit, manifest.dirty))
 
 
 def _failures(runs: Sequence[RunStatus]) -> Iterator[Failure]:

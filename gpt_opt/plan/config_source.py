@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import cast
 
 from hydra.core.object_type import ObjectType
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from gpt_opt.app.app import App
 from gpt_opt.config.explain import keys_like
-from gpt_opt.plan.compose.hydra import loader, search_path
+from gpt_opt.plan.compose.hydra import Configs, load, loader
 from gpt_opt.sweep.overrides import target
 
 
@@ -21,24 +20,20 @@ def key_of(text: str) -> str:
 
 
 class ConfigSource:
-    """A config folder.
+    """The configs of an application.
 
     Args:
-        config_dir: The folder hydra_conf.
-        name: Name of the root config in it.
-        further: Folder of more config groups, as `--config-dir` gives one.
+        app: The application.
 
     Attributes:
-        folder: `config_dir`.
-        name: `name`.
-        search_path: Where Hydra seeks configs.
+        app: `app`.
+        configs: Where they are.
         loader: Hydra's loader of them.
     """
 
-    def __init__(self, config_dir: Path, name: str, further: Path | None) -> None:
-        self.folder, self.name = config_dir, name
-        self.search_path = search_path(config_dir, further)
-        self.loader = loader(self.search_path)
+    def __init__(self, app: App) -> None:
+        self.app, self.configs = app, Configs.of(app)
+        self.loader = loader(self.configs)
         self._options: dict[str, list[str]] = {}
         self._choices: dict[tuple[str, ...], dict[str, str]] = {}
 
@@ -69,7 +64,7 @@ class ConfigSource:
         Raises:
             Exception: Whatever Hydra or OmegaConf raises.
         """
-        return self.loader.load_configuration(self.name, list(overrides), run_mode=RunMode.RUN, from_shell=False)
+        return load(self.loader, self.configs.name, overrides, from_shell=False)
 
     def choices(self, overrides: Iterable[str]) -> dict[str, str]:
         """Returns the option of each group; points with the same group choices share one composition."""

@@ -6,15 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpt_opt.config.files import value_at
+from gpt_opt.app.app import StartKeys
+from gpt_opt.config.nested import value_at
 from gpt_opt.errors import Problem
 from gpt_opt.records.metrics import greater_is_better
 from gpt_opt.records.run_reference import RunReference
 from gpt_opt.sweep.model import Best, Grid, Metric, Stage, Start
 from gpt_opt.sweep.overrides import target, to_override
 from gpt_opt.sweep.points import values_by_key
-
-_ARCHIVE, _RESUME = "model.archive", "training.finetuning.resume_from_checkpoint"
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Origin:
     number: int = 0
 
 
-def origins(stage: Stage, parents: Sequence[Parent], extra: Sequence[str]) -> list[Origin]:
+def origins(stage: Stage, parents: Sequence[Parent], extra: Sequence[str], keys: StartKeys | None) -> list[Origin]:
     """Returns what the points of a stage start from, in order.
 
     A run takes over the model and the seed of the run that it starts from, unless its stage gives them; one that
@@ -65,11 +64,12 @@ def origins(stage: Stage, parents: Sequence[Parent], extra: Sequence[str]) -> li
         stage: The stage.
         parents: The runs of the stage that it starts from, without duplicates.
         extra: Overrides that come after those of all points.
+        keys: The keys by which a run starts from another one; None if it cannot.
     """
     start = stage.start
-    if start is None:
+    if start is None or keys is None:
         return [Origin()]
-    key = _RESUME if start.resume else _ARCHIVE
+    key = keys.resume if start.resume else keys.archive
     if start.given:
         return [Origin(start=(to_override(key, text),), number=number) for number, text in enumerate(start.given)]
     given = {target(name) for name in values_by_key(stage.space)} | {target(t.partition("=")[0]) for t in extra}
@@ -77,7 +77,7 @@ def origins(stage: Stage, parents: Sequence[Parent], extra: Sequence[str]) -> li
     found = []
     for parent in parents:
         choice = _choice(stage.name, start.best, parent.config)
-        kept = tuple(text for text in parent.overrides if _is_inherited(text, given, start.resume))
+        kept = tuple(text for text in parent.overrides if _is_inherited(text, given, keys, start.resume))
         for step in start.steps or (None,):
             number = numbers.setdefault((choice or parent.number, step), len(numbers))
             archive = f"{key}={RunReference(parent.run_id, step)}"
@@ -85,12 +85,10 @@ def origins(stage: Stage, parents: Sequence[Parent], extra: Sequence[str]) -> li
     return found
 
 
-def _is_inherited(override: str, given: set[str], resume: bool) -> bool:
+def _is_inherited(override: str, given: set[str], keys: StartKeys, resume: bool) -> bool:
     key = target(override.partition("=")[0])
-    if key == "seed":
-        return key not in given
-    is_model = key == "model" or key.startswith("model.")
-    return is_model and (resume or key != _ARCHIVE) and not {key, "model"} & given
+    above = next((name for name in keys.inherited if f"{key}.".startswith(f"{name}.")), None)
+    return above is not None and (resume or key != keys.archive) and not {key, above} & given
 
 
 def _choice(stage: str, best: Best | None, config: Mapping[str, Any]) -> str:
@@ -99,8 +97,15 @@ def _choice(stage: str, best: Best | None, config: Mapping[str, Any]) -> str:
     return ", ".join([stage, *(f"{key}={value_at(config, key)}" for key in best.per)])
 
 
-def start_problems(stage: Stage, parents: Sequence[Parent]) -> Iterator[Problem]:
+def start_problems(stage: Stage, parents: Sequence[Parent], keys: StartKeys | None) -> Iterator[Problem]:
     """Checks what a stage says of how the runs that it starts from are chosen."""
+    if stage.start is not None and keys is not None and not keys.resume and (stage.start.resume or stage.start.steps):
+        problem = "must not have resume or step, which are for the checkpoints of gpt-opt's own training"
+        yield Problem(f"stage {stage.name}: from", problem, "leave them out: the newest checkpoint is started from")
+    if stage.start is not None and keys is None:
+        problem = "must not start from another stage, since no key of this application names a run to start from"
+        yield Problem(f"stage {stage.name}: from", problem, "name that key in gptopt.toml: [stages] start")
+        return
     best = None if stage.start is None else stage.start.best
     if best is None:
         return

@@ -3,45 +3,24 @@
 from __future__ import annotations
 
 import heapq
-import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from gpt_opt.app.app import App
 from gpt_opt.records.io import read_json_object
 from gpt_opt.records.run_dir import RunPaths, find_run_dirs
 from gpt_opt.records.summary import read_summary
 from gpt_opt.sweep.model import Resources
-
-NOT_WORKLOAD = frozenset({"max_steps", "num_epochs", "n_examples", "warmup_steps", "max_grad_norm", "save_total_limit"})
-"""Keys of training_params that do not change how long a step takes."""
-
-
-def workload(config: Mapping[str, Any]) -> str:
-    """Returns what decides how long a step of a run takes: model, data, loss, optimizer, batches, adapters, own parts.
-
-    Seeds, strengths, rates, schedules and the number of steps are left out.
-    """
-    params = config["training"]["training_params"]
-    parts = (
-        config["model"],
-        config["data"],
-        config["loss"].get("name"),
-        config["optimizer"]["optimizer_params"].get("name"),
-        {key: value for key, value in params.items() if key not in NOT_WORKLOAD},
-        config["lora"],
-        [config.get(key) for key in ("collator", "aligner", "callbacks")],
-    )
-    return json.dumps(parts, sort_keys=True, default=str)
 
 
 class Work(NamedTuple):
     """What remains of one run.
 
     Attributes:
-        workload: See `workload`.
+        workload: See `App.workload`.
         steps: Optimizer steps still to do; None where they are not known.
         resources: What the run needs.
     """
@@ -75,11 +54,16 @@ class CostEstimate:
 class Samples:
     """Seconds per step of the finished runs below some folders, by workload; each folder is read once.
 
+    Args:
+        app: What the runs are of.
+        roots: The folders.
+
     Attributes:
         on_gpu: Whether any of those runs was on a GPU.
     """
 
-    def __init__(self, roots: Iterable[Path]) -> None:
+    def __init__(self, app: App, roots: Iterable[Path]) -> None:
+        self._app = app
         self._speeds: dict[str, list[float]] = {}
         self.on_gpu = False
         for folder in find_run_dirs(*roots):
@@ -90,8 +74,7 @@ class Samples:
             return
         try:
             config, summary = read_json_object(paths.config), read_summary(paths)
-            seconds = summary["time_s"] / summary["step"]
-            self._speeds.setdefault(workload(config), []).append(seconds)
+            self._speeds.setdefault(self._app.workload(config), []).append(self._app.step_s(summary))
             self.on_gpu = self.on_gpu or summary["device"] != "cpu"
         except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
             return  # a foreign or torn record says nothing about speed; status and analysis report it
@@ -100,6 +83,10 @@ class Samples:
         """Returns the median seconds per step of a workload, or None."""
         speeds = self._speeds.get(name)
         return statistics.median(speeds) if speeds else None
+
+    def known(self, names: Iterable[str]) -> dict[str, float]:
+        """Returns the median seconds per step of those of some workloads that have finished runs."""
+        return {name: speed for name in set(names) if (speed := self.step_s(name)) is not None}
 
     def count(self, names: Iterable[str]) -> int:
         """Returns how many finished runs have one of the workloads."""

@@ -8,9 +8,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from gpt_opt.app.app import App
 from gpt_opt.records.io import read_json_object
-from gpt_opt.records.run_dir import RunPaths, find_run_dirs, saved_step
-from gpt_opt.records.run_id import differences
+from gpt_opt.records.run_dir import RunPaths, find_run_dirs
 from gpt_opt.records.state import State, read_run
 
 
@@ -27,7 +27,7 @@ class Status(StrEnum):
 _MEANS = {State.COMPLETED: Status.DONE, State.RUNNING: Status.RUNNING, State.FAILED: Status.FAILED}
 
 
-def status_of(paths: RunPaths) -> tuple[Status, int]:
+def status_of(app: App, paths: RunPaths) -> tuple[Status, int]:
     """Returns what starting an existing run would mean, and its steps done.
 
     A directory whose records cannot be read counts as failed, never as done.
@@ -36,7 +36,7 @@ def status_of(paths: RunPaths) -> tuple[Status, int]:
     status = _MEANS.get(record.state, Status.FAILED if record.problem else None)
     if status is not None:
         return status, record.file.step
-    step = saved_step(paths)  # PENDING or INTERRUPTED
+    step = app.saved_step(paths)  # PENDING or INTERRUPTED
     return (Status.NEW, 0) if step is None else (Status.RESUME, step)
 
 
@@ -55,22 +55,22 @@ class Nearest:
     differs: dict[str, tuple[Any, Any]]
 
 
-def nearest_run(config: Mapping[str, Any]) -> Nearest | None:
+def nearest_run(app: App, config: Mapping[str, Any]) -> Nearest | None:
     """Returns the run below the config's output folder that is nearest to it, or None when there is no run.
 
     Args:
+        app: What the runs are of.
         config: The resolved config of a point.
     """
-    if "output_dir" not in config["paths"]:
+    if (root := app.outputs(config)) is None:
         return None
-    root = Path(config["paths"]["output_dir"])
     best: Nearest | None = None
     for folder in find_run_dirs(root):
         paths = RunPaths(folder)
         try:
-            differs = differences(read_json_object(paths.config), config)
+            differs = app.identity.differences(read_json_object(paths.config), config)
         except (OSError, ValueError):
             continue  # a run without a readable config has nothing to compare
         if best is None or len(differs) < len(best.differs):
-            best = Nearest(folder, status_of(paths)[0], differs)
+            best = Nearest(folder, status_of(app, paths)[0], differs)
     return best

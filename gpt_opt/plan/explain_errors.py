@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -24,7 +24,7 @@ from gpt_opt.config.explain import flat_keys
 from gpt_opt.config.suggest import UNKNOWN_KEY, suggestion
 from gpt_opt.config.yaml_files import ConfigFile, shown
 from gpt_opt.errors import Problem
-from gpt_opt.plan.compose.hydra import loader
+from gpt_opt.plan.compose.hydra import Configs, loader, search_path
 
 _IN_FILE = re.compile(r"In '([^']+)'")
 _KEY = re.compile(r"^\s*full_key: (\S+)$", re.M)
@@ -48,18 +48,19 @@ class YamlErrors:
     """Explains what is wrong with the files of a config folder.
 
     Args:
-        search_path: Where Hydra seeks configs.
-        root: Name of the root config.
+        configs: Where the configs are.
     """
 
-    def __init__(self, search_path: ConfigSearchPath, root: str) -> None:
-        self._root, self._dropped = root, defaultdict[str, list[tuple[str, ...]]](list)
-        self._loader: Any = loader(search_path)
+    def __init__(self, configs: Configs) -> None:
+        self._root, self._dropped = configs.name, defaultdict[str, list[tuple[str, ...]]](list)
+        # Not stored: what is composed here lacks the keys that are wrong.
+        self._loader: Any = loader(replace(configs, is_stored=False))
         self._repository = cast("Any", self._loader.repository)
         self._read: Any = self._repository.load_config
         self._repository.load_config = self._read_without
-        folders = [item.path.removeprefix("file://") for item in search_path.get_path() if item.path]
-        self.files = ConfigFiles([Path(item) for item in folders if "://" not in item], self._options, root)
+        searched = search_path(configs.folder, configs.further).get_path()
+        folders = [item.path.removeprefix("file://") for item in searched if item.path]
+        self.files = ConfigFiles([Path(item) for item in folders if "://" not in item], self._options, self._root)
 
     def _options(self, group: str) -> list[str]:
         return list(self._repository.get_group_options(group, ObjectType.CONFIG))

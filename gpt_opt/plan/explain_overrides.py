@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hydra.errors import HydraException
@@ -19,9 +19,6 @@ from gpt_opt.plan.config_source import ConfigSource, key_of
 from gpt_opt.plan.explain_errors import YamlErrors, first_lines, full_key, interpolation_problem
 from gpt_opt.plan.multirun import INSTALL_OPTUNA
 from gpt_opt.sweep.overrides import shell_word, to_override
-
-_BY_NAME = {"model": "model=hf model.name_or_path=", "data": "data=hf data.dataset.path="}
-"""What names a model or data on the hub where no option of the group does."""
 
 
 def override_problems(
@@ -44,7 +41,7 @@ def override_problems(
     if key and (options := source.options(key)):
         fix = INSTALL_OPTUNA if text.startswith("hydra/sweeper") and text.endswith("=optuna") else ""
         problem = f"must be one of {', '.join(options)}, but is {value!r}"
-        return [Problem(key, problem, fix or _option_meant(text, options))]
+        return [Problem(key, problem, fix or _option_meant(text, options, source.app.hub_names))]
     if re.fullmatch(r"\S+\.(json|ya?ml)", text):
         return [file_problem(text, source)]
     if "=" not in text.strip("=") and not text.startswith("~"):
@@ -73,13 +70,11 @@ def parses(text: str) -> bool:
 def file_problem(text: str, source: ConfigSource) -> Problem:
     """Returns the problem of a file where an override is expected."""
     name = Path(text).stem
+    group = next((group for group in source.app.experiments if name in source.options(group)), None)
     if text.endswith(".json"):
         fix = f"a sweep file is for `gptopt plan {text}` and `gptopt submit {text}`"
-    elif name in source.options("exp"):
-        fix = f"write +exp={name}"
     else:
-        fix = f"`gptopt import-config {text} -o hydra_conf/exp/{name}.yaml` makes an experiment of one in TRL's "
-        fix += f"words; put one of ours into hydra_conf/exp/; then write +exp={name}"
+        fix = f"write +{group}={name}" if group else source.app.file_hint(text)
     return Problem(text, "is a file, but settings are written KEY=VALUE", fix)
 
 
@@ -131,15 +126,15 @@ def _unknown(text: str, key: str, groups: Sequence[str], source: ConfigSource) -
     return unknown_key(key, keys_like(config, key), text.partition("=")[2])
 
 
-def _option_meant(text: str, options: Sequence[str]) -> str:
-    """Returns what was meant by an option that a group does not have; for models and data perhaps a name on the hub."""
+def _option_meant(text: str, options: Sequence[str], hub_names: Mapping[str, str]) -> str:
+    """Returns what was meant by an option that a group does not have; for some perhaps a name on the hub."""
     group, _, value = text.partition("=")
-    if group in _BY_NAME and ("/" in value or Path(value).suffix):
-        return f"write {_BY_NAME[group]}{value}"
+    if group in hub_names and ("/" in value or Path(value).suffix):
+        return f"write {hub_names[group]}{value}"
     near = difflib.get_close_matches(value.lower(), options, n=1)
     meant = f"did you mean {group}={near[0]}?" if near else ""
-    if group in _BY_NAME and value:
-        return f"{meant} one of the hub, or a path, is {_BY_NAME[group]}{value}".strip()
+    if group in hub_names and value:
+        return f"{meant} one of the hub, or a path, is {hub_names[group]}{value}".strip()
     return meant
 
 

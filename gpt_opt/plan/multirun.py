@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,15 +15,14 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from gpt_opt.config.checks.finetuning import DEFAULT_METRIC, is_greater_better
-from gpt_opt.config.schema import JOB_NAME
 from gpt_opt.errors import Problem
 from gpt_opt.plan.compose.composer import Composed
-from gpt_opt.plan.compose.hydra import load, missing_keys, plain, without_hydra
+from gpt_opt.plan.compose.hydra import load, missing_keys, plain
+from gpt_opt.run.resolvers import without_hydra
 
-_OPTUNA = "hydra_plugins.hydra_optuna_sweeper"
+OPTUNA = "hydra_plugins.hydra_optuna_sweeper"
 INSTALL_OPTUNA = "pip install 'gpt-opt[optuna]'"
 
 
@@ -35,16 +33,17 @@ class CommandLine:
         loader: Hydra's loader of the config folder.
         config_name: Name of the root config.
         overrides: What the command line says after its options.
+        job_name: Hydra's name of the program.
     """
 
-    def __init__(self, loader: ConfigLoaderImpl, config_name: str, overrides: Sequence[str]) -> None:
-        self._loader, self._name = loader, config_name
+    def __init__(self, loader: ConfigLoaderImpl, config_name: str, overrides: Sequence[str], job_name: str) -> None:
+        self._loader, self._name, self._job_name = loader, config_name, job_name
         self.overrides = list(overrides)
 
     @cached_property
     def config(self) -> DictConfig | None:
         """What Hydra composes for a run of these overrides, without the sweeps; None where it cannot."""
-        JobRuntime.instance().set("name", JOB_NAME)
+        JobRuntime.instance().set("name", self._job_name)
         with suppress(Exception):  # the points will say what is wrong
             return load(self._loader, self._name, self.overrides, validate_sweep_overrides=False)
         return None
@@ -53,8 +52,8 @@ class CommandLine:
         """Returns the one run that the overrides ask for; None where they ask for several, or Hydra refuses them."""
         if self.config is None or any(override.is_sweep_override() for override in self._parse(self.overrides)):
             return None
-        with suppress(Exception):
-            config = plain(without_hydra(copy.deepcopy(self.config)))
+        with suppress(Exception), without_hydra(self.config) as own:
+            config = plain(own)
             return Composed(tuple(self.overrides), config, tuple(sorted(missing_keys(config))))
         return None
 
@@ -109,7 +108,7 @@ class CommandLine:
         """Whether every key that the sweeper will give is known here."""
         if self.is_enumerated:
             return True
-        return self.sweeper.startswith(_OPTUNA) and not (self.hydra and self.hydra.sweeper.custom_search_space)
+        return self.sweeper.startswith(OPTUNA) and not (self.hydra and self.hydra.sweeper.custom_search_space)
 
     @cached_property
     def texts(self) -> list[str]:
@@ -172,26 +171,6 @@ class CommandLine:
         elif self._is_basic and isinstance(override.value(), IntervalSweep):
             problem = f"{value} is for a sweeper that draws values, but Hydra's basic one takes lists and ranges alone"
             yield Problem(key, problem, f"add hydra/sweeper=optuna ({INSTALL_OPTUNA}), or write values: {key}=0.1,0.2")
-
-    def study_problems(self, config: Mapping[str, Any]) -> Iterator[Problem]:
-        """Checks that Optuna optimizes what a run returns, one metric, in its direction.
-
-        Args:
-            config: The resolved config of any point.
-        """
-        if self.hydra is None or not self.sweeper.startswith(_OPTUNA):
-            return
-        if config["dry_run"]:
-            problem = "must be false, because the sweeper chooses values by what the runs before them came to"
-            yield Problem("dry_run", problem, "leave -m and the sweeper out: one run with values, and dry_run=true")
-        finetuning = config["training"]["finetuning"]
-        metric, said = finetuning["metric_for_best_model"] or DEFAULT_METRIC, self.hydra.sweeper.direction
-        directions = [getattr(item, "name", item) for item in (said if OmegaConf.is_list(said) else [said])]
-        expected = "maximize" if is_greater_better(finetuning) else "minimize"
-        if directions != [expected]:
-            problem = f"must be {expected}, since a run returns {metric}, but is {', '.join(map(str, directions))}"
-            fix = "another metric: training.finetuning.load_best_model_at_end=true and .metric_for_best_model"
-            yield Problem("hydra.sweeper.direction", problem, fix)
 
 
 def _searched(space: Mapping[str, Any]) -> Iterator[str]:

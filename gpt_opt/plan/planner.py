@@ -10,16 +10,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from gpt_opt.config.files import references, with_real_paths
-from gpt_opt.config.inputs import AGAIN, changed_since, inputs_of
+from gpt_opt.app.app import App
+from gpt_opt.config.inputs import AGAIN, changed_since
 from gpt_opt.config.remember import Remembered
 from gpt_opt.errors import ConfigError, Problem, SweepError
 from gpt_opt.plan.compose.composer import Composed
 from gpt_opt.plan.dag import Origin, Parent, origins, start_problems
-from gpt_opt.plan.estimate import CostEstimate, Samples, Work, estimate, workload
-from gpt_opt.plan.existing import Status, status_of
+from gpt_opt.plan.estimate import CostEstimate, Samples, Work, estimate
+from gpt_opt.plan.existing import Nearest, Status, nearest_run, status_of
 from gpt_opt.plan.findings import Findings
-from gpt_opt.plan.resources import SweepResources, process_problems
+from gpt_opt.plan.resources import SweepResources
 from gpt_opt.plan.validate import PointChecker
 from gpt_opt.records.choices import Choice, active
 from gpt_opt.records.code import Code, code_in
@@ -27,10 +27,7 @@ from gpt_opt.records.former_choices import former_choices
 from gpt_opt.records.planned_configs import Change, ConfigChanges
 from gpt_opt.records.provenance import Inputs, inputs_in, read_provenance, recorded_inputs
 from gpt_opt.records.run_dir import RunPaths
-from gpt_opt.records.run_id import is_identity, run_id
 from gpt_opt.records.sweep_dir import run_name, submissions
-from gpt_opt.run.devices import sweep_device_problems
-from gpt_opt.run.resolvers import RunFinder
 from gpt_opt.sweep import Grid, Space, Stage, count, load_grid, points, target, to_override
 from gpt_opt.sweep.json_file import read_json
 from gpt_opt.sweep.model import Resources
@@ -55,6 +52,9 @@ class Run:
         number: Its position in the stage; runs of which one will be chosen share it.
         parent: Index of the run that it starts from; None where that is none of the plan.
         choice: Name of the choice that decides whether its parent is started from; "" for none.
+        workload: See `App.workload`.
+        steps: Steps of the whole run; None where they are not known.
+        save_every: Steps between two checkpoints; None where they are not known.
     """
 
     index: int
@@ -71,6 +71,9 @@ class Run:
     number: int = 0
     parent: int | None = None
     choice: str = ""
+    workload: str = ""
+    steps: int | None = None
+    save_every: int | None = None
 
     @property
     def name(self) -> str:
@@ -101,8 +104,12 @@ class Plan:
         costs: What the runs that remain will cost, by what a run needs.
         stage_costs: The same by the name of the stage.
         cost: What all of them will cost.
+        step_s: Seconds of a step of each workload of which there are finished runs.
         removed: Runs of earlier submissions of this sweep that are no longer in the grid: id to directory.
         choices: Which of several runs is started from, where an earlier submission has decided it; by name.
+        code: The code that runs are made with now.
+        notes: What the application says of the sweep.
+        workload: What makes up the workload of a run, for people.
     """
 
     grid: Grid
@@ -114,8 +121,12 @@ class Plan:
     costs: Mapping[Resources, CostEstimate]
     stage_costs: Mapping[str, CostEstimate]
     cost: CostEstimate
+    step_s: Mapping[str, float]
     removed: dict[str, str]
     choices: Mapping[str, Choice]
+    code: Code
+    notes: tuple[str, ...]
+    workload: str
 
     @property
     def shapes(self) -> tuple[Resources, ...]:
@@ -139,14 +150,15 @@ class Plan:
 
 
 class Planner:
-    """Plans sweep files against one config folder.
+    """Plans sweeps of one application.
 
     Args:
-        config_dir: The folder hydra_conf.
+        app: The application.
     """
 
-    def __init__(self, config_dir: Path) -> None:
-        self._checker = PointChecker(config_dir)
+    def __init__(self, app: App) -> None:
+        app.register()
+        self._app, self._checker = app, PointChecker(app)
         self._experiments: dict[str, tuple[str, ...]] = {}
 
     def plan(
@@ -196,12 +208,13 @@ class Planner:
         return self._plan(Grid(name, (stage,)), [_Points(stage, (), lists)], 1, sweeps, flags)
 
     def _plan(self, grid: Grid, stages: Sequence[_Points], slots: int, sweeps: Path, flags: Mapping[str, Any]) -> Plan:
-        draft = _Draft(flags, grid.is_staged)
+        draft = _Draft(self._app, flags, grid.is_staged)
         for points_of_stage in stages:
             self._add_stage(draft, grid, points_of_stage)
             if draft.findings.any and grid.is_staged:
                 break  # what comes after would start from runs that cannot be
-        if problems := [*draft.findings.report(draft.points), *draft.resource_problems()]:
+        problems = [*draft.findings.report(draft.points), *draft.resource_problems()]
+        if problems := problems or self._never_the_same(draft.runs):
             located = _located(problems, Path(grid.source)) if grid.source else problems
             raise ConfigError(located, ", nothing was started")
         self._checker.warn_of_elsewhere()
@@ -218,28 +231,30 @@ class Planner:
             costs={},
             stage_costs={},
             cost=_NO_COST,
+            step_s={},
             removed=removed,
             choices=former_choices(sweeps / grid.name, draft.runs),
+            code=self._app.code(),
+            notes=tuple(self._app.notes()),
+            workload=self._app.workload_words,
         )
         return _with_costs(plan, draft, slots)
 
     def _add_stage(self, draft: _Draft, grid: Grid, stage: _Points) -> None:
         """Composes and checks the points of a stage, and adds its runs to the draft."""
         parents = draft.parents(stage.stage)
-        draft.findings.add(start_problems(stage.stage, parents), draft.points)
+        draft.findings.add(start_problems(stage.stage, parents, self._app.start), draft.points)
         needs = draft.needs(stage.stage)
-        lists = stage.lists(origins(stage.stage, parents, stage.extra))
+        lists = stage.lists(origins(stage.stage, parents, stage.extra, self._app.start))
         for result in self._checker.compose_many(lists, draft.planned):
             index, origin = draft.points, stage.origin()
             problems = self._checker.problems(result)
             if not problems and isinstance(result, Composed):
-                problems = [*_sweep_problems(result, bool(grid.source)), *self._own_sweep(result, grid)]
-                resources, unfit = _needs(needs, result.config)
+                problems = [*self._sweep_problems(result, bool(grid.source)), *self._own_sweep(result, grid)]
+                resources, unfit = self._needs(needs, result.config)
                 problems += unfit
                 if not problems:
-                    problems = draft.add(
-                        stage.stage, origin, _by_reference(result, self._checker.memo), resources, self._checker.memo
-                    )
+                    problems = draft.add(stage.stage, origin, self._by_reference(result), resources, self._checker.memo)
             draft.findings.add(problems, index)
             draft.points += 1
 
@@ -247,56 +262,64 @@ class Planner:
         """Refuses an experiment that is a sweep itself, of which the sweep file does not give every key."""
         given = {target(text.partition("=")[0]) for text in point.overrides}
         for text in point.overrides if grid.source else ():
-            if target(text).startswith("exp="):
+            group = target(text).partition("=")[0]
+            if group in self._app.experiments:
                 if text not in self._experiments:
                     hydra = self._checker.command_line([text]).hydra
                     self._experiments[text] = tuple((hydra.sweeper.get("params") or {}) if hydra else ())
                 if ignored := [key for key in self._experiments[text] if target(key) not in given]:
                     problem = f"{text} is a sweep of its own over {', '.join(ignored)}, which a sweep file does not run"
-                    yield Problem("exp", problem, "give the values in grid, or: python run_hydra.py -m " + text)
+                    yield Problem(group, problem, f"give the values in grid, or: {self._app.sweep_hint(text)}")
+
+    def _never_the_same(self, runs: Sequence[Run]) -> list[Problem]:
+        """Returns the keys to which resolvers of the application give another value each time they are called."""
+        if not runs or not self._app.pure_resolvers - {"hydra", "now"}:
+            return []
+        composer, first = self._checker.composer, runs[0].overrides
+        pairs = self._app.identity.differences(composer.compose(first).config, composer.again(first))
+        problem = "must not be another value each time it is resolved, so that no run is found again, but was"
+        fix = "add it to exclude of [identity], if it changes no result"
+        return [Problem(key, f"{problem} {there!r} and is {here!r}", fix) for key, (there, here) in pairs.items()]
+
+    def nearest(self, overrides: Sequence[str]) -> Nearest | None:
+        """Returns the existing run that is nearest to a point of a plan, None when there is no run."""
+        return nearest_run(self._app, self.config(overrides))
 
     def config(self, overrides: Sequence[str]) -> dict[str, Any]:
         """Returns the resolved config of one point of a plan."""
-        return with_real_paths(self._checker.composer.compose(overrides).config)
+        return self._app.normalized(self._checker.composer.compose(overrides).config)
 
+    def _needs(self, needs: SweepResources, config: Mapping[str, Any]) -> tuple[Resources, list[Problem]]:
+        """Returns what a point needs, and what is wrong with that."""
+        try:
+            resources = needs.of(config)
+        except ConfigError as error:
+            return Resources(), list(error.problems)
+        return resources, list(self._app.misfits(config, resources))
 
-def _needs(needs: SweepResources, config: Mapping[str, Any]) -> tuple[Resources, list[Problem]]:
-    """Returns what a point needs, and what is wrong with that."""
-    try:
-        resources = needs.of(config)
-    except ConfigError as error:
-        return Resources(), list(error.problems)
-    return resources, list(process_problems(config, resources))
+    def _by_reference(self, point: Composed) -> Composed:
+        """Returns a point whose overrides name a run to start from by its id, as its config does, and not by a path."""
+        names = {key: str(found) for key, found in self._app.references(point.config, self._checker.memo)}
+        if not names:
+            return point
+        keys = [text.partition("=")[0] for text in point.overrides]
+        texts = (
+            f"{key}={names[target(key)]}" if target(key) in names else text
+            for key, text in zip(keys, point.overrides, strict=True)
+        )
+        return replace(point, overrides=tuple(texts))
 
-
-def _by_reference(point: Composed, memo: Remembered) -> Composed:
-    """Returns a point whose overrides name a run to start from by its id, as its config does, and not by a path."""
-    names = {key: str(reference) for key, reference in references(point.config, memo)}
-    if not names:
-        return point
-    keys = [text.partition("=")[0] for text in point.overrides]
-    texts = (
-        f"{key}={names[target(key)]}" if target(key) in names else text
-        for key, text in zip(keys, point.overrides, strict=True)
-    )
-    return replace(point, overrides=tuple(texts))
+    def _sweep_problems(self, point: Composed, from_file: bool) -> Iterator[Problem]:
+        """Yields what a config may say but a run of a sweep would not do, or not as it was meant."""
+        yield from self._app.not_in_sweeps(point.config)
+        for text in point.overrides if from_file else ():
+            if target(text).startswith(_OF_HYDRA):
+                problem = "must not be in a sweep: gptopt starts its runs and chooses their directories"
+                yield Problem(target(text.partition("=")[0]), problem, "leave it out")
 
 
 _OF_HYDRA = ("hydra.mode", "hydra.run", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
 """Keys (and all that begin with them) that say how Hydra starts runs."""
-
-
-def _sweep_problems(point: Composed, from_file: bool) -> Iterator[Problem]:
-    """Yields what a config may say but a run of a sweep would not do, or not as it was meant."""
-    yield from sweep_device_problems(point.config)
-    for key in ("dry_run", "rerun"):
-        if point.config.get(key):
-            problem = "must be false in a sweep, which starts every run that is not done, once"
-            yield Problem(key, problem, f"leave it out; for a single run: python run_hydra.py ... {key}=true")
-    for text in point.overrides if from_file else ():
-        if target(text).startswith(_OF_HYDRA):
-            problem = "must not be in a sweep: gptopt starts its runs and chooses their directories"
-            yield Problem(target(text.partition("=")[0]), problem, "leave it out")
 
 
 def _located(problems: Sequence[Problem], file: Path) -> list[Problem]:
@@ -341,11 +364,13 @@ class _Draft:
     """A plan while its points come in.
 
     Args:
+        app: What the runs are of.
         flags: Resources that beat those of the file and of the config, by name.
         is_staged: Whether runs may start from others of the plan.
     """
 
-    def __init__(self, flags: Mapping[str, Any], is_staged: bool) -> None:
+    def __init__(self, app: App, flags: Mapping[str, Any], is_staged: bool) -> None:
+        self.app = app
         self.findings = Findings()
         self.points = 0
         self.runs: list[Run] = []
@@ -360,12 +385,12 @@ class _Draft:
         self._stages: dict[str, dict[str, int]] = {}
         self._first: dict[str, tuple[int, frozenset[str], Resources, int]] = {}
         self._choices: dict[int | None, frozenset[tuple[str, int | None]]] = {}
-        self._finder = RunFinder()
-        self._changes = ConfigChanges()
+        self._finder = app.finder()
+        self._changes = ConfigChanges(app.identity)
 
     def needs(self, stage: Stage) -> SweepResources:
         """Returns what finds the needs of the points of a stage."""
-        return self._needs.setdefault(stage.name, SweepResources(stage.resources, self._flags))
+        return self._needs.setdefault(stage.name, SweepResources(stage.resources, self._flags, self.app.resources))
 
     def resource_problems(self) -> list[Problem]:
         """Returns where points that are one run ask for different things."""
@@ -386,7 +411,7 @@ class _Draft:
             What is wrong with it beside the others.
         """
         point = self.points
-        config, name = composed.config, run_id(composed.config, memo)
+        config, name = composed.config, self.app.identity.run_id(composed.config, memo)
         entry = (point, frozenset(composed.overrides), resources, len(self.runs))
         first, overrides, needed, index = self._first.setdefault(name, entry)
         origin, number = place
@@ -401,24 +426,23 @@ class _Draft:
             self.needs(stage).add_same_run(first, needed, point, resources)
             self.duplicates[point] = first
             keys = {target(text.partition("=")[0]) for text in overrides.symmetric_difference(composed.overrides)}
-            self.uncounted.update(key for key in keys if not is_identity(key))
+            self.uncounted.update(key for key in keys if not self.app.identity.has(key))
             return []
         self.configs.append(self._changes.add(config))
         folder, exists = self._finder.find(config, name, composed.overrides)
         paths = RunPaths(Path(folder))
-        status, step = status_of(paths) if exists else (Status.NEW, 0)
+        status, step = status_of(self.app, paths) if exists else (Status.NEW, 0)
         before, code = _made_with(paths, status)
-        changed = changed_since(before, inputs_of(config, memo)) if status is not Status.NEW else ""
+        changed = changed_since(before, self.app.inputs(config, memo)) if status is not Status.NEW else ""
         facts = (composed.overrides, resources, status, step, changed, code)
-        self.runs.append(
-            Run(len(self.runs), point, name, folder, *facts, stage.name, number, origin.parent, origin.choice)
-        )
+        kind = memo.of(self.app.workload, config)
+        place_of_run = (stage.name, number, origin.parent, origin.choice)
+        steps = self.app.steps(config)
+        self.runs.append(Run(len(self.runs), point, name, folder, *facts, *place_of_run, kind, *steps))
         if status in (Status.NEW, Status.RESUME, Status.FAILED):
-            steps = config["training"]["training_params"]["max_steps"]
-            remaining = steps if steps is None else max(0, steps - step)
-            self.work[index] = Work(memo.of(workload, config), remaining, resources)
-            if "output_dir" in config["paths"]:
-                self.roots.add(Path(config["paths"]["output_dir"]))
+            self.work[index] = Work(kind, self.app.remaining(config, step), resources)
+            if (folder_of_runs := self.app.outputs(config)) is not None:
+                self.roots.add(folder_of_runs)
         return []
 
 
@@ -430,7 +454,7 @@ def _shared(stage: Stage, run: Run) -> Problem:
 
 def _with_costs(plan: Plan, draft: _Draft, slots: int) -> Plan:
     """Returns a plan with what the runs of it that remain will cost."""
-    samples, counted = Samples(draft.roots), plan.counted
+    samples, counted = Samples(draft.app, draft.roots), plan.counted
 
     def cost(runs: Iterable[Run]) -> CostEstimate:
         return estimate([draft.work[run.index] for run in runs if run.index in draft.work], samples, slots)
@@ -441,6 +465,7 @@ def _with_costs(plan: Plan, draft: _Draft, slots: int) -> Plan:
         costs={shape: cost(run for run in counted if run.resources == shape) for shape in shapes},
         stage_costs={stage.name: cost(run for run in counted if run.stage == stage.name) for stage in plan.grid.stages},
         cost=cost(counted),
+        step_s=samples.known(run.workload for run in counted),
     )
 
 

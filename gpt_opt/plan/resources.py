@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from gpt_opt.config.checks.batches import batch_problems
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.sweep.model import Resources, settings
 
@@ -44,10 +43,11 @@ class SweepResources:
     Args:
         file: What the sweep file says.
         flags: Options of the command line, which hold for every point; None says nothing.
+        key: Top-level key of the configs that says it too; None for none.
     """
 
-    def __init__(self, file: Resources, flags: Mapping[str, Any]) -> None:
-        self._file, self._flags = file, flags
+    def __init__(self, file: Resources, flags: Mapping[str, Any], key: str | None) -> None:
+        self._file, self._flags, self._key = file, flags, key
         self._merged: dict[str, Resources] = {}
         self._conflicts: dict[str, list[tuple[int, Any, int, Any]]] = {}
 
@@ -57,7 +57,7 @@ class SweepResources:
         Raises:
             ConfigError: If a value is none that the field may have.
         """
-        group = config.get("resources") or {}
+        group = (config.get(self._key) if self._key else None) or {}
         name = repr(group)
         if name not in self._merged:
             found = merged(self._file, group, self._flags)
@@ -116,18 +116,6 @@ def needs(resources: Resources) -> str:
 
 def _shown(value: Any) -> str:
     return "not given" if value is None or value == () else repr(list(value) if isinstance(value, tuple) else value)
-
-
-def process_problems(config: Mapping[str, Any], resources: Resources) -> Iterator[Problem]:
-    """Checks that a training can be split over the processes that its run will have."""
-    gpus = resources.gpus_per_run
-    count = max(1, gpus or 1) * (resources.nodes_per_run or 1)
-    for backend in ("deepspeed", "fsdp"):
-        if config.get(backend) and count < 2:
-            problem = f"shards a training over processes, so gpus_per_run must be at least 2, but is {_shown(gpus)}"
-            yield Problem(backend, problem, f"set resources.gpus_per_run=2, or {backend}=none")
-    if count > 1 and not list(batch_problems(config["training"]["training_params"])):
-        yield from batch_problems(config["training"]["training_params"], count)
 
 
 def run_count(number: int) -> str:

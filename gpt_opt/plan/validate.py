@@ -7,26 +7,21 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast, get_type_hints
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf._utils import split_key
 
-from gpt_opt.config.checks.constraints import constraint_problems
-from gpt_opt.config.checks.models import listed_model
+from gpt_opt.app.app import App
 from gpt_opt.config.explain import missing_problem
-from gpt_opt.config.files import with_real_paths
 from gpt_opt.config.lookup import NotFound, look_up, targets
 from gpt_opt.config.remember import Remembered
-from gpt_opt.config.schema import Root
 from gpt_opt.config.suggest import UNKNOWN_KEY, suggestion
 from gpt_opt.config.yaml_files import shown
 from gpt_opt.errors import Problem
-from gpt_opt.plan.added_keys import AddedKeys
 from gpt_opt.plan.attribute import ErrorAttribution
 from gpt_opt.plan.compose.composer import Composed, ComposeFailure, Composer
 from gpt_opt.plan.compose.hydra import Known
@@ -34,21 +29,15 @@ from gpt_opt.plan.config_source import ConfigSource, key_of
 from gpt_opt.plan.explain_errors import YamlErrors
 from gpt_opt.plan.explain_overrides import file_problem, needed, parses
 from gpt_opt.plan.multirun import CommandLine
-from gpt_opt.plan.parents import parent_problems
-from gpt_opt.records.run_reference import RunIndex
 
 log = logging.getLogger(__name__)
-
-_ROOT = frozenset(get_type_hints(Root))
 
 
 class PointChecker:
     """Says what is wrong with composed points, and why others cannot be composed.
 
     Args:
-        config_dir: The folder hydra_conf.
-        config_name: Name of the root config in it.
-        further: Folder of more config groups, as `--config-dir` gives one.
+        app: What the points are of.
 
     Attributes:
         composer: What the points are composed with, so that each base is composed once.
@@ -56,14 +45,13 @@ class PointChecker:
         elsewhere: Objects whose module is not on the path of this process, by their `_target_`.
     """
 
-    def __init__(self, config_dir: Path, config_name: str = "config", further: Path | None = None) -> None:
-        self._source, self._root = ConfigSource(config_dir, config_name, further), config_dir.resolve().parent
-        self._files = YamlErrors(self._source.search_path, config_name)
-        self.composer = Composer(config_dir, config_name, further=further)
-        self._added = AddedKeys(self._source.compose, self._source.is_group)
+    def __init__(self, app: App) -> None:
+        self._app, self._source = app, ConfigSource(app)
+        self._files = YamlErrors(self._source.configs)
+        self.composer = Composer(self._source.configs, app.pure_resolvers)
+        self._checks = app.checks(self._source)
         self._errors = ErrorAttribution(self._source, self.composer, self._files, self._problems_of)
         self.memo = Remembered()
-        self._index, self._planned = RunIndex(), cast("Mapping[str, Mapping[str, Any]]", {})
         self.elsewhere: dict[str, Problem] = {}
 
     def loader(self, config: DictConfig | None = None) -> ConfigLoader:
@@ -80,24 +68,28 @@ class PointChecker:
     def compose_many(
         self, points: Iterable[Sequence[str]], planned: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     ) -> Iterator[Composed | ComposeFailure]:
-        """Composes points as `composer` does, with the real paths of the files that they name.
+        """Composes points as `composer` does, with one spelling of each value.
 
         Args:
             points: The override strings of each.
             planned: The configs of runs that will be made before them, by id: they may start from those.
         """
-        self.memo, self._index, self._planned = Remembered(), RunIndex(), planned  # files may have changed since
-        yield from map(self._with_real_paths, self.composer.compose_many(points))
+        self._begin(planned)
+        yield from map(self._normalized, self.composer.compose_many(points))
 
     def compose_one(self, line: CommandLine) -> Composed | ComposeFailure:
         """Composes the one run that a command line asks for, as `compose_many`."""
-        self.memo, self._index, self._planned = Remembered(), RunIndex(), {}
-        return self._with_real_paths(line.run() or next(self.composer.compose_many([line.overrides])))
+        self._begin({})
+        return self._normalized(line.run() or next(self.composer.compose_many([line.overrides])))
 
-    def _with_real_paths(self, result: Composed | ComposeFailure) -> Composed | ComposeFailure:
+    def _begin(self, planned: Mapping[str, Mapping[str, Any]]) -> None:
+        self.memo = Remembered()  # files may have changed since
+        self._checks.begin(planned, self.memo)
+
+    def _normalized(self, result: Composed | ComposeFailure) -> Composed | ComposeFailure:
         if isinstance(result, ComposeFailure):
             return result
-        config = with_real_paths(result.config, self.memo)
+        config = self._app.normalized(result.config, self.memo)
         return result if config is result.config else replace(result, config=config)
 
     def problems(self, result: Composed | ComposeFailure, all_given: bool = True) -> list[Problem]:
@@ -112,31 +104,31 @@ class PointChecker:
             return [*refused.values(), *self.problems(others, all_given)]
         if isinstance(result, ComposeFailure):
             return self._errors.problems(result.overrides, result.error)
-        added = list(self._added.problems(result))
+        added = self._checks.added(result.overrides, result.config)
         if result.missing:
             choices = self._source.choices(result.overrides) if all_given else {}
             lacking = [
-                self.memo(missing_problem, key, self._source.folder, choices) for key in result.missing if all_given
+                self.memo(missing_problem, key, self._source.configs.folder, choices)
+                for key in result.missing
+                if all_given
             ]
             return [*added, *lacking]
-        parents = parent_problems(result.config, self._planned, self._index, self.memo)
-        found = [*constraint_problems(result.config, self.memo), *self._target_problems(result.config), *parents]
+        found = [*self._checks.wrong(result.config), *self._target_problems(result.config)]
         heads = tuple(f"{problem.where}." for problem in added)
         new = [p for p in found if not _follows(p, heads)]
         located = [self._located(problem, result.overrides) for problem in new]
-        lost = [*_lost_trackers(result.overrides), *_lost_model(result.overrides, result.config)]
-        return [*added, *lost, *located]
+        return [*added, *self._checks.ignored(result.overrides, result.config), *located]
 
     def _refused(self, text: str) -> Problem | None:
         """Returns the problem of an override that Hydra would take, or fail at in a way that says nothing."""
         if not _is_unicode(text):
             return _not_unicode(text)
         # Hydra lets keys of the root go that have no value, or no type, and a run would miss them.
-        return needed(key_of(text), self._source) if text.startswith("~") and key_of(text) in _ROOT else None
+        return needed(key_of(text), self._source) if text.startswith("~") and key_of(text) in self._app.needed else None
 
     def _problems_of(self, overrides: tuple[str, ...]) -> list[Problem]:
         """Returns the problems of the point that some overrides give, none where it cannot be composed."""
-        result = self._with_real_paths(next(self.composer.compose_many([overrides])))
+        result = self._normalized(next(self.composer.compose_many([overrides])))
         return self.problems(result) if isinstance(result, Composed) else []
 
     def _located(self, problem: Problem, overrides: Sequence[str]) -> Problem:
@@ -161,7 +153,8 @@ class PointChecker:
 
     def _not_found(self, key: str, value: Any) -> list[tuple[str, str, NotFound]]:
         """Returns the targets in one node that cannot be found, with their keys."""
-        asked = [(where, name, self.memo(look_up, name, self._root)) for where, name in targets({key: value})]
+        folders = self._app.import_folders
+        asked = [(where, name, self.memo(look_up, name, *folders)) for where, name in targets({key: value})]
         return [(where, name, missing) for where, name, missing in asked if missing is not None]
 
     def warn_of_elsewhere(self) -> None:
@@ -171,7 +164,7 @@ class PointChecker:
 
     def command_line(self, overrides: Sequence[str]) -> CommandLine:
         """Returns the overrides of a command line as Hydra reads them."""
-        return CommandLine(self._source.loader, self._source.name, overrides)
+        return CommandLine(self._source.loader, self._source.configs.name, overrides, self._app.job_name)
 
     def points(self, overrides: Sequence[str], multirun: bool) -> list[list[str]]:
         """Returns the override list of every point that `overrides` ask for; see `CommandLine.points`."""
@@ -188,27 +181,6 @@ def _follows(problem: Problem, added: Sequence[str]) -> bool:
     """Returns whether a problem is that of an unknown key that was added, said once more of the node it is in."""
     of_node = problem.message == UNKNOWN_KEY or problem.message.startswith("lacks keys")
     return of_node and any(key.startswith(f"{problem.where}.") for key in added)
-
-
-def _lost_trackers(overrides: Iterable[str]) -> Iterator[Problem]:
-    """Refuses several options of logging: each sets the whole list report_to, so that only the last would count."""
-    for text in overrides:
-        key, _, value = text.partition("=")
-        if key.lstrip("+") == "logging" and value.startswith("[") and "," in value:
-            fix = f"write logging.logging_params.report_to={value} in its place"
-            yield Problem("logging", f"takes one option, but {text!r} gives several", fix)
-
-
-def _lost_model(overrides: Iterable[str], config: Mapping[str, Any]) -> Iterator[Problem]:
-    """Refuses an option of the group model beside `models`: the experiment's list would choose the weights anyway."""
-    models, index = config["models"], config["model_index"]
-    for text in overrides if models is not None and index is not None else ():
-        key, _, value = text.partition("=")
-        if key == "model" and value != "hf":
-            chosen = listed_model(models, index, "name_or_path")
-            problem = f"is chosen by models[{index}]={chosen} of the experiment, so {text!r} would be ignored"
-            fix = f"choose by model_index, or by models=[...]; or leave the experiment out: +exp=hh_dpo {text}"
-            yield Problem("model", problem, fix)
 
 
 def _is_unicode(text: str) -> bool:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from functools import cache
@@ -144,13 +144,18 @@ def this_code() -> Code:
     return Code(code_sha256(_ROOT), str(_ROOT))
 
 
-def provenance_of_code() -> tuple[dict[str, Any], str]:
-    """Returns what provenance.json says of the code of this process, and its uncommitted changes as a diff."""
-    code, manifest = this_code(), Manifest.read(_ROOT)
+def provenance_of_code(live: Callable[[], Code] | None = None) -> tuple[dict[str, Any], str]:
+    """Returns what provenance.json says of the code of this process, and its uncommitted changes as a diff.
+
+    Args:
+        live: Says what code an application has where no snapshot of it was taken; None for gpt-opt's own training.
+    """
+    manifest = Manifest.read(_ROOT)
     if manifest is None:
-        commit, dirty, diff = commit_of(_ROOT / PACKAGE)
+        code, folder = (this_code(), _ROOT / PACKAGE) if live is None else (found := live(), Path(str(found.folder)))
+        commit, dirty, diff = commit_of(folder)
     else:
-        commit, dirty = manifest.commit, manifest.dirty
+        code, commit, dirty = this_code(), manifest.commit, manifest.dirty
         diff = Manifest.diff(_ROOT).read_text(errors="surrogateescape") if Manifest.diff(_ROOT).is_file() else ""
     snapshot = None if manifest is None else str(_ROOT)
     record = {"git_commit": commit, "git_dirty": dirty, "code": {"sha256": code.sha256, "snapshot": snapshot}}
@@ -169,17 +174,19 @@ OTHER_CODE = "done with other code"
 """Words in each line of `other_code` that is about one code."""
 
 
-def other_code(done: Iterable[Code | None]) -> list[str]:
-    """Returns a line for each code, other than that of this process, that done runs were made with.
+def other_code(done: Iterable[Code | None], now: Code | None = None) -> list[str]:
+    """Returns a line for each other code that done runs were made with.
 
     Args:
         done: The code of each done run; None where it is not known, of which nothing is said.
+        now: The code that it is other than; None for that of this process.
     """
     groups: dict[str, list[Code]] = {}
     for code in done:
-        if code is not None and code.sha256 != this_code().sha256:
+        if code is not None and code.sha256 != (now or this_code()).sha256:
             groups.setdefault(code.sha256, []).append(code)
-    lines = [f"{len(codes)} {OTHER_CODE} ({_age(codes)}){_comparison(codes)}" for codes in groups.values()]
+    compare = _comparison if now is None or now == this_code() else _commits
+    lines = [f"{len(codes)} {OTHER_CODE} ({_age(codes)}){compare(codes)}" for codes in groups.values()]
     more = len(lines) - _MOST_LINES
     return lines if more <= 0 else [*lines[:_MOST_LINES], f"... and {more} more versions of the code"]
 
@@ -190,6 +197,12 @@ def _age(codes: Iterable[Code]) -> str:
         if (number := int(seconds // length_s)) >= 1:
             return f"{number} {unit}{'' if number == 1 else 's'} ago"
     return "just now"
+
+
+def _commits(codes: Iterable[Code]) -> str:
+    """Returns the commits of some codes of an application; "" where they are not known."""
+    known = dict.fromkeys(code.commit[:12] for code in codes if code.commit)
+    return f"; commit {', '.join(known)}" if known else ""
 
 
 def _comparison(codes: Iterable[Code]) -> str:

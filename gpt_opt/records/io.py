@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +25,14 @@ T = TypeVar("T")
 def now() -> str:
     """Returns the current time as ISO 8601 in UTC, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def seconds_of(stamp: object) -> float | None:
+    """Returns a time that `now` wrote in seconds since 1970; None for anything else."""
+    try:
+        return datetime.fromisoformat(stamp).timestamp() if isinstance(stamp, str) else None
+    except ValueError:
+        return None
 
 
 def _temporary(path: Path) -> Path:
@@ -127,10 +136,21 @@ def read_json_object(path: Path) -> dict[str, Any]:
         OSError: If the file cannot be read.
         ValueError: If it is not UTF-8, not JSON (torn, for example), or not an object.
     """
-    record = json.loads(path.read_text(encoding="utf-8"))
+    with open(path, "rb") as stream:  # for thousands of files half as long as `read_text`
+        record = json.loads(stream.read().decode("utf-8"))
     if not isinstance(record, dict):
         raise ValueError(f"{path} must hold one JSON object, but holds a {type(record).__name__}")
     return record
+
+
+def number(value: object) -> float | None:
+    """Returns a JSON number as a float, NaN and infinities included; None for anything else."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 @dataclass(frozen=True)
@@ -181,7 +201,8 @@ def read_lines(path: Path, convert: Callable[[dict[str, Any]], T]) -> JsonLines[
     records: list[T] = []
     foreign: list[tuple[int, str]] = []
     try:
-        *lines, tail = path.read_bytes().split(b"\n")
+        with open(path, "rb") as stream:
+            *lines, tail = stream.read().split(b"\n")
     except FileNotFoundError:
         return JsonLines(records, foreign, torn=False)
     torn = bool(tail.strip()) and not _is_whole(tail)

@@ -6,6 +6,7 @@ Of a training and of its evaluations the names are the same, but for `eval/` in 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -61,6 +62,23 @@ METRICS: Mapping[str, MetricInfo] = {
 USUAL = ("eval/rewards/accuracies", "eval/loss", "loss")
 """What runs are compared by unless someone says otherwise: the first of these that they have."""
 
+SHOWN = ("loss", "eval/loss", "eval/perplexity", "eval/rewards/accuracies", "eval/rewards/margins", "eval/kl")
+"""What tables of runs show of the registry."""
+
+MOST_SHOWN = 4
+"""Metrics in no registry that they show beside."""
+
+
+_SPLITS = ("eval", "val", "valid", "validation", "dev", "test", "", "train", "training")
+"""Parts of data with which names of metrics begin, `val/loss` or `val_loss`; first those to compare runs by."""
+
+_SPLIT = re.compile(rf"({'|'.join(filter(None, _SPLITS))})[/_.](.+)")
+
+_LESS = "loss nll ppl perplexity error err mse mae rmse wer cer fid bpb bpc"
+_GREATER = "acc accuracy f1 auc auroc precision recall map iou miou dice bleu rouge r2 psnr ssim reward return score"
+_DIRECTIONS: Mapping[str, bool] = dict.fromkeys(_LESS.split(), False) | dict.fromkeys(_GREATER.split(), True)
+"""Words in the names of metrics that are not in the registry, and whether greater values are better then."""
+
 
 def metric_info(name: str) -> MetricInfo | None:
     """Returns what is known of a metric of a training or an evaluation; None of a user's own."""
@@ -85,9 +103,31 @@ def metric_text(name: str, value: float) -> str:
 
 
 def greater_is_better(name: str) -> bool | None:
-    """Returns the direction of a metric, None where it has none or is a user's own."""
-    info = metric_info(name)
-    return info.greater_is_better if info is not None else None
+    """Returns the direction of a metric, None where it has none; of one that is not in the registry by its name."""
+    if (info := metric_info(name)) is not None:
+        return info.greater_is_better
+    words = reversed(re.findall(r"[a-z0-9]+", name.lower()))
+    return next((_DIRECTIONS[word] for word in words if word in _DIRECTIONS), None)
+
+
+def split_of(name: str) -> tuple[str, str]:
+    """Returns the part of data that a metric is of, by its name, and the rest of it: `val` and `loss`; "" for none."""
+    found = _SPLIT.fullmatch(name)
+    return (found[1], found[2]) if found else ("", name)
+
+
+def is_of_training(name: str) -> bool:
+    """Returns whether a metric is of training steps, by its name."""
+    return split_of(name)[0] in _SPLITS[_SPLITS.index("") :]
+
+
+def own_metrics(names: Iterable[str]) -> list[str]:
+    """Returns the metrics that have a direction but are in no registry, the one to compare runs by first.
+
+    Those of evaluations come before those of training; of one part of data those of which more is better first.
+    """
+    own = [name for name in names if metric_info(name) is None and greater_is_better(name) is not None]
+    return sorted(own, key=lambda name: (_SPLITS.index(split_of(name)[0]), not greater_is_better(name), len(name)))
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -10,9 +10,9 @@ import copy
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from gpt_opt.records.run_id import NOT_IDENTITY, identifying
+from gpt_opt.records.run_id import TRAINING, Identity, identifying
 
 CHANGED = "must have the config that was planned"
 """Words in the message of a run that refuses to train another config; by them its slot knows the cause."""
@@ -24,14 +24,18 @@ _ABSENT = object()
 
 
 class ConfigChanges:
-    """Tells in what configs differ from the first one, as they come in; nodes that they share are not looked into."""
+    """Tells in what configs differ from the first one, as they come in; nodes that they share are not looked into.
 
-    def __init__(self) -> None:
-        self._first: Mapping[str, Any] | None = None
+    Args:
+        identity: What identifies a run of the application.
+    """
+
+    def __init__(self, identity: Identity = TRAINING) -> None:
+        self._excluded, self._first = identity.excluded, cast("Mapping[str, Any] | None", None)
 
     def add(self, config: Mapping[str, Any]) -> list[Change]:
         """Returns the changes of a resolved config; of the first one all of it."""
-        own = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+        own = {key: value for key, value in config.items() if key not in self._excluded}
         if self._first is None:
             self._first = own
             return [((key,), (value,)) for key, value in own.items()]
@@ -55,10 +59,10 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any], path: tuple[st
 
 def text_of(runs: Iterable[tuple[str, Sequence[Change]]]) -> str:
     """Returns the text of the file for run ids with their changes, as `ConfigChanges` told them."""
-    return "".join(json.dumps({"run_id": run_id, "changes": changes}) + "\n" for run_id, changes in runs)
+    return "".join(json.dumps({"run_id": run_id, "changes": changes}, default=str) + "\n" for run_id, changes in runs)
 
 
-def planned_config(file: Path, run_id: str) -> dict[str, Any] | None:
+def planned_config(file: Path, run_id: str, identity: Identity = TRAINING) -> dict[str, Any] | None:
     """Returns what was planned for a run, as far as it identifies it; None where that is not known."""
     config: dict[str, Any] = {}
     try:
@@ -68,7 +72,7 @@ def planned_config(file: Path, run_id: str) -> dict[str, Any] | None:
                 if number == 0 or record["run_id"] == run_id:
                     _apply(config, record["changes"])
                 if record["run_id"] == run_id:
-                    return identifying(config)
+                    return identity.part(config)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # of a version before, or torn
         pass
     return None

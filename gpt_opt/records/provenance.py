@@ -7,11 +7,12 @@ import platform
 import re
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.metadata import distributions
 from typing import Any, cast
 
-from gpt_opt.records.code import provenance_of_code
+from gpt_opt.records.code import Code, provenance_of_code
 from gpt_opt.records.io import now, read_json_object, to_json, write_text
 from gpt_opt.records.job_id import slurm_ids
 from gpt_opt.records.run_dir import PROGRESS_FILE, RunPaths, checkpoints
@@ -59,7 +60,13 @@ def inputs_in(record: Mapping[str, Any]) -> Inputs:
     return {name: item for name, item in inputs.items() if isinstance(item, dict)} if isinstance(inputs, dict) else {}
 
 
-def write_provenance(paths: RunPaths, config: Mapping[str, Any], inputs: Inputs, attempt: int) -> None:
+def write_provenance(
+    paths: RunPaths,
+    config: Mapping[str, Any],
+    inputs: Inputs,
+    attempt: int,
+    live: Callable[[], Code] | None = None,
+) -> None:
     """Records what this attempt runs with; uncommitted changes of the code go to a diff file beside it.
 
     Args:
@@ -67,8 +74,9 @@ def write_provenance(paths: RunPaths, config: Mapping[str, Any], inputs: Inputs,
         config: The resolved config.
         inputs: Its files and modules, with their fingerprints.
         attempt: Number of the attempt.
+        live: As of `provenance_of_code`.
     """
-    code, diff = provenance_of_code()
+    code, diff = provenance_of_code(live)
     if diff:
         write_text(paths.git_diff, diff)
     record: dict[str, Any] = {
@@ -77,7 +85,7 @@ def write_provenance(paths: RunPaths, config: Mapping[str, Any], inputs: Inputs,
         **code,
         "git_diff": paths.git_diff.name if diff else None,
         "command": sys.argv,
-        "seed": config["seed"],
+        "seed": config.get("seed"),
         "inputs": inputs,
         "host": socket.gethostname(),
         "platform": platform.platform(),
@@ -90,6 +98,7 @@ def write_provenance(paths: RunPaths, config: Mapping[str, Any], inputs: Inputs,
     write_text(paths.provenance, to_json(record))
 
 
+@cache
 def packages() -> dict[str, str]:
     """Returns the installed distributions and their versions, by name; of several of one name, the one imported.
 

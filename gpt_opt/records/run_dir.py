@@ -88,6 +88,14 @@ class RunPaths:
         """Records of results that `rerun=true` replaced, one folder an attempt."""
         return self.root / "superseded"
 
+    def matching(self, pattern: str) -> list[Path]:
+        """Returns what a glob below the directory finds, without what was put aside and links that lead nowhere."""
+        return [path for path in self.root.glob(pattern) if self.superseded not in path.parents and path.exists()]
+
+    def newest(self, pattern: str) -> Path | None:
+        """Returns what was written last, by its time, of what a glob finds; None where it finds nothing."""
+        return max(self.matching(pattern), key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
+
 
 def step_of(checkpoint: Path) -> int | None:
     """Returns the optimizer steps before a checkpoint, by its name; None where that is no name of one."""
@@ -198,7 +206,7 @@ class RunFolders:
         """Returns the directory of run `run_id` below `parent`, whatever its readable label, or None."""
         if parent not in self._listed:
             names = sorted(os.listdir(parent), reverse=True) if os.path.isdir(parent) else []
-            ids = ((name.rpartition("-")[2], name) for name in names if "-" in name)
+            ids = ((name.rpartition("-")[2], name) for name in names)  # without a label the name is the id
             self._listed[parent] = dict(ids)
         name = self._listed[parent].get(run_id)
         return None if name is None else f"{parent}/{name}"
@@ -210,12 +218,17 @@ def allocate_run_dir(parent: Path, label: str, run_id: str) -> Path:
     The id decides; the label is for people and is chosen by whoever comes first. Callers that come at the same time
     with different labels get the same directory.
     """
+    return make_run_dir(parent / run_dir_name(label, run_id), run_id)
+
+
+def make_run_dir(planned: Path, run_id: str) -> Path:
+    """Returns the one directory of run `run_id` beside `planned`, making `planned` when there is none."""
+    parent = planned.parent
     if (found := RunFolders().find(str(parent), run_id)) is not None:
         return Path(found)
     parent.mkdir(parents=True, exist_ok=True)
     with lock(parent / ".lock"):
         if (found := RunFolders().find(str(parent), run_id)) is not None:
             return Path(found)
-        chosen = parent / run_dir_name(label, run_id)
-        chosen.mkdir()
-        return chosen
+        planned.mkdir()
+        return planned

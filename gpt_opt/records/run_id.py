@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -14,6 +15,7 @@ NOT_IDENTITY = frozenset(
     {
         *("hydra", "paths", "logging", "gpu", "resources", "deepspeed", "fsdp"),
         *("exp_name", "models", "model_index", "dry_run", "rerun", "training.sampling", "data.dataset.prepare"),
+        "loss.precompute_ref_log_probs",
     }
 )
 """Keys that, with all below them, cannot change the result of a run: where it writes, what it shows, on what it runs.
@@ -22,13 +24,15 @@ Of the other keys `gpt_opt.config.files` lists those that name files, which ente
 is one run, and a folder that moves makes new ones. The content is compared apart, `gpt_opt.config.inputs`.
 
 `models` and `model_index` choose `model.name_or_path`, which counts. `deepspeed` and `fsdp` shard a training over
-processes: like their number, that changes nothing but the rounding.
+processes: like their number, that changes nothing but the rounding. Nor does it change more where the log-probabilities
+of the reference are computed, before the steps or in each.
 """
 
 ABSENT_MEANS: Mapping[str, Any] = {
     "user": {},
     "training.training_params.eval_batch_size": None,  # counts: kto_pair measures against the rest of a batch
     "training.training_params.max_completion_length": None,
+    "training.training_params.group_by_length": False,
     "training.training_params.tokens_processed": None,
     "training.training_params.context_length": None,
     "training.training_params.val_tokens_processed": None,
@@ -52,34 +56,6 @@ ID_LENGTH = 12
 """Hex digits of a run id: 48 bits, a collision in 100,000 runs has a probability of 2 in 100,000."""
 
 
-def is_identity(key: str) -> bool:
-    """Returns whether a dotted key, or a group, is part of what identifies a run."""
-    return not any(f"{key}.".startswith(f"{name}.") for name in NOT_IDENTITY)
-
-
-def identifying(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Returns what identifies a run: a resolved config as plain containers.
-
-    It is without `NOT_IDENTITY`, and without the keys of `ABSENT_MEANS` that mean what their absence means.
-
-    Args:
-        config: The config, or a part of it.
-        above: Where that part is, `training.` for example.
-    """
-    identity = {}
-    for key, value in config.items():
-        name = above + key
-        if name not in NOT_IDENTITY and not _means_absence(name, value, config.get("name")):
-            identity[key] = identifying(value, f"{name}.") if isinstance(value, dict) else value
-    return identity
-
-
-def _means_absence(name: str, value: Any, beside: Any) -> bool:
-    declared = _PART.sub("data.dataset.", name)
-    others = (ABSENT_MEANS[key] for key in (declared, f"{declared}@{beside}") if key in ABSENT_MEANS)
-    return any(type(value) is type(other) and bool(value == other) for other in others)
-
-
 class Memo(Protocol):
     """What remembers results for other configs of the same request, `gpt_opt.config.remember.Remembered`."""
 
@@ -87,41 +63,114 @@ class Memo(Protocol):
         """Returns `ask(key, value)` for every top-level key of the config, in its order."""
 
 
-def identity_json(config: Mapping[str, Any], memo: Memo | None = None) -> str:
-    """Returns the canonical JSON of what identifies a run: sorted keys, shortest exact floats, no spaces.
+@dataclass(frozen=True, eq=False)
+class Identity:
+    """What of a config identifies a run of an application.
 
-    Args:
-        config: The resolved config as plain containers.
-        memo: What was found for other configs of the same request.
+    Attributes:
+        excluded: Dotted keys that, with all below them, cannot change the result of a run.
+        absent_means: As `ABSENT_MEANS`.
     """
-    parts = [_part_json(*item) for item in config.items()] if memo is None else memo.each(_part_json, config)
-    return f"{{{','.join(part for _, part in sorted(zip(config, parts, strict=True)) if part)}}}"
+
+    excluded: frozenset[str]
+    absent_means: Mapping[str, Any] = field(default_factory=dict)
+
+    def has(self, key: str) -> bool:
+        """Returns whether a dotted key, or a group, is part of what identifies a run."""
+        return not any(f"{key}.".startswith(f"{name}.") for name in self.excluded)
+
+    def part(self, config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+        """Returns what identifies a run: a resolved config as plain containers.
+
+        It is without what is excluded, and without the keys of `absent_means` that mean what their absence means.
+
+        Args:
+            config: The config, or a part of it.
+            above: Where that part is, `training.` for example.
+        """
+        found = {}
+        for key, value in config.items():
+            text = key if isinstance(key, str) else json.dumps(key)
+            name = above + text
+            if name not in self.excluded and not self._means_absence(name, value, config.get("name")):
+                found[text] = self.part(value, f"{name}.") if isinstance(value, dict) else value
+        return found
+
+    def _means_absence(self, name: str, value: Any, beside: Any) -> bool:
+        declared = _PART.sub("data.dataset.", name)
+        names = (declared, f"{declared}@{beside}")
+        others = (self.absent_means[key] for key in names if key in self.absent_means)
+        return any(type(value) is type(other) and bool(value == other) for other in others)
+
+    def json(self, config: Mapping[str, Any], memo: Memo | None = None) -> str:
+        """Returns the canonical JSON of what identifies a run: sorted keys, shortest exact floats, no spaces.
+
+        Args:
+            config: The resolved config as plain containers.
+            memo: What was found for other configs of the same request.
+        """
+        parts = (
+            [self._part_json(*item) for item in config.items()] if memo is None else memo.each(self._part_json, config)
+        )
+        return f"{{{','.join(part for _, part in sorted(zip(map(str, config), parts, strict=True)) if part)}}}"
+
+    def _part_json(self, key: str, value: Any) -> str:
+        """Returns what one top-level key contributes, `"key":value`; nothing where it is not part of the identity."""
+        part = self.part({key: value})
+        # A path or bytes, which a structured config may hold, by its text.
+        return json.dumps(part, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)[1:-1]
+
+    def run_id(self, config: Mapping[str, Any], memo: Memo | None = None) -> str:
+        """Returns the id of the run that a config describes, `ID_LENGTH` hex digits.
+
+        Args:
+            config: The resolved config as plain containers; a position, a file name or a time never enters it.
+            memo: What was found for other configs of the same request.
+        """
+        return hashlib.sha256(self.json(config, memo).encode()).hexdigest()[:ID_LENGTH]
+
+    def differences(self, existing: Mapping[str, Any], planned: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """Returns the dotted keys in which two resolved configs differ as runs: value there, value here.
+
+        NaN is the same as NaN.
+        """
+        there, here = _flat(self.part(existing)), _flat(self.part(planned))
+        pairs = {key: (there.get(key, _ABSENT), here.get(key, _ABSENT)) for key in sorted({*there, *here})}
+        return {
+            key: (a, b) for key, (a, b) in pairs.items() if type(a) is not type(b) or (a != b and repr(a) != repr(b))
+        }
 
 
-def _part_json(key: str, value: Any) -> str:
-    """Returns what one top-level key contributes, `"key":value`; nothing where it is not part of the identity."""
-    part = identifying({key: value})
-    return json.dumps(part, sort_keys=True, separators=(",", ":"), ensure_ascii=True)[1:-1]
+TRAINING = Identity(NOT_IDENTITY, ABSENT_MEANS)
+"""That of gpt-opt's own training, which the functions below are about."""
+
+
+def is_identity(key: str) -> bool:
+    """Returns whether a dotted key, or a group, is part of what identifies a run."""
+    return TRAINING.has(key)
+
+
+def identifying(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what identifies a run, as `Identity.part`."""
+    return TRAINING.part(config)
+
+
+def identity_json(config: Mapping[str, Any], memo: Memo | None = None) -> str:
+    """Returns what identifies a run as canonical JSON, as `Identity.json`."""
+    return TRAINING.json(config, memo)
 
 
 def run_id(config: Mapping[str, Any], memo: Memo | None = None) -> str:
-    """Returns the id of the run that `config` describes, `ID_LENGTH` hex digits.
-
-    Args:
-        config: The resolved config as plain containers; a position, a file name or a time never enters it.
-        memo: What was found for other configs of the same request.
-    """
-    return hashlib.sha256(identity_json(config, memo).encode()).hexdigest()[:ID_LENGTH]
+    """Returns the id of a run, as `Identity.run_id`."""
+    return TRAINING.run_id(config, memo)
 
 
 _ABSENT = "(absent)"
 
 
 def differences(existing: Mapping[str, Any], planned: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Returns the dotted keys in which two resolved configs differ as runs: value there, value here."""
-    there, here = _flat(identifying(existing)), _flat(identifying(planned))
-    pairs = {key: (there.get(key, _ABSENT), here.get(key, _ABSENT)) for key in sorted({*there, *here})}
-    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] or type(pair[0]) is not type(pair[1])}
+    """Returns where two resolved configs differ as runs, as `Identity.differences`."""
+    return TRAINING.differences(existing, planned)
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
@@ -81,17 +82,19 @@ class RunState:
         return JobId.of(self.slurm)
 
 
+_FIELDS = frozenset(item.name for item in fields(RunState))
+
+
 def write_state(paths: RunPaths, state: RunState) -> None:
     """Replaces state.json in one step."""
     write_text(paths.state, to_json(asdict(state)))
 
 
 def _parse(record: dict[str, Any]) -> RunState:
-    known = {item.name for item in fields(RunState)}
-    state = RunState(**{key: value for key, value in record.items() if key in known})
-    if state.state in _NEVER_WRITTEN:
-        raise ValueError(f"a run never writes that it is {state.state}")
-    return replace(state, state=State(_EARLIER.get(state.state, state.state)))
+    known = {key: value for key, value in record.items() if key in _FIELDS}
+    if (written := known.get("state", State.PENDING)) in _NEVER_WRITTEN:
+        raise ValueError(f"a run never writes that it is {written}")
+    return RunState(**{**known, "state": State(_EARLIER.get(written, written))})
 
 
 def written_state(paths: RunPaths) -> RunState:
@@ -170,12 +173,14 @@ class RunRecord:
         silent_s: Seconds since the last heartbeat of the process that has claimed the run; None where no process that
             may be alive has.
         problem: What cannot be read, or contradicts the rest; empty where nothing does.
+        summary: summary.json of a COMPLETED run; empty of any other.
     """
 
     state: State
     file: RunState
     silent_s: float | None = None
     problem: str = ""
+    summary: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_owned(self) -> bool:
@@ -189,8 +194,8 @@ def read_run(paths: RunPaths) -> RunRecord:
     try:
         found = _typed(written_state(paths), paths)
         if found.state is State.COMPLETED:
-            if has_result(paths):
-                return RunRecord(State.COMPLETED, found)
+            if (summary := _summary(paths)) is not None:
+                return RunRecord(State.COMPLETED, found, summary=summary)
             problem = f"{paths.state} says COMPLETED, but {paths.summary} is not there; it runs again"
         file, written = found, found.state
     except StateUnreadable as error:
@@ -226,12 +231,15 @@ def has_result(paths: RunPaths) -> bool:
     Raises:
         StateUnreadable: If summary.json is not one of ours.
     """
-    if not paths.summary.exists():
-        return False
+    return _summary(paths) is not None
+
+
+def _summary(paths: RunPaths) -> dict[str, Any] | None:
     try:
-        read_summary(paths)
+        return read_summary(paths)
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError) as error:
         raise StateUnreadable(
             f"{paths.summary} must be a summary written by gpt-opt, but: {error}; rerun=true puts it aside"
         ) from error
-    return True

@@ -11,17 +11,27 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gpt_opt.errors import named_errors
-from gpt_opt.records.io import JsonLines, append_records, read_lines, sync, write_text
+from gpt_opt.records.io import JsonLines, append_records, parse_line, read_lines, sync, write_text
 
-NOT_METRICS = frozenset({"step", "time"})
-"""Keys of a row of metrics.jsonl that are no metrics."""
+T = TypeVar("T")
+
+NOT_METRICS = frozenset({"step", "time", "total_steps"})
+"""Keys of a row of metrics.jsonl that are no metrics; the last is of apps, which say so how far they have to go."""
+
+
+def own_names(metrics: Mapping[str, T]) -> dict[str, T]:
+    """Returns metrics of others by names that are free in a row: `logged_time` of `time`."""
+    return {f"logged_{name}" if name in NOT_METRICS else name: value for name, value in metrics.items()}
+
 
 _NUMBER_TYPES = frozenset({int, float, type(None)})
 _STEP_LIMIT = 2**63
+_TAIL_BYTES = 1 << 16
 
 
 class StepLog:
@@ -57,10 +67,43 @@ class StepLog:
 class MetricsLog(StepLog):
     """metrics.jsonl."""
 
-    def append(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes one row; a value that is no number in JSON (NaN, infinity) becomes null."""
-        row = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self.write(step, [{"time": round(time.time(), 3), **row}])
+    def append(self, step: int, values: Mapping[str, float], total_steps: int | None = None) -> None:
+        """Writes one row, as `metrics_record` makes it."""
+        append_records(self._path, [metrics_record(step, time.time(), values, total_steps)], durable=False)
+
+    def continue_after(self) -> int:
+        """Prepares the file for a further writer: ends a line that a killed one left torn.
+
+        Returns:
+            The step after that of the last row, 0 where there is none.
+        """
+        try:
+            lines, _ = read_tail(self._path, _TAIL_BYTES)
+        except FileNotFoundError:
+            return 0
+        if lines[-1]:
+            with named_errors(self._path), self._path.open("ab") as stream:
+                stream.write(b"\n")
+        for line in reversed(lines):
+            with suppress(ValueError):  # empty, torn, cut off, or no row
+                return int(_row(parse_line(line))["step"]) + 1
+        return 0
+
+
+def metrics_record(
+    step: int, time_s: float | None, values: Mapping[str, float], total_steps: int | None = None
+) -> dict[str, Any]:
+    """Returns a row of metrics.jsonl; a value that is no number in JSON (NaN, infinity) is null there.
+
+    Args:
+        step: Optimizer steps so far.
+        time_s: Seconds since 1970; None where it is not known.
+        values: The metrics.
+        total_steps: Optimizer steps of the whole run; None where it is not known.
+    """
+    row = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    times = {} if time_s is None else {"time": round(time_s, 3)}
+    return {"step": step, **times, **({} if total_steps is None else {"total_steps": total_steps}), **row}
 
 
 def read_metrics(path: Path) -> JsonLines[dict[str, Any]]:

@@ -30,6 +30,12 @@ def read_summary(paths: RunPaths) -> dict[str, Any]:
     return read_json_object(paths.summary)
 
 
+def time_s_of(summary: Mapping[str, Any]) -> float | None:
+    """Returns the training time that a summary has, in seconds; None where it has none."""
+    value = summary.get("time_s")
+    return float(value) if isinstance(value, int | float) else None
+
+
 def supersede(paths: RunPaths, attempt: int) -> None:
     """Puts everything of a result aside, the summary last; the caller holds the claim number `attempt`.
 

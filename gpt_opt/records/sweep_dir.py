@@ -6,7 +6,7 @@ import difflib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +15,42 @@ from typing import IO, Any
 from gpt_opt.errors import GptOptError, Problem, RequestError
 from gpt_opt.records.choices import active, read_choices
 from gpt_opt.records.io import lock, now, read_json_object, read_lines, sync, to_json, write_text
+from gpt_opt.records.program import Program
 from gpt_opt.records.run_dir import RunFolders, RunPaths
 
 
 def run_name(stage: str, number: int, index: int) -> str:
     """Returns what people call a run of a sweep: its index, or `STAGE/NUMBER`."""
     return f"{stage}/{number}" if stage else str(index)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What the plan knows of the time that a run takes.
+
+    Attributes:
+        name: Runs with the same name take equally long for a step.
+        steps: Optimizer steps of the whole run; None where the epochs decide.
+        save_every: Optimizer steps between two checkpoints; None where that is not known.
+        step_s: Seconds of a step in finished runs of this workload, when it was planned; None where there were none.
+        whole: Whether the whole run counts as one step: those of an application are its own affair.
+    """
+
+    name: str
+    steps: int | None
+    save_every: int | None
+    step_s: float | None = None
+    whole: bool = False
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Workload:
+        """Reads the fields.
+
+        Raises:
+            KeyError: If one is missing that every version has written.
+        """
+        known = record["name"], record["steps"], record["save_every"], record["step_s"]
+        return cls(*known, record.get("whole", False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +67,7 @@ class SweepRun:
         number: Its position in the stage; runs among which one is chosen share it.
         parent: Index of the run that it starts from, always a lower one; None where that is none of the sweep.
         choice: Name of the choice that decides whether its parent is started from, see `gpt_opt.records.choices`; "".
+        workload: What is known of its time; None in plans of earlier versions.
     """
 
     index: int
@@ -48,6 +79,7 @@ class SweepRun:
     number: int = 0
     parent: int | None = None
     choice: str = ""
+    workload: Workload | None = None
 
     @property
     def name(self) -> str:
@@ -63,7 +95,10 @@ class SweepRun:
         """
         names = (record["index"], record["run_id"], record["run_dir"])
         place = (record.get("number", 0), record.get("parent"), record.get("choice", ""))
-        return cls(*names, tuple(record["overrides"]), record.get("shape", 0), record.get("stage", ""), *place)
+        work = record.get("workload")
+        workload = None if work is None else Workload.from_record(work)
+        shape, stage = record.get("shape", 0), record.get("stage", "")
+        return cls(*names, tuple(record["overrides"]), shape, stage, *place, workload)
 
     def paths(self, folders: RunFolders | None = None) -> RunPaths:
         """Returns the files of the run; the id finds the directory, whatever its readable label.
@@ -132,13 +167,14 @@ class Submission:
         shapes: The different needs of its runs, in the order of the plan; `SweepRun.shape` counts them.
         metric: Name and goal of the metric to compare runs by, or None.
         cwd: Working directory of every run: relative paths of configs start here.
-        root: The repository.
+        root: The repository of the application.
         cold: Whether each run is a process that imports everything anew, instead of a child of its slot's warm process.
         snapshot: Whether drivers, slots and runs import from `code/`; if not, from the repository.
         created: ISO 8601 UTC.
         script: The exact sbatch text; None where there is none.
         jobs: Every job so far, oldest first.
         stages: Its stages in order; empty where it has none.
+        program: How its runs are started.
     """
 
     sweep: str
@@ -155,6 +191,7 @@ class Submission:
     script: str | None = None
     jobs: tuple[Job, ...] = ()
     stages: tuple[StageRecord, ...] = ()
+    program: Program = field(default_factory=Program)
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Submission:
@@ -172,7 +209,8 @@ class Submission:
         # Before runs of one sweep could need different things, a submission had one shape and no list of them.
         shapes = tuple(Shape(item["resources"], item["slots"]) for item in record.get("shapes", [record]))
         stages = tuple(StageRecord(**item) for item in known.get("stages", ()))
-        return cls(**{**known, "extra": tuple(known["extra"]), "shapes": shapes, "jobs": jobs, "stages": stages})
+        known |= {"extra": tuple(known["extra"]), "shapes": shapes, "jobs": jobs, "stages": stages}
+        return cls(**{**known, "program": Program.from_record(known.get("program"))})
 
 
 class Sweep:
@@ -249,6 +287,16 @@ class Sweep:
         return self.driver.root / "lost_nodes.json"
 
     @property
+    def drivers(self) -> Path:
+        """When drivers had slots; see `gpt_opt.records.drivers`."""
+        return self.root / "drivers.jsonl"
+
+    @property
+    def speeds(self) -> Path:
+        """How long runs take, as the driver of this part measured it; see `gpt_opt.records.speeds`."""
+        return self.driver.root / "speeds.json"
+
+    @property
     def choices(self) -> Path:
         """Which runs later stages start from; see `gpt_opt.records.choices`."""
         return self.root / "choices.jsonl"
@@ -263,9 +311,14 @@ class Sweep:
         """Link to the snapshot of the code that its jobs import; see `gpt_opt.dispatch.snapshot`."""
         return self.root / "code"
 
+    @property
+    def attempts_folder(self) -> Path:
+        """Where those files lie; of a run that was never started there is none."""
+        return self.root / "attempts"
+
     def attempts(self, run: SweepRun) -> Path:
         """Returns the file of the attempts at a run; see `gpt_opt.records.attempts`."""
-        return self.root / "attempts" / f"{run.index}.jsonl"
+        return self.attempts_folder / f"{run.index}.jsonl"
 
     @cached_property
     def runs(self) -> tuple[SweepRun, ...]:

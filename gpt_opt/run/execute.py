@@ -5,27 +5,24 @@ from __future__ import annotations
 import json
 import logging
 import os
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from gpt_opt.config.checks.batches import batch_problems
 from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.config.files import WEIGHT_KEYS, located
 from gpt_opt.config.inputs import AGAIN, changed_inputs, changed_since, inputs_of
-from gpt_opt.errors import ClaimLost, ConfigError, GptOptError, Problem, RequestError, RunFailed, disk_full
+from gpt_opt.errors import ConfigError, Problem, RequestError
 from gpt_opt.records.claim import Claim, acquire
-from gpt_opt.records.io import now, read_json_object, remove_temporaries, to_json, write_text
-from gpt_opt.records.job_id import slurm_ids
-from gpt_opt.records.provenance import gpus, recorded_inputs, write_provenance
+from gpt_opt.records.io import read_json_object
+from gpt_opt.records.provenance import recorded_inputs
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.run_id import identity_json, run_id
-from gpt_opt.records.state import RunState, State, StateUnreadable, has_result, read_state, write_state
-from gpt_opt.records.summary import commit_summary, read_summary, supersede
+from gpt_opt.records.state import State, StateUnreadable, has_result, read_state
+from gpt_opt.records.summary import supersede
+from gpt_opt.run.attempt import Attempt, relative
 from gpt_opt.run.devices import SWEEP, chosen_devices, device_problems, wants_torchrun
-from gpt_opt.run.distributed import PeerFailed, PeerLost, error_record, message_of, peers
+from gpt_opt.run.distributed import PeerFailed, peers
 from gpt_opt.run.ranks import this_rank, under_torchrun
 from gpt_opt.run.signals import StopRequest, stop_on_signals
 from gpt_opt.training.checkpointing import latest_checkpoint
@@ -35,17 +32,6 @@ if TYPE_CHECKING:
     from gpt_opt.training.trackers import Reporters, Tracked
 
 log = logging.getLogger(__name__)
-
-
-_RESERVE_BYTES = 32 * 1024
-"""Room kept on the disk for a last state.json with its traceback."""
-
-_ROOM_S = 3.0
-"""How long a run that ends waits for room on a full disk."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop and did, with a checkpoint; whoever runs a list of runs stops too."""
 
 
 def execute(config: Mapping[str, Any], paths: RunPaths, hydra_files: Mapping[str, str]) -> None:
@@ -75,7 +61,7 @@ def execute(config: Mapping[str, Any], paths: RunPaths, hydra_files: Mapping[str
         return
     # The claim is let go of before a signal is passed on.
     with chosen_devices(config), stop_on_signals() as stop, acquire(paths) as claim:
-        attempt = _Attempt(config, paths, claim, stop)
+        attempt = _Training(config, paths, claim, stop)
         with attempt.recorded():
             if config["rerun"] and (_to_supersede(paths) or attempt.cannot_resume()):
                 supersede(paths, claim.attempt)
@@ -117,7 +103,7 @@ def _process_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
 def _say_complete(config: Mapping[str, Any], paths: RunPaths) -> None:
     """Says in one line that there is nothing to do, and which inputs have changed since."""
     changed = changed_since(recorded_inputs(paths), inputs_of(config))
-    log.info("already complete: %s%s", _relative(paths), f", but {changed}: {AGAIN}" if changed else "")
+    log.info("already complete: %s%s", relative(paths), f", but {changed}: {AGAIN}" if changed else "")
 
 
 def _to_supersede(paths: RunPaths) -> bool:
@@ -129,10 +115,6 @@ def _to_supersede(paths: RunPaths) -> bool:
         return paths.summary.exists() or read_state(paths).state in (State.FAILED, State.COMPLETED)
     except StateUnreadable:
         return True
-
-
-def _relative(paths: RunPaths) -> str:
-    return os.path.relpath(paths.root)
 
 
 def _require_same_config(config: Mapping[str, Any], paths: RunPaths) -> None:
@@ -161,33 +143,12 @@ def _require_same_config(config: Mapping[str, Any], paths: RunPaths) -> None:
         )
 
 
-class _Attempt:
-    """One attempt at a run, from claim to result."""
+class _Training(Attempt):
+    """One attempt at training."""
 
     def __init__(self, config: Mapping[str, Any], paths: RunPaths, claim: Claim, stop: StopRequest) -> None:
-        self.config, self.paths, self.claim, self.stop = config, paths, claim, stop
-        self.reporters: Reporters | None = None
-        self.inputs = inputs_of(config)  # before anything of them is loaded
-        self.state = RunState(
-            run_id=run_id(config),
-            state=State.RUNNING,
-            attempt=claim.attempt,
-            host=claim.owner.host,
-            pid=claim.owner.pid,
-            slurm=slurm_ids(),
-            gpus=gpus(),
-            started=now(),
-        )
-
-    def write(self, **changes: Any) -> None:
-        """Updates state.json, unless a later attempt owns the run.
-
-        Raises:
-            ClaimLost: If one does.
-        """
-        self.claim.require()
-        self.state = replace(self.state, updated=now(), **changes)
-        write_state(self.paths, self.state)
+        super().__init__(config, paths, claim, run_id(config), inputs_of(config))
+        self.stop, self.reporters = stop, cast("Reporters | None", None)
 
     def cannot_resume(self) -> bool:
         """Returns whether the run has checkpoints, but none that it can go on from, or other weights than they had."""
@@ -197,45 +158,10 @@ class _Attempt:
             return True
         return bool(set(changed_inputs(recorded_inputs(self.paths), self.inputs)) & set(WEIGHT_KEYS))
 
-    def prepare(self, hydra_files: Mapping[str, str]) -> None:
-        """Writes what describes the run before it starts, and clears away what a process killed in mid-write left."""
-        self.paths.hydra.mkdir(exist_ok=True)
-        for folder in (self.paths.root, self.paths.hydra):
-            remove_temporaries(folder)
-        self.paths.reserve.write_bytes(os.urandom(_RESERVE_BYTES))
-        for name, text in hydra_files.items():
-            write_text(self.paths.hydra / name, text)
-        write_text(self.paths.config, to_json(self.config))
-        self.write()
-        write_provenance(self.paths, self.config, self.inputs, self.claim.attempt)
-
-    @contextmanager
-    def recorded(self) -> Iterator[None]:
-        """Writes down how the block failed, if it does, and gives back the room kept for that; then ends trackers.
-
-        Raises:
-            RunFailed: If it raised; other errors of `execute` as they are.
-        """
-        try:
-            yield
-        except (ClaimLost, Interrupted):
-            raise
-        except (KeyboardInterrupt, PeerLost):
-            self._write_end(state=State.INTERRUPTED)
-            raise
-        except Exception as error:
-            told = disk_full(error) or error
-            raised = isinstance(told, GptOptError)
-            extra = {"also_raised": raised}
-            log.error("run failed: %s: %s", type(told).__name__, told, exc_info=not raised, extra=extra)
-            self._write_end(state=State.FAILED, error={**error_record(error), **message_of(told)})
-            if isinstance(error, RequestError):
-                raise
-            raise RunFailed(f"{_relative(self.paths)}: {type(told).__name__}: {told}") from error
-        finally:
-            self._give_room()
-            if self.reporters is not None:
-                self.reporters.close(completed=self.state.state is State.COMPLETED)
+    def close(self) -> None:
+        """Ends the trackers."""
+        if self.reporters is not None:
+            self.reporters.close(completed=self.state.state is State.COMPLETED)
 
     def train(self) -> None:
         """Trains, and commits the result.
@@ -243,39 +169,12 @@ class _Attempt:
         Raises:
             Interrupted: If a signal asked the run to stop.
         """
-        log.info("run %s: %s", self.state.run_id, _relative(self.paths))
+        log.info("run %s: %s", self.state.run_id, relative(self.paths))
         result = self._train()
         if result is None:
-            self._write_end(state=State.INTERRUPTED)
-            name = self.stop.signal.name if self.stop.signal else "a signal"
-            log.info(
-                "interrupted by %s at step %d of %s; the same command goes on from there",
-                name,
-                self.state.step,
-                self.state.total_steps,
-            )
-            raise Interrupted(name)
-        self._commit(result)
-        log.info("completed: %s", _relative(self.paths))
-
-    def _give_room(self) -> None:
-        """Gives back the room that was kept, unless it is a later attempt's by now."""
-        if self.claim.is_mine():
-            self.paths.reserve.unlink(missing_ok=True)
-
-    def _write_end(self, **changes: Any) -> None:
-        """Writes how the run ended, on a disk that is full as soon as there is room again, if that is soon."""
-        self._give_room()
-        deadline = time.monotonic() + _ROOM_S
-        while True:
-            try:
-                self.write(**changes)
-                return
-            except OSError as problem:
-                if time.monotonic() > deadline:
-                    log.error("%s cannot say so: %s", self.paths.state, problem)
-                    return
-            time.sleep(_ROOM_S / 10)
+            raise self.interrupted(self.stop)
+        self.commit(result.to_record())
+        log.info("completed: %s", relative(self.paths))
 
     def _train(self) -> Result | None:
         from gpt_opt.training.interface import Folder, Hooks  # torch only from here on: skipping a run stays quick
@@ -316,21 +215,7 @@ class _Attempt:
         """Ends this process, whatever its main thread waits for, because another process of the run failed."""
         log.error("run failed: %s", failed)
         try:
-            self._write_end(state=State.FAILED, error=failed.record)
+            self.write_end(state=State.FAILED, error=failed.record)
             self.claim.__exit__()
         finally:
             os._exit(1)
-
-    def _commit(self, result: Result) -> None:
-        """Writes the summary: once, last, never over another one; nothing is kept for a full disk beside a result."""
-        self.claim.require()
-        self._give_room()
-        record = {"run_id": self.state.run_id, "attempt": self.claim.attempt, **result.to_record()}
-        if not commit_summary(self.paths, record):
-            raise ClaimLost(f"{self.paths.summary} exists already: another attempt committed its result first")
-        self.finish()
-
-    def finish(self) -> None:
-        """Marks the run COMPLETED on the strength of its summary."""
-        step = read_summary(self.paths)["step"]
-        self.write(state=State.COMPLETED, step=step, total_steps=step)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import getpass
-import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from gpt_opt.app.label import label
 from gpt_opt.config.checks.models import listed_model
 from gpt_opt.config.explain import missing_keys
 from gpt_opt.config.files import with_real_paths
-from gpt_opt.config.overrides import parse_override
 from gpt_opt.errors import ConfigError, Problem
-from gpt_opt.records.run_dir import LABEL_LIMIT, RunFolders, allocate_run_dir, path_part, run_dir_name
-from gpt_opt.records.run_id import is_identity, run_id
+from gpt_opt.records.run_dir import RunFolders, allocate_run_dir, path_part, run_dir_name
+from gpt_opt.records.run_id import TRAINING, run_id
 
 DRY_RUN_PREFIX = "gpt-opt-dry-run-"
 """Name of the empty directory that a dry run gets from here; only such a one is removed after it."""
@@ -28,9 +27,17 @@ SHOWN_IN_PATH = frozenset({"model", "data", "optimizer"})
 """Config groups whose choice is a folder of its own above the run directory."""
 
 
-def without_hydra(config: DictConfig) -> DictConfig:
-    """Returns a composed config without Hydra's own node."""
-    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+@contextmanager
+def without_hydra(config: DictConfig) -> Iterator[DictConfig]:
+    """Takes Hydra's own node out of a composed config inside the block: a copy would take longer than all else here."""
+    content = config.__dict__["_content"]
+    whole = dict(content)
+    content.pop("hydra", None)
+    try:
+        yield config
+    finally:
+        content.clear()
+        content.update(whole)
 
 
 def plain_config(config: DictConfig) -> dict[str, Any]:
@@ -39,10 +46,10 @@ def plain_config(config: DictConfig) -> dict[str, Any]:
     Raises:
         ConfigError: If mandatory values are missing; all of them are named.
     """
-    own = without_hydra(config)
-    if missing := missing_keys(own):
-        raise ConfigError([Problem(key, "is mandatory and has no default", f"add {key}=VALUE") for key in missing])
-    return with_real_paths(cast("dict[str, Any]", OmegaConf.to_container(own, resolve=True, enum_to_str=True)))
+    with without_hydra(config) as own:
+        if missing := missing_keys(own):
+            raise ConfigError([Problem(key, "is mandatory and has no default", f"add {key}=VALUE") for key in missing])
+        return with_real_paths(cast("dict[str, Any]", OmegaConf.to_container(own, resolve=True, enum_to_str=True)))
 
 
 def parent_dir(config: Mapping[str, Any]) -> Path:
@@ -53,64 +60,6 @@ def parent_dir(config: Mapping[str, Any]) -> Path:
 def _parent_names(config: Mapping[str, Any]) -> tuple[str, str, str]:
     params = config["optimizer"]["optimizer_params"]
     return config["model"]["name"], config["data"]["dataset"]["name"], params["name"]
-
-
-def label(overrides: Sequence[str], seen: frozenset[str] = SHOWN_IN_PATH) -> str:
-    """Returns a short readable text of what was asked for: `beta=0.1,lr=0.001`, sorted; `default` for nothing.
-
-    Of a key given several times the last value counts. Of a path stays what tells it from others: the run that it
-    belongs to, or its last parts. Where all of it is too long for a file name, long values are shortened further.
-
-    Args:
-        overrides: Hydra override strings of one point.
-        seen: Keys that the path shows already.
-    """
-    last = dict(map(_label_part, overrides))
-    parts = sorted(part for key, part in last.items() if key not in seen and part)
-    for limit in _VALUE_LIMITS:
-        text = ",".join(_limited(part, limit) for part in parts)
-        if len(text) <= LABEL_LIMIT:
-            break
-    return text or "default"
-
-
-_VALUE_LIMITS = (60, 40, 30, 24, 18, 14, 10)
-"""Characters to which values are shortened, one after the other, until a label fits."""
-
-
-def _limited(part: str, limit: int) -> str:
-    """Returns `key=value` with the run id, or else the end, of a value that is too long, `--` for its beginning."""
-    if len(part) <= limit:
-        return part
-    name, sign, value = part.partition("=")
-    if len(value) > limit and _RUN_FIRST.match(value):
-        return f"{name}={value[:12]}"
-    return part if len(value) <= limit else f"{name}{sign}--{value[len(value) - limit + 2 :].lstrip('-')}"
-
-
-_RUN_FIRST = re.compile(r"[0-9a-f]{12}(/|$)")
-_RUN_IN_PATH = re.compile(r"-([0-9a-f]{12})(?=/|$)")
-
-
-def _path_value(value: str) -> str:
-    """Returns of a path the id of the run in it and what follows, else its last two parts."""
-    if value.startswith(("[", "{")):
-        return value
-    value = value.removeprefix("run:")
-    if (found := _RUN_IN_PATH.search(value)) is not None:
-        return (found[1] + value[found.end() :]).replace("/checkpoints/", "/")
-    return "/".join(value.rstrip("/").split("/")[-2:])
-
-
-@lru_cache(maxsize=1 << 16)
-def _label_part(text: str) -> tuple[str, str]:
-    """Returns the key of an override and what a label says of it, nothing where it cannot change the result."""
-    override = parse_override(text)
-    key = override.key_or_group
-    if not is_identity(key):
-        return key, ""
-    value = "" if override.is_delete() else "=" + _path_value(override.get_value_element_as_str().strip("'\""))
-    return key, key.rpartition(".")[2] + value
 
 
 NEW_DIRECTORY = "(a new directory)"
@@ -142,7 +91,7 @@ class RunFinder:
 
 def run_label(config: Mapping[str, Any], overrides: Sequence[str]) -> str:
     """Returns the readable part of a run directory: `paths.run_name`, or else what was asked for."""
-    return config["paths"]["run_name"] or label(overrides)
+    return config["paths"]["run_name"] or label(overrides, TRAINING, SHOWN_IN_PATH)
 
 
 def _run_dir(*, _root_: DictConfig) -> str:

@@ -8,6 +8,7 @@ SIGQUIT and SIGTSTP keep their meaning: end at once, and pause.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -27,6 +28,19 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
 """Those of them by which a scheduler warns of the time limit."""
 
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def end_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """Makes the kernel send a signal to this process when its parent ends: a run does not outlive its slot."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+
+
+def adopt_orphans() -> None:
+    """Makes the kernel give this process the descendants whose parents have ended, so that it knows of all of them."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
 
 def stop_signals() -> tuple[signal.Signals, ...]:
     """Returns the `SIGNALS` that this process listens to: SIGHUP only where it is not ignored already.
@@ -40,9 +54,14 @@ def stop_signals() -> tuple[signal.Signals, ...]:
 
 
 class StopRequest:
-    """Whether, and by which signal, this process was asked to stop."""
+    """Whether, and by which signal, this process was asked to stop.
 
-    def __init__(self) -> None:
+    Args:
+        answer: What is done then, for the log.
+    """
+
+    def __init__(self, answer: str = "writing a checkpoint and stopping") -> None:
+        self._answer = answer
         self.signal: signal.Signals | None = None
 
     def __bool__(self) -> bool:
@@ -51,7 +70,7 @@ class StopRequest:
     def _receive(self, number: int, _: FrameType | None) -> None:
         if self.signal is None:
             self.signal = signal.Signals(number)
-            log.info("%s: writing a checkpoint and stopping; Ctrl-C once more ends at once", self.signal.name)
+            log.info("%s: %s; Ctrl-C once more ends at once", self.signal.name, self._answer)
         elif number == signal.SIGINT:
             raise KeyboardInterrupt("second signal, SIGINT")
 
@@ -70,15 +89,18 @@ def handled(
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
+def stop_on_signals(*answer: str) -> Iterator[StopRequest]:
     """Listens for `stop_signals` inside the block and puts the former handlers back after it.
 
     If it was one of `WARNINGS` and the process had a handler for it, that is called after the block; submitit's puts
     the job back into the queue and raises what ends the process.
 
     Outside the main thread, where Python allows no handlers, the block runs without listening.
+
+    Args:
+        answer: As of `StopRequest`.
     """
-    request = StopRequest()
+    request = StopRequest(*answer)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return

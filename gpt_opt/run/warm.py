@@ -12,7 +12,6 @@ stop, as SIGTERM does. A server that cannot serve closes the connection without 
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import io
 import json
@@ -33,14 +32,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
+from gpt_opt.run.signals import SIGNALS, WARNINGS, end_with_parent
+
 IDLE_S = 120.0
 """How long a server waits for a run."""
 
 _MOST_DESCRIPTORS = 64
 _READ_S = 10.0
-_PR_SET_PDEATHSIG = 1
-_WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *_WARNINGS)
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,12 @@ class Request:
     """What a child becomes.
 
     Attributes:
-        command: A Python script with its arguments.
+        command: A Python script with its arguments, or `-m`, a module and its arguments.
         cwd: Its working directory.
         environment: Its whole environment.
         affinity: The CPUs that it may use.
         ignored: Numbers of the signals that it ignores until it says otherwise.
+        code: The folder that it imports from, where the server starts; "" for that of the script.
     """
 
     command: Sequence[str]
@@ -60,6 +59,12 @@ class Request:
     environment: Mapping[str, str]
     affinity: Sequence[int]
     ignored: Sequence[int]
+    code: str = ""
+
+    @property
+    def folder(self) -> str:
+        """The folder that it imports from."""
+        return self.code or str(Path(self.command[0]).parent)
 
 
 def send(connection: socket.socket, request: Request, descriptors: Sequence[int]) -> None:
@@ -108,15 +113,18 @@ def main() -> None:
     listening, path, parent = socket.socket(fileno=os.dup(0)), Path(sys.argv[1]), os.pidfd_open(int(sys.argv[2]))
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
-    for number in _WARNINGS:
+    for number in WARNINGS:
         signal.signal(number, signal.SIG_IGN)
     with _ending_with(parent, path):
         for name in sys.argv[3:]:
             import_module(name)
-    for number in _SIGNALS:  # the runs heed them, and their slot
+    for number in SIGNALS:  # the runs heed them, and their slot
         signal.signal(number, signal.SIG_IGN)
     command = _Server(listening, path, parent).serve()
-    if command is not None:
+    if command is not None and command[0] == "-m":
+        sys.argv = list(command[1:])
+        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+    elif command is not None:
         sys.argv = list(command)
         runpy.run_path(command[0], run_name="__main__")
 
@@ -250,7 +258,8 @@ class _Server:
         if reason := _unfit(self._imported):
             self._end(reason)
         elif os.path.isdir(request.cwd):  # else the slot itself says what is wrong
-            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # none is lost before the child has its own handlers
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # none is lost before the child has its own handlers
+            server = os.getpid()
             try:
                 pid = os.fork()
             except OSError as error:
@@ -258,9 +267,9 @@ class _Server:
                 self._say(f"a run starts cold: {error}")
             if not pid:
                 self._leave(connection)
-                _become(request, descriptors)
+                _become(request, descriptors, server)
                 return request
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             if pid > 0:
                 child = _Child(pid, connection)
                 self._children[os.pidfd_open(pid)] = child
@@ -338,16 +347,17 @@ def _unfit(imported: Mapping[str, int]) -> str:
     return ""
 
 
-def _become(request: Request, descriptors: Sequence[int]) -> None:
-    """Makes this child what was asked for, up to its script."""
-    server = os.getppid()
+def _become(request: Request, descriptors: Sequence[int], server: int) -> None:
+    """Makes this child of the process `server` what was asked for, up to its script."""
     os.setsid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)  # as where its slot has started it
+    end_with_parent()  # as where its slot has started it
     os.environ.clear()
     os.environ.update(request.environment)
-    for number in _SIGNALS:
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN if number in request.ignored else signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if (numbers := sys.modules.get("numpy.random")) is not None:
+        numbers.seed()  # else all runs that give no seed draw alike; Python's own are drawn anew after a fork
     for target, descriptor in enumerate(descriptors[:3]):
         os.dup2(descriptor, target)
         os.close(descriptor)
@@ -366,7 +376,7 @@ def _become(request: Request, descriptors: Sequence[int]) -> None:
         os.sched_setaffinity(0, request.affinity)
     if os.getppid() != server:  # which ended before the kernel was told what to do then
         os.kill(os.getpid(), signal.SIGTERM)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 if __name__ == "__main__":

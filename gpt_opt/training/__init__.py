@@ -8,9 +8,12 @@ import os
 from importlib import import_module
 from typing import Any
 
+from gpt_opt.training import lean_imports
+
 # Threads that wait for each other by spinning starve whoever shares the cores: two runs of two threads on two cores
 # lose half of their speed to it, a run alone loses nothing. It is read once, when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+lean_imports.install()
 
 _API = frozenset({"run_training", "run_sft", "run_dpo", "TrainingConfig", "DPOConfig", "PreferenceDatasetConfig"})
 

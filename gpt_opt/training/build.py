@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping
+from dataclasses import astuple
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -17,6 +19,7 @@ from transformers import (
     set_seed,
 )
 
+from gpt_opt.config.cache import VARIABLE, cache_folder
 from gpt_opt.config.checks.batches import (
     accumulation_steps,
     batch_size,
@@ -24,11 +27,14 @@ from gpt_opt.config.checks.batches import (
     prompt_length,
     sequence_length,
 )
-from gpt_opt.config.checks.losses import keeps_reference
+from gpt_opt.config.checks.losses import keeps_reference, precomputes
+from gpt_opt.config.inputs import module_inputs
 from gpt_opt.errors import DataError, Problem
 from gpt_opt.records.provenance import Inputs
 from gpt_opt.training.callbacks import EvalSaveCallback, ProgressBar
+from gpt_opt.training.data.item_cache import items_once
 from gpt_opt.training.data.order import Collate
+from gpt_opt.training.data.prepare import Items
 from gpt_opt.training.data.tokenize import SequenceLimits, leading_special_tokens
 from gpt_opt.training.distributed import process_count
 from gpt_opt.training.generation import GenerationCallback, generator_of
@@ -45,12 +51,14 @@ from gpt_opt.training.models.build import (
     require_tokens,
     without_dropout,
 )
+from gpt_opt.training.models.fingerprint import fingerprint
 from gpt_opt.training.models.lora import add_adapters
 from gpt_opt.training.models.mup import optimizer_with_rates
 from gpt_opt.training.objectives import Objective, objective_of
 from gpt_opt.training.optimizers import lr_factor, phases_of
 from gpt_opt.training.optimizers.evaluation_weights import EvaluationWeights
 from gpt_opt.training.parts import Parts
+from gpt_opt.training.reference_logps import reference_logps_of
 from gpt_opt.training.sharding import sharding_arguments
 from gpt_opt.training.trainer import ObjectiveTrainer, Task
 
@@ -58,11 +66,15 @@ log = logging.getLogger(__name__)
 
 Config = Mapping[str, Any]
 
-_NOT_LOSS_ARGUMENTS = frozenset({"name", "use_ref_model", "ref_model_id"})
+_NOT_LOSS_ARGUMENTS = frozenset({"name", "use_ref_model", "ref_model_id", "precompute_ref_log_probs"})
 
 
-def build(config: Config) -> Parts:
+def build(config: Config, inputs: Inputs | None = None) -> Parts:
     """Builds all parts of a training; the same config gives the same parts, whatever the process did before.
+
+    Args:
+        config: The resolved config.
+        inputs: Files and modules of the run with their fingerprints: by them items that were made before are found.
 
     Raises:
         ConfigError: If model, tokenizer or adapters cannot be built as configured.
@@ -81,10 +93,10 @@ def build(config: Config) -> Parts:
     require_positions(policy, sequence_length(params), "model")
     if not objective.keeps_dropout:
         without_dropout(policy)  # before there are adapters, whose own dropout is a setting of theirs
-    reference = _reference(config, policy, tokenizer) if objective.uses_reference(config) else None
+    reference = _reference(config, policy, tokenizer, objective) if objective.uses_reference(config) else None
     if config["lora"]:
         policy = add_adapters(policy, config["lora"])
-    items = objective.items(config, tokenizer)
+    items = _items(config, objective, tokenizer, inputs)
     steps = _steps(params, len(items.train))
     return Parts(tokenizer, policy, reference, objective, items, steps, collator, callbacks)
 
@@ -110,6 +122,15 @@ def _objective(config: Config, tokenizer: PreTrainedTokenizerFast) -> Objective:
     return cast("Objective", objective)
 
 
+def _items(config: Config, objective: Objective, tokenizer: PreTrainedTokenizerFast, inputs: Inputs | None) -> Items:
+    kind, settings = type(objective), objective.items_settings()
+    if inputs is None or settings is None or not kind.__module__.startswith("gpt_opt."):
+        return objective.items(config, tokenizer)
+    follow_from = [kind.__qualname__, settings, astuple(objective.limits)]
+    make = partial(objective.items, config, tokenizer)
+    return items_once(make, config["data"]["dataset"], inputs, tokenizer, follow_from)
+
+
 def _steps(params: Mapping[str, Any], items: int) -> int:
     """Returns the optimizer steps that max_steps, num_epochs or n_examples ask for.
 
@@ -129,11 +150,19 @@ def _steps(params: Mapping[str, Any], items: int) -> int:
     return steps
 
 
-def _reference(config: Config, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Reference:
+def _reference(
+    config: Config, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, objective: Objective
+) -> Reference:
     if not keeps_reference(config):
-        return Reference(None)
+        fingerprint = _fingerprint(config, policy, objective, own_model=False)
+        return Reference(None, fingerprint, is_initial=True, is_base=True)
     name, how = config["loss"].get("ref_model_id"), config["model"]
     dtype = how.get("reference_dtype", how.get("policy_dtype"))
+    alike = dtype is None or {item.dtype for item in policy.parameters()} == {getattr(torch, dtype)}
+    # With adapters, whose model is made of the policy itself, it is no more what the reference is.
+    changes = objective.keeps_dropout or config["lora"] or config["training"]["training_params"]["compile"]
+    if name is None and alike and not changes and (known := _fingerprint(config, policy, objective, own_model=True)):
+        return Reference(None, known, is_initial=True, is_policy=True)
     if name is None:
         model = cast_weights(copy.deepcopy(policy), dtype)
     else:
@@ -141,7 +170,38 @@ def _reference(config: Config, policy: PreTrainedModel, tokenizer: PreTrainedTok
         model = from_pretrained(name, trusted, dtype, attention, key="loss.ref_model_id")
         require_tokens("loss.ref_model_id", name, model, tokenizer)
         require_positions(model, sequence_length(config["training"]["training_params"]), "reference model")
-    return Reference(cast("PreTrainedModel", without_dropout(model)))
+    model = cast("PreTrainedModel", without_dropout(model))
+    known = _fingerprint(config, model, objective, own_model=True)
+    is_initial = model.dtype == policy.dtype and name is None
+    if known is not None and name is not None:  # which may name the weights that the policy starts from
+        is_initial = known == _fingerprint(config, policy, objective, own_model=True)
+    return Reference(model, known, is_initial)
+
+
+def _fingerprint(config: Config, model: PreTrainedModel, objective: Objective, own_model: bool) -> str | None:
+    """Returns the fingerprint of a reference whose log-probabilities the steps read; None where it computes in each.
+
+    Args:
+        config: The resolved config.
+        model: The reference, on the CPU, without adapters.
+        objective: Of the training.
+        own_model: Whether it is a model of its own, not that of the policy.
+    """
+    if not precomputes(config) or config["loss"].get("reference_free"):
+        return None
+    if config["fsdp"] or config["deepspeed"]:
+        reason = "weights are sharded"
+    elif config["collator"] is not None or config["aligner"] is not None:
+        reason = "what is in a batch is decided by a collator or an aligner of the user's own"
+    elif objective.keeps_dropout and not own_model:
+        reason = "the policy keeps its dropout, and is the reference without its adapters"
+    elif cache_folder("reference") is None:
+        reason = f"there is no cache, {VARIABLE} is empty"
+    else:
+        code = module_inputs(config["model"]["_target_"])  # the files that those of the model's classes import, too
+        return f"{fingerprint(model)} {sorted(item['sha256'] for item in code.values())}"
+    log.info("the reference computes in every step, whatever loss.precompute_ref_log_probs says: %s", reason)
+    return None
 
 
 def build_trainer(
@@ -166,8 +226,9 @@ def build_trainer(
             weight.data = weight.data.float() if weight.requires_grad else weight.data
     optimizer = optimizer_with_rates(optimizer_params, parts.policy)
     phases = phases_of(optimizer_params, params["warmup_steps"], parts.steps)
+    order = parts.order(config)
     task = Task(
-        order=parts.order(config),
+        order=order,
         validation=parts.objective.arrange(parts.items.validation),
         collator=parts.collator,
         optimizer=optimizer,
@@ -179,6 +240,8 @@ def build_trainer(
         inputs=inputs or {},
         best=best_of(config["training"]["finetuning"]),
         evaluation_weights=EvaluationWeights(optimizer, params["ema_decay"]),
+        precomputes=precomputes(config),
+        reference_logps=reference_logps_of(params, parts, order),
     )
     generator = generator_of(config, parts, arguments.per_device_eval_batch_size)
     trainer = ObjectiveTrainer(parts.policy, arguments, task, parts.objective, parts.reference)

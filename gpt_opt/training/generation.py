@@ -98,7 +98,7 @@ class Generator:
 
         Args:
             policy: The model that is trained, in evaluation mode.
-            reference: What it is compared with; it never changes and so generates only once.
+            reference: What it is compared with; it never changes and so generates only once, and may be None then.
             device: Of both.
 
         Returns:
@@ -107,10 +107,10 @@ class Generator:
             special tokens included: one that does not end in the end-of-sequence token was truncated.
         """
         generated = {"policy": self._generate(policy, device)}
-        if reference is not None:
-            if self._reference is None:
-                with reference.of(policy) as model:
-                    self._reference = self._generate(model, device)
+        if reference is not None and self._reference is None:
+            with reference.of(policy) as model:
+                self._reference = generated["policy"] if reference.is_policy else self._generate(model, device)
+        if self._reference is not None:
             generated["reference"] = self._reference
         texts = [dict(zip(generated, texts, strict=True)) for texts in zip(*generated.values(), strict=True)]
         rows = zip(self._from_data, texts, self._completions, strict=True)

@@ -65,7 +65,7 @@ def train(config: Config, folder: Folder, hooks: Hooks, inputs: Inputs | None = 
     remove_unfinished(folder.checkpoints)
     memory = PeakMemory()
     with fresh_accelerate(), _bar_friendly():
-        parts = build(config)
+        parts = build(config, inputs)
         trainer = build_trainer(config, parts, folder, hooks, inputs)
         _log_sizes(parts, trainer.task.optimizer, config["optimizer"]["optimizer_params"]["lr"])
         params = config["training"]["training_params"]
@@ -122,13 +122,14 @@ def _choose_final(trainer: ObjectiveTrainer) -> int:
 
 def _run(trainer: ObjectiveTrainer, resume_from: str | None) -> None:
     checkpoint = _restore(trainer, resume_from)
-    if checkpoint is None:
-        trainer.args.eval_on_start = True
-        trainer.train()
-    elif trainer.task.best is not None and trainer.task.best.over:
+    if checkpoint is not None and trainer.task.best is not None and trainer.task.best.over:
         trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    else:
-        trainer.train(resume_from_checkpoint=str(checkpoint))
+        return
+    trainer.precompute_reference_logps()
+    if checkpoint is not None:
+        trainer.forwards.secure_reference(asks=True)
+    trainer.args.eval_on_start = checkpoint is None
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
 
 def _restore(trainer: ObjectiveTrainer, resume_from: str | None) -> Path | None:

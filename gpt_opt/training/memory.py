@@ -49,8 +49,9 @@ def _resident_peak_kib() -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
 
 
-def _size(weights: Iterable[nn.Parameter]) -> int:
-    return sum(item.numel() * item.element_size() for item in weights)
+def bytes_of(weights: Iterable[nn.Parameter]) -> int:
+    """Returns the memory that weights take."""
+    return sum(item.nbytes for item in weights)
 
 
 def estimate_mb(
@@ -70,9 +71,9 @@ def estimate_mb(
         width: Tokens in the longest sequence.
         mixed_precision: Whether activations have 16 bits whatever the weights have.
     """
-    weights = _size(policy.parameters())
-    trained = _size(item for item in policy.parameters() if item.requires_grad)
-    frozen = _size(reference.parameters()) if reference is not None else 0
+    weights = bytes_of(policy.parameters())
+    trained = bytes_of(item for item in policy.parameters() if item.requires_grad)
+    frozen = bytes_of(reference.parameters()) if reference is not None else 0
     config = policy.config
     value = 2 if mixed_precision else policy.dtype.itemsize
     width_of_layers = getattr(config, "hidden_size", 0) * getattr(config, "num_hidden_layers", 0)

@@ -41,5 +41,9 @@ class Parts:
 
     def order(self, config: Mapping[str, Any]) -> TrainingOrder:
         """Returns the items of the whole training in order."""
-        size = batch_size(config["training"]["training_params"])
-        return self.objective.order(self.items, size, self.steps, config["seed"])
+        params = config["training"]["training_params"]
+        order = self.objective.order(self.items, batch_size(params), self.steps, config["seed"])
+        if params["group_by_length"]:
+            rows = map(self.collator.rows, self.objective.arrange(self.items.train))
+            order.group_by_length([sum(len(prompt) + len(own) for prompt, own in item) for item in rows])
+        return order

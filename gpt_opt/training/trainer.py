@@ -48,6 +48,7 @@ from gpt_opt.training.objectives import Objective
 from gpt_opt.training.optimizers import load_state_by_name, state_by_name
 from gpt_opt.training.optimizers.evaluation_weights import EvaluationWeights
 from gpt_opt.training.optimizers.protocols import SeesMicroBatches, UsesLoss
+from gpt_opt.training.reference_logps import ReferenceLogps
 from gpt_opt.training.sharding import (
     full_optimizer_state,
     full_weights,
@@ -75,6 +76,8 @@ class Task:
         inputs: Files and modules of the run with their fingerprints; a resume with other weights is refused.
         best: Compares the evaluations; None where nothing depends on which is best.
         evaluation_weights: What is evaluated and saved.
+        precomputes: Whether steps are to do without the reference: they measure no `kl`, and it leaves the device.
+        reference_logps: What they are given in its place, where that is.
     """
 
     order: TrainingOrder
@@ -89,6 +92,8 @@ class Task:
     inputs: Inputs
     best: Best | None
     evaluation_weights: EvaluationWeights
+    precomputes: bool = False
+    reference_logps: ReferenceLogps | None = None
 
 
 class ObjectiveTrainer(Trainer):
@@ -131,11 +136,13 @@ class ObjectiveTrainer(Trainer):
             self.args.device,
             lambda values: cast("Tensor", self.accelerator.reduce(values, reduction="sum")),
         )
-        self.forwards = objective.forwards = Forwards(self, reference, self.processes)
+        longest = objective.limits.max_length
+        self.forwards = objective.forwards = Forwards(self, reference, self.processes, longest)
         self.progress = Progress()
         self.metrics_log = MetricsLog(task.folder.metrics)
         self.generations_log = StepLog(task.folder.samples)
         self._settings = settings_of(task.optimizer)
+        self._steps_ask = True  # the reference
         self._step_loss: Tensor | None = None
         self._micro_batches = self._micro_batches_left = 0
         self.draws_anew = False
@@ -161,6 +168,21 @@ class ObjectiveTrainer(Trainer):
         self.lr_scheduler = self.task.schedule
         return self.task.schedule
 
+    def precompute_reference_logps(self) -> None:
+        """Gives the coming steps the log-probabilities of the reference, in place of itself."""
+        task, forwards = self.task, self.forwards
+        if task.reference_logps is None:
+            return
+        forwards.begin("the log-probabilities of the reference")
+        training = forwards.policy.training
+        forwards.policy.eval()  # which is the reference where adapters are trained
+        with forwards.with_reference(leaves=True):
+            self._steps_ask = not task.reference_logps.fill(
+                lambda batch: forwards.reference_logps(forwards.on_device(batch)), task.hooks.stop_requested
+            )
+        forwards.policy.train(training)
+        self.data_collator = cast("Any", task.reference_logps.collator(task.collator))
+
     # -- training step ------------------------------------------------------------------------------------------
 
     def get_batch_samples(
@@ -172,12 +194,27 @@ class ObjectiveTrainer(Trainer):
         if self.draws_anew:
             self.draws_anew = False
             set_seed((self.args.seed + self.state.global_step) % 2**32)
-        self.forwards.activity = f"step {self.state.global_step + 1}"
+        self.forwards.begin(f"step {self.state.global_step + 1}")
         self._micro_batches = self._micro_batches_left = len(batches)
+        if self.state.global_step == 0:
+            self.forwards.secure_reference(self._steps_ask)
+            if self.forwards.starts_as_reference:
+                batches = [self._with_initial_logps(batch) for batch in batches]
         self.objective.prepare(batches)
         self.progress.tokens += self._step_tokens()
         denominators = sum(self.objective.loss_denominator(batch) for batch in batches)
         return batches, self.processes.sum(torch.tensor(float(denominators), device=device))
+
+    @torch.no_grad()
+    def _with_initial_logps(self, batch: Batch) -> Batch:
+        """Returns a batch whose `reference_logps`, where it has them, are those of the policy, which is equal yet.
+
+        Computed with other sequences before, they are equal but for rounding, by which no pair is to be preferred.
+        """
+        if "reference_logps" not in batch:
+            return batch
+        own = self.forwards.on_device(batch)
+        return {**own, "reference_logps": self.objective.policy_logps(own)}
 
     def compute_loss(
         self,
@@ -189,7 +226,8 @@ class ObjectiveTrainer(Trainer):
         """Returns what this micro-batch adds to the mean loss of the optimizer step."""
         assert num_items_in_batch is not None
         step = self.state.global_step + 1
-        with_kl = step % int(self.args.logging_steps) == 0 or step == self.args.max_steps
+        is_logged = step % int(self.args.logging_steps) == 0 or step == self.args.max_steps
+        with_kl = is_logged and not self.task.precomputes
         policy, optimizer = cast("PreTrainedModel", model), self.task.optimizer
         if isinstance(optimizer, SeesMicroBatches):
             optimizer.begin_micro_batch(self._micro_batches - self._micro_batches_left, self._micro_batches)
@@ -252,13 +290,15 @@ class ObjectiveTrainer(Trainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measures the validation data, with the weights that the optimizer has for it, and lets callbacks look."""
         started, step, task = time.perf_counter(), self.state.global_step, self.task
-        self.forwards.activity = f"the evaluation after step {step}"
-        with task.evaluation_weights.in_place():
+        self.forwards.begin(f"the evaluation after step {step}")
+        with task.evaluation_weights.in_place(), self.forwards.with_reference(leaves=task.precomputes, keeps=True):
             size = self.args.per_device_eval_batch_size
             result = measure(self.objective, self.forwards.policy, task.validation, task.collator, size, self.processes)
             self.log(dict(result))
             require_finite(result["eval/loss"], "validation loss", step)
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
+        if not self._steps_ask:
+            self.forwards.release_reference()
         self.progress.exclude(time.perf_counter() - started)
         if task.best is not None:
             saves, stops = compare(task.best, step, result, self.processes)

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
+    from hydra.conf import ConfigSourceInfo
+
+    from gpt_opt.app.app import App
     from gpt_opt.dispatch.submit import Request
     from gpt_opt.dispatch.sweep_status import SweepStatus
     from gpt_opt.errors import Problem
@@ -25,9 +29,6 @@ if TYPE_CHECKING:
 # Hydra imports this module at every start, of every run: what is of use to a launch alone is imported there.
 
 log = logging.getLogger(__name__)
-
-ROOT = Path(__file__).resolve().parents[2]
-"""The repository."""
 
 _LOOK_S = 1.0
 _OWN_KEYS = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.mode")
@@ -74,11 +75,13 @@ class DisBatchLauncher(Launcher):
         from gpt_opt.records.run_dir import path_part
 
         assert self._config is not None, "Hydra calls setup first"
-        if problems := [*self._wrong_keys(), *_refused(self._config)]:
+        app = _app_of(self._config)
+        if problems := [*self._wrong_keys(), *_refused(self._config, app)]:
             raise ConfigError(problems, ", nothing was started")
+        assert app is not None, "without one it is refused"
         in_job = this_job().is_slurm
         name = path_part(self._config.get("exp_name") or "multirun")
-        sweep, runs = prepare_points(self._request(in_job), name, job_overrides)
+        sweep, runs = prepare_points(self._request(app, in_job), name, job_overrides)
         error = None
         try:
             with _counts_shown(sweep), _quiet("gpt_opt.dispatch.driver"):
@@ -105,14 +108,47 @@ class DisBatchLauncher(Launcher):
         if self._slots is not None and self._slots < 1:
             yield Problem("hydra.launcher.slots", f"must be at least 1, but is {self._slots}")
 
-    def _request(self, in_job: bool) -> Request:
+    def _request(self, app: App, in_job: bool) -> Request:
         from gpt_opt.dispatch.submit import Request
 
         backend, slots = ("disbatch", None) if in_job else ("local", self._slots)
-        return Request(None, (), backend, slots, self._resources, ROOT, Path("sweeps"))
+        return Request(None, (), backend, slots, self._resources, app, Path("sweeps"))
 
 
-def _refused(config: DictConfig) -> Iterator[Problem]:
+def _app_of(config: DictConfig) -> App | None:
+    """Returns the application whose configs a multirun is of; None where nothing says how it is started."""
+    from gpt_opt.app.settings import find_settings
+    from gpt_opt.app.toml_app import app_of
+    from gpt_opt.own_app.app import own_app
+
+    own = own_app()
+    if _is_of(config, own):
+        return own
+    settings = find_settings(Path.cwd())
+    return None if settings is None else app_of(settings)
+
+
+def _sources(config: DictConfig) -> set[str]:
+    """Returns the folders that the config of a multirun comes from, without those that its own config names."""
+    own = (item for item in config.hydra.runtime.config_sources if item.provider != "hydra.searchpath in main")
+    return {folder for source in own if (folder := _folder(source))}
+
+
+def _folder(source: ConfigSourceInfo) -> str | None:
+    """Returns the folder of a source of configs; None of one without, and of what Hydra and its plugins bring."""
+    if source.schema == "pkg" and source.provider == "main":  # of an application that an installed command starts
+        found = find_spec(source.path)
+        return None if found is None else next(iter(found.submodule_search_locations or ()), None)
+    return source.path if source.schema == "file" else None
+
+
+def _is_of(config: DictConfig, app: App) -> bool:
+    """Returns whether a multirun is composed from the configs of an application, and from nothing else."""
+    folders = set() if app.config_dir is None else {str(app.config_dir)}
+    return config.hydra.job.config_name == app.config_name and _sources(config) == folders
+
+
+def _refused(config: DictConfig, app: App | None) -> Iterator[Problem]:
     """Yields what a multirun may ask for but the runs of a sweep, each a process of its own, would not do."""
     from gpt_opt.errors import Problem
 
@@ -121,10 +157,16 @@ def _refused(config: DictConfig) -> Iterator[Problem]:
         key = text.lstrip("+~").partition("=")[0]
         if not any(key == own or key.startswith(f"{own}.") for own in _OWN_KEYS):
             yield Problem(key, "does not reach the runs of hydra/launcher=disbatch, which are started one by one", fix)
-    sources = {source.path for source in config.hydra.runtime.config_sources if source.schema == "file"}
-    if config.hydra.job.config_name != "config" or sources != {str(ROOT / "hydra_conf")}:
-        message = f"must be the project's own for hydra/launcher=disbatch, but it is {', '.join(sorted(sources))}"
-        yield Problem("config folder", message, "leave out --config-path, --config-dir and --config-name")
+    if app is None or not _is_of(config, app):
+        message = "must be the project's own for hydra/launcher=disbatch, "
+        message += f"but it is {', '.join(sorted(_sources(config))) or 'in no folder'}"
+        fix = "leave out --config-path, --config-dir and --config-name"
+        if app is None:
+            fix += "; of a project of your own, `gptopt init` writes the gptopt.toml that says how its runs are started"
+        yield Problem("config folder", message, fix)
+    elif app.planned_apart and not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
+        message = "must be Hydra's basic one for hydra/launcher=disbatch, which does not know what a run returns"
+        yield Problem("hydra/sweeper", message, "leave it out")
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from analysis import curves
 from analysis.curves import metrics_frame, read_curves
 from analysis.entries import joined
+from tests.helpers.examples import examples
 
 NUMBERS = st.none() | st.integers(-(2**70), 2**70) | st.floats() | st.integers(0, 3)
 NAMES = st.sampled_from(["loss", "eval/loss", "kl", "time", "run_id", "ä", "own: metric"])
@@ -53,7 +54,7 @@ def write(root: Path, contents: list[bytes]) -> list[str]:
     return [str(root / str(number)) for number in range(len(contents))]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80))
 @given(FILES)
 @example([([b'{"step": 1, "loss": 1}', b'{"step": 1, "loss": null}'], b"\n")])
 @example([([b'{"step": 1}{"step": 2}', b'{"step": 3,', b'"loss": 1}'], b"\n")])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 
 from analysis import load_metrics, load_runs
 from gpt_opt.records.run_dir import RunPaths
+from tests.helpers.loggers import wandb_run, write_events
 
 MakeRun = Callable[..., RunPaths]
 
@@ -149,22 +149,10 @@ def test_the_log_of_a_trainer(tmp_path: Path) -> None:
     assert metrics["path"].unique().tolist() == [str(tmp_path / "out")]
 
 
-def events(folder: Path, values: list[tuple[int, str, float]]) -> None:
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-    writer = EventFileWriter(str(folder))
-    for step, tag, value in values:
-        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
-        writer.add_event(Event(step=step, wall_time=1.76e9 + step, summary=summary))
-    writer.close()
-
-
 def test_events_of_tensorboard_beside_a_config_of_hydra(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     root = hydra_run(tmp_path / "run", "lr: 0.1\n")
-    events(root / "runs" / "Nov29", [(1, "train/loss", 0.5), (2, "train/loss", 0.25), (2, "eval/loss", 0.75)])
+    write_events(root / "runs" / "Nov29", [(1, "train/loss", 0.5), (2, "train/loss", 0.25), (2, "eval/loss", 0.75)])
     row = load_runs(tmp_path).iloc[0]
     assert (row["lr"], row["loss"], row["eval/loss"], row["step"]) == (0.1, 0.25, 0.75, 2)
     assert row["reason"].startswith("a run of Hydra and tensorboard")
@@ -173,56 +161,19 @@ def test_events_of_tensorboard_beside_a_config_of_hydra(tmp_path: Path) -> None:
     assert metrics["time"][1] == pd.Timestamp(1.76e9 + 2, unit="s", tz="UTC")
 
 
-def test_without_tensorboard_the_way_to_get_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "events.out.tfevents.1.host").write_bytes(b"")
-    monkeypatch.setitem(__import__("sys").modules, "tensorboard", None)
-    assert "pip install 'gpt-opt[tensorboard]'" in load_runs(tmp_path)["reason"][0]
-
-
 def test_a_broken_event_file_is_a_problem(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
     (tmp_path / "events.out.tfevents.1.host").write_bytes(b"garbage of some length, which is no record")
     runs = load_runs(tmp_path)
     assert len(runs) == 1
     assert "must be an event file" in runs.attrs["problems"][0]
 
 
-def log_of(records: list[bytes]) -> bytes:
-    """Returns a LevelDB log as wandb writes it: pieces of records in blocks of 32 KiB."""
-    log = b":W&B\xe1\xbe\x00"
-    for record in records:
-        first = True
-        while True:
-            left = 32768 - len(log) % 32768
-            if left < 7:
-                log += b"\0" * left
-                continue
-            piece, record = record[: left - 7], record[left - 7 :]
-            kind = {(True, True): 1, (True, False): 2, (False, False): 3, (False, True): 4}[first, not record]
-            log += struct.pack("<IHB", 0, len(piece), kind) + piece
-            first = False
-            if not record:
-                break
-    return log
-
-
 def test_an_offline_run_of_wandb(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
-    from wandb.proto import wandb_internal_pb2 as pb
-
-    run, ended, records = pb.Record(), pb.Record(), []
-    run.run.config.update.add(key="lr", value_json="0.1")
-    run.run.config.update.add(key="text", value_json=json.dumps("x" * 70_000))
-    ended.exit.exit_code = 0
-    for step in range(3):
-        row = pb.Record()
-        for key, value in (("_step", step), ("_timestamp", 1.76e9 + step), ("loss", 1 / (step + 1))):
-            row.history.item.add(key=key, value_json=json.dumps(value))
-        row.history.item.add(nested_key=["eval", "loss"], value_json="0.5")
-        records.append(row)
     folder = tmp_path / "wandb" / "offline-run-20261129_120000-abc123"
     (folder / "files").mkdir(parents=True)
-    data = log_of([item.SerializeToString() for item in (run, *records, ended)])
+    rows = [{"loss": 1 / (step + 1), "eval/loss": 0.5} for step in range(3)]
+    data = wandb_run({"lr": 0.1, "text": "x" * 70_000}, rows)
     (folder / "run-abc123.wandb").write_bytes(data)
     row = load_runs(tmp_path).iloc[0]
     assert (row["lr"], row["state"], row["loss"], row["eval/loss"], row["step"]) == (0.1, "COMPLETED", 1 / 3, 0.5, 2)

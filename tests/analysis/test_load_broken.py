@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from analysis import load_metrics, load_runs
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import RunState, State, write_state
+from tests.helpers.examples import examples
 
 MakeRun = Callable[..., RunPaths]
 
@@ -210,7 +211,7 @@ def test_many_bad_lines_are_one_problem_and_one_warning(
     assert {record.levelname for record in caplog.records} == {"WARNING"}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(st.tuples(*[st.binary(max_size=40)] * 4))
 def test_whatever_the_files_hold_reading_goes_on(contents: tuple[bytes, ...]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -26,6 +26,7 @@ from analysis.report.markup import Html, joined, tag
 from analysis.report.origin import origin_of
 from analysis.report.runs import ReportedRun
 from gpt_opt.cli import main
+from gpt_opt.dispatch.sweep_status import gather
 from gpt_opt.records.attempts import note_end
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import State
@@ -33,6 +34,7 @@ from gpt_opt.records.sweep_dir import Shape, Sweep
 from tests.analysis.conftest import MakeRun
 from tests.analysis.sweeps import BEGIN, begun, nested, submitted
 from tests.dispatch.on_disk import held
+from tests.helpers.examples import examples
 
 POINTS = [{"loss.beta": beta, "seed": seed} for beta in (0.05, 0.1, 0.3) for seed in (0, 1)]
 
@@ -56,7 +58,7 @@ VALUES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=300)
 
 
 @given(VALUES, st.integers(8, 60))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_a_thinned_curve_keeps_its_ends_and_extremes(values: list[float], most: int) -> None:
     steps, given_values = np.arange(len(values)) * 5, np.array(values)
     kept, shown = thinned((steps, given_values), most)
@@ -68,7 +70,7 @@ def test_a_thinned_curve_keeps_its_ends_and_extremes(values: list[float], most: 
 
 
 @given(VALUES)
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_a_packed_curve_has_its_steps_and_four_digits_of_its_values(values: list[float]) -> None:
     steps = np.cumsum(np.arange(1, len(values) + 1))
     found, shown = unpacked(json.loads(json.dumps(packed((steps, np.array(values))))))
@@ -167,6 +169,9 @@ def test_a_sweep_is_reported_beside_it_with_all_that_was_planned(
     assert "gptopt submit params/beta.json seed=0 --backend local" in text
     assert "git checkout 0123456789abcdef0123456789abcdef01234567" in text
     assert "0: no attempt had a GPU" in text
+    ratio = gather(sweep).efficiency.ratio
+    assert ratio is not None
+    assert f"<dt>sweep efficiency</dt><dd>{ratio:.2f}<small>training time over slot time</small></dd>" in text
     assert str(tmp_path) not in text  # paths are relative to the folder of the sweep
     assert record["runs"][4]["message"] == "ValueError: data is empty"
     sentence = re.search(r'<p id="sentence">(.*?)</p>', text)

@@ -23,6 +23,7 @@ from analysis.sensitivity.__main__ import main
 from analysis.sensitivity.budget import Asked, left_out
 from analysis.sensitivity.compare import Curve, curves
 from gpt_opt.config.schema import register
+from gpt_opt.own_app.app import own_app
 from gpt_opt.plan.planner import Planner
 from gpt_opt.records.io import write_text
 from gpt_opt.records.run_dir import RunPaths
@@ -83,7 +84,7 @@ def planned(document: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
     """Returns the configs of the runs that the planner makes of a sweep file."""
     file = folder / "next.json"
     file.write_text(json.dumps(document))
-    planner = Planner(CONFIG_DIR)
+    planner = Planner(own_app(CONFIG_DIR))
     plan = planner.plan(file, [f"paths.output_dir={folder / 'planned'}"], 1, folder / "sweeps")
     return [planner.config(run.overrides) for run in plan.runs]
 

@@ -184,6 +184,11 @@ class Bench:
         """Returns how often each run was started."""
         return [len(self.history(run.index).attempts) for run in self.sweep().runs]
 
+    def running_on(self) -> set[str | None]:
+        """Returns the nodes of the attempts that have not ended."""
+        histories = [self.history(run.index) for run in self.sweep().runs]
+        return {attempt.node for history in histories for attempt in history.attempts[-1:] if attempt.ended is None}
+
     def account(self) -> str:
         """Returns final states, starts of the runs that were hit, and how soon the slowest of them went on."""
         if not list(self.folder.glob("sweeps/sweep/*")):

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 
+import psutil
 import pytest
 
 from gpt_opt.dispatch import slurm
@@ -69,7 +70,7 @@ def test_the_driver_killed_with_9_with_term_and_the_job_cancelled(bench: Bench) 
 
 
 def test_the_time_limit_warns_checkpoints_requeues_and_resumes(bench: Bench) -> None:
-    bench.write([70, 71], steps=120, pause_s=0.5)
+    bench.write([70, 71], steps=120, pause_s=0.6)
     # Slurm warns up to half a minute early: 30 to 60 s after the start here, when the runs still have work to do.
     bench.submit("--slots", "2", "--time-min", "2", "--sbatch=--signal=B:USR2@60")
     bench.wait_until_done(timeout_s=500)
@@ -79,6 +80,33 @@ def test_the_time_limit_warns_checkpoints_requeues_and_resumes(bench: Bench) -> 
     assert max(bench.starts()) >= 2
     causes = {item.cause for index in (0, 1) for item in bench.history(index).attempts[:-1]}
     assert causes == {"stopped"}, "every run was asked to checkpoint, none was cut off"
+
+
+def test_the_warm_process_a_run_and_a_slot_are_killed_with_9_and_the_job_is_requeued(bench: Bench) -> None:
+    bench.write([70, 71, 72, 73], pause_s=0.05)
+    bench.submit("--slots", "2")
+    pids = [bench.wait_for_step(index) for index in (0, 1)]
+    servers = [psutil.Process(pid).parent() for pid in pids]
+    assert servers[0] is not None
+    assert servers[1] is not None
+    assert servers[0].pid != servers[1].pid, "each slot has its own"
+    servers[0].kill()
+    os.kill(pids[1], signal.SIGKILL)
+    bench.wait_for_step(2)
+    slot = bench.history(2).attempts[-1].owner
+    assert slot is not None
+    os.kill(slot.pid, signal.SIGKILL)
+    bench.wait_for_step(3)
+    bench.call("scontrol", "requeue", bench.jobs()[0])
+    bench.wait_until_done()
+    bench.wait_until_idle()
+    bench.verify()
+    causes = [[attempt.cause for attempt in bench.history(index).attempts] for index in range(4)]
+    assert causes[0][:1] == ["stopped"], "with a checkpoint"
+    assert causes[1][:1] == ["killed"]
+    assert all(last[-1] == "completed" and last.count("completed") == 1 for last in causes)
+    assert min(bench.starts()) >= 2
+    assert not [item for item in servers if item is not None and item.is_running()]
 
 
 def test_requeue_in_mid_sweep(bench: Bench) -> None:
@@ -173,14 +201,19 @@ RUNS = int(os.environ.get("GPTOPT_TEST_RUNS", "16"))
 
 
 def test_many_runs_with_a_node_killed_and_a_requeue(bench: Bench) -> None:
-    bench.write(range(40, 40 + RUNS), steps=20)
+    bench.write(range(40, 40 + RUNS), steps=20, pause_s=0.05)
     bench.submit("--slots", "8")
     bench.wait("some done", lambda: len(bench.results()) >= RUNS // 5, 180)
     assert bench.cluster is not None
     cluster = bench.cluster
+    # A node that has done all of its runs before anybody sees it fail would leave none to start again.
+    hold = bench.folder / "hold"
+    hold.touch()
+    bench.wait("a run on n4", lambda: "n4" in bench.running_on(), 60)
     cluster.kill_node("n4")
     # Eight slots need all four nodes, so the job waits for this one; with three it would go on at once.
     bench.wait("node failure noticed", lambda: "DOWN" in cluster.node_state("n4"), 120)
+    hold.unlink()
     cluster.restore_node("n4")
     bench.wait("requeued after the node failed", lambda: any(n > 1 for n in bench.starts()), 120)
     bench.wait("more done", lambda: len(bench.results()) >= RUNS // 2, 180)

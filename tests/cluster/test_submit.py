@@ -76,17 +76,22 @@ def test_a_limit_on_submitted_jobs_takes_what_fits_and_the_rest_later(bench: Ben
 
 
 def test_the_time_limit_of_a_submitit_job_of_two_processes(bench: Bench) -> None:
-    steps = 100
-    bench.write([70], steps=steps, pause_s=0.5)
-    # Slurm warns up to half a minute early: 30 to 60 s after the start here, when the run still has work to do.
+    steps = 20
+    bench.write([70], steps=steps, pause_s=0.1)
+    # Slurm warns up to half a minute early: 30 to 60 s after the start here. Until then the run does not get on, so
+    # that it has work left however fast it is.
+    (bench.folder / "hold").touch()
     limit = ["--backend", "submitit", "--time-min", "2", "--sbatch=--signal=USR2@60"]
     bench.submit(*limit, "--gpus-per-run", "2")
+    logs = bench.sweep().logs
+    bench.wait("a warning", lambda: any("writing a checkpoint" in file.read_text() for file in logs.iterdir()))
+    (bench.folder / "hold").unlink()
     bench.wait_until_done(timeout_s=420)
     bench.wait_until_idle()
     bench.verify(steps)
     causes = [item.cause for item in bench.history(0).attempts]
     assert causes[-1] == "completed"
-    assert set(causes[:-1]) == {"stopped"}, "every attempt was asked to checkpoint, none was cut off"
+    assert set(causes[:-1]) == {"stopped"}, "every earlier attempt was asked to checkpoint, none was cut off"
     (job,) = bench.jobs()
     sessions = [item.session for item in bench.history(0).attempts]
     assert sessions == [f"{job}.{restart}" for restart in range(len(causes))]

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from gpt_opt.config.schema import register
+from gpt_opt.own_app.app import own_app
 from gpt_opt.plan.compose.composer import Composed
 from gpt_opt.plan.validate import PointChecker
 from gpt_opt.records.run_id import run_id
@@ -49,7 +50,7 @@ TINY = [
 def checker() -> PointChecker:
     register()
     register_resolvers()
-    return PointChecker(CONFIG_DIR)
+    return PointChecker(own_app(CONFIG_DIR))
 
 
 def composed(*overrides: str) -> dict[str, Any]:

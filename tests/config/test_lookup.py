@@ -44,6 +44,16 @@ def test_what_is_there_is_found(target: str, tmp_path: Path) -> None:
     assert look_up(target, ROOT if target.startswith("gpt_opt") else tmp_path) is None
 
 
+def test_a_folder_of_data_with_the_name_of_a_module_is_passed_over(tmp_path: Path) -> None:
+    for name in ("json/a.txt", "models/a.txt", "src/models/net.py"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("class Net: ...\n")
+    (tmp_path / "src" / "models" / "__init__.py").touch()
+    assert look_up("json.JSONDecoder", tmp_path) is None
+    assert look_up("models.net.Net", tmp_path / "src", tmp_path) is None
+    assert look_up("models.net.Net", tmp_path) is not None
+
+
 @pytest.mark.parametrize(
     ("target", "message", "fix"),
     [

@@ -72,10 +72,11 @@ import sys
 from pathlib import Path
 from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.config.schema import register
+from gpt_opt.own_app.app import own_app
 from gpt_opt.plan.planner import Planner
 
 register()
-planner = Planner(Path("hydra_conf"))
+planner = Planner(own_app(Path("hydra_conf")))
 for name in ("soap", "prodigy", "schedule-free-adamw"):
     assert not constraint_problems(planner.config(["loss.beta=0.1", f"optimizer={name}"]))
 loaded = {"torch", "pytorch_optimizer", "prodigyopt", "schedulefree"} & sys.modules.keys()

@@ -9,6 +9,7 @@ from typing import Any
 from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.config.remember import Remembered
 from gpt_opt.config.schema import register
+from gpt_opt.own_app.app import own_app
 from gpt_opt.plan.compose.composer import Composed
 from gpt_opt.plan.validate import PointChecker
 from gpt_opt.records.run_id import identifying, identity_json
@@ -28,7 +29,7 @@ def test_checks_and_ids_with_a_memo_are_those_without() -> None:
     ]
     register()
     register_resolvers()
-    checker, different = PointChecker(ROOT / "hydra_conf"), set()
+    checker, different = PointChecker(own_app(ROOT / "hydra_conf")), set()
     beta = ("loss.beta=0.1",)
     points = [(*point, *(() if "loss=sft" in point else beta)) for point in itertools.product(*axes)]
     for point in checker.compose_many(points):

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from gpt_opt.config.explain import flat_keys
 from gpt_opt.config.schema import register
 from gpt_opt.config.suggest import OPTIONS, SYNONYMS, checkpoint_of_run, existing_path, suggestion, typed
-from gpt_opt.plan.compose.hydra import HydraEngine
+from gpt_opt.plan.compose.hydra import Configs, HydraEngine
 from gpt_opt.run.resolvers import register_resolvers
 from tests.conftest import CONFIG_DIR
 
@@ -23,7 +23,7 @@ def keys(*overrides: str) -> frozenset[str]:
     """The keys of the config with these options."""
     register()
     register_resolvers()
-    config = HydraEngine(CONFIG_DIR, "config").load(overrides)
+    config = HydraEngine(Configs(CONFIG_DIR)).load(overrides)
     return frozenset(flat_keys(cast("dict[str, Any]", OmegaConf.to_container(config))))
 
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.records.attempts import Attempt, note_end, note_start
-from gpt_opt.records.io import to_json, write_text
+from gpt_opt.records.attempts import Attempt, note_start
+from gpt_opt.records.io import append_records, to_json, write_text
 from gpt_opt.records.process import Owner, this_process
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import RunState, State, write_state
@@ -74,7 +74,13 @@ def write_run(
 
 
 def attempt(
-    sweep: Sweep, index: int, cause: str | None, message: str = "", session: str | None = "local-1", **fields: Any
+    sweep: Sweep,
+    index: int,
+    cause: str | None,
+    message: str = "",
+    session: str | None = "local-1",
+    ended: str = UPDATED,
+    **fields: Any,
 ) -> Attempt:
     """Notes a start, and an end where there is a cause."""
     file = sweep.attempts(sweep.runs[index])
@@ -82,7 +88,8 @@ def attempt(
     made = Attempt(f"a{number}", STARTED, session, **{"owner": DEAD, "node": "n1", **fields})
     note_start(file, made)
     if cause is not None:
-        note_end(file, made.id, cause, 1, message)
+        end = {"end": made.id, "time": ended, "cause": cause, "code": 1, "message": message}
+        append_records(file, [end])
     return made
 
 

@@ -34,7 +34,7 @@ def one_run(folder: Path, cwd: Path) -> Sweep:
 def refused(sweep: Sweep) -> str:
     """Drives a sweep whose slots do not start, and returns what was said."""
     with pytest.raises(RunFailed, match="no slot started any run") as error:
-        drive(sweep, 1)
+        drive(sweep, in_job=False, slots=1)
     assert not list((sweep.root / "attempts").iterdir()), "no run may be counted for it"
     ((node, reason),) = json.loads(sweep.lost_nodes.read_text()).items()
     assert f"({node}: {reason})" in str(error.value)

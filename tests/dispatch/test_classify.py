@@ -23,6 +23,7 @@ from gpt_opt.dispatch.reconcile import Ends, reconcile
 from gpt_opt.dispatch.stages import classify_runs
 from gpt_opt.dispatch.sweep_status import gather
 from gpt_opt.errors import ConfigError
+from gpt_opt.own_app.app import own_app
 from gpt_opt.plan.existing import Status, status_of
 from gpt_opt.records import stop_requests
 from gpt_opt.records.attempts import CAUSES, Attempt, History, note_retry
@@ -33,6 +34,7 @@ from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import RunRecord, RunState, State, current_state, read_run, write_state
 from gpt_opt.records.sweep_dir import Job, Sweep, SweepRun, submissions
 from tests.dispatch.on_disk import DEAD, STARTED, attempt, make_sweep
+from tests.helpers.examples import examples
 
 WRITTEN = (None, State.PENDING, State.RUNNING, State.COMPLETED, State.FAILED, State.INTERRUPTED)
 SILENCE = (None, 1.0, STALLED_AFTER_S + 15)
@@ -218,7 +220,7 @@ PLANNED = {
 }
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), suppress_health_check=list(HealthCheck))
 @given(shapes=st.lists(SHAPE, min_size=1, max_size=5), state=st.sampled_from(["NODE_FAIL", "COMPLETED", "COMPLETING"]))
 def test_status_driver_plan_and_claims_agree_on_any_sweep(
     tmp_path_factory: pytest.TempPathFactory, shapes: Sequence[dict[str, Any]], state: str
@@ -240,7 +242,7 @@ def test_status_driver_plan_and_claims_agree_on_any_sweep(
     assert status.all_done == (len(runs.done) == len(sweep.runs))
     assert status.exit_code == (0 if status.all_done else 1 if runs.needs_retry or not runs.locked else 3)
     for run, item in runs.items.items():
-        planned, _ = status_of(run.paths())
+        planned, _ = status_of(own_app(), run.paths())
         assert planned in PLANNED.get(item.state, set(Status) - {Status.DONE, Status.RUNNING})
         assert (planned is Status.DONE) == item.is_done
         assert (planned is Status.RUNNING) == item.is_running

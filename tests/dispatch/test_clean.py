@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -226,3 +226,24 @@ def test_a_link_stays_and_one_failure_does_not_end_the_rest(
     assert "not removed:\n  1: " in error
     assert (tmp_path / "scratch" / "checkpoint-100").is_dir()
     assert [item.checkpoints.exists() for item in paths] == [True, True, False]
+
+
+def test_checkpoints_of_an_application_are_those_that_it_names(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, [["a=0"], ["a=1"]])
+    program = replace(sweep.submission().program, folder="app-code", checkpoints="ckpts/*")
+    record = json.loads(sweep.submission_file.read_text())
+    sweep.submission_file.write_text(json.dumps({**record, "program": asdict(program)}))
+    for run, loss in zip(sweep.runs, (3.0, 1.0), strict=True):
+        paths = saved(run, loss)
+        (paths.root / "ckpts").mkdir()
+        (paths.root / "ckpts" / "1.pt").write_bytes(b"x" * 10)
+        (paths.root / "ckpts" / "last.pt").symlink_to("1.pt")
+    found = inspect(Sweep(sweep.root), 1, LOSS)
+    assert [(item.kept, len(item.checkpoints)) for item in found] == [("", 2), ("best 1", 2)]
+    gone, left = remove(Sweep(sweep.root), found, 1, LOSS)
+    assert (len(gone), left) == (1, [])
+    assert [sorted(path.name for path in (item.paths.root / "ckpts").iterdir()) for item in found] == [
+        [],
+        ["1.pt", "last.pt"],
+    ]
+    assert found[0].paths.checkpoints.is_dir(), "not what it names"

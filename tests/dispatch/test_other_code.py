@@ -9,6 +9,7 @@ from gpt_opt.cli.views import plan as views
 from gpt_opt.cli.views import status as show_status
 from gpt_opt.config.schema import register
 from gpt_opt.dispatch.sweep_status import gather
+from gpt_opt.own_app.app import own_app
 from gpt_opt.plan.planner import Planner
 from gpt_opt.records.code import this_code
 from gpt_opt.records.io import to_json, write_text
@@ -50,10 +51,10 @@ def test_a_plan_tells_of_done_runs_and_names_the_code_of_each(tmp_path: Path) ->
     register_resolvers()
     file = tmp_path / "sweep.json"
     file.write_text(json.dumps({"base": {"paths.output_dir": str(tmp_path)}, "grid": {"loss.beta": [0.1, 0.2, 0.3]}}))
-    plan = Planner(CONFIG_DIR).plan(file)
+    plan = Planner(own_app(CONFIG_DIR)).plan(file)
     for run, sha256 in zip(plan.runs, ["other", this_code().sha256], strict=False):
         note_code(write_run(SweepRun(run.index, run.run_id, run.run_dir, run.overrides), State.COMPLETED, 100), sha256)
-    plan = Planner(CONFIG_DIR).plan(file)
+    plan = Planner(own_app(CONFIG_DIR)).plan(file)
     assert any(line.startswith(LINE) for line in views.as_text(plan).splitlines())
     record = views.as_record(plan)
     assert [item["code"] for item in record["items"]] == ["other", record["code"], None]

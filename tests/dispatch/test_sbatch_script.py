@@ -14,12 +14,15 @@ from gpt_opt.dispatch.backends.disbatch import task_text
 from gpt_opt.dispatch.backends.limits import check_backend
 from gpt_opt.dispatch.backends.plain_names import make_links, plain, program, require_links
 from gpt_opt.dispatch.backends.resources import groups
-from gpt_opt.dispatch.backends.sbatch_script import sbatch_text
+from gpt_opt.dispatch.backends.sbatch_script import environment_lines, sbatch_text
 from gpt_opt.dispatch.backends.submitit import text
 from gpt_opt.errors import ConfigError
+from gpt_opt.records.program import Program
 from gpt_opt.records.sweep_dir import Shape, Submission, Sweep, SweepRun
 from gpt_opt.sweep.model import Resources
 
+HOME = environment_lines("/home/me/gpt-opt", "/venv/bin", Program())
+ELSEWHERE = environment_lines("/r", "/b", Program())
 SWEEP = Sweep(Path("/lab/sweeps/beta/3"))
 RUNS = [SweepRun(index, f"{index:012x}", "/lab/outputs/x", (f"loss.beta=$(touch {index})",)) for index in range(3)]
 
@@ -32,7 +35,7 @@ def test_the_batch_script_word_for_word() -> None:
     resources = Resources(
         cpus_per_run=4, mem_gb=10, time_min=240, partition="gpu", qos="low", sbatch=("--reservation=lab", "--nice")
     )
-    script = sbatch_text(SWEEP, resources, 8, "/home/me/gpt-opt", "/venv/bin", snapshot=True)
+    script = sbatch_text(SWEEP, resources, 8, HOME, snapshot=True)
     assert script == (
         """\
 #!/bin/bash
@@ -59,33 +62,33 @@ export PYTHONPATH=/lab/sweeps/beta/3/code${PYTHONPATH:+:$PYTHONPATH}
 exec gptopt drive /lab/sweeps/beta/3
 """
     )
-    live = sbatch_text(SWEEP, resources, 8, "/home/me/gpt-opt", "/venv/bin")
+    live = sbatch_text(SWEEP, resources, 8, HOME)
     assert set(script.splitlines()) - set(live.splitlines()) == {
         "export PYTHONPATH=/lab/sweeps/beta/3/code${PYTHONPATH:+:$PYTHONPATH}"
     }
 
 
 def test_the_job_of_one_of_several_shapes_says_which() -> None:
-    script = sbatch_text(SWEEP.part(1), Resources(gpus_per_run=2), 3, "/r", "/b")
+    script = sbatch_text(SWEEP.part(1), Resources(gpus_per_run=2), 3, ELSEWHERE)
     said = options(script)
     assert {"--job-name=beta-3.1", "--comment=/lab/sweeps/beta/3:shape-1", "--gpus-per-task=2"} <= set(said)
     assert script.endswith("\nexec gptopt drive /lab/sweeps/beta/3 --shape 1\n")
 
 
 def test_what_is_not_said_is_not_asked_for() -> None:
-    said = options(sbatch_text(SWEEP, Resources(), 2, "/r", "/b"))
+    said = options(sbatch_text(SWEEP, Resources(), 2, ELSEWHERE))
     assert not [option for option in said if option.startswith(("--mem", "--time", "--partition", "--account"))]
     assert {"--ntasks=2", "--cpus-per-task=1", "--gpus-per-task=1"} <= set(said)
 
 
 @pytest.mark.parametrize(("gpus", "said"), [(0, None), (1, "--gpus-per-task=1"), (2, "--gpus-per-task=2")])
 def test_gpus_of_a_run(gpus: int, said: str | None) -> None:
-    found = [o for o in options(sbatch_text(SWEEP, Resources(gpus_per_run=gpus), 2, "/r", "/b")) if "gpu" in o]
+    found = [o for o in options(sbatch_text(SWEEP, Resources(gpus_per_run=gpus), 2, ELSEWHERE)) if "gpu" in o]
     assert found == ([] if said is None else [said])
 
 
 def test_runs_that_share_a_gpu_share_a_task() -> None:
-    said = options(sbatch_text(SWEEP, Resources(runs_per_gpu=3, cpus_per_run=2, mem_gb=4), 8, "/r", "/b"))
+    said = options(sbatch_text(SWEEP, Resources(runs_per_gpu=3, cpus_per_run=2, mem_gb=4), 8, ELSEWHERE))
     assert {"--ntasks=3", "--cpus-per-task=6", "--mem-per-cpu=2048M", "--gpus-per-task=1"} <= set(said)
 
 
@@ -103,7 +106,7 @@ def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
 def test_slurm_and_disbatch_are_told_a_plain_link_to_an_odd_folder(odd: Sweep, tmp_path: Path) -> None:
     before = set(tmp_path.rglob("*"))
     resources = Resources(sbatch=("--comment=two words", '--mail-user="a b"'))
-    script = sbatch_text(odd, resources, 1, f"{tmp_path}/{ODD}", "/b")
+    script = sbatch_text(odd, resources, 1, environment_lines(f"{tmp_path}/{ODD}", "/b", Program()))
     link = plain(odd).root
     said = options(script)
     assert {"--job-name=beta-3", f"--comment={link}", f"--output={link}/logs/driver-%j.out"} <= set(said)
@@ -208,3 +211,17 @@ def test_what_a_backend_can_do_is_not_refused() -> None:
 def test_groups_share_a_slot() -> None:
     assert groups([0, 2, 5, 6, 9], 2) == [(0, 2), (5, 6), (9,)]
     assert groups([], 2) == []
+
+
+def test_an_application_says_what_its_jobs_need() -> None:
+    program = Program(folder="app-code", environment=("module load cuda", "source '/opt/my env/bin/activate'"))
+    script = sbatch_text(SWEEP, Resources(), 1, environment_lines("/home/me/app", "/ven v/bin", program), snapshot=True)
+    lines = script.splitlines()
+    first = lines.index("module load cuda")
+    assert lines[first : first + 3] == [
+        "module load cuda",
+        "source '/opt/my env/bin/activate'",
+        "command -v gptopt > /dev/null || PATH='/ven v/bin':$PATH",
+    ]
+    assert "environment.sh" not in script
+    assert lines[-1].startswith("exec gptopt drive ")

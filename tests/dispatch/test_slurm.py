@@ -23,7 +23,11 @@ from gpt_opt.dispatch.sweep_status import gather
 from gpt_opt.errors import GptOptError
 from gpt_opt.records import stop_requests as control
 from gpt_opt.records.attempts import CAUSES
-from gpt_opt.records.sweep_dir import Job
+from gpt_opt.records.claim import acquire
+from gpt_opt.records.job_id import this_job
+from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.speeds import read_speeds
+from gpt_opt.records.sweep_dir import Job, Sweep, Workload
 from tests.dispatch.on_disk import DEAD, attempt, make_sweep
 
 ACCOUNTED = """\
@@ -305,3 +309,25 @@ def test_a_local_driver_does_not_wait_for_a_slurm_that_is_silent(
     with pytest.raises(GptOptError, match="waiting jobs cannot be withdrawn now: squeue must be"):
         cancel(sweep, sweep.runs)
     assert control.read(sweep.control).cancelled, "what runs is stopped all the same"
+
+
+def test_an_allocation_does_not_go_by_without_a_start(
+    says: dict[str, str | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Reached(Exception):
+        """A round begins."""
+
+    def begin(*_: object) -> None:
+        raise Reached
+
+    says["squeue"] = "1:00"  # less than the time of Slurm's warning
+    sweep = make_sweep(tmp_path, [["seed=1"]], backend="disbatch")
+    sweep.write_plan([replace(run, workload=Workload("aaaa", 100, 40, step_s=9.0)) for run in sweep.runs])
+    sweep = Sweep(sweep.root).part(0)
+    monkeypatch.setattr(driver, "Round", begin)
+    with acquire(RunPaths(tmp_path)) as claim:
+        with pytest.raises(Reached):
+            driver._rounds(sweep, 1, True, driver._Stop(), claim)
+        attempt(sweep, 0, "killed", session=this_job())
+        assert driver._rounds(sweep, 1, True, driver._Stop(), claim), "what is begun now would get nowhere"
+    assert read_speeds(sweep.speeds).left == (0,)

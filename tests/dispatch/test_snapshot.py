@@ -8,17 +8,20 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from gpt_opt.app.code import FOLDER
 from gpt_opt.dispatch import snapshot
 from gpt_opt.dispatch.snapshot import code_root, has_changed, import_path, link, take
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.code import Code, Manifest, code_sha256, other_code, this_code
 from gpt_opt.records.io import to_json, write_text
+from gpt_opt.records.program import Program
 from gpt_opt.records.sweep_dir import Shape, Submission, Sweep
 from tests.conftest import ROOT
 
@@ -196,6 +199,17 @@ def submitted(project: Path, folder: Path) -> tuple[Sweep, Submission]:
     )
 
 
+def test_folders_of_an_application_on_the_path_of_a_job_are_those_of_the_snapshot(project: Path) -> None:
+    (project / "src").mkdir()
+    (project / "src" / "mine.py").touch()
+    folder = take(project.parent / "sweeps", project, project, [], FOLDER)
+    sweep, submission = submitted(project, folder)
+    program = Program(file="src/mine.py", folder=FOLDER)
+    path = import_path(sweep, replace(submission, program=program), {"PYTHONPATH": f"{project}/src:/a:."})["PYTHONPATH"]
+    code = folder / FOLDER
+    assert path == f"{folder}:{code / 'src'}:{code}:{project}/src:/a:."
+
+
 def test_the_link_of_a_sweep_moves_with_the_folder_of_sweeps(project: Path, tmp_path: Path) -> None:
     folder = taken(project)
     sweep, submission = submitted(project, folder)
@@ -296,3 +310,24 @@ def test_a_snapshot_of_the_checkout_gives_the_ids_and_inputs_of_the_checkout(tmp
     assert digests[0] == digests[1]
     assert set(digests[0]) == {"builder", "model.archive"}
     assert found[1]["builder"]["path"] == str(folder / "cwd" / "builder.py")
+
+
+def test_the_snapshot_of_a_faster_submission_stays(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its jobs may be importing from it."""
+    write_one, found, others = snapshot._write, list[Path](), list[threading.Thread]()
+
+    def slowly(*arguments: object) -> None:
+        others.append(threading.Thread(target=lambda: found.append(taken(project))))
+        others[-1].start()
+        others[-1].join(0.3)
+        assert not found, "the other one waits"
+        write_one(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(snapshot, "_write", slowly)
+    folder = taken(project)
+    before = folder.stat().st_ino
+    for other in others:
+        other.join()
+    assert (found, len(others)) == ([folder], 1), "it is written once"
+    assert folder.stat().st_ino == before
+    assert [item.name for item in folder.parent.iterdir()] == [folder.name], "nothing is left of the slower one"

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 
 import gpt_opt
 from gpt_opt.cli.views import status as show_status
+from gpt_opt.dispatch import stages
 from gpt_opt.dispatch.actions import descendants, retry
 from gpt_opt.dispatch.backends.disbatch import Round
 from gpt_opt.dispatch.stages import classify_runs, decide, hopes, must_wait
 from gpt_opt.dispatch.sweep_status import gather
 from gpt_opt.errors import ConfigError
+from gpt_opt.own_app.app import own_app
 from gpt_opt.plan.dag import Parent, described, origins, rule
 from gpt_opt.plan.planner import override_lists
 from gpt_opt.records.attempts import note_retry
@@ -31,6 +33,7 @@ from gpt_opt.records.state import State
 from gpt_opt.records.sweep_dir import Shape, StageRecord, Submission, Sweep, SweepRun, create
 from gpt_opt.sweep import Resources, Stage, count, parse_grid
 from tests.dispatch.on_disk import attempt, make_sweep, write_run
+from tests.helpers.examples import examples
 
 BEST = {"best": "eval/loss", "goal": "minimize"}
 
@@ -42,7 +45,7 @@ def plan(stages: Sequence[Stage], folder: Path) -> list[SweepRun]:
         start = stage.start.stage if stage.start is not None else ""
         before = [run for run in runs if run.stage == start]
         parents = [Parent(run.index, run.number, run.run_id, run.overrides, {"seed": 0}) for run in before]
-        for origin in origins(stage, parents, ()):
+        for origin in origins(stage, parents, (), own_app().start):
             for index, own in enumerate(override_lists(stage.space)):
                 overrides = (*origin.inherited, f"+stage={stage.name}", *own, *origin.start)
                 name = hashlib.sha256(repr(overrides).encode()).hexdigest()[:12]
@@ -141,6 +144,19 @@ def test_the_best_is_chosen_when_all_have_ended(tmp_path: Path) -> None:
     assert (names(due), {run.parent for run in due}) == (["dpo/0", "dpo/1", "dpo/2"], {0})
     assert sweep.run("dpo/1").parent == 0
     assert "starts from sft/0, the best of sft/0 to sft/1" in show_status.as_text(gather(sweep, False), None)
+
+
+def test_a_run_of_a_choice_that_was_made_is_started_without_a_look_at_all_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = make(tmp_path, *BEST_OF)
+    complete(sweep.run("sft/0"), loss=0.4)
+    complete(sweep.run("sft/1"), loss=0.5)
+    runs = {run.parent: run for run in sweep.runs if run.stage == "dpo"}
+    assert must_wait(sweep, runs[0]) == "", "the slot decides where nobody has"
+    monkeypatch.setattr(stages, "decide", lambda _: pytest.fail("all runs are read"))
+    assert must_wait(sweep, runs[0]) == ""
+    assert must_wait(sweep, runs[1]) == "sft/1 was not chosen"
 
 
 def test_a_candidate_that_is_retried_and_wins_makes_children_stale_until_the_user_says(tmp_path: Path) -> None:
@@ -250,9 +266,9 @@ def test_candidates_without_the_metric_are_told(tmp_path: Path) -> None:
 
 def test_a_driver_hands_out_more_runs_than_the_pipe_to_disbatch_holds(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, [[f"seed={seed}"] for seed in range(2000)])
-    work = Round(sweep, Resources(), "local-1-0", "0-1", slots=1)
+    work = Round(sweep, Resources(), "local-1-0", "0-1", 1, in_job=False)
     try:
-        feeding = Thread(target=work.feed, args=(sweep.runs, True), daemon=True)
+        feeding = Thread(target=work.feed, args=([[run] for run in sweep.runs], True), daemon=True)
         feeding.start()
         feeding.join(60)
         assert not feeding.is_alive()
@@ -314,7 +330,7 @@ class Slots:
                 complete(run, loss=self.data.draw(st.sampled_from([0.1, 0.2, 0.3])))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.too_slow])
 @given(stages=trees(), data=st.data())
 def test_any_tree_with_any_failures(stages: list[dict[str, Any]], data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:

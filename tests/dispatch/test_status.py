@@ -57,6 +57,7 @@ GOLDEN = """\
 sweep beta/1: 6 runs, local, 2 slots
 jobs: none alive
 1 COMPLETED, 2 PENDING, 1 CANCELLED, 1 INTERRUPTED, 1 FAILED; 35% of all steps
+sweep efficiency 0.20: 2 min of training in 10 min of slots
 all runs: data=jsonl
 
 index  beta  run           state        step     eval/loss  best    time   node  GPU
@@ -93,7 +94,7 @@ def test_lines_fit_the_terminal_and_values_keep_what_tells_them_apart(tmp_path: 
 def test_a_terminal_that_is_too_narrow_gets_rows_of_several_lines(tmp_path: Path) -> None:
     lines = show_status.as_text(gather(mixed(tmp_path)), 80).splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[5:10] == [
+    assert lines[6:11] == [
         "index  beta  run           state        step     eval/loss  best    time   node",
         "    GPU",
         "0      0.05  000000000000  COMPLETED    100/100  0.4500     0.4100  2 min  n1",
@@ -169,7 +170,7 @@ def test_progress_is_what_a_restart_finds_not_how_far_a_failed_run_came(tmp_path
     for state, step, saved in ((State.FAILED, 50, 40), (State.INTERRUPTED, 45, 45), (State.COMPLETED, 100, 45)):
         paths = write_run(sweep.runs[0], state, step)
         (paths.checkpoints / f"checkpoint-{saved}").mkdir(parents=True, exist_ok=True)
-        assert saved_steps(sweep) == (step if state is State.COMPLETED else saved)
+        assert saved_steps(sweep) == (step + 1 if state is State.COMPLETED else saved)
 
 
 def test_a_failure_that_retry_reset_will_start_again(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpt_opt.errors import SweepError
+from gpt_opt.own_app.app import own_app
 from gpt_opt.plan.planner import Planner
 from tests.conftest import CONFIG_DIR, ROOT
 
@@ -114,6 +115,6 @@ def test_a_file_that_is_not_there_and_options_after_it_are_refused(tmp_path: Pat
 )
 def test_gptopt_says_the_same(file: str, extra: list[str], says: str) -> None:
     with pytest.raises(SweepError) as error:
-        Planner(CONFIG_DIR).plan(Path(file), extra)
+        Planner(own_app(CONFIG_DIR)).plan(Path(file), extra)
     assert says in str(error.value)
     assert len(error.value.problems) == 1

@@ -41,6 +41,37 @@ REPORT = """
     print("an error", file=sys.stderr)
     sys.exit(7)
 """
+COMPUTE = """
+    import hashlib, json, os
+    import numpy, pyarrow, torch
+
+    def threads():
+        return len(os.listdir("/proc/self/task"))
+
+    def digests():
+        rows = numpy.sin(numpy.arange(360_000.0)).reshape(600, 600)
+        tensor = torch.tensor(rows, dtype=torch.float32)
+        found = [rows @ rows, numpy.linalg.solve(rows + 600 * numpy.eye(600), rows)]
+        found += [(tensor @ tensor).numpy(), torch.linalg.qr(tensor)[1].numpy(), pyarrow.array(rows.ravel()).to_numpy()]
+        return [hashlib.sha256(numpy.ascontiguousarray(item).tobytes()).hexdigest() for item in found]
+
+    before, children = threads(), []
+    for _ in range(2):
+        reading, writing = os.pipe()
+        if not os.fork():
+            os.write(writing, json.dumps(digests()).encode())
+            os._exit(0)
+        os.close(writing)
+        children.append(json.loads(os.fdopen(reading).read()))
+        os.wait()
+    print(json.dumps({"before": before, "children": children, "own": digests()}))
+"""
+DRAW = """
+    import os, random
+    import numpy, torch
+
+    print(os.getppid(), numpy.random.rand(), random.random(), torch.rand(1).item())
+"""
 WAIT = """
     import signal, sys, time
     signal.signal(signal.SIGTERM, lambda *_: (print("stopped", flush=True), sys.exit(3)))
@@ -127,6 +158,25 @@ def test_children_of_one_environment_share_a_server_and_those_of_another_do_not(
     assert [process.wait(120) for process in processes] == [7, 7, 7]
     parents = [json.loads(script.with_suffix(".out").read_text())["parent"] for script in scripts]
     assert parents[0] == parents[1] != parents[2]
+
+
+def test_what_a_run_draws_without_a_seed_no_other_run_draws(start: Start, folder: Path) -> None:
+    scripts = [write(folder, f"draw{number}.py", DRAW) for number in range(2)]
+    assert [start(script).wait(120) for script in scripts] == [0, 0]
+    first, second = (script.with_suffix(".out").read_text().split() for script in scripts)
+    assert first[0] == second[0], "one server"
+    assert [one != other for one, other in zip(first, second, strict=True)] == [False, True, True, False]
+    # torch begins with the same numbers in every process, warm or cold
+
+
+def test_threads_that_importing_leaves_do_no_harm(folder: Path) -> None:
+    """OpenBLAS ends its threads before a fork, pyarrow's allocator starts its own anew: by handlers of theirs."""
+    script = write(folder, "compute.py", COMPUTE)
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, timeout=120, check=True)
+    found = json.loads(done.stdout)
+    assert found["before"] > 1
+    assert found["children"] == [found["own"], found["own"]]
 
 
 def test_signals_reach_a_child_and_its_end_is_told(start: Start, folder: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from gpt_opt.config.files import with_real_paths
 from gpt_opt.config.schema import register
 from gpt_opt.plan.compose.composer import Composer
-from gpt_opt.plan.compose.hydra import HydraEngine
+from gpt_opt.plan.compose.hydra import Configs, HydraEngine
 from gpt_opt.run.resolvers import plain_config, register_resolvers
 from tests.conftest import CONFIG_DIR
 
@@ -31,7 +31,7 @@ def _composer() -> Composer:
 def _engine() -> HydraEngine:
     register()
     register_resolvers()
-    return HydraEngine(CONFIG_DIR, "config")
+    return HydraEngine(Configs(CONFIG_DIR))
 
 
 def composed(overrides: Sequence[str]) -> dict[str, Any]:

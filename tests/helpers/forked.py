@@ -144,7 +144,7 @@ def main() -> None:
     import torch.distributed.run  # noqa: F401
     from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel  # noqa: F401
 
-    import gpt_opt.plan.command_line
+    import gpt_opt.own_app.command_line
     import gpt_opt.run.main
     import gpt_opt.training.describe
     import gpt_opt.training.loop
@@ -154,7 +154,7 @@ def main() -> None:
     register()
     register_resolvers()
     # What libraries prepare once.
-    gpt_opt.plan.command_line.check_command_line(ROOT / "hydra_conf", ["loss.beta=0.1"])
+    gpt_opt.own_app.command_line.check_command_line(ROOT / "hydra_conf", ["loss.beta=0.1"])
     with tempfile.TemporaryDirectory() as folder:
         config = GPT2Config(vocab_size=8, n_positions=8, n_embd=8, n_layer=1, n_head=1, bos_token_id=0, eos_token_id=0)
         GPT2LMHeadModel(config).save_pretrained(folder)

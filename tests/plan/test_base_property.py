@@ -17,6 +17,7 @@ from gpt_opt.plan.compose.base import Base, Resolved
 from gpt_opt.plan.compose.hydra import missing_keys, plain
 from gpt_opt.plan.compose.overrides import read_override
 from gpt_opt.plan.compose.references import PURE_RESOLVERS, Unpredictable
+from tests.helpers.examples import examples
 
 LEAVES = ["a.a", "a.b", "a.c", "b.a", "b.b", "b.c", "c", "d"]
 paths = st.sampled_from([*LEAVES, *LEAVES, "a", "b", "e", "e.0", "nowhere"])
@@ -67,7 +68,7 @@ def whole(config: DictConfig, overrides: list[str]) -> Any:
     return repr(tree), tuple(sorted(missing_keys(tree)))
 
 
-@settings(deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(14), suppress_health_check=list(HealthCheck))
 @given(configs(), st.lists(st.lists(texts, max_size=4, unique_by=lambda text: text.partition("=")[0]), max_size=6))
 def test_patching_equals_omegaconf(tree: dict[str, Any], points: list[list[str]]) -> None:
     config = OmegaConf.create(tree)

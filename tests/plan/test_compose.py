@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gpt_opt.plan.compose.composer import Composed, ComposeFailure, Composer
-from gpt_opt.plan.compose.hydra import HydraEngine
+from gpt_opt.plan.compose.hydra import Configs, HydraEngine
 from gpt_opt.plan.compose.overrides import read_override
 from tests.plan.compose_reference import assert_like_hydra, described
 from tests.plan.compose_schema import CONFIG_DIR, PURE
@@ -308,7 +308,7 @@ def test_a_file_is_read_once_as_long_as_it_stays_the_same(tmp_path: Path, monkey
     monkeypatch.setattr(OmegaConf, "load", staticmethod(lambda file: read.append(file) or load(file)))
     file = tmp_path / "config.yaml"
     file.write_text("a: {b: 1}\n")
-    engines = [HydraEngine(tmp_path, "config") for _ in range(2)]
+    engines = [HydraEngine(Configs(tmp_path)) for _ in range(2)]
     assert [engine.load([override]).a.b for engine in engines for override in ("a.b=5", "a.b=1", "+c=3")] == [
         5,
         1,

@@ -2,7 +2,7 @@
 
 One example is a stream of several points over few overrides, so that what one point taught the Composer is used by the
 next. Hydra takes most of the time, a sixth of a second for a point: the default 14 examples are about 150 points;
-`HYPOTHESIS_PROFILE=compose-thorough` runs 1,000 examples.
+`GPTOPT_TEST_EXAMPLES=1000` runs 1,000 examples.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from gpt_opt.plan.compose.composer import Composer
+from tests.helpers.examples import examples
 from tests.plan.compose_reference import assert_like_hydra
 from tests.plan.compose_schema import CONFIG_DIR, PURE
 
@@ -117,7 +118,11 @@ def streams(draw: st.DrawFn) -> list[list[str]]:
 
 
 # Without shrinking: it composes thousands of points with Hydra, and one example is small enough to read.
-@settings(deadline=None, suppress_health_check=list(HealthCheck), phases=set(Phase) - {Phase.shrink, Phase.explain})
+@settings(
+    max_examples=examples(14),
+    suppress_health_check=list(HealthCheck),
+    phases=set(Phase) - {Phase.shrink, Phase.explain},
+)
 @given(streams())
 def test_streams_equal_hydra(points: list[list[str]]) -> None:
     """A fresh Composer over a stream of about ten points."""

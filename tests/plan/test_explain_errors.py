@@ -9,7 +9,8 @@ import pytest
 
 from gpt_opt.config.schema import register
 from gpt_opt.errors import ConfigError
-from gpt_opt.plan.command_line import check_command_line, composition_problems
+from gpt_opt.own_app.app import own_app
+from gpt_opt.own_app.command_line import check_command_line, composition_problems
 from gpt_opt.plan.validate import PointChecker
 from gpt_opt.run.resolvers import register_resolvers
 from tests.conftest import CONFIG_DIR
@@ -97,7 +98,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def told(folder: Path) -> Callable[..., str]:
-    checker = PointChecker(CONFIG_DIR, further=folder)
+    checker = PointChecker(own_app(CONFIG_DIR, further=folder))
 
     def tell(*overrides: str) -> str:
         result = next(checker.composer.compose_many([list(overrides)]))
@@ -159,7 +160,14 @@ def test_a_folder_of_ones_own_is_checked_like_ours(folder: Path) -> None:
 def test_an_option_chooses_the_job_logging(entry: str, tmp_path: Path) -> None:
     (tmp_path / "training").mkdir()
     (tmp_path / "training" / "mine.yaml").write_text(f"defaults: [default, _self_, {entry}]\n")
-    checker = PointChecker(CONFIG_DIR, further=tmp_path)
+    checker = PointChecker(own_app(CONFIG_DIR, further=tmp_path))
     assert checker._source.choices(("training=mine",))["hydra/job_logging"] == "colorlog"
     assert checker._source.choices(())["hydra/job_logging"] == "task"
     assert checker._source.compose(["training=mine"]).hydra.job_logging.handlers.console.formatter == "colorlog"
+
+
+def test_a_mistake_is_named_every_time(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPTOPT_CACHE", str(tmp_path))  # where compositions are kept
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"e0.yaml:3 loss\.betta: is not a key"):
+            check_command_line(CONFIG_DIR, ["--config-dir", str(folder), "+exp=e0"])

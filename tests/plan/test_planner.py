@@ -18,6 +18,7 @@ from gpt_opt.cli import main
 from gpt_opt.cli.views import plan as show
 from gpt_opt.config.schema import register
 from gpt_opt.errors import ConfigError
+from gpt_opt.own_app.app import own_app
 from gpt_opt.plan.estimate import makespan_s
 from gpt_opt.plan.existing import Status, nearest_run
 from gpt_opt.plan.planner import Plan, Planner
@@ -38,7 +39,7 @@ register_resolvers()
 
 @pytest.fixture(scope="module")
 def planner() -> Planner:
-    return Planner(CONFIG_DIR)
+    return Planner(own_app(CONFIG_DIR))
 
 
 def sweep_file(folder: Path, content: Any, name: str = "sweep.json") -> Path:
@@ -119,7 +120,7 @@ def test_every_kind_of_status_is_told(desk: Desk) -> None:
 def test_runs_with_a_new_directory_for_every_start_are_always_new(desk: Desk, tmp_path: Path) -> None:
     plan = desk.planner.plan(sweep_file(tmp_path, BETAS), ["paths=local_run_dir", "exp_name=x"], sweeps=tmp_path)
     assert {run.run_dir for run in plan.runs} == {"(a new directory)"}
-    assert nearest_run(desk.planner.config(plan.runs[0].overrides)) is None
+    assert nearest_run(own_app(), desk.planner.config(plan.runs[0].overrides)) is None
 
 
 def test_points_with_one_config_are_one_run(desk: Desk) -> None:
@@ -143,7 +144,7 @@ def lab(tmp_path: Path) -> Desk:
     shutil.copytree(CONFIG_DIR, folder)
     option = folder / "resources" / "default.yaml"
     option.with_name("two.yaml").write_text(option.read_text().replace("gpus_per_run: null", "gpus_per_run: 2"))
-    return Desk(tmp_path, Planner(folder))
+    return Desk(tmp_path, Planner(own_app(folder)))
 
 
 ZIPPED = {"base": {"loss.beta": 0.1}, "zip": {"seed": [0, 1, 2], "resources.gpus_per_run": [1, 2, 2]}}
@@ -246,7 +247,7 @@ def test_an_experiment_that_is_a_sweep_is_not_read_by_half(tmp_path: Path) -> No
     shutil.copytree(CONFIG_DIR, folder)
     text = "# @package _global_\nhydra: {sweeper: {params: {loss.beta: '0.1,0.2', seed: '0,1'}}}\n"
     (folder / "exp" / "many.yaml").write_text(text)
-    desk = Desk(tmp_path, Planner(folder))
+    desk = Desk(tmp_path, Planner(own_app(folder)))
     assert "exp: +exp=many is a sweep of its own over seed" in refusal(desk, {"loss.beta": [0.1], "+exp": ["many"]})
     assert len(desk.plan({"loss.beta": [0.1], "+exp": ["many"], "seed": [3]}).runs) == 1
 
@@ -277,7 +278,7 @@ def test_two_spellings_of_a_file_are_one_run(
     assert run.status is Status.DONE
     config = json.loads((Path(run.run_dir) / "config.json").read_text())
     assert config["data"]["dataset"]["path"] == os.path.realpath(tmp_path / "pairs.jsonl")
-    found = nearest_run(planner.config(run.overrides))
+    found = nearest_run(own_app(), planner.config(run.overrides))
     assert found is not None
     assert found.differs == {}
     model = planner.config(["loss.beta=0.1", "model=hf", "model.name_or_path=below"])
@@ -295,7 +296,7 @@ def test_order_and_logging_change_no_id_and_an_edited_default_changes_all(
     subprocess.run(["cp", "-r", str(CONFIG_DIR), str(edited)], check=True)
     file = edited / "optimizer" / "adamw.yaml"
     file.write_text(file.read_text().replace("lr: 3e-4", "lr: 2e-4"))
-    other = Desk(tmp_path, Planner(edited))
+    other = Desk(tmp_path, Planner(own_app(edited)))
     assert {run.run_id for run in other.plan(BETAS).runs}.isdisjoint(ids)
     back = other.plan({**BETAS, "optimizer.optimizer_params.lr": [3e-4]})
     assert {run.run_id for run in back.runs} == ids
@@ -375,7 +376,7 @@ def test_the_nearest_run_and_what_differs_are_found(desk: Desk) -> None:
     desk.make(runs[0].overrides, State.COMPLETED)
     desk.make(runs[1].overrides, State.FAILED)
     wanted = desk.plan({"loss.beta": [0.2], "seed": [1]}).runs[0]
-    found = nearest_run(desk.planner.config(wanted.overrides))
+    found = nearest_run(own_app(), desk.planner.config(wanted.overrides))
     assert found is not None
     assert found.differs == {"loss.beta": (0.1, 0.2)}
     assert found.status is Status.FAILED
@@ -474,7 +475,7 @@ def test_help_starts_at_once_and_plan_loads_no_torch() -> None:
 
 
 def test_the_ordinary_grid_takes_the_fast_path(tmp_path: Path) -> None:
-    planner = Planner(CONFIG_DIR)
+    planner = Planner(own_app(CONFIG_DIR))
     grid = {
         "optimizer": ["adamw", "rmsprop"],
         "loss.beta": {"linspace": [0.05, 0.5, 10]},

@@ -9,6 +9,7 @@ import pytest
 
 from gpt_opt.config.schema import register
 from gpt_opt.errors import ConfigError
+from gpt_opt.own_app.app import own_app
 from gpt_opt.plan.compose.composer import Composer
 from gpt_opt.plan.planner import Planner
 from gpt_opt.run.resolvers import register_resolvers
@@ -39,7 +40,7 @@ def test_a_plan_without_its_shards_is_one_problem(tmp_path: Path, monkeypatch: p
     file = tmp_path / "sweep.json"
     file.write_text(json.dumps({"name": "x", "base": base, "grid": grid}))
     with pytest.raises(ConfigError) as caught:
-        Planner(CONFIG_DIR).plan(file)
+        Planner(own_app(CONFIG_DIR)).plan(file)
     (problem,) = {str(item).partition(": ")[2] for item in caught.value.problems}
     assert "must hold shards train_*.bin, but 'data/slim_pajama10B' is not there" in problem
     assert "make them: gptopt prepare --input hf:cerebras/SlimPajama-627B --tokenizer gpt2 --tokens 1e10" in problem

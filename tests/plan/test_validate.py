@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 
 from gpt_opt.config.schema import register
 from gpt_opt.errors import ConfigError
-from gpt_opt.plan.command_line import check_command_line
-from gpt_opt.plan.compose.hydra import load, loader, plain, search_path, without_hydra
+from gpt_opt.own_app.app import own_app
+from gpt_opt.own_app.command_line import check_command_line
+from gpt_opt.plan.compose.hydra import Configs, load, loader, plain, without_hydra
 from gpt_opt.plan.validate import PointChecker
 from gpt_opt.run.resolvers import register_resolvers
 from tests.conftest import CONFIG_DIR
@@ -25,7 +26,7 @@ register_resolvers()
 
 @pytest.fixture(scope="module")
 def checker() -> PointChecker:
-    return PointChecker(CONFIG_DIR)
+    return PointChecker(own_app(CONFIG_DIR))
 
 
 def report(arguments: list[str]) -> str:
@@ -213,7 +214,7 @@ def test_a_sweep_in_the_config_is_checked_too(tmp_path: Path) -> None:
     shutil.copytree(CONFIG_DIR, folder)
     text = "# @package _global_\nhydra: {sweeper: {params: {loss.beta: '0.1,-2', seed: 'range(0,2)'}}}\n"
     (folder / "exp" / "betas.yaml").write_text(text)
-    points = PointChecker(folder).points(["+exp=betas", "rerun=false"], multirun=True)
+    points = PointChecker(own_app(folder)).points(["+exp=betas", "rerun=false"], multirun=True)
     assert len(points) == 4
     with pytest.raises(ConfigError, match=r"is -2\.0 \(2 of 4 points"):
         check_command_line(folder, ["-m", "+exp=betas"])
@@ -310,7 +311,7 @@ def test_resources_that_nobody_reads_are_named(
 def test_a_single_run_has_the_one_config_that_hydra_composes(overrides: list[str]) -> None:
     request = check_command_line(CONFIG_DIR, overrides)
     assert request is not None
-    expected = load(loader(search_path(CONFIG_DIR)), "config", [*overrides, "hydra.mode=RUN"])
+    expected = load(loader(Configs(CONFIG_DIR)), "config", [*overrides, "hydra.mode=RUN"])
     found = request.loader.load_configuration("config", request.overrides, RunMode.RUN)
     assert OmegaConf.to_yaml(found) == OmegaConf.to_yaml(expected)
     assert [point.config for point in request.points] == [plain(without_hydra(expected))]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gpt_opt.records.planned_configs import ConfigChanges, planned_config, read_planned_configs, text_of
 from gpt_opt.records.run_id import identifying, identity_json
+from tests.helpers.examples import examples
 
 scalars = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(allow_nan=False) | st.text(max_size=3)
 keys = st.sampled_from(["a", "b", "a.b", "paths", "é"])
@@ -24,7 +25,7 @@ def written(folder: Path, found: list[dict[str, Any]]) -> Path:
     return file
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.too_slow])
 @given(configs)
 def test_every_config_is_read_as_it_was_planned(tmp_path_factory: Any, found: list[dict[str, Any]]) -> None:
     file = written(tmp_path_factory.mktemp("configs"), found)

@@ -9,16 +9,21 @@ from typing import Any
 
 import pytest
 
+from gpt_opt.app.label import label as label_of
 from gpt_opt.config.schema import register
 from gpt_opt.records import run_id as identity
 from gpt_opt.records.run_dir import allocate_run_dir, find_run_dirs, find_run_folders, path_part, run_dir_name
-from gpt_opt.records.run_id import is_identity, run_id
-from gpt_opt.run.resolvers import get_local_run_dir, label, register_resolvers
+from gpt_opt.records.run_id import TRAINING, Identity, is_identity, run_id
+from gpt_opt.run.resolvers import SHOWN_IN_PATH, get_local_run_dir, register_resolvers
 from tests.helpers.configs import by_hydra, composed
 from tests.records import golden_ids
 
 register()
 register_resolvers()
+
+
+def label(overrides: list[str]) -> str:
+    return label_of(overrides, TRAINING, SHOWN_IN_PATH)
 
 
 def config(*overrides: str) -> dict[str, Any]:
@@ -109,14 +114,14 @@ def test_what_moves_an_id_is_named_with_what_to_do() -> None:
 
 
 def test_a_key_that_came_later_moves_no_id_while_it_means_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "ABSENT_MEANS", {"loss.new": False})
+    monkeypatch.setattr(identity, "TRAINING", Identity(frozenset(), {"loss.new": False}))
     before = run_id({"loss": {"beta": 0.1}})
     assert run_id({"loss": {"beta": 0.1, "new": False}}) == before
     assert len({before, *(run_id({"loss": {"beta": 0.1, "new": value}}) for value in (True, 0, None))}) == 4
 
 
 def test_it_moves_no_id_as_part_of_a_mixture_either(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "ABSENT_MEANS", {"data.dataset.new": "x"})
+    monkeypatch.setattr(identity, "TRAINING", Identity(frozenset(), {"data.dataset.new": "x"}))
 
     def mixture(**part: str) -> str:
         inner = {"parts": {"b": {"dataset": {"path": "d", **part}}}}

@@ -10,6 +10,7 @@ import pytest
 from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.config.schema import register
 from gpt_opt.errors import ConfigError
+from gpt_opt.own_app.app import own_app
 from gpt_opt.plan.compose.composer import Composer
 from gpt_opt.plan.planner import Planner
 from gpt_opt.records.run_id import run_id
@@ -74,7 +75,7 @@ def test_no_gpu_is_named_where_there_is_none(monkeypatch: pytest.MonkeyPatch) ->
 def test_where_something_else_assigns_gpus_they_cannot_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = config("gpu.device_ids=[0]")
     with pytest.raises(ConfigError, match=r"gpu\.device_ids: must be null in a sweep, whose slots give each run"):
-        Planner(CONFIG_DIR).plan(ROOT / "params" / "beta_sweep.json", ["gpu.device_ids=[0]"])
+        Planner(own_app(CONFIG_DIR)).plan(ROOT / "params" / "beta_sweep.json", ["gpu.device_ids=[0]"])
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert "must be null under torchrun" in said(chosen)[0]

@@ -24,6 +24,7 @@ from gpt_opt.records.claim import acquire, read_claim
 from gpt_opt.records.run_dir import RunPaths, find_run_dirs
 from gpt_opt.records.state import State, read_state
 from gpt_opt.run import distributed, execute
+from gpt_opt.run.attempt import Interrupted
 from gpt_opt.run.resolvers import register_resolvers
 from gpt_opt.run.signals import StopRequest
 from tests.conftest import CONFIG_DIR, ROOT, Runner, small_overrides
@@ -268,16 +269,16 @@ def test_a_run_that_is_asked_to_stop_before_it_trains_orders_nothing(
 ) -> None:
     register()
     register_resolvers()
-    prepare = execute._Attempt.prepare
+    prepare = execute._Training.prepare
 
-    def prepare_and_stop(attempt: execute._Attempt, files: dict[str, str]) -> None:
+    def prepare_and_stop(attempt: execute._Training, files: dict[str, str]) -> None:
         prepare(attempt, files)
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(execute._Attempt, "prepare", prepare_and_stop)
+    monkeypatch.setattr(execute._Training, "prepare", prepare_and_stop)
     paths = RunPaths(tmp_path / "run")
     paths.root.mkdir()
-    with pytest.raises(execute.Interrupted):
+    with pytest.raises(Interrupted):
         execute.execute(Composer(CONFIG_DIR).compose([*small, *DPO]).config, paths, {})
     assert read_state(paths).state is State.INTERRUPTED
     assert not paths.checkpoints.exists()
@@ -295,7 +296,7 @@ def test_room_for_the_last_word_is_given_back_but_not_that_of_a_later_attempt(
 
     monkeypatch.setattr(os, "_exit", leave)
     with acquire(paths) as claim:
-        attempt = execute._Attempt(config, paths, claim, StopRequest())
+        attempt = execute._Training(config, paths, claim, StopRequest())
         paths.reserve.touch()
         with pytest.raises(SystemExit):
             attempt._end_with(distributed.PeerFailed(1, {"type": "E", "message": "m", "traceback": "t"}))

@@ -9,6 +9,7 @@ import pytest
 
 from gpt_opt.config.schema import register
 from gpt_opt.errors import ConfigError
+from gpt_opt.own_app.app import own_app
 from gpt_opt.plan.planner import Planner
 from gpt_opt.records.planned_configs import CHANGED, text_of
 from gpt_opt.run.planned import RUN_ID, SWEEP_DIR, require_planned
@@ -23,7 +24,7 @@ def planned(small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     register_resolvers()
     file = tmp_path / "sweep.json"
     file.write_text(json.dumps({"grid": {"loss.beta": [0.1, 0.2]}}))
-    plan = Planner(CONFIG_DIR).plan(file, small)
+    plan = Planner(own_app(CONFIG_DIR)).plan(file, small)
     ids = [run.run_id for run in plan.runs]
     (tmp_path / "planned_configs.jsonl").write_text(text_of(zip(ids, plan.configs, strict=True)))
     monkeypatch.setenv(RUN_ID, ids[1])
@@ -48,7 +49,7 @@ def test_the_planned_config_is_trained(planned: list[str], tmp_path: Path, run_h
 
 
 def test_of_many_keys_some_are_named_and_of_an_old_sweep_none(planned: list[str], tmp_path: Path) -> None:
-    config = Planner(CONFIG_DIR).config([*planned, "optimizer=rmsprop", "seed=3"])
+    config = Planner(own_app(CONFIG_DIR)).config([*planned, "optimizer=rmsprop", "seed=3"])
     with pytest.raises(ConfigError, match=r"and \d more keys\n.*put it back"):
         require_planned([config])
     require_planned([config])  # what this process starts further is not the run that was planned
@@ -56,6 +57,6 @@ def test_of_many_keys_some_are_named_and_of_an_old_sweep_none(planned: list[str]
 
 def test_a_sweep_without_a_record_of_its_configs_says_so(planned: list[str], tmp_path: Path) -> None:
     (tmp_path / "planned_configs.jsonl").unlink()
-    config = Planner(CONFIG_DIR).config([*planned, "seed=3"])
+    config = Planner(own_app(CONFIG_DIR)).config([*planned, "seed=3"])
     with pytest.raises(ConfigError, match="not known, since the sweep has no record"):
         require_planned([config])

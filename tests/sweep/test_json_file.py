@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gpt_opt.errors import SweepError
 from gpt_opt.sweep.json_file import MAX_DEPTH, Json, parse_json, read_json, shown
 from gpt_opt.sweep.json_file import Path as JsonPath
+from tests.helpers.examples import examples
 
 documents = st.recursive(
     st.one_of(
@@ -24,7 +25,7 @@ documents = st.recursive(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(200))
 @given(documents, st.sampled_from([None, 1]), st.booleans())
 def test_values_are_those_of_json_and_stand_where_it_says(value: Json, indent: int | None, ascii_only: bool) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
@@ -45,7 +46,7 @@ def _places(value: Json, path: JsonPath = ()) -> Iterator[tuple[JsonPath, Json]]
         yield from _places(item, (*path, step))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.text(st.sampled_from('[]{},:"\\ 01-+.eEaunltrfsNI\n/#'), max_size=10))
 def test_what_json_accepts_is_accepted(text: str) -> None:
     def reject(name: str) -> None:

@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from gpt_opt.errors import SweepError
 from gpt_opt.sweep.json_file import Json
 from gpt_opt.sweep.overrides import MAX_BYTES, MAX_DEPTH, describe, target, to_override
+from tests.helpers.examples import examples
 
 PARSER = OverridesParser.create()
 TRICKY = "\\'\"${}[](),=:#~!&;|<> \t\n\r%@?*`^.+-_/0e1aN\x01\x7f\x85é😀\ufeff\U0010ffff"
@@ -93,7 +94,7 @@ def parsed(key: str, value: Json) -> Any:
         return PARSER.parse_override(to_override(key, value))
 
 
-@settings(max_examples=2500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(400), suppress_health_check=[HealthCheck.too_slow])
 @given(values)
 @example("\\\\'")
 @example(["\\", ","])
@@ -106,7 +107,7 @@ def test_hydras_parser_gives_the_value_back(value: Json) -> None:
     assert identical(override.value(), escaped(value))
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=examples(300))
 @given(texts)
 def test_hydras_parser_gives_any_string_back(text: str) -> None:
     assert identical(parsed("k", text).value(), escaped(text))
@@ -123,7 +124,7 @@ def config_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield path
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(30), suppress_health_check=[HealthCheck.too_slow])
 @given(items=st.lists(values, min_size=1, max_size=6))
 @example(items=["${foo}", "\\${foo}", "${oc.env:HOME}", "$${", "${", ["${foo}"], {"a": "${foo}"}])
 def test_composed_config_holds_the_value(config_dir: Path, items: list[Json]) -> None:
@@ -208,7 +209,7 @@ def test_the_longest_override_is_one_argument() -> None:
     assert len(to_override("k", "x" * (MAX_BYTES - 2))) == MAX_BYTES
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=examples(300))
 @given(st.text(st.sampled_from("trueNULinfa01_.eE+-"), min_size=1, max_size=6))
 def test_object_keys_are_refused_only_when_hydra_reads_them_as_something_else(key: str) -> None:
     read: Any = PARSER.parse_override(f"k={{{key}:0}}").value()
@@ -223,7 +224,7 @@ def test_keys_that_hydra_cannot_parse_are_errors(key: str) -> None:
         to_override(key, 1)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=examples(300))
 @given(st.text(st.sampled_from("ab0.1_-$/@+~"), min_size=1, max_size=7))
 def test_keys_are_accepted_exactly_when_hydra_takes_them(key: str) -> None:
     try:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gpt_opt.sweep import Point, count, parse_grid, points
 from gpt_opt.sweep.model import Axis, Exclude, Space
 from gpt_opt.sweep.points import frozen, survey, values_by_key
+from tests.helpers.examples import examples
 
 
 def items(text: Any) -> list[list[tuple[str, Any]]]:
@@ -148,7 +149,7 @@ def matches(entry: Exclude, point: dict[str, Any]) -> bool:
     )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(100))
 @given(spaces())
 def test_points_count_and_survey_agree_with_a_plain_enumeration(space: Space) -> None:
     expected = plain(space)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -351,6 +352,31 @@ def test_each_epoch_shows_every_pair_once_in_a_new_order() -> None:
     assert [order[place].prompt[0] for place in (25, 3, 17)] == [seen[25], seen[3], seen[17]]
     other = TrainingOrder(pairs, 5, 6, 4, "pairs")
     assert [other[place].prompt[0] for place in range(10)] != seen[:10]
+
+
+def test_batches_of_similar_length_are_a_choice_and_follow_from_the_seed() -> None:
+    pairs = [TokenizedPair([index], [0] * (index * 7 % 31), [1]) for index in range(31)]
+    lengths = [len(pair.chosen) for pair in pairs]
+
+    def batches(seed: int, grouped: bool) -> list[list[int]]:
+        order = TrainingOrder(pairs, 5, 12, seed, "pairs")
+        if grouped:
+            order.group_by_length(lengths)
+        assert ("training.training_params.group_by_length" in order.settings()) == grouped
+        last_first = [order[place].prompt[0] for place in reversed(range(len(order)))]  # as after a resume
+        seen = last_first[::-1]
+        return [seen[start : start + 5] for start in range(0, len(seen), 5)]
+
+    def spread(order: list[list[int]]) -> int:
+        return sum(max(lengths[item] for item in batch) - min(lengths[item] for item in batch) for batch in order)
+
+    grouped, plain = batches(3, True), batches(3, False)
+    assert spread(grouped) * 3 < spread(plain)
+    assert grouped == batches(3, True) != batches(4, True)
+    for epoch in (0, 6):  # the same items of each epoch, in another order of batches
+        assert sorted(chain(*grouped[epoch : epoch + 6])) == sorted(chain(*plain[epoch : epoch + 6]))
+    assert [min(batch) for batch in grouped[:6]] != sorted(min(batch) for batch in grouped[:6])
+    assert grouped[:6] != grouped[6:]
 
 
 def test_too_few_pairs_for_one_batch_is_an_error() -> None:

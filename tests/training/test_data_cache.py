@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -109,6 +111,29 @@ def test_an_entry_that_is_not_whole_is_made_anew(
     if damage != "folder":
         monkeypatch.setattr(cache, "tokenize", None)
         assert once() == straight()
+
+
+def test_an_entry_that_another_machine_replaces_while_it_is_read_ends_no_process(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(self: Path) -> bytes:
+        raise OSError(errno.ESTALE, "Stale file handle")  # of a mapped file it would be a signal
+
+    once()
+    monkeypatch.setattr(Path, "read_bytes", stale)
+    assert once() == straight()
+    assert "made anew" in caplog.text
+
+
+def test_what_a_killed_process_left_half_written_is_removed(folder: Path) -> None:
+    left, at_work = folder / ".writing-left", folder / ".writing-now"
+    for half in (left, at_work):
+        half.mkdir(parents=True)
+        (half / "half").touch()
+    os.utime(left, (1, 1))
+    once()
+    assert not left.exists()
+    assert at_work.exists()
 
 
 def test_what_cannot_be_written_costs_no_run(

@@ -16,7 +16,8 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.errors import ConfigError
-from gpt_opt.plan.command_line import check_command_line
+from gpt_opt.own_app.app import own_app
+from gpt_opt.own_app.command_line import check_command_line
 from gpt_opt.plan.planner import Planner
 from gpt_opt.records.io import to_json
 from gpt_opt.records.run_dir import RunPaths, find_run_dirs
@@ -133,8 +134,7 @@ def test_a_model_of_ones_own_needs_no_other_key(tmp_path: Path, small: list[str]
     parts = build(made)
     assert parts.policy.config.hidden_size == 32
     assert parts.reference is not None
-    assert parts.reference.model is not None
-    assert equal(parts.policy.state_dict(), parts.reference.model.state_dict())
+    assert parts.reference.is_policy
     assert {module.p for module in parts.policy.modules() if isinstance(module, torch.nn.Dropout)} == {0.0}
     assert train(made, folder(tmp_path / "run"), hooks()) is not None
     adapted = {**made, "lora": config([*small, *DPO, "lora=lora"])["lora"]}
@@ -159,8 +159,8 @@ def test_types_and_archive_are_those_of_any_model(tmp_path: Path, small: list[st
     parts = build(made)
     assert {item.dtype for item in parts.policy.parameters()} == {torch.bfloat16}
     assert parts.reference is not None
-    assert parts.reference.model is not None
-    assert {item.dtype for item in parts.reference.model.parameters()} == {torch.bfloat16}
+    with parts.reference.of(parts.policy) as reference:
+        assert {item.dtype for item in reference.parameters()} == {torch.bfloat16}
     stored = torch.load(tmp_path / "weights.pt", weights_only=True)
     for name, item in parts.policy.state_dict().items():
         assert torch.equal(item, stored[name].to(torch.bfloat16)), name
@@ -263,7 +263,7 @@ def test_a_value_is_resolved_once_from_the_sweep_file_to_what_a_target_gets(tmp_
     file = tmp_path / "texts.json"
     nodes = [{"_target_": "builtins.dict", "text": text} for text in texts]
     file.write_text(json.dumps({"base": {"loss.beta": 0.1, "callbacks": nodes, "exp_name": "${seed}"}}))
-    planner = Planner(CONFIG_DIR)
+    planner = Planner(own_app(CONFIG_DIR))
     (run,) = planner.plan(file, [f"paths.output_dir={tmp_path}"], sweeps=tmp_path).runs
     composed = json.loads(to_json(planner.config(run.overrides)))
     assert (composed["exp_name"], [node["text"] for node in composed["callbacks"]]) == ("${seed}", texts)

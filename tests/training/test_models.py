@@ -72,10 +72,11 @@ def test_policy_and_reference_have_the_types_asked_for(
     assert constraint_problems(chosen) == []
     parts = build(chosen)
     assert parts.reference is not None
-    assert parts.reference.model is not None
+    assert parts.reference.is_policy is (policy == reference)
     assert types(parts.policy) == {policy}
-    assert types(parts.reference.model) == {reference}
-    rotary = [item for name, item in parts.reference.model.named_buffers() if "inv_freq" in name]
+    with parts.reference.of(parts.policy) as model:
+        assert types(model) == {reference}
+        rotary = [item for name, item in model.named_buffers() if "inv_freq" in name]
     assert {item.dtype for item in rotary} == {torch.float32}, "positions must not be rounded"
 
 
@@ -306,6 +307,16 @@ def test_a_reference_with_more_rows_than_tokens_serves(tmp_path: Path, hf: list[
     wide = saved_reference(tmp_path / "wide", 320, byte_tokenizer())
     steps = ["training.training_params.max_steps=2", f"loss.ref_model_id={wide}"]
     assert finish([*hf, *steps], folder(tmp_path / "run")).metrics["eval/kl"] > 0
+
+
+def test_a_named_reference_with_the_weights_of_the_policy_is_equal_to_it_before_the_first_step(
+    tmp_path: Path, hf: list[str]
+) -> None:
+    saved_reference(tmp_path / "other", 258, byte_tokenizer())
+    for name, same in {"${model.name_or_path}": True, str(tmp_path / "other"): False}.items():
+        reference = build(config([*hf, f"loss.ref_model_id={name}"])).reference
+        assert reference is not None
+        assert reference.is_initial is same
 
 
 def test_a_reference_of_another_tokenizer_is_refused(tmp_path: Path, hf: list[str]) -> None:

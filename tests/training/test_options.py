@@ -22,10 +22,10 @@ from gpt_opt.records.io import read_json_object
 from gpt_opt.records.run_dir import checkpoints
 from gpt_opt.records.state import RunState, State
 from gpt_opt.run.distributed import error_record
-from gpt_opt.training import loop
+from gpt_opt.training import forwards, loop
 from gpt_opt.training.build import build as build_parts
 from gpt_opt.training.checkpointing import final_checkpoint
-from gpt_opt.training.data.order import TrainingOrder
+from gpt_opt.training.data.order import Collator, TrainingOrder
 from gpt_opt.training.failures import (
     GPUOutOfMemoryError,
     HostMemoryFull,
@@ -47,14 +47,17 @@ Hook = Callable[[nn.Module], None]
 
 @pytest.fixture
 def at_forward(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Hook], None]:
-    """Calls something with the policy before the n-th of its forwards in training."""
+    """Calls something with the policy before the n-th of its forwards with gradients.
+
+    In the first step it has others: its log-probabilities are then those of the reference.
+    """
 
     def register(number: int, hook: Hook) -> None:
         seen = [0]
 
         def count(model: nn.Module, *_: Any) -> None:
-            seen[0] += model.training
-            if seen[0] == number and model.training:
+            seen[0] += torch.is_grad_enabled()
+            if seen[0] == number and torch.is_grad_enabled():
                 hook(model)
 
         whole = build_parts
@@ -172,11 +175,16 @@ def test_want_of_memory_names_the_batch_and_what_to_lower(
     kind: type[Exception],
     cause: str,
 ) -> None:
+    parts = build_parts(config([*small, *DPO]))
+    order = TrainingOrder(parts.items.train, 8, 12, 0, "pairs")
+    batch = Collator()([order[index] for index in order.of_step(2)])
+    width, tokens = batch["input_ids"].shape[1], batch["packed"].ids.numel()
     at_forward(3, hook)
     with pytest.raises(kind) as caught:
-        train(config([*small, *DPO]), folder(tmp_path / "run"), hooks())
+        train(config([*small, *DPO, "seed=0"]), folder(tmp_path / "run"), hooks())
     text = str(caught.value)
-    for words in ("step 3: a batch of 16 sequences x ", "micro_batch_size (8", "max_length (64)", "lora=lora"):
+    assert f", at step 3: a batch of 16 sequences of up to {width} tokens, packed into {tokens} tokens\n" in text
+    for words in ("micro_batch_size (8", "max_length (64)", "lora=lora"):
         assert words in text
     assert "gradient_checkpointing=true" in text
     state = RunState("id", State.FAILED, error=error_record(caught.value))
@@ -192,6 +200,26 @@ def test_what_saves_memory_already_is_not_advised(
         train(config([*small, *DPO, *extra]), folder(tmp_path / "run"), hooks())
     assert "micro_batch_size" not in str(caught.value)
     assert "gradient_checkpointing" not in str(caught.value)
+
+
+def test_want_of_memory_names_a_padded_batch(
+    tmp_path: Path, small: list[str], at_forward: Callable[[int, Hook], None]
+) -> None:
+    at_forward(1, full_gpu)
+    padded = [*small, *DPO, "model.attn_implementation=eager"]
+    with pytest.raises(GPUOutOfMemoryError, match=r", at step 1: a batch of 16 sequences x \d+ tokens\n"):
+        train(config(padded), folder(tmp_path / "run"), hooks())
+
+
+def test_want_of_memory_before_the_first_batch_names_what_is_tried(
+    tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        full_gpu(nn.Identity())
+
+    monkeypatch.setattr(forwards, "prove", full)
+    with pytest.raises(GPUOutOfMemoryError, match=": a batch of 2 sequences x 64 tokens\n"):
+        train(config([*small, *DPO]), folder(tmp_path / "run"), hooks())
 
 
 def test_other_errors_pass_as_they_are() -> None:

@@ -14,7 +14,7 @@ from gpt_opt.plan.estimate import CostEstimate
 from gpt_opt.plan.existing import Nearest, Status
 from gpt_opt.plan.planner import Plan, Run
 from gpt_opt.plan.resources import needs, run_count, to_record
-from gpt_opt.records.code import other_code, this_code
+from gpt_opt.records.code import other_code
 from gpt_opt.sweep.model import Resources
 from gpt_opt.sweep.overrides import shell_word, target
 from gpt_opt.sweep.varying import common_and_varying, short_names
@@ -44,11 +44,11 @@ def _table(
     return render(table, width)
 
 
-def _cost(cost: CostEstimate, work: int, shapes: int) -> str:
+def _cost(cost: CostEstimate, work: int, shapes: int, workload: str) -> str:
     if not work:
         return "cost: nothing to run"
     if cost.run_s is None:
-        return "cost: unknown, no finished run has the workload (model, data, loss, batch) of these"
+        return f"cost: unknown, no finished run has the workload ({workload}) of these"
     samples = f"from {cost.samples} finished {'run' if cost.samples == 1 else 'runs'} of the same workload"
     if cost.gpu_hours is None:
         return f"cost: about {duration(cost.run_s)} a run; unknown for {cost.unknown} of {work} runs ({samples})"
@@ -138,13 +138,14 @@ def as_text(plan: Plan, width: int | None = None) -> str:
     if plan.uncounted:
         keys = ", ".join(plan.uncounted)
         lines.append(f"points that differ in {keys} alone are one run, since that changes no result: the first counts")
-    lines += [*plan.changes(), *other_code(run.code for run in plan.runs)]
+    lines += [*plan.changes(), *other_code((run.code for run in plan.runs), plan.code)]
+    lines += [line for note in plan.notes for line in wrapped(note, width)]
     if plan.removed:
         verb = "is" if len(plan.removed) == 1 else "are"
         lines.append(f"{run_count(len(plan.removed))} of earlier submissions {verb} no longer in the grid:")
         lines += [f"  {folder}" for folder in list(plan.removed.values())[:5]]
     work = sum(run.status not in (Status.DONE, Status.RUNNING) for run in runs)
-    return "\n".join([*lines, *_shape_lines(plan, width), _cost(plan.cost, work, len(plan.shapes))])
+    return "\n".join([*lines, *_shape_lines(plan, width), _cost(plan.cost, work, len(plan.shapes), plan.workload)])
 
 
 def as_record(plan: Plan) -> dict[str, Any]:
@@ -174,7 +175,7 @@ def as_record(plan: Plan) -> dict[str, Any]:
         **counts(plan),
         "gone": removed,
         "price": _cost_record(plan.cost),
-        "code": this_code().sha256,
+        "code": plan.code.sha256,
     }
     stages = [
         {

@@ -117,6 +117,8 @@ def advice(answer: Answer, sweep: Sweep | None) -> list[str]:
     if sweep is not None and any(answer.counts[name] for name in ("unfinished", "failed", "diverged")):
         lines.append(f"gptopt status {sweep.label} says how the runs stand that are not in the means")
     comparison = answer.comparison
+    if comparison is None and sweep is not None and sweep.submission().program.folder:
+        lines.append("gptopt doctor says where its metrics are sought; --metric NAME compares the runs by another one")
     if comparison is not None and comparison.pairs and not comparison.distinguishable and can_add_seeds(answer):
         lines.append("--seeds FILE writes the sweep file that adds seeds to the settings that may be the best")
     if answer.edges:

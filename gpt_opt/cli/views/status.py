@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gpt_opt.cli.views.parts import common_lines, duration, one_line, parameter_columns
-from gpt_opt.cli.views.stages import bar, by_stage, common_and_shown, names_of, shown_overrides, stage_count, tree
+from gpt_opt.cli.views.stages import bar, by_stage, common_and_shown, shown_overrides, stage_count, tree
 from gpt_opt.dispatch.classify import retry_hints
 from gpt_opt.dispatch.failure_groups import FailureGroup
 from gpt_opt.dispatch.job_status import JobStatus
@@ -19,6 +19,7 @@ from gpt_opt.dispatch.run_status import RunStatus
 from gpt_opt.dispatch.stages import Chosen
 from gpt_opt.dispatch.sweep_status import SweepStatus
 from gpt_opt.plan.resources import from_record, needs, run_count
+from gpt_opt.records.efficiency import Efficiency
 from gpt_opt.records.job_id import JobId
 from gpt_opt.records.metrics import metric_text
 from gpt_opt.records.state import State
@@ -65,7 +66,7 @@ def overrides(status: SweepStatus, item: RunStatus) -> tuple[str, ...]:
     """Returns the overrides of a run; what it starts from by the name that people know."""
     choice = status.choices.get(item.run.choice)
     waits = "" if choice is None or choice.decided else "to be chosen"
-    return shown_overrides(item.run, names_of(other.run for other in status.runs), waits)
+    return shown_overrides(item.run, status.names, waits)
 
 
 def _columns(status: SweepStatus, items: Sequence[RunStatus], varying: Sequence[str]) -> list[Column]:
@@ -140,7 +141,15 @@ def head(status: SweepStatus) -> list[str]:
     number = stage_count(stages, len(status.runs)) if stages else run_count(len(status.runs))
     first = f"sweep {status.label}: {number}, {backend}{slots}"
     shape_lines = [] if one else _shape_lines(status)
-    return [first, *shape_lines, _job_line(status.jobs, one), *_stage_lines(status), _summary(status)]
+    lines = [first, *shape_lines, _job_line(status.jobs, one), *_stage_lines(status), _summary(status)]
+    return lines + _efficiency_line(status.efficiency)
+
+
+def _efficiency_line(found: Efficiency) -> list[str]:
+    if found.ratio is None:
+        return []
+    times = f"{duration(found.trained_s)} of training in {duration(found.allocated_s)} of slots"
+    return [f"sweep efficiency {found.ratio:.2f}: {times}"]
 
 
 def _stage_lines(status: SweepStatus) -> list[str]:
@@ -339,6 +348,9 @@ def as_record(status: SweepStatus) -> dict[str, Any]:
         "counts": {str(state): number for state, number in status.counts.items()},
         "fraction": status.fraction,
         "eta_s": status.eta_s,
+        "efficiency": status.efficiency.ratio,
+        "trained_s": status.efficiency.trained_s,
+        "allocated_s": status.efficiency.allocated_s,
         "alive": status.alive,
         "metric": {"name": status.metric.name, "goal": status.metric.goal},
         "stages": [{"name": stage.name, "from": stage.start or None} for stage in status.submission.stages],

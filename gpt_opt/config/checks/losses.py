@@ -40,6 +40,11 @@ def keeps_reference(config: Config) -> bool:
     return has_reference(config) and not base_stays
 
 
+def precomputes(config: Config) -> bool:
+    """Returns whether the reference's log-probabilities are to be computed once, for all runs that need the same."""
+    return bool(config["loss"].get("precompute_ref_log_probs", False))
+
+
 def loss_problems(config: Config) -> Iterator[Problem]:
     """Checks the keys of the loss, one by one and against each other."""
     loss = config["loss"]

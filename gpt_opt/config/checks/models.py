@@ -64,7 +64,7 @@ def _file_problems(key: str, name: str) -> list[Problem]:
 def _problems_of(key: str, name: str, path: Path) -> Iterator[Problem]:
     is_run = RunReference.parse(name) is not None or name.startswith("best:")
     if is_run if key == "model.archive" else not is_on_disk(name):
-        return  # what holds of a run to start from is said by gpt_opt.plan.parents
+        return  # what holds of a run to start from is said by gpt_opt.own_app.parents
     if found := pointer_in(path, model_files(path)) if path.is_dir() else pointer(path):
         yield Problem(key, f"{name} {found[0]}", found[1])
     if key != _TOKENIZER and (path / "adapter_config.json").is_file():

@@ -24,8 +24,9 @@ _IGNORED = {
     "max_completion_length": None,
     "truncation": "keep_start",
     "add_bos": True,
+    "group_by_length": False,
 }
-"""Keys of prompts and completions, with the values at which pretraining has nothing to ignore."""
+"""Keys of sequences that differ, with the values at which pretraining has nothing to ignore."""
 
 
 def is_pretraining(config: Config) -> bool:

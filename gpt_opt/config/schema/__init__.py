@@ -87,6 +87,7 @@ class DPOLoss:
     reference_free: bool
     use_ref_model: bool
     ref_model_id: str | None
+    precompute_ref_log_probs: bool
 
 
 @dataclass
@@ -99,6 +100,7 @@ class KTOLoss:
     desirable_weight: float
     undesirable_weight: float
     ref_model_id: str | None
+    precompute_ref_log_probs: bool
 
 
 @dataclass
@@ -163,6 +165,7 @@ class TrainingParams:
     tokens_processed: int | None
     micro_batch_size: int | None
     eval_batch_size: int | None
+    group_by_length: bool
     gradient_accumulation_steps: int | None
     max_length: int | None
     max_prompt_length: int | None

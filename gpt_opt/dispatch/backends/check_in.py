@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from gpt_opt.dispatch.slot.gpus import node_name
-from gpt_opt.dispatch.snapshot import code_root
+from gpt_opt.dispatch.snapshot import app_root
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.process import lives
 from gpt_opt.records.sweep_dir import Sweep
@@ -25,7 +25,6 @@ CHECK_IN_S = 300.0
 """How long a node may take to check in, in seconds; a driver to which none came by then gives the allocation back."""
 
 _OVER_S = 3.0
-_RUN_IDS = 3  # words of a task line before its run ids, see `launch.task_line`
 _SETTLE_S = 2.0  # between its log and its process
 _WRAP = "_engine_wrap.log"  # what the launcher of disBatch's part on a node says: d_<context>_<node>_engine_wrap.log
 _NOISE = re.compile(r"\s|Traceback|srun: error: \S+ tasks? |srun: cluster configuration lacks support")
@@ -38,8 +37,8 @@ def check_in(sweep: Sweep) -> None:
         GptOptError: Says what it lacks.
     """
     submission = sweep.submission()
-    code = code_root(sweep, submission)
-    needed = {"the working directory": Path(submission.cwd), "the code": code / "run_hydra.py"}
+    code = app_root(sweep, submission) / submission.program.file
+    needed = {"the working directory": Path(submission.cwd), "the code": code}
     for what, path in needed.items():
         if not path.exists():
             raise GptOptError(f"{what} must be visible on every node, but {path} is not there")
@@ -67,7 +66,7 @@ class CheckIns:
         folder: Of the round.
 
     Attributes:
-        tasks: Number of the tasks with runs that were handed out.
+        tasks: Number of the tasks that were handed out.
         is_open: Whether more may follow.
     """
 
@@ -77,6 +76,7 @@ class CheckIns:
         self._began = time.monotonic()
         self._over_since: float | None = None
         self._missing_since: dict[str, float] = {}
+        self._read_until, self._ended = 0, set[int]()
 
     def lost(self, over: bool = False) -> dict[str, str]:
         """Returns the nodes that do not check in, each with the error message of what failed.
@@ -126,20 +126,18 @@ class CheckIns:
 
     def _all_tasks_ended(self) -> bool:
         """Returns whether every task has its line in the status file, which says only that it ended."""
-        return not self.is_open and len(self._ended_tasks()) >= self.tasks
+        return not self.is_open and len(self.ended()) >= self.tasks
 
-    def ended(self) -> frozenset[str]:
-        """Returns the ids of the runs whose tasks have ended, however."""
-        return frozenset(name for task in self._ended_tasks() for name in task.split()[_RUN_IDS:])
-
-    def _ended_tasks(self) -> set[str]:
-        """Returns the lines of the ended tasks with runs, as they were handed out."""
-        try:
-            lines = (self._folder / "d_status.txt").read_text(errors="replace").splitlines()
-        except OSError:
-            return set()
-        commands = (line.rpartition("\t")[2] for line in lines if line[3:4] != "P" and "\t" in line)
-        return {command for command in commands if len(command.split()) > _RUN_IDS}
+    def ended(self) -> frozenset[int]:
+        """Returns the numbers of the tasks that have ended, however: their positions among all tasks."""
+        with suppress(OSError), (self._folder / "d_status.txt").open("rb") as stream:
+            stream.seek(self._read_until)
+            *lines, rest = stream.read().split(b"\n")
+            self._read_until = stream.tell() - len(rest)
+            # P: what each node does at its start
+            fields = (line.split(b"\t", 2) for line in lines if line[3:4] != b"P")
+            self._ended |= {int(field[1]) for field in fields if len(field) > 2 and field[1].isdigit()}
+        return frozenset(self._ended)
 
 
 def _last_lines(file: Path) -> str:

@@ -6,6 +6,7 @@ its resume goes by position. The runs' own files say what happened.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import stat
@@ -22,13 +23,12 @@ from gpt_opt.dispatch import slurm
 from gpt_opt.dispatch.backends.check_in import CheckIns, start_line
 from gpt_opt.dispatch.backends.plain_names import make_links, plain, program
 from gpt_opt.dispatch.backends.resources import by_shape, slurm_slots
-from gpt_opt.dispatch.backends.sbatch_script import sbatch_text
+from gpt_opt.dispatch.backends.sbatch_script import environment_lines, sbatch_text
 from gpt_opt.dispatch.slot.launch import task_line
 from gpt_opt.dispatch.slot.slot import DRIVER, SESSION
 from gpt_opt.errors import GptOptError
 from gpt_opt.plan.resources import from_record
 from gpt_opt.records.io import now, write_text
-from gpt_opt.records.job_id import this_job
 from gpt_opt.records.sweep_dir import Job, Submission, Sweep, SweepRun
 from gpt_opt.sweep.model import Resources
 
@@ -56,9 +56,8 @@ class DisBatch:
         """Returns the batch script for the runs of a shape."""
         asked, programs = submission.shapes[shape], str(Path(program("gptopt")).parent)
         part = sweep.part(shape) if len(submission.shapes) > 1 else sweep
-        return sbatch_text(
-            part, from_record(asked.resources), asked.slots or 1, submission.root, programs, submission.snapshot
-        )
+        environment = environment_lines(submission.root, programs, submission.program)
+        return sbatch_text(part, from_record(asked.resources), asked.slots or 1, environment, submission.snapshot)
 
     def start(self, sweep: Sweep, submission: Submission, runs: Sequence[SweepRun]) -> Iterator[list[Job]]:
         """Submits a job for each shape that `runs` have."""
@@ -77,8 +76,11 @@ class DisBatch:
 def task_text(sweep: Sweep, runs: Sequence[SweepRun], resources: Resources) -> str:
     """Returns the task file: a line for every run, or for as many as share a GPU, and so a slot."""
     together = resources.runs_per_gpu or 1
-    groups = [runs[start : start + together] for start in range(0, len(runs), together)]
-    return "".join(task_line(program("gptopt"), plain(sweep), group) + "\n" for group in groups)
+    return _text(sweep, [runs[start : start + together] for start in range(0, len(runs), together)])
+
+
+def _text(sweep: Sweep, lines: Sequence[Sequence[SweepRun]]) -> str:
+    return "".join(task_line(program("gptopt"), plain(sweep), line) + "\n" for line in lines)
 
 
 class Round:
@@ -89,15 +91,21 @@ class Round:
         resources: What one of them needs.
         session: The start of the driver, see `gpt_opt.records.job_id`.
         driver: See `stop_requests.driver_name`.
-        slots: Slots on this machine; None inside a Slurm job, where the allocation decides.
+        runs: Runs at a time.
+        in_job: Whether the slots are those of the Slurm job, else of this machine.
+
+    Attributes:
+        slots: Lines at a time.
+        together: Runs at a time within a line.
     """
 
-    def __init__(self, sweep: Sweep, resources: Resources, session: str, driver: str, slots: int | None) -> None:
+    def __init__(self, sweep: Sweep, resources: Resources, session: str, driver: str, runs: int, in_job: bool) -> None:
         make_links(sweep)
         sweep.disbatch.mkdir(mode=0o700, exist_ok=True)
         folder = plain(sweep).disbatch / f"{session}-{len(list(sweep.disbatch.iterdir()))}"
         folder.mkdir(mode=0o700)
-        in_job = this_job().is_slurm and slots is None
+        self.together = resources.runs_per_gpu or 1
+        self.slots = math.ceil(runs / self.together)
         # disBatch logs its whole environment at level INFO.
         python = [program(Path(sys.executable).name), "-c", _MAIN]
         command = [*python, "--loglevel", "WARNING", "--no-retire", "-p", f"{folder}/d"]
@@ -109,7 +117,7 @@ class Round:
             for name in memory:  # one is of an allocation around the job, and srun takes no two: it has the job's then
                 del environment[name]
         if not in_job:
-            command += ["--ssh-node", f"localhost:{slots or 1}", "--use-address", "localhost:0"]
+            command += ["--ssh-node", f"localhost:{self.slots}", "--use-address", "localhost:0"]
         self._check_ins = CheckIns(folder)
         with (folder / "output").open("wb") as output:
             self._process = subprocess.Popen(
@@ -122,25 +130,56 @@ class Round:
                 bufsize=0,
             )
         assert self._process.stdin is not None
-        self._stdin, self._unsaid = cast("FileIO", self._process.stdin), b""
+        self._stdin, self._unsaid, self._is_flushed = cast("FileIO", self._process.stdin), b"", True
         os.set_blocking(self._stdin.fileno(), False)
         self.folder, self.session = folder, session
-        self._sweep, self._resources, self._given = sweep, resources, list[SweepRun]()
+        self._sweep, self._lines, self._number = sweep, dict[int, Sequence[SweepRun]](), 0
         self._say(start_line(program("gptopt"), plain(sweep), folder, in_job) + "\n")
 
-    def feed(self, runs: Sequence[SweepRun], is_last: bool) -> None:
-        """Hands out runs to the next free slots.
+    def feed(self, lines: Sequence[Sequence[SweepRun]], is_last: bool) -> None:
+        """Hands out lines to the next free slots.
 
         Args:
-            runs: The runs.
+            lines: The runs of each.
             is_last: Whether none will follow.
         """
-        self._given += runs
-        write_text(self._sweep.tasks, task_text(self._sweep, self._given, self._resources))
-        lines = task_text(self._sweep, runs, self._resources)
-        self._check_ins.tasks += lines.count("\n")
+        text = _text(self._sweep, lines)
+        if self._number == 0:
+            write_text(self._sweep.tasks, text)
+        else:
+            with self._sweep.tasks.open("a") as stream:
+                stream.write(text)
+        self._lines |= enumerate(lines, self._number)
+        self._number += len(lines)
         self._check_ins.is_open = not is_last
-        self._say(lines if is_last or not lines else lines + _NOTHING)
+        self._check_ins.tasks = self._number
+        self._is_flushed = self._is_flushed and not lines
+        self._say(text)
+
+    def flush(self) -> None:
+        """Makes disBatch hand the last line out, although another one may follow."""
+        if not self._is_flushed:
+            self._say(_NOTHING)
+            self._number += 1
+            self._is_flushed = True
+
+    @property
+    def outstanding(self) -> int:
+        """Number of the lines that were handed out and, as far as `take_ended` told, have not ended."""
+        return len(self._lines)
+
+    @property
+    def has_shared_lines(self) -> bool:
+        """Whether one of those has several runs."""
+        return any(len(line) > 1 for line in self._lines.values())
+
+    def take_ended(self) -> list[Sequence[SweepRun]]:
+        """Returns the lines that have ended, however, since the last call."""
+        return [self._lines.pop(number) for number in self._check_ins.ended() if number in self._lines]
+
+    def at_work(self) -> frozenset[int]:
+        """Returns the indices of the runs of those lines that have not ended."""
+        return frozenset(run.index for line in self._lines.values() for run in line)
 
     def _say(self, lines: str) -> None:
         """Gives disBatch as many lines as its pipe takes now, for it reads one when a slot is free; `wait` goes on."""
@@ -155,11 +194,6 @@ class Round:
     def is_open(self) -> bool:
         """Whether runs may follow."""
         return self._check_ins.is_open
-
-    def at_work(self) -> frozenset[int]:
-        """Returns the indices of the runs that were handed out and whose slots have not told their end."""
-        ended = self._check_ins.ended()
-        return frozenset(run.index for run in self._given if run.run_id not in ended)
 
     def lost_nodes(self) -> dict[str, str]:
         """Returns the nodes whose slots do not start, with the reason."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from gpt_opt.dispatch.backends.plain_names import plain
 from gpt_opt.dispatch.backends.resources import mem_mb, site_options
+from gpt_opt.records.program import Program
 from gpt_opt.records.sweep_dir import Sweep
 from gpt_opt.sweep.model import Resources
 
@@ -27,7 +28,7 @@ def names(sweep: Sweep) -> tuple[str, str]:
 
 
 def sbatch_text(
-    sweep: Sweep, resources: Resources, slots: int, root: str, programs: str, snapshot: bool = False
+    sweep: Sweep, resources: Resources, slots: int, environment: Sequence[str], snapshot: bool = False
 ) -> str:
     """Returns the batch script of the disbatch backend.
 
@@ -35,26 +36,36 @@ def sbatch_text(
         sweep: The sweep directory; a part of it where the sweep has several shapes.
         resources: What one run needs; `gpus_per_run` None asks for one GPU.
         slots: Runs at a time.
-        root: The repository, absolute.
-        programs: Folder of the submitter's `gptopt`, which serves where the environment of jobs has none.
+        environment: Lines that put `gptopt` on the PATH, as `environment_lines` gives them.
         snapshot: Whether the job imports from the sweep's snapshot.
     """
     options = [*_options(sweep, resources, slots), *site_options(resources)]
-    environment = shlex.quote(f"{root}/slurm_scripts/environment.sh")
     part = "" if sweep.shape is None else f" --shape {sweep.shape}"
     return "\n".join(
         [
             "#!/bin/bash",
             *option_lines(options),
-            f"GPTOPT_ROOT={shlex.quote(root)}",
-            f". {environment}",
-            f"PATH=$PATH:{shlex.quote(programs)}",
+            *environment,
             *([import_line(sweep)] if snapshot else []),
             "# exec: the warning before the time limit goes to this process.",
             f"exec gptopt drive {plain(sweep).root}{part}",
             "",
         ]
     )
+
+
+def environment_lines(root: str, programs: str, program: Program) -> list[str]:
+    """Returns the lines of a batch script after which `gptopt` and its Python are on the PATH.
+
+    Args:
+        root: The repository, absolute.
+        programs: Folder of the submitter's `gptopt`, which serves where the environment of jobs has none.
+        program: How the runs are started.
+    """
+    if program.folder:  # an application, which says in its gptopt.toml what it needs
+        return [*program.environment, f"command -v gptopt > /dev/null || PATH={shlex.quote(programs)}:$PATH"]
+    source = f". {shlex.quote(f'{root}/slurm_scripts/environment.sh')}"
+    return [f"GPTOPT_ROOT={shlex.quote(root)}", source, f"PATH=$PATH:{shlex.quote(programs)}"]
 
 
 def import_line(sweep: Sweep) -> str:

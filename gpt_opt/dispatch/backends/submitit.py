@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from gpt_opt.dispatch import slurm
 from gpt_opt.dispatch.backends.plain_names import make_links, plain, program
 from gpt_opt.dispatch.backends.resources import groups, slurm_slots
-from gpt_opt.dispatch.backends.sbatch_script import import_line, names, option_lines, warning_s
+from gpt_opt.dispatch.backends.sbatch_script import environment_lines, import_line, names, option_lines, warning_s
 from gpt_opt.dispatch.slot.slot import SESSION, Slot
 from gpt_opt.dispatch.stages import must_wait
 from gpt_opt.errors import GptOptError, RunFailed
@@ -264,9 +264,7 @@ def _parameters(sweep: Sweep, submission: Submission) -> dict[str, Any]:
         "setup": [
             *option_lines(resources.sbatch),  # before any command, so sbatch reads them, and the last word is theirs
             "export SLURM_EXPORT_ENV=ALL",  # submitit's srun, where the job was submitted with none
-            f"GPTOPT_ROOT={shlex.quote(submission.root)}",
-            f". {shlex.quote(submission.root + '/slurm_scripts/environment.sh')}",
-            f"PATH=$PATH:{Path(program('gptopt')).parent}",
+            *environment_lines(submission.root, str(Path(program("gptopt")).parent), submission.program),
             *([import_line(sweep)] if submission.snapshot else []),
         ],
         "additional_parameters": {"requeue": True},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import re
@@ -21,21 +20,28 @@ from gpt_opt.dispatch import slurm
 from gpt_opt.dispatch.slot import warm
 from gpt_opt.dispatch.slot.diagnose import oom_kills
 from gpt_opt.dispatch.slot.gpus import Lease, node_name
-from gpt_opt.dispatch.snapshot import code_root, import_path
+from gpt_opt.dispatch.snapshot import app_root, import_path
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.attempts import Attempt
+from gpt_opt.records.program import Program
+from gpt_opt.records.run_dir import make_run_dir
 from gpt_opt.records.sweep_dir import Sweep, SweepRun
 from gpt_opt.run.devices import DEVICES, SHUTDOWN, SWEEP
 from gpt_opt.run.planned import RUN_ID, SWEEP_DIR
-from gpt_opt.run.signals import WARNINGS
+from gpt_opt.run.signals import WARNINGS, end_with_parent
 from gpt_opt.run.warm import Request
 from gpt_opt.sweep.model import Resources
+from gpt_opt.sweep.overrides import to_override
 
 log = logging.getLogger(__name__)
 
-_PR_SET_PDEATHSIG = 1
 _TAIL_BYTES = 20_000
-_IMPORTED = ("run_hydra", "gpt_opt.training.warm")
+
+
+def _imported(program: Program, command: Sequence[str]) -> list[str]:
+    """Returns what the warm process for a command imports."""
+    adapters = any(text.startswith("lora=") and text != "lora=none" for text in command)
+    return [*program.warm_imports, *(["peft"] if adapters and program == Program() else [])]
 
 
 @dataclass(frozen=True)
@@ -132,8 +138,12 @@ class Launcher:
             OSError: If this node cannot start it.
             GptOptError: If its nodes have no host to meet at.
         """
-        code = code_root(self._sweep, self._submission)
-        command, workers = command_of(run, code, self._resources, self._environment)
+        program, run_dir = self._submission.program, run.paths().root
+        if program.makes_directory:
+            run_dir = make_run_dir(run_dir, run.run_id)
+        app = app_root(self._sweep, self._submission)
+        task = program.arguments(app, run_dir, run.run_id, self._overrides(run))
+        command, workers = command_of(task, program.torchrun, self._resources, self._environment)
         files = [self._sweep.logs / f"{name}.{end}" for end in ("out", "err")]
         logs = [file.open("ab") for file in files]
         log_start, kills = logs[1].tell(), oom_kills()
@@ -141,7 +151,7 @@ class Launcher:
         processes = workers * (self._resources.nodes_per_run or 1)
         process: subprocess.Popen[bytes] | warm.WarmProcess | None = None
         try:
-            if processes == 1 and warm.TASK in environment and not self._submission.cold:
+            if processes == 1 and warm.TASK in environment and program.warm_imports and not self._submission.cold:
                 process = self._start_warm(command[1:], environment, logs, held.fds)
             process = process or subprocess.Popen(
                 command,
@@ -159,17 +169,28 @@ class Launcher:
                 stream.close()
         return RunProcess(run, attempt, process, workers, processes, files[1], log_start, kills)
 
+    def _overrides(self, run: SweepRun) -> Sequence[str]:
+        """Returns the overrides of a run, with a path in the place of the id of the run that it starts from."""
+        key = self._submission.program.start
+        if not key or run.parent is None:
+            return run.overrides
+        parent = Sweep(self._sweep.root).runs[run.parent].paths()
+        start = to_override(key, str(self._submission.program.result_of(parent)))
+        return [start if text.startswith(f"{key}=run:") else text for text in run.overrides]
+
     def _start_warm(
         self, command: Sequence[str], environment: Mapping[str, str], logs: Sequence[IO[bytes]], held: Sequence[int]
     ) -> warm.WarmProcess | None:
         """Starts a run as a child of the warm process of this slot; says why, and returns None, where that fails."""
         cpus = sorted(os.sched_getaffinity(0))
-        request = Request(command, self._submission.cwd, environment, cpus, WARNINGS)
+        code = str(app_root(self._sweep, self._submission))
+        request = Request(command, self._submission.cwd, environment, cpus, WARNINGS, code)
         log_file = self._sweep.logs / f"warm-{node_name(self._environment)}.out"
         with open(os.devnull, "rb") as nothing:
             descriptors = [nothing.fileno(), *(stream.fileno() for stream in logs), *held]
+            modules = _imported(self._submission.program, command)
             try:
-                return warm.start(request, descriptors, log_file, _IMPORTED, self._is_stopping)
+                return warm.start(request, descriptors, log_file, modules, self._is_stopping)
             except (OSError, GptOptError) as error:
                 log.warning("the run starts cold: %s; %s may say more", error, log_file)
                 return None
@@ -183,32 +204,35 @@ class Launcher:
         threads = max(1, cores // workers // (self._resources.runs_per_gpu or 1))
         environment.setdefault("OMP_NUM_THREADS", str(threads))
         environment |= {SWEEP: self._submission.sweep, RUN_ID: run.run_id, SWEEP_DIR: str(self._sweep.root)}
-        return environment | import_path(self._sweep, self._submission, environment) | SHUTDOWN
+        environment |= import_path(self._sweep, self._submission, environment) | SHUTDOWN
+        if self._submission.program.on_path:
+            roots = [str(app_root(self._sweep, self._submission)), environment.get("PYTHONPATH", "")]
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, roots))
+        return environment
 
 
 def command_of(
-    run: SweepRun, code: Path, resources: Resources, environment: Mapping[str, str]
+    task: Sequence[str], torchrun: bool, resources: Resources, environment: Mapping[str, str]
 ) -> tuple[list[str], int]:
     """Returns the command that starts a run, and its number of processes on this node.
 
     The overrides are separate arguments: no shell ever reads a parameter value.
 
     Args:
-        run: The run.
-        code: Folder of the run_hydra.py to start.
+        task: Arguments of Python that make the run.
+        torchrun: Whether several processes are started by torchrun; otherwise the run starts them by itself.
         resources: What the run needs.
         environment: Of the slot; over several nodes it says which of them this is.
     """
     workers, nodes = max(1, resources.gpus_per_run or 1), resources.nodes_per_run or 1
-    task = [str(code / "run_hydra.py"), *run.overrides]
-    if workers == 1 and nodes == 1:
+    if not torchrun or (workers == 1 and nodes == 1):
         return [sys.executable, *task], 1
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(workers)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(workers)]
     if nodes == 1:
-        return [*torchrun, "--standalone", *task], workers
+        return [*launcher, "--standalone", *task], workers
     head, port = rendezvous(environment)
     layout = ["--nnodes", str(nodes), "--node-rank", environment["SLURM_NODEID"]]
-    return [*torchrun, *layout, "--master-addr", head, "--master-port", str(port), *task], workers
+    return [*launcher, *layout, "--master-addr", head, "--master-port", str(port), *task], workers
 
 
 def rendezvous(environment: Mapping[str, str]) -> tuple[str, int]:
@@ -228,11 +252,6 @@ def rendezvous(environment: Mapping[str, str]) -> tuple[str, int]:
 def task_line(program: str, sweep: Sweep, runs: Sequence[SweepRun]) -> str:
     """Returns the line of a task file that executes `runs` in one slot: plain paths and ids, no parameter value."""
     return " ".join([program, "exec", str(sweep.root), *(run.run_id for run in runs)])
-
-
-def end_with_parent() -> None:
-    """Makes the kernel send SIGTERM to this process when its parent ends: a run does not outlive its slot."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
 def _as_child() -> None:

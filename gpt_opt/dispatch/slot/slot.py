@@ -10,11 +10,13 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from types import FrameType
 
+from gpt_opt.dispatch.measure import SpeedMeter, resumed_step
 from gpt_opt.dispatch.slot.diagnose import End, diagnose, oom_kills
 from gpt_opt.dispatch.slot.gpus import GpuBusy, Lease, lease, node_name, slot_environment
-from gpt_opt.dispatch.slot.launch import Launcher, RunProcess, end_with_parent
+from gpt_opt.dispatch.slot.launch import Launcher, RunProcess
 from gpt_opt.dispatch.stages import must_wait
 from gpt_opt.errors import GptOptError
 from gpt_opt.plan.resources import from_record
@@ -25,10 +27,11 @@ from gpt_opt.records.claim import read_claim
 from gpt_opt.records.io import now
 from gpt_opt.records.process import this_process
 from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.speeds import Speeds, read_speeds
 from gpt_opt.records.state import RunState, State, StateUnreadable, is_done, read_state
 from gpt_opt.records.sweep_dir import Sweep, SweepRun
 from gpt_opt.run.outputs import write_line
-from gpt_opt.run.signals import WARNINGS, handled, stop_signals
+from gpt_opt.run.signals import WARNINGS, end_with_parent, handled, stop_signals
 
 log = logging.getLogger(__name__)
 
@@ -100,10 +103,19 @@ class Slot:
         if self._stopping or self._asked_to_stop(run):
             _say(run, "is not started: asked to stop")
             return False
-        if reason := must_wait(self._sweep, run):
+        if reason := must_wait(self._sweep, run) or self._too_late_for(run):
             _say(run, f"is not started: {reason}")
             return False
         return True
+
+    def _too_late_for(self, run: SweepRun) -> str:
+        """Returns why a run is left for the next allocation; "" if not, and where nobody would start it then."""
+        speeds = Speeds() if self._driver is None else read_speeds(self._sweep.speeds)
+        if speeds.ends is None:
+            return ""
+        if run.workload is not None and run.workload.name not in speeds.workloads:  # its driver looks a moment later
+            speeds = replace(speeds, workloads=SpeedMeter(self._sweep, run.workload.name).measure().workloads)
+        return speeds.too_late_for(run, resumed_step(run, run.paths()), time.time())
 
     def _lease(self, run: SweepRun) -> Lease | None:
         try:

@@ -98,7 +98,7 @@ def start(
         GptOptError: If the folder of their sockets belongs to somebody else.
     """
     parent = _parent()
-    key = [parent.pid, parent.create_time(), sys.executable, _code(request), *modules, _lasting(request.environment)]
+    key = [parent.pid, parent.create_time(), sys.executable, request.folder, *modules, _lasting(request.environment)]
     folder = own_folder(f"warm-{socket.gethostname()}")  # temporary files may lie on a file system of several nodes
     path = folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     for is_last in (False, True):
@@ -140,11 +140,6 @@ def _answer(connection: socket.socket, is_stopping: Callable[[], bool]) -> int |
         if is_stopping():
             raise InterruptedError("the slot was asked to stop")
     return receive(connection)
-
-
-def _code(request: Request) -> str:
-    """Returns the folder that a run's script is in, from which it imports."""
-    return str(Path(request.command[0]).parent)
 
 
 def _parent() -> psutil.Process:
@@ -209,7 +204,7 @@ def _serve(path: Path, parent: int, request: Request, log: Path, modules: Sequen
         listening.listen(64)
         subprocess.Popen(
             [sys.executable, "-m", "gpt_opt.run.warm", str(path), str(parent), *modules],
-            cwd=_code(request),
+            cwd=request.folder,
             env=_lasting(request.environment),
             stdin=listening.fileno(),
             stdout=output,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_opt.plan.compose.base import Base, Resolved
-from gpt_opt.plan.compose.hydra import HydraEngine, detached, failed_while_loading, missing_keys, plain
+from gpt_opt.plan.compose.hydra import Configs, HydraEngine, detached, failed_while_loading, missing_keys, plain
 from gpt_opt.plan.compose.overrides import Kind, ParsedOverride, Stages, read_override, stages_of
 from gpt_opt.plan.compose.references import PURE_RESOLVERS, Unpredictable
 
@@ -79,33 +79,25 @@ class _Built:
 
 
 class Composer:
-    """Composes points from one config folder.
+    """Composes points of one application.
 
     Config files, the ConfigStore and resolvers are taken as they are at first use and must then stay as they are; a
     change of the process environment is noticed at the next call. Not thread-safe.
 
     Args:
-        config_dir: Folder of the primary config.
-        config_name: Name of the primary config, without `.yaml`.
+        configs: Where the configs are; a folder alone has the primary config `config`.
         pure_resolvers: Custom resolvers that depend on nothing but their arguments and the environment. Points that
             meet any other custom resolver are composed by Hydra.
-        further: Folder of more config groups, as `--config-dir` gives one.
 
     Attributes:
         fast: Points resolved without composing them with Hydra.
         slow: Points that Hydra composed, by the reason why.
     """
 
-    def __init__(
-        self,
-        config_dir: Path,
-        config_name: str = "config",
-        pure_resolvers: Iterable[str] = (),
-        further: Path | None = None,
-    ) -> None:
+    def __init__(self, configs: Configs | Path, pure_resolvers: Iterable[str] = ()) -> None:
         self.fast = 0
         self.slow: Counter[str] = Counter()
-        self._engine = HydraEngine(Path(config_dir), config_name, further)
+        self._engine = HydraEngine(configs if isinstance(configs, Configs) else Configs(configs))
         self._pure = PURE_RESOLVERS | frozenset(pure_resolvers)
         self._parsed: dict[str, ParsedOverride] = {}
         self._stages: dict[tuple[str, ...], Stages] = {}
@@ -124,6 +116,12 @@ class Composer:
             plain(self._engine.load(overrides))
             raise result.error
         return result
+
+    def again(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """Returns the config of a point that was composed before, with all of its resolvers called once more."""
+        config = plain(self._engine.load(overrides))
+        assert isinstance(config, dict)
+        return config
 
     def compose_many(self, points: Iterable[Sequence[str]]) -> Iterator[Composed | ComposeFailure]:
         """Composes points one after another, in order, as they are asked for; a bad point is a `ComposeFailure`."""

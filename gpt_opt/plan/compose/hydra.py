@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any, ClassVar, cast
@@ -25,14 +26,47 @@ from hydra.version import VersionBase, setbase
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from gpt_opt.config.schema import VERSION_BASE
+from gpt_opt.app.app import App
+from gpt_opt.plan.compose.resolvers import leave_as_text, with_choices
+from gpt_opt.plan.compose.stored import StoringLoader
 
 _LOADING = frozenset({"create_defaults_list", "_compose_config_from_defaults_list"})
+
+
+@dataclass(frozen=True)
+class Configs:
+    """Where configs are, and how Hydra composes them.
+
+    Attributes:
+        folder: Holds the primary config and the config groups; None where all are registered.
+        name: The primary config, without `.yaml`.
+        further: Folder of more config groups, as `--config-dir` gives one.
+        version_base: As in `@hydra.main`.
+        is_alone: Whether the primary config is all there is.
+        is_stored: Whether compositions are kept for other processes.
+        not_read: Keys, with all below them, whose resolvers are not called: they identify no run, and may make folders.
+    """
+
+    folder: Path | None
+    name: str = "config"
+    further: Path | None = None
+    version_base: str | None = "1.3"
+    is_alone: bool = False
+    is_stored: bool = True
+    not_read: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, app: App) -> Configs:
+        """Returns those of an application."""
+        ours, excluded = not app.planned_apart, app.identity.excluded
+        not_read = frozenset[str]() if ours else excluded
+        return cls(app.config_dir, app.config_name, app.further, app.version_base, app.only_config, ours, not_read)
 
 
 class _Files(ConfigRepository):
     """The config files, each read once as long as it stays the same: Hydra reads all of them for every config."""
 
+    is_stored = True
     _read: ClassVar[dict[tuple[str, str], tuple[tuple[int, ...], ConfigResult]]] = {}
 
     def load_config(self, config_path: str) -> ConfigResult | None:
@@ -52,6 +86,34 @@ class _Files(ConfigRepository):
     def __deepcopy__(self, memo: dict[int, Any]) -> _Files:
         """Copies what Hydra replaces for a config, the list of its sources; it does not change the sources."""
         return copy.copy(self)
+
+
+class _OfOthers(_Files):
+    """The config files of another application, whose compositions are not kept: they may hold objects of it."""
+
+    is_stored = False
+
+
+class _OneFile(_OfOthers):
+    """A primary config without config groups: a folder beside it that has the name of a key is none."""
+
+    def group_exists(self, config_path: str) -> bool:
+        return config_path.startswith("hydra") and super().group_exists(config_path)
+
+    def get_group_options(self, group_name: str, *rest: Any, **named: Any) -> list[str]:
+        return super().get_group_options(group_name, *rest, **named) if group_name.startswith("hydra") else []
+
+
+class _Loader(StoringLoader):
+    """A loader that composes with a version_base of its own, whatever that of the process is."""
+
+    def __init__(self, path: ConfigSearchPath, version_base: str | None) -> None:
+        super().__init__(path)
+        self._version_base = version_base
+
+    def load_configuration(self, *arguments: Any, **options: Any) -> DictConfig:
+        with _composing_as(self._version_base):
+            return super().load_configuration(*arguments, **options)
 
 
 class Known(ConfigLoaderImpl):
@@ -77,16 +139,15 @@ class HydraEngine:
     """Composes one point at a time with Hydra's own config loader.
 
     Args:
-        config_dir: Folder that holds the primary config and the config groups.
-        config_name: Name of the primary config, without `.yaml`.
-        further: Folder of more config groups, as `--config-dir` gives one.
+        configs: Where the configs are.
     """
 
-    def __init__(self, config_dir: Path, config_name: str, further: Path | None = None) -> None:
-        self.config_name = config_name
+    def __init__(self, configs: Configs) -> None:
+        self.config_name, self._version_base, self._not_read = configs.name, configs.version_base, configs.not_read
+        self._is_of_others = not configs.is_stored
         if not all(OmegaConf.has_resolver(name) for name in ("now", "hydra", "python_version")):
             setup_globals()
-        self._loader = loader(search_path(config_dir, further))
+        self._loader = loader(configs)
         self._groups: dict[str, bool] = {}
         self._repository: Any = None
 
@@ -96,12 +157,18 @@ class HydraEngine:
         Raises:
             Exception: Whatever Hydra or OmegaConf raises for these overrides.
         """
-        return without_hydra(load(self._loader, self.config_name, overrides, from_shell=False))
+        config = load(self._loader, self.config_name, overrides, from_shell=False)
+        if self._is_of_others:
+            with_choices(config, config.hydra.runtime.choices)
+        config = without_hydra(config)
+        for key in self._not_read:
+            leave_as_text(config, key)
+        return config
 
     def is_group(self, name: str) -> bool:
         """Returns whether `name` is a config group, in the sources that Hydra itself would search."""
         if name not in self._groups:
-            with _version_base():
+            with _composing_as(self._version_base):
                 if self._repository is None:
                     _, self._repository = self._loader._parse_overrides_and_create_caching_repo(self.config_name, [])
                 try:
@@ -111,18 +178,19 @@ class HydraEngine:
         return self._groups[name]
 
 
-def search_path(config_dir: Path, further: Path | None = None) -> ConfigSearchPath:
-    """Returns where Hydra seeks configs when run_hydra.py calls it, `further` being what `--config-dir` gives."""
-    path = create_config_search_path(str(config_dir.resolve()))
+def search_path(folder: Path | None, further: Path | None = None) -> ConfigSearchPath:
+    """Returns where Hydra seeks configs when a script calls it, `further` being what `--config-dir` gives."""
+    path = create_config_search_path(None if folder is None else str(folder.resolve()))
     if further is not None:
         path.prepend("command-line", f"file://{further.resolve()}", SearchPathQuery(provider="schema"))
     return path
 
 
-def loader(path: ConfigSearchPath) -> ConfigLoaderImpl:
-    """Returns a loader of the configs on a search path, which composes as Hydra's does."""
-    made = ConfigLoaderImpl(path)
-    made.repository = _Files(path)
+def loader(configs: Configs) -> ConfigLoaderImpl:
+    """Returns a loader of configs, which composes as Hydra's does."""
+    path = search_path(configs.folder, configs.further)
+    made = _Loader(path, configs.version_base)
+    made.repository = (_OneFile if configs.is_alone else _Files if configs.is_stored else _OfOthers)(path)
     return made
 
 
@@ -138,8 +206,7 @@ def load(loader: ConfigLoaderImpl, name: str, overrides: Sequence[str], **option
     Raises:
         Exception: Whatever Hydra or OmegaConf raises for these overrides.
     """
-    with _version_base():
-        return loader.load_configuration(name, list(overrides), run_mode=RunMode.RUN, **options)
+    return loader.load_configuration(name, list(overrides), run_mode=RunMode.RUN, **options)
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
@@ -189,11 +256,11 @@ def detached(error: Exception) -> Exception:
 
 
 @contextmanager
-def _version_base() -> Iterator[None]:
-    """Composes with our version_base, and gives the process back the one that it had."""
+def _composing_as(version_base: str | None) -> Iterator[None]:
+    """Composes with the version_base of an application, and gives the process back the one that it had."""
     base = VersionBase.instance()
     before = base.version_base
-    setbase(VERSION_BASE)
+    setbase(version_base)
     try:
         yield
     finally:

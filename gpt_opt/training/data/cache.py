@@ -1,8 +1,8 @@
 """Token ids by content, kept for the other runs of a sweep.
 
 An entry is one safetensors file, named by the SHA-256 of the texts, the tokenizer and the limits: it never becomes
-stale, and holds numbers only, so that a foreign one is at worst made anew. It is written aside and renamed: runs that
-start at once each find it whole or not at all. Any entry may be deleted at any time.
+stale, and holds numbers only, so that one of somebody else runs no code; whole ones are believed. It is written aside
+and renamed: runs that start at once each find it whole or not at all. Any entry may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save_file
 
 from gpt_opt.config.cache import cache_folder
 from gpt_opt.training.data.chat import Chat, Turns
@@ -30,10 +33,15 @@ from gpt_opt.training.data.tokenize import SequenceLimits, tokenize
 
 log = logging.getLogger(__name__)
 
+Array = NDArray[Any]
+
 MIN_CHARACTERS = 4_000_000
 """Less text than this is not worth an entry: one core tokenizes it in about 1.5 s (and reads it back in 0.2 s)."""
 
-_FORMAT = 3
+_LEFT_S = 86_400.0
+"""What is half-written for so long a killed process has left."""
+
+_FORMAT = 4
 """Changes whenever the same texts would give other ids, or the layout of an entry changes."""
 
 
@@ -57,22 +65,22 @@ def tokenize_once(
         return tokenize(records, tokenizer, limits, counts)
     key = _key(records, tokenizer, limits)
     file = folder / f"{key}.safetensors"
-    if (found := _load(file, key, len(records))) is not None:
-        rows, truncated = found
-        counts.update(truncated)
+    if (found := read_entry(file, key)) is not None:
+        counted, arrays = found
+        counts.update(Counter(json.loads(counted)))
+        rows = rows_of(arrays["ids"], arrays["lengths"])
         return [record.with_ids(ids) for record, ids in zip(records, rows, strict=True)]
     own: Counter[str] = Counter()
     tokenized = tokenize(records, tokenizer, limits, own)
     counts.update(own)
-    _store(file, key, [item.ids for item in tokenized], own)
+    ids, lengths = flattened([item.ids for item in tokenized])
+    write_entry(file, key, json.dumps(own), {"ids": ids, "lengths": lengths})
     return tokenized
 
 
 def _key(records: Sequence[Record], tokenizer: Any, limits: SequenceLimits) -> str:
     digest = hashlib.sha256()
-    settings = [_FORMAT, tokenizer.eos_token_id, tokenizer.split_special_tokens, *astuple(limits)]
-    chats = [tokenizer.chat_template, tokenizer.special_tokens_map]
-    for part in (settings, chats, tokenizer.backend_tokenizer.to_str()):
+    for part in ([_FORMAT, *astuple(limits)], tokenizer_settings(tokenizer)):
         digest.update(json.dumps(part, default=str).encode() + b"\n")
     for record in records:
         texts = record.texts
@@ -84,17 +92,23 @@ def _key(records: Sequence[Record], tokenizer: Any, limits: SequenceLimits) -> s
     return digest.hexdigest()
 
 
-def _store(file: Path, key: str, rows: Sequence[Ids], counts: Counter[str]) -> None:
+def tokenizer_settings(tokenizer: Any) -> list[Any]:
+    """Returns all of a tokenizer that token ids follow from."""
+    special = [tokenizer.eos_token_id, tokenizer.split_special_tokens, tokenizer.special_tokens_map]
+    return [*special, tokenizer.chat_template, tokenizer.backend_tokenizer.to_str()]
+
+
+def write_entry(file: Path, key: str, text: str, arrays: Mapping[str, Array]) -> None:
     """Writes an entry; a cache that cannot be written costs a line and time, no run."""
-    flat = np.fromiter((token for row in rows for ids in row for token in ids), dtype=np.int32)
-    lengths = np.array([[len(ids) for ids in row] for row in rows], dtype=np.int32)
-    counted = json.dumps(counts)
-    metadata = {"key": key, "counts": counted, "sha256": _checksum(counted, flat, lengths)}
+    metadata = {"key": key, "text": text, "sha256": _checksum(text, arrays)}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        for left in file.parent.glob(".writing-*"):
+            if time.time() - left.stat().st_mtime > _LEFT_S:
+                shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=file.parent, prefix=".writing-") as aside:
             written = Path(aside, file.name)
-            save_file({"ids": flat, "lengths": lengths}, written, metadata=metadata)
+            save_file(dict(arrays), written, metadata=metadata)
             with written.open("rb") as stream:
                 os.fsync(stream.fileno())
             written.replace(file)
@@ -102,34 +116,37 @@ def _store(file: Path, key: str, rows: Sequence[Ids], counts: Counter[str]) -> N
         log.warning("tokens are not cached in %s: %s", file.parent, error)
 
 
-def _load(file: Path, key: str, count: int) -> tuple[list[Ids], Counter[str]] | None:
-    """Returns the rows of an entry and what was truncated; None where there is none, or it is not whole."""
+def read_entry(file: Path, key: str) -> tuple[str, dict[str, Array]] | None:
+    """Returns text and arrays of an entry; None where there is none, or it is not whole."""
     try:
-        with safe_open(file, framework="numpy") as entry:
-            metadata, flat, lengths = entry.metadata(), entry.get_tensor("ids"), entry.get_tensor("lengths")
-        if (
-            metadata["key"] != key
-            or metadata["sha256"] != _checksum(metadata["counts"], flat, lengths)
-            or len(lengths) != count
-        ):
+        data = file.read_bytes()  # one that is mapped ends the process where another machine replaces it meanwhile
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        arrays = load(data)
+        if metadata["key"] != key or metadata["sha256"] != _checksum(metadata["text"], arrays):
             raise ValueError("is another entry, or was damaged")
-        counts: Counter[str] = Counter(json.loads(metadata["counts"]))
+        return metadata["text"], arrays
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
         log.warning("cached tokens are made anew: %s: %s", file, error)
         return None
-    return _rows(flat, lengths), counts
 
 
-def _checksum(text: str, *arrays: np.ndarray[Any, Any]) -> str:
+def _checksum(text: str, arrays: Mapping[str, Array]) -> str:
     digest = hashlib.sha256(text.encode())
-    for array in arrays:
-        digest.update(f"{array.shape}{array.dtype}".encode() + array.tobytes())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name}{array.shape}{array.dtype}".encode() + array.tobytes())
     return digest.hexdigest()
 
 
-def _rows(flat: np.ndarray[Any, Any], lengths: np.ndarray[Any, Any]) -> list[Ids]:
+def flattened(rows: Sequence[Ids]) -> tuple[Array, Array]:
+    """Returns all ids of some rows, and the lengths of the texts in them, (rows, texts of a row)."""
+    flat = np.fromiter((token for row in rows for ids in row for token in ids), dtype=np.int32)
+    return flat, np.array([[len(ids) for ids in row] for row in rows], dtype=np.int32)
+
+
+def rows_of(flat: Array, lengths: Array) -> list[Ids]:
+    """Returns rows that were `flattened`."""
     ids: list[int] = flat.tolist()
     ends: Iterable[int] = accumulate(lengths.ravel().tolist(), initial=0)
     texts = [ids[start:end] for start, end in pairwise(ends)]

@@ -11,17 +11,24 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from gpt_opt.errors import DataError, Problem
+from gpt_opt.training.data.packing import pack
 from gpt_opt.training.data.records import Tokenized
 from gpt_opt.training.losses.logprob import IGNORED
 
 Batch = dict[str, Any]
 """What a collator returns, on the device: `input_ids` (R, T) int64, `labels` (R, K) int64, `logits_to_keep` = K.
 
-R is the number of sequences, of several for each item first all first ones, then all second ones. See `pad`.
+R is the number of sequences, of several for each item first all first ones, then all second ones. See `pad`. Where they
+were computed before, `reference_logps` (R,) float has the log-probabilities of the completions under the reference.
+Where it may be computed packed, `packed` has the same tokens as `gpt_opt.training.data.packing.Packed`.
 """
 
 Row = tuple[Sequence[int], Sequence[int]]
 """Token ids of a prompt and of a completion, in which `~id` stands for a token `id` that is only context."""
+
+
+_GROUPED_BATCHES = 50
+"""Batches whose items are sorted by length together: transformers' number, by which an order stays mostly random."""
 
 
 class TrainingOrder(Dataset[Any]):
@@ -59,7 +66,16 @@ class TrainingOrder(Dataset[Any]):
         self._per_epoch = len(items) // batch_size * batch_size
         self._length = steps * batch_size
         self._permutation: tuple[int, list[int]] | None = None
+        self._lengths: Sequence[int] | None = None
         self._step: tuple[int, Sequence[Any]] | None = None
+
+    def group_by_length(self, lengths: Sequence[int]) -> None:
+        """Has each batch hold items of similar length: of every 50 batches, sorted by length and cut anew.
+
+        Args:
+            lengths: Tokens of each item of the training data.
+        """
+        self._lengths, self._permutation, self._step = lengths, None, None
 
     def __len__(self) -> int:
         return self._length
@@ -82,17 +98,31 @@ class TrainingOrder(Dataset[Any]):
 
     def settings(self) -> dict[str, int]:
         """Returns what decides which items each step takes, by config key or name."""
+        grouped = {} if self._lengths is None else {"training.training_params.group_by_length": True}
         return {
             "training.training_params.batch_size": self._batch_size,
             "seed": self._seed,
             f"training {self.item_name}": len(self._items),
+            **grouped,
         }
 
     def _order(self, epoch: int) -> list[int]:
         if self._permutation is None or self._permutation[0] != epoch:
             generator = torch.Generator().manual_seed((self._seed * 1_000_003 + epoch) % 2**63)
-            self._permutation = (epoch, torch.randperm(len(self._items), generator=generator).tolist())
+            order = torch.randperm(len(self._items), generator=generator).tolist()
+            self._permutation = (epoch, order if self._lengths is None else self._grouped(order, generator))
         return self._permutation[1]
+
+    def _grouped(self, order: list[int], generator: torch.Generator) -> list[int]:
+        """Returns an order of the same items in batches of similar length, the batches in random order."""
+        assert self._lengths is not None
+        size, taken = self._batch_size, order[: self._per_epoch]
+        batches: list[list[int]] = []
+        for start in range(0, len(taken), _GROUPED_BATCHES * size):
+            part = sorted(taken[start : start + _GROUPED_BATCHES * size], key=self._lengths.__getitem__)
+            batches += [part[first : first + size] for first in range(0, len(part), size)]
+        shuffled = torch.randperm(len(batches), generator=generator).tolist()
+        return [item for index in shuffled for item in batches[index]]
 
 
 class SequentialOrder(TrainingOrder):
@@ -114,7 +144,7 @@ class Collate(Protocol):
     def rows(self, item: Any) -> list[Row]:
         """Returns what an item puts into a batch, for every item the same number of sequences."""
 
-    def __call__(self, batch: Sequence[Any]) -> dict[str, Tensor | int]:
+    def __call__(self, batch: Sequence[Any]) -> Batch:
         """Returns what `pad` returns, and what else the loss needs."""
 
 
@@ -127,9 +157,10 @@ class Collator:
         prompt, *completions = item.ids
         return [(prompt, completion) for completion in completions]
 
-    def __call__(self, batch: Sequence[Tokenized]) -> dict[str, Tensor | int]:
-        """Returns what `pad` returns, of 2B rows for pairs and B for single completions."""
-        return pad([self.rows(item) for item in batch])
+    def __call__(self, batch: Sequence[Tokenized]) -> Batch:
+        """Returns what `pad` returns, of 2B rows for pairs and B for single completions, and `packed`."""
+        items = [self.rows(item) for item in batch]
+        return {**pad(items), "packed": pack(items)}
 
 
 def pad(items: Sequence[Sequence[Row]]) -> dict[str, Tensor | int]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from gpt_opt.config.cache import cache_folder
 from gpt_opt.config.checks.pretraining import other_tokenizer
 from gpt_opt.config.inputs import file_sha256
 from gpt_opt.config.shards import TRAIN, VALIDATION, find_shards, read_meta
 from gpt_opt.errors import DataError
+from gpt_opt.records.code import this_code
+from gpt_opt.training.data.cache import read_entry, tokenizer_settings, write_entry
 from gpt_opt.training.data.encode import Encoder, vocabulary_sha256
 from gpt_opt.training.data.shards import Shard, open_shard
-from gpt_opt.training.data.sources.pydoc import SPLITS, documents
+from gpt_opt.training.data.sources.pydoc import SPLITS, documents, library_sha256
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,17 @@ def build_pydoc_text(tokenizer: Any) -> TokenData:
     Raises:
         DataError: If this Python comes without the source of its library, or the tokenizer has no such token.
     """
-    encoder, splits = Encoder(tokenizer, "that of the model"), list[list[Shard]]()
-    for split in SPLITS:
-        splits.append([(f"embedded text, {split}", encoder.tokens(documents(split)))])
-    digest = hashlib.sha256(b"".join(tokens.tobytes() for shards in splits for _, tokens in shards)).hexdigest()
-    train, validation = splits
+    encoder = Encoder(tokenizer, "that of the model")
+    made_of = [this_code().sha256, library_sha256(), version("tokenizers"), *tokenizer_settings(tokenizer)]
+    key, folder = hashlib.sha256(json.dumps(made_of, default=str).encode()).hexdigest(), cache_folder("tokens")
+    file = None if folder is None else folder / f"{key}.safetensors"
+    entry = None if file is None else read_entry(file, key)
+    if entry is None:
+        arrays: dict[str, Any] = {split: encoder.tokens(documents(split)) for split in SPLITS}
+        digest = hashlib.sha256(b"".join(arrays[split].tobytes() for split in SPLITS)).hexdigest()
+        if file is not None:
+            write_entry(file, key, digest, arrays)
+    else:
+        digest, arrays = entry
+    train, validation = ([(f"embedded text, {split}", arrays[split])] for split in SPLITS)
     return TokenData(train, validation, digest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,12 +13,33 @@ IGNORED = -100
 _CHUNK_BYTES = 1 << 25
 
 
-def _chunk_rows(logits: Tensor) -> int:
-    return max(1, _CHUNK_BYTES // (logits.shape[-1] * 4))
+class Rows(Protocol):
+    """Logits (M, V), or what gives some rows of them when asked."""
+
+    @property
+    def shape(self) -> Any:
+        """(M, V)."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the rows."""
+
+    @property
+    def device(self) -> torch.device:
+        """Of the rows."""
+
+    def __getitem__(self, part: slice, /) -> Tensor:
+        """Returns some rows."""
 
 
-def _working_type(logits: Tensor) -> torch.dtype:
-    return torch.promote_types(logits.dtype, torch.float32)
+def chunk_rows(width: int) -> int:
+    """Returns how many rows of logits are worked on at a time."""
+    return max(1, _CHUNK_BYTES // (width * 4))
+
+
+def working_type(dtype: torch.dtype) -> torch.dtype:
+    """Returns the type that is computed with, for logits of a type."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 class _TokenLogps(torch.autograd.Function):
@@ -26,7 +47,7 @@ class _TokenLogps(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
-        rows, working = _chunk_rows(logits), _working_type(logits)
+        rows, working = chunk_rows(logits.shape[-1]), working_type(logits.dtype)
         normalizer = torch.empty(logits.shape[0], dtype=working, device=logits.device)
         for start in range(0, logits.shape[0], rows):
             part = slice(start, start + rows)
@@ -38,7 +59,7 @@ class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         logits, labels, normalizer = ctx.saved_tensors
-        rows, working = _chunk_rows(logits), _working_type(logits)
+        rows, working = chunk_rows(logits.shape[-1]), working_type(logits.dtype)
         result = torch.empty_like(logits)
         for start in range(0, logits.shape[0], rows):
             part = slice(start, start + rows)
@@ -47,6 +68,13 @@ class _TokenLogps(torch.autograd.Function):
             block.scatter_add_(-1, labels[part].unsqueeze(-1), scale.to(block.dtype))
             result[part] = block
         return result, None
+
+
+def logps_of_rows(logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns what `token_logps` does, of logits (M, V) and labels (M,)."""
+    known = labels != IGNORED
+    flat: Tensor = _TokenLogps.apply(logits, labels.masked_fill(~known, 0))  # type: ignore[no-untyped-call]
+    return flat * known
 
 
 def token_logps(logits: Tensor, labels: Tensor) -> Tensor:
@@ -59,10 +87,7 @@ def token_logps(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         (B, T) in float32 (float64 for float64 logits), 0 where the label is `IGNORED`.
     """
-    known = labels != IGNORED
-    rows = logits.reshape(-1, logits.shape[-1])
-    flat: Tensor = _TokenLogps.apply(rows, labels.masked_fill(~known, 0).reshape(-1))  # type: ignore[no-untyped-call]
-    return flat.view(labels.shape) * known
+    return logps_of_rows(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)).view(labels.shape)
 
 
 @torch.no_grad()
@@ -81,15 +106,19 @@ def sequence_kl(policy_logits: Tensor, reference_logits: Tensor, labels: Tensor)
     Returns:
         (B,) in nats, at least 0 up to rounding.
     """
-    known = (labels != IGNORED).reshape(-1)
     policy = policy_logits.reshape(-1, policy_logits.shape[-1])
     reference = reference_logits.reshape(-1, reference_logits.shape[-1])
-    rows, working = _chunk_rows(policy), _working_type(policy)
+    return kl_of_rows(policy, reference, labels.reshape(-1)).view(labels.shape).sum(-1)
+
+
+def kl_of_rows(policy: Rows, reference: Rows, labels: Tensor) -> Tensor:
+    """Returns the divergence at each place, (M,), of logits (M, V) and (M, W); 0 where the label is `IGNORED`."""
+    rows, working = chunk_rows(policy.shape[-1]), working_type(policy.dtype)
     common = min(policy.shape[-1], reference.shape[-1])
-    result = torch.zeros(known.shape, dtype=working, device=policy.device)
-    for start in range(0, len(known), rows):
+    result = torch.zeros(labels.shape, dtype=working, device=policy.device)
+    for start in range(0, len(labels), rows):
         part = slice(start, start + rows)
         mine = torch.log_softmax(policy[part].to(working), dim=-1)[:, :common]
         theirs = torch.log_softmax(reference[part].to(working), dim=-1)[:, :common]
         result[part] = (mine.exp() * (mine - theirs)).sum(-1)
-    return (result * known).view(labels.shape).sum(-1)
+    return result * (labels != IGNORED)

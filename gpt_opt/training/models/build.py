@@ -490,30 +490,68 @@ def _mismatch(archive: str, what: str) -> Problem:
 
 def without_dropout(model: nn.Module) -> nn.Module:
     """Sets every dropout probability of a model to 0, as both models of a preference loss have it."""
+    for holder, name in _dropouts(model):
+        setattr(holder, name, 0.0)
+    return model
+
+
+def has_dropout(model: nn.Module) -> bool:
+    """Returns whether any dropout probability of a model is above 0."""
+    return any(getattr(holder, name) > 0 for holder, name in _dropouts(model))
+
+
+def _dropouts(model: nn.Module) -> Iterator[tuple[Any, str]]:
+    """Yields objects and the names of their dropout probabilities."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
-            module.p = 0.0
+            yield module, "p"
         # Some families keep the probability as a number of the module, Falcon reads it from the config.
         for holder in (module, getattr(module, "config", module)):
-            for name, value in vars(holder).items():
-                if "drop" in name and isinstance(value, float):
-                    setattr(holder, name, 0.0)
-    return model
+            yield from (
+                (holder, name) for name, value in vars(holder).items() if "drop" in name and type(value) is float
+            )
 
 
 @dataclass
 class Reference:
-    """The reference of a preference loss: frozen weights, or the policy's own base with its adapters switched off.
+    """The reference of a preference loss.
+
+    It has frozen weights of its own, or is the policy with its adapters switched off, or, before its first step, the
+    policy itself.
 
     Attributes:
-        model: Frozen weights; None where the policy's base serves.
+        model: Frozen weights; None where it has none of its own.
+        fingerprint: Of what it computes by, where its log-probabilities are computed once for all runs; else None.
+        is_initial: Whether it computes what the policy does before its first step.
+        is_base: Whether it is the policy with its adapters switched off.
+        is_policy: Whether it is the policy, which is true before the first step only.
     """
 
     model: PreTrainedModel | None
+    fingerprint: str | None = None
+    is_initial: bool = False
+    is_base: bool = False
+    is_policy: bool = False
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it cannot be asked any more."""
+        return self.model is None and not (self.is_base or self.is_policy)
+
+    def copy_weights(self, policy: PreTrainedModel) -> None:
+        """Gives a reference that is the policy weights of its own; before the first step."""
+        # What accelerate puts in the place of `forward` would be that of the policy in the copy too.
+        replaced: dict[str, Any] = {
+            name: vars(policy).pop(name) for name in ("forward", "_original_forward") if name in vars(policy)
+        }
+        try:
+            self.model = copy.deepcopy(policy).eval().requires_grad_(False)
+        finally:
+            vars(policy).update(replaced)
 
     @contextmanager
     def of(self, policy: PreTrainedModel) -> Iterator[PreTrainedModel]:
         """Lends the model whose forward gives the reference's logits, without gradients."""
-        switched_off = nullcontext() if self.model is not None else cast("Any", policy).disable_adapter()
-        with torch.no_grad(), switched_off:
+        assert not self.is_gone, "the reference is asked for what was not kept of it"
+        with torch.no_grad(), cast("Any", policy).disable_adapter() if self.is_base else nullcontext():
             yield self.model if self.model is not None else policy

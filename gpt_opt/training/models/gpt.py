@@ -17,7 +17,9 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutput
 
+from gpt_opt.training.data.packing import Packed
 from gpt_opt.training.models.mup import scale_hidden_weights, width_multiplier
+from gpt_opt.training.models.packed import attend
 
 
 class GPTConfig(PreTrainedConfig):
@@ -126,19 +128,25 @@ class Attention(nn.Module):
         width = config.n_embd // config.n_head
         self.scale = 1 / math.sqrt(width) if config.enable_mup_with_base_n_embd is None else 1 / width
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, mask: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, mask: Tensor | None, packed: Packed | None
+    ) -> Tensor:
         """Returns what each token attends to.
 
         Args:
             x: (B, T, n_embd).
             rotation: By which queries and keys are turned, each (B or 1, 1, T, n_embd / n_head / 2); None is not.
             mask: (B, 1, T, T), true where a token may look; None is every token up to itself.
+            packed: What the one row is a packed batch of; None where there are plain ones.
         """
         batch, length, width = x.shape
         q, k, v = self.c_attn(x).view(batch, length, 3, self.config.n_head, -1).permute(2, 0, 3, 1, 4).unbind()
         if rotation is not None:
             q, k = rotate(q, *rotation), rotate(k, *rotation)
         dropped = self.config.dropout if self.training else 0.0
+        if packed is not None:
+            y, _ = attend(self, q, k, v, None, packed, dropout=dropped, scaling=self.scale)
+            return cast("Tensor", self.c_proj(y.reshape(batch, length, width)))
         y = F.scaled_dot_product_attention(q, k, v, mask, dropped, is_causal=mask is None, scale=self.scale)
         return cast("Tensor", self.c_proj(y.transpose(1, 2).reshape(batch, length, width)))
 
@@ -170,9 +178,11 @@ class Block(GradientCheckpointingLayer):
         self.attn, self.mlp = Attention(config), MLP(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, mask: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, mask: Tensor | None, packed: Packed | None
+    ) -> Tensor:
         """Returns the residual stream after this block, (B, T, n_embd)."""
-        x = x + self.dropout(self.attn(self.ln_1(x), rotation, mask))
+        x = x + self.dropout(self.attn(self.ln_1(x), rotation, mask, packed))
         return cast("Tensor", x + self.dropout(self.mlp(self.ln_2(x))))
 
 
@@ -230,7 +240,8 @@ class GPT(PreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
+        packed: Packed | None = None,
         **others: Any,
     ) -> CausalLMOutput:
         """Returns logits, and with labels the mean cross-entropy.
@@ -241,7 +252,8 @@ class GPT(PreTrainedModel, GenerationMixin):
             position_ids: (B, T); None counts the tokens that are no padding.
             labels: (B, T), as input_ids, of which each is predicted from those before it; -100 is left out. They are
                 shifted here, as in every causal language model of transformers.
-            logits_to_keep: Last tokens that logits are wanted of; 0 is all.
+            logits_to_keep: Last tokens that logits are wanted of; 0 is all. Or their indices, (K,).
+            packed: What input_ids and position_ids are of, where they are a packed batch.
             **others: `num_items_in_batch`, by which the loss is divided in place of the number of its labels; the rest
                 is ignored.
 
@@ -252,10 +264,10 @@ class GPT(PreTrainedModel, GenerationMixin):
             ValueError: If a table of positions is too short.
         """
         length, rotary = input_ids.shape[1], self.config.positions == "rotary"
-        if length > self.config.n_positions and not rotary:
+        if packed is None and length > self.config.n_positions and not rotary:
             raise ValueError(f"a sequence must have at most {self.config.n_positions} tokens, but has {length}")
         positions, mask = torch.arange(length, device=input_ids.device)[None], None
-        if attention_mask is not None and not bool(attention_mask.all()):
+        if packed is None and attention_mask is not None and not bool(attention_mask.all()):
             positions = (attention_mask.long().cumsum(1) - 1).clamp_min(0)
             causal = torch.ones(length, length, dtype=torch.bool, device=input_ids.device).tril()
             # A padded token looks at itself, as a row of nothing would give no number.
@@ -272,12 +284,13 @@ class GPT(PreTrainedModel, GenerationMixin):
             x = x + self.transformer["wpe"](positions)
         x = self.transformer["drop"](x)
         for block in cast("nn.ModuleList", self.transformer["h"]):
-            x = block(x, rotation, mask)
-        x = self.transformer["ln_f"](x[:, -logits_to_keep:])  # of 0 it is all
+            x = block(x, rotation, mask, packed)
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep  # of 0 it is all
+        x = self.transformer["ln_f"](x[:, kept])
         logits = self.lm_head(x / width_multiplier(self.config))
         loss = None
         if labels is not None:
-            loss = ForCausalLMLoss(logits, labels[:, -logits_to_keep:], self.config.vocab_size, **others)
+            loss = ForCausalLMLoss(logits, labels[:, kept], self.config.vocab_size, **others)
         return CausalLMOutput(loss=loss, logits=logits)
 
     def prepare_inputs_for_generation(self, input_ids: Any, *_: Any, **kwargs: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from gpt_opt.training.data.records import DEMONSTRATIONS, Data, Record
 from gpt_opt.training.data.tokenize import SequenceLimits
 from gpt_opt.training.forwards import Forwards
 from gpt_opt.training.losses import IGNORED
+from gpt_opt.training.losses.predictions import Predictions
 from gpt_opt.training.metrics import MetricAccumulator
 
 
@@ -68,6 +69,13 @@ class Objective(ABC):
         Raises:
             DataError: If the data cannot be used.
         """
+
+    def items_settings(self) -> Sequence[Any] | None:
+        """Returns what of the loss `items` depends on beside data, tokenizer and limits; None where that is not told.
+
+        Items that follow from nothing else are kept for other runs; see `gpt_opt.training.data.item_cache`.
+        """
+        return None
 
     @abstractmethod
     def collator(self) -> Collate:
@@ -137,6 +145,10 @@ class Objective(ABC):
             the batch.
         """
 
+    def policy_logps(self, batch: Batch) -> Tensor:
+        """Returns the log-probabilities (R,) of the completions of a batch, on the device, under the policy."""
+        return self.forwards.predictions(self.forwards.policy, batch).logps()
+
     def finish(self, means: dict[str, float]) -> dict[str, float]:
         """Returns the means of all metrics between two log lines, or of an evaluation, and what follows from them."""
         return means
@@ -196,3 +208,23 @@ def require_kinds(data: Data, kinds: set[str], wanted: str) -> None:
 def completion_tokens(batch: Batch) -> Tensor:
     """Returns the number of completion tokens of each row, (R,) int64."""
     return cast("Tensor", (batch["labels"] != IGNORED).sum(-1))
+
+
+def reference_logps(
+    forwards: Forwards, batch: Batch, wanted: bool, needed: bool = True
+) -> tuple[Tensor | None, Predictions | None]:
+    """Returns what the reference says of the completions of a batch.
+
+    Args:
+        forwards: The models.
+        batch: Where they were computed before, it has `reference_logps`.
+        wanted: Whether the predictions themselves are wanted, where the reference is at hand.
+        needed: Whether the loss needs the log-probabilities.
+
+    Returns:
+        Log-probabilities of the rows, (R,); and the predictions, where they were computed. None without a reference.
+    """
+    logps = batch.get("reference_logps")
+    predictions = forwards.reference_predictions(batch) if wanted or (needed and logps is None) else None
+    # Computed as the policy's are, those of an equal model are equal to the bit, as others are not.
+    return (logps if predictions is None else predictions.logps()), predictions

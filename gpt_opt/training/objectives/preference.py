@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from gpt_opt.training.data.order import Batch
 from gpt_opt.training.data.records import PAIRS, Data
-from gpt_opt.training.losses import PairLogps, PairLoss, sequence_kl, token_logps
+from gpt_opt.training.losses import PairLogps, PairLoss
 from gpt_opt.training.metrics import MetricAccumulator
-from gpt_opt.training.objectives.base import RecordObjective, completion_tokens, require_kinds
+from gpt_opt.training.objectives.base import (
+    RecordObjective,
+    completion_tokens,
+    reference_logps,
+    require_kinds,
+)
 
 
 class PreferenceObjective(RecordObjective):
@@ -26,6 +33,10 @@ class PreferenceObjective(RecordObjective):
         require_kinds(data, {PAIRS}, "pairs of a chosen and a rejected completion")
         return data
 
+    def items_settings(self) -> list[Any]:
+        """Returns nothing: all losses over pairs have the same items."""
+        return []
+
     def loss_denominator(self, batch: Batch) -> float:
         """Returns the number of pairs."""
         return len(batch["input_ids"]) / 2
@@ -33,17 +44,13 @@ class PreferenceObjective(RecordObjective):
     def batch_loss(
         self, model: PreTrainedModel, batch: Batch, metrics: MetricAccumulator, with_kl: bool
     ) -> tuple[Tensor, float]:
-        """Returns the summed loss and the number of pairs."""
-        labels = batch["labels"]
-        compares = with_kl or not getattr(self.loss, "reference_free", False)
-        reference_logits = self.forwards.reference_logits(batch) if compares else None
-        reference_logps = token_logps(reference_logits, labels).sum(-1) if reference_logits is not None else None
-        if not with_kl:
-            reference_logits = None
-        logits = self.forwards.logits(model, batch)
-        chosen, rejected = token_logps(logits, labels).sum(-1).chunk(2)
-        reference = reference_logps.chunk(2) if reference_logps is not None else ()
-        loss = self.loss(PairLogps(chosen, rejected, *completion_tokens(batch).chunk(2), *reference))
+        """Returns the summed loss and the number of pairs; `kl` is added where the reference is at hand."""
+        compares = not getattr(self.loss, "reference_free", False)
+        reference, reference_predictions = reference_logps(self.forwards, batch, wanted=with_kl, needed=compares)
+        predictions = self.forwards.predictions(model, batch)
+        chosen, rejected = predictions.logps().chunk(2)
+        halves = reference.chunk(2) if reference is not None else ()
+        loss = self.loss(PairLogps(chosen, rejected, *completion_tokens(batch).chunk(2), *halves))
         metrics.add(
             {
                 "loss": loss.losses,
@@ -55,6 +62,6 @@ class PreferenceObjective(RecordObjective):
                 "logps/rejected": rejected,
             }
         )
-        if reference_logits is not None:
-            metrics.add({"kl": sequence_kl(logits, reference_logits, labels)})
+        if with_kl and reference_predictions is not None:
+            metrics.add({"kl": predictions.kl(reference_predictions)})
         return loss.losses.sum(), float(len(chosen))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel
 from gpt_opt.training.data.chat import Chat, Turns
 from gpt_opt.training.data.order import Batch
 from gpt_opt.training.data.records import Data, Example, Pair, Record, UnmaskedExample
-from gpt_opt.training.losses import SFT, token_logps
+from gpt_opt.training.losses import SFT
 from gpt_opt.training.metrics import MetricAccumulator
 from gpt_opt.training.objectives.base import RecordObjective, completion_tokens
 
@@ -34,6 +35,10 @@ class SFTObjective(RecordObjective):
             return examples
         return replace(examples, train=_unmasked(examples.train), validation=_unmasked(examples.validation))
 
+    def items_settings(self) -> list[Any]:
+        """Returns whether prompts are learned."""
+        return [self.loss.train_on_inputs]
+
     def loss_denominator(self, batch: Batch) -> float:
         """Returns the completion tokens or the completions, as the loss says."""
         return self.loss.denominator(completion_tokens(batch))
@@ -42,7 +47,7 @@ class SFTObjective(RecordObjective):
         self, model: PreTrainedModel, batch: Batch, metrics: MetricAccumulator, with_kl: bool
     ) -> tuple[Tensor, float]:
         """Returns the summed negative log-likelihood and what it is divided by."""
-        logps = token_logps(self.forwards.logits(model, batch), batch["labels"]).sum(-1)
+        logps = self.forwards.predictions(model, batch).logps()
         total, count = self.loss(logps, completion_tokens(batch)), self.loss_denominator(batch)
         metrics.add_sum("loss", total, count)
         metrics.add({"logps/chosen": logps})

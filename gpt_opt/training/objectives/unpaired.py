@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from gpt_opt.training.data.order import Batch, Collate, Row, pad
+from gpt_opt.training.data.packing import pack
 from gpt_opt.training.data.records import PAIRS, UNPAIRED, Data, Example, Pair, Record, TokenizedExample
 from gpt_opt.training.data.tokenize import SequenceLimits, truncate
-from gpt_opt.training.losses import KTO, reference_point, sequence_kl, token_logps
+from gpt_opt.training.losses import KTO, reference_point
 from gpt_opt.training.metrics import MetricAccumulator
-from gpt_opt.training.objectives.base import RecordObjective, require_kinds
+from gpt_opt.training.objectives.base import RecordObjective, reference_logps, require_kinds
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,10 @@ class UnpairedObjective(RecordObjective):
         log.info("%d desirable and %d undesirable completions, %g to %g with their weights", *counts)
         return examples
 
+    def items_settings(self) -> list[Any]:
+        """Returns the weights, which are only told of in the log."""
+        return [self.loss.desirable_weight, self.loss.undesirable_weight]
+
     def collator(self) -> Collate:
         """Returns a collator of `MismatchedExample`."""
         return MismatchedCollator()
@@ -65,8 +71,9 @@ class UnpairedObjective(RecordObjective):
         model.eval()
         for batch in batches:
             half = _half(forwards.on_device(batch), 1)
-            policy = token_logps(forwards.logits(model, half), half["labels"]).sum(-1)
-            reference = token_logps(self._reference_logits(half), half["labels"]).sum(-1)
+            policy = forwards.predictions(model, half).logps()
+            reference, _ = reference_logps(forwards, half, wanted=False)
+            assert reference is not None
             total += torch.stack([(policy - reference).sum(), torch.tensor(float(len(policy)), device=total.device)])
         model.train(training)
         ratio, count = forwards.sum(total)
@@ -75,19 +82,23 @@ class UnpairedObjective(RecordObjective):
     def batch_loss(
         self, model: PreTrainedModel, batch: Batch, metrics: MetricAccumulator, with_kl: bool
     ) -> tuple[Tensor, float]:
-        """Returns the summed loss and the number of completions."""
+        """Returns the summed loss and the number of completions; `kl` is added where the reference is at hand."""
         half, desirable = _half(batch, 0), batch["desirable"]
-        reference_logits = self._reference_logits(half)
-        reference_logps = token_logps(reference_logits, half["labels"]).sum(-1)
-        logits = self.forwards.logits(model, half)
-        logps = token_logps(logits, half["labels"]).sum(-1)
-        loss = self.loss(logps, reference_logps, desirable, self._point)
+        reference, reference_predictions = reference_logps(self.forwards, half, wanted=with_kl)
+        assert reference is not None
+        predictions = self.forwards.predictions(model, half)
+        logps = predictions.logps()
+        loss = self.loss(logps, reference, desirable, self._point)
         metrics.add({"loss": loss.losses, "rewards/accuracies": loss.correct.float(), "kto/kl": self._point.view(1)})
         for name, rows in (("chosen", desirable), ("rejected", ~desirable)):
             metrics.add({f"rewards/{name}": loss.rewards[rows], f"logps/{name}": logps[rows]})
-        if with_kl:
-            metrics.add({"kl": sequence_kl(logits, reference_logits, half["labels"])})
+        if with_kl and reference_predictions is not None:
+            metrics.add({"kl": predictions.kl(reference_predictions)})
         return loss.losses.sum(), float(len(logps))
+
+    def policy_logps(self, batch: Batch) -> Tensor:
+        """Returns those of the completions, then those of the mismatched ones, (R,)."""
+        return torch.cat([super(UnpairedObjective, self).policy_logps(_half(batch, side)) for side in (0, 1)])
 
     def finish(self, means: dict[str, float]) -> dict[str, float]:
         """Adds, where there were completions of both kinds, the difference of their mean rewards."""
@@ -95,16 +106,13 @@ class UnpairedObjective(RecordObjective):
             means["rewards/margins"] = means["rewards/chosen"] - means["rewards/rejected"]
         return means
 
-    def _reference_logits(self, batch: Batch) -> Tensor:
-        logits = self.forwards.reference_logits(batch)
-        assert logits is not None
-        return logits
-
 
 def _half(batch: Batch, side: int) -> Batch:
-    """Returns the first (0) or the second (1) rows of the items of a batch."""
-    rows = {name: batch[name].chunk(2)[side] for name in ("input_ids", "labels")}
-    return {**rows, "logits_to_keep": batch["logits_to_keep"]}
+    """Returns the first (0) or the second (1) rows of the items of a batch; `packed` has one for each."""
+    names = ("input_ids", "labels", "reference_logps")
+    halves: Batch = {name: batch[name].chunk(2)[side] for name in names if name in batch}
+    packed = {"packed": batch["packed"][side]} if "packed" in batch else {}
+    return {**halves, "logits_to_keep": batch["logits_to_keep"], **packed}
 
 
 def unpaired(data: Data) -> Data:
@@ -172,7 +180,8 @@ class MismatchedCollator:
         """Returns the prompt with its own completion and with that of another."""
         return [(item.example.prompt, item.example.completion), (item.prompt, item.other)]
 
-    def __call__(self, batch: Sequence[MismatchedExample]) -> dict[str, Tensor | int]:
-        """Returns what `pad` returns, R = 2B, and `desirable`, (B,) bool."""
-        desirable = torch.tensor([item.example.desirable for item in batch])
-        return {**pad([self.rows(item) for item in batch]), "desirable": desirable}
+    def __call__(self, batch: Sequence[MismatchedExample]) -> Batch:
+        """Returns what `pad` returns, R = 2B, `desirable`, (B,) bool, and `packed`, of either half by itself."""
+        desirable, items = torch.tensor([item.example.desirable for item in batch]), [self.rows(item) for item in batch]
+        packed = [pack([[row] for row in side]) for side in zip(*items, strict=True)]
+        return {**pad(items), "desirable": desirable, "packed": packed}

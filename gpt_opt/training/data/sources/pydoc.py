@@ -87,6 +87,15 @@ def build_pydoc_documents(max_samples: int | None = None) -> ExampleData:
     return ExampleData(train, validation, fingerprint_records(train, validation))
 
 
+def library_sha256() -> str:
+    """Returns what tells whether the texts have changed: names, sizes and times of the library's source files."""
+    root, digest = Path(sysconfig.get_path("stdlib")), hashlib.sha256()
+    for path in _sources(root) if root.is_dir() else ():
+        facts = path.stat()
+        digest.update(f"{path} {facts.st_size} {facts.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
 def documents(split: Split) -> list[str]:
     """Lists the texts that the pairs of a split are made of, for pretraining on the training ones.
 

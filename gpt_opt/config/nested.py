@@ -1,0 +1,15 @@
+"""Values of nested mappings by their dotted keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def value_at(node: Any, key: str) -> Any:
+    """Returns what a dotted key has in nested mappings; None where it has nothing."""
+    for part in key.split("."):
+        if not isinstance(node, (dict, Mapping)):
+            return None
+        node = node.get(part)
+    return node
