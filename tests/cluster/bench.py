@@ -11,7 +11,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 from gpt_opt.dispatch.slot.gpus import lock_dir
 from gpt_opt.dispatch.stages import classify_runs
-from gpt_opt.records.attempts import History, read_history
+from gpt_opt.records.attempts import Attempt, History, read_history
 from gpt_opt.records.claim import read_claim
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import State, StateUnreadable, read_state
@@ -184,10 +185,23 @@ class Bench:
         """Returns how often each run was started."""
         return [len(self.history(run.index).attempts) for run in self.sweep().runs]
 
-    def running_on(self) -> set[str | None]:
-        """Returns the nodes of the attempts that have not ended."""
+    def at_work(self) -> list[Attempt]:
+        """Returns the attempts that have not ended."""
         histories = [self.history(run.index) for run in self.sweep().runs]
-        return {attempt.node for history in histories for attempt in history.attempts[-1:] if attempt.ended is None}
+        return [attempt for history in histories for attempt in history.attempts[-1:] if attempt.ended is None]
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Lets no run make a step within the block; for sweeps with pauses."""
+        (hold := self.folder / "hold").touch()
+        try:
+            yield
+        finally:
+            hold.unlink()
+
+    def wait_for_runs_at_once(self, number: int) -> None:
+        """Waits until so many runs are at work; nothing but `held` keeps the first of them from ending before."""
+        self.wait(f"{number} runs at once", lambda: len(self.at_work()) == number)
 
     def account(self) -> str:
         """Returns final states, starts of the runs that were hit, and how soon the slowest of them went on."""

@@ -126,9 +126,12 @@ def test_requeue_in_mid_sweep(bench: Bench) -> None:
 
 def test_a_node_dies_and_its_runs_end_on_other_nodes(bench: Bench) -> None:
     bench.write([70, 71, 72, 73], steps=80, pause_s=0.15)
-    bench.submit("--slots", "4")
+    with bench.held():
+        bench.submit("--slots", "4")
+        bench.wait_for_runs_at_once(4)
+        node = next(attempt.node for attempt in bench.at_work() if attempt.node != "n1")
     bench.wait_for_step(0)
-    node = next(name for name in (bench.history(index).attempts[0].node for index in range(4)) if name != "n1")
+    assert node is not None
     assert bench.cluster is not None
     bench.cluster.kill_node(node)
     bench.wait_until_done(timeout_s=300)
@@ -207,13 +210,11 @@ def test_many_runs_with_a_node_killed_and_a_requeue(bench: Bench) -> None:
     assert bench.cluster is not None
     cluster = bench.cluster
     # A node that has done all of its runs before anybody sees it fail would leave none to start again.
-    hold = bench.folder / "hold"
-    hold.touch()
-    bench.wait("a run on n4", lambda: "n4" in bench.running_on(), 60)
-    cluster.kill_node("n4")
-    # Eight slots need all four nodes, so the job waits for this one; with three it would go on at once.
-    bench.wait("node failure noticed", lambda: "DOWN" in cluster.node_state("n4"), 120)
-    hold.unlink()
+    with bench.held():
+        bench.wait("a run on n4", lambda: "n4" in {attempt.node for attempt in bench.at_work()}, 60)
+        cluster.kill_node("n4")
+        # Eight slots need all four nodes, so the job waits for this one; with three it would go on at once.
+        bench.wait("node failure noticed", lambda: "DOWN" in cluster.node_state("n4"), 120)
     cluster.restore_node("n4")
     bench.wait("requeued after the node failed", lambda: any(n > 1 for n in bench.starts()), 120)
     bench.wait("more done", lambda: len(bench.results()) >= RUNS // 2, 180)

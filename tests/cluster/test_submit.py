@@ -80,12 +80,11 @@ def test_the_time_limit_of_a_submitit_job_of_two_processes(bench: Bench) -> None
     bench.write([70], steps=steps, pause_s=0.1)
     # Slurm warns up to half a minute early: 30 to 60 s after the start here. Until then the run does not get on, so
     # that it has work left however fast it is.
-    (bench.folder / "hold").touch()
-    limit = ["--backend", "submitit", "--time-min", "2", "--sbatch=--signal=USR2@60"]
-    bench.submit(*limit, "--gpus-per-run", "2")
-    logs = bench.sweep().logs
-    bench.wait("a warning", lambda: any("writing a checkpoint" in file.read_text() for file in logs.iterdir()))
-    (bench.folder / "hold").unlink()
+    with bench.held():
+        limit = ["--backend", "submitit", "--time-min", "2", "--sbatch=--signal=USR2@60"]
+        bench.submit(*limit, "--gpus-per-run", "2")
+        logs = bench.sweep().logs
+        bench.wait("a warning", lambda: any("writing a checkpoint" in file.read_text() for file in logs.iterdir()))
     bench.wait_until_done(timeout_s=420)
     bench.wait_until_idle()
     bench.verify(steps)
