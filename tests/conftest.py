@@ -24,25 +24,33 @@ settings.load_profile("suite")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("COLUMNS", None)  # xdist's, by which tables would wrap
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each of many processes compiles what it imports
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_DIR = ROOT / "hydra_conf"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Gives each worker, which begins with a run of tests of equal length, its share of what waits for Slurm, first."""
+    """Lets one worker begin with the slow tests that use a core, the others with what waits for Slurm.
+
+    Each begins with a run of tests of equal length, and takes from the others' when it has done its own.
+    """
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    waiting = [item for item in items if item.get_closest_marker("slurm")]
-    others = [item for item in items if not item.get_closest_marker("slurm")]
-    for group in (waiting, others):
-        group.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    kinds: dict[str, list[pytest.Item]] = {"slurm": [], "slow": [], "": []}
+    for item in items:
+        kinds[next((name for name in kinds if not name or item.get_closest_marker(name)), "")].append(item)
+    waiting, slow, others = kinds.values()
+    waiting.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    clusters = max(1, workers - 1)
+    heads = [*(waiting[worker::clusters] for worker in range(clusters)), slow]
     ends = [(worker + 1) * len(items) // workers for worker in range(workers)]
     items.clear()
-    for worker, end in enumerate(ends):
-        items += waiting[worker::workers]
-        fill = end - len(items)
+    for head, end in zip(heads, ends, strict=False):
+        items += head
+        fill = max(0, end - len(items))
         items += others[:fill]
         del others[:fill]
+    items += [*(slow if workers == 1 else []), *others]
 
 
 @pytest.fixture(autouse=True)

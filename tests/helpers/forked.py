@@ -148,11 +148,9 @@ def main() -> None:
     import gpt_opt.run.main
     import gpt_opt.training.describe
     import gpt_opt.training.loop
-    from gpt_opt.config.schema import register
-    from gpt_opt.run.resolvers import register_resolvers
+    from gpt_opt.run.prepared import prepare_for_forks
 
-    register()
-    register_resolvers()
+    prepare_for_forks()
     # What libraries prepare once.
     gpt_opt.own_app.command_line.check_command_line(ROOT / "hydra_conf", ["loss.beta=0.1"])
     with tempfile.TemporaryDirectory() as folder:
