@@ -72,6 +72,23 @@ DRAW = """
 
     print(os.getppid(), numpy.random.rand(), random.random(), torch.rand(1).item())
 """
+LEAVE = """
+    import atexit, sys, threading, time
+
+    class Object:
+        def __del__(self):
+            print("taken apart")
+
+    threading.kept = Object()
+    file = open(sys.argv[1], "w")
+    file.write("not closed")
+    atexit.register(print, "at exit")
+    threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
+    print("last")
+    if sys.argv[2] == "error":
+        raise ValueError("of the script")
+    sys.exit(None if sys.argv[2] == "nothing" else int(sys.argv[2]) if sys.argv[2].isdigit() else sys.argv[2])
+"""
 WAIT = """
     import signal, sys, time
     signal.signal(signal.SIGTERM, lambda *_: (print("stopped", flush=True), sys.exit(3)))
@@ -177,6 +194,22 @@ def test_threads_that_importing_leaves_do_no_harm(folder: Path) -> None:
     found = json.loads(done.stdout)
     assert found["before"] > 1
     assert found["children"] == [found["own"], found["own"]]
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "said"),
+    [("nothing", 0, ""), ("3", 3, ""), ("256", 0, ""), ("in words", 1, "in words\n"), ("error", 1, "of the script\n")],
+)
+def test_a_child_ends_as_any_process(start: Start, folder: Path, end: str, code: int, said: str) -> None:
+    script = write(folder, "leave.py", LEAVE)
+    process = start(script, str(folder / "written"), end)
+    assert process.wait(60) == code
+    lines = script.with_suffix(".out").read_text().splitlines()
+    assert lines[:3] == ["last", "thread", "at exit"]
+    assert (lines[3:] == []) == (not said), "what modules hold is left to the kernel"
+    assert script.with_suffix(".err").read_text().endswith(said)
+    assert said or not script.with_suffix(".err").read_text()
+    assert (folder / "written").read_text() == "not closed"
 
 
 def test_signals_reach_a_child_and_its_end_is_told(start: Start, folder: Path) -> None:

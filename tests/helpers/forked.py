@@ -11,7 +11,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import runpy
 import select
 import signal
 import socket
@@ -149,6 +148,7 @@ def main() -> None:
     import gpt_opt.training.describe
     import gpt_opt.training.loop
     from gpt_opt.run.prepared import prepare_for_forks
+    from gpt_opt.run.warm import be, end_after
 
     prepare_for_forks()
     # What libraries prepare once.
@@ -164,26 +164,23 @@ def main() -> None:
         os.rename(sys.argv[1] + ".new", sys.argv[1])
         print("ready")
         command = _serve(listening)
-    if command is None:
-        return
+    if command is not None:
+        _take_code_of(command)
+        end_after(lambda: be(command))
+
+
+def _take_code_of(command: Sequence[str]) -> None:
+    """Forgets our own modules where a script has others, and imports from where it does."""
     is_warm = command[:2] == ["-m", sitecustomize.WARM]
-    if command[0] == "-m" and not is_warm:
-        sys.argv = list(command[1:])
-        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
-        return
-    sys.argv = list(command[1:] if is_warm else command)
-    folder = Path.cwd() if is_warm else Path(command[0]).parent
-    if folder.resolve() != ROOT:
-        for name in [name for name in sys.modules if name.partition(".")[0] in _OURS]:
-            del sys.modules[name]
-    sys.path[:1] = [
-        str(folder),
-        *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
-    ]
-    if is_warm:
-        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
-        return
-    runpy.run_path(command[0], run_name="__main__")
+    if command[0] != "-m" or is_warm:
+        folder = Path.cwd() if is_warm else Path(command[0]).parent
+        if folder.resolve() != ROOT:
+            for name in [name for name in sys.modules if name.partition(".")[0] in _OURS]:
+                del sys.modules[name]
+        sys.path[:1] = [
+            str(folder),
+            *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
+        ]
 
 
 if __name__ == "__main__":
