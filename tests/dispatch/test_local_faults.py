@@ -23,6 +23,8 @@ from gpt_opt.records.sweep_dir import create, find
 from tests.cluster.bench import Bench
 from tests.conftest import ROOT, Runner
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def bench(tmp_path: Path, run_forks: Mapping[str, str]) -> Bench:
