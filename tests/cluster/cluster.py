@@ -74,11 +74,14 @@ class Cluster:
                     cluster.restore_node(node)
                 return cluster
             cluster._stop()
-            try:
-                cluster._boot()
-            except BaseException:
-                cluster._stop()
-                raise
+            for retries in (2, 1, 0):
+                try:
+                    cluster._boot()
+                    break
+                except BaseException as error:
+                    cluster._stop()
+                    if not retries or "Address already in use" not in str(error):  # another cluster drew the port too
+                        raise
         return cluster
 
     def stop(self) -> None:

@@ -11,6 +11,7 @@ import socket
 import stat
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from tests.cluster import config
@@ -86,11 +87,13 @@ def _make_home(folder: Path) -> None:
 def _free_ports(count: int) -> list[int]:
     """Returns free ports below those the kernel gives to connections, so that a stopped daemon finds its port again."""
     first_ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    draw = random.SystemRandom()  # Python's own may have been seeded alike in two processes
     ports: list[int] = []
-    for port in random.sample(range(10_000, max(first_ephemeral, 12_000)), 2_000):
-        with socket.socket() as probe:
-            if len(ports) < count and probe.connect_ex(("127.0.0.1", port)) != 0:
-                ports.append(port)
+    while len(ports) < count:
+        port = draw.randrange(10_000, max(first_ephemeral, 12_000))
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("", port))  # as a daemon does, which a connection that ended within the minute keeps from it
+            ports += [port] if port not in ports else []
     return ports
 
 

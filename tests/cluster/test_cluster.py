@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +17,7 @@ import pytest
 from tests.cluster import procs
 from tests.cluster.cluster import ROOT, Cluster, guarded
 from tests.cluster.config import MAX_ARRAY_SIZE, NODES, TINY_QOS_MAX_SUBMIT
-from tests.cluster.layout import ClusterError, missing
+from tests.cluster.layout import ClusterError, _free_ports, missing
 
 
 @pytest.fixture
@@ -160,6 +162,20 @@ def test_a_cluster_ends_with_the_process_that_started_it(slurm: None, tmp_path: 
     home = Cluster(tmp_path / "cluster").home
     within(30, lambda: of_cluster(home) == [])
     within(30, lambda: [path.name for path in home.iterdir()] == ["log"])
+
+
+def test_a_port_that_anything_holds_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as held, socket.socket() as other:
+        held.bind(("127.0.0.1", 0))  # and does not listen
+        other.bind(("127.0.0.1", 0))
+        taken, free = (item.getsockname()[1] for item in (held, other))
+        other.close()
+        draws = iter([taken, free, free, taken])
+        monkeypatch.setattr(random.SystemRandom, "randrange", lambda *_: next(draws))
+        with pytest.raises(StopIteration):
+            _free_ports(2)
+        draws = iter([taken, free])
+        assert _free_ports(1) == [free]
 
 
 def test_a_users_environment_has_no_other_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
