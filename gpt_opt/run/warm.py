@@ -13,6 +13,7 @@ stop, as SIGTERM does. A server that cannot serve closes the connection without 
 from __future__ import annotations
 
 import atexit
+import ctypes
 import gc
 import io
 import json
@@ -154,8 +155,9 @@ def end_after(work: Callable[[], object]) -> NoReturn:
     atexit._run_exitfuncs()
     for item in gc.get_objects():
         if issubclass(type(item), io.TextIOWrapper | io.BufferedWriter | io.BufferedRandom):
-            with suppress(OSError, ValueError):  # it is closed, or Python could not write it either
+            with suppress(Exception):  # it is closed, or Python could not write it either
                 item.flush()
+    ctypes.CDLL(None).fflush(None)
     os._exit(code & 0xFF)
 
 
