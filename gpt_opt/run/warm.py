@@ -12,8 +12,6 @@ stop, as SIGTERM does. A server that cannot serve closes the connection without 
 
 from __future__ import annotations
 
-import atexit
-import ctypes
 import gc
 import io
 import json
@@ -26,13 +24,13 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from gpt_opt.run.signals import SIGNALS, WARNINGS, end_with_parent
 
@@ -123,7 +121,8 @@ def main() -> None:
     for number in SIGNALS:  # the runs heed them, and their slot
         signal.signal(number, signal.SIG_IGN)
     command = _Server(listening, path, parent).serve()
-    end_after(lambda: be(command) if command is not None else None)
+    if command is not None:
+        be(command)
 
 
 def be(command: Sequence[str]) -> None:
@@ -134,31 +133,6 @@ def be(command: Sequence[str]) -> None:
     else:
         sys.argv = list(command)
         runpy.run_path(command[0], run_name="__main__")
-
-
-def end_after(work: Callable[[], object]) -> NoReturn:
-    """Works and ends this process as Python does, but for taking every module apart.
-
-    A child would copy all memory of its server for that, which takes as long as some runs do.
-
-    Raises:
-        BaseException: What `work` does, but for an exit code: Python tells of it, and ends as it ever does.
-    """
-    code = 0
-    try:
-        work()
-    except SystemExit as stop:
-        if not isinstance(stop.code, int | None):
-            raise
-        code = stop.code or 0
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    for item in gc.get_objects():
-        if issubclass(type(item), io.TextIOWrapper | io.BufferedWriter | io.BufferedRandom):
-            with suppress(Exception):  # it is closed, or Python could not write it either
-                item.flush()
-    ctypes.CDLL(None).fflush(None)
-    os._exit(code & 0xFF)
 
 
 @contextmanager

@@ -73,23 +73,44 @@ DRAW = """
     print(os.getppid(), numpy.random.rand(), random.random(), torch.rand(1).item())
 """
 LEAVE = """
-    import atexit, ctypes, sys, threading, time
+    import atexit, ctypes, os, signal, sys, threading, time
+
+    from gpt_opt.run import ending
 
     class Object:
         def __del__(self):
             print("taken apart")
 
-    threading.kept, threading.file = Object(), open(sys.argv[1], "w")
-    threading.file.write("not closed")
-    atexit.register(print, "at exit")
-    threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
-    print("last")
-    c = ctypes.CDLL(None)
-    c.fopen.restype, c.fputs.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_void_p]
-    c.fputs(b"of C", c.fopen(f"{sys.argv[1]}-by-c".encode(), b"w"))
-    if sys.argv[2] == "error":
-        raise ValueError("of the script")
-    sys.exit(None if sys.argv[2] == "nothing" else int(sys.argv[2]) if sys.argv[2].isdigit() else sys.argv[2])
+    def other():
+        time.sleep(0.2)
+        if sys.argv[2] == "4":
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)
+        print("thread")
+
+    def work():
+        threading.kept, threading.file = Object(), open(sys.argv[1], "w")
+        threading.file.write("not closed")
+        atexit.register(print, "at exit")
+        threading.Thread(target=other).start()
+        print("last")
+        c = ctypes.CDLL(None)
+        c.fopen.restype, c.fputs.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_void_p]
+        c.fputs(b"of C", c.fopen(f"{sys.argv[1]}-by-c".encode(), b"w"))
+        if sys.argv[2] == "4":
+            def stop(*_):
+                raise RuntimeError("too late")
+            signal.signal(signal.SIGTERM, stop)
+        if sys.argv[2] == "5":
+            ending._WRITE_S, (_, end) = 0.5, os.pipe()
+            full = open(end, "wb")
+            threading.Thread(target=lambda: full.write(bytes(1 << 20)), daemon=True).start()
+            time.sleep(0.1)
+        if sys.argv[2] == "error":
+            raise ValueError("of the script")
+        sys.exit(None if sys.argv[2] == "nothing" else int(sys.argv[2]) if sys.argv[2].isdigit() else sys.argv[2])
+
+    ending.end_after(work)
 """
 WAIT = """
     import signal, sys, time
@@ -199,20 +220,32 @@ def test_threads_that_importing_leaves_do_no_harm(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "code", "said"),
-    [("nothing", 0, ""), ("3", 3, ""), ("256", 0, ""), ("in words", 1, "in words\n"), ("error", 1, "of the script\n")],
+    ("end", "code", "said", "taken"),
+    [
+        pytest.param("nothing", 0, "", [], id="done"),
+        pytest.param("3", 3, "", [], id="with a code"),
+        pytest.param("256", 0, "", [], id="with a code beyond a byte"),
+        pytest.param("4", 4, "RuntimeError: too late\n", [], id="with a signal while a thread ends"),
+        pytest.param("5", 5, "", [], id="with a thread that hangs in a write"),
+        pytest.param("in words", 1, "in words\n", ["taken apart"], id="in words"),
+        pytest.param("error", 1, "ValueError: of the script\n", ["taken apart"], id="with an error"),
+    ],
 )
-def test_a_child_ends_as_any_process(start: Start, folder: Path, end: str, code: int, said: str) -> None:
+def test_a_run_ends_as_any_process(
+    start: Start, folder: Path, end: str, code: int, said: str, taken: list[str]
+) -> None:
     script = write(folder, "leave.py", LEAVE)
     process = start(script, str(folder / "written"), end)
     assert process.wait(60) == code
     lines = script.with_suffix(".out").read_text().splitlines()
-    assert lines[:3] == ["last", "thread", "at exit"]
-    assert lines[3:] == (["taken apart"] if said else []), "what modules hold is left to the kernel"
-    assert script.with_suffix(".err").read_text().endswith(said)
-    assert said or not script.with_suffix(".err").read_text()
-    assert (folder / "written").read_text() == "not closed"
-    assert (folder / "written-by-c").read_text() == "of C"
+    if end == "4":  # it is not waited for any more
+        lines = [line for line in lines if line != "thread"]
+    assert lines == ["last", *(["thread"] if end != "4" else []), "at exit", *taken]
+    errors = script.with_suffix(".err").read_text()
+    assert errors.endswith(said) if said else not errors
+    if end != "5":
+        assert (folder / "written").read_text() == "not closed"
+        assert (folder / "written-by-c").read_text() == "of C"
 
 
 def test_signals_reach_a_child_and_its_end_is_told(start: Start, folder: Path) -> None:

@@ -148,7 +148,7 @@ def main() -> None:
     import gpt_opt.training.describe
     import gpt_opt.training.loop
     from gpt_opt.run.prepared import prepare_for_forks
-    from gpt_opt.run.warm import be, end_after
+    from gpt_opt.run.warm import be
 
     prepare_for_forks()
     # What libraries prepare once.
@@ -166,7 +166,7 @@ def main() -> None:
         command = _serve(listening)
     if command is not None:
         _take_code_of(command)
-        end_after(lambda: be(command))
+        be(command)
 
 
 def _take_code_of(command: Sequence[str]) -> None:
