@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 from gpt_opt.app.app import App
 from gpt_opt.errors import GptOptError
@@ -18,29 +18,7 @@ from gpt_opt.plan.planner import Plan, Planner
 _NO_FLAGS: Mapping[str, Any] = MappingProxyType({})
 
 
-class Plans(Protocol):
-    """Plans sweeps, as `gpt_opt.plan.planner.Planner` says."""
-
-    def plan(
-        self,
-        file: Path,
-        extra: Sequence[str] = (),
-        slots: int = 1,
-        sweeps: Path = Path("sweeps"),
-        flags: Mapping[str, Any] = _NO_FLAGS,
-    ) -> Plan:
-        """Plans a sweep file."""
-
-    def plan_points(
-        self, name: str, lists: Sequence[Sequence[str]], sweeps: Path, flags: Mapping[str, Any] = _NO_FLAGS
-    ) -> Plan:
-        """Plans points that are given as override strings."""
-
-    def nearest(self, overrides: Sequence[str]) -> Nearest | None:
-        """Returns the existing run that is nearest to a point."""
-
-
-def planner_of(app: App) -> Plans:
+def planner_of(app: App) -> Planner | PlannerApart:
     """Returns what plans the sweeps of an application."""
     return PlannerApart(app) if app.planned_apart else Planner(app)
 

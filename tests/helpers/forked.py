@@ -172,15 +172,13 @@ def main() -> None:
 def _take_code_of(command: Sequence[str]) -> None:
     """Forgets our own modules where a script has others, and imports from where it does."""
     is_warm = command[:2] == ["-m", sitecustomize.WARM]
-    if command[0] != "-m" or is_warm:
-        folder = Path.cwd() if is_warm else Path(command[0]).parent
-        if folder.resolve() != ROOT:
-            for name in [name for name in sys.modules if name.partition(".")[0] in _OURS]:
-                del sys.modules[name]
-        sys.path[:1] = [
-            str(folder),
-            *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
-        ]
+    if command[0] == "-m" and not is_warm:
+        return
+    folder = Path.cwd() if is_warm else Path(command[0]).parent
+    if folder.resolve() != ROOT:
+        for name in [name for name in sys.modules if name.partition(".")[0] in _OURS]:
+            del sys.modules[name]
+    sys.path[:1] = [str(folder), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
 
 
 if __name__ == "__main__":
