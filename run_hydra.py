@@ -17,7 +17,7 @@ from gpt_opt.errors import exit_code
 from gpt_opt.own_app.command_line import check_command_line, composition_problems, help_loader
 from gpt_opt.run.devices import start_processes
 from gpt_opt.run.distributed import run_ranks
-from gpt_opt.run.ending import end_after
+from gpt_opt.run.ending import Finished
 from gpt_opt.run.main import hydra_errors, require_weights, show_help, start, task
 from gpt_opt.run.planned import require_planned
 from gpt_opt.run.prepared import prepare
@@ -48,4 +48,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    end_after(lambda: sys.exit(exit_code(partial(run_ranks, main))))
+    raise Finished(exit_code(partial(run_ranks, main)))

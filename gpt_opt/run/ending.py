@@ -9,7 +9,6 @@ import io
 import os
 import threading
 import traceback
-from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
@@ -17,21 +16,17 @@ _WRITE_S = 60.0
 """How long the end waits for what is buffered; a thread that is stuck in a write holds its file."""
 
 
-def end_after(work: Callable[[], object]) -> NoReturn:
-    """Works and ends this process as Python does, but for taking every module apart.
+class Finished(SystemExit):
+    """The exit of a program that leaves nothing for Python to take apart; to all but a warm process any other exit."""
+
+    code: int
+
+
+def end_at_once(code: int) -> NoReturn:
+    """Ends this process as Python does, but for taking every module apart.
 
     A fork of a warm process would copy all memory of torch for that, which takes as long as some runs do.
-
-    Raises:
-        BaseException: What `work` does, but for an exit code: Python tells of it, and ends as it ever does.
     """
-    code = 0
-    try:
-        work()
-    except SystemExit as stop:
-        if not isinstance(stop.code, int | None):
-            raise
-        code = stop.code or 0
     try:
         threading._shutdown()  # type: ignore[attr-defined]
     except BaseException:  # a signal, most of all; the work is done, and Python would keep its exit code too

@@ -29,9 +29,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any, cast
 
+from gpt_opt.run.ending import Finished, end_at_once
 from gpt_opt.run.signals import SIGNALS, WARNINGS, end_with_parent
 
 IDLE_S = 120.0
@@ -126,13 +127,21 @@ def main() -> None:
 
 
 def be(command: Sequence[str]) -> None:
-    """Is a command: a Python script with its arguments, or `-m`, a module and its arguments."""
-    if command[0] == "-m":
-        sys.argv = list(command[1:])
-        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = list(command)
-        runpy.run_path(command[0], run_name="__main__")
+    """Is a command, to its end: a Python script with its arguments, or `-m`, a module and its arguments."""
+    # It stays what it is to the threads and processes that outlive its last line.
+    main = sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        if command[0] == "-m":
+            sys.argv = list(command[1:])
+            runpy._run_module_as_main(command[1])  # type: ignore[attr-defined]
+        else:
+            sys.argv = list(command)
+            main.__file__ = command[0]
+            with io.open_code(command[0]) as file:
+                code = compile(file.read(), command[0], "exec")
+            exec(code, vars(main))
+    except Finished as end:
+        end_at_once(end.code)
 
 
 @contextmanager

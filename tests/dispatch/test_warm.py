@@ -73,7 +73,7 @@ DRAW = """
     print(os.getppid(), numpy.random.rand(), random.random(), torch.rand(1).item())
 """
 LEAVE = """
-    import atexit, ctypes, os, signal, sys, threading, time
+    import atexit, ctypes, os, pickle, signal, sys, threading, time
 
     from gpt_opt.run import ending
 
@@ -86,31 +86,32 @@ LEAVE = """
         if sys.argv[2] == "4":
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.2)
+        assert pickle.loads(pickle.dumps(Object)) is Object, "the script is __main__ to its end"
         print("thread")
 
-    def work():
-        threading.kept, threading.file = Object(), open(sys.argv[1], "w")
-        threading.file.write("not closed")
-        atexit.register(print, "at exit")
-        threading.Thread(target=other).start()
-        print("last")
-        c = ctypes.CDLL(None)
-        c.fopen.restype, c.fputs.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_void_p]
-        c.fputs(b"of C", c.fopen(f"{sys.argv[1]}-by-c".encode(), b"w"))
-        if sys.argv[2] == "4":
-            def stop(*_):
-                raise RuntimeError("too late")
-            signal.signal(signal.SIGTERM, stop)
-        if sys.argv[2] == "5":
-            ending._WRITE_S, (_, end) = 0.5, os.pipe()
-            full = open(end, "wb")
-            threading.Thread(target=lambda: full.write(bytes(1 << 20)), daemon=True).start()
-            time.sleep(0.1)
-        if sys.argv[2] == "error":
-            raise ValueError("of the script")
-        sys.exit(None if sys.argv[2] == "nothing" else int(sys.argv[2]) if sys.argv[2].isdigit() else sys.argv[2])
-
-    ending.end_after(work)
+    end = sys.argv[2]
+    threading.kept, threading.file = Object(), open(sys.argv[1], "w")
+    threading.file.write("not closed")
+    atexit.register(print, "at exit")
+    threading.Thread(target=other).start()
+    print("last")
+    c = ctypes.CDLL(None)
+    c.fopen.restype, c.fputs.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_void_p]
+    c.fputs(b"of C", c.fopen(f"{sys.argv[1]}-by-c".encode(), b"w"))
+    if end == "4":
+        def stop(*_):
+            raise RuntimeError("too late")
+        signal.signal(signal.SIGTERM, stop)
+    if end == "5":
+        ending._WRITE_S, (_, writing) = 0.5, os.pipe()
+        full = open(writing, "wb")
+        threading.Thread(target=lambda: full.write(bytes(1 << 20)), daemon=True).start()
+        time.sleep(0.1)
+    if end == "error":
+        raise ValueError("of the script")
+    if end.isdigit():
+        raise ending.Finished(int(end))
+    sys.exit(end or None)
 """
 WAIT = """
     import signal, sys, time
@@ -222,11 +223,12 @@ def test_threads_that_importing_leaves_do_no_harm(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("end", "code", "said", "taken"),
     [
-        pytest.param("nothing", 0, "", [], id="done"),
+        pytest.param("0", 0, "", [], id="done"),
         pytest.param("3", 3, "", [], id="with a code"),
         pytest.param("256", 0, "", [], id="with a code beyond a byte"),
         pytest.param("4", 4, "RuntimeError: too late\n", [], id="with a signal while a thread ends"),
         pytest.param("5", 5, "", [], id="with a thread that hangs in a write"),
+        pytest.param("", 0, "", ["taken apart"], id="of a user's program"),
         pytest.param("in words", 1, "in words\n", ["taken apart"], id="in words"),
         pytest.param("error", 1, "ValueError: of the script\n", ["taken apart"], id="with an error"),
     ],
