@@ -51,10 +51,6 @@ class EvalSaveCallback(TrainerCallback):
         if control.should_log or control.should_evaluate or control.should_save:
             self._check()
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Reports the step that a resume would start from."""
-        self._hooks.progress(state.global_step, state.max_steps)
-
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Prints one line and passes the progress on."""
         logs = kwargs["logs"]

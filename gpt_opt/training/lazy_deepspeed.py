@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
 _NAME = "deepspeed"
+_lock, _blocks = threading.Lock(), 0
+"""A checkpoint is written by a thread; how many blocks of `without_deepspeed` there are."""
 
 
 @contextmanager
@@ -16,14 +19,20 @@ def without_deepspeed() -> Iterator[None]:
     The import takes seconds, brings MLflow with it and writes to standard output. None in `sys.modules` is Python's
     way to say that a module cannot be imported (the reference's "The module cache").
     """
-    if _NAME in sys.modules:
-        yield
-        return
-    sys.modules[_NAME] = None  # type: ignore[assignment]
+    global _blocks
+    with _lock:
+        hides = _blocks > 0 or _NAME not in sys.modules
+        if hides:
+            sys.modules[_NAME] = None  # type: ignore[assignment]
+            _blocks += 1
     try:
         yield
     finally:
-        del sys.modules[_NAME]
+        if hides:
+            with _lock:
+                _blocks -= 1
+                if not _blocks:
+                    del sys.modules[_NAME]
 
 
 def import_deepspeed() -> None:

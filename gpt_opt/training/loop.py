@@ -70,7 +70,7 @@ def train(config: Config, folder: Folder, hooks: Hooks, inputs: Inputs | None = 
         _log_sizes(parts, trainer.task.optimizer, config["optimizer"]["optimizer_params"]["lr"])
         params = config["training"]["training_params"]
         advice = memory_advice(params, trainer.args.per_device_train_batch_size, bool(config["lora"]))
-        with memory_failures_named(trainer.forwards.describe, advice):
+        with memory_failures_named(trainer.forwards.describe, advice), trainer.saving:
             _run(trainer, config["training"]["finetuning"]["resume_from_checkpoint"])
         try:
             best = trainer.task.best

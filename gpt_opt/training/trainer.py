@@ -9,9 +9,10 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,10 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from gpt_opt.records.provenance import Inputs
+from gpt_opt.records.run_dir import step_of
 from gpt_opt.records.step_log import MetricsLog, StepLog
 from gpt_opt.training.checkpoint_compat import settings_of
 from gpt_opt.training.checkpointing import (
@@ -49,6 +51,7 @@ from gpt_opt.training.optimizers import load_state_by_name, state_by_name
 from gpt_opt.training.optimizers.evaluation_weights import EvaluationWeights
 from gpt_opt.training.optimizers.protocols import SeesMicroBatches, UsesLoss
 from gpt_opt.training.reference_logps import ReferenceLogps
+from gpt_opt.training.saving import Saving, on_host
 from gpt_opt.training.sharding import (
     full_optimizer_state,
     full_weights,
@@ -110,6 +113,7 @@ class ObjectiveTrainer(Trainer):
         forwards: The models, as the objective calls them.
         progress: What has been done so far.
         processes: All that train together.
+        saving: What writes the checkpoints.
         draws_anew: Whether the coming step sets the random state, as another number of processes saved theirs.
     """
 
@@ -141,6 +145,8 @@ class ObjectiveTrainer(Trainer):
         self.progress = Progress()
         self.metrics_log = MetricsLog(task.folder.metrics)
         self.generations_log = StepLog(task.folder.samples)
+        self.saving = Saving()
+        self._writes: list[Callable[[], None]] = []  # of the checkpoint that is being taken
         self._settings = settings_of(task.optimizer)
         self._steps_ask = True  # the reference
         self._step_loss: Tensor | None = None
@@ -190,6 +196,7 @@ class ObjectiveTrainer(Trainer):
     ) -> tuple[list[Batch], Tensor]:
         """Returns the micro-batches of one optimizer step and what their loss is divided by, over all processes."""
         batches = list(itertools.islice(epoch_iterator, num_batches))
+        self.saving.check()
         self.require_finite_step()  # of the step before; asked here, the device works while the batches are made
         if self.draws_anew:
             self.draws_anew = False
@@ -311,9 +318,12 @@ class ObjectiveTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Saves beside the checkpoints, then renames: a folder named checkpoint-<step> is always whole.
 
-        Private, as no callback of transformers comes before a save, and none after a failed one.
+        What the next steps would change is copied here, and written while they train. Private, as no callback of
+        transformers comes before a save, and none after a failed one.
         """
         task, step = self.task, self.state.global_step
+        self.saving.wait()
+        self._writes.clear()
         task.hooks.fence()
         staging, final_folder = staging_folder(task.folder.checkpoints, step), self.args.output_dir
         with task.evaluation_weights.in_place(), whole_or_removed(staging):
@@ -325,16 +335,28 @@ class ObjectiveTrainer(Trainer):
                 self.args.output_dir = final_folder
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
-            saved = next(staging.glob("checkpoint-*"))
-            with whole_or_removed(staging):
-                self.metrics_log.sync()
-                self.generations_log.sync()
-                finish_checkpoint(saved, progress)
-            task.hooks.fence()
-            commit_checkpoint(saved, task.folder.checkpoints)
-            kept = task.best.step if task.best is not None and task.best.keeps else None
-            remove_beyond(task.folder.checkpoints, step, task.save_total_limit, kept)
-        self.accelerator.wait_for_everyone()
+            writes, self._writes = self._writes, []
+            best = task.best.step if task.best is not None and task.best.keeps else None
+            self.saving.start(partial(self._commit, staging, writes, progress, best))
+        task.hooks.progress(step, self.state.max_steps)  # the step that a resume would start from
+        if any(type(item).on_save is not TrainerCallback.on_save for item in self.callback_handler.callbacks):
+            self.saving.wait()  # a user's callback is to find it
+            self.accelerator.wait_for_everyone()
+
+    def _commit(
+        self, staging: Path, writes: Sequence[Callable[[], None]], progress: Mapping[str, Any], best: int | None
+    ) -> None:
+        """Writes what is left of a checkpoint, and puts it where a resume looks; runs beside the next steps."""
+        task, saved = self.task, next(staging.glob("checkpoint-*"))
+        with whole_or_removed(staging):
+            for write in writes:
+                write()
+            self.metrics_log.sync()
+            self.generations_log.sync()
+            finish_checkpoint(saved, progress)
+        task.hooks.fence()
+        commit_checkpoint(saved, task.folder.checkpoints)
+        remove_beyond(task.folder.checkpoints, step_of(saved) or 0, task.save_total_limit, best)
 
     def _progress(self) -> dict[str, Any]:
         task = self.task
@@ -350,14 +372,23 @@ class ObjectiveTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the model, in the one form that every training has."""
-        if not self.is_fsdp_enabled:
+        model = cast("nn.Module", self.model)
+        if self.is_deepspeed_enabled or hasattr(model, "peft_config"):  # which has few weights of its own
             with nullcontext() if self.is_deepspeed_enabled else without_deepspeed():
                 super().save_model(output_dir, _internal_call)
             return
-        weights = full_weights(cast("nn.Module", self.model))
+        weights = full_weights(model) if self.is_fsdp_enabled else model.state_dict()
         if self.args.should_save:
-            with without_deepspeed():
-                self._save(output_dir, state_dict=weights)
+            folder = Path(output_dir or str(self.args.output_dir))
+            folder.mkdir(parents=True, exist_ok=True)
+            self._write_later(without_deepspeed()(partial(self._save, str(folder))), weights)
+
+    def _write_later(self, write: Callable[[dict[str, Any]], None], state: dict[str, Any]) -> None:
+        """Writes a state with the checkpoint; one that FSDP has gathered now, as there is no room for a copy of it."""
+        if self.is_fsdp_enabled:
+            write(state)
+        else:
+            self._writes.append(partial(write, on_host(state)))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Writes the state of the optimizer by names, in one form whether it is sharded by FSDP or not.
@@ -372,7 +403,7 @@ class ObjectiveTrainer(Trainer):
         if not self.is_fsdp_enabled and (other := self.task.evaluation_weights.state_dict(model)):
             state["evaluation_weights"] = other
         if self.args.should_save:
-            torch.save(state, Path(output_dir, OPTIMIZER_FILE))
+            self._write_later(lambda state: torch.save(state, Path(output_dir, OPTIMIZER_FILE)), state)
             torch.save(self.task.schedule.state_dict(), Path(output_dir, SCHEDULER_FILE))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

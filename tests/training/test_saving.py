@@ -1,0 +1,128 @@
+"""Checkpoints that are written while the next steps train."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from gpt_opt.records.run_dir import checkpoints
+from gpt_opt.training.checkpointing import damage
+from gpt_opt.training.loop import train
+from gpt_opt.training.saving import Saving, on_host
+from tests.training.test_training import DPO, config, finish, folder, hooks
+
+seen: list[list[str]] = []
+
+
+class Looking(TrainerCallback):
+    """A callback of a user's that looks for the checkpoint that it is told of."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        folder = Path(args.output_dir)
+        assert not damage(folder / f"checkpoint-{state.global_step}")
+        seen.append([path.name for path in checkpoints(folder)])
+
+
+@pytest.fixture
+def before_writing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Lets the writer of a checkpoint do something first."""
+
+    def let(do: Callable[[], object]) -> None:
+        def slowly(self: Saving, write: Callable[[], None]) -> None:
+            start(self, lambda: (do(), write())[1])
+
+        start = Saving.start
+        monkeypatch.setattr(Saving, "start", slowly)
+
+    return let
+
+
+@pytest.mark.parametrize("own", [[], ["training.training_params.ema_decay=0.5"]], ids=["last", "averaged"])
+def test_a_checkpoint_that_is_written_late_holds_its_own_step(
+    tmp_path: Path, small: list[str], before_writing: Callable[[Callable[[], object]], None], own: list[str]
+) -> None:
+    overrides = [*small, *DPO, *own, "training.training_params.save_total_limit=null"]
+    at_once, late, goes_on = folder(tmp_path / "at_once"), folder(tmp_path / "late"), threading.Event()
+    finish(overrides, at_once)
+
+    def look(step: int) -> None:
+        if step == 7:
+            assert not checkpoints(late.checkpoints)
+            goes_on.set()
+
+    before_writing(lambda: goes_on.wait(60))
+    assert train(config(overrides), late, hooks(on_step=look)) is not None
+    for first, second in zip(checkpoints(at_once.checkpoints), checkpoints(late.checkpoints), strict=True):
+        for name in ("model.safetensors", "optimizer.pt"):
+            assert (first / name).read_bytes() == (second / name).read_bytes(), name
+        assert [file.name for file in sorted(first.iterdir())] == [file.name for file in sorted(second.iterdir())]
+
+
+def test_a_callback_of_a_user_finds_what_it_is_told_of(
+    tmp_path: Path, small: list[str], before_writing: Callable[[Callable[[], object]], None]
+) -> None:
+    seen.clear()
+    before_writing(lambda: time.sleep(0.2))
+    limit = "training.training_params.save_total_limit=2"
+    finish([*small, *DPO, limit, f"callbacks=[{{_target_: {__name__}.Looking}}]"], folder(tmp_path / "run"))
+    assert seen == [["checkpoint-4"], ["checkpoint-4", "checkpoint-8"], ["checkpoint-8", "checkpoint-12"]]
+
+
+def fail() -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_training_soon(
+    tmp_path: Path, small: list[str], before_writing: Callable[[Callable[[], object]], None]
+) -> None:
+    place, steps = folder(tmp_path / "run"), list[int]()
+
+    def slowly(step: int) -> None:
+        steps.append(step)
+        time.sleep(0.05 if step > 4 else 0)
+
+    before_writing(fail)
+    with pytest.raises(OSError, match="No space left"):
+        train(config([*small, *DPO]), place, hooks(on_step=slowly))
+    assert 4 <= steps[-1] < 8, "not only by the next checkpoint"
+    assert not checkpoints(place.checkpoints)
+
+
+def test_of_two_errors_that_of_the_training_is_raised(
+    tmp_path: Path,
+    small: list[str],
+    before_writing: Callable[[Callable[[], object]], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    failed = threading.Event()
+
+    def crash(step: int) -> None:
+        if step == 5:
+            failed.set()
+            raise ZeroDivisionError
+
+    before_writing(lambda: (failed.wait(60), fail()))
+    with caplog.at_level(logging.WARNING), pytest.raises(ZeroDivisionError):
+        train(config([*small, *DPO]), folder(tmp_path / "run"), hooks(on_step=crash))
+    assert "the last checkpoint was not saved: [Errno 28] No space left on device" in caplog.text
+
+
+def test_a_copy_is_no_view_and_ties_stay() -> None:
+    weight = torch.arange(4.0)
+    state = {"a": weight, "b": weight, "part": weight[:2], "steps": [torch.tensor(1.0), 3]}
+    copied = on_host(state)
+    weight.add_(1)
+    state["steps"][0].add_(1)
+    assert copied["a"].tolist() == [0, 1, 2, 3]
+    assert copied["a"] is copied["b"]
+    assert copied["part"].tolist() == [0, 1]
+    assert copied["steps"] == [torch.tensor(1.0), 3]
