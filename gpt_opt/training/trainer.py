@@ -373,9 +373,9 @@ class ObjectiveTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the model, in the one form that every training has."""
         model = cast("nn.Module", self.model)
-        if self.is_deepspeed_enabled or hasattr(model, "peft_config"):  # which has few weights of its own
+        if not self.is_fsdp_enabled and (self.is_deepspeed_enabled or hasattr(model, "peft_config")):
             with nullcontext() if self.is_deepspeed_enabled else without_deepspeed():
-                super().save_model(output_dir, _internal_call)
+                super().save_model(output_dir, _internal_call)  # adapters are few: a copy would hold their base too
             return
         weights = full_weights(model) if self.is_fsdp_enabled else model.state_dict()
         if self.args.should_save:
