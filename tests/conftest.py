@@ -53,6 +53,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items += [*(slow if workers == 1 else []), *others]
 
 
+def pytest_collection_finish() -> None:
+    """Keeps the collector from looking through all that the tests have imported, and from looking often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 @pytest.fixture(autouse=True)
 def _imports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Forgets what a test imported from temporary folders, and puts sys.path back: `mine` is another in each test."""

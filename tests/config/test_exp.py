@@ -37,6 +37,7 @@ TINY = [
             "num_epochs=null",
             "batch_size=2",
             "micro_batch_size=1",
+            "eval_batch_size=64",
             "max_length=64",
             "max_prompt_length=32",
             "eval_every=2",
