@@ -17,10 +17,10 @@ from gpt_opt.errors import exit_code
 from gpt_opt.own_app.command_line import check_command_line, composition_problems, help_loader
 from gpt_opt.run.devices import start_processes
 from gpt_opt.run.distributed import run_ranks
-from gpt_opt.run.ending import Finished
 from gpt_opt.run.main import hydra_errors, require_weights, show_help, start, task
 from gpt_opt.run.planned import require_planned
 from gpt_opt.run.prepared import prepare
+from gpt_opt.run.program import Finished
 
 CONFIG_DIR = Path(__file__).resolve().parent / "hydra_conf"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from contextlib import suppress
 import psutil
 
 from gpt_opt.app.settings import AppSettings
+from gpt_opt.run.program import be
 from gpt_opt.run.signals import WARNINGS, end_with_parent
 
 
@@ -152,12 +152,10 @@ class WarmStarter:
         """Becomes the application, in the forked process."""
         app, words = self._settings, self.words or []
         if app.script is not None:
-            sys.argv = [str(app.script), *words]
             sys.path.insert(0, str(app.script.parent))
-            runpy.run_path(str(app.script), run_name="__main__")
+            be([str(app.script), *words])
         else:
-            sys.argv = [str(app.module), *words]
-            runpy.run_module(str(app.module), run_name="__main__", alter_sys=True)
+            be(["-m", str(app.module), *words])
 
 
 def is_warm(settings: AppSettings) -> bool:

@@ -16,7 +16,6 @@ import gc
 import io
 import json
 import os
-import runpy
 import select
 import signal
 import socket
@@ -29,10 +28,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import Any, cast
 
-from gpt_opt.run.ending import Finished, end_at_once
+from gpt_opt.run.program import be
 from gpt_opt.run.signals import SIGNALS, WARNINGS, end_with_parent
 
 IDLE_S = 120.0
@@ -124,24 +123,6 @@ def main() -> None:
     command = _Server(listening, path, parent).serve()
     if command is not None:
         be(command)
-
-
-def be(command: Sequence[str]) -> None:
-    """Is a command, to its end: a Python script with its arguments, or `-m`, a module and its arguments."""
-    # It stays what it is to the threads and processes that outlive its last line.
-    main = sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        if command[0] == "-m":
-            sys.argv = list(command[1:])
-            runpy._run_module_as_main(command[1])  # type: ignore[attr-defined]
-        else:
-            sys.argv = list(command)
-            main.__file__ = command[0]
-            with io.open_code(command[0]) as file:
-                code = compile(file.read(), command[0], "exec")
-            exec(code, vars(main))
-    except Finished as end:
-        end_at_once(end.code)
 
 
 @contextmanager

@@ -75,9 +75,11 @@ DRAW = """
 LEAVE = """
     import atexit, ctypes, os, pickle, signal, sys, threading, time
 
-    from gpt_opt.run import ending
+    from gpt_opt.run import program
 
     class Object:
+        size: int
+
         def __del__(self):
             print("taken apart")
 
@@ -87,6 +89,7 @@ LEAVE = """
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.2)
         assert pickle.loads(pickle.dumps(Object)) is Object, "the script is __main__ to its end"
+        assert Object.__annotations__ == {"size": int}, "without the future of another module"
         print("thread")
 
     end = sys.argv[2]
@@ -103,14 +106,14 @@ LEAVE = """
             raise RuntimeError("too late")
         signal.signal(signal.SIGTERM, stop)
     if end == "5":
-        ending._WRITE_S, (_, writing) = 0.5, os.pipe()
+        program._WRITE_S, (_, writing) = 0.5, os.pipe()
         full = open(writing, "wb")
         threading.Thread(target=lambda: full.write(bytes(1 << 20)), daemon=True).start()
         time.sleep(0.1)
     if end == "error":
         raise ValueError("of the script")
     if end.isdigit():
-        raise ending.Finished(int(end))
+        raise program.Finished(int(end))
     sys.exit(end or None)
 """
 WAIT = """

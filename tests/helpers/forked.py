@@ -148,7 +148,7 @@ def main() -> None:
     import gpt_opt.training.describe
     import gpt_opt.training.loop
     from gpt_opt.run.prepared import prepare_for_forks
-    from gpt_opt.run.warm import be
+    from gpt_opt.run.program import be
 
     prepare_for_forks()
     # What libraries prepare once.

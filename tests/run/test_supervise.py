@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 RUN = "0123456789ab"
 
 TRAIN = """
-import json, os, signal, sys, time
+import json, os, pickle, signal, sys, threading, time
 from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from gpt_opt import report, should_stop
@@ -61,6 +61,16 @@ for step in range(first + 1, steps + 1):
     if how == "polite" and should_stop():
         sys.exit(0)
     time.sleep(float(keys.get("pause", "0")))
+
+class Metric(float):
+    pass
+
+def evaluate():
+    time.sleep(0.2)
+    report(step=steps + 1, loss=pickle.loads(pickle.dumps(Metric(0.01))))
+
+if how == "thread":
+    threading.Thread(target=evaluate).start()
 """
 
 
@@ -242,7 +252,8 @@ def test_a_fork_that_has_imported_gives_the_same(tmp_path: Path) -> None:
     for how, code in (("raise", 1), ("exit", 7)):
         assert cold.run(f"how={how}") == warm.run(f"how={how}") == code
         assert read_state(cold.paths).error["message"] == read_state(warm.paths).error["message"]  # type: ignore[index]
-    assert cold.run() == warm.run() == 0
+    assert cold.run("how=thread") == warm.run("how=thread") == 0
+    assert cold.steps()[-1] == 6, "of the thread that outlives the script's last line"
     assert read_summary(cold.paths)["metrics"] == read_summary(warm.paths)["metrics"]
 
 

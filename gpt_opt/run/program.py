@@ -1,4 +1,4 @@
-"""How the process of a run ends."""
+"""How a process that has imported what a program needs becomes that program, and how it ends."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import ctypes
 import gc
 import io
 import os
+import runpy
+import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
+from types import ModuleType
 from typing import NoReturn
 
 _WRITE_S = 60.0
@@ -20,6 +24,24 @@ class Finished(SystemExit):
     """The exit of a program that leaves nothing for Python to take apart; to all but a warm process any other exit."""
 
     code: int
+
+
+def be(command: Sequence[str]) -> None:
+    """Is a command, to its end: a Python script with its arguments, or `-m`, a module and its arguments."""
+    # It stays what it is to the threads and processes that outlive its last line.
+    main = sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        if command[0] == "-m":
+            sys.argv = list(command[1:])
+            runpy._run_module_as_main(command[1])  # type: ignore[attr-defined]
+        else:
+            sys.argv = list(command)
+            main.__file__ = command[0]
+            with io.open_code(command[0]) as file:
+                code = compile(file.read(), command[0], "exec", dont_inherit=True)
+            exec(code, vars(main))
+    except Finished as end:
+        end_at_once(end.code)
 
 
 def end_at_once(code: int) -> NoReturn:
