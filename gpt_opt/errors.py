@@ -36,6 +36,11 @@ def plain(text: str) -> str:
     return _LONG_WORD.sub(lambda found: f"{found[0][:_END]}…{found[0][-_END:]}", text)
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns `1 run` or `3 runs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _escaped(character: str) -> str:
     code = ord(character)
     # A byte that is no UTF-8 comes from the command line or a file name as this surrogate.
@@ -123,7 +128,7 @@ class RequestError(GptOptError):
     def __init__(self, problems: Sequence[Problem], consequence: str = "") -> None:
         self.problems = tuple(problems)
         distinct = distinct_problems(self.problems)
-        count = "1 problem" if len(distinct) == 1 else f"{len(distinct)} problems"
+        count = counted(len(distinct), "problem")
         super().__init__("\n".join([f"{count}{consequence}:", *(f"  - {p}" for p in distinct)]))
 
 

@@ -11,7 +11,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
 from analysis.parameters import short_names
-from analysis.plots.style import COLORS, counted
+from analysis.plots.style import COLORS
+from gpt_opt.errors import counted
 from gpt_opt.records.choices import active
 from gpt_opt.records.metrics import greater_is_better, metric_label, metric_text
 from gpt_opt.records.state import State
@@ -176,7 +177,7 @@ class Pipeline:
             rows = [self.rows[run.run_id] for run in own if run.run_id in self.rows]
             states = Counter(str(row["state"]) for row in rows)
             states["PENDING"] += len(own) - len(rows)
-            lines = [stage, counted(len(own)), *(f"{count} {state}" for state, count in states.items() if count)]
+            lines = [stage, counted(len(own), "run"), *(f"{count} {state}" for state, count in states.items() if count)]
             metric = self.metrics[stage]
             values = [row[metric] for row in rows if metric and row["state"] == State.COMPLETED]
             values = [value for value in values if not pd.isna(value)]

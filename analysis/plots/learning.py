@@ -20,7 +20,6 @@ from analysis.plots.style import (
     FAILED,
     Look,
     NothingToPlot,
-    counted,
     failed_note,
     notes_legend,
     panel_grid,
@@ -30,7 +29,7 @@ from analysis.plots.style import (
     text_note,
 )
 from analysis.plots.traces import BAND_FROM, Curve, Trace, groups_over, has_failed
-from gpt_opt.errors import GptOptError
+from gpt_opt.errors import GptOptError, counted
 
 LOG_SCALE_FROM = 20.0
 """Ratio of the largest to the smallest final value from which the axis of a KL is logarithmic."""
@@ -129,10 +128,10 @@ def _notes(settings: Sequence[Lines], looks: Looks, drawn: Sequence[bool], smoot
         if look is OTHERS and shown
     )
     if others:
-        label = f"{counted(others, 'other ')} between the best {BEST} and the worst {WORST}"
+        label = f"{counted(others, 'other run')} between the best {BEST} and the worst {WORST}"
         notes.append(Line2D([], [], color=OTHERS.color, linewidth=3, label=label))
     if empty := sum(len(setting.frames) for setting, shown in zip(settings, drawn, strict=True) if not shown):
-        notes.append(text_note(f"{counted(empty)} without a value to draw"))
+        notes.append(text_note(f"{counted(empty, 'run')} without a value to draw"))
     sizes = sorted({len(setting.frames) for setting, shown in zip(settings, drawn, strict=True) if shown})
     if sizes and sizes[-1] > 1:
         seeds = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
@@ -207,4 +206,5 @@ def _nothing(runs: pd.DataFrame, metrics: pd.DataFrame, wanted: Sequence[Panel],
     rows = metrics[metrics["path"].isin(runs["path"])]
     known = present(rows)
     where = " and a count of tokens, which finished runs have," if x == "tokens" else ""
-    return f"a run with a logged value of {names}{where} is needed, but none of {len(runs)} runs has one; {known}"
+    none = f"none of {counted(len(runs), 'run')} has one"
+    return f"a run with a logged value of {names}{where} is needed, but {none}; {known}"

@@ -13,7 +13,8 @@ from matplotlib.lines import Line2D
 from analysis.answers import Setting, find_metric, settings, usual_metric
 from analysis.answers.settings import settings_by
 from analysis.parameters import find_column, hashable, varying_parameters, varying_text
-from analysis.plots.style import NothingToPlot, counted, failed_note, metric_title, present, text_note
+from analysis.plots.style import NothingToPlot, failed_note, metric_title, present, text_note
+from gpt_opt.errors import counted
 from gpt_opt.records.metrics import greater_is_better
 
 FAR = 10.0
@@ -80,7 +81,7 @@ class Results:
             notes.append(failed_note(number, "diverged"))
         if self.left_out:
             counts = ", ".join(f"{count} {name}" for name, count in self.left_out.items())
-            notes.append(text_note(f"not shown: {counted(sum(self.left_out.values()))} ({counts})"))
+            notes.append(text_note(f"not shown: {counted(sum(self.left_out.values()), 'run')} ({counts})"))
         return notes
 
 
@@ -131,4 +132,6 @@ def require_keys(runs: pd.DataFrame, keys: Sequence[str], number: int, over: str
     if len(keys) < number:
         need = f"{number} config keys that vary are" if number > 1 else "a config key that varies is"
         beside = f" beside {over}" if over in varying_parameters(runs) else ""
-        raise NothingToPlot(f"{need} needed{beside}, but {varying_text(runs)} ({counted(len(runs))}); sweep one more")
+        raise NothingToPlot(
+            f"{need} needed{beside}, but {varying_text(runs)} ({counted(len(runs), 'run')}); sweep one more"
+        )

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from analysis.answers.metric import metric_columns
-from gpt_opt.errors import GptOptError
+from gpt_opt.errors import GptOptError, counted
 from gpt_opt.records.metrics import metric_info, metric_label
 
 Color = tuple[float, float, float, float]
@@ -119,11 +119,6 @@ def percents(axis: Axis, metric: str) -> None:
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g}%"))
 
 
-def counted(number: int, kind: str = "") -> str:
-    """Returns `1 run` or `3 failed runs`."""
-    return f"{number} {kind}{'run' if number == 1 else 'runs'}"
-
-
 def require_metric(runs: pd.DataFrame, metric: str, metrics: pd.DataFrame | None = None) -> None:
     """Checks that some run has a value of a metric.
 
@@ -137,9 +132,8 @@ def require_metric(runs: pd.DataFrame, metric: str, metrics: pd.DataFrame | None
     """
     frame = runs if metrics is None else metrics
     if metric not in frame.columns or not frame[metric].notna().any():
-        raise NothingToPlot(
-            f"a run with a value of {metric} is needed, but none of {len(runs)} runs has one; {present(frame)}"
-        )
+        none = f"none of {counted(len(runs), 'run')} has one"
+        raise NothingToPlot(f"a run with a value of {metric} is needed, but {none}; {present(frame)}")
 
 
 def present(frame: pd.DataFrame) -> str:
@@ -175,7 +169,7 @@ def text_note(label: str) -> Line2D:
 
 def failed_note(number: int, what: str = "failed") -> Line2D:
     """Returns the note that explains the cross."""
-    return Line2D([], [], **FAILED, label=f"{what} ({counted(number)})")
+    return Line2D([], [], **FAILED, label=f"{what} ({counted(number, 'run')})")
 
 
 def save_figure(figure: Figure, target: Path) -> None:

@@ -17,7 +17,6 @@ from analysis.plots.scale import Scale, scale_of
 from analysis.plots.style import (
     COLORS,
     FAILED,
-    counted,
     notes_legend,
     panel_grid,
     percents,
@@ -26,6 +25,7 @@ from analysis.plots.style import (
 )
 from analysis.plots.ticks import separate_ticks
 from analysis.plots.traces import BAND_FROM
+from gpt_opt.errors import counted
 
 MOST = 12
 """Panels, at most."""
@@ -115,7 +115,7 @@ def _draw_panel(axes: Axes, key: str, results: Results) -> None:
     axes.plot(gone, [0.03 if results.greater else 0.97] * len(gone), transform=edge, **{**FAILED, "markersize": 7})
     far = [place for place, item in zip(scale.places, found, strict=True) if item.n and not bottom <= item.mean <= top]
     if far:
-        mark, label = "v" if results.greater else "^", f"beyond the axis ({counted(len(far))})"
+        mark, label = "v" if results.greater else "^", f"beyond the axis ({counted(len(far), 'run')})"
         axes.plot(
             far, [0.09 if results.greater else 0.91] * len(far), marker=mark, transform=edge, **_BEYOND, label=label
         )

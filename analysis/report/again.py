@@ -10,7 +10,8 @@ from analysis.report.contents import Contents
 from analysis.report.costs import total
 from analysis.report.markup import Html, command, details, joined, table, tag
 from analysis.report.origin import Field, Origin
-from analysis.report.texts import count, duration, moment
+from analysis.report.texts import duration, moment
+from gpt_opt.errors import counted
 from gpt_opt.records.state import State
 
 
@@ -21,7 +22,7 @@ def cost_table(contents: Contents) -> Html:
     if cost.begin is not None and cost.end is not None:
         rows += [("first start", moment(cost.begin)), ("last end", moment(cost.end))]
         rows += [("wall time", duration(cost.end - cost.begin))]
-    rows.append(("time of all runs", f"{duration(cost.seconds)} in {count(cost.attempts, 'attempt')}"))
+    rows.append(("time of all runs", f"{duration(cost.seconds)} in {counted(cost.attempts, 'attempt')}"))
     on_gpus = f"{cost.gpu_seconds / 3600:.3g}: the time of each attempt times its GPUs"
     rows.append(("GPU-hours", on_gpus if cost.gpu_seconds else "0: no attempt had a GPU"))
     status = contents.source.status
@@ -30,7 +31,8 @@ def cost_table(contents: Contents) -> Html:
         rows.append(("sweep efficiency", f"{status['efficiency']:.2f}: {times}"))
     free = sum(run.state == State.COMPLETED and not run.cost.attempts for run in contents.runs)
     if free and contents.source.sweep is not None:
-        rows.append(("made before", f"{count(free, 'run')} had been completed outside this sweep, and cost it nothing"))
+        outside = f"{counted(free, 'run')} had been completed outside this sweep, and cost it nothing"
+        rows.append(("made before", outside))
     return table([], rows)
 
 
@@ -38,7 +40,7 @@ def _field(field: Field) -> tuple[str, Html]:
     lines = []
     for value, names in field.values:
         of = ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
-        which = None if field.is_shared else tag("span", f" {count(len(names), 'run')}: {of}", class_="soft")
+        which = None if field.is_shared else tag("span", f" {counted(len(names), 'run')}: {of}", class_="soft")
         lines.append(tag("div", value, which))
     return field.name, joined(*lines)
 
@@ -76,6 +78,6 @@ def commands(contents: Contents, origin: Origin) -> Html:
         except (OSError, ValueError):
             pass
     known = sum(run.overrides is not None for run in contents.runs) if contents.program is not None else 0
-    by_hand = details(count(known, "command"), tag("pre", id="by-hand", tabindex=0))
+    by_hand = details(counted(known, "command"), tag("pre", id="by-hand", tabindex=0))
     parts += [tag("h3", "Each run by hand"), by_hand] if known else []
     return joined(*parts)

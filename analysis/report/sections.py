@@ -11,8 +11,9 @@ from analysis.report.costs import total
 from analysis.report.markup import Html, joined, tag
 from analysis.report.origin import origin_of
 from analysis.report.settings import comparison, configuration
-from analysis.report.texts import count, duration, moment
+from analysis.report.texts import duration, moment
 from analysis.report.tree import buttons, stages, state_tag
+from gpt_opt.errors import counted
 from gpt_opt.records.metrics import metric_label, metric_text
 from gpt_opt.records.state import State
 
@@ -74,7 +75,7 @@ def _listed(numbers: Mapping[str, int]) -> str:
 def _failure(contents: Contents, group: Mapping[str, Any], places: Sequence[int]) -> Html:
     shared = ", ".join(f"{key}={value}" for key, value in group["parameters"].items())
     says = contents.texts.text(group["says"])
-    head = tag("div", tag("strong", count(len(places), "run")), " ", state_tag(group["state"]), ": ", says)
+    head = tag("div", tag("strong", counted(len(places), "run")), " ", state_tag(group["state"]), ": ", says)
     all_have = tag("div", f"all of them have {shared}", class_="note") if shared else None
     return tag("div", head, all_have, buttons(contents, places), class_="failure")
 

@@ -9,7 +9,7 @@ from analysis.answers.words import remarks
 from analysis.parameters import format_value, short_names, sort_key
 from analysis.report.contents import Contents
 from analysis.report.markup import Html, details, joined, table, tag
-from analysis.report.texts import count
+from gpt_opt.errors import counted
 from gpt_opt.records.metrics import metric_label, metric_text
 
 _MOST_SETTINGS = 100
@@ -38,7 +38,7 @@ def comparison(contents: Contents) -> Html | None:
     head = [*names.values(), metric_label(answer.metric), "95% interval", "n", "left out", "differs from the best"]
     lines = remarks(answer)
     if (more := len(answer.settings) - _MOST_SETTINGS) > 0:
-        lines.append(f"{count(more, 'further setting')} not in the table; gptopt results has all")
+        lines.append(f"{counted(more, 'further setting')} not in the table; gptopt results has all")
     numbers = range(len(names), len(names) + 3)
     notes = (tag("p", contents.texts.text(line), class_="note") for line in lines)
     return joined(table(head, rows, numbers, plain=False), *notes)

@@ -90,8 +90,3 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def count(number: int, noun: str) -> str:
-    """Returns `1 run`, `1,000 runs`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -35,7 +35,7 @@ from analysis.sensitivity.places import Places, find_places
 from analysis.sensitivity.report import Row, comparison_table, remarks, table_text
 from analysis.sensitivity.target import default_target
 from analysis.tables import save_table
-from gpt_opt.errors import exit_code, say
+from gpt_opt.errors import counted, exit_code, say
 from gpt_opt.records.metrics import metric_label, metric_text
 from gpt_opt.table import show, terminal_width
 
@@ -130,7 +130,8 @@ def _run(options: argparse.Namespace) -> None:
     table = figure.with_suffix(".csv")
     show(table_text(rows, target, asked, terminal_width(sys.stdout)), sys.stdout)
     label = metric_label(asked.metric)
-    print(f"\n{len(compared)} runs of {tokens:,} tokens, compared by {label}; ± is the standard deviation over seeds")
+    head = f"{counted(len(compared), 'run')} of {tokens:,} tokens, compared by {label}"
+    print(f"\n{head}; ± is the standard deviation over seeds")
     print(f"target: {label} {metric_text(asked.metric, target)}; steps between two evaluations are interpolated")
     lines = [*lines_of(runs, run_labels(runs), reasons), *(f"{line}: not started" for line in places.not_started)]
     if lines:

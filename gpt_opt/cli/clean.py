@@ -7,7 +7,7 @@ import sys
 import click
 
 from gpt_opt.cli.arguments import SWEEP, SWEEPS, agrees
-from gpt_opt.errors import GptOptError
+from gpt_opt.errors import GptOptError, counted
 
 
 def _not_negative(context: click.Context, parameter: click.Parameter, value: int) -> int:
@@ -29,7 +29,6 @@ def clean(sweep: str, keep_best: int, metric: str | None, yes: bool) -> None:
     from gpt_opt.cli.views import clean as views
     from gpt_opt.cli.views.parts import size
     from gpt_opt.dispatch.clean import inspect, metrics_of, remove
-    from gpt_opt.plan.resources import run_count
     from gpt_opt.records.sweep_dir import find
     from gpt_opt.table import show, terminal_width
 
@@ -41,11 +40,12 @@ def clean(sweep: str, keep_best: int, metric: str | None, yes: bool) -> None:
     if not chosen:
         print(f"nothing to remove of {target.label}")
         return
-    asked = f"{run_count(len(chosen))} of {target.label}"
+    asked = f"{counted(len(chosen), 'run')} of {target.label}"
     total = size(sum(item.size for item in chosen))
     if not yes and not agrees("clean", f"remove the checkpoints of {asked}, {total}? They can only be trained again."):
         raise GptOptError("nothing was removed")
     gone, left = remove(target, chosen, keep_best, by)
-    print(f"removed {size(sum(item.size for item in gone))} of {len(gone)} runs; results and logs are as they were")
+    removed = f"{size(sum(item.size for item in gone))} of {counted(len(gone), 'run')}"
+    print(f"removed {removed}; results and logs are as they were")
     if left:
         raise GptOptError("not removed:\n  " + "\n  ".join(left))

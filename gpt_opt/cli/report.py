@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt_opt.cli.arguments import FILE, SWEEP_OR_DIR, SWEEPS, at_least_one
-from gpt_opt.errors import Problem, RequestError, exit_code
+from gpt_opt.errors import Problem, RequestError, counted, exit_code
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,7 +111,6 @@ class Reader:
     def _read_folder(self) -> tuple[Source, str]:
         from analysis import load_metrics, load_runs
         from analysis.report import Source
-        from gpt_opt.plan.resources import run_count
         from gpt_opt.records.state import State
 
         runs, metrics = load_runs(self.folder), load_metrics(self.folder)
@@ -131,7 +130,7 @@ class Reader:
             notes=_notes(runs, metrics),
             is_over=not running,
         )
-        return source, f"{run_count(len(runs))}, {running} running"
+        return source, f"{counted(len(runs), 'run')}, {running} running"
 
     def _answer(self, runs: pd.DataFrame, of_sweep: Mapping[str, str]) -> Answer:
         from analysis.answers import answer

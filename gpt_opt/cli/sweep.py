@@ -8,7 +8,7 @@ import sys
 import click
 
 from gpt_opt.cli.arguments import JSON, SWEEP, SWEEPS, agrees, complete_run, complete_sweep
-from gpt_opt.errors import GptOptError
+from gpt_opt.errors import GptOptError, counted
 
 CODES = "0 all runs are done, 1 a run failed or something else waits for you, 3 still running, nothing failed so far"
 
@@ -94,7 +94,6 @@ def cancel(sweep: str, run: str | None, yes: bool, children: bool) -> None:
     """Stops runs, each with a checkpoint."""
     from gpt_opt.dispatch.actions import cancel as stop
     from gpt_opt.dispatch.actions import descendants, open_runs
-    from gpt_opt.plan.resources import run_count
     from gpt_opt.records.sweep_dir import find
 
     target = find(sweep, SWEEPS)
@@ -102,12 +101,13 @@ def cancel(sweep: str, run: str | None, yes: bool, children: bool) -> None:
     if not runs:
         print(f"nothing to cancel: no run of {target.label} that was meant is waiting or running")
         return
-    if not yes and not agrees("cancel", f"stop {len(runs)} runs of {target.label}?"):
+    if not yes and not agrees("cancel", f"stop {counted(len(runs), 'run')} of {target.label}?"):
         raise GptOptError("nothing was cancelled")
     below = descendants(target, runs)
     runs += below if children else []
     stop(target, runs)
-    print(f"cancelled {run_count(len(runs))} of {target.label}; running ones checkpoint first and end within a minute")
+    cancelled = f"{counted(len(runs), 'run')} of {target.label}"
+    print(f"cancelled {cancelled}; running ones checkpoint first and end within a minute")
     if below and not children:
         names = ", ".join(item.name for item in below[:5]) + (", ..." if len(below) > 5 else "")
         again = f"gptopt cancel {target.label} {run} --children cancels them too"

@@ -22,7 +22,7 @@ from gpt_opt.dispatch.progress import saved_steps
 from gpt_opt.dispatch.reconcile import reconcile
 from gpt_opt.dispatch.stages import classify_runs, decide
 from gpt_opt.dispatch.start import start_ready
-from gpt_opt.errors import ClaimLost, ConfigError, Problem, RunFailed
+from gpt_opt.errors import ClaimLost, ConfigError, Problem, RunFailed, counted
 from gpt_opt.plan.resources import from_record
 from gpt_opt.records import stop_requests
 from gpt_opt.records.attempts import CAUSES, read_history
@@ -116,7 +116,7 @@ def drive(sweep: Sweep, in_job: bool, slots: int | None = None) -> None:
             if stop.limit_near and before is not None and saved_steps(sweep) <= before:
                 raise RunFailed(f"{sweep.label}: no run got a step further within the time limit; give it more time")
             why = "the next allocation, for which they are left" if left else "a requeue, as the time limit is near"
-            log.info("%d runs go on after %s", len(runs.due) + len(runs.locked), why)
+            log.info("after %s there is work on %s", why, counted(len(runs.due) + len(runs.locked), "run"))
             try:
                 slurm.requeue(this_job().job)
             except slurm.SlurmError as error:  # as of an interactive allocation, or under --no-requeue

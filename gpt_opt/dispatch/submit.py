@@ -17,11 +17,11 @@ from gpt_opt.dispatch.backends.limits import check_backend, usable
 from gpt_opt.dispatch.backends.plain_names import require_links
 from gpt_opt.dispatch.jobs import living_jobs, unserved
 from gpt_opt.dispatch.start import Outcome, adopt, scripts, start_jobs, task_files
-from gpt_opt.errors import ConfigError, Problem
+from gpt_opt.errors import ConfigError, Problem, counted
 from gpt_opt.plan.dag import described, rule
 from gpt_opt.plan.planner import Plan, Run
 from gpt_opt.plan.planner_of import planner_of
-from gpt_opt.plan.resources import needs, run_count, to_record
+from gpt_opt.plan.resources import needs, to_record
 from gpt_opt.records.io import append_records, to_json, write_text
 from gpt_opt.records.job_id import this_job
 from gpt_opt.records.planned_configs import text_of
@@ -113,7 +113,7 @@ def _require_one_allocation(plan: Plan, request: Request) -> None:
     if not this_job().is_slurm or len(plan.shapes) == 1:
         return
     counts = Counter(run.resources for run in plan.runs)
-    shapes = "; ".join(f"{run_count(counts[shape])}: {needs(shape)}" for shape in plan.shapes)
+    shapes = "; ".join(f"{counted(counts[shape], 'run')}: {needs(shape)}" for shape in plan.shapes)
     message = f"must be the same for all runs of one allocation, but there are {len(plan.shapes)} shapes: {shapes}"
     file = "the points as a sweep file: gptopt submit FILE" if request.file is None else f"gptopt submit {request.file}"
     raise ConfigError(

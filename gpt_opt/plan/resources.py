@@ -116,8 +116,3 @@ def needs(resources: Resources) -> str:
 
 def _shown(value: Any) -> str:
     return "not given" if value is None or value == () else repr(list(value) if isinstance(value, tuple) else value)
-
-
-def run_count(number: int) -> str:
-    """Returns `1 run` or `3 runs`."""
-    return "1 run" if number == 1 else f"{number} runs"

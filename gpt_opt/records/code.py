@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gpt_opt.errors import counted
 from gpt_opt.records.io import read_json_object, to_json, write_text
 
 PACKAGE, ENTRY = "gpt_opt", "run_hydra.py"
@@ -195,7 +196,7 @@ def _age(codes: Iterable[Code]) -> str:
     seconds = time.time() - datetime.fromisoformat(max(code.time for code in codes)).timestamp()
     for unit, length_s in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if (number := int(seconds // length_s)) >= 1:
-            return f"{number} {unit}{'' if number == 1 else 's'} ago"
+            return f"{counted(number, unit)} ago"
     return "just now"
 
 

@@ -222,7 +222,7 @@ def test_a_link_stays_and_one_failure_does_not_end_the_rest(
     monkeypatch.chdir(tmp_path)
     assert main(["clean", "beta", "--keep-best", "0", "--yes"]) == 1
     out, error = capsys.readouterr()
-    assert "removed 100 B of 1 runs" in out
+    assert "removed 100 B of 1 run;" in out
     assert "not removed:\n  1: " in error
     assert (tmp_path / "scratch" / "checkpoint-100").is_dir()
     assert [item.checkpoints.exists() for item in paths] == [True, True, False]

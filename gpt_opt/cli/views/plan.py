@@ -9,11 +9,12 @@ from typing import Any
 
 from gpt_opt.cli.views.parts import common_lines, duration, parameter_columns
 from gpt_opt.cli.views.stages import by_stage, common_and_shown, names_of, shown_overrides, stage_count, tree
+from gpt_opt.errors import counted
 from gpt_opt.plan.dag import described, stage_of
 from gpt_opt.plan.estimate import CostEstimate
 from gpt_opt.plan.existing import Nearest, Status
 from gpt_opt.plan.planner import Plan, Run
-from gpt_opt.plan.resources import needs, run_count, to_record
+from gpt_opt.plan.resources import needs, to_record
 from gpt_opt.records.code import other_code
 from gpt_opt.sweep.model import Resources
 from gpt_opt.sweep.overrides import shell_word, target
@@ -49,9 +50,10 @@ def _cost(cost: CostEstimate, work: int, shapes: int, workload: str) -> str:
         return "cost: nothing to run"
     if cost.run_s is None:
         return f"cost: unknown, no finished run has the workload ({workload}) of these"
-    samples = f"from {cost.samples} finished {'run' if cost.samples == 1 else 'runs'} of the same workload"
+    samples = f"from {counted(cost.samples, 'finished run')} of the same workload"
     if cost.gpu_hours is None:
-        return f"cost: about {duration(cost.run_s)} a run; unknown for {cost.unknown} of {work} runs ({samples})"
+        unknown = f"unknown for {cost.unknown} of {counted(work, 'run')}"
+        return f"cost: about {duration(cost.run_s)} a run; {unknown} ({samples})"
     each = " for each shape" if shapes > 1 else ""
     return f"cost: {_amounts(cost)}{each} ({samples})"
 
@@ -80,10 +82,12 @@ def _stage_lines(plan: Plan, width: int | None) -> list[str]:
         inherits = stage_of(plan.grid, name).start is not None
         varies = [key for key in own if not (inherits and target(key) in _STARTS)]
         done = sum(run.status is Status.DONE for run in runs)
-        parts = [f"{run_count(len(runs))}{f', {done} done' if done else ''}"]
+        parts = [f"{counted(len(runs), 'run')}{f', {done} done' if done else ''}"]
         if start := described(stage_of(plan.grid, name).start):
             candidates = {plan.runs[run.parent or 0].number for run in plan.runs if run.choice and run.stage == name}
-            parts.append(f"from {start}" + (f" ({run_count(len(candidates))} to choose from)" if candidates else ""))
+            parts.append(
+                f"from {start}" + (f" ({counted(len(candidates), 'run')} to choose from)" if candidates else "")
+            )
         parts += [f"varying {', '.join(short_names(varies).values())}"] if varies else []
         parts += (
             [f"{cost.gpu_hours:.2g} GPU-hours, {duration(cost.run_s)} a run"] if cost.gpu_hours and cost.run_s else []
@@ -103,7 +107,7 @@ def _shape_lines(plan: Plan, width: int | None) -> list[str]:
     numbers, lines = Counter(run.resources for run in plan.counted), []
     for index, (shape, cost) in enumerate(plan.costs.items()):
         amounts = f"; {_amounts(cost)}" if len(plan.shapes) > 1 and _amounts(cost) else ""
-        lines += wrapped(f"shape {index}: {run_count(numbers[shape])}, each {needs(shape)}{amounts}", width)
+        lines += wrapped(f"shape {index}: {counted(numbers[shape], 'run')}, each {needs(shape)}{amounts}", width)
     return lines
 
 
@@ -127,7 +131,7 @@ def as_text(plan: Plan, width: int | None = None) -> str:
         lines = [f"sweep {plan.grid.name}: {stage_count(len(plan.grid.stages), len(runs))}"]
         lines += _stage_lines(plan, width)
     else:
-        lines = [f"sweep {plan.grid.name}: {plan.points} points, {len(runs)} runs"]
+        lines = [f"sweep {plan.grid.name}: {counted(plan.points, 'point')}, {counted(len(runs), 'run')}"]
     lines += [*common_lines(common, width), "", *_table(runs, overrides, varying, width), ""]
     numbers = counts(plan)
     lines.append(", ".join(f"{numbers[status]} {status}" for status in Status if numbers[status]))
@@ -142,7 +146,7 @@ def as_text(plan: Plan, width: int | None = None) -> str:
     lines += [line for note in plan.notes for line in wrapped(note, width)]
     if plan.removed:
         verb = "is" if len(plan.removed) == 1 else "are"
-        lines.append(f"{run_count(len(plan.removed))} of earlier submissions {verb} no longer in the grid:")
+        lines.append(f"{counted(len(plan.removed), 'run')} of earlier submissions {verb} no longer in the grid:")
         lines += [f"  {folder}" for folder in list(plan.removed.values())[:5]]
     work = sum(run.status not in (Status.DONE, Status.RUNNING) for run in runs)
     return "\n".join([*lines, *_shape_lines(plan, width), _cost(plan.cost, work, len(plan.shapes), plan.workload)])

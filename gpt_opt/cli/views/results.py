@@ -14,7 +14,7 @@ from analysis.answers.next_runs import can_add_seeds
 from analysis.answers.stages import STAGE, stages
 from analysis.answers.words import COST_NAMES, p_text, remarks
 from analysis.parameters import short_names, short_values
-from gpt_opt.plan.resources import run_count
+from gpt_opt.errors import counted
 from gpt_opt.records.metrics import metric_label, metric_text
 from gpt_opt.records.state import State
 from gpt_opt.records.sweep_dir import Sweep
@@ -108,7 +108,7 @@ def head(answer: Answer, sweep: Sweep | None, runs: pd.DataFrame) -> str:
         name += f" (--stage for {others}), " if others else ", "
     goal = "greater" if answer.greater else "less"
     measure = f"{metric_label(answer.metric)}, {goal} is better, mean over {number_of(None, answer.over)}"
-    return f"{name}{run_count(len(own))}: {states}; {measure}"
+    return f"{name}{counted(len(own), 'run')}: {states}; {measure}"
 
 
 def advice(answer: Answer, sweep: Sweep | None) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from gpt_opt.plan.resources import run_count
+from gpt_opt.errors import counted
 from gpt_opt.records.choices import StagedRun
 from gpt_opt.records.run_reference import RunReference
 from gpt_opt.sweep.varying import common_and_varying
@@ -89,4 +89,4 @@ def bar(done: int, total: int) -> str:
 
 def stage_count(number: int, runs: int) -> str:
     """Returns `8 runs in 2 stages`."""
-    return f"{run_count(runs)} in {number} stage{'' if number == 1 else 's'}"
+    return f"{counted(runs, 'run')} in {counted(number, 'stage')}"

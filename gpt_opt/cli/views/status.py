@@ -18,7 +18,8 @@ from gpt_opt.dispatch.job_status import JobStatus
 from gpt_opt.dispatch.run_status import RunStatus
 from gpt_opt.dispatch.stages import Chosen
 from gpt_opt.dispatch.sweep_status import SweepStatus
-from gpt_opt.plan.resources import from_record, needs, run_count
+from gpt_opt.errors import counted
+from gpt_opt.plan.resources import from_record, needs
 from gpt_opt.records.efficiency import Efficiency
 from gpt_opt.records.job_id import JobId
 from gpt_opt.records.metrics import metric_text
@@ -138,7 +139,7 @@ def head(status: SweepStatus) -> list[str]:
     one = len(shapes) == 1
     slots = _slots(next(iter(shapes.values()))[0]) if one else f", {len(shapes)} shapes"
     stages = len(status.submission.stages)
-    number = stage_count(stages, len(status.runs)) if stages else run_count(len(status.runs))
+    number = stage_count(stages, len(status.runs)) if stages else counted(len(status.runs), "run")
     first = f"sweep {status.label}: {number}, {backend}{slots}"
     shape_lines = [] if one else _shape_lines(status)
     lines = [first, *shape_lines, _job_line(status.jobs, one), *_stage_lines(status), _summary(status)]
@@ -189,7 +190,7 @@ def _choice_line(status: SweepStatus, name: str, choice: Chosen) -> str:
 
 
 def _slots(shape: Shape) -> str:
-    return "" if shape.slots is None else f", {shape.slots} slot{'' if shape.slots == 1 else 's'}"
+    return "" if shape.slots is None else f", {counted(shape.slots, 'slot')}"
 
 
 def _shape_lines(status: SweepStatus) -> list[str]:
@@ -198,7 +199,7 @@ def _shape_lines(status: SweepStatus) -> list[str]:
     for index, (shape, items) in status.shapes.items():
         done = sum(item.state is State.COMPLETED for item in items)
         need = needs(from_record(shape.resources))
-        lines.append(f"shape {index}: {run_count(len(items))}, {done} COMPLETED, each {need}{_slots(shape)}")
+        lines.append(f"shape {index}: {counted(len(items), 'run')}, {done} COMPLETED, each {need}{_slots(shape)}")
     return lines
 
 

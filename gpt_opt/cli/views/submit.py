@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from gpt_opt.dispatch.classify import retry_hints
 from gpt_opt.dispatch.start import Outcome
-from gpt_opt.plan.resources import run_count
+from gpt_opt.errors import counted
 from gpt_opt.records.job_id import JobId
 
 
 def as_text(outcome: Outcome) -> str:
     """Returns the runs of a submission by what becomes of them, its jobs, and what to do next."""
     runs, sweep = outcome.runs, outcome.sweep
-    lines = [f"sweep {sweep.label}: {run_count(len(runs.items))} ({runs.counts('running')})"]
+    lines = [f"sweep {sweep.label}: {counted(len(runs.items), 'run')} ({runs.counts('running')})"]
     ids = list(dict.fromkeys(JobId(job.id).array for job in outcome.started))
     if outcome.started:
         lines.append(f"submitted job {', '.join(ids)}" if not ids[0].startswith("local") else f"started {ids[0]}")
@@ -19,13 +19,12 @@ def as_text(outcome: Outcome) -> str:
         alive = sorted({JobId(job.id).array for job in outcome.alive})
         lines.append(f"submitted already: job {', '.join(alive)}")
     if not outcome.started and not outcome.alive:
-        waits = (
-            f": {run_count(len(runs.waiting_for_others))} can be submitted when runs that other jobs work on have ended"
-        )
+        others = counted(len(runs.waiting_for_others), "run")
+        waits = f": {others} can be submitted when runs that other jobs work on have ended"
         lines.append("nothing to submit" + (waits if runs.waiting_for_others else ""))
     if runs.needs_retry:
         lines.append(
-            f"{run_count(len(runs.needs_retry))} that failed, were cancelled or are STALE are not started again"
+            f"{counted(len(runs.needs_retry), 'run')} that failed, were cancelled or are STALE are not started again"
         )
         lines += retry_hints(sweep.label, runs.items.values())
     lines.append(f"gptopt status {sweep.label}")

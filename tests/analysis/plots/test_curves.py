@@ -388,7 +388,7 @@ def test_nothing_to_plot(make_run: MakeRun, outputs: Path) -> None:
     with pytest.raises(NothingToPlot, match="none of 0 runs"):
         draw(outputs)
     make_run(rows=[{"step": 1, "grad_norm": 1.0, "loss": math.nan}])
-    with pytest.raises(NothingToPlot, match="none of 1 runs"):
+    with pytest.raises(NothingToPlot, match="none of 1 run has"):
         draw(outputs)
 
 
