@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import atexit
+import builtins
 import ctypes
 import gc
 import io
 import os
+import pkgutil
 import runpy
 import sys
 import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.machinery import SourceFileLoader
 from types import ModuleType
 from typing import NoReturn
 
@@ -36,10 +39,13 @@ def be(command: Sequence[str]) -> None:
             runpy._run_module_as_main(command[1])  # type: ignore[attr-defined]
         else:
             sys.argv = list(command)
-            main.__file__ = command[0]
-            with io.open_code(command[0]) as file:
-                code = compile(file.read(), command[0], "exec", dont_inherit=True)
-            exec(code, vars(main))
+            file = os.path.abspath(command[0])
+            if pkgutil.get_importer(file) is not None:  # a folder or an archive that has a __main__.py
+                runpy.run_path(file, run_name="__main__")
+                return
+            main.__loader__ = loader = SourceFileLoader("__main__", file)
+            main.__file__, main.__cached__, main.__builtins__ = file, None, builtins  # type: ignore[attr-defined]
+            exec(loader.source_to_code(loader.get_data(file), file), vars(main))
     except Finished as end:
         end_at_once(end.code)
 

@@ -24,6 +24,7 @@ class EvalSaveCallback(TrainerCallback):
         eval_every: Steps between evaluations.
         on_any: Returns whether something holds on any process of the training, to all of them.
         check: Raises when the step was no good; called before anything is made of it.
+        finish: Waits for the last checkpoint; called at the end, where a user's callback may look for it.
     """
 
     def __init__(
@@ -32,8 +33,10 @@ class EvalSaveCallback(TrainerCallback):
         eval_every: int,
         on_any: Callable[[bool], bool],
         check: Callable[[], None],
+        finish: Callable[[], None],
     ) -> None:
-        self._hooks, self._eval_every, self._on_any, self._check = hooks, eval_every, on_any, check
+        self._hooks, self._eval_every, self._on_any = hooks, eval_every, on_any
+        self._check, self._finish = check, finish
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Reports where the run starts; a checkpoint of another run must not say when to log and to save."""
@@ -50,6 +53,10 @@ class EvalSaveCallback(TrainerCallback):
             control.should_training_stop = True
         if control.should_log or control.should_evaluate or control.should_save:
             self._check()
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Lets no callback after this one see a checkpoint half written."""
+        self._finish()
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Prints one line and passes the progress on."""

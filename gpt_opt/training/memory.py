@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -47,6 +49,30 @@ def _resident_peak_kib() -> int:
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
+
+
+def host_room() -> int:
+    """Returns how many bytes this process can still take: of the machine, and of every memory cgroup that it is in."""
+    return min([psutil.virtual_memory().available, *_cgroup_rooms()])
+
+
+def _cgroup_rooms() -> Iterator[int]:
+    """Yields limit less use of the cgroups that have a limit; of the files in memory those in use count."""
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if "memory" in controllers.split(","):
+                root, names = Path("/sys/fs/cgroup/memory"), ("limit_in_bytes", "usage_in_bytes", "total_inactive_file")
+            elif not controllers:
+                root, names = Path("/sys/fs/cgroup"), ("max", "current", "inactive_file")
+            else:
+                continue
+            folder = root / path.lstrip("/")
+            for place in (folder, *folder.parents[: len(folder.parts) - len(root.parts)]):
+                with suppress(OSError, ValueError, KeyError):  # the root has no files; without a limit it says max
+                    limit, used = (int((place / f"memory.{name}").read_text()) for name in names[:2])
+                    stat = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())
+                    yield limit - used + int(stat[names[2]])
 
 
 def bytes_of(weights: Iterable[nn.Parameter]) -> int:

@@ -6,6 +6,7 @@ what is measured, the optimizer and its schedule, and how a checkpoint reaches t
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import time
@@ -51,7 +52,7 @@ from gpt_opt.training.optimizers import load_state_by_name, state_by_name
 from gpt_opt.training.optimizers.evaluation_weights import EvaluationWeights
 from gpt_opt.training.optimizers.protocols import SeesMicroBatches, UsesLoss
 from gpt_opt.training.reference_logps import ReferenceLogps
-from gpt_opt.training.saving import Saving, on_host
+from gpt_opt.training.saving import Saving, fits_host, on_host
 from gpt_opt.training.sharding import (
     full_optimizer_state,
     full_weights,
@@ -340,8 +341,12 @@ class ObjectiveTrainer(Trainer):
             self.saving.start(partial(self._commit, staging, writes, progress, best))
         task.hooks.progress(step, self.state.max_steps)  # the step that a resume would start from
         if any(type(item).on_save is not TrainerCallback.on_save for item in self.callback_handler.callbacks):
-            self.saving.wait()  # a user's callback is to find it
-            self.accelerator.wait_for_everyone()
+            self.finish_saving()  # a user's callback is to find it
+
+    def finish_saving(self) -> None:
+        """Waits until the last checkpoint is on disk, for every process of the training."""
+        self.saving.wait()
+        self.accelerator.wait_for_everyone()
 
     def _commit(
         self, staging: Path, writes: Sequence[Callable[[], None]], progress: Mapping[str, Any], best: int | None
@@ -350,10 +355,12 @@ class ObjectiveTrainer(Trainer):
         task, saved = self.task, next(staging.glob("checkpoint-*"))
         with whole_or_removed(staging):
             for write in writes:
+                self.saving.require()
                 write()
             self.metrics_log.sync()
             self.generations_log.sync()
             finish_checkpoint(saved, progress)
+            self.saving.require()
         task.hooks.fence()
         commit_checkpoint(saved, task.folder.checkpoints)
         remove_beyond(task.folder.checkpoints, step_of(saved) or 0, task.save_total_limit, best)
@@ -381,11 +388,18 @@ class ObjectiveTrainer(Trainer):
         if self.args.should_save:
             folder = Path(output_dir or str(self.args.output_dir))
             folder.mkdir(parents=True, exist_ok=True)
-            self._write_later(without_deepspeed()(partial(self._save, str(folder))), weights)
+            settings = copy.copy(cast("PreTrainedModel", model))  # those that are saved beside, as they are now
+            settings.config, settings.generation_config = copy.deepcopy((settings.config, settings.generation_config))
+
+            @without_deepspeed()
+            def save(weights: dict[str, Any]) -> None:
+                settings.save_pretrained(folder, state_dict=weights)
+
+            self._write_later(save, weights)
 
     def _write_later(self, write: Callable[[dict[str, Any]], None], state: dict[str, Any]) -> None:
-        """Writes a state with the checkpoint; one that FSDP has gathered now, as there is no room for a copy of it."""
-        if self.is_fsdp_enabled:
+        """Writes a state with the checkpoint; now, where FSDP has gathered it or a copy would not fit the memory."""
+        if self.is_fsdp_enabled or not fits_host(state):
             write(state)
         else:
             self._writes.append(partial(write, on_host(state)))

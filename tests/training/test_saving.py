@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from transformers import TrainerCallback
 
 from gpt_opt.records.run_dir import checkpoints
+from gpt_opt.training import memory
 from gpt_opt.training.checkpointing import damage
 from gpt_opt.training.loop import train
+from gpt_opt.training.memory import host_room
 from gpt_opt.training.saving import Saving, on_host
 from tests.training.test_training import DPO, config, finish, folder, hooks
 
@@ -24,12 +29,29 @@ seen: list[list[str]] = []
 
 
 class Looking(TrainerCallback):
-    """A callback of a user's that looks for the checkpoint that it is told of."""
+    """A callback of a user's that looks for the checkpoint that it is told of, and for the last one."""
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         folder = Path(args.output_dir)
         assert not damage(folder / f"checkpoint-{state.global_step}")
         seen.append([path.name for path in checkpoints(folder)])
+
+
+class AtTheEnd(TrainerCallback):
+    """One that looks at the end alone."""
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        seen.append([path.name for path in Path(args.output_dir).iterdir()])
+
+
+class Changing(TrainerCallback):
+    """One that changes a model in the third step."""
+
+    do: Callable[[int, Any], None]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, *, model: Any, **_: Any) -> None:
+        if state.global_step == 3:
+            Changing.do(state.global_step, model)
 
 
 @pytest.fixture
@@ -75,6 +97,8 @@ def test_a_callback_of_a_user_finds_what_it_is_told_of(
     limit = "training.training_params.save_total_limit=2"
     finish([*small, *DPO, limit, f"callbacks=[{{_target_: {__name__}.Looking}}]"], folder(tmp_path / "run"))
     assert seen == [["checkpoint-4"], ["checkpoint-4", "checkpoint-8"], ["checkpoint-8", "checkpoint-12"]]
+    finish([*small, *DPO, f"callbacks=[{{_target_: {__name__}.AtTheEnd}}]"], folder(tmp_path / "end"))
+    assert seen[3:] == [["checkpoint-12"]]
 
 
 def fail() -> None:
@@ -116,6 +140,75 @@ def test_of_two_errors_that_of_the_training_is_raised(
     assert "the last checkpoint was not saved: [Errno 28] No space left on device" in caplog.text
 
 
+def test_an_interrupt_waits_for_no_checkpoint(
+    tmp_path: Path, small: list[str], before_writing: Callable[[Callable[[], object]], None]
+) -> None:
+    place, goes_on = folder(tmp_path / "run"), threading.Event()
+
+    def interrupt(step: int) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    before_writing(lambda: goes_on.wait(60))
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        train(config([*small, *DPO]), place, hooks(on_step=interrupt))
+    assert time.monotonic() - begun < 50
+    (writer,) = [thread for thread in threading.enumerate() if thread.name == "checkpoint"]
+    goes_on.set()
+    writer.join(60)
+    assert list(place.checkpoints.iterdir()) == [], "nor does one come later"
+
+
+def test_what_the_memory_has_no_room_for_twice_is_written_at_once(
+    tmp_path: Path,
+    small: list[str],
+    before_writing: Callable[[Callable[[], object]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place, written = folder(tmp_path / "run"), list[list[str]]()
+
+    def look() -> None:
+        (saved,) = place.checkpoints.glob(".saving-*/checkpoint-*")
+        written.append([name for name in ("model.safetensors", "optimizer.pt") if (saved / name).exists()])
+
+    before_writing(look)
+    for room in (1 << 40, 0):
+        monkeypatch.setattr("gpt_opt.training.saving.host_room", lambda room=room: room)
+        finish([*small, *DPO, "training.training_params.max_steps=1"], place)
+        assert not damage(place.checkpoints / "checkpoint-1")
+        shutil.rmtree(place.checkpoints)
+    assert written == [[], ["model.safetensors", "optimizer.pt"]]
+
+
+def test_the_room_of_the_host_is_that_of_the_tightest_cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_cgroup_rooms", lambda: iter([5, 3, 9]))
+    assert host_room() == 3
+    monkeypatch.setattr(memory, "_cgroup_rooms", lambda: iter([]))
+    assert 0 < host_room() <= psutil.virtual_memory().total
+
+
+def test_a_sampler_at_work_leaves_no_trace_in_a_checkpoint(
+    tmp_path: Path, small: list[str], before_writing: Callable[[Callable[[], object]], None]
+) -> None:
+    place, looked = folder(tmp_path / "run"), threading.Event()
+    before_writing(lambda: looked.wait(60))
+
+    def sampling(step: int, model: Any) -> None:
+        model.generation_config.max_new_tokens, model.config.n_head = 77, 5
+        looked.set()
+
+    Changing.do = staticmethod(sampling)
+    limit = ["training.training_params.max_steps=4", f"callbacks=[{{_target_: {__name__}.Changing}}]"]
+    finish(
+        [*small, *DPO, "training.training_params.save_every=2", "training.training_params.save_total_limit=2", *limit],
+        place,
+    )
+    first = place.checkpoints / "checkpoint-2"
+    assert "max_new_tokens" not in json.loads((first / "generation_config.json").read_text())
+    assert json.loads((first / "config.json").read_text())["n_head"] == 2
+
+
 def test_a_copy_is_no_view_and_ties_stay() -> None:
     weight = torch.arange(4.0)
     state = {"a": weight, "b": weight, "part": weight[:2], "steps": [torch.tensor(1.0), 3]}
@@ -126,3 +219,7 @@ def test_a_copy_is_no_view_and_ties_stay() -> None:
     assert copied["a"] is copied["b"]
     assert copied["part"].tolist() == [0, 1]
     assert copied["steps"] == [torch.tensor(1.0), 3]
+    wrapped = [torch.nn.Parameter(torch.ones(0)), torch.nn.Parameter(torch.zeros(0)), torch.eye(2).to_sparse()]
+    held = on_host({"items": wrapped})["items"]
+    assert held[0] is not held[1], "an address of 0 says nothing"
+    assert torch.equal(held[2].to_dense(), torch.eye(2))
