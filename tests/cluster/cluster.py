@@ -41,6 +41,8 @@ FINAL_STATES = frozenset(
     }
 )
 START_TIMEOUT_S = 60.0
+_GONE_S = 3.0
+"""A process that is just becoming a daemon has no environment for a moment, by which it would be known."""
 
 
 @dataclass(frozen=True)
@@ -276,8 +278,13 @@ class Cluster:
         self._launch(f"slurmd.{node}", "slurmd", "-D", "-N", node, "-d", str(self.home / "slurmstepd"))
 
     def _wait_daemon(self, name: str, answers: Callable[[], bool]) -> None:
+        seen = time.monotonic()
+
         def ready() -> bool:
-            if not any(process.environ[DAEMON] == name for process in self._daemons()):
+            nonlocal seen
+            if any(process.environ[DAEMON] == name for process in self._daemons()):
+                seen = time.monotonic()
+            elif time.monotonic() - seen > _GONE_S:
                 said = (self.home / "log" / f"{name}.out").read_text(errors="replace").strip().splitlines()
                 raise ClusterError(f"{name} ended as soon as it had started: {' | '.join(said[-3:])}")
             return answers()
