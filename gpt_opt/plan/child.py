@@ -2,14 +2,13 @@
 
 It reads a question from standard input and writes the answer to standard output. Where the application registers
 structured configs or resolvers, or sets the environment that its configs read, it is imported first, as `__main__`,
-with a `hydra.main` that starts nothing.
+with a `hydra.main` that starts nothing. It stays that, for the annotations of its configs are looked up there.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
-import runpy
 import sys
 import warnings
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from gpt_opt.config.suggest import forget_synonyms
 from gpt_opt.errors import ConfigError, GptOptError, Problem, RequestError
 from gpt_opt.plan.compose.resolvers import recorded_resolvers, stand_in_for_hydra
 from gpt_opt.plan.planner import Planner
+from gpt_opt.run.program import be
 
 
 def main() -> None:
@@ -79,12 +79,11 @@ def _import(app: TomlApp) -> None:
         module.main = _no_main
     try:
         if settings.script is not None:
-            sys.argv = [str(settings.script)]
             sys.path.insert(0, str(settings.script.parent))
-            runpy.run_path(str(settings.script), run_name="__main__")
+            be([str(settings.script)])
         elif settings.module is not None:
             sys.path.insert(0, str(settings.root))
-            runpy.run_module(settings.module, run_name="__main__", alter_sys=True)
+            be(["-m", settings.module])
     except SystemExit as stop:
         if stop.code not in (None, 0):
             raise _not_imported(app, f"SystemExit: {stop.code}") from stop

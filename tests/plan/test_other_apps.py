@@ -174,6 +174,49 @@ def test_a_config_of_a_class_that_no_module_has_is_planned(tmp_path: Path) -> No
     assert [config["lr"] for config in configs(found, tmp_path)] == [0.1, 0.2]
 
 
+POSTPONED = """
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Dict, List, Optional
+
+import hydra
+from hydra.core.config_store import ConfigStore
+
+@dataclass
+class Layer:
+    width: int = 8
+    tags: Optional[List[str]] = None
+
+@dataclass
+class Config:
+    layers: Dict[str, Layer] = field(default_factory=dict)
+    head: Optional[Layer] = None
+
+ConfigStore.instance().store(name="typed", node=Config)
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg):
+    raise SystemExit("it must not be started")
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.parametrize("program", ['script = "train.py"', 'module = "train"'])
+def test_postponed_annotations_of_the_script_are_resolved_where_it_is(tmp_path: Path, program: str) -> None:
+    (tmp_path / "conf").mkdir()
+    lines = "defaults: [typed, _self_]\nlayers: {a: {width: 4, tags: [x]}}\nhead: {width: 3}\n"
+    (tmp_path / "conf" / "config.yaml").write_text(lines)
+    (tmp_path / "train.py").write_text(POSTPONED)
+    found = plan(
+        described(tmp_path, f'[app]\n{program}\nconfig_path = "conf"\nregisters = true\n'), {"head.width": [5]}
+    )
+    layer = {"width": 4, "tags": ["x"]}
+    assert configs(found, tmp_path) == [{"layers": {"a": layer}, "head": {"width": 5, "tags": None}}]
+
+
 def test_a_resolver_that_never_gives_the_same_is_named(tmp_path: Path) -> None:
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "config.yaml").write_text("lr: 1\nname: ${random_name:}\n")
