@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpt_opt.records.half_written import half_written
 from gpt_opt.records.io import lock
+
+log = logging.getLogger(__name__)
 
 PROGRESS_FILE = "progress.json"
 """Sums of the metrics since the last log line, tokens and seconds so far: a resumed run goes on counting from them."""
@@ -93,8 +97,24 @@ class RunPaths:
         return [path for path in self.root.glob(pattern) if self.superseded not in path.parents and path.exists()]
 
     def newest(self, pattern: str) -> Path | None:
-        """Returns what was written last, by its time, of what a glob finds; None where it finds nothing."""
-        return max(self.matching(pattern), key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
+        """Returns what was written last, by its time, of the checkpoints that a glob finds; None where there is none.
+
+        One that a killed process has left half written is named and left out. A folder is so only beside a whole one:
+        what it is to its program, one checkpoint or many, is not known.
+        """
+        found = sorted(self.matching(pattern), key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+        wrong: dict[Path, str] = {}
+        chosen = None
+        for path in found:
+            if not (why := half_written(path)):
+                chosen = path
+                break
+            wrong[path] = why
+        chosen = chosen or next((path for path in found if path.is_dir()), None)
+        for path, why in wrong.items():
+            if path != chosen:
+                log.warning("%s is half written and left out: %s", path, why)
+        return chosen
 
 
 def step_of(checkpoint: Path) -> int | None:

@@ -17,6 +17,7 @@ from stat import S_IMODE
 from typing import Any
 
 from gpt_opt.errors import GptOptError, Problem, RequestError, disk_full
+from gpt_opt.records.half_written import require_safetensors
 from gpt_opt.records.io import sync
 from gpt_opt.records.run_dir import FINAL, PROGRESS_FILE, checkpoints, result_checkpoint, step_of
 
@@ -108,19 +109,6 @@ def _read_json(file: Path) -> None:
     json.loads(file.read_text(encoding="utf-8"))
 
 
-def _read_safetensors(file: Path) -> None:
-    """Checks that the header of a file describes all of it; the format has no checksum of the numbers."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        if not 2 <= length <= size - 8:
-            raise ValueError(f"its header would have {length:,} bytes")
-        header = json.loads(stream.read(length))
-    ends = [item["data_offsets"][1] for name, item in header.items() if name != "__metadata__"]
-    if max(ends, default=0) != size - 8 - length:
-        raise ValueError(f"its tensors end after {max(ends, default=0):,} bytes, the file after {size - 8 - length:,}")
-
-
 def _read_torch(file: Path) -> None:
     """Checks the checksums of what torch.save wrote, which torch.load does not look at."""
     with zipfile.ZipFile(file) as archive:
@@ -130,7 +118,7 @@ def _read_torch(file: Path) -> None:
 
 _READERS: dict[str, Callable[[Path], None]] = {
     ".json": _read_json,
-    ".safetensors": _read_safetensors,
+    ".safetensors": require_safetensors,
     ".pt": _read_torch,
     ".pth": _read_torch,
 }

@@ -210,7 +210,9 @@ def test_a_stopped_run_goes_on_from_its_newest_checkpoint(tmp_path: Path, how: s
     assert reached.state is State.INTERRUPTED
     assert 0 < reached.step < 60
     assert ("it is killed" in app.said()) == (how == "ignore")
+    (app.paths.root / "torn.ckpt").write_bytes(b"PK\x03\x04 and no more")
     assert app.run("steps=60", f"how={how}") == 0
+    assert "torn.ckpt is half written and left out" in app.said()
     told = OverridesParser.create().parse_override(app.words()[-3])
     assert (told.key_or_group, told.value()) == ("resume", str(app.paths.root / "step=1,last.ckpt"))
     steps = app.steps()
