@@ -68,7 +68,7 @@ class Saving:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         """Waits likewise; beside an error of the block one of the thread is only told."""
-        if error is not None and not isinstance(error, Exception):
+        if isinstance(error, KeyboardInterrupt):
             self._is_given_up = True
             return
         try:
