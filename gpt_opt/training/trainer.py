@@ -395,7 +395,10 @@ class ObjectiveTrainer(Trainer):
             def save(weights: dict[str, Any]) -> None:
                 settings.save_pretrained(folder, state_dict=weights)
 
-            self._write_later(save, weights)
+            if _internal_call:
+                self._write_later(save, weights)
+            else:  # of no checkpoint
+                save(weights)
 
     def _write_later(self, write: Callable[[dict[str, Any]], None], state: dict[str, Any]) -> None:
         """Writes a state with the checkpoint; now, where FSDP has gathered it or a copy would not fit the memory."""
