@@ -116,7 +116,7 @@ def drive(sweep: Sweep, in_job: bool, slots: int | None = None) -> None:
             if stop.limit_near and before is not None and saved_steps(sweep) <= before:
                 raise RunFailed(f"{sweep.label}: no run got a step further within the time limit; give it more time")
             why = "the next allocation, for which they are left" if left else "a requeue, as the time limit is near"
-            log.info("after %s there is work on %s", why, counted(len(runs.due) + len(runs.locked), "run"))
+            log.info("%s to go on with after %s", counted(len(runs.due) + len(runs.locked), "run"), why)
             try:
                 slurm.requeue(this_job().job)
             except slurm.SlurmError as error:  # as of an interactive allocation, or under --no-requeue

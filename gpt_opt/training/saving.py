@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
 from threading import Thread
@@ -9,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gpt_opt.training.memory import host_room
@@ -93,7 +94,7 @@ def on_host(state: dict[str, Any]) -> dict[str, Any]:
     """
     copies: dict[object, Tensor] = {}
 
-    def copy(tensor: Tensor) -> Tensor:
+    def taken(tensor: Tensor) -> Tensor:
         place: object = id(tensor)
         if type(tensor) is Tensor and tensor.layout is torch.strided and tensor.data_ptr():
             place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
@@ -101,5 +102,14 @@ def on_host(state: dict[str, Any]) -> dict[str, Any]:
             copies[place] = tensor.detach().to("cpu", copy=True)
         return copies[place]
 
-    copied: dict[str, Any] = tree_map_only(torch.Tensor, copy, state)
+    copied: dict[str, Any] = tree_map_only(torch.Tensor, taken, state)
+    return copied
+
+
+def with_own_configs(model: nn.Module) -> nn.Module:
+    """Returns a model of the same modules with copies of the configs that transformers saves beside its weights."""
+    copied = copy.copy(model)
+    for name in ("config", "generation_config"):
+        if hasattr(model, name):
+            setattr(copied, name, copy.deepcopy(getattr(model, name)))
     return copied

@@ -6,7 +6,6 @@ what is measured, the optimizer and its schedule, and how a checkpoint reaches t
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import time
@@ -52,7 +51,7 @@ from gpt_opt.training.optimizers import load_state_by_name, state_by_name
 from gpt_opt.training.optimizers.evaluation_weights import EvaluationWeights
 from gpt_opt.training.optimizers.protocols import SeesMicroBatches, UsesLoss
 from gpt_opt.training.reference_logps import ReferenceLogps
-from gpt_opt.training.saving import Saving, fits_host, on_host
+from gpt_opt.training.saving import Saving, fits_host, on_host, with_own_configs
 from gpt_opt.training.sharding import (
     full_optimizer_state,
     full_weights,
@@ -388,12 +387,11 @@ class ObjectiveTrainer(Trainer):
         if self.args.should_save:
             folder = Path(output_dir or str(self.args.output_dir))
             folder.mkdir(parents=True, exist_ok=True)
-            settings = copy.copy(cast("PreTrainedModel", model))  # those that are saved beside, as they are now
-            settings.config, settings.generation_config = copy.deepcopy((settings.config, settings.generation_config))
+            saved = cast("PreTrainedModel", model if self.is_fsdp_enabled else with_own_configs(model))
 
             @without_deepspeed()
             def save(weights: dict[str, Any]) -> None:
-                settings.save_pretrained(folder, state_dict=weights)
+                saved.save_pretrained(folder, state_dict=weights)
 
             if _internal_call:
                 self._write_later(save, weights)

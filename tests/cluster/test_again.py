@@ -64,7 +64,7 @@ def test_a_driver_that_waits_for_a_vanished_one_answers_the_warning(
     log = bench.sweep().logs / f"driver-{job}.out"
     bench.wait("it waits", lambda: log.exists() and "waiting: the job of that driver" in log.read_text())
     bench.call("scancel", "--batch", "--signal=USR2", job)  # as Slurm does before the time limit
-    bench.wait("a requeue", lambda: "after a requeue there is work on 1 run" in log.read_text(), 20)
+    bench.wait("a requeue", lambda: "1 run to go on with after a requeue" in log.read_text(), 20)
     set_silence(claim, STALE_AFTER_S + 1)
     bench.wait_until_done()
     bench.wait_until_idle()
