@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -97,6 +97,15 @@ def read_progress(file: Path, metric: Metric, since: float | None) -> Progress:
     if (metric.goal is not None or latest is None) and size <= BEST_LIMIT_BYTES:
         latest, best = _whole(file, size, file.stat().st_mtime_ns, metric)
     return Progress(latest, best, None if since is None else _speed(list(_rows(lines)), since))
+
+
+def final_progress(summary: Mapping[str, Any], metric: Metric) -> Progress | None:
+    """Returns what the summary of a complete run says; None where that is not enough."""
+    metrics = summary.get("metrics")
+    if metric.goal is not None or not isinstance(metrics, dict):
+        return None
+    value = _value(metrics, metric.name)
+    return None if value is None else Progress(value)
 
 
 @lru_cache(maxsize=1 << 16)

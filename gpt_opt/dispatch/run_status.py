@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from gpt_opt.dispatch.classify import Classification, RunClassifier
-from gpt_opt.dispatch.progress import Metric, Progress, read_progress
+from gpt_opt.dispatch.progress import Metric, Progress, final_progress, read_progress
 from gpt_opt.dispatch.reconcile import Ends
 from gpt_opt.records.attempts import Attempt, History, read_history
 from gpt_opt.records.efficiency import RunTimes, run_times
@@ -126,7 +126,8 @@ class RunReader:
             total_steps=record.file.total_steps,
             message=_message(record.file, history.last) if what.state is State.FAILED else "",
             silent_s=record.silent_s if what.state is State.STALLED else None,
-            progress=self._progress(paths, seconds_of(record.file.started) if what.is_running else None),
+            progress=final_progress(record.summary, self._metric)
+            or self._progress(paths, seconds_of(record.file.started) if what.is_running else None),
             time_s=time_s,
             attempts=len(history.attempts),
             times=times,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import pty
 import re
@@ -19,12 +20,20 @@ from gpt_opt.cli.views.watch import watch
 from gpt_opt.dispatch import slurm
 from gpt_opt.dispatch.classify import STALLED_AFTER_S
 from gpt_opt.dispatch.failure_groups import Failure, grouped, normalised
-from gpt_opt.dispatch.progress import BEST_LIMIT_BYTES, TAIL_BYTES, Metric, read_progress, saved_steps
+from gpt_opt.dispatch.progress import (
+    BEST_LIMIT_BYTES,
+    TAIL_BYTES,
+    Metric,
+    final_progress,
+    read_progress,
+    saved_steps,
+)
 from gpt_opt.dispatch.stages import classify_runs
 from gpt_opt.dispatch.sweep_status import gather
 from gpt_opt.records import stop_requests as control
 from gpt_opt.records.attempts import CAUSES, note_retry
 from gpt_opt.records.claim import acquire
+from gpt_opt.records.io import to_json, write_text
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import State
 from gpt_opt.records.sweep_dir import Job, Sweep
@@ -319,6 +328,21 @@ def test_a_very_large_file_has_a_latest_value_but_no_best(tmp_path: Path) -> Non
         stream.write('\n{"step": 1, "loss": 0.5}\n')
     found = read_progress(file, Metric("loss", "minimize"), None)
     assert (found.latest, found.best) == (0.5, None)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "shown"), [({"loss": 0.25}, 0.25), ({"loss": None}, math.nan), ({}, 0.5), (None, 0.5)]
+)
+def test_the_last_value_of_a_complete_run_is_that_of_its_summary(
+    tmp_path: Path, metrics: dict[str, float | None] | None, shown: float
+) -> None:
+    sweep = make_sweep(tmp_path, [["seed=0"]])
+    paths = write_run(sweep.runs[0], State.COMPLETED, 100, rows=[{"step": 100, "loss": 0.5}])
+    write_text(paths.summary, to_json({"step": 100, "metrics": metrics}))
+    assert gather(sweep).runs[0].progress.latest == pytest.approx(shown, nan_ok=True)
+    assert final_progress({"metrics": metrics}, Metric("loss", "minimize")) is None, (
+        "the best is in metrics.jsonl alone"
+    )
 
 
 # -- failures ---------------------------------------------------------------------------------------------------------
