@@ -399,7 +399,7 @@ class ObjectiveTrainer(Trainer):
                 save(weights)
 
     def _write_later(self, write: Callable[[dict[str, Any]], None], state: dict[str, Any]) -> None:
-        """Writes a state with the checkpoint; now, where FSDP has gathered it or a copy would not fit the memory."""
+        """Writes a state with the checkpoint; now, where FSDP has gathered it or the memory cannot hold it twice."""
         if self.is_fsdp_enabled or not fits_host(state):
             write(state)
         else:
