@@ -112,7 +112,7 @@ def test_a_killed_run_goes_on_bit_equal(
     assert equal(final_weights(broken), final_weights(whole))
 
 
-KILLER = """import os, signal
+KILLER = """import os, signal, time
 from pathlib import Path
 from transformers import TrainerCallback
 
@@ -120,6 +120,8 @@ class Kill(TrainerCallback):
     def on_step_end(self, args, state, control, **_):
         marker = Path("{marker}")
         if state.global_step == 7 and not marker.exists():
+            while not Path(args.output_dir, "checkpoint-4").exists():  # it is written meanwhile
+                time.sleep(0.01)
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 """
