@@ -22,7 +22,7 @@ from gpt_opt.dispatch.slot.gpus import lock_dir
 from gpt_opt.dispatch.stages import classify_runs
 from gpt_opt.records.attempts import Attempt, History, read_history
 from gpt_opt.records.claim import read_claim
-from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.run_dir import RunPaths, saved_step
 from gpt_opt.records.state import State, StateUnreadable, read_state
 from gpt_opt.records.sweep_dir import Sweep, find
 from tests.cluster.cluster import Cluster
@@ -159,8 +159,13 @@ class Bench:
         return state.step if state.state is State.RUNNING else -1
 
     def wait_for_step(self, index: int = 0, step: int = SAVE_EVERY + LOG_EVERY) -> int:
-        """Waits until a run is past its first checkpoint and returns its process."""
-        self.wait(f"run {index} at step {step}", lambda: self.step(index) >= step)
+        """Waits until a run is past its first checkpoint, which is on disk, and returns its process."""
+
+        def holds() -> bool:
+            is_saved = step < SAVE_EVERY or saved_step(self.sweep().runs[index].paths()) is not None
+            return self.step(index) >= step and is_saved
+
+        self.wait(f"run {index} at step {step}", holds)
         pid = read_state(self.sweep().runs[index].paths()).pid
         assert pid is not None
         return pid
