@@ -1,9 +1,11 @@
-"""Who a process is, and whether a process that said so is still there."""
+"""Who a process is, whether one that said so is still there, and what counts its memory."""
 
 from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -80,3 +82,13 @@ def lives(pid: int) -> bool:
 def this_process() -> Owner:
     """Returns the identity of the calling process."""
     return Owner(socket.gethostname(), _machine(), os.getpid(), _pid_start(os.getpid()))
+
+
+def memory_cgroups() -> Iterator[tuple[int, Path, Path]]:
+    """Yields version (1 or 2), root and folder of the cgroups that count the memory of this process."""
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if "memory" in controllers.split(",") or not controllers:
+                root = Path("/sys/fs/cgroup/memory" if controllers else "/sys/fs/cgroup")
+                yield 1 if controllers else 2, root, root / path.lstrip("/")

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from gpt_opt.records.process import memory_cgroups
+
 _MIB = 1 << 20
 
 
@@ -58,21 +60,14 @@ def host_room() -> int:
 
 def _cgroup_rooms() -> Iterator[int]:
     """Yields limit less use of the cgroups that have a limit; of the files in memory those in use count."""
-    with suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if "memory" in controllers.split(","):
-                root, names = Path("/sys/fs/cgroup/memory"), ("limit_in_bytes", "usage_in_bytes", "total_inactive_file")
-            elif not controllers:
-                root, names = Path("/sys/fs/cgroup"), ("max", "current", "inactive_file")
-            else:
-                continue
-            folder = root / path.lstrip("/")
-            for place in (folder, *folder.parents[: len(folder.parts) - len(root.parts)]):
-                with suppress(OSError, ValueError, KeyError):  # the root has no files; without a limit it says max
-                    limit, used = (int((place / f"memory.{name}").read_text()) for name in names[:2])
-                    stat = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())
-                    yield limit - used + int(stat[names[2]])
+    names = {1: ("limit_in_bytes", "usage_in_bytes", "total_inactive_file"), 2: ("max", "current", "inactive_file")}
+    for version, root, folder in memory_cgroups():
+        limits, uses, unused = names[version]
+        for place in (folder, *folder.parents[: len(folder.parts) - len(root.parts)]):
+            with suppress(OSError, ValueError, KeyError):  # the root has no files; without a limit it says max
+                limit, used = (int((place / f"memory.{name}").read_text()) for name in (limits, uses))
+                stat = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())
+                yield limit - used + int(stat[unused])
 
 
 def bytes_of(weights: Iterable[nn.Parameter]) -> int:

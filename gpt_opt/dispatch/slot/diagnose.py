@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpt_opt.errors import FULL_DISK
 from gpt_opt.records.planned_configs import CHANGED
+from gpt_opt.records.process import memory_cgroups
 from gpt_opt.records.state import RunState, State
 
 _LONGEST = 300
@@ -177,20 +178,10 @@ def oom_kills() -> int:
 
     They are those of its memory cgroup, which a job has of its own on most clusters; else all of this node.
     """
-    for file in (*_memory_events(), Path("/proc/vmstat")):
+    counts = {1: "memory.oom_control", 2: "memory.events"}
+    for file in (*(folder / counts[version] for version, _, folder in memory_cgroups()), Path("/proc/vmstat")):
         with suppress(OSError):
             for line in file.read_text().splitlines():
                 if line.startswith("oom_kill "):
                     return int(line.split()[1])
     return 0
-
-
-def _memory_events() -> Iterator[Path]:
-    """Yields the files in which cgroups, of version 1 or 2, count kills."""
-    with suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if "memory" in controllers.split(","):
-                yield Path(f"/sys/fs/cgroup/memory{path}/memory.oom_control")
-            elif not controllers:
-                yield Path(f"/sys/fs/cgroup{path}/memory.events")
