@@ -188,6 +188,23 @@ def test_the_room_of_the_host_is_that_of_the_tightest_cgroup(tmp_path: Path, mon
     assert 0 < host_room() <= psutil.virtual_memory().total
 
 
+@pytest.mark.parametrize(
+    ("version", "names"),
+    [(1, ("limit_in_bytes", "usage_in_bytes", "total_inactive_file")), (2, ("max", "current", "inactive_file"))],
+)
+def test_a_cgroup_has_room_for_what_its_limit_and_those_above_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int, names: tuple[str, str, str]
+) -> None:
+    monkeypatch.setattr(memory, "memory_cgroups", lambda: iter([(version, tmp_path, tmp_path / "job" / "step")]))
+    for place, limit, used, unused in (("job/step", "max", 1, 0), ("job", "1000", 700, 200)):
+        folder = tmp_path / place
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"memory.{names[0]}").write_text(f"{limit}\n")
+        (folder / f"memory.{names[1]}").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text(f"anon 1\n{names[2]} {unused}\n")
+    assert list(memory._cgroup_rooms()) == [500]
+
+
 def test_a_sampler_at_work_leaves_no_trace_in_a_checkpoint(
     tmp_path: Path, small: list[str], before_writing: Callable[[Callable[[], object]], None]
 ) -> None:
