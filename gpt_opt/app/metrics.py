@@ -7,14 +7,14 @@ import logging
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from gpt_opt.app.settings import MetricsSource
 from gpt_opt.app.sources import READERS
 from gpt_opt.app.sources.row import Reader, Row
-from gpt_opt.records.io import append_records, write_text
+from gpt_opt.records.io import append_records, unfenced, write_text
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.step_log import metrics_record, own_names, read_metrics
 
@@ -116,13 +116,14 @@ class MetricsCopy:
     Args:
         run_dir: The run directory.
         source: Where the app logs; with `report` that is metrics.jsonl itself.
+        fence: As of `gpt_opt.records.io.append_records`.
 
     Attributes:
         total_steps: Optimizer steps of the whole run, as the app says; None where it does not.
     """
 
-    def __init__(self, run_dir: Path, source: MetricsSource) -> None:
-        self._root, self._source = run_dir, source
+    def __init__(self, run_dir: Path, source: MetricsSource, fence: Callable[[], None] = unfenced) -> None:
+        self._root, self._source, self._fence = run_dir, source, fence
         self._follower, self._target = Follower(run_dir, source), RunPaths(run_dir).metrics
         self._is_begun = False
         self._last: dict[str, int] = {}
@@ -145,7 +146,8 @@ class MetricsCopy:
             if goes_back or not self._is_begun:
                 self._write_anew(min(row["step"] for row in rows) if self._is_begun else None)
             else:
-                append_records(self._target, [_record(row, time.time()) for row in rows], durable=False)
+                records = [_record(row, time.time()) for row in rows]
+                append_records(self._target, records, durable=False, fence=self._fence)
         self._is_begun = True
         totals = [row["total_steps"] for row in rows if "total_steps" in row]
         self.total_steps = totals[-1] if totals else self.total_steps
@@ -167,7 +169,7 @@ class MetricsCopy:
         rows = _without_repeats(self._follower.new_rows_by_file(), self._source)
         times = [now if since is not None and row["step"] >= since else seen.get(row["step"]) for row in rows]
         lines = (json.dumps(_record(row, moment)) + "\n" for row, moment in zip(rows, times, strict=True))
-        write_text(self._target, "".join(lines))
+        write_text(self._target, "".join(lines), self._fence)
 
 
 def _record(row: Row, otherwise: float | None) -> dict[str, Any]:

@@ -66,23 +66,45 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replaces `path` by `text` in one step: a reader sees the old content or the new, never half of it."""
-    write_bytes(path, _encoded(text))
+def unfenced() -> None:
+    """Lets everybody write."""
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_text(path: Path, text: str, fence: Callable[[], None] = unfenced) -> None:
+    """Replaces `path` by `text` in one step: a reader sees the old content or the new, never half of it.
+
+    Args:
+        path: The file.
+        text: What it is to hold.
+        fence: Raises where this process may not write any more; called when only the last step is left. A process that
+            sleeps between the two has nothing to put in place when whoever took over has called `remove_temporaries`.
+    """
+    write_bytes(path, _encoded(text), fence)
+
+
+def write_bytes(path: Path, data: bytes, fence: Callable[[], None] = unfenced) -> None:
     """Replaces `path` by `data` as `write_text` does."""
     temporary = _temporary(path)
     try:
         _write_synced(temporary, data)
-        temporary.replace(path)
+        _put(lambda: temporary.replace(path), fence)
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
 
 
-def append_records(path: Path, records: Iterable[Mapping[str, Any]], durable: bool = True) -> None:
+def _put(put: Callable[[], object], fence: Callable[[], None]) -> None:
+    fence()
+    try:
+        put()
+    except FileNotFoundError:
+        fence()  # says who has removed it
+        raise
+
+
+def append_records(
+    path: Path, records: Iterable[Mapping[str, Any]], durable: bool = True, fence: Callable[[], None] = unfenced
+) -> None:
     """Appends a line of JSON for each record in one step: lines of several processes do not mix.
 
     Args:
@@ -90,6 +112,8 @@ def append_records(path: Path, records: Iterable[Mapping[str, Any]], durable: bo
         records: What to append.
         durable: Whether the lines must survive a power failure, and a line before them that a full disk or a dead
             writer left torn: an empty line ends that. False where one process writes, mends and syncs the file itself.
+        fence: As of `write_text`. Called with the file open: the lines of a process that sleeps after it go into that
+            file, which whoever took over has replaced by another one.
 
     Raises:
         OSError: If not all of it could be written.
@@ -98,6 +122,7 @@ def append_records(path: Path, records: Iterable[Mapping[str, Any]], durable: bo
     with named_errors(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
+            fence()
             if (written := os.write(descriptor, lines)) < len(lines):  # as much as there was room for
                 os.write(descriptor, lines[written:])  # raises what is wrong
             if durable:
@@ -106,8 +131,8 @@ def append_records(path: Path, records: Iterable[Mapping[str, Any]], durable: bo
             os.close(descriptor)
 
 
-def create_text(path: Path, text: str) -> bool:
-    """Creates `path` with `text` in one step, unless it exists.
+def create_text(path: Path, text: str, fence: Callable[[], None] = unfenced) -> bool:
+    """Creates `path` with `text` in one step, unless it exists; arguments as of `write_text`.
 
     Returns:
         Whether this call created it. Of several callers at once, on any hosts of a shared file system, one gets True.
@@ -115,7 +140,7 @@ def create_text(path: Path, text: str) -> bool:
     temporary = _temporary(path)
     try:
         _write_synced(temporary, _encoded(text))
-        os.link(temporary, path)
+        _put(lambda: os.link(temporary, path), fence)
     except FileExistsError:
         return False
     finally:

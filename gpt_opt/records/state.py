@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
 from gpt_opt.errors import GptOptError, RequestError
 from gpt_opt.records.claim import read_claim
-from gpt_opt.records.io import read_json_object, to_json, write_text
+from gpt_opt.records.io import read_json_object, to_json, unfenced, write_text
 from gpt_opt.records.job_id import JobId
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.summary import read_summary
@@ -85,9 +85,9 @@ class RunState:
 _FIELDS = frozenset(item.name for item in fields(RunState))
 
 
-def write_state(paths: RunPaths, state: RunState) -> None:
-    """Replaces state.json in one step."""
-    write_text(paths.state, to_json(asdict(state)))
+def write_state(paths: RunPaths, state: RunState, fence: Callable[[], None] = unfenced) -> None:
+    """Replaces state.json in one step; `fence` as of `gpt_opt.records.io.write_text`."""
+    write_text(paths.state, to_json(asdict(state)), fence)
 
 
 def _parse(record: dict[str, Any]) -> RunState:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gpt_opt.errors import named_errors
-from gpt_opt.records.io import JsonLines, append_records, parse_line, read_lines, sync, write_text
+from gpt_opt.records.io import JsonLines, append_records, parse_line, read_lines, sync, unfenced, write_text
 
 T = TypeVar("T")
 
@@ -39,14 +39,15 @@ class StepLog:
 
     Args:
         path: The file; made with the first row.
+        fence: As of `gpt_opt.records.io.append_records`; whoever takes a run over begins with `keep_until`.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, fence: Callable[[], None] = unfenced) -> None:
+        self._path, self._fence = path, fence
 
     def write(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """Appends rows of a step."""
-        append_records(self._path, [{"step": step, **row} for row in rows], durable=False)
+        append_records(self._path, [{"step": step, **row} for row in rows], durable=False, fence=self._fence)
 
     def sync(self) -> None:
         """Makes every row so far survive a power failure."""
@@ -69,7 +70,8 @@ class MetricsLog(StepLog):
 
     def append(self, step: int, values: Mapping[str, float], total_steps: int | None = None) -> None:
         """Writes one row, as `metrics_record` makes it."""
-        append_records(self._path, [metrics_record(step, time.time(), values, total_steps)], durable=False)
+        row = metrics_record(step, time.time(), values, total_steps)
+        append_records(self._path, [row], durable=False, fence=self._fence)
 
     def continue_after(self) -> int:
         """Prepares the file for a further writer: ends a line that a killed one left torn.

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gpt_opt.records.io import create_text, read_json_object, to_json
 from gpt_opt.records.run_dir import RunPaths
 
 
-def commit_summary(paths: RunPaths, record: Mapping[str, Any]) -> bool:
+def commit_summary(paths: RunPaths, record: Mapping[str, Any], fence: Callable[[], None]) -> bool:
     """Writes the result of a run; returns whether this call did, rather than another attempt before it.
 
     Args:
         paths: The run.
         record: `run_id`, `attempt` and the fields of `gpt_opt.training.interface.Result`: `step`, `metrics` by flat
             name, `time_s` in seconds, `tokens`, `peak_memory_mb` in MiB, `device` and others.
+        fence: As of `gpt_opt.records.io.write_text`.
     """
-    return create_text(paths.summary, to_json(record))
+    return create_text(paths.summary, to_json(record), fence)
 
 
 def read_summary(paths: RunPaths) -> dict[str, Any]:

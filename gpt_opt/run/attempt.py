@@ -67,7 +67,7 @@ class Attempt:
         """
         self.claim.require()
         self.state = replace(self.state, updated=now(), **changes)
-        write_state(self.paths, self.state)
+        write_state(self.paths, self.state, self.claim.require)
 
     def prepare(self, hydra_files: Mapping[str, str], live: Callable[[], Code] | None = None) -> None:
         """Writes what describes the run before it starts, and clears away what a process killed in mid-write left.
@@ -157,7 +157,7 @@ class Attempt:
         self.claim.require()
         self._give_room()
         record = {"run_id": self.state.run_id, "attempt": self.claim.attempt, **result}
-        if not commit_summary(self.paths, record):
+        if not commit_summary(self.paths, record, self.claim.require):
             raise ClaimLost(f"{self.paths.summary} exists already: another attempt committed its result first")
         self.finish()
 

@@ -147,7 +147,7 @@ class _Watch:
         self._repository = repository
         self._stop_file = self._paths.root / ".stop.tmp"
         self._clock = _Clock(self._paths.root / "time.json")
-        self._metrics = MetricsCopy(self._paths.root, settings.metrics)
+        self._metrics = MetricsCopy(self._paths.root, settings.metrics, attempt.claim.require)
         self._log = ErrorLog()
         self._looked_at = 0.0
 

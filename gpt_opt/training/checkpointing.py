@@ -206,9 +206,14 @@ def finish_checkpoint(saved: Path, progress: Mapping[str, Any]) -> None:
 
 
 def commit_checkpoint(saved: Path, folder: Path) -> None:
-    """Moves a finished checkpoint into `folder`, replacing one of the same step."""
+    """Moves a finished checkpoint into `folder`, replacing one of the same step.
+
+    Raises:
+        FileNotFoundError: If there is none any more: another attempt has taken over, and nothing of its is touched.
+    """
     target = folder / saved.name
-    shutil.rmtree(target, ignore_errors=True)
+    if target.exists():
+        target.rename(saved.parent / "replaced")
     saved.rename(target)
     sync(folder)
     shutil.rmtree(saved.parent, ignore_errors=True)

@@ -143,8 +143,8 @@ class ObjectiveTrainer(Trainer):
         longest = objective.limits.max_length
         self.forwards = objective.forwards = Forwards(self, reference, self.processes, longest)
         self.progress = Progress()
-        self.metrics_log = MetricsLog(task.folder.metrics)
-        self.generations_log = StepLog(task.folder.samples)
+        self.metrics_log = MetricsLog(task.folder.metrics, task.hooks.fence)
+        self.generations_log = StepLog(task.folder.samples, task.hooks.fence)
         self.saving = Saving()
         self._writes: list[Callable[[], None]] = []  # of the checkpoint that is being taken
         self._settings = settings_of(task.optimizer)
@@ -281,7 +281,6 @@ class ObjectiveTrainer(Trainer):
             logs = {**own, "tokens_per_second": self.progress.tokens_per_second()}
         elif "eval/loss" not in logs:
             return
-        self.task.hooks.fence()
         if self.is_world_process_zero():
             self.metrics_log.append(self.state.global_step, logs)
             self.task.hooks.report(self.state.global_step, logs)
@@ -290,7 +289,6 @@ class ObjectiveTrainer(Trainer):
 
     def log_generations(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Adds rows to samples.jsonl."""
-        self.task.hooks.fence()
         if self.is_world_process_zero():
             self.generations_log.write(self.state.global_step, rows)
 

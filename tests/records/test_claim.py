@@ -8,14 +8,20 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from gpt_opt.errors import ClaimLost, GptOptError
 from gpt_opt.records.claim import STALE_AFTER_S, RunHeld, acquire, read_claim
+from gpt_opt.records.io import remove_temporaries
 from gpt_opt.records.process import Owner, this_process
 from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.state import RunState, State, write_state
+from gpt_opt.records.step_log import MetricsLog
+from gpt_opt.records.summary import commit_summary
 
 
 @pytest.fixture
@@ -68,6 +74,47 @@ def test_the_claim_of_another_machine_is_over_after_the_limit(paths: RunPaths) -
     old = time.time() - STALE_AFTER_S - 1
     os.utime(file, (old, old))
     assert acquire(paths).attempt == 2
+
+
+Fence = Callable[[], None]
+
+
+def write_own_state(paths: RunPaths, attempt: int, fence: Fence) -> None:
+    write_state(paths, RunState("abc", State.RUNNING, attempt), fence)
+
+
+def write_own_summary(paths: RunPaths, attempt: int, fence: Fence) -> None:
+    assert commit_summary(paths, {"attempt": attempt}, fence)
+
+
+def write_own_metrics(paths: RunPaths, attempt: int, fence: Fence) -> None:
+    MetricsLog(paths.metrics, fence).append(7, {"attempt": attempt})
+
+
+@pytest.mark.parametrize("write", [write_own_state, write_own_summary, write_own_metrics])
+def test_nothing_lasts_of_a_process_that_slept_after_its_last_look_at_its_claim(
+    paths: RunPaths, write: Callable[[RunPaths, int, Fence], None]
+) -> None:
+    first = acquire(paths)
+    slept = False
+
+    def looks_and_sleeps() -> None:
+        nonlocal slept
+        first.require()
+        if not slept:
+            slept = True
+            old = time.time() - STALE_AFTER_S - 1
+            os.utime(paths.claims / "0001.json", (old, old))
+            second = acquire(paths)
+            remove_temporaries(paths.root)
+            MetricsLog(paths.metrics).keep_until(-1)
+            write(paths, 2, second.require)
+
+    with pytest.raises(ClaimLost) if write is not write_own_metrics else nullcontext():
+        write(paths, 1, looks_and_sleeps)
+    (lasting,) = (file.read_text() for file in (paths.state, paths.summary, paths.metrics) if file.exists())
+    assert slept
+    assert json.loads(lasting)["attempt"] == 2
 
 
 def test_a_replaced_owner_may_not_write(paths: RunPaths) -> None:

@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 
 from gpt_opt.records.run_dir import checkpoints
 from gpt_opt.training import memory
-from gpt_opt.training.checkpointing import damage
+from gpt_opt.training.checkpointing import commit_checkpoint, damage, remove_unfinished, staging_folder
 from gpt_opt.training.loop import train
 from gpt_opt.training.memory import host_room
 from gpt_opt.training.saving import Saving, on_host
@@ -240,3 +240,26 @@ def test_a_copy_is_no_view_and_ties_stay() -> None:
     held = on_host({"items": wrapped})["items"]
     assert held[0] is not held[1], "an address of 0 says nothing"
     assert torch.equal(held[2].to_dense(), torch.eye(2))
+
+
+def test_a_checkpoint_of_a_later_attempt_outlasts_a_writer_whose_own_was_cleared_away(tmp_path: Path) -> None:
+    staging, theirs = staging_folder(tmp_path, 4), tmp_path / "checkpoint-4"
+    for place in (staging / "checkpoint-4", theirs):
+        place.mkdir(parents=True)
+    (theirs / "weights").write_text("theirs")
+    remove_unfinished(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        commit_checkpoint(staging / "checkpoint-4", tmp_path)
+    assert (theirs / "weights").read_text() == "theirs"
+
+
+def test_a_checkpoint_replaces_one_of_the_same_step(tmp_path: Path) -> None:
+    staging, former = staging_folder(tmp_path, 4), tmp_path / "checkpoint-4"
+    for place in (staging / "checkpoint-4", former):
+        place.mkdir(parents=True)
+        (place / place.parent.name).touch()
+    commit_checkpoint(staging / "checkpoint-4", tmp_path)
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == [
+        "checkpoint-4",
+        f"checkpoint-4/{staging.name}",
+    ]
