@@ -53,6 +53,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items += [*(slow if workers == 1 else []), *others]
 
 
+_forks: list[ForkServer] = []
+
+
+def pytest_configure_node(node: Any) -> None:
+    """Starts what all workers share with the first of them."""
+    if not _forks:
+        _forks.append(ForkServer())
+    node.workerinput["forks"] = _forks[0].socket
+
+
+def pytest_unconfigure() -> None:
+    """Ends it after the last one."""
+    for server in _forks:
+        server.close()
+
+
 def pytest_collection_finish() -> None:
     """Keeps the collector from looking through all that the tests have imported, and from looking often."""
     gc.collect()
@@ -130,9 +146,9 @@ Runner = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
-def forks() -> Iterator[ForkServer]:
-    """Yields the server of processes that need not import the libraries first."""
-    server = ForkServer()
+def forks(pytestconfig: pytest.Config) -> Iterator[ForkServer]:
+    """Yields the server of processes that need not import the libraries first: one for all workers."""
+    server = ForkServer(getattr(pytestconfig, "workerinput", {}).get("forks", ""))
     yield server
     server.close()
 

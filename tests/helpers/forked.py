@@ -17,35 +17,50 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 from tests.helpers.forking import sitecustomize
 
 ROOT = Path(__file__).resolve().parents[2]
+_START_S = 180.0
 _OURS = ("gpt_opt", "hydra_plugins", "tests")
 
 
 class ForkServer:
-    """The side of the tests: a server and the processes that it is asked for."""
+    """The side of the tests: a server and the processes that it is asked for.
 
-    def __init__(self) -> None:
+    Args:
+        of_another: The socket of a server that another process has started; without it this one starts its own.
+
+    Attributes:
+        socket: Where the server listens, once it has imported.
+    """
+
+    def __init__(self, of_another: str = "") -> None:
+        self.socket, self._server = of_another, cast("subprocess.Popen[bytes] | None", None)
+        if of_another:
+            return
         self._folder = tempfile.TemporaryDirectory(prefix="forks-", dir="/tmp")  # a socket's path must be short
-        self._socket = str(Path(self._folder.name, "socket"))
-        command = [sys.executable, "-u", "-m", "tests.helpers.forked", self._socket]
+        self.socket = str(Path(self._folder.name, "socket"))
+        command = [sys.executable, "-u", "-m", "tests.helpers.forked", self.socket]
         environment = {name: value for name, value in os.environ.items() if name != sitecustomize.SERVER}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}  # libraries print
         self._server = subprocess.Popen(command, **pipes, cwd=ROOT, env=environment, start_new_session=True)
 
     @property
     def environment(self) -> dict[str, str]:
         """What makes every run that is started with it a fork of this server."""
-        assert self._server.stdout is not None
-        while not Path(self._socket).exists() and self._server.stdout.readline():
-            pass  # it says when it listens; libraries print as well
+        deadline = time.monotonic() + _START_S
+        while not Path(self.socket).exists():
+            if time.monotonic() > deadline or (self._server is not None and self._server.poll() is not None):
+                raise RuntimeError("the server of forks has not come up; try python -m tests.helpers.forked SOCKET")
+            time.sleep(0.05)
         folders = [str(Path(sitecustomize.__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        return {sitecustomize.SERVER: self._socket, "PYTHONPATH": os.pathsep.join(folders)}
+        return {sitecustomize.SERVER: self.socket, "PYTHONPATH": os.pathsep.join(folders)}
 
     def run(self, command: Sequence[str], cwd: Path | None, timeout_s: float) -> subprocess.CompletedProcess[str]:
         """Runs a script of the checkout with its arguments, like `subprocess.run` with text captured."""
@@ -66,7 +81,9 @@ class ForkServer:
         return subprocess.CompletedProcess(list(command), code, stdout_text, stderr_text)
 
     def close(self) -> None:
-        """Ends the server."""
+        """Ends the server that was started here."""
+        if self._server is None:
+            return
         assert self._server.stdin is not None
         self._server.stdin.close()
         self._server.wait(10)
@@ -78,20 +95,22 @@ def _serve(listening: socket.socket) -> list[str] | None:
 
     A child whose connection ends before it does is killed: what it stands for is gone.
     """
-    children: dict[int, socket.socket] = {}
+    children: dict[int, tuple[int, socket.socket]] = {}  # by descriptors that tell of their ends
     while True:
-        ready, _, _ = select.select([sys.stdin, listening, *children.values()], [], [], 0.02 if children else None)
-        for pid, connection in list(children.items()):
+        connections = [connection for _, connection in children.values()]
+        ready, _, _ = select.select([sys.stdin, listening, *children, *connections], [], [])
+        for end, (pid, connection) in list(children.items()):
             if connection in ready:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            ended, status = os.waitpid(pid, 0 if connection in ready else os.WNOHANG)
-            if ended:
+                os.kill(pid, signal.SIGKILL)
+            if connection in ready or end in ready:
+                _, status = os.waitpid(pid, 0)
                 with suppress(OSError):
                     connection.sendall(os.waitstatus_to_exitcode(status).to_bytes(8, "big", signed=True))
-                children.pop(pid).close()
+                children.pop(end)
+                connection.close()
+                os.close(end)
         if sys.stdin in ready:
-            for pid in children:
+            for pid, _ in children.values():
                 os.kill(pid, signal.SIGKILL)
             return None
         if listening in ready:
@@ -103,12 +122,14 @@ def _serve(listening: socket.socket) -> list[str] | None:
                 continue
             request = json.loads(text)
             if not (pid := os.fork()):
-                for other in (listening, connection, *children.values()):
+                for other in (listening, connection, *(connection for _, connection in children.values())):
                     other.close()
+                for end in children:
+                    os.close(end)
                 return _become(request, streams)
             for stream in streams:
                 os.close(stream)
-            children[pid] = connection
+            children[os.pidfd_open(pid)] = (pid, connection)
             with suppress(OSError):
                 connection.sendall(pid.to_bytes(8, "big", signed=True))
 
@@ -137,8 +158,10 @@ def _become(request: list[object], streams: Sequence[int]) -> list[str]:
 
 def main() -> None:
     """Imports, serves, and is the script in the child."""
-    with suppress(ImportError):
-        import deepspeed  # noqa: F401  for the trainings that shard with it
+    with suppress(ImportError):  # what DeepSpeed would compile for a minute, the sum over processes of a CPU, torch has
+        from deepspeed.ops import __compatible_ops__
+
+        __compatible_ops__["deepspeed_shm_comm"] = False
     import hydra  # noqa: F401
     import torch.distributed.run  # noqa: F401
     from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel  # noqa: F401
@@ -162,7 +185,6 @@ def main() -> None:
         listening.bind(sys.argv[1] + ".new")
         listening.listen(100)
         os.rename(sys.argv[1] + ".new", sys.argv[1])
-        print("ready")
         command = _serve(listening)
     if command is not None:
         _take_code_of(command)
