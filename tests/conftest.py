@@ -56,6 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 _forks: list[ForkServer] = []
 
 
+@pytest.hookimpl(optionalhook=True)  # of xdist
 def pytest_configure_node(node: Any) -> None:
     """Starts what all workers share with the first of them."""
     if not _forks:

@@ -32,7 +32,7 @@ def claim_sweep(sweep: Sweep, is_stopped: Callable[[], bool]) -> Claim | None:
     deadline, is_logged = time.monotonic() + STALE_AFTER_S + 2 * POLL_S, False
     while not is_stopped():
         try:
-            return acquire(sweep.driver)
+            return acquire(sweep.driver, is_shared=True)
         except RunHeld as held:
             if is_driven(sweep) or time.monotonic() > deadline:
                 raise

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_opt.errors import ClaimLost, GptOptError, Problem, RequestError
-from gpt_opt.records.io import create_text, now, read_json_object, to_json, write_text
+from gpt_opt.records.io import create_text, now, read_json_object, remove_temporaries, to_json, write_text
 from gpt_opt.records.job_id import JobId, this_job
 from gpt_opt.records.process import Owner, this_process
 from gpt_opt.records.run_dir import RunPaths
@@ -133,14 +133,21 @@ class Claim:
     def _heartbeat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
             try:
+                if not self.is_mine():
+                    return
                 os.utime(_claim_file(self.paths, self.attempt))
             except OSError as error:
                 log.warning("heartbeat of %s failed, trying again in %.0f s: %s", self.paths.root, HEARTBEAT_S, error)
 
     def is_mine(self) -> bool:
-        """Returns whether no later attempt has taken the run."""
+        """Returns whether no later attempt has taken the run, nor the first of a directory that was made anew."""
         attempts = _attempts(self.paths)
-        return bool(attempts) and attempts[-1] == self.attempt
+        if not attempts or attempts[-1] != self.attempt:
+            return False
+        try:
+            return Owner.from_record(read_json_object(_claim_file(self.paths, self.attempt))) == self.owner
+        except (FileNotFoundError, ValueError):
+            return False
 
     def require(self) -> None:
         """Fences every lasting write.
@@ -152,13 +159,17 @@ class Claim:
             raise ClaimLost(f"{self.paths.root} was deleted while it was being worked on; nothing more is written")
         if not self.is_mine():
             raise ClaimLost(
-                f"attempt {self.attempt} of {self.paths.root} was replaced while it was silent; it stops without "
-                "writing anything more"
+                f"attempt {self.attempt} of {self.paths.root} was replaced, while it was silent or after the directory "
+                "was deleted; it stops without writing anything more"
             )
 
 
-def acquire(paths: RunPaths) -> Claim:
-    """Claims a run for this process.
+def acquire(paths: RunPaths, is_shared: bool = False) -> Claim:
+    """Claims a run for this process, and clears away what those before it have half-written.
+
+    Args:
+        paths: The run.
+        is_shared: Whether others write into the directory too, as they do into that of a sweep: nothing is cleared.
 
     Raises:
         RunHeld: If a living process owns it; the message says who.
@@ -176,4 +187,6 @@ def acquire(paths: RunPaths) -> Claim:
         attempt = current.attempt + 1 if current is not None else 1
         record = {**_record(owner), "claimed": now()}
         if create_text(_claim_file(paths, attempt), to_json(record)):
+            if not is_shared:
+                remove_temporaries(paths.root)
             return Claim(paths, attempt, owner)

@@ -11,7 +11,8 @@ import json
 import math
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,7 +41,7 @@ def _temporary(path: Path) -> Path:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Deletes what killed processes left half-written; the caller must be the only one who writes in `folder`."""
+    """Deletes what others have half-written; the caller must be the only one who may write in `folder`."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 
@@ -70,14 +71,30 @@ def unfenced() -> None:
     """Lets everybody write."""
 
 
+@contextmanager
+def fenced(fence: Callable[[], None]) -> Iterator[None]:
+    """Keeps a process that another one has replaced from doing what the block does.
+
+    Args:
+        fence: Raises where this process may not write any more. Asked again when the block fails: whoever took over may
+            have cleared away what it needs, and that is then what is to be told.
+    """
+    fence()
+    try:
+        yield
+    except OSError:
+        fence()
+        raise
+
+
 def write_text(path: Path, text: str, fence: Callable[[], None] = unfenced) -> None:
     """Replaces `path` by `text` in one step: a reader sees the old content or the new, never half of it.
 
     Args:
         path: The file.
         text: What it is to hold.
-        fence: Raises where this process may not write any more; called when only the last step is left. A process that
-            sleeps between the two has nothing to put in place when whoever took over has called `remove_temporaries`.
+        fence: Of `fenced`; called when only the last step is left. A process that sleeps between the two has nothing to
+            put in place any more, when whoever took over has called `remove_temporaries`.
     """
     write_bytes(path, _encoded(text), fence)
 
@@ -87,19 +104,11 @@ def write_bytes(path: Path, data: bytes, fence: Callable[[], None] = unfenced) -
     temporary = _temporary(path)
     try:
         _write_synced(temporary, data)
-        _put(lambda: temporary.replace(path), fence)
+        with fenced(fence):
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
-
-
-def _put(put: Callable[[], object], fence: Callable[[], None]) -> None:
-    fence()
-    try:
-        put()
-    except FileNotFoundError:
-        fence()  # says who has removed it
-        raise
 
 
 def append_records(
@@ -119,7 +128,7 @@ def append_records(
         OSError: If not all of it could be written.
     """
     lines = ("\n" * durable + "".join(json.dumps(record) + "\n" for record in records)).encode()
-    with named_errors(path):
+    with named_errors(path), fenced(fence):
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             fence()
@@ -140,7 +149,8 @@ def create_text(path: Path, text: str, fence: Callable[[], None] = unfenced) -> 
     temporary = _temporary(path)
     try:
         _write_synced(temporary, _encoded(text))
-        _put(lambda: os.link(temporary, path), fence)
+        with fenced(fence):
+            os.link(temporary, path)
     except FileExistsError:
         return False
     finally:

@@ -13,7 +13,7 @@ from importlib.metadata import distributions
 from typing import Any, cast
 
 from gpt_opt.records.code import Code, provenance_of_code
-from gpt_opt.records.io import now, read_json_object, to_json, write_text
+from gpt_opt.records.io import now, read_json_object, to_json, unfenced, write_text
 from gpt_opt.records.job_id import slurm_ids
 from gpt_opt.records.run_dir import PROGRESS_FILE, RunPaths, checkpoints
 
@@ -66,6 +66,7 @@ def write_provenance(
     inputs: Inputs,
     attempt: int,
     live: Callable[[], Code] | None = None,
+    fence: Callable[[], None] = unfenced,
 ) -> None:
     """Records what this attempt runs with; uncommitted changes of the code go to a diff file beside it.
 
@@ -75,10 +76,11 @@ def write_provenance(
         inputs: Its files and modules, with their fingerprints.
         attempt: Number of the attempt.
         live: As of `provenance_of_code`.
+        fence: As of `gpt_opt.records.io.write_text`.
     """
     code, diff = provenance_of_code(live)
     if diff:
-        write_text(paths.git_diff, diff)
+        write_text(paths.git_diff, diff, fence)
     record: dict[str, Any] = {
         "time": now(),
         "attempt": attempt,
@@ -95,7 +97,7 @@ def write_provenance(
         "python": platform.python_version(),
         "packages": packages(),
     }
-    write_text(paths.provenance, to_json(record))
+    write_text(paths.provenance, to_json(record), fence)
 
 
 @cache

@@ -60,7 +60,7 @@ class StepLog:
         if not self._path.exists():
             return {}
         kept = [row for row in read_lines(self._path, _row).records if row["step"] <= step]
-        write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept), self._fence)
         last = {name: value for row in kept for name, value in row.items()}
         return {name: value for name, value in last.items() if name not in NOT_METRICS}
 

@@ -70,21 +70,22 @@ class Attempt:
         write_state(self.paths, self.state, self.claim.require)
 
     def prepare(self, hydra_files: Mapping[str, str], live: Callable[[], Code] | None = None) -> None:
-        """Writes what describes the run before it starts, and clears away what a process killed in mid-write left.
+        """Writes what describes the run before it starts.
 
         Args:
             hydra_files: Texts for `.hydra`, by name.
             live: As of `provenance_of_code`.
         """
+        fence = self.claim.require
+        fence()
         self.paths.hydra.mkdir(exist_ok=True)
-        for folder in (self.paths.root, self.paths.hydra):
-            remove_temporaries(folder)
+        remove_temporaries(self.paths.hydra)
         self.paths.reserve.write_bytes(os.urandom(_RESERVE_BYTES))
         for name, text in hydra_files.items():
-            write_text(self.paths.hydra / name, text)
-        write_text(self.paths.config, to_json(self.config))
+            write_text(self.paths.hydra / name, text, fence)
+        write_text(self.paths.config, to_json(self.config), fence)
         self.write()
-        write_provenance(self.paths, self.config, self.inputs, self.claim.attempt, live)
+        write_provenance(self.paths, self.config, self.inputs, self.claim.attempt, live, fence)
 
     def close(self) -> None:
         """Ends what else was told of the run; the state is written."""

@@ -76,9 +76,9 @@ class Peers:
         self._rank = rank
         self._channel: Channel | None = None
 
-    def train(self, config: Mapping[str, Any], paths: RunPaths) -> None:
+    def train(self, config: Mapping[str, Any], paths: RunPaths, attempt: int) -> None:
         """Makes them train with this process."""
-        self._order({"config": config, "root": str(paths.root)})
+        self._order({"config": config, "root": str(paths.root), "attempt": attempt})
 
     def dismiss(self) -> None:
         """Lets them end when nothing was to be trained."""
@@ -187,7 +187,7 @@ def _follow(rank: Rank) -> None:
         if order is None:
             return
         try:
-            _train(order["config"], RunPaths(Path(order["root"])), stop)
+            _train(order["config"], RunPaths(Path(order["root"])), order["attempt"], stop)
         except Exception as caught:
             error = caught
     if error is None:
@@ -216,9 +216,9 @@ def _order_of(channel: Channel, stop: StopRequest) -> Any:
     return json.loads(text)
 
 
-def _train(config: Mapping[str, Any], paths: RunPaths, stop: StopRequest) -> None:
+def _train(config: Mapping[str, Any], paths: RunPaths, attempt: int, stop: StopRequest) -> None:
     from gpt_opt.training.interface import Folder, Hooks
     from gpt_opt.training.loop import train
 
     hooks = Hooks(progress=lambda step, total: None, stop_requested=lambda: bool(stop), fence=lambda: None)
-    train(config, Folder(paths.checkpoints, paths.metrics, paths.samples), hooks)
+    train(config, Folder(paths.checkpoints, paths.metrics, paths.samples, attempt), hooks)

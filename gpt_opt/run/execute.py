@@ -192,10 +192,10 @@ class _Training(Attempt):
             return None  # before the other processes are told to train: they may be gone by the same signal
         try:
             config = located(self.config)
-            peers().train(config, self.paths)
+            peers().train(config, self.paths, self.claim.attempt)
             with peers().watched(self._end_with):
                 paths = self.paths
-                folder = Folder(paths.checkpoints, paths.metrics, paths.samples)
+                folder = Folder(paths.checkpoints, paths.metrics, paths.samples, self.claim.attempt)
                 return train(config, folder, hooks, self.inputs)
         except Exception as error:
             peers().raise_if_lost(error)

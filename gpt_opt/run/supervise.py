@@ -17,7 +17,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -252,7 +252,7 @@ class _Watch:
         self._looked_at = time.monotonic()
         try:
             self._attempt.claim.require()
-            self._clock.write()
+            self._clock.write(self._attempt.claim.require)
             step = self._metrics.update()
             if step is not None and step > self._attempt.state.step:
                 self._attempt.write(step=step, total_steps=self._metrics.total_steps)
@@ -311,10 +311,10 @@ class _Clock:
         """Returns them."""
         return self._before + time.monotonic() - self._began
 
-    def write(self) -> None:
-        """Keeps them; without, a run that goes on counts from here."""
+    def write(self, fence: Callable[[], None]) -> None:
+        """Keeps them; without, a run that goes on counts from here. `fence` as of `write_text`."""
         with suppress(OSError):
-            write_text(self._file, to_json({"time_s": round(self.seconds(), 3), "updated": now()}))
+            write_text(self._file, to_json({"time_s": round(self.seconds(), 3), "updated": now()}), fence)
 
 
 def _quoted(path: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from gpt_opt.errors import GptOptError, Problem, RequestError, disk_full
 from gpt_opt.records.half_written import require_safetensors
-from gpt_opt.records.io import sync
+from gpt_opt.records.io import fenced, sync
 from gpt_opt.records.run_dir import FINAL, PROGRESS_FILE, checkpoints, result_checkpoint, step_of
 
 OPTIMIZER_FILE = "optimizer.pt"
@@ -205,32 +205,35 @@ def finish_checkpoint(saved: Path, progress: Mapping[str, Any]) -> None:
     sync_tree(saved)
 
 
-def commit_checkpoint(saved: Path, folder: Path) -> None:
+def commit_checkpoint(saved: Path, folder: Path, fence: Callable[[], None]) -> None:
     """Moves a finished checkpoint into `folder`, replacing one of the same step.
 
-    Raises:
-        FileNotFoundError: If there is none any more: another attempt has taken over, and nothing of its is touched.
+    Args:
+        saved: The checkpoint, in a `staging_folder`: where another attempt has taken over, it has deleted that.
+        folder: Of the checkpoints.
+        fence: As of `gpt_opt.records.io.fenced`.
     """
     target = folder / saved.name
-    if target.exists():
-        target.rename(saved.parent / "replaced")
-    saved.rename(target)
+    with fenced(fence):
+        if target.exists():
+            target.rename(saved.parent / "replaced")
+        saved.rename(target)
     sync(folder)
     shutil.rmtree(saved.parent, ignore_errors=True)
 
 
-def remove_beyond(folder: Path, step: int, limit: int | None, best: int | None) -> None:
+def remove_beyond(folder: Path, step: int, limit: int | None, best: int | None, fence: Callable[[], None]) -> None:
     """Deletes all but the newest `limit` checkpoints and that of the step `best`; None keeps all.
 
-    Those beyond `step`, the newest one, are damaged ones that an attempt before this one has left.
+    Those beyond `step`, the newest one, are damaged ones that an attempt before this one has left. `fence` is asked
+    before each: those of an attempt after this one are beyond it too.
     """
-    for path in checkpoints(folder):
-        if (step_of(path) or 0) > step:
-            shutil.rmtree(path, ignore_errors=True)
-    if limit is not None:
-        for old in checkpoints(folder)[:-limit]:
-            if old != checkpoint_path(folder, best):
-                shutil.rmtree(old, ignore_errors=True)
+    found = [path for path in checkpoints(folder) if (step_of(path) or 0) <= step]
+    surplus = found[:-limit] if limit is not None else []
+    beyond = [path for path in checkpoints(folder) if path not in found]
+    for path in (*beyond, *(old for old in surplus if old != checkpoint_path(folder, best))):
+        fence()
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def checkpoint_path(folder: Path, step: int | None) -> Path | None:
@@ -238,12 +241,13 @@ def checkpoint_path(folder: Path, step: int | None) -> Path | None:
     return None if step is None else folder / f"checkpoint-{step}"
 
 
-def link_final(folder: Path, step: int) -> None:
-    """Makes the checkpoint of a step the final one: `folder/final` leads to it."""
+def link_final(folder: Path, step: int, fence: Callable[[], None]) -> None:
+    """Makes the checkpoint of a step the final one: `folder/final` leads to it; `fence` as of `fenced`."""
     temporary = folder / f".{FINAL}"
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(f"checkpoint-{step}")
-    temporary.replace(folder / FINAL)
+    with fenced(fence):
+        temporary.replace(folder / FINAL)
     sync(folder)
 
 
@@ -264,12 +268,14 @@ def final_checkpoint(folder: Path) -> Path | None:
     return chosen
 
 
-def staging_folder(folder: Path, step: int) -> Path:
-    """Returns where the checkpoint of a step is saved before it is committed to `folder`."""
-    return folder / f".saving-{step}"
+def staging_folder(folder: Path, step: int, attempt: int) -> Path:
+    """Returns where an attempt saves the checkpoint of a step before it is committed to `folder`."""
+    return folder / f".saving-{step}.{attempt}"
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Deletes what a killed process left half saved."""
+def remove_unfinished(folder: Path, attempt: int) -> None:
+    """Deletes what attempts up to this one have half saved, be they killed or not aware yet that they were replaced."""
     for path in folder.glob(".saving-*"):
-        shutil.rmtree(path, ignore_errors=True)
+        if int(path.suffix[1:] or 0) <= attempt:
+            shutil.rmtree(path, ignore_errors=True)
+    (folder / f".{FINAL}").unlink(missing_ok=True)

@@ -17,11 +17,13 @@ class Folder:
         checkpoints: Folder of `checkpoint-<step>` folders in Hugging Face format.
         metrics: File of one JSON object a line.
         samples: Likewise, made only where samples are asked for.
+        attempt: Number of the attempt that writes.
     """
 
     checkpoints: Path
     metrics: Path
     samples: Path
+    attempt: int = 1
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Hooks:
     Attributes:
         progress: Called with the steps done and the steps in all at every log line.
         stop_requested: Asked after every step; True makes training checkpoint and return early.
-        fence: Called before every lasting write; raises when this process may not write any more.
+        fence: As of `gpt_opt.records.io.fenced`; asked right before the last step of every lasting write.
         report: Called with the step and the values of every row of metrics.jsonl.
     """
 

@@ -62,7 +62,7 @@ def train(config: Config, folder: Folder, hooks: Hooks, inputs: Inputs | None = 
     transformers.logging.set_verbosity_warning()
     transformers.logging.disable_progress_bar()
     folder.checkpoints.mkdir(exist_ok=True)
-    remove_unfinished(folder.checkpoints)
+    remove_unfinished(folder.checkpoints, folder.attempt)
     memory = PeakMemory()
     with fresh_accelerate(), _bar_friendly():
         parts = build(config, inputs)
@@ -113,8 +113,7 @@ def _choose_final(trainer: ObjectiveTrainer) -> int:
     if best is None or not best.keeps or best.step is None:
         return trainer.state.global_step
     if trainer.is_world_process_zero():
-        trainer.task.hooks.fence()
-        link_final(folder, best.step)
+        link_final(folder, best.step, trainer.task.hooks.fence)
     trainer.progress.last_metrics.update(best.metrics)
     log.info("the final checkpoint is that of step %d: %s=%g", best.step, best.metric, best.metrics[best.metric])
     return best.step

@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
+from gpt_opt.records.io import fenced
 from gpt_opt.records.provenance import Inputs
 from gpt_opt.records.run_dir import step_of
 from gpt_opt.records.step_log import MetricsLog, StepLog
@@ -323,7 +324,8 @@ class ObjectiveTrainer(Trainer):
         self.saving.wait()
         self._writes.clear()
         task.hooks.fence()
-        staging, final_folder = staging_folder(task.folder.checkpoints, step), self.args.output_dir
+        staging = staging_folder(task.folder.checkpoints, step, task.folder.attempt)
+        final_folder = self.args.output_dir
         with task.evaluation_weights.in_place(), whole_or_removed(staging):
             progress = self._progress()
             self.args.output_dir = str(staging)
@@ -335,7 +337,8 @@ class ObjectiveTrainer(Trainer):
         if self.is_world_process_zero():
             writes, self._writes = self._writes, []
             best = task.best.step if task.best is not None and task.best.keeps else None
-            self.saving.start(partial(self._commit, staging, writes, progress, best))
+            saved = staging / f"checkpoint-{step}"
+            self.saving.start(partial(self._commit, saved, writes, progress, best))
         task.hooks.progress(step, self.state.max_steps)  # the step that a resume would start from
         if any(type(item).on_save is not TrainerCallback.on_save for item in self.callback_handler.callbacks):
             self.finish_saving()  # a user's callback is to find it
@@ -346,11 +349,11 @@ class ObjectiveTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _commit(
-        self, staging: Path, writes: Sequence[Callable[[], None]], progress: Mapping[str, Any], best: int | None
+        self, saved: Path, writes: Sequence[Callable[[], None]], progress: Mapping[str, Any], best: int | None
     ) -> None:
         """Writes what is left of a checkpoint, and puts it where a resume looks; runs beside the next steps."""
-        task, saved = self.task, next(staging.glob("checkpoint-*"))
-        with whole_or_removed(staging):
+        task, fence = self.task, self.task.hooks.fence
+        with fenced(fence), whole_or_removed(saved.parent):
             for write in writes:
                 self.saving.require()
                 write()
@@ -358,9 +361,8 @@ class ObjectiveTrainer(Trainer):
             self.generations_log.sync()
             finish_checkpoint(saved, progress)
             self.saving.require()
-        task.hooks.fence()
-        commit_checkpoint(saved, task.folder.checkpoints)
-        remove_beyond(task.folder.checkpoints, step_of(saved) or 0, task.save_total_limit, best)
+        commit_checkpoint(saved, task.folder.checkpoints, fence)
+        remove_beyond(task.folder.checkpoints, step_of(saved) or 0, task.save_total_limit, best, fence)
 
     def _progress(self) -> dict[str, Any]:
         task = self.task

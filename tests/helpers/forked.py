@@ -42,6 +42,7 @@ class ForkServer:
 
     def __init__(self, of_another: str = "") -> None:
         self.socket, self._server = of_another, cast("subprocess.Popen[bytes] | None", None)
+        self._deadline = time.monotonic() + _START_S
         if of_another:
             return
         self._folder = tempfile.TemporaryDirectory(prefix="forks-", dir="/tmp")  # a socket's path must be short
@@ -54,9 +55,8 @@ class ForkServer:
     @property
     def environment(self) -> dict[str, str]:
         """What makes every run that is started with it a fork of this server."""
-        deadline = time.monotonic() + _START_S
         while not Path(self.socket).exists():
-            if time.monotonic() > deadline or (self._server is not None and self._server.poll() is not None):
+            if time.monotonic() > self._deadline or (self._server is not None and self._server.poll() is not None):
                 raise RuntimeError("the server of forks has not come up; try python -m tests.helpers.forked SOCKET")
             time.sleep(0.05)
         folders = [str(Path(sitecustomize.__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -86,6 +86,8 @@ class ForkServer:
             return
         assert self._server.stdin is not None
         self._server.stdin.close()
+        if not Path(self.socket).exists():  # it imports still, and nobody waits for it
+            self._server.kill()
         self._server.wait(10)
         self._folder.cleanup()
 
@@ -118,6 +120,8 @@ def _serve(listening: socket.socket) -> list[str] | None:
             size, streams, _, _ = socket.recv_fds(connection, 8, 3)
             text = connection.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL) if size else b""
             if not text:  # whoever asked was killed at once
+                for stream in streams:
+                    os.close(stream)
                 connection.close()
                 continue
             request = json.loads(text)
@@ -173,6 +177,7 @@ def main() -> None:
     from gpt_opt.run.prepared import prepare_for_forks
     from gpt_opt.run.program import be
 
+    os.environ["GPTOPT_CACHE"] = str(Path(sys.argv[1]).with_name("cache"))  # not the user's; a child has its own
     prepare_for_forks()
     # What libraries prepare once.
     gpt_opt.own_app.command_line.check_command_line(ROOT / "hydra_conf", ["loss.beta=0.1"])

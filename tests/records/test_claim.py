@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +17,6 @@ import pytest
 
 from gpt_opt.errors import ClaimLost, GptOptError
 from gpt_opt.records.claim import STALE_AFTER_S, RunHeld, acquire, read_claim
-from gpt_opt.records.io import remove_temporaries
 from gpt_opt.records.process import Owner, this_process
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import RunState, State, write_state
@@ -91,30 +91,41 @@ def write_own_metrics(paths: RunPaths, attempt: int, fence: Fence) -> None:
     MetricsLog(paths.metrics, fence).append(7, {"attempt": attempt})
 
 
-@pytest.mark.parametrize("write", [write_own_state, write_own_summary, write_own_metrics])
+@pytest.mark.parametrize(("write", "last_look"), [(write_own_state, 1), (write_own_summary, 1), (write_own_metrics, 2)])
 def test_nothing_lasts_of_a_process_that_slept_after_its_last_look_at_its_claim(
-    paths: RunPaths, write: Callable[[RunPaths, int, Fence], None]
+    paths: RunPaths, write: Callable[[RunPaths, int, Fence], None], last_look: int
 ) -> None:
     first = acquire(paths)
-    slept = False
+    looks = 0
 
     def looks_and_sleeps() -> None:
-        nonlocal slept
+        nonlocal looks
         first.require()
-        if not slept:
-            slept = True
+        looks += 1
+        if looks == last_look:
             old = time.time() - STALE_AFTER_S - 1
             os.utime(paths.claims / "0001.json", (old, old))
             second = acquire(paths)
-            remove_temporaries(paths.root)
             MetricsLog(paths.metrics).keep_until(-1)
             write(paths, 2, second.require)
 
     with pytest.raises(ClaimLost) if write is not write_own_metrics else nullcontext():
         write(paths, 1, looks_and_sleeps)
     (lasting,) = (file.read_text() for file in (paths.state, paths.summary, paths.metrics) if file.exists())
-    assert slept
+    assert looks == last_look
     assert json.loads(lasting)["attempt"] == 2
+
+
+def test_who_worked_in_a_directory_that_was_deleted_may_not_write_into_the_new_one(paths: RunPaths) -> None:
+    first = acquire(paths)
+    shutil.rmtree(paths.claims)
+    with pytest.raises(ClaimLost, match="was deleted while it was being worked on"):
+        first.require()
+    acquire(paths)
+    file = paths.claims / "0001.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "pid": 1}))
+    with pytest.raises(ClaimLost, match="after the directory was deleted"):
+        first.require()
 
 
 def test_a_replaced_owner_may_not_write(paths: RunPaths) -> None:

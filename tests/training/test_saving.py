@@ -17,9 +17,17 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from gpt_opt.errors import ClaimLost
+from gpt_opt.records.io import unfenced
 from gpt_opt.records.run_dir import checkpoints
 from gpt_opt.training import memory
-from gpt_opt.training.checkpointing import commit_checkpoint, damage, remove_unfinished, staging_folder
+from gpt_opt.training.checkpointing import (
+    commit_checkpoint,
+    damage,
+    remove_beyond,
+    remove_unfinished,
+    staging_folder,
+)
 from gpt_opt.training.loop import train
 from gpt_opt.training.memory import host_room
 from gpt_opt.training.saving import Saving, on_host
@@ -242,23 +250,31 @@ def test_a_copy_is_no_view_and_ties_stay() -> None:
     assert torch.equal(held[2].to_dense(), torch.eye(2))
 
 
-def test_a_checkpoint_of_a_later_attempt_outlasts_a_writer_whose_own_was_cleared_away(tmp_path: Path) -> None:
-    staging, theirs = staging_folder(tmp_path, 4), tmp_path / "checkpoint-4"
-    for place in (staging / "checkpoint-4", theirs):
+def test_an_attempt_that_was_replaced_touches_nothing_of_the_later_one(tmp_path: Path) -> None:
+    staging, theirs = staging_folder(tmp_path, 4, 1), tmp_path / "checkpoint-4"
+    being_saved, newer = staging_folder(tmp_path, 4, 2), tmp_path / "checkpoint-8"
+    for place in (staging / "checkpoint-4", theirs, being_saved, newer):
         place.mkdir(parents=True)
-    (theirs / "weights").write_text("theirs")
-    remove_unfinished(tmp_path)
-    with pytest.raises(FileNotFoundError):
-        commit_checkpoint(staging / "checkpoint-4", tmp_path)
-    assert (theirs / "weights").read_text() == "theirs"
+
+    def replaced() -> None:
+        raise ClaimLost("replaced")
+
+    remove_unfinished(tmp_path, 2)
+    being_saved.mkdir()
+    with pytest.raises(FileNotFoundError):  # it slept after it had asked
+        commit_checkpoint(staging / "checkpoint-4", tmp_path, unfenced)
+    with pytest.raises(ClaimLost):
+        remove_beyond(tmp_path, 4, 1, None, replaced)
+    remove_unfinished(tmp_path, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [being_saved.name, theirs.name, newer.name]
 
 
 def test_a_checkpoint_replaces_one_of_the_same_step(tmp_path: Path) -> None:
-    staging, former = staging_folder(tmp_path, 4), tmp_path / "checkpoint-4"
+    staging, former = staging_folder(tmp_path, 4, 1), tmp_path / "checkpoint-4"
     for place in (staging / "checkpoint-4", former):
         place.mkdir(parents=True)
         (place / place.parent.name).touch()
-    commit_checkpoint(staging / "checkpoint-4", tmp_path)
+    commit_checkpoint(staging / "checkpoint-4", tmp_path, unfenced)
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == [
         "checkpoint-4",
         f"checkpoint-4/{staging.name}",

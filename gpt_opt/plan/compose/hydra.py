@@ -7,6 +7,7 @@ Input: override strings. Output: the composed `DictConfig`, or its plain resolve
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ class _Files(ConfigRepository):
     """The config files, each read once as long as it stays the same: Hydra reads all of them for every config."""
 
     is_stored = True
-    _read: ClassVar[dict[tuple[str, str], tuple[tuple[int, ...], ConfigResult]]] = {}
+    _read: ClassVar[dict[tuple[str, str], tuple[tuple[int, ...], bytes]]] = {}
 
     def load_config(self, config_path: str) -> ConfigResult | None:
         source = self._find_object_source(config_path, ObjectType.CONFIG)
@@ -76,12 +77,11 @@ class _Files(ConfigRepository):
         path = Path(source.path, source._normalize_file_name(config_path))
         stat = path.stat()
         key, version = (source.provider, str(path)), (stat.st_ino, stat.st_size, stat.st_mtime_ns)
-        known, result = self._read.get(key, ((), None))
-        if known != version or result is None:
-            result = super().load_config(config_path)
-            assert result is not None
-            self._read[key] = (version, result)
-        return copy.deepcopy(result)  # Hydra merges other configs into it
+        known, pickled = self._read.get(key, ((), b""))
+        if known != version:
+            pickled = pickle.dumps(super().load_config(config_path))
+            self._read[key] = (version, pickled)
+        return cast("ConfigResult", pickle.loads(pickled))  # its own: Hydra merges other configs into it
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Files:
         """Copies what Hydra replaces for a config, the list of its sources; it does not change the sources."""
