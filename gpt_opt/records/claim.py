@@ -155,13 +155,14 @@ class Claim:
         Raises:
             ClaimLost: If a later attempt owns the run now.
         """
-        if not self.paths.claims.is_dir():
-            raise ClaimLost(f"{self.paths.root} was deleted while it was being worked on; nothing more is written")
-        if not self.is_mine():
+        if self.is_mine():
+            return
+        if max(_attempts(self.paths), default=0) > self.attempt:
             raise ClaimLost(
-                f"attempt {self.attempt} of {self.paths.root} was replaced, while it was silent or after the directory "
-                "was deleted; it stops without writing anything more"
+                f"attempt {self.attempt} of {self.paths.root} was replaced while it was silent; it stops without "
+                "writing anything more"
             )
+        raise ClaimLost(f"{self.paths.root} was deleted while it was being worked on; nothing more is written")
 
 
 def acquire(paths: RunPaths, is_shared: bool = False) -> Claim:

@@ -124,7 +124,7 @@ def test_who_worked_in_a_directory_that_was_deleted_may_not_write_into_the_new_o
     acquire(paths)
     file = paths.claims / "0001.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "pid": 1}))
-    with pytest.raises(ClaimLost, match="after the directory was deleted"):
+    with pytest.raises(ClaimLost, match="was deleted while it was being worked on"):
         first.require()
 
 
