@@ -12,7 +12,8 @@ import pytest
 
 from gpt_opt.app.command import parse_command
 from gpt_opt.app.keys import TABLES
-from gpt_opt.sweep import count, parse_grid
+from gpt_opt.sweep.grid import parse_grid
+from gpt_opt.sweep.points import count
 from tests.config.test_exp import readme
 from tests.conftest import ROOT, Runner
 

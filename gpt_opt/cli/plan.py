@@ -44,7 +44,7 @@ def plan(
     if len(options := [name for name, is_given in outputs.items() if is_given]) > 1:
         raise click.UsageError(f"{options[1]}: not allowed with {options[0]}")
     if schema:
-        from gpt_opt.sweep import schema as schema_of_files
+        from gpt_opt.sweep.json_schema import schema as schema_of_files
 
         print(json.dumps(schema_of_files(), indent=2))
         return

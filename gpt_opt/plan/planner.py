@@ -28,9 +28,11 @@ from gpt_opt.records.planned_configs import Change, ConfigChanges
 from gpt_opt.records.provenance import Inputs, inputs_in, read_provenance, recorded_inputs
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.sweep_dir import run_name, submissions
-from gpt_opt.sweep import Grid, Space, Stage, count, load_grid, points, target, to_override
+from gpt_opt.sweep.grid import load_grid
 from gpt_opt.sweep.json_file import read_json
-from gpt_opt.sweep.model import Resources
+from gpt_opt.sweep.model import Grid, Resources, Space, Stage
+from gpt_opt.sweep.overrides import target, to_override
+from gpt_opt.sweep.points import count, points
 
 
 @dataclass(frozen=True, slots=True)

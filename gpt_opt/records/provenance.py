@@ -9,7 +9,6 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from functools import cache
-from importlib.metadata import distributions
 from typing import Any, cast
 
 from gpt_opt.records.code import Code, provenance_of_code
@@ -106,6 +105,8 @@ def packages() -> dict[str, str]:
 
     `item.metadata` would parse each description as a mail, a fifth of a second for 160 packages.
     """
+    from importlib.metadata import distributions  # what most commands do without
+
     found: dict[str, str] = {}
     for item in distributions():
         head = (item.read_text("METADATA") or item.read_text("PKG-INFO") or "").partition("\n\n")[0]

@@ -10,34 +10,6 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from gpt_opt.sweep.grid import load_grid, parse_grid
-from gpt_opt.sweep.json_schema import schema
-from gpt_opt.sweep.model import Axis, Best, Exclude, Grid, Items, Metric, Resources, Space, Stage, Start
-from gpt_opt.sweep.overrides import describe, target, to_override
-from gpt_opt.sweep.points import Point, count, points
-
-__all__ = [
-    "Axis",
-    "Best",
-    "Exclude",
-    "Grid",
-    "Items",
-    "Metric",
-    "Point",
-    "Resources",
-    "Space",
-    "Stage",
-    "Start",
-    "count",
-    "describe",
-    "load_grid",
-    "parse_grid",
-    "points",
-    "schema",
-    "target",
-    "to_override",
-]
-
 
 class _Callable(ModuleType):
     """This package, which is also the function `gpt_opt.sweep(FILE)` of notebooks."""

@@ -30,8 +30,8 @@ from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import State
 from gpt_opt.records.sweep_dir import Shape, Submission, SweepRun, create
 from gpt_opt.run.resolvers import register_resolvers
-from gpt_opt.sweep import points
 from gpt_opt.sweep.grid import parse_grid
+from gpt_opt.sweep.points import points
 from tests.conftest import CONFIG_DIR, ROOT
 
 register()

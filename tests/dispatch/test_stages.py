@@ -31,7 +31,9 @@ from gpt_opt.records.former_choices import former_choices
 from gpt_opt.records.io import to_json, write_text
 from gpt_opt.records.state import State
 from gpt_opt.records.sweep_dir import Shape, StageRecord, Submission, Sweep, SweepRun, create
-from gpt_opt.sweep import Resources, Stage, count, parse_grid
+from gpt_opt.sweep.grid import parse_grid
+from gpt_opt.sweep.model import Resources, Stage
+from gpt_opt.sweep.points import count
 from tests.dispatch.on_disk import attempt, make_sweep, write_run
 from tests.helpers.examples import examples
 

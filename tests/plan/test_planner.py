@@ -29,7 +29,7 @@ from gpt_opt.records.run_id import differences
 from gpt_opt.records.state import RunState, State, write_state
 from gpt_opt.records.sweep_dir import Shape, Submission, SweepRun, create
 from gpt_opt.run.resolvers import allocate_run_dir, parent_dir, register_resolvers, run_label
-from gpt_opt.sweep import load_grid
+from gpt_opt.sweep.grid import load_grid
 from gpt_opt.sweep.overrides import shell_word
 from tests.conftest import CONFIG_DIR, ROOT, Runner
 

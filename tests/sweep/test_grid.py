@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from gpt_opt.errors import Problem, SweepError
-from gpt_opt.sweep import Metric, Resources, load_grid, parse_grid, points
+from gpt_opt.sweep.grid import load_grid, parse_grid
+from gpt_opt.sweep.model import Metric, Resources
+from gpt_opt.sweep.points import points
 
 HERE = Path(__file__).parent
 

@@ -11,7 +11,9 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from gpt_opt.errors import SweepError
-from gpt_opt.sweep import count, load_grid, parse_grid, points, schema
+from gpt_opt.sweep.grid import load_grid, parse_grid
+from gpt_opt.sweep.json_schema import schema
+from gpt_opt.sweep.points import count, points
 
 PARAMS = sorted((Path(__file__).parents[2] / "params").glob("*.json"))
 TYPES: dict[str, Any] = {

@@ -11,9 +11,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt_opt.sweep import Point, count, parse_grid, points
+from gpt_opt.sweep.grid import parse_grid
 from gpt_opt.sweep.model import Axis, Exclude, Space
-from gpt_opt.sweep.points import frozen, survey, values_by_key
+from gpt_opt.sweep.points import Point, count, frozen, points, survey, values_by_key
 from tests.helpers.examples import examples
 
 

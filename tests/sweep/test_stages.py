@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gpt_opt.sweep import Best, Grid, Resources, Start, parse_grid, points
+from gpt_opt.sweep.grid import parse_grid
+from gpt_opt.sweep.model import Best, Grid, Resources, Start
+from gpt_opt.sweep.points import points
 
 
 def read(*stages: dict[str, Any], **top: Any) -> Grid:
