@@ -123,19 +123,18 @@ class Claim:
         self._stop.set()
         if self._beat is not None:
             self._beat.join()
-        if self.is_mine():
-            record = {**_record(self.owner), "released": now()}
-            try:
+        try:
+            if self.is_mine():
+                record = {**_record(self.owner), "released": now()}
                 write_text(_claim_file(self.paths, self.attempt), to_json(record))
-            except OSError as error:
-                log.warning("%s is not given back, which this process's end will do: %s", self.paths.root, error)
+        except OSError as error:
+            log.warning("%s is not given back, which this process's end will do: %s", self.paths.root, error)
 
     def _heartbeat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
             try:
-                if not self.is_mine():
-                    return
-                os.utime(_claim_file(self.paths, self.attempt))
+                if self.is_mine():
+                    os.utime(_claim_file(self.paths, self.attempt))
             except OSError as error:
                 log.warning("heartbeat of %s failed, trying again in %.0f s: %s", self.paths.root, HEARTBEAT_S, error)
 
