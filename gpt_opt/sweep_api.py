@@ -54,7 +54,7 @@ class SweepHandle:
         Args:
             backend: `disbatch`, `submitit` or `local`; None for disbatch, or local where there is no Slurm.
             slots: Runs at a time; None for one a run, up to a limit.
-            resources: What one run needs, over what the file says: the fields of `gpt_opt.sweep.Resources`.
+            resources: What one run needs, over what the file says: the fields of `gpt_opt.sweep.model.Resources`.
 
         Raises:
             RequestError: If the request is wrong; nothing was submitted.

@@ -152,7 +152,7 @@ class Claim:
         """Fences every lasting write.
 
         Raises:
-            ClaimLost: If a later attempt owns the run now.
+            ClaimLost: If a later attempt owns the run now, or its directory was deleted, be it made anew since.
         """
         if self.is_mine():
             return

@@ -43,7 +43,8 @@ def _temporary(path: Path) -> Path:
 def remove_temporaries(folder: Path) -> None:
     """Deletes what others have half-written; the caller must be the only one who may write in `folder`."""
     for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
 
 
 def _encoded(text: str) -> bytes:
@@ -82,7 +83,7 @@ def fenced(fence: Callable[[], None]) -> Iterator[None]:
     fence()
     try:
         yield
-    except OSError:
+    except Exception:  # torch has errors of its own for a folder that is gone
         fence()
         raise
 

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -119,8 +119,9 @@ class Attempt:
 
     def _give_room(self) -> None:
         """Gives back the room that was kept, unless it is a later attempt's by now."""
-        if self.claim.is_mine():
-            self.paths.reserve.unlink(missing_ok=True)
+        with suppress(OSError):
+            if self.claim.is_mine():
+                self.paths.reserve.unlink(missing_ok=True)
 
     def write_end(self, **changes: Any) -> None:
         """Writes how the run ended, on a disk that is full as soon as there is room again, if that is soon."""

@@ -276,6 +276,7 @@ def staging_folder(folder: Path, step: int, attempt: int) -> Path:
 def remove_unfinished(folder: Path, attempt: int) -> None:
     """Deletes what attempts up to this one have half saved, be they killed or not aware yet that they were replaced."""
     for path in folder.glob(".saving-*"):
-        if int(path.suffix[1:] or 0) <= attempt:
+        number = path.suffix[1:]
+        if not number.isdecimal() or int(number) <= attempt:
             shutil.rmtree(path, ignore_errors=True)
     (folder / f".{FINAL}").unlink(missing_ok=True)

@@ -353,7 +353,7 @@ class ObjectiveTrainer(Trainer):
     ) -> None:
         """Writes what is left of a checkpoint, and puts it where a resume looks; runs beside the next steps."""
         task, fence = self.task, self.task.hooks.fence
-        with fenced(fence), whole_or_removed(saved.parent):
+        with whole_or_removed(saved.parent), fenced(fence):
             for write in writes:
                 self.saving.require()
                 write()
@@ -361,7 +361,7 @@ class ObjectiveTrainer(Trainer):
             self.generations_log.sync()
             finish_checkpoint(saved, progress)
             self.saving.require()
-        commit_checkpoint(saved, task.folder.checkpoints, fence)
+            commit_checkpoint(saved, task.folder.checkpoints, fence)
         remove_beyond(task.folder.checkpoints, step_of(saved) or 0, task.save_total_limit, best, fence)
 
     def _progress(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from gpt_opt.errors import ClaimLost, GptOptError
+from gpt_opt.records import io
 from gpt_opt.records.claim import STALE_AFTER_S, RunHeld, acquire, read_claim
 from gpt_opt.records.process import Owner, this_process
 from gpt_opt.records.run_dir import RunPaths
@@ -34,6 +35,7 @@ def dead_owner_claim(paths: RunPaths) -> None:
     code = f"""
 import os, signal, sys
 from pathlib import Path
+from gpt_opt.records import io
 from gpt_opt.records.claim import acquire
 from gpt_opt.records.run_dir import RunPaths
 acquire(RunPaths(Path({str(paths.root)!r})))
@@ -93,7 +95,10 @@ def write_own_metrics(paths: RunPaths, attempt: int, fence: Fence) -> None:
 
 @pytest.mark.parametrize(("write", "last_look"), [(write_own_state, 1), (write_own_summary, 1), (write_own_metrics, 2)])
 def test_nothing_lasts_of_a_process_that_slept_after_its_last_look_at_its_claim(
-    paths: RunPaths, write: Callable[[RunPaths, int, Fence], None], last_look: int
+    paths: RunPaths,
+    write: Callable[[RunPaths, int, Fence], None],
+    last_look: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = acquire(paths)
     looks = 0
@@ -107,7 +112,9 @@ def test_nothing_lasts_of_a_process_that_slept_after_its_last_look_at_its_claim(
             os.utime(paths.claims / "0001.json", (old, old))
             second = acquire(paths)
             MetricsLog(paths.metrics).keep_until(-1)
-            write(paths, 2, second.require)
+            with monkeypatch.context() as of_another_process:
+                of_another_process.setattr(io, "_temporary", lambda path: path.with_name(f".{path.name}.2.tmp"))
+                write(paths, 2, second.require)
 
     with pytest.raises(ClaimLost) if write is not write_own_metrics else nullcontext():
         write(paths, 1, looks_and_sleeps)
@@ -126,6 +133,13 @@ def test_who_worked_in_a_directory_that_was_deleted_may_not_write_into_the_new_o
     file.write_text(json.dumps({**json.loads(file.read_text()), "pid": 1}))
     with pytest.raises(ClaimLost, match="was deleted while it was being worked on"):
         first.require()
+
+
+def test_a_claim_clears_away_what_is_half_written_and_no_folder_of_the_user(paths: RunPaths) -> None:
+    (paths.root / ".mine.tmp").mkdir()
+    (paths.root / ".state.json.host.1.tmp").touch()
+    acquire(paths)
+    assert {path.name for path in paths.root.iterdir()} == {".mine.tmp", "claims"}
 
 
 def test_a_replaced_owner_may_not_write(paths: RunPaths) -> None:
