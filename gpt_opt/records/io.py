@@ -94,19 +94,24 @@ def write_text(path: Path, text: str, fence: Callable[[], None] = unfenced) -> N
     Args:
         path: The file.
         text: What it is to hold.
-        fence: Of `fenced`; called when only the last step is left. A process that sleeps between the two has nothing to
-            put in place any more, when whoever took over has called `remove_temporaries`.
+        fence: Of `fenced`; asked once more when only the last step is left. A process that sleeps between the two has
+            nothing to put in place any more, when whoever took over has called `remove_temporaries`.
     """
     write_bytes(path, _encoded(text), fence)
 
 
 def write_bytes(path: Path, data: bytes, fence: Callable[[], None] = unfenced) -> None:
     """Replaces `path` by `data` as `write_text` does."""
+    _put(path, data, fence, os.replace)
+
+
+def _put(path: Path, data: bytes, fence: Callable[[], None], put: Callable[[Path, Path], None]) -> None:
     temporary = _temporary(path)
     try:
-        _write_synced(temporary, data)
         with fenced(fence):
-            temporary.replace(path)
+            _write_synced(temporary, data)
+            fence()
+            put(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
@@ -147,16 +152,10 @@ def create_text(path: Path, text: str, fence: Callable[[], None] = unfenced) -> 
     Returns:
         Whether this call created it. Of several callers at once, on any hosts of a shared file system, one gets True.
     """
-    temporary = _temporary(path)
     try:
-        _write_synced(temporary, _encoded(text))
-        with fenced(fence):
-            os.link(temporary, path)
+        _put(path, _encoded(text), fence, os.link)
     except FileExistsError:
         return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(path.parent)
     return True
 
 

@@ -65,7 +65,6 @@ class Attempt:
         Raises:
             ClaimLost: If one does.
         """
-        self.claim.require()
         self.state = replace(self.state, updated=now(), **changes)
         write_state(self.paths, self.state, self.claim.require)
 
@@ -156,7 +155,6 @@ class Attempt:
         Args:
             result: What `commit_summary` takes, without `run_id` and `attempt`.
         """
-        self.claim.require()
         self._give_room()
         record = {"run_id": self.state.run_id, "attempt": self.claim.attempt, **result}
         if not commit_summary(self.paths, record, self.claim.require):

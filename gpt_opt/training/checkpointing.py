@@ -230,7 +230,7 @@ def remove_beyond(folder: Path, step: int, limit: int | None, best: int | None, 
     """
     found = [path for path in checkpoints(folder) if (step_of(path) or 0) <= step]
     surplus = found[:-limit] if limit is not None else []
-    beyond = [path for path in checkpoints(folder) if path not in found]
+    beyond = checkpoints(folder)[len(found) :]
     for path in (*beyond, *(old for old in surplus if old != checkpoint_path(folder, best))):
         fence()
         shutil.rmtree(path, ignore_errors=True)
