@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests.helpers.forked import ForkServer
+from tests.helpers.forked import ForkServer, do_not_wait_for_the_disk
 from tests.helpers.forking import sitecustomize
 
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
+os.fsync = do_not_wait_for_the_disk
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("COLUMNS", None)  # xdist's, by which tables would wrap

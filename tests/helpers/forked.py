@@ -1,9 +1,9 @@
 """A Python that has imported the libraries of a run and forks a child for each process that is to be one.
 
-A child starts at once, where a new process imports for 4.5 s. A script of this checkout finds our own modules imported
-and the config composed once; one of another folder imports its own anew. Each has arguments, environment, folder,
-output, signals, exit code and end of its own. Only tests that are about the start itself, or about memory and groups of
-processes, need a new process.
+A child starts at once, where a new process imports for 4.5 s. What imports from this checkout finds our own modules
+imported and the config composed once; what imports from a snapshot imports them anew. Each has arguments, environment,
+folder, output, signals, exit code and end of its own. Only tests that are about the start itself, or about memory and
+groups of processes, need a new process.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import cast
 
@@ -28,6 +29,10 @@ from tests.helpers.forking import sitecustomize
 ROOT = Path(__file__).resolve().parents[2]
 _START_S = 180.0
 _OURS = ("gpt_opt", "hydra_plugins", "tests")
+
+
+def do_not_wait_for_the_disk(descriptor: object) -> None:
+    """Takes the place of `os.fsync`, which 50 times a run keeps what no test looks at: files after a power failure."""
 
 
 class ForkServer:
@@ -47,7 +52,7 @@ class ForkServer:
             return
         self._folder = tempfile.TemporaryDirectory(prefix="forks-", dir="/tmp")  # a socket's path must be short
         self.socket = str(Path(self._folder.name, "socket"))
-        command = [sys.executable, "-u", "-m", "tests.helpers.forked", self.socket]
+        command = [sys.executable, "-u", __file__, self.socket]  # not -m, see torchrun in `main`
         environment = {name: value for name, value in os.environ.items() if name != sitecustomize.SERVER}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}  # libraries print
         self._server = subprocess.Popen(command, **pipes, cwd=ROOT, env=environment, start_new_session=True)
@@ -57,7 +62,7 @@ class ForkServer:
         """What makes every run that is started with it a fork of this server."""
         while not Path(self.socket).exists():
             if time.monotonic() > self._deadline or (self._server is not None and self._server.poll() is not None):
-                raise RuntimeError("the server of forks has not come up; try python -m tests.helpers.forked SOCKET")
+                raise RuntimeError("the server of forks has not come up; try python tests/helpers/forked.py SOCKET")
             time.sleep(0.05)
         folders = [str(Path(sitecustomize.__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         return {sitecustomize.SERVER: self.socket, "PYTHONPATH": os.pathsep.join(folders)}
@@ -140,10 +145,11 @@ def _serve(listening: socket.socket) -> list[str] | None:
 
 def _become(request: list[object], streams: Sequence[int]) -> list[str]:
     """Makes this child what was asked for, up to its script."""
-    command, cwd, environment, ignored = request
+    command, cwd, environment, ignored, path = request
     assert isinstance(command, list)
     assert isinstance(environment, dict)
     assert isinstance(ignored, list)
+    assert isinstance(path, list)
     os.setsid()
     os.environ.clear()
     os.environ.update(environment)
@@ -157,6 +163,12 @@ def _become(request: list[object], streams: Sequence[int]) -> list[str]:
     sys.stdin = sys.__stdin__ = open(0, closefd=False)  # noqa: SIM115
     sys.stdout = sys.__stdout__ = open(1, "w", buffering, closefd=False)  # noqa: SIM115
     sys.stderr = sys.__stderr__ = open(2, "w", 1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    folder = str(Path.cwd() if command[0] == "-m" else Path(command[0]).parent)
+    sys.path[:] = [folder, *(path or sys.path[1:])]
+    package = PathFinder.find_spec("gpt_opt")
+    if package is None or package.origin != str(ROOT / "gpt_opt" / "__init__.py"):
+        for name in [name for name in sys.modules if name.partition(".")[0] in _OURS]:
+            del sys.modules[name]
     return command
 
 
@@ -167,16 +179,19 @@ def main() -> None:
 
         __compatible_ops__["deepspeed_shm_comm"] = False
     import hydra  # noqa: F401
-    import torch.distributed.run  # noqa: F401
+    import torch.distributed.run
     from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel  # noqa: F401
 
+    import gpt_opt.cli.views.status
+    import gpt_opt.dispatch.submit
     import gpt_opt.own_app.command_line
     import gpt_opt.run.main
     import gpt_opt.training.describe
     import gpt_opt.training.loop
     from gpt_opt.run.prepared import prepare_for_forks
-    from gpt_opt.run.program import be
+    from gpt_opt.run.program import be, end_at_once
 
+    os.fsync = do_not_wait_for_the_disk
     os.environ["GPTOPT_CACHE"] = str(Path(sys.argv[1]).with_name("cache"))  # not the user's; a child has its own
     prepare_for_forks()
     # What libraries prepare once.
@@ -191,21 +206,18 @@ def main() -> None:
         listening.listen(100)
         os.rename(sys.argv[1] + ".new", sys.argv[1])
         command = _serve(listening)
-    if command is not None:
-        _take_code_of(command)
-        be(command)
-
-
-def _take_code_of(command: Sequence[str]) -> None:
-    """Forgets our own modules where a script has others, and imports from where it does."""
-    is_warm = command[:2] == ["-m", sitecustomize.WARM]
-    if command[0] == "-m" and not is_warm:
+    if command is None:
         return
-    folder = Path.cwd() if is_warm else Path(command[0]).parent
-    if folder.resolve() != ROOT:
-        for name in [name for name in sys.modules if name.partition(".")[0] in _OURS]:
-            del sys.modules[name]
-    sys.path[:1] = [str(folder), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    if command[0].endswith("/gptopt"):
+        from gpt_opt.cli import main as gptopt  # which the code of a snapshot may have replaced
+
+        sys.argv = command
+        end_at_once(gptopt())
+    if command[:2] == ["-m", "torch.distributed.run"]:
+        sys.argv = command[1:]
+        torch.distributed.run.main()  # not by runpy: it would search all modules for each of its frames, and often
+        end_at_once(0)
+    be(command)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Makes a Python that is about to be a run the stand-in of a fork of tests/helpers/forked.py.
+"""Makes a Python that is about to be a run, or a `gptopt`, the stand-in of a fork of tests/helpers/forked.py.
 
 A test puts this folder on PYTHONPATH and the server's socket into GPTOPT_TEST_FORKS. The stand-in has the process id,
 the environment and the parent of what was started; it passes signals on to the fork and ends as that does. The fork is
@@ -19,24 +19,37 @@ SERVER = "GPTOPT_TEST_FORKS"
 NEW_TORCHRUN = "GPTOPT_TEST_NEW_TORCHRUN"
 """Set where torchrun itself is to be a new process: its children are the stand-ins of its workers."""
 WARM = "gpt_opt.run.warm"
+_WITH_PROCESSES = ("drive", "exec")
+"""Verbs whose processes Slurm, or the test, has to find below them."""
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def command_of(arguments: list[str]) -> list[str]:
-    """Returns the command of a run, of its torchrun, of a warm process or of a job of submitit's; nothing of others."""
+    """Returns the command of a run, its torchrun, a warm process, a job of submitit's or gptopt; nothing of others."""
     arguments = arguments[1:] if arguments[:1] == ["-u"] else arguments  # as torchrun starts its workers
     torchrun = arguments[:2] == ["-m", "torch.distributed.run"] and NEW_TORCHRUN not in os.environ
     module = arguments[:2] in (["-m", "submitit.core._submit"], ["-m", WARM])
     script = arguments[:1] and arguments[0].endswith("/run_hydra.py")
-    return arguments if torchrun or module or script else []
+    verb = arguments[:1] and arguments[0].endswith("/gptopt") and arguments[1:2] and arguments[1] not in _WITH_PROCESSES
+    return arguments if torchrun or module or script or verb else []
 
 
-def fork(server: str, command: Sequence[str], cwd: str, streams: Sequence[int]) -> tuple[int, socket.socket]:
-    """Asks the server for a fork; returns its process id and the connection, on which its exit code comes."""
+def fork(
+    server: str, command: Sequence[str], cwd: str, streams: Sequence[int], path: Sequence[str] = ()
+) -> tuple[int, socket.socket]:
+    """Asks the server for a fork; returns its process id and the connection, on which its exit code comes.
+
+    Args:
+        server: Its socket.
+        command: A script or `-m` and a module, and arguments.
+        cwd: The working directory.
+        streams: The descriptors of standard input, output and error.
+        path: Where Python imports from, without the script's own folder; empty for the server's own.
+    """
     ignored = [int(number) for number in _PASSED_ON if signal.getsignal(number) is signal.SIG_IGN]
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(server)
-    text = json.dumps([list(command), cwd, dict(os.environ), ignored]).encode()
+    text = json.dumps([list(command), cwd, dict(os.environ), ignored, list(path)]).encode()
     socket.send_fds(connection, [len(text).to_bytes(8, "big")], list(streams))
     connection.sendall(text)
     return _number(connection), connection
@@ -55,7 +68,7 @@ def _number(connection: socket.socket) -> int:
 
 def _stand_in(server: str, command: list[str]) -> None:
     """Is the fork of a command, to whoever started this process."""
-    pid, connection = fork(server, command, os.getcwd(), [0, 1, 2])
+    pid, connection = fork(server, command, os.getcwd(), [0, 1, 2], sys.path)
 
     def pass_on(number: int, _: object) -> None:
         with suppress(ProcessLookupError):
