@@ -27,7 +27,7 @@ from analysis.run_table import (
 )
 from gpt_opt.records.io import number
 from gpt_opt.records.metrics import in_order, metric_info
-from gpt_opt.records.run_id import is_identity
+from gpt_opt.records.run_id import TRAINING
 
 __all__ = ["RUN_COLUMNS", "SWEEP_COLUMNS", "runs_frame"]
 
@@ -161,7 +161,7 @@ def runs_frame(runs: Entries, sweep: str | None = None) -> pd.DataFrame:
     fixed["path"] = pd.Series(map(plain_text, runs.paths), dtype="str")  # those kept in a cache had another name
     keys = config_keys(table)
     is_other_app = table[PLANNED].to_numpy().any() and not any(map(is_of_training_app, keys))
-    identifies = (lambda key: True) if is_other_app else is_identity
+    identifies = (lambda key: True) if is_other_app else TRAINING.has
     # Of gpt-opt's training, and of runs that gpt-opt did not start, a metric of the registry comes before a key.
     metrics = _metrics(table, {*types, *(key for key in keys if is_other_app or metric_info(key) is None)})
     config = _config(table, [*types, *metrics], identifies)

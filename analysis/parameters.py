@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from gpt_opt.errors import GptOptError
-from gpt_opt.records.run_id import ABSENT_MEANS, is_identity
+from gpt_opt.records.run_id import ABSENT_MEANS, TRAINING
 from gpt_opt.records.step_log import NOT_METRICS
 
 MAIN_PARAMETER = "loss.beta"
@@ -46,7 +46,7 @@ def parameter_columns(runs: pd.DataFrame) -> list[str]:
     """
     dotted = (name for name in runs.columns if "." in name and "/" not in name)
     said = (*runs.attrs.get("varying", ()), *runs.attrs.get("constant", ()))
-    identifies = (lambda key: True) if runs.attrs.get("all_identify") else is_identity
+    identifies = (lambda key: True) if runs.attrs.get("all_identify") else TRAINING.has
     logged = runs.attrs.get("logged", ())
     known = {"seed", *filter(identifies, (*(name for name in dotted if name not in logged), *said))}
     return [name for name in runs.columns if name in known]

@@ -13,7 +13,7 @@ from analysis.parameters import is_of_training_app
 from gpt_opt.records.code import PACKAGE, code_in
 from gpt_opt.records.provenance import inputs_in, packages_in
 from gpt_opt.records.run_dir import RunPaths
-from gpt_opt.records.run_id import is_identity
+from gpt_opt.records.run_id import TRAINING
 from gpt_opt.records.state import read_run
 
 ABSENT = None
@@ -92,7 +92,7 @@ def _read(paths: RunPaths, problems: Problems) -> _Record:
     record = read_run(paths)
     metrics = summary.get("metrics")
     is_other_app = not any(map(is_of_training_app, config))
-    counts = {key for key in config if is_other_app or is_identity(key)}
+    counts = {key for key in config if is_other_app or TRAINING.has(key)}
     parts = {
         "config": {key: value for key, value in config.items() if key in counts},
         "config that changes no result": {key: value for key, value in config.items() if key not in counts},

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from gpt_opt.records.run_id import TRAINING, Identity, identifying
+from gpt_opt.records.run_id import TRAINING, Identity
 
 CHANGED = "must have the config that was planned"
 """Words in the message of a run that refuses to train another config; by them its slot knows the cause."""
@@ -88,7 +88,7 @@ def read_planned_configs(file: Path) -> dict[str, dict[str, Any]]:
                 config: dict[str, Any] = {} if first is None else copy.deepcopy(first)
                 _apply(config, record["changes"])
                 first = config if first is None else first
-                found[record["run_id"]] = identifying(config)
+                found[record["run_id"]] = TRAINING.part(config)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # of a version before, or torn
         pass
     return found

@@ -142,35 +142,11 @@ class Identity:
 
 
 TRAINING = Identity(NOT_IDENTITY, ABSENT_MEANS)
-"""That of gpt-opt's own training, which the functions below are about."""
+"""That of gpt-opt's own training."""
 
-
-def is_identity(key: str) -> bool:
-    """Returns whether a dotted key, or a group, is part of what identifies a run."""
-    return TRAINING.has(key)
-
-
-def identifying(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what identifies a run, as `Identity.part`."""
-    return TRAINING.part(config)
-
-
-def identity_json(config: Mapping[str, Any], memo: Memo | None = None) -> str:
-    """Returns what identifies a run as canonical JSON, as `Identity.json`."""
-    return TRAINING.json(config, memo)
-
-
-def run_id(config: Mapping[str, Any], memo: Memo | None = None) -> str:
-    """Returns the id of a run, as `Identity.run_id`."""
-    return TRAINING.run_id(config, memo)
-
+run_id = TRAINING.run_id
 
 _ABSENT = "(absent)"
-
-
-def differences(existing: Mapping[str, Any], planned: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Returns where two resolved configs differ as runs, as `Identity.differences`."""
-    return TRAINING.differences(existing, planned)
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:

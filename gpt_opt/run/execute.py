@@ -17,7 +17,7 @@ from gpt_opt.records.claim import Claim, acquire
 from gpt_opt.records.io import read_json_object
 from gpt_opt.records.provenance import recorded_inputs
 from gpt_opt.records.run_dir import RunPaths
-from gpt_opt.records.run_id import identity_json, run_id
+from gpt_opt.records.run_id import TRAINING, run_id
 from gpt_opt.records.state import State, StateUnreadable, has_result, read_state
 from gpt_opt.records.summary import supersede
 from gpt_opt.run.attempt import Attempt, relative
@@ -131,7 +131,7 @@ def _require_same_config(config: Mapping[str, Any], paths: RunPaths) -> None:
         problem = f"must be the run's config, but cannot be read: {error}"
         fix = "remove this file; the next start writes it again"
         raise ConfigError([Problem(str(paths.config), problem, fix)]) from error
-    if identity_json(stored) != identity_json(json.loads(json.dumps(config))):
+    if TRAINING.json(stored) != TRAINING.json(json.loads(json.dumps(config))):
         raise ConfigError(
             [
                 Problem(

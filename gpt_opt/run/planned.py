@@ -10,7 +10,7 @@ from typing import Any
 
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.records.planned_configs import CHANGED, planned_config
-from gpt_opt.records.run_id import differences, run_id
+from gpt_opt.records.run_id import TRAINING, run_id
 from gpt_opt.records.sweep_dir import Sweep
 
 RUN_ID = "GPTOPT_RUN_ID"
@@ -47,7 +47,7 @@ def require_planned(configs: Sequence[Mapping[str, Any]]) -> None:
 def _differences(planned: Mapping[str, Any] | None, config: Mapping[str, Any]) -> str:
     if planned is None:
         return "has another; in which keys is not known, since the sweep has no record of its planned configs"
-    differing = differences(planned, json.loads(json.dumps(config)))
+    differing = TRAINING.differences(planned, json.loads(json.dumps(config)))
     if not differing:
         return "has another id: no key differs, but the code that makes ids of configs has changed"
     lines = [f"{key} was {before!r} and is {after!r}" for key, (before, after) in list(differing.items())[:_MOST_KEYS]]

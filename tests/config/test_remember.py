@@ -12,7 +12,7 @@ from gpt_opt.config.schema import register
 from gpt_opt.own_app.app import own_app
 from gpt_opt.plan.compose.composer import Composed
 from gpt_opt.plan.validate import PointChecker
-from gpt_opt.records.run_id import identifying, identity_json
+from gpt_opt.records.run_id import TRAINING
 from gpt_opt.run.resolvers import register_resolvers
 from tests.conftest import ROOT
 
@@ -36,8 +36,8 @@ def test_checks_and_ids_with_a_memo_are_those_without() -> None:
         assert isinstance(point, Composed)
         found = constraint_problems(point.config, checker.memo)
         assert found == constraint_problems(point.config), point.overrides
-        whole = json.dumps(identifying(point.config), sort_keys=True, separators=(",", ":"))
-        assert identity_json(point.config, checker.memo) == identity_json(point.config) == whole
+        whole = json.dumps(TRAINING.part(point.config), sort_keys=True, separators=(",", ":"))
+        assert TRAINING.json(point.config, checker.memo) == TRAINING.json(point.config) == whole
         different.add(tuple(found))
     assert len(different) > 10
 

@@ -25,7 +25,7 @@ from gpt_opt.plan.planner import Plan, Planner
 from gpt_opt.records.claim import acquire
 from gpt_opt.records.io import to_json
 from gpt_opt.records.run_dir import RunPaths
-from gpt_opt.records.run_id import differences
+from gpt_opt.records.run_id import TRAINING
 from gpt_opt.records.state import RunState, State, write_state
 from gpt_opt.records.sweep_dir import Shape, Submission, SweepRun, create
 from gpt_opt.run.resolvers import allocate_run_dir, parent_dir, register_resolvers, run_label
@@ -382,7 +382,7 @@ def test_the_nearest_run_and_what_differs_are_found(desk: Desk) -> None:
     assert found.status is Status.FAILED
     text = show.explanation(wanted, found)
     assert "loss.beta  0.1 there, 0.2 here" in text
-    assert differences({"a": 1, "b": {"c": 1}}, {"a": 1.0, "b": {}}) == {
+    assert TRAINING.differences({"a": 1, "b": {"c": 1}}, {"a": 1.0, "b": {}}) == {
         "a": (1, 1.0),
         "b": ("(absent)", {}),
         "b.c": (1, "(absent)"),

@@ -11,7 +11,7 @@ from typing import Any
 
 from gpt_opt.config.schema import register
 from gpt_opt.records.io import write_text
-from gpt_opt.records.run_id import identifying, run_id
+from gpt_opt.records.run_id import TRAINING, run_id
 from gpt_opt.run.resolvers import register_resolvers
 from tests.conftest import CONFIG_DIR
 from tests.helpers.configs import by_hydra
@@ -76,7 +76,7 @@ def what_moved(name: str, config: dict[str, Any]) -> str:
     if run_id(config) == known["ids"][name]:
         return ""
     before = {*known["keys"], *known["more"].get(name, ())} - {*known["fewer"].get(name, ())}
-    now = keys(identifying(config))
+    now = keys(TRAINING.part(config))
     head = (
         f"{name}: the id must stay {known['ids'][name]}, but is {run_id(config)}: every such run would be trained again"
     )
@@ -95,7 +95,7 @@ def what_moved(name: str, config: dict[str, Any]) -> str:
 
 def main() -> None:
     """Adds what is not there."""
-    known = read() if FILE.exists() else {"ids": {}, "keys": sorted(keys(identifying(composed(DEFAULT))))}
+    known = read() if FILE.exists() else {"ids": {}, "keys": sorted(keys(TRAINING.part(composed(DEFAULT))))}
     known.setdefault("more", {})
     known.setdefault("fewer", {})
     base = {*known["keys"]}
@@ -103,7 +103,7 @@ def main() -> None:
         if name in known["ids"]:
             continue
         config = composed(name)
-        own = keys(identifying(config))
+        own = keys(TRAINING.part(config))
         known["ids"][name] = run_id(config)
         for title, differ in (("more", own - base), ("fewer", base - own)):
             if differ:

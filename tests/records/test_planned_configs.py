@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpt_opt.records.planned_configs import ConfigChanges, planned_config, read_planned_configs, text_of
-from gpt_opt.records.run_id import identifying, identity_json
+from gpt_opt.records.run_id import TRAINING
 from tests.helpers.examples import examples
 
 scalars = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(allow_nan=False) | st.text(max_size=3)
@@ -32,7 +32,7 @@ def test_every_config_is_read_as_it_was_planned(tmp_path_factory: Any, found: li
     for index, config in enumerate(found):
         planned = planned_config(file, f"run{index}")
         assert planned is not None
-        assert identity_json(planned) == identity_json(config)
+        assert TRAINING.json(planned) == TRAINING.json(config)
         assert read_planned_configs(file)[f"run{index}"] == planned
 
 
@@ -41,7 +41,7 @@ def test_a_run_costs_the_keys_in_which_it_differs_and_nothing_that_changes_no_re
     found = [{"model": model, "seed": seed, "paths": {"output_dir": "x" * 1000}} for seed in range(1000)]
     file = written(tmp_path, found)
     assert file.stat().st_size < 80 * 1000
-    assert planned_config(file, "run999") == identifying({"model": model, "seed": 999})
+    assert planned_config(file, "run999") == TRAINING.part({"model": model, "seed": 999})
 
 
 def test_what_is_not_recorded_is_not_known(tmp_path: Path) -> None:

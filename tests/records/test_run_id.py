@@ -11,9 +11,8 @@ import pytest
 
 from gpt_opt.app.label import label as label_of
 from gpt_opt.config.schema import register
-from gpt_opt.records import run_id as identity
 from gpt_opt.records.run_dir import allocate_run_dir, find_run_dirs, find_run_folders, path_part, run_dir_name
-from gpt_opt.records.run_id import TRAINING, Identity, is_identity, run_id
+from gpt_opt.records.run_id import TRAINING, Identity, run_id
 from gpt_opt.run.resolvers import SHOWN_IN_PATH, get_local_run_dir, register_resolvers
 from tests.helpers.configs import by_hydra, composed
 from tests.records import golden_ids
@@ -61,7 +60,7 @@ def leaves(node: Any, *above: str) -> list[tuple[str, ...]]:
 def test_every_other_key_is_in_the_id() -> None:
     base = config()
     changed = {run_id(base)}
-    kept = [path for path in leaves(base) if is_identity(".".join(path))]
+    kept = [path for path in leaves(base) if TRAINING.has(".".join(path))]
     for path in kept:
         other = copy.deepcopy(base)
         node = other
@@ -113,15 +112,15 @@ def test_what_moves_an_id_is_named_with_what_to_do() -> None:
     assert "loss=new is a new option" in golden_ids.what_moved("loss=new", config)
 
 
-def test_a_key_that_came_later_moves_no_id_while_it_means_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "TRAINING", Identity(frozenset(), {"loss.new": False}))
+def test_a_key_that_came_later_moves_no_id_while_it_means_as_before() -> None:
+    run_id = Identity(frozenset(), {"loss.new": False}).run_id
     before = run_id({"loss": {"beta": 0.1}})
     assert run_id({"loss": {"beta": 0.1, "new": False}}) == before
     assert len({before, *(run_id({"loss": {"beta": 0.1, "new": value}}) for value in (True, 0, None))}) == 4
 
 
-def test_it_moves_no_id_as_part_of_a_mixture_either(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "TRAINING", Identity(frozenset(), {"data.dataset.new": "x"}))
+def test_it_moves_no_id_as_part_of_a_mixture_either() -> None:
+    run_id = Identity(frozenset(), {"data.dataset.new": "x"}).run_id
 
     def mixture(**part: str) -> str:
         inner = {"parts": {"b": {"dataset": {"path": "d", **part}}}}
