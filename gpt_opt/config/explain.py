@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from gpt_opt.config.nested import flat_values
 from gpt_opt.config.yaml_files import ConfigFile
 from gpt_opt.errors import Problem
 
@@ -27,30 +28,13 @@ def keys_like(config: DictConfig, key: str) -> list[str]:
     return [name for name in flat_keys(plain) if name.startswith("hydra.") == key.startswith("hydra.")]
 
 
-def flat_values(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the dotted key and the value of everything in nested mappings that is not a mapping itself."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from flat_values(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def missing_keys(config: DictConfig) -> list[str]:
     """Returns the dotted keys of a composed config that are mandatory and were not given, sorted.
 
     OmegaConf's own function of this name fails at an interpolation of a missing key.
     """
     unresolved = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
-    return sorted(_missing(unresolved, ""))
-
-
-def _missing(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _missing(value, f"{prefix}{key}.")
-        elif value == "???":
-            yield f"{prefix}{key}"
+    return sorted(key for key, value in flat_values(unresolved) if value == "???")
 
 
 def comment_of(key: str, config_dir: Path | None, choices: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from gpt_opt.config.explain import flat_values
+from gpt_opt.config.nested import flat_values
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.records.step_log import read_metrics
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from gpt_opt.cli import main
-from gpt_opt.config.explain import flat_values
+from gpt_opt.config.nested import flat_values
 from gpt_opt.config.schema import register
 from gpt_opt.errors import ConfigError
 from gpt_opt.own_app.import_config import Experiment, import_config
