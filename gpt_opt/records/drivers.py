@@ -60,20 +60,16 @@ def _append(file: Path, record: dict[str, Any]) -> None:
 def read_drivers(file: Path) -> list[Driven]:
     """Returns what drivers.jsonl says, in order; foreign and torn lines are left out."""
     found: list[Driven] = []
+    newest: dict[tuple[str, int], int] = {}
 
     def add(record: dict[str, Any]) -> None:
         if "start" in record:
-            found.append(Driven(record["start"], record["shape"], int(record["slots"]), record["time"]))
-            return
-        key = record["end"], record["shape"]
-        last = next(i for i in reversed(range(len(found))) if (found[i].session, found[i].shape) == key)
-        found[last] = replace(found[last], ended=record["time"])
+            begun = Driven(record["start"], record["shape"], int(record["slots"]), record["time"])
+            newest[begun.session, begun.shape] = len(found)
+            found.append(begun)
+        else:
+            place = newest[record["end"], record["shape"]]
+            found[place] = replace(found[place], ended=record["time"])
 
-    def convert(record: dict[str, Any]) -> None:
-        try:
-            add(record)
-        except StopIteration as error:
-            raise LookupError("an end without a start") from error
-
-    read_lines(file, convert)
+    read_lines(file, add)
     return found
