@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,10 +18,19 @@ from gpt_opt.records.run_id import TRAINING, Identity
 CHANGED = "must have the config that was planned"
 """Words in the message of a run that refuses to train another config; by them its slot knows the cause."""
 
+_MOST_KEYS = 5
+
 Change = tuple[tuple[str, ...], tuple[Any, ...]]
 """Keys that lead to a node, and its value; an empty tuple where the config has no such node."""
 
 _ABSENT = object()
+
+
+def changes_text(differing: Mapping[str, tuple[Any, Any]]) -> str:
+    """Returns in words what `Identity.differences` tells of a planned and of another config."""
+    lines = [f"{key} was {there!r} and is {here!r}" for key, (there, here) in list(differing.items())[:_MOST_KEYS]]
+    more = f", and {len(differing) - _MOST_KEYS} more keys" if len(differing) > _MOST_KEYS else ""
+    return ", ".join(lines) + more
 
 
 class ConfigChanges:
@@ -64,34 +74,31 @@ def text_of(runs: Iterable[tuple[str, Sequence[Change]]]) -> str:
 
 def planned_config(file: Path, run_id: str, identity: Identity = TRAINING) -> dict[str, Any] | None:
     """Returns what was planned for a run, as far as it identifies it; None where that is not known."""
-    config: dict[str, Any] = {}
-    try:
-        with file.open(encoding="utf-8") as stream:
-            for number, line in enumerate(stream):
-                record = json.loads(line)
-                if number == 0 or record["run_id"] == run_id:
-                    _apply(config, record["changes"])
-                if record["run_id"] == run_id:
-                    return identity.part(config)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # of a version before, or torn
-        pass
-    return None
+    return next((identity.part(config) for _, config in _read(file, run_id)), None)
 
 
 def read_planned_configs(file: Path) -> dict[str, dict[str, Any]]:
     """Returns what `planned_config` does for every run of a sweep, by run id; those after a torn line are absent."""
-    found: dict[str, dict[str, Any]] = {}
-    first: dict[str, Any] | None = None
-    try:
-        with file.open(encoding="utf-8") as stream:
-            for record in map(json.loads, stream):
-                config: dict[str, Any] = {} if first is None else copy.deepcopy(first)
+    return {run_id: TRAINING.part(config) for run_id, config in _read(file)}
+
+
+def _read(file: Path, only: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields run ids with their configs, up to a line that is torn, or of a version before.
+
+    Args:
+        file: The file.
+        only: The one run that is asked for; None for all.
+    """
+    first: dict[str, Any] = {}
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError), file.open(encoding="utf-8") as stream:
+        for number, record in enumerate(map(json.loads, stream)):
+            is_asked_for = only in (None, record["run_id"])
+            if number == 0 or is_asked_for:
+                config = copy.deepcopy(first)
                 _apply(config, record["changes"])
-                first = config if first is None else first
-                found[record["run_id"]] = TRAINING.part(config)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # of a version before, or torn
-        pass
-    return found
+                first = config if number == 0 else first
+            if is_asked_for:
+                yield record["run_id"], config
 
 
 def _apply(config: dict[str, Any], changes: Iterable[Any]) -> None:

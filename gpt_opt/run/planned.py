@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_opt.errors import ConfigError, Problem
-from gpt_opt.records.planned_configs import CHANGED, planned_config
+from gpt_opt.records.planned_configs import CHANGED, changes_text, planned_config
 from gpt_opt.records.run_id import TRAINING, run_id
 from gpt_opt.records.sweep_dir import Sweep
 
@@ -18,8 +18,6 @@ RUN_ID = "GPTOPT_RUN_ID"
 
 SWEEP_DIR = "GPTOPT_SWEEP_DIR"
 """Environment variable of a run of a sweep: its sweep directory."""
-
-_MOST_KEYS = 5
 
 
 def require_planned(configs: Sequence[Mapping[str, Any]]) -> None:
@@ -50,5 +48,4 @@ def _differences(planned: Mapping[str, Any] | None, config: Mapping[str, Any]) -
     differing = TRAINING.differences(planned, json.loads(json.dumps(config)))
     if not differing:
         return "has another id: no key differs, but the code that makes ids of configs has changed"
-    lines = [f"{key} was {before!r} and is {after!r}" for key, (before, after) in list(differing.items())[:_MOST_KEYS]]
-    return ", ".join(lines) + (f", and {len(differing) - _MOST_KEYS} more keys" if len(differing) > _MOST_KEYS else "")
+    return changes_text(differing)

@@ -12,13 +12,11 @@ import yaml
 
 from gpt_opt.app.settings import AppSettings
 from gpt_opt.errors import ConfigError, Problem
-from gpt_opt.records.planned_configs import CHANGED
+from gpt_opt.records.planned_configs import CHANGED, changes_text
 from gpt_opt.records.run_id import Identity
 
 _SETTLED_S = 1.0
 """How old a file is that nothing writes any more."""
-
-_MOST_KEYS = 5
 
 
 class AnyTypes(yaml.SafeLoader):
@@ -90,11 +88,9 @@ def require_same(
     pairs = {key: pair for key, pair in whole.differences(planned, started).items() if _is_other(*pair, moved)}
     if not pairs:
         return
-    lines = [f"{key} was {there!r} and is {here!r}" for key, (there, here) in list(pairs.items())[:_MOST_KEYS]]
-    more = f", and {len(pairs) - _MOST_KEYS} more keys" if len(pairs) > _MOST_KEYS else ""
     fix = "put it back and gptopt retry the run, or submit the sweep file again; a value that depends on the machine "
     fix += "and changes no result belongs into exclude of [identity]"
-    raise ConfigError([Problem(f"run {run_id}", f"{CHANGED}, but {', '.join(lines)}{more}", fix)])
+    raise ConfigError([Problem(f"run {run_id}", f"{CHANGED}, but {changes_text(pairs)}", fix)])
 
 
 def _is_other(planned: Any, started: Any, moved: Mapping[str, str]) -> bool:
