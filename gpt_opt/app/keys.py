@@ -27,10 +27,8 @@ LAST_CHECKPOINT = "{last_checkpoint}"
 RUN_FIELDS = ("app", "label", "id")
 """What `dir` of [run] can hold in braces beside keys of the config."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _FIELD = re.compile(r"\{([^{}]*)\}")
-_KEY = re.compile(r"\w[\w-]*(\.\w[\w-]*)*")
+_KEY = r"\w[\w-]*(\.\w[\w-]*)*"
 _MISSPELT = re.compile(r"(?<!\$)\{([A-Za-z_]+)\}")
 
 
@@ -81,13 +79,17 @@ def _is_run_dir(value: Any) -> bool:
     ):
         return False
     found = fields(value)
-    return "id" in found and all(_KEY.fullmatch(field) for field in found)
+    return "id" in found and all(re.fullmatch(_KEY, field) for field in found)
 
 
 def _are_resume_overrides(value: Any) -> bool:
     return _lines(value) and not any(
         f"{{{name}}}" != LAST_CHECKPOINT for item in value for name in _MISSPELT.findall(item)
     )
+
+
+def _matching(pattern: str) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and bool(re.fullmatch(pattern, value))
 
 
 def _is_seconds(value: Any) -> bool:
@@ -100,18 +102,20 @@ _BOOL = Kind("true or false", lambda value: isinstance(value, bool))
 _LINES = Kind("a list of strings, each on one line", _lines)
 _KEYS = Kind(
     'a list of dotted keys, as ["logger", "trainer.devices"]',
-    lambda value: _lines(value) and all(_KEY.fullmatch(item) for item in value),
+    lambda value: _lines(value) and all(re.fullmatch(_KEY, item) for item in value),
 )
 
 TABLES: Mapping[str, Mapping[str, Key]] = {
     "app": {
         "name": Key(
-            Kind("letters, digits and . _ -, beginning with a letter or digit", lambda v: _is_name(v)),
+            Kind(
+                "letters, digits and . _ -, beginning with a letter or digit", _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+            ),
             "the name of the application, {app} below; by default that of the script",
         ),
         "script": Key(_LINE, "the script that trains, relative to this file"),
         "module": Key(
-            Kind("a dotted name, as project.train", lambda v: isinstance(v, str) and bool(_MODULE.fullmatch(v))),
+            Kind("a dotted name, as project.train", _matching(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")),
             "in place of script: what `python -m` runs",
         ),
         "command": Key(
@@ -120,7 +124,7 @@ TABLES: Mapping[str, Mapping[str, Key]] = {
         "config_path": Key(_LINE, "folder of the configs, relative to this file"),
         "config_name": Key(_LINE, "the primary config, as in @hydra.main"),
         "version_base": Key(
-            Kind('a version of Hydra, as "1.3"', lambda v: isinstance(v, str) and bool(re.fullmatch(r"1\.\d+", v))),
+            Kind('a version of Hydra, as "1.3"', _matching(r"1\.\d+")),
             'as in @hydra.main; "1.1" where that has none, leave it out for None',
         ),
         "defaults": Key(_LINE, "only with command: a YAML file of its parameters and their defaults"),
@@ -152,7 +156,7 @@ TABLES: Mapping[str, Mapping[str, Key]] = {
     },
     "stages": {
         "start": Key(
-            Kind("a dotted key, as model.init_from", lambda v: isinstance(v, str) and bool(_KEY.fullmatch(v))),
+            Kind("a dotted key, as model.init_from", _matching(_KEY)),
             "key of the config that names the checkpoint which a run of a later stage starts from",
         ),
     },
@@ -168,7 +172,3 @@ TABLES: Mapping[str, Mapping[str, Key]] = {
     },
 }
 """The file: tables, their keys, in the order in which `gptopt init` writes them."""
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(_NAME.fullmatch(value))
