@@ -14,7 +14,7 @@ from typing import Any
 from gpt_opt.app.settings import MetricsSource
 from gpt_opt.app.sources import READERS
 from gpt_opt.app.sources.row import Reader, Row
-from gpt_opt.records.io import append_records, unfenced, write_text
+from gpt_opt.records.io import append_records, changed_ns, unfenced, write_text
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.step_log import metrics_record, own_names, read_metrics
 
@@ -71,20 +71,13 @@ class Follower:
         """Returns the files that count now by the name of their reader, each once, in the order of their numbers."""
         files = {os.path.realpath(file): file for file in RunPaths(self._root).matching(self._files)}
         if self._source.source == _CUMULATIVE:
-            return {_CUMULATIVE: max(files.values(), key=_changed)} if files else {}
+            return {_CUMULATIVE: max(files.values(), key=changed_ns)} if files else {}
         return dict(sorted(files.items(), key=lambda item: _natural(item[0])))
 
     def _warn(self, message: str) -> None:
         if message not in self._warned:
             self._warned.add(message)
             log.warning("%s", message)
-
-
-def _changed(file: Path) -> int:
-    try:
-        return file.stat().st_mtime_ns
-    except OSError:
-        return 0
 
 
 def _natural(path: str) -> list[tuple[int, str]]:

@@ -188,6 +188,14 @@ def number(value: object) -> float | None:
         return math.inf if value > 0 else -math.inf
 
 
+def changed_ns(file: Path) -> int:
+    """Returns when a file was changed last, in nanoseconds since 1970; 0 where it is not there."""
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
 @dataclass(frozen=True)
 class JsonLines(Generic[T]):
     """What a file of one JSON object a line holds.

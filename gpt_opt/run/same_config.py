@@ -12,6 +12,7 @@ import yaml
 
 from gpt_opt.app.settings import AppSettings
 from gpt_opt.errors import ConfigError, Problem
+from gpt_opt.records.io import changed_ns
 from gpt_opt.records.planned_configs import CHANGED, changes_text
 from gpt_opt.records.run_id import Identity
 
@@ -40,7 +41,7 @@ class HydraConfig:
     """
 
     def __init__(self, file: Path) -> None:
-        self._file, self._before = file, _written(file)
+        self._file, self._before = file, changed_ns(file)
 
     def read(self, ended: bool) -> dict[str, Any] | None:
         """Returns it, with its interpolations as text, once; None before it is written, and where it says nothing.
@@ -48,7 +49,7 @@ class HydraConfig:
         Args:
             ended: Whether the application has ended.
         """
-        written = _written(self._file)
+        written = changed_ns(self._file)
         if written == self._before or not (ended or time.time() - written / 1e9 > _SETTLED_S):
             return None
         self._before = written
@@ -57,13 +58,6 @@ class HydraConfig:
         except (OSError, ValueError, yaml.YAMLError):
             return None
         return found if isinstance(found, dict) else None
-
-
-def _written(file: Path) -> int:
-    try:
-        return file.stat().st_mtime_ns
-    except OSError:
-        return 0
 
 
 def require_same(
