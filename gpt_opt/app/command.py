@@ -176,6 +176,12 @@ def names_module(template: str, root: Path) -> bool:
     return any(path.with_suffix(".py").is_file() or path.is_dir() for path in paths)
 
 
+def scalar_text(value: Any) -> str:
+    """Returns a value as YAML has it: null, true, 0.1."""
+    is_word = value is None or isinstance(value, bool)
+    return {None: "null", True: "true", False: "false"}[value] if is_word else str(value)
+
+
 def _word(text: str) -> Word:
     texts, keys = [""], []
     for found in _TOKEN.finditer(text):
@@ -219,10 +225,8 @@ def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, list):
         for item in value:
             yield from _texts(item)
-    elif value is None or isinstance(value, bool):
-        yield {None: "null", True: "true", False: "false"}[value]
     else:
-        yield str(value)
+        yield scalar_text(value)
 
 
 def _text(value: Any) -> str:

@@ -95,11 +95,6 @@ class AppSettings:
         """The `gptopt.toml` itself."""
         return self.root / SETTINGS_FILE
 
-    @property
-    def can_resume(self) -> bool:
-        """Whether a run goes on from its newest checkpoint; otherwise it starts anew in a clean directory."""
-        return self.checkpoints is not None
-
     def resume_words(self, checkpoint: Path) -> list[str]:
         """Returns `resume_overrides` with a checkpoint, which Hydra's grammar reads as it is, whatever its path has."""
         path = str(checkpoint.absolute())

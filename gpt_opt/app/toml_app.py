@@ -12,7 +12,7 @@ import yaml
 
 from gpt_opt.app.app import App, Checks, Config, Finder, Source, StartKeys
 from gpt_opt.app.code import FOLDER, code_of
-from gpt_opt.app.command import parse_command
+from gpt_opt.app.command import parse_command, scalar_text
 from gpt_opt.app.keys import RUN_FIELDS, fields
 from gpt_opt.app.label import label
 from gpt_opt.app.settings import SETTINGS_FILE, AppSettings
@@ -64,7 +64,7 @@ class TomlApp(App):
 
     def notes(self) -> Iterable[str]:
         """Returns that its runs cannot resume, where they cannot."""
-        if not self.settings.can_resume:
+        if self.settings.checkpoints is None:
             anew = "this sweep cannot resume: a run that is stopped or killed starts anew in a clean directory"
             yield f"{anew}; [resume] of {SETTINGS_FILE} is where a checkpoint to go on from is named"
 
@@ -182,7 +182,7 @@ class TemplateFinder:
 
     def find(self, config: Config, run_id: str, overrides: Sequence[str]) -> tuple[str, bool]:
         """Returns where a run lies, or would lie, and whether it does."""
-        values = {name: path_part(_text(value_at(config, name))) for name in self._keys}
+        values = {name: path_part(scalar_text(value_at(config, name))) for name in self._keys}
         values["app"] = path_part(self._settings.name)
         parent = _filled(self._above, values)
         if (found := self._folders.find(parent, run_id)) is not None:
@@ -195,14 +195,6 @@ def _filled(text: str, values: Mapping[str, str]) -> str:
     for name in fields(text):
         text = text.replace(f"{{{name}}}", values[name])
     return text
-
-
-def _text(value: Any) -> str:
-    return (
-        {None: "null", True: "true", False: "false"}[value]
-        if value is None or value is True or value is False
-        else str(value)
-    )
 
 
 class _TomlChecks(Checks):

@@ -198,7 +198,7 @@ def test_the_file_that_is_written_is_right_and_explains_itself(name: str, tmp_pa
     text = template(find_apps(root)[0])
     (root / "gptopt.toml").write_text(text)
     settings = read_settings(root / "gptopt.toml")
-    assert settings.can_resume == (name == "lightning_like")
+    assert (settings.checkpoints is not None) == (name == "lightning_like")
     assert settings.registers == (name in ("structured", "lightning_like"))
     assert max(map(len, text.splitlines())) <= 120
     given = [line.split(" = ")[0].removeprefix("# ") for line in text.splitlines() if " = " in line]

@@ -82,7 +82,7 @@ def test_little_is_enough(repo: Path) -> None:
     settings = read(repo, '[app]\nscript = "src/train.py"\nconfig_path = "conf"')
     assert (settings.name, settings.config_name, settings.version_base) == ("train", "config", None)
     assert (settings.exclude, settings.run_dir) == ({"hydra"}, "outputs/{app}/{label}-{id}")
-    assert not settings.can_resume
+    assert settings.checkpoints is None
     assert settings.metrics == MetricsSource("report", None, "step")
     assert settings.file == repo / "gptopt.toml"
     assert read(repo, '[app]\nmodule = "project.fit"\nregisters = true').name == "fit"
