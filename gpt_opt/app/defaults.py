@@ -29,9 +29,9 @@ class WithoutGroups(ConfigRepository):
         """Returns whether a group of Hydra's own exists."""
         return config_path.startswith("hydra") and super().group_exists(config_path)
 
-    def get_group_options(self, group_name: str, *rest: Any) -> list[str]:
+    def get_group_options(self, group_name: str, *rest: Any, **named: Any) -> list[str]:
         """Returns the options of a group of Hydra's own."""
-        return super().get_group_options(group_name, *rest) if group_name.startswith("hydra") else []
+        return super().get_group_options(group_name, *rest, **named) if group_name.startswith("hydra") else []
 
 
 def compose_defaults(settings: AppSettings, overrides: Sequence[str]) -> dict[str, Any]:

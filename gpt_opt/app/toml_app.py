@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gpt_opt.app.app import App, Checks, Config, Finder, Source, StartKeys
 from gpt_opt.app.code import FOLDER, code_of
 from gpt_opt.app.command import parse_command, scalar_text
@@ -17,6 +15,7 @@ from gpt_opt.app.keys import RUN_FIELDS, fields
 from gpt_opt.app.label import label
 from gpt_opt.app.settings import SETTINGS_FILE, AppSettings
 from gpt_opt.config.nested import value_at
+from gpt_opt.config.yaml_files import ConfigFile
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.records.code import Code
 from gpt_opt.records.program import Program
@@ -116,7 +115,7 @@ def app_of(settings: AppSettings) -> App:
         program=_program(settings),
         job_name=settings.script.stem if settings.script else (settings.module or settings.name).rpartition(".")[2],
         version_base="1.3" if command else settings.version_base,
-        only_config=defaults is not None and not _has_groups(defaults),
+        only_config=defaults is not None and not ConfigFile("", defaults).defaults,
         experiments=() if command else EXPERIMENTS,
         start=None if settings.start is None else StartKeys(settings.start, "", ()),
         planned_apart=True,
@@ -139,15 +138,6 @@ def _program(settings: AppSettings) -> Program:
         checkpoints=settings.checkpoints or "",
         start=settings.start or "",
     )
-
-
-def _has_groups(defaults: Path) -> bool:
-    """Returns whether a YAML of defaults has a defaults list, which names files of config groups."""
-    try:
-        content = yaml.safe_load(defaults.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):  # whoever composes it says what is wrong
-        return True
-    return isinstance(content, dict) and "defaults" in content
 
 
 def _require_findable(settings: AppSettings) -> None:

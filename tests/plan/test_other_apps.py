@@ -253,8 +253,9 @@ def test_an_application_that_cannot_be_imported_is_named(line: str, why: str, tm
     assert why in str(raised.value)
 
 
-def test_a_command_is_checked_for_every_point(tmp_path: Path) -> None:
-    (tmp_path / "defaults.yaml").write_text("data: none\nlr: 0.1\nseed: null\n")
+@pytest.mark.parametrize("head", ["", "defaults: []\n"])
+def test_a_command_is_checked_for_every_point(head: str, tmp_path: Path) -> None:
+    (tmp_path / "defaults.yaml").write_text(f"{head}data: none\nlr: 0.1\nseed: null\n")
     (tmp_path / "data").mkdir()  # no config group, although a key has its name
     command = "python train.py --data {data} --lr {lr} --seed {seed}"
     described(tmp_path, f'[app]\nname = "c"\ncommand = "{command}"\ndefaults = "defaults.yaml"\n')

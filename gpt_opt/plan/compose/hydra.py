@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from gpt_opt.app.app import App
+from gpt_opt.app.defaults import WithoutGroups
 from gpt_opt.plan.compose.resolvers import leave_as_text, with_choices
 from gpt_opt.plan.compose.stored import StoringLoader
 
@@ -94,14 +95,8 @@ class _OfOthers(_Files):
     is_stored = False
 
 
-class _OneFile(_OfOthers):
-    """A primary config without config groups: a folder beside it that has the name of a key is none."""
-
-    def group_exists(self, config_path: str) -> bool:
-        return config_path.startswith("hydra") and super().group_exists(config_path)
-
-    def get_group_options(self, group_name: str, *rest: Any, **named: Any) -> list[str]:
-        return super().get_group_options(group_name, *rest, **named) if group_name.startswith("hydra") else []
+class _OneFile(WithoutGroups, _OfOthers):
+    """The primary config of another application, which is all that it has."""
 
 
 class _Loader(StoringLoader):
