@@ -232,17 +232,12 @@ class RunFolders:
         return None if name is None else f"{parent}/{name}"
 
 
-def allocate_run_dir(parent: Path, label: str, run_id: str) -> Path:
-    """Returns the one directory of run `run_id` below `parent`, making it when there is none.
-
-    The id decides; the label is for people and is chosen by whoever comes first. Callers that come at the same time
-    with different labels get the same directory.
-    """
-    return make_run_dir(parent / run_dir_name(label, run_id), run_id)
-
-
 def make_run_dir(planned: Path, run_id: str) -> Path:
-    """Returns the one directory of run `run_id` beside `planned`, making `planned` when there is none."""
+    """Returns the one directory of run `run_id` beside `planned`, making `planned` when there is none.
+
+    The id decides; the rest of the name is for people and is chosen by whoever comes first. Callers that come at the
+    same time with different names get the same directory.
+    """
     parent = planned.parent
     if (found := RunFolders().find(str(parent), run_id)) is not None:
         return Path(found)

@@ -17,7 +17,7 @@ from gpt_opt.config.checks.models import listed_model
 from gpt_opt.config.explain import missing_keys
 from gpt_opt.config.files import with_real_paths
 from gpt_opt.errors import ConfigError, Problem
-from gpt_opt.records.run_dir import RunFolders, allocate_run_dir, path_part, run_dir_name
+from gpt_opt.records.run_dir import RunFolders, make_run_dir, path_part, run_dir_name
 from gpt_opt.records.run_id import TRAINING, run_id
 
 DRY_RUN_PREFIX = "gpt-opt-dry-run-"
@@ -99,8 +99,9 @@ def _run_dir(*, _root_: DictConfig) -> str:
     config = plain_config(_root_)
     if config["dry_run"]:
         return tempfile.mkdtemp(prefix=DRY_RUN_PREFIX)
-    overrides = list(_root_.hydra.overrides.task)
-    return str(allocate_run_dir(parent_dir(config), run_label(config, overrides), run_id(config)))
+    identity = run_id(config)
+    name = run_dir_name(run_label(config, list(_root_.hydra.overrides.task)), identity)
+    return str(make_run_dir(parent_dir(config) / name, identity))
 
 
 def get_local_run_dir(exp_name: str, local_dirs: Sequence[str]) -> str:

@@ -24,11 +24,11 @@ from gpt_opt.plan.existing import Status, nearest_run
 from gpt_opt.plan.planner import Plan, Planner
 from gpt_opt.records.claim import acquire
 from gpt_opt.records.io import to_json
-from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.run_dir import RunPaths, run_dir_name
 from gpt_opt.records.run_id import TRAINING
 from gpt_opt.records.state import RunState, State, write_state
 from gpt_opt.records.sweep_dir import Shape, Submission, SweepRun, create
-from gpt_opt.run.resolvers import allocate_run_dir, parent_dir, register_resolvers, run_label
+from gpt_opt.run.resolvers import parent_dir, register_resolvers, run_label
 from gpt_opt.sweep.grid import load_grid
 from gpt_opt.sweep.overrides import shell_word
 from tests.conftest import CONFIG_DIR, ROOT, Runner
@@ -63,7 +63,8 @@ class Desk:
         config = self.planner.config(overrides)
         from gpt_opt.records.run_id import run_id
 
-        paths = RunPaths(allocate_run_dir(parent_dir(config), run_label(config, overrides), run_id(config)))
+        paths = RunPaths(parent_dir(config) / run_dir_name(run_label(config, overrides), run_id(config)))
+        paths.root.mkdir(parents=True, exist_ok=True)
         paths.config.write_text(to_json(config))
         if state is not None:
             write_state(paths, RunState(run_id(config), state, 1, step=step, total_steps=80))

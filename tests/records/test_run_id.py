@@ -11,7 +11,7 @@ import pytest
 
 from gpt_opt.app.label import label as label_of
 from gpt_opt.config.schema import register
-from gpt_opt.records.run_dir import allocate_run_dir, find_run_dirs, find_run_folders, path_part, run_dir_name
+from gpt_opt.records.run_dir import find_run_dirs, find_run_folders, make_run_dir, path_part, run_dir_name
 from gpt_opt.records.run_id import TRAINING, Identity, run_id
 from gpt_opt.run.resolvers import SHOWN_IN_PATH, get_local_run_dir, register_resolvers
 from tests.helpers.configs import by_hydra, composed
@@ -150,15 +150,16 @@ def test_a_label_holds_the_last_value_of_a_key_and_what_tells_paths_apart() -> N
 
 
 def test_two_labels_of_one_run_share_its_directory(tmp_path: Path) -> None:
-    first = allocate_run_dir(tmp_path / "a", "beta=0.1", "0123456789ab")
-    assert first.name == "beta=0.1-0123456789ab"
-    assert allocate_run_dir(tmp_path / "a", "beta=0.1,seed=0", "0123456789ab") == first
-    assert allocate_run_dir(tmp_path / "a", "beta=0.1", "0123456789ac") != first
+    planned = tmp_path / "a" / run_dir_name("beta=0.1", "0123456789ab")
+    assert planned.name == "beta=0.1-0123456789ab"
+    assert make_run_dir(planned, "0123456789ab") == planned
+    assert make_run_dir(tmp_path / "a" / "beta=0.1,seed=0-0123456789ab", "0123456789ab") == planned
+    assert make_run_dir(tmp_path / "a" / "beta=0.1-0123456789ac", "0123456789ac") != planned
 
 
 def test_many_at_once_get_one_directory(tmp_path: Path) -> None:
     with ThreadPoolExecutor(16) as pool:
-        found = pool.map(lambda n: allocate_run_dir(tmp_path / "a", f"label{n}", "0123456789ab"), range(64))
+        found = pool.map(lambda n: make_run_dir(tmp_path / "a" / f"label{n}-0123456789ab", "0123456789ab"), range(64))
     assert len(set(found)) == 1
 
 
