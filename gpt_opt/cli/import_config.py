@@ -21,7 +21,7 @@ def import_config(file: Path, model_index: int | None, output: Path | None) -> N
     Reads models, dataset, post_training, lora, training, ...; the experiment is the same training.
     """
     from gpt_opt.own_app.app import own_app
-    from gpt_opt.own_app.import_config import import_config as read
+    from gpt_opt.own_app.import_config.experiment import import_config as read
 
     own_app().register()
     if output is not None and output.suffix != ".yaml":

@@ -13,7 +13,7 @@ from gpt_opt.cli import main
 from gpt_opt.config.nested import flat_values
 from gpt_opt.config.schema import register
 from gpt_opt.errors import ConfigError
-from gpt_opt.own_app.import_config import Experiment, import_config
+from gpt_opt.own_app.import_config.experiment import Experiment, import_config
 from gpt_opt.plan.compose.composer import Composer
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.run.resolvers import register_resolvers

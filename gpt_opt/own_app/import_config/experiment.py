@@ -18,6 +18,7 @@ from gpt_opt.config.yaml_files import ConfigFile
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.own_app.app import own_app
 from gpt_opt.own_app.import_config.reader import Imported
+from gpt_opt.own_app.import_config.sources import LISTED
 from gpt_opt.own_app.import_config.translate import import_post_training
 from gpt_opt.plan.compose.composer import Composed
 from gpt_opt.plan.validate import PointChecker
@@ -120,8 +121,7 @@ def _text(imported: Imported, file: Path, name: str, config_dir: Path) -> str:
         node[leaf] = value
     if "models" in tree:
         chosen = "${listed_model:${models},${model_index},%s}"
-        names = ("name", "name_or_path", "trust_remote_code")
-        tree["model"] = {key: _Raw(chosen % key) for key in names}
+        tree["model"] = {key: _Raw(chosen % key) for key in LISTED}
         tree["hydra"] = {"sweeper": {"params": {"model_index": _Raw("${model_indices:${models}}")}}}
     lines += _lines(tree, "", config_dir, options)
     return "\n".join(lines) + "\n"

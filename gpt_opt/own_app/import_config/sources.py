@@ -12,6 +12,9 @@ from gpt_opt.own_app.import_config.reader import DATASET, FLAT_MODELS, Reader, c
 
 COLUMNS = ("prompt", "chosen", "rejected", "completion", "label")
 
+LISTED = ("name", "name_or_path", "trust_remote_code")
+"""Keys of the group model that each entry of a list of models can have."""
+
 
 def _models(reader: Reader) -> None:
     index = reader.model_index
@@ -30,11 +33,9 @@ def _models(reader: Reader) -> None:
         for key, value in entries[index or 0].items():
             reader.set(f"model.{key}", value)
         return
-    if any(set(entry) - {"name", "name_or_path", "trust_remote_code"} for entry in entries):
-        more = sorted({key for entry in entries for key in entry} - {"name", "name_or_path", "trust_remote_code"})
+    if more := sorted({key for entry in entries for key in entry} - set(LISTED)):
         reader.note(f"models: {', '.join(more)} of single models are left out; --model-index N imports one model whole")
-    kept = ("name", "name_or_path", "trust_remote_code")
-    reader.set("models", [{key: entry[key] for key in kept if key in entry} for entry in entries])
+    reader.set("models", [{key: entry[key] for key in LISTED if key in entry} for entry in entries])
     reader.set("model_index", 0)
     reader.note(f"models: model_index=0 to {len(entries) - 1} chooses one, -m goes through all")
 

@@ -27,7 +27,7 @@ from gpt_opt.own_app.import_config.sources import COLUMNS, SOURCE_STEPS
 from gpt_opt.own_app.import_config.training import TRAINING_STEPS
 
 _RATES = {"sft": 2e-5, "dpo": 1e-6, "kto": 1e-6, "orpo": 1e-6}
-"""Learning rates of TRL where none is reader."""
+"""Learning rates of TRL where none is given."""
 
 _DIRECT = {
     *(f"{PARAMS}.{name}" for name in ("max_length", "max_prompt_length", "max_completion_length", "truncation")),
