@@ -12,7 +12,8 @@ from gpt_opt.config.nested import value_at
 from gpt_opt.config.remember import Remembered
 from gpt_opt.errors import GptOptError, Problem, RequestError
 from gpt_opt.records.best_run import BEST, best_run
-from gpt_opt.records.run_reference import RunIndex, RunReference, checkpoint_of, config_of
+from gpt_opt.records.io import read_json_or_empty
+from gpt_opt.records.run_reference import RunIndex, RunReference, checkpoint_of
 
 Config = Mapping[str, Any]
 
@@ -46,8 +47,8 @@ def parent_problems(
                 yield from error.problems
                 continue
             paths = index.find(output_dir, reference.run_id)
-            parent = None if paths is None else config_of(paths)
-        if parent is not None:
+            parent = None if paths is None else read_json_or_empty(paths.config)
+        if parent:
             yield from _misfits(reference, config["model"], parent["model"])
 
 

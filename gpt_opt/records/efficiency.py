@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from gpt_opt.records.attempts import Attempt
 from gpt_opt.records.drivers import Driven, read_drivers
-from gpt_opt.records.io import now, read_json_object, seconds_of
-from gpt_opt.records.run_dir import PROGRESS_FILE, RunPaths, checkpoints
+from gpt_opt.records.io import now, seconds_of
+from gpt_opt.records.run_dir import RunPaths, saved_progress
 from gpt_opt.records.state import RunRecord, State
 from gpt_opt.records.summary import time_s_of
 from gpt_opt.records.sweep_dir import Shape, Submission, Sweep
@@ -97,10 +97,9 @@ def span_of(attempt: Attempt, last: str | None) -> Span | None:
 
 def _saved_s(paths: RunPaths) -> float:
     """Returns the training time up to the newest checkpoint of a run: what a restart does not lose."""
-    newest = checkpoints(paths.checkpoints)[-1:]
     try:
-        return float(read_json_object(newest[0] / PROGRESS_FILE)["time_s"]) if newest else 0.0
-    except (OSError, ValueError, LookupError, TypeError):
+        return float(saved_progress(paths)["time_s"])
+    except (ValueError, LookupError, TypeError):
         return 0.0
 
 

@@ -178,6 +178,14 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return record
 
 
+def read_json_or_empty(path: Path) -> dict[str, Any]:
+    """Returns what `read_json_object` does; {} where there is none that can be read."""
+    try:
+        return read_json_object(path)
+    except (OSError, ValueError):
+        return {}
+
+
 def number(value: object) -> float | None:
     """Returns a JSON number as a float, NaN and infinities included; None for anything else."""
     if not isinstance(value, int | float) or isinstance(value, bool):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from gpt_opt.records.io import read_json_object, to_json, write_text
+from gpt_opt.records.io import read_json_or_empty, to_json, write_text
 
 
 def write_lost_nodes(file: Path, lost: Mapping[str, str]) -> None:
@@ -15,10 +15,7 @@ def write_lost_nodes(file: Path, lost: Mapping[str, str]) -> None:
 
 def read_lost_nodes(file: Path) -> dict[str, str]:
     """Returns the lost nodes, name to reason; none where the file is absent or not one of ours."""
-    try:
-        return {node: str(reason) for node, reason in read_json_object(file).items()}
-    except (OSError, ValueError):
-        return {}
+    return {node: str(reason) for node, reason in read_json_or_empty(file).items()}
 
 
 def forget_lost_nodes(file: Path) -> None:

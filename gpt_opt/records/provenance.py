@@ -12,9 +12,9 @@ from functools import cache
 from typing import Any, cast
 
 from gpt_opt.records.code import Code, provenance_of_code
-from gpt_opt.records.io import now, read_json_object, to_json, unfenced, write_text
+from gpt_opt.records.io import now, read_json_or_empty, to_json, unfenced, write_text
 from gpt_opt.records.job_id import slurm_ids
-from gpt_opt.records.run_dir import PROGRESS_FILE, RunPaths, checkpoints
+from gpt_opt.records.run_dir import RunPaths, saved_progress
 
 Inputs = Mapping[str, Mapping[str, str]]
 """Config key, or name of a module of the user's, to `path` and `sha256`; of a run that is started from also its
@@ -28,21 +28,14 @@ def gpus() -> list[str]:
 
 def read_provenance(paths: RunPaths) -> dict[str, Any]:
     """Reads provenance.json; {} where there is none that can be read."""
-    try:
-        return read_json_object(paths.provenance)
-    except (OSError, ValueError):
-        return {}
+    return read_json_or_empty(paths.provenance)
 
 
 def recorded_inputs(paths: RunPaths) -> Inputs:
     """Returns the inputs that a result, or the newest checkpoint of a run without one, was made with; {} if unknown."""
     if paths.summary.exists():
         return inputs_in(read_provenance(paths))
-    newest = checkpoints(paths.checkpoints)[-1:]
-    try:
-        return cast("Inputs", read_json_object(newest[0] / PROGRESS_FILE).get("inputs", {})) if newest else {}
-    except (OSError, ValueError):
-        return {}
+    return cast("Inputs", saved_progress(paths).get("inputs", {}))
 
 
 def packages_in(record: Mapping[str, Any]) -> dict[str, str]:

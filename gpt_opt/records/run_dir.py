@@ -8,9 +8,10 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gpt_opt.records.half_written import half_written
-from gpt_opt.records.io import lock
+from gpt_opt.records.io import lock, read_json_or_empty
 
 log = logging.getLogger(__name__)
 
@@ -129,19 +130,30 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: found[path])
 
 
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Returns the last of the `checkpoints` in `folder`, None where there is none."""
+    return next(reversed(checkpoints(folder)), None)
+
+
 def result_checkpoint(folder: Path) -> Path | None:
     """Returns the checkpoint in `folder` that is the result of a complete run: the chosen one, or the newest.
 
     None where there is none at all.
     """
-    final, newest = folder / FINAL, checkpoints(folder)[-1:]
-    return folder / final.readlink() if final.is_symlink() else next(iter(newest), None)
+    final = folder / FINAL
+    return folder / final.readlink() if final.is_symlink() else newest_checkpoint(folder)
 
 
 def saved_step(paths: RunPaths) -> int | None:
     """Returns the step of the newest checkpoint of a run, None where there is none."""
-    newest = checkpoints(paths.checkpoints)[-1:]
-    return step_of(newest[0]) if newest else None
+    newest = newest_checkpoint(paths.checkpoints)
+    return step_of(newest) if newest else None
+
+
+def saved_progress(paths: RunPaths) -> dict[str, Any]:
+    """Returns the `PROGRESS_FILE` of the newest checkpoint of a run; {} where there is none that can be read."""
+    newest = newest_checkpoint(paths.checkpoints)
+    return read_json_or_empty(newest / PROGRESS_FILE) if newest else {}
 
 
 def find_run_dirs(*roots: Path) -> list[Path]:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gpt_opt.errors import Problem, RequestError
-from gpt_opt.records.io import read_json_object
 from gpt_opt.records.run_dir import RunPaths, checkpoints, result_checkpoint, run_of, step_of
 from gpt_opt.records.state import State, read_run
 
@@ -114,11 +112,3 @@ def checkpoint_of(key: str, reference: RunReference, output_dir: str, index: Run
         problem = f"must name a run that has its final checkpoint still, but {paths.root} has {listed}"
         raise RequestError([Problem(key, problem, "train it again: rerun=true")])
     return final
-
-
-def config_of(paths: RunPaths) -> Mapping[str, Any] | None:
-    """Returns the resolved config that a run was made with; None where it cannot be read."""
-    try:
-        return read_json_object(paths.config)
-    except (OSError, ValueError):
-        return None

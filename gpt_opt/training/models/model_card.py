@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gpt_opt.records.io import read_json_object
+from gpt_opt.records.io import read_json_or_empty
 from gpt_opt.records.metrics import EVALUATION, metric_info, metric_text
 from gpt_opt.records.provenance import packages_in, read_provenance
 from gpt_opt.records.run_dir import RunPaths
@@ -28,10 +28,7 @@ def model_card(paths: RunPaths, config: Mapping[str, Any], step: int | None, *, 
         is_result: Whether that checkpoint is the result of the run, which the final metrics are of.
         is_known: Whether transformers knows the model type by itself.
     """
-    try:
-        summary = read_json_object(paths.summary)
-    except (OSError, ValueError):
-        summary = {}
+    summary = read_json_or_empty(paths.summary)
     provenance = read_provenance(paths)
     model, loss, data = config["model"], config["loss"]["name"], config["data"]["dataset"]
     lines = [*_front(model, loss, data), f"# {model['name']}, {loss} on {data['name']}", ""]
