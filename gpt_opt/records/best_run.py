@@ -23,19 +23,18 @@ SWEEPS = Path("sweeps")
 """Where sweep directories lie, relative to the working directory."""
 
 
-def best_run(key: str, value: str, sweeps: Path = SWEEPS) -> RunReference:
+def best_run(key: str, value: str) -> RunReference:
     """Returns the run of a sweep, of its last stage where it has several, that is best by the sweep's metric.
 
     Args:
         key: The config key that asks for it, for the error.
         value: `best:SWEEP`, a sweep as `gptopt status` takes it.
-        sweeps: Folder of sweep directories.
 
     Raises:
         RequestError: If there is no such sweep, it has no metric, or no run of it is COMPLETED with that metric.
     """
     try:
-        sweep = find(value.removeprefix(BEST), sweeps)
+        sweep = find(value.removeprefix(BEST), SWEEPS)
     except RequestError as error:
         raise RequestError([Problem(key, item.message, item.fix) for item in error.problems]) from error
     submission, folders = sweep.submission(), RunFolders()

@@ -214,12 +214,12 @@ LABEL_LIMIT = 80
 """Characters of the readable part of a run directory's name."""
 
 
-def path_part(text: str, limit: int = LABEL_LIMIT) -> str:
-    """Returns `text` as one plain path component: letters, digits and `. _ = , + -`, at most `limit` characters.
+def path_part(text: str) -> str:
+    """Returns `text` as one plain path component: letters, digits and `. _ = , + -`, at most `LABEL_LIMIT` characters.
 
     A slash, as in `EleutherAI/pythia-2.8b`, becomes `--`; anything else that is special becomes `_`.
     """
-    plain = re.sub(r"[^A-Za-z0-9._=,+-]", "_", text.replace("/", "--"))[:limit]
+    plain = re.sub(r"[^A-Za-z0-9._=,+-]", "_", text.replace("/", "--"))[:LABEL_LIMIT]
     return plain.lstrip(".-") or "_"
 
 
