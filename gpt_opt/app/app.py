@@ -133,11 +133,7 @@ class App:
         """Makes what its configs are composed of known to Hydra: schemas and resolvers."""
 
     def checks(self, source: Source) -> Checks:
-        """Returns the checks of its points.
-
-        Args:
-            source: Its configs.
-        """
+        """Returns the checks of its points, which are of these configs."""
         return Checks()
 
     def normalized(self, config: dict[str, Any], memo: Remembered | None = None) -> dict[str, Any]:

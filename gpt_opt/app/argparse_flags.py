@@ -93,12 +93,7 @@ def flags_of(tree: ast.Module) -> Flags:
 
 
 def command_of(script: Path, flags: Sequence[Flag]) -> str:
-    """Returns the template of a command.
-
-    Args:
-        script: Relative to the root of the repository.
-        flags: Its arguments.
-    """
+    """Returns the template of a command that starts a script, whose path is relative to the root of the repository."""
     return " ".join(["python", shlex.quote(script.as_posix()), *(flag.words for flag in flags)])
 
 

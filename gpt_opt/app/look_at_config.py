@@ -73,12 +73,7 @@ class ConfigFacts:
 
 
 def look_at_config(folder: Path, name: str) -> ConfigFacts:
-    """Returns what the YAML files of a folder say.
-
-    Args:
-        folder: The folder.
-        name: The primary config.
-    """
+    """Returns what the YAML files of a folder say, of which `name` is the primary config."""
     paths = {str(path.relative_to(folder).with_suffix("")): path for path in source_files(folder, ".yaml")}
     files = [ConfigFile(option, path) for option, path in paths.items()]
     default = [file.name for file in ConfigFiles([folder], lambda group: (), name).behind([name])]

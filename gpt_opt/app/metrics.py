@@ -34,12 +34,7 @@ def rows_of(run_dir: Path, source: MetricsSource) -> list[Row]:
 
 
 class Follower:
-    """Reads what a run logs while it runs.
-
-    Args:
-        run_dir: The run directory.
-        source: Where the app logs.
-    """
+    """Reads what a run logs while it runs."""
 
     def __init__(self, run_dir: Path, source: MetricsSource) -> None:
         self._root, self._source = run_dir, source

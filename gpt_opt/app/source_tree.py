@@ -16,11 +16,7 @@ _MOST_BYTES = 2_000_000
 
 
 class SourceTree:
-    """The Python files below a folder, each parsed once.
-
-    Args:
-        root: The folder.
-    """
+    """The Python files below a folder, each parsed once."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

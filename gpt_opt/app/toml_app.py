@@ -157,12 +157,7 @@ def _without_floats(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class TemplateFinder:
-    """Finds the directories of runs by a template, listing each folder of them once.
-
-    Args:
-        settings: Of the application.
-        identity: What identifies its runs.
-    """
+    """Finds the directories of runs by a template, listing each folder of them once."""
 
     def __init__(self, settings: AppSettings, identity: Identity) -> None:
         self._settings, self._identity, self._folders = settings, identity, RunFolders()

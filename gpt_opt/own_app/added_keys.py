@@ -50,12 +50,7 @@ class AddedKeys:
         self._configs: dict[tuple[str, ...], DictConfig] = {}
 
     def problems(self, overrides: Sequence[str], point: Mapping[str, Any]) -> Iterator[Problem]:
-        """Yields a problem for each key that a point adds and nothing reads.
-
-        Args:
-            overrides: Of the point.
-            point: Its resolved config.
-        """
+        """Yields a problem for each key that the overrides of a point with this config add and nothing reads."""
         added = [text for text in overrides if text.startswith("+") and not self._is_group(text)]
         if not added:
             return

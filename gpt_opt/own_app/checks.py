@@ -15,11 +15,7 @@ from gpt_opt.records.run_reference import RunIndex
 
 
 class TrainingChecks(Checks):
-    """The checks of a request.
-
-    Args:
-        source: The configs.
-    """
+    """The checks of a request."""
 
     def __init__(self, source: Source) -> None:
         self._added = AddedKeys(source.compose, source.is_group)

@@ -103,12 +103,7 @@ def help_loader(config_dir: Path, arguments: Sequence[str]) -> ConfigLoader | No
 
 
 def composition_problems(config_dir: Path, arguments: Sequence[str]) -> list[Problem]:
-    """Returns why Hydra cannot compose what a command line asks for that `check_command_line` leaves to it.
-
-    Args:
-        config_dir: The folder hydra_conf.
-        arguments: The command line after the program's name.
-    """
+    """Returns why Hydra cannot compose what a command line asks for that `check_command_line` leaves to it."""
     asked = get_args_parser().parse_args(list(arguments))
     further = Path(asked.config_dir) if asked.config_dir else None
     folder = config_dir if asked.config_path is None else Path(asked.config_path)
@@ -146,12 +141,7 @@ def _warn_of_resources(line: CommandLine) -> None:
 
 
 def _study_problems(line: CommandLine, config: Mapping[str, Any]) -> Iterator[Problem]:
-    """Checks that Optuna optimizes what a run returns, one metric, in its direction.
-
-    Args:
-        line: The command line.
-        config: The resolved config of any point.
-    """
+    """Checks that Optuna optimizes what a run, with the config of any point, returns: one metric, in its direction."""
     if line.hydra is None or not line.sweeper.startswith(OPTUNA):
         return
     if config["dry_run"]:

@@ -35,14 +35,7 @@ class Driven:
 
 @contextmanager
 def driving(file: Path, session: str, shape: int, slots: int) -> Iterator[None]:
-    """Writes down that a driver has slots for the runs of a shape as long as the block lasts.
-
-    Args:
-        file: drivers.jsonl.
-        session: The driver incarnation.
-        shape: Of the runs.
-        slots: Runs at a time.
-    """
+    """Writes down, with the fields of `Driven`, that a driver has slots as long as the block lasts."""
     _append(file, {"start": session, "shape": shape, "slots": slots, "time": now()})
     try:
         yield

@@ -61,14 +61,7 @@ class RunTimes:
 
 
 def run_times(shape: int, attempts: Sequence[Attempt], paths: RunPaths, record: RunRecord) -> RunTimes:
-    """Returns what a run has taken.
-
-    Args:
-        shape: Of what it needs.
-        attempts: Its attempts in the sweep.
-        paths: Its files.
-        record: What they say it is.
-    """
+    """Returns what a run with these attempts in a sweep has taken."""
     is_running = record.state is State.RUNNING
     spans = tuple(
         (attempt.session, span)
@@ -104,13 +97,7 @@ def _saved_s(paths: RunPaths) -> float:
 
 
 def efficiency(sweep: Sweep, submission: Submission, runs: Iterable[RunTimes]) -> Efficiency:
-    """Returns how well a sweep used its slots so far.
-
-    Args:
-        sweep: The sweep.
-        submission: Its submission.json.
-        runs: Its runs.
-    """
+    """Returns how well a sweep used its slots so far."""
     items = list(runs)
     spans: dict[tuple[str, int], list[Span]] = {}
     by_hand_s = 0.0

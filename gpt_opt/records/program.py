@@ -66,14 +66,7 @@ class Program:
         return (newest or run.root).absolute()
 
     def arguments(self, app: Path, run_dir: Path, run_id: str, overrides: Sequence[str]) -> list[str]:
-        """Returns the arguments of Python that start a run; no shell ever reads the value of a parameter.
-
-        Args:
-            app: Folder of the application's code.
-            run_dir: Directory of the run.
-            run_id: Its id.
-            overrides: Its overrides.
-        """
+        """Returns the arguments of Python that start a run; no shell ever reads the value of a parameter."""
         values = {"{app}": str(app), "{run_dir}": str(run_dir), "{run_id}": run_id}
         return [*(_filled(word, values) for word in self.words), *overrides]
 

@@ -49,22 +49,13 @@ class Speeds:
     left: tuple[int, ...] = ()
 
     def run_s(self, run: SweepRun, step: int = 0) -> float | None:
-        """Returns the seconds until a run ends; None where that is not known.
-
-        Args:
-            run: The run.
-            step: The step that it goes on from.
-        """
+        """Returns the seconds until a run that goes on from a step ends; None where that is not known."""
         return self._seconds(run, None if run.workload is None else run.workload.steps, step)
 
     def checkpoint_s(self, run: SweepRun, step: int = 0) -> float | None:
         """Returns the seconds until a run reaches its next checkpoint or its end; None where that is not known.
 
         The checkpoint that it writes when it is warned is not counted on.
-
-        Args:
-            run: The run.
-            step: The step that it goes on from.
         """
         if (work := run.workload) is None or work.save_every is None:
             return None

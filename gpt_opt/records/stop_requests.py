@@ -47,12 +47,7 @@ def driver_name(shape: int | None, attempt: int) -> str:
 
 
 def drain(file: Path, driver: str) -> None:
-    """Asks the slots of a driver to let their runs checkpoint and to start none.
-
-    Args:
-        file: Of the sweep.
-        driver: See `driver_name`.
-    """
+    """Asks the slots of a driver, by its `driver_name`, to let their runs checkpoint and to start none."""
     _append(file, {"drain": driver})
 
 

@@ -101,11 +101,7 @@ class SweepRun:
         return cls(*names, tuple(record["overrides"]), shape, stage, *place, workload)
 
     def paths(self, folders: RunFolders | None = None) -> RunPaths:
-        """Returns the files of the run; the id finds the directory, whatever its readable label.
-
-        Args:
-            folders: Shared by those who ask for many runs at one time.
-        """
+        """Returns the files of the run, which the id finds; those who ask for many runs share `folders`."""
         found = (folders or RunFolders()).find(os.path.dirname(self.run_dir), self.run_id)
         return RunPaths(Path(found or self.run_dir))
 

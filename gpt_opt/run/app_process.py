@@ -19,11 +19,7 @@ from gpt_opt.run.signals import WARNINGS, end_with_parent
 
 
 class Process:
-    """An application's process, the first of those that this process has; it dies with this one.
-
-    Args:
-        pid: Its id.
-    """
+    """An application's process, the first of those that this process has; it dies with this one."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -115,9 +111,6 @@ class Starter:
 
 class WarmStarter:
     """Forks an application out of a process that has imported what it needs, before there is any thread.
-
-    Args:
-        settings: Of the application.
 
     Attributes:
         words: In the forked process, what it is to run with; None in the other.

@@ -39,12 +39,6 @@ log = logging.getLogger(__name__)
 def start(loader: ConfigLoader, job: Callable[[DictConfig], Any], overrides: Sequence[str], multirun: bool) -> Any:
     """Lets Hydra run what `hydra.main` would, which composes the config twice for it, and reads every file each time.
 
-    Args:
-        loader: What Hydra composes the configs with.
-        job: What each run is.
-        overrides: The overrides of a command line.
-        multirun: Whether they are those of a sweep.
-
     Returns:
         What Hydra says of the run or of the sweep.
 
@@ -62,12 +56,7 @@ def start(loader: ConfigLoader, job: Callable[[DictConfig], Any], overrides: Seq
 
 
 def show_help(loader: ConfigLoader, arguments: Sequence[str]) -> None:
-    """Prints what Hydra does for `--help`; with a loader of its own it would copy every config again for each group.
-
-    Args:
-        loader: What Hydra composes the configs with.
-        arguments: The command line after the program's name.
-    """
+    """Prints what Hydra does for `--help`; with a loader of its own it would copy every config again for each group."""
     setbase(VERSION_BASE)
     parser = get_args_parser()
     Hydra(JOB_NAME, loader).app_help("config", parser, parser.parse_args(list(arguments)))

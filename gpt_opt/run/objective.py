@@ -20,10 +20,6 @@ def objective(config: Mapping[str, Any], paths: RunPaths) -> float:
 
     A value that is no number (a diverged run) is the worst one, so that a study goes on.
 
-    Args:
-        config: The resolved config as plain containers.
-        paths: The run directory, with its summary.
-
     Raises:
         RunFailed: If the run has no such metric.
     """

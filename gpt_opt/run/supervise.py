@@ -133,14 +133,7 @@ def _made_ready(settings: AppSettings, paths: RunPaths, claim: Claim) -> list[st
 
 
 class _Watch:
-    """Watches the application of one attempt.
-
-    Args:
-        settings: Of the application.
-        attempt: The attempt.
-        stop: Whether this process was asked to stop.
-        repository: Where the run was planned.
-    """
+    """Watches the application of one attempt; arguments as of `supervise`."""
 
     def __init__(self, settings: AppSettings, attempt: Attempt, stop: StopRequest, repository: Path) -> None:
         self._settings, self._attempt, self._stop, self._paths = settings, attempt, stop, attempt.paths
@@ -153,11 +146,6 @@ class _Watch:
 
     def run(self, starter: Starter | WarmStarter, overrides: Sequence[str], resume: Sequence[str]) -> int:
         """Starts the application, and returns its exit code when its end is written down.
-
-        Args:
-            starter: Of its process.
-            overrides: What gives the config.
-            resume: What lets it go on from a checkpoint.
 
         Raises:
             Interrupted: If it was asked to stop.
