@@ -5,14 +5,13 @@ They are those that git tracks, and of the others, as of a repository without gi
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from gpt_opt.records.code import Code, commit_of, git
+from gpt_opt.records.code import Code, commit_of, git, sha256_of
 from gpt_opt.records.run_dir import RunPaths
 
 FOLDER = "app-code"
@@ -114,15 +113,6 @@ def import_roots(root: Path, names: Iterable[str]) -> tuple[str, ...]:
             if spec is not None and spec.origin and os.path.realpath(spec.origin) == os.path.realpath(root / file):
                 found.add(str(top.parent))
     return tuple(sorted(found))
-
-
-def sha256_of(folder: Path, names: Iterable[str]) -> str:
-    """Returns the hash of some files of a folder, by their names and contents."""
-    digest = hashlib.sha256()
-    for name in sorted(names):
-        content = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        digest.update(f"{name} {content}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
 
 
 def code_of(root: Path) -> Code:

@@ -33,11 +33,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import gpt_opt
-from gpt_opt.app.code import beside, files_of, import_roots, sha256_of
+from gpt_opt.app.code import beside, files_of, import_roots
 from gpt_opt.config.inputs import module_inputs
 from gpt_opt.config.lookup import targets
 from gpt_opt.errors import GptOptError
-from gpt_opt.records.code import ENTRY, PACKAGE, Manifest, code_sha256, commit_of, files_below, git
+from gpt_opt.records.code import ENTRY, PACKAGE, Manifest, code_sha256, commit_of, files_below, git, sha256_of
 from gpt_opt.records.io import lock, now, sync
 from gpt_opt.records.planned_configs import Change
 from gpt_opt.records.sweep_dir import Submission, Sweep
@@ -402,7 +402,7 @@ def _sha256(folder: Path, contents: _Contents, app: _App) -> str:
         return code_sha256(folder)
     prefix = f"{app.folder}/"
     names = (name for name in contents.files if name.startswith(prefix) and name not in contents.beside)
-    return sha256_of(folder / app.folder, (name.removeprefix(prefix) for name in names))
+    return sha256_of(folder / app.folder, sorted(name.removeprefix(prefix) for name in names))
 
 
 def _compile(source: Path, file: Path) -> None:

@@ -116,8 +116,16 @@ def code_sha256(root: Path) -> str:
     which are inputs of the run (see `gpt_opt.config.inputs`).
     """
     files = [*files_below(root / PACKAGE), *filter(Path.is_file, [root / ENTRY])]
-    lines = (f"{file.relative_to(root)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n" for file in files)
-    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
+    return sha256_of(root, (str(file.relative_to(root)) for file in files))
+
+
+def sha256_of(folder: Path, names: Iterable[str]) -> str:
+    """Returns the hash of some files of a folder, by their names and contents, in their order."""
+    digest = hashlib.sha256()
+    for name in names:
+        content = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        digest.update(f"{name} {content}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def git(folder: Path, *arguments: str) -> str | None:
