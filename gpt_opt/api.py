@@ -24,7 +24,7 @@ from gpt_opt.config.checks.models import WEIGHT_SUFFIXES, is_on_disk
 from gpt_opt.config.schema import Finetuning, Sampling, register
 from gpt_opt.config.suggest import SYNONYMS, suggestion
 from gpt_opt.errors import ConfigError, Problem, RunFailed
-from gpt_opt.own_app.app import own_app
+from gpt_opt.own_app.app import CONFIG_DIR, own_app
 from gpt_opt.plan.compose.composer import Composed
 from gpt_opt.plan.validate import PointChecker
 from gpt_opt.records.io import read_json_object
@@ -34,8 +34,6 @@ from gpt_opt.run.ranks import this_rank
 from gpt_opt.run.resolvers import register_resolvers
 from gpt_opt.sweep.overrides import to_override
 from gpt_opt.training.checkpointing import final_checkpoint
-
-CONFIG_DIR = Path(__file__).resolve().parent.parent / "hydra_conf"
 
 _TRAINING = "training.training_params"
 

@@ -14,15 +14,13 @@ from typing import Any
 
 from gpt_opt.app.keys import LAST_CHECKPOINT, SOURCES
 from gpt_opt.app.toml_file import read_tables, resolved, without_suffix
+from gpt_opt.records.code import ROOT
 from gpt_opt.sweep.overrides import to_override
 
 SETTINGS_FILE = "gptopt.toml"
 
 RUN_DIR = "outputs/{app}/{label}-{id}"
 """Where a run goes unless [run] says otherwise."""
-
-_OWN = Path(__file__).resolve().parents[2]
-"""The repository of gpt-opt."""
 
 GRACE_S = 30.0
 """Seconds from SIGTERM to SIGKILL unless [run] says otherwise."""
@@ -124,7 +122,7 @@ def find_settings(start: Path) -> AppSettings | None:
     for above in (folder, *folder.parents):
         if (above / SETTINGS_FILE).is_file():
             return read_settings(above / SETTINGS_FILE)
-        if above == _OWN:
+        if above == ROOT:
             break
     return None
 

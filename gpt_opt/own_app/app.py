@@ -16,15 +16,13 @@ from gpt_opt.config.remember import Remembered
 from gpt_opt.config.schema import JOB_NAME, VERSION_BASE, Root, register
 from gpt_opt.errors import Problem
 from gpt_opt.own_app.checks import TrainingChecks
+from gpt_opt.records.code import ROOT
 from gpt_opt.records.program import Program
 from gpt_opt.records.run_id import TRAINING
 from gpt_opt.records.run_reference import RunReference
 from gpt_opt.run.devices import sweep_device_problems
 from gpt_opt.run.resolvers import RunFinder, register_resolvers
 from gpt_opt.sweep.model import Resources
-
-ROOT = Path(__file__).resolve().parents[2]
-"""The repository."""
 
 CONFIG_DIR = ROOT / "hydra_conf"
 

@@ -19,7 +19,9 @@ from gpt_opt.records.io import read_json_object, to_json, write_text
 PACKAGE, ENTRY = "gpt_opt", "run_hydra.py"
 """What makes the results of a config: the folder of the package, and the script that starts it."""
 
-_ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[2]
+"""The repository of gpt-opt, or a snapshot of it."""
+
 _MOST_LINES = 3
 
 
@@ -148,9 +150,9 @@ def commit_of(folder: Path) -> tuple[str | None, bool | None, str]:
 @cache
 def this_code() -> Code:
     """Returns the code that this process was started with."""
-    if (manifest := Manifest.read(_ROOT)) is not None:
-        return Code(manifest.code_sha256, str(_ROOT), manifest.commit, manifest.dirty)
-    return Code(code_sha256(_ROOT), str(_ROOT))
+    if (manifest := Manifest.read(ROOT)) is not None:
+        return Code(manifest.code_sha256, str(ROOT), manifest.commit, manifest.dirty)
+    return Code(code_sha256(ROOT), str(ROOT))
 
 
 def provenance_of_code(live: Callable[[], Code] | None = None) -> tuple[dict[str, Any], str]:
@@ -159,14 +161,14 @@ def provenance_of_code(live: Callable[[], Code] | None = None) -> tuple[dict[str
     Args:
         live: Says what code an application has where no snapshot of it was taken; None for gpt-opt's own training.
     """
-    manifest = Manifest.read(_ROOT)
+    manifest = Manifest.read(ROOT)
     if manifest is None:
-        code, folder = (this_code(), _ROOT / PACKAGE) if live is None else (found := live(), Path(str(found.folder)))
+        code, folder = (this_code(), ROOT / PACKAGE) if live is None else (found := live(), Path(str(found.folder)))
         commit, dirty, diff = commit_of(folder)
     else:
         code, commit, dirty = this_code(), manifest.commit, manifest.dirty
-        diff = Manifest.diff(_ROOT).read_text(errors="surrogateescape") if Manifest.diff(_ROOT).is_file() else ""
-    snapshot = None if manifest is None else str(_ROOT)
+        diff = Manifest.diff(ROOT).read_text(errors="surrogateescape") if Manifest.diff(ROOT).is_file() else ""
+    snapshot = None if manifest is None else str(ROOT)
     record = {"git_commit": commit, "git_dirty": dirty, "code": {"sha256": code.sha256, "snapshot": snapshot}}
     return record, diff
 
@@ -216,7 +218,7 @@ def _commits(codes: Iterable[Code]) -> str:
 
 def _comparison(codes: Iterable[Code]) -> str:
     """Returns how to see what differs; "" where that code is not kept."""
-    here = os.path.relpath(_ROOT)
+    here = os.path.relpath(ROOT)
     for code in codes:
         if code.folder is not None and Path(code.folder, PACKAGE).is_dir():
             there = os.path.relpath(code.folder)

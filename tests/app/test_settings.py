@@ -108,7 +108,7 @@ def test_a_clone_of_gpt_opt_inside_of_an_application_stays_itself(repo: Path, mo
     read(repo, WHOLE)
     (repo / "gpt-opt" / "params").mkdir(parents=True)
     assert find_settings(repo / "gpt-opt" / "params") is not None
-    monkeypatch.setattr("gpt_opt.app.settings._OWN", repo / "gpt-opt")
+    monkeypatch.setattr("gpt_opt.app.settings.ROOT", repo / "gpt-opt")
     assert find_settings(repo / "gpt-opt" / "params") is None
 
 
