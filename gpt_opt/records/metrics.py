@@ -69,10 +69,10 @@ MOST_SHOWN = 4
 """Metrics in no registry that they show beside."""
 
 
-_SPLITS = ("eval", "val", "valid", "validation", "dev", "test", "", "train", "training")
+SPLITS = ("eval", "val", "valid", "validation", "dev", "test", "", "train", "training")
 """Parts of data with which names of metrics begin, `val/loss` or `val_loss`; first those to compare runs by."""
 
-_SPLIT = re.compile(rf"({'|'.join(filter(None, _SPLITS))})[/_.](.+)")
+_SPLIT = re.compile(rf"({'|'.join(filter(None, SPLITS))})[/_.](.+)")
 
 _LESS = "loss nll ppl perplexity error err mse mae rmse wer cer fid bpb bpc"
 _GREATER = "acc accuracy f1 auc auroc precision recall map iou miou dice bleu rouge r2 psnr ssim reward return score"
@@ -118,7 +118,7 @@ def split_of(name: str) -> tuple[str, str]:
 
 def is_of_training(name: str) -> bool:
     """Returns whether a metric is of training steps, by its name."""
-    return split_of(name)[0] in _SPLITS[_SPLITS.index("") :]
+    return split_of(name)[0] in SPLITS[SPLITS.index("") :]
 
 
 def own_metrics(names: Iterable[str]) -> list[str]:
@@ -127,7 +127,7 @@ def own_metrics(names: Iterable[str]) -> list[str]:
     Those of evaluations come before those of training; of one part of data those of which more is better first.
     """
     own = [name for name in names if metric_info(name) is None and greater_is_better(name) is not None]
-    return sorted(own, key=lambda name: (_SPLITS.index(split_of(name)[0]), not greater_is_better(name), len(name)))
+    return sorted(own, key=lambda name: (SPLITS.index(split_of(name)[0]), not greater_is_better(name), len(name)))
 
 
 def in_order(names: Iterable[str]) -> list[str]:

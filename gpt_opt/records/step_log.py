@@ -30,7 +30,9 @@ def own_names(metrics: Mapping[str, T]) -> dict[str, T]:
 
 
 _NUMBER_TYPES = frozenset({int, float, type(None)})
-_STEP_LIMIT = 2**63
+STEP_LIMIT = 2**63
+"""What is not below is no step."""
+
 _TAIL_BYTES = 1 << 16
 
 
@@ -70,8 +72,7 @@ class MetricsLog(StepLog):
 
     def append(self, step: int, values: Mapping[str, float], total_steps: int | None = None) -> None:
         """Writes one row, as `metrics_record` makes it."""
-        row = metrics_record(step, time.time(), values, total_steps)
-        append_records(self._path, [row], durable=False, fence=self._fence)
+        self.write(step, [metrics_record(step, time.time(), values, total_steps)])
 
     def continue_after(self) -> int:
         """Prepares the file for a further writer: ends a line that a killed one left torn.
@@ -119,7 +120,7 @@ def read_metrics(path: Path) -> JsonLines[dict[str, Any]]:
 
 def _row(record: dict[str, Any]) -> dict[str, Any]:
     step = record.get("step")
-    if type(step) is not int or not 0 <= step < _STEP_LIMIT:
+    if type(step) is not int or not 0 <= step < STEP_LIMIT:
         raise ValueError(f"step must be an integer from 0, but is {step!r:.60}")
     return record
 

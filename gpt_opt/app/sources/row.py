@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NotRequired, Protocol, TypedDict
 
+from gpt_opt.records.step_log import STEP_LIMIT
+
 
 class Row(TypedDict):
     """What was logged at once.
@@ -36,9 +38,6 @@ class Reader(Protocol):
             OSError: If the file cannot be read.
             ValueError: If it is none of its kind, or damaged.
         """
-
-
-STEP_LIMIT = 2**63
 
 
 def step_of(value: object) -> int | None:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gpt_opt.app.sources.protobuf import Message
-from gpt_opt.app.sources.row import STEP_LIMIT, BinaryLog, Row
+from gpt_opt.app.sources.row import BinaryLog, Row
+from gpt_opt.records.metrics import SPLITS
+from gpt_opt.records.step_log import STEP_LIMIT
 
 PREFIX = "events.out.tfevents."
 """What the names of event files begin with."""
@@ -42,10 +44,7 @@ def _named(tag: str, folder: str) -> str:
     of_group = tag.replace("/", "_") + "_"
     if folder.startswith(of_group):  # as add_scalars of torch makes them
         return f"{tag}/{folder.removeprefix(of_group)}"
-    return f"{folder}/{tag}" if folder in _PARTS and not tag.startswith(f"{folder}/") else tag
-
-
-_PARTS = frozenset({"train", "training", "val", "valid", "validation", "dev", "eval", "test"})
+    return f"{folder}/{tag}" if folder and folder in SPLITS and not tag.startswith(f"{folder}/") else tag
 
 
 def _scalars(summary: Message) -> Iterator[tuple[str, float]]:
