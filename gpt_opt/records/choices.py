@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from gpt_opt.records.io import append_records, now, read_lines
+from gpt_opt.records.io import append_records, now, number, read_lines
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.summary import read_summary
 
@@ -124,7 +124,6 @@ def best_of(candidates: Iterable[tuple[int, RunPaths]], metric: Mapping[str, str
 def final_metric(paths: RunPaths, name: str) -> float | None:
     """Returns the value of a metric in the result of a run; None where it has no such number."""
     try:
-        value = read_summary(paths)["metrics"][name]
+        return number(read_summary(paths)["metrics"][name])
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    return float(value) if isinstance(value, int | float) else None

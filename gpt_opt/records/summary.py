@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gpt_opt.records.io import create_text, read_json_object, to_json
+from gpt_opt.records.io import create_text, number, read_json_object, to_json
 from gpt_opt.records.run_dir import RunPaths
 
 
@@ -33,8 +33,7 @@ def read_summary(paths: RunPaths) -> dict[str, Any]:
 
 def time_s_of(summary: Mapping[str, Any]) -> float | None:
     """Returns the training time that a summary has, in seconds; None where it has none."""
-    value = summary.get("time_s")
-    return float(value) if isinstance(value, int | float) else None
+    return number(summary.get("time_s"))
 
 
 def supersede(paths: RunPaths, attempt: int) -> None:
