@@ -15,7 +15,6 @@ from gpt_opt.config.remember import Remembered
 from gpt_opt.errors import Problem
 from gpt_opt.records.code import Code, this_code
 from gpt_opt.records.program import Program
-from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.run_id import Identity
 from gpt_opt.records.run_reference import RunReference
 from gpt_opt.sweep.model import Resources
@@ -204,7 +203,3 @@ class App:
     def outputs(self, config: Config) -> Path | None:
         """Returns the folder below which the directories of its runs lie; None where each start makes a new one."""
         raise NotImplementedError
-
-    def saved_step(self, paths: RunPaths) -> int | None:
-        """Returns the step that a run goes on from; None if it starts anew."""
-        return self.program.saved_step(paths)

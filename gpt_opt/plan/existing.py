@@ -36,7 +36,7 @@ def status_of(app: App, paths: RunPaths) -> tuple[Status, int]:
     status = _MEANS.get(record.state, Status.FAILED if record.problem else None)
     if status is not None:
         return status, record.file.step
-    step = app.saved_step(paths)  # PENDING or INTERRUPTED
+    step = app.program.saved_step(paths)  # PENDING or INTERRUPTED
     return (Status.NEW, 0) if step is None else (Status.RESUME, step)
 
 

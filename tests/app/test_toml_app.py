@@ -112,12 +112,12 @@ def test_a_run_goes_on_only_from_a_checkpoint_that_the_rule_names(tmp_path: Path
     paths = RunPaths(tmp_path / "run")
     (paths.root / "ckpt").mkdir(parents=True)
     write_state(paths, RunState("f" * 12, State.INTERRUPTED, 1, step=7))
-    assert resumes.saved_step(paths) is None
+    assert resumes.program.saved_step(paths) is None
     (paths.root / "ckpt" / "a.pt").touch()
-    assert resumes.saved_step(paths) == anew.saved_step(paths) == 7
+    assert resumes.program.saved_step(paths) == anew.saved_step(paths) == 7
     assert not list(resumes.notes())
     never = app(tmp_path)
-    assert never.saved_step(paths) is None
+    assert never.program.saved_step(paths) is None
     assert "cannot resume" in next(iter(never.notes()))
 
 
