@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -137,14 +137,8 @@ def _append(file: Path, record: Mapping[str, Any]) -> None:
 
 def note_start(file: Path, attempt: Attempt) -> None:
     """Appends the start of an attempt."""
-    record: dict[str, Any] = {
-        "start": attempt.id,
-        "time": attempt.started,
-        "session": attempt.session,
-        "node": attempt.node,
-    }
-    record |= {"gpus": list(attempt.gpus), "mem_gb": attempt.mem_gb, "owner": attempt.owner.to_record()}
-    _append(file, record)
+    record = {"start": attempt.id, "time": attempt.started, "session": attempt.session, "node": attempt.node}
+    _append(file, record | {"gpus": attempt.gpus, "mem_gb": attempt.mem_gb, "owner": attempt.owner.to_record()})
 
 
 def note_end(file: Path, name: str, cause: str, code: int | None = None, message: str = "") -> None:
@@ -157,14 +151,15 @@ def note_retry(file: Path) -> None:
     _append(file, {"retry": now()})
 
 
-@dataclass
-class _Draft:
-    started: dict[str, Attempt] = field(default_factory=dict)
-    reset_count: int = 0
+def read_history(file: Path) -> History:
+    """Reads the attempts at a run; torn and foreign lines are left out and counted."""
+    started: dict[str, Attempt] = {}
+    reset_count = 0
 
-    def add(self, record: dict[str, Any]) -> None:
+    def add(record: dict[str, Any]) -> None:
+        nonlocal reset_count
         if "start" in record:
-            self.started[record["start"]] = Attempt(
+            started[record["start"]] = Attempt(
                 id=record["start"],
                 started=record["time"],
                 session=record["session"],
@@ -173,16 +168,12 @@ class _Draft:
                 gpus=tuple(record["gpus"]),
                 mem_gb=record["mem_gb"],
             )
-        elif "end" in record and self.started[record["end"]].cause is None:
+        elif "end" in record and started[record["end"]].cause is None:
             cause = record["cause"] if record["cause"] in CAUSES else "exception"
             end = {"ended": record["time"], "cause": cause, "code": record["code"], "message": record["message"]}
-            self.started[record["end"]] = replace(self.started[record["end"]], **end)
+            started[record["end"]] = replace(started[record["end"]], **end)
         elif "retry" in record:
-            self.reset_count = len(self.started)
+            reset_count = len(started)
 
-
-def read_history(file: Path) -> History:
-    """Reads the attempts at a run; torn and foreign lines are left out and counted."""
-    draft = _Draft()
-    lines = read_lines(file, draft.add)
-    return History(tuple(draft.started.values()), draft.reset_count, lines.left_out)
+    lines = read_lines(file, add)
+    return History(tuple(started.values()), reset_count, lines.left_out)
