@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from gpt_opt.sweep.model import is_line
+
 SOURCES: Mapping[str, str | None] = {
     "report": None,
     "tensorboard": "**/events.out.tfevents.*",
@@ -58,25 +60,16 @@ def fields(text: str) -> list[str]:
     return _FIELD.findall(text)
 
 
-def _is_line(value: Any) -> bool:
-    return isinstance(value, str) and value.isprintable() and value.strip() == value != ""
-
-
 def _lines(value: Any) -> bool:
-    return isinstance(value, list) and all(_is_line(item) for item in value)
+    return isinstance(value, list) and all(is_line(item) for item in value)
 
 
 def _is_below(value: Any) -> bool:
-    return _is_line(value) and not PurePath(value).is_absolute() and ".." not in PurePath(value).parts
+    return is_line(value) and not PurePath(value).is_absolute() and ".." not in PurePath(value).parts
 
 
 def _is_run_dir(value: Any) -> bool:
-    if (
-        not _is_line(value)
-        or ".." in PurePath(value).parts
-        or "$" in value
-        or re.search(r"[{}]", _FIELD.sub("", value))
-    ):
+    if not is_line(value) or ".." in PurePath(value).parts or "$" in value or re.search(r"[{}]", _FIELD.sub("", value)):
         return False
     found = fields(value)
     return "id" in found and all(re.fullmatch(_KEY, field) for field in found)
@@ -96,7 +89,7 @@ def _is_seconds(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
-_LINE = Kind("a string on one line", _is_line)
+_LINE = Kind("a string on one line", is_line)
 _BELOW = Kind("a glob relative to the run directory, without ..", _is_below)
 _BOOL = Kind("true or false", lambda value: isinstance(value, bool))
 _LINES = Kind("a list of strings, each on one line", _lines)

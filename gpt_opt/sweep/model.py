@@ -42,11 +42,12 @@ def _one_of(*options: str) -> Kind:
     return Kind(" or ".join(f'"{o}"' for o in options), {"enum": list(options)}, lambda v: v in options)
 
 
-def _is_line(value: Json) -> bool:
+def is_line(value: Json) -> bool:
+    """Returns whether a value is a string of one line, with no blanks around it."""
     return isinstance(value, str) and value.isprintable() and value.strip() == value != ""
 
 
-_LINE = Kind("a string on one line", {"type": "string", "minLength": 1}, _is_line)
+_LINE = Kind("a string on one line", {"type": "string", "minLength": 1}, is_line)
 _POSITIVE = Kind(
     "a number above 0",
     {"type": "number", "exclusiveMinimum": 0},
@@ -55,7 +56,7 @@ _POSITIVE = Kind(
 _OPTIONS = Kind(
     'a list of sbatch options, each a string that starts with "-", as ["--reservation=lab"]',
     {"type": "array", "items": {"type": "string", "pattern": "^-"}},
-    lambda v: isinstance(v, list) and all(_is_line(line) and str(line).startswith("-") for line in v),
+    lambda v: isinstance(v, list) and all(is_line(line) and str(line).startswith("-") for line in v),
 )
 
 
