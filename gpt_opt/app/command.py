@@ -115,10 +115,6 @@ class Command:
     def words(self, config: Mapping[str, Any], run_dir: Path) -> list[str]:
         """Returns the words of a process.
 
-        Args:
-            config: The resolved config as plain containers.
-            run_dir: Where the run goes.
-
         Raises:
             ConfigError: If a key is none of the config, or a value cannot be a word.
         """

@@ -39,10 +39,6 @@ def compose_defaults(settings: AppSettings, overrides: Sequence[str]) -> dict[st
 
     Nothing of Hydra's state in this process changes.
 
-    Args:
-        settings: Those of an application with a command.
-        overrides: What the run is given, `optimizer.lr=0.1`.
-
     Raises:
         Exception: Whatever Hydra or OmegaConf raises for these overrides.
     """

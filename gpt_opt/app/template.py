@@ -83,15 +83,7 @@ def template(app: Found) -> str:
 
 
 def command_template(name: str, command: str, defaults: str, flags: Sequence[Flag], code: CodeFacts) -> str:
-    """Returns the text of a `gptopt.toml` for a script that is not Hydra's.
-
-    Args:
-        name: Of the application.
-        command: The template of its words.
-        defaults: The YAML file of its parameters.
-        flags: Its arguments, as far as they are known.
-        code: What its code says.
-    """
+    """Returns the text of a `gptopt.toml` for a script that is not Hydra's; of its flags those that are known."""
     resume = resume_flag(flags)
     tables = {
         "app": {"name": Choice(name), "command": Choice(command), "defaults": Choice(defaults), **_ENVIRONMENT},

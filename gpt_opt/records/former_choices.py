@@ -11,13 +11,9 @@ from gpt_opt.records.sweep_dir import submissions
 
 
 def former_choices(parent: Path, runs: Sequence[StagedRun]) -> dict[str, Choice]:
-    """Returns the choices of the newest submission that hold for a plan: those among the same candidates.
+    """Returns the choices of the newest submission in `sweeps/<name>` that hold for a plan: those of equal candidates.
 
     A further run that starts from the best changes no choice; a further candidate does.
-
-    Args:
-        parent: `sweeps/<name>`.
-        runs: The plan.
     """
     earlier, candidates = submissions(parent)[-1:], _candidates(runs)
     index = {run.run_id: run.index for run in runs}

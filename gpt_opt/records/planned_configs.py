@@ -34,11 +34,7 @@ def changes_text(differing: Mapping[str, tuple[Any, Any]]) -> str:
 
 
 class ConfigChanges:
-    """Tells in what configs differ from the first one, as they come in; nodes that they share are not looked into.
-
-    Args:
-        identity: What identifies a run of the application.
-    """
+    """Tells in what configs differ from the first one, as they come in; nodes that they share are not looked into."""
 
     def __init__(self, identity: Identity = TRAINING) -> None:
         self._excluded, self._first = identity.excluded, cast("Mapping[str, Any] | None", None)
@@ -83,12 +79,7 @@ def read_planned_configs(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def _read(file: Path, only: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields run ids with their configs, up to a line that is torn, or of a version before.
-
-    Args:
-        file: The file.
-        only: The one run that is asked for; None for all.
-    """
+    """Yields run ids with their configs, or `only` one of them, up to a line that is torn, or of a version before."""
     first: dict[str, Any] = {}
     with suppress(OSError, ValueError, LookupError, TypeError, AttributeError), file.open(encoding="utf-8") as stream:
         for number, record in enumerate(map(json.loads, stream)):

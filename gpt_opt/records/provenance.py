@@ -62,13 +62,7 @@ def write_provenance(
 ) -> None:
     """Records what this attempt runs with; uncommitted changes of the code go to a diff file beside it.
 
-    Args:
-        paths: The run.
-        config: The resolved config.
-        inputs: Its files and modules, with their fingerprints.
-        attempt: Number of the attempt.
-        live: As of `provenance_of_code`.
-        fence: As of `gpt_opt.records.io.write_text`.
+    `live` as of `provenance_of_code`, `fence` as of `gpt_opt.records.io.write_text`.
     """
     code, diff = provenance_of_code(live)
     if diff:

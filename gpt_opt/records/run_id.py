@@ -103,12 +103,7 @@ class Identity:
         return any(type(value) is type(other) and bool(value == other) for other in others)
 
     def json(self, config: Mapping[str, Any], memo: Memo | None = None) -> str:
-        """Returns the canonical JSON of what identifies a run: sorted keys, shortest exact floats, no spaces.
-
-        Args:
-            config: The resolved config as plain containers.
-            memo: What was found for other configs of the same request.
-        """
+        """Returns the canonical JSON of what identifies a run: sorted keys, shortest exact floats, no spaces."""
         parts = (
             [self._part_json(*item) for item in config.items()] if memo is None else memo.each(self._part_json, config)
         )

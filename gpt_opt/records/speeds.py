@@ -67,13 +67,7 @@ class Speeds:
         return None if speed is None or until is None else speed.start_s + speed.step_s * max(0, until - step)
 
     def too_late_for(self, run: SweepRun, step: int, now_s: float) -> str:
-        """Returns why a run is left for the next allocation; "" if it shall be started, as where nothing is known.
-
-        Args:
-            run: The run.
-            step: The step that it goes on from.
-            now_s: Seconds since 1970.
-        """
+        """Returns why a run is left for the next allocation; "" if it shall be started, as where nothing is known."""
         needed_s = self.checkpoint_s(run, step)
         if needed_s is None or self.ends is None:
             return ""

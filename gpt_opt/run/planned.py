@@ -25,9 +25,6 @@ def require_planned(configs: Sequence[Mapping[str, Any]]) -> None:
 
     The variables are taken out of the environment: other runs that this process may start are not this one.
 
-    Args:
-        configs: The resolved config of every run that was asked for.
-
     Raises:
         ConfigError: If one has another id; names the keys that differ.
     """

@@ -44,11 +44,7 @@ class HydraConfig:
         self._file, self._before = file, changed_ns(file)
 
     def read(self, ended: bool) -> dict[str, Any] | None:
-        """Returns it, with its interpolations as text, once; None before it is written, and where it says nothing.
-
-        Args:
-            ended: Whether the application has ended.
-        """
+        """Returns it, with its interpolations as text, once; None before it is written, and where it says nothing."""
         written = changed_ns(self._file)
         if written == self._before or not (ended or time.time() - written / 1e9 > _SETTLED_S):
             return None

@@ -15,11 +15,8 @@ _SIZES = {_EIGHT_BYTES: 8, _FOUR_BYTES: 4}
 class Message:
     """One message. A field that is absent, or of another type than asked for, has no values.
 
-    Args:
-        data: Its bytes.
-
     Raises:
-        ValueError: If they are no message.
+        ValueError: If the bytes are no message.
     """
 
     def __init__(self, data: bytes) -> None:
