@@ -45,27 +45,17 @@ class MetricsSource:
 class AppSettings:
     """What a `gptopt.toml` says; one of script, module and command is given.
 
+    The fields mean what `gpt_opt.app.keys.TABLES` says of the keys. Every path is absolute.
+
     Attributes:
-        name: Names the folder of the application's runs.
-        root: Folder of the file; every path here is absolute, and below it unless the file says otherwise.
-        script: What Python runs.
-        module: What `python -m` runs.
-        command: Words as a shell splits them, with `{key}` for values.
-        config_path: Folder of the configs; None for a command, and where the application registers them all.
-        config_name: The primary config, without `.yaml`.
-        version_base: As in `@hydra.main`.
-        defaults: YAML of the parameters of a command.
-        registers: Whether a config composes only after the application was imported.
-        environment: Lines of bash for the batch script.
-        warm_imports: Modules that are imported before a slot forks its runs; none starts every run in a new process.
-        exclude: Dotted keys that, with all below them, are no part of a run's identity.
-        run_dir: Template of a run directory, relative to `root` unless absolute.
-        grace_s: Seconds from SIGTERM to SIGKILL.
-        checkpoints: Glob below the run directory; None if the application cannot resume.
-        resume_overrides: What a run that goes on is given beside its own overrides.
-        start: Key by which a run of a later stage is given the newest checkpoint, or without [resume] the directory, of
-            the run that it starts from; None if no stage can start from another.
-        metrics: Where its metrics come from.
+        root: Folder of the file; paths are below it unless the file says otherwise.
+        config_path: None for a command, and where the application registers all its configs.
+        config_name: Without `.yaml`.
+        run_dir: `dir` of [run], relative to `root` unless absolute.
+        checkpoints: Of [resume]; None if the application cannot go on from one.
+        resume_overrides: `overrides` of [resume].
+        start: Of [stages]; without [resume] it is given the directory of the run that is started from. None if no stage
+            can start from another.
     """
 
     name: str
