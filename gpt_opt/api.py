@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from gpt_opt.config.checks.data import data_option
 from gpt_opt.config.checks.models import WEIGHT_SUFFIXES, is_on_disk
-from gpt_opt.config.schema import Finetuning, Sampling, register
+from gpt_opt.config.schema import Finetuning, Sampling
 from gpt_opt.config.suggest import SYNONYMS, suggestion
 from gpt_opt.errors import ConfigError, Problem, RunFailed
 from gpt_opt.own_app.app import CONFIG_DIR, own_app
@@ -31,7 +31,6 @@ from gpt_opt.records.io import read_json_object
 from gpt_opt.records.run_dir import RunPaths, run_of
 from gpt_opt.run.main import hydra_errors, require_weights, start, task
 from gpt_opt.run.ranks import this_rank
-from gpt_opt.run.resolvers import register_resolvers
 from gpt_opt.sweep.overrides import to_override
 from gpt_opt.training.checkpointing import final_checkpoint
 
@@ -296,8 +295,6 @@ def run_training(overrides: Sequence[str] = ()) -> Path:
         RunFailed: If training raised, or the checkpoints of the complete run are removed.
         GptOptError: As `gpt_opt.run.execute.execute`.
     """
-    register()
-    register_resolvers()
     loader = _check(overrides)
     with _root_logger_kept(), hydra_errors():
         job = start(loader, _run, overrides, multirun=False)
@@ -401,7 +398,9 @@ def _check(overrides: Sequence[str]) -> ConfigLoader:
     Raises:
         ConfigError: With all problems.
     """
-    checker = PointChecker(own_app(CONFIG_DIR))
+    app = own_app(CONFIG_DIR)
+    app.register()
+    checker = PointChecker(app)
     line = checker.command_line(overrides)
     result = checker.compose_one(line)
     problems = [*checker.problems(result), *checker.elsewhere.values()]
