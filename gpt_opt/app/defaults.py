@@ -5,7 +5,8 @@ The file can have a defaults list and interpolations, as the config of an applic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -34,6 +35,18 @@ class WithoutGroups(ConfigRepository):
         return super().get_group_options(group_name, *rest, **named) if group_name.startswith("hydra") else []
 
 
+@contextmanager
+def composing_as(version_base: str | None) -> Iterator[None]:
+    """Composes with the version_base of an application, and gives the process back the one that it had."""
+    base = VersionBase.instance()
+    before = base.version_base
+    setbase(version_base)
+    try:
+        yield
+    finally:
+        base.version_base = before
+
+
 def compose_defaults(settings: AppSettings, overrides: Sequence[str]) -> dict[str, Any]:
     """Returns the parameters of a run of a command, resolved, as plain containers; what is missing is "???".
 
@@ -45,17 +58,12 @@ def compose_defaults(settings: AppSettings, overrides: Sequence[str]) -> dict[st
     assert settings.defaults is not None
     if not all(OmegaConf.has_resolver(name) for name in ("now", "hydra", "python_version")):
         setup_globals()
-    base = VersionBase.instance()
-    before = base.version_base
-    setbase(_VERSION_BASE)
-    try:
+    with composing_as(_VERSION_BASE):
         path = create_config_search_path(str(settings.defaults.parent.resolve()))
         loader = ConfigLoaderImpl(path)
         if not ConfigFile("", settings.defaults).defaults:
             loader.repository = WithoutGroups(path)
         config = loader.load_configuration(settings.defaults.stem, list(overrides), RunMode.RUN, from_shell=False)
-    finally:
-        base.version_base = before
     with open_dict(config):
         del config["hydra"]
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False, enum_to_str=True)

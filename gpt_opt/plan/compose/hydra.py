@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from traceback import walk_tb
@@ -23,12 +22,11 @@ from hydra.core.object_type import ObjectType
 from hydra.core.utils import setup_globals
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
-from hydra.version import VersionBase, setbase
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from gpt_opt.app.app import App
-from gpt_opt.app.defaults import WithoutGroups
+from gpt_opt.app.defaults import WithoutGroups, composing_as
 from gpt_opt.plan.compose.resolvers import leave_as_text, with_choices
 from gpt_opt.plan.compose.stored import StoringLoader
 
@@ -107,7 +105,7 @@ class _Loader(StoringLoader):
         self._version_base = version_base
 
     def load_configuration(self, *arguments: Any, **options: Any) -> DictConfig:
-        with _composing_as(self._version_base):
+        with composing_as(self._version_base):
             return super().load_configuration(*arguments, **options)
 
 
@@ -163,7 +161,7 @@ class HydraEngine:
     def is_group(self, name: str) -> bool:
         """Returns whether `name` is a config group, in the sources that Hydra itself would search."""
         if name not in self._groups:
-            with _composing_as(self._version_base):
+            with composing_as(self._version_base):
                 if self._repository is None:
                     _, self._repository = self._loader._parse_overrides_and_create_caching_repo(self.config_name, [])
                 try:
@@ -248,15 +246,3 @@ def detached(error: Exception) -> Exception:
             link.parent_node = link.child_node = None
         link = link.__cause__ or link.__context__
     return error
-
-
-@contextmanager
-def _composing_as(version_base: str | None) -> Iterator[None]:
-    """Composes with the version_base of an application, and gives the process back the one that it had."""
-    base = VersionBase.instance()
-    before = base.version_base
-    setbase(version_base)
-    try:
-        yield
-    finally:
-        base.version_base = before
