@@ -21,9 +21,13 @@ Inputs = Mapping[str, Mapping[str, str]]
 `run_id` and the `attempt` that made its result."""
 
 
-def gpus() -> list[str]:
-    """Returns the GPUs that this process was told to use; empty when it was told nothing."""
-    return [item for item in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if item]
+DEVICES = "CUDA_VISIBLE_DEVICES"
+
+
+def gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Returns the GPUs that a process was told to use; empty where it was told of none, or nothing."""
+    listed = (item.strip() for item in environment.get(DEVICES, "").split(","))
+    return [item for item in listed if item not in ("", "NoDevFiles")]  # the latter is Slurm's word for none
 
 
 def read_provenance(paths: RunPaths) -> dict[str, Any]:
@@ -78,7 +82,7 @@ def write_provenance(
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "cuda_visible_devices": os.environ.get(DEVICES),
         "slurm": slurm_ids(),
         "python": platform.python_version(),
         "packages": packages(),

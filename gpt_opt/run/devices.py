@@ -16,11 +16,10 @@ from typing import Any
 
 from gpt_opt.config.checks.batches import batch_problems
 from gpt_opt.errors import ConfigError, Problem
+from gpt_opt.records.provenance import DEVICES, gpus
 from gpt_opt.run.ranks import under_torchrun
 
 log = logging.getLogger(__name__)
-
-DEVICES = "CUDA_VISIBLE_DEVICES"
 
 SWEEP = "GPTOPT_SWEEP"
 """Environment variable of a run of a sweep: the sweep's name, by which trackers group its runs."""
@@ -51,8 +50,8 @@ def nvidia_smi() -> dict[str, str]:
 
 def visible(environment: Mapping[str, str]) -> list[str]:
     """Returns the devices of this slot as CUDA_VISIBLE_DEVICES names them; without Slurm, all of this machine."""
-    if (listed := environment.get(DEVICES)) is not None:
-        return [item.strip() for item in listed.split(",") if item.strip() and item.strip() != "NoDevFiles"]
+    if DEVICES in environment:
+        return gpus(environment)
     return [] if "SLURM_JOB_ID" in environment else list(nvidia_smi())
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_opt.records.provenance import packages
+from gpt_opt.records.provenance import gpus, packages
 from tests.conftest import ROOT
 
 CODE = """
@@ -63,3 +63,8 @@ def test_a_file_that_git_does_not_know_makes_the_code_dirty(repository: Path) ->
 def test_every_installed_package_has_its_version() -> None:
     assert packages() == {item.metadata["Name"]: item.version for item in reversed(list(distributions()))}
     assert list(packages()) == sorted(packages(), key=str.lower)
+
+
+def test_slurms_word_for_no_gpu_is_no_gpu() -> None:
+    assert gpus({"CUDA_VISIBLE_DEVICES": "0, GPU-a"}) == ["0", "GPU-a"]
+    assert gpus({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}) == gpus({"CUDA_VISIBLE_DEVICES": ""}) == gpus({}) == []

@@ -14,8 +14,9 @@ from gpt_opt.dispatch.driver_claim import is_driven
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.io import now
 from gpt_opt.records.job_id import this_job
+from gpt_opt.records.provenance import DEVICES
 from gpt_opt.records.sweep_dir import Job, Submission, Sweep, SweepRun
-from gpt_opt.run.devices import DEVICES, visible
+from gpt_opt.run.devices import visible
 from gpt_opt.sweep.model import Resources
 
 _START_S = 30.0

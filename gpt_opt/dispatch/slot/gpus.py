@@ -20,7 +20,8 @@ import psutil
 
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.io import lock
-from gpt_opt.run.devices import DEVICES, nvidia_smi, visible
+from gpt_opt.records.provenance import DEVICES
+from gpt_opt.run.devices import nvidia_smi, visible
 
 WAIT_S = 30.0
 """How long a slot waits for GPUs that a run before it is just leaving."""

@@ -24,9 +24,10 @@ from gpt_opt.dispatch.snapshot import app_root, import_path
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.attempts import Attempt
 from gpt_opt.records.program import Program
+from gpt_opt.records.provenance import DEVICES
 from gpt_opt.records.run_dir import make_run_dir
 from gpt_opt.records.sweep_dir import Sweep, SweepRun
-from gpt_opt.run.devices import DEVICES, SHUTDOWN, SWEEP
+from gpt_opt.run.devices import SHUTDOWN, SWEEP
 from gpt_opt.run.planned import RUN_ID, SWEEP_DIR
 from gpt_opt.run.signals import WARNINGS, end_with_parent
 from gpt_opt.run.warm import Request
