@@ -52,13 +52,6 @@ def _encoded(text: str) -> bytes:
     return text.encode("utf-8", errors="backslashreplace")
 
 
-def _write_synced(path: Path, data: bytes) -> None:
-    with named_errors(path), path.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
 def sync(path: Path) -> None:
     """Makes a file, or the renames inside a directory, survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -109,7 +102,10 @@ def _put(path: Path, data: bytes, fence: Callable[[], None], put: Callable[[Path
     temporary = _temporary(path)
     try:
         with fenced(fence):
-            _write_synced(temporary, data)
+            with named_errors(temporary), temporary.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
             fence()
             put(temporary, path)
     finally:
