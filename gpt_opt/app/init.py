@@ -19,6 +19,7 @@ from gpt_opt.app.look_at_config import SEEDS, ConfigFacts
 from gpt_opt.app.settings import SETTINGS_FILE, plain_name
 from gpt_opt.app.source_tree import SourceTree
 from gpt_opt.app.template import Choice, command_template, metrics_source, resume_flag, template
+from gpt_opt.config.nested import set_at
 from gpt_opt.config.suggest import existing_path
 from gpt_opt.errors import ConfigError, Problem
 
@@ -163,11 +164,7 @@ def _metrics_line(metrics: Choice) -> str:
 def _missing_defaults(keys: Sequence[str]) -> str:
     tree: dict[str, Any] = {}
     for key in keys:
-        *above, last = key.split(".")
-        inside = tree
-        for part in above:
-            inside = inside.setdefault(part, {})
-        inside[last] = MISSING
+        set_at(tree, key, MISSING)
     head = "# The parameters of the command of gptopt.toml: give their defaults; ??? must be given by the sweep.\n"
     return head + yaml.safe_dump(tree, sort_keys=False)
 

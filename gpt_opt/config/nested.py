@@ -15,6 +15,14 @@ def value_at(node: Any, key: str) -> Any:
     return node
 
 
+def set_at(node: dict[str, Any], key: str, value: Any) -> None:
+    """Sets what a dotted key has in nested dicts, and makes those that are not there."""
+    *groups, last = key.split(".")
+    for group in groups:
+        node = node.setdefault(group, {})
+    node[last] = value
+
+
 def flat_values(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields the dotted key and the value of everything in nested mappings that is not a mapping itself."""
     for key, value in config.items():

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gpt_opt.config.nested import set_at
 from gpt_opt.records.io import to_json, write_text
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import RunState, State, write_state
@@ -31,11 +32,7 @@ def _config(overrides: Mapping[str, Any]) -> dict[str, Any]:
         "paths": {"output_dir": "outputs"},
     }
     for key, value in overrides.items():
-        *groups, last = key.split(".")
-        node = config
-        for group in groups:
-            node = node.setdefault(group, {})
-        node[last] = value
+        set_at(config, key, value)
     return config
 
 

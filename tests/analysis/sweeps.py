@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from gpt_opt.config.nested import set_at
 from gpt_opt.records.attempts import Attempt, note_start
 from gpt_opt.records.io import append_records, to_json, write_text
 from gpt_opt.records.planned_configs import ConfigChanges, text_of
@@ -34,11 +35,7 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
         "training": {"training_params": {"batch_size": 16, "max_steps": 200}},
     }
     for key, value in values.items():
-        *groups, last = key.split(".")
-        node = config
-        for group in groups:
-            node = node.setdefault(group, {})
-        node[last] = value
+        set_at(config, key, value)
     return config
 
 

@@ -14,6 +14,7 @@ import yaml
 from omegaconf._utils import get_yaml_loader
 
 from gpt_opt.config.explain import comment_of
+from gpt_opt.config.nested import set_at
 from gpt_opt.config.yaml_files import ConfigFile
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.own_app.app import own_app
@@ -114,11 +115,7 @@ def _text(imported: Imported, file: Path, name: str, config_dir: Path) -> str:
     lines += ["  - _self_", "", f"exp_name: {_value(name)} # for people; changes nothing"]
     tree: dict[str, Any] = {}
     for key, value in imported.settings.items():
-        *groups, leaf = key.split(".")
-        node = tree
-        for group in groups:
-            node = node.setdefault(group, {})
-        node[leaf] = value
+        set_at(tree, key, value)
     if "models" in tree:
         chosen = "${listed_model:${models},${model_index},%s}"
         tree["model"] = {key: _Raw(chosen % key) for key in LISTED}
