@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import split_key
 
+from gpt_opt.app.app import Source
 from gpt_opt.config.explain import keys_like
 from gpt_opt.config.nested import value_at
 from gpt_opt.config.overrides import parse_override
@@ -37,24 +38,19 @@ class _Unknown:
 
 
 class AddedKeys:
-    """Checks what overrides add, each distinct override once for each choice of options.
+    """Checks what overrides add, each distinct override once for each choice of options."""
 
-    Args:
-        compose: Composes override strings that choose options.
-        is_group: Tells whether an override string chooses an option.
-    """
-
-    def __init__(self, compose: Callable[[Sequence[str]], DictConfig], is_group: Callable[[str], bool]) -> None:
-        self._compose, self._is_group = compose, is_group
+    def __init__(self, source: Source) -> None:
+        self._source = source
         self._known: dict[tuple[str, ...], list[_Unknown]] = {}
         self._configs: dict[tuple[str, ...], DictConfig] = {}
 
     def problems(self, overrides: Sequence[str], point: Mapping[str, Any]) -> Iterator[Problem]:
         """Yields a problem for each key that the overrides of a point with this config add and nothing reads."""
-        added = [text for text in overrides if text.startswith("+") and not self._is_group(text)]
+        added = [text for text in overrides if text.startswith("+") and not self._source.is_group(text)]
         if not added:
             return
-        groups = tuple(text for text in overrides if self._is_group(text))
+        groups = tuple(text for text in overrides if self._source.is_group(text))
         for text in added:
             key = (text, *groups)
             if key not in self._known:
@@ -65,7 +61,7 @@ class AddedKeys:
 
     def _check(self, text: str, groups: tuple[str, ...]) -> Iterator[_Unknown]:
         if groups not in self._configs:
-            self._configs[groups] = self._compose(groups)
+            self._configs[groups] = self._source.compose(groups)
         config = self._configs[groups]
         override = parse_override(text)
         path = split_key(override.key_or_group)

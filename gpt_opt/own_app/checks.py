@@ -18,7 +18,7 @@ class TrainingChecks(Checks):
     """The checks of a request."""
 
     def __init__(self, source: Source) -> None:
-        self._added = AddedKeys(source.compose, source.is_group)
+        self._added = AddedKeys(source)
         self.begin({}, Remembered())
 
     def begin(self, planned: Mapping[str, Config], memo: Remembered) -> None:
