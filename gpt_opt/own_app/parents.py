@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
 
+from gpt_opt.app.app import Config
 from gpt_opt.config.checks.architecture import is_fixed
 from gpt_opt.config.files import BYTES, references, starts
 from gpt_opt.config.nested import value_at
@@ -14,8 +14,6 @@ from gpt_opt.errors import GptOptError, Problem, RequestError
 from gpt_opt.records.best_run import BEST, best_run
 from gpt_opt.records.io import read_json_or_empty
 from gpt_opt.records.run_reference import RunIndex, RunReference, checkpoint_of
-
-Config = Mapping[str, Any]
 
 
 def parent_problems(

@@ -350,7 +350,7 @@ def main() -> None:
         paths = RunPaths(options.run_dir)
         return supervise(settings, paths, config, run_id, options.overrides, starter, repository)
 
-    code = exit_code(partial(lead))
+    code = exit_code(lead)
     for starter in starters:
         if isinstance(starter, WarmStarter) and starter.words is not None:
             starter.run()
