@@ -7,7 +7,6 @@ shard follow each other in a batch, so what a rank or a micro-batch gets follows
 from __future__ import annotations
 
 import copy
-import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from gpt_opt.config.checks.pretraining import too_small
 from gpt_opt.config.shards import HEADER_BYTES, HEADER_INTS, LARGEST_COUNT, LARGEST_TOKEN, MAGIC, VERSION, token_count
 from gpt_opt.errors import DataError, Problem
+from gpt_opt.records.io import write_bytes
 
 Shard = tuple[str, NDArray[Any]]
 """What to call a shard, and its tokens, (n,) of any integer type."""
@@ -43,16 +43,7 @@ def write_shard(file: Path, tokens: NDArray[np.integer]) -> None:
         raise _wrong(file, problem, "take a tokenizer with a smaller vocabulary, such as gpt2")
     header = np.zeros(HEADER_INTS, dtype="<i4")
     header[:3] = MAGIC, VERSION, len(tokens)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(header.tobytes())
-            stream.write(tokens.astype("<u2").tobytes())
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(file, header.tobytes() + tokens.astype("<u2", copy=False).tobytes())
 
 
 def _wrong(file: Path, problem: str, fix: str) -> DataError:

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 from gpt_opt.errors import DataError, Problem
+from gpt_opt.records.io import write_bytes
 from gpt_opt.training.data.encode import Encoder
 from gpt_opt.training.data.pieces import Piece
 
@@ -48,9 +49,4 @@ def encode_piece(encoder: Encoder, piece: Piece, file: Path) -> None:
     if file.is_file():
         return
     tokens = encoder.tokens(piece.texts(), piece.starts_document)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(tokens.astype("<u2").tobytes())
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(file)
+    write_bytes(file, tokens.astype("<u2").tobytes())
