@@ -27,7 +27,7 @@ from gpt_opt.run.resolvers import register_resolvers
 from gpt_opt.training.models.gpt import GPT, GPTConfig
 from gpt_opt.training.optimizers import build_optimizer
 from gpt_opt.training.optimizers.dap import DAP
-from gpt_opt.training.optimizers.orthogonalize import orthogonalize_all
+from gpt_opt.training.optimizers.orthogonalize import orthogonalize, orthogonalize_all
 from gpt_opt.training.optimizers.protocols import HasModes, UsesLoss
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "hydra_conf"
@@ -144,7 +144,7 @@ def main() -> None:
     gradients = matrices(model)
     needed = seconds(products(gradients), asked.steps, device, asked.clock)
     batched = seconds(partial(orthogonalize_all, gradients), asked.steps, device, asked.clock)
-    alone = seconds(partial(orthogonalize_all, gradients, batched=False), asked.steps, device, asked.clock)
+    alone = seconds(lambda: [orthogonalize(item) for item in gradients], asked.steps, device, asked.clock)
     print(f"orthogonalizing {len(gradients)} matrices, s: its products alone {needed:.2f}", end=", ")
     print(f"batched {batched:.2f}, one by one {alone:.2f}")
 

@@ -91,7 +91,6 @@ class NESGD(FullPrecisionOptimizer):
         _require("product_norm", product_norm, PRODUCT_NORMS)
         _require("other_norm", other_norm, OTHER_NORMS)
         _require("polar_method", polar_method, tuple(METHODS))
-        self.batched = True
         settings = {"lr": lr, "lmo": lmo, "product_norm": product_norm, "other_norm": other_norm, "eps": eps}
         settings |= {"spectral_scale": spectral_scale, "momentum": momentum, "betas": betas}
         settings |= {"polar_method": polar_method, "ns_steps": ns_steps, "weight_decay": weight_decay}
@@ -145,7 +144,7 @@ class NESGD(FullPrecisionOptimizer):
         momenta, scale = self._means("momentum_buffer", parameters, gradients, decay), 1.0
         if group["is_matrix"]:
             scale = float(group["spectral_scale"])
-            directions = orthogonalize_all(momenta, group["polar_method"], group["ns_steps"], self.batched)
+            directions = orthogonalize_all(momenta, group["polar_method"], group["ns_steps"])
             duals = [scale * (mean * factor).sum() for mean, factor in self._pairs(momenta, directions)]
         elif is_adam:
             directions, duals = self._adam(group, parameters, gradients, momenta)

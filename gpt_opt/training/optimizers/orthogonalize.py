@@ -96,21 +96,18 @@ def orthogonalize(matrices: Tensor, method: str = "polar_express", steps: int = 
     return found.mT if tall else found
 
 
-def orthogonalize_all(
-    matrices: Sequence[Tensor], method: str = "polar_express", steps: int = 5, batched: bool = True
-) -> list[Tensor]:
+def orthogonalize_all(matrices: Sequence[Tensor], method: str = "polar_express", steps: int = 5) -> list[Tensor]:
     """Returns the orthogonal factors of several matrices, those of equal shapes in one batch.
 
     Args:
         matrices: Each (..., rows, columns): the last two are one matrix, such as that of each expert.
         method: A key of `METHODS`.
         steps: Iterations.
-        batched: Whether equal shapes go together; the results are the same but for rounding.
     """
     found: list[Tensor] = [*matrices]
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, matrix in enumerate(matrices):
-        groups.setdefault((*matrix.shape, -1 if batched else index), []).append(index)
+        groups.setdefault(tuple(matrix.shape), []).append(index)
     for indices in groups.values():
         whole = orthogonalize(torch.stack([matrices[index] for index in indices]), method, steps)
         for index, one in zip(indices, whole.unbind(), strict=True):
