@@ -29,11 +29,6 @@ def _constant(step: int, phases: Phases) -> float:
     return 1.0
 
 
-def _warm_up(step: int, first: int) -> float:
-    """Linear from 0 to 1 over `first` steps, as transformers has it: step 0 does nothing."""
-    return min(1.0, step / max(1, first))
-
-
 def _warm_up_constant(step: int, phases: Phases) -> float:
     """Linear warm-up of the DPO reference (Mitchell): never 0, full rate from step `first` on."""
     return min(1.0, (step + 1) / (phases.first + 1))
@@ -42,7 +37,7 @@ def _warm_up_constant(step: int, phases: Phases) -> float:
 def _warm_up_cosine(step: int, phases: Phases) -> float:
     """Linear warm-up from 0, then half a cosine to 0 (get_cosine_schedule_with_warmup of transformers)."""
     if step < phases.first:
-        return _warm_up(step, phases.first)
+        return step / phases.first
     done = (step - phases.first) / max(1, phases.total - phases.first)
     return max(0.0, 0.5 * (1 + math.cos(math.pi * done)))
 
@@ -50,7 +45,7 @@ def _warm_up_cosine(step: int, phases: Phases) -> float:
 def _warm_up_linear(step: int, phases: Phases) -> float:
     """Linear warm-up from 0, then linear to 0 (get_linear_schedule_with_warmup of transformers)."""
     if step < phases.first:
-        return _warm_up(step, phases.first)
+        return step / phases.first
     return max(0.0, (phases.total - step) / max(1, phases.total - phases.first))
 
 
@@ -64,7 +59,7 @@ def _constant_linear(step: int, phases: Phases) -> float:
 def _wsd(step: int, phases: Phases) -> float:
     """Linear warm-up from 0, full rate, then linear to 0 (Hu et al. 2024, arXiv 2404.06395, with a linear decay)."""
     if step < phases.first:
-        return _warm_up(step, phases.first)
+        return step / phases.first
     return min(1.0, max(0.0, (phases.total - step) / max(1, phases.decay)))
 
 
