@@ -124,6 +124,17 @@ def inner(first: Iterable[Tensor], second: Iterable[Tensor]) -> Tensor:
     return torch.stack([(a * b).sum() for a, b in zip(first, second, strict=True)]).sum()
 
 
+def summed_momentum(state: dict[str, Any], gradient: Tensor, decay: float, nesterov: bool) -> Tensor:
+    """Returns the sum of gradients, each step times `decay`; with `nesterov` the gradient and `decay` times that sum.
+
+    The sum is kept in the state of the parameter, under `momentum_buffer`, and may be what is returned.
+    """
+    if "momentum_buffer" not in state:
+        state["momentum_buffer"] = torch.zeros_like(gradient)
+    summed: Tensor = state["momentum_buffer"].mul_(decay).add_(gradient)
+    return gradient + decay * summed if nesterov else summed
+
+
 def adam_step(state: dict[str, Any], gradient: Tensor, betas: Sequence[float], eps: float, step: int) -> Tensor:
     """Returns the update of Adam with eps added to the uncorrected root of the second moment; per unit of lr.
 

@@ -19,6 +19,7 @@ from gpt_opt.training.optimizers.base import (
     adam_step,
     full_precision,
     subtract,
+    summed_momentum,
 )
 from gpt_opt.training.optimizers.pseudo_inverse import accelerated_inverse, largest_eigenvalue, newton_schulz_inverse
 from gpt_opt.training.optimizers.roles import NamedParameter, Role
@@ -246,13 +247,11 @@ def _is_linear(item: NamedParameter) -> bool:
 
 def _numerator(state: dict[str, Any], group: Group, gradient: Tensor) -> Tensor:
     """Returns the momentum of a gradient: NAdam's with constant beta1, Adam's, or that of a sum."""
+    if not (beta := group["dap_beta1"]):
+        return summed_momentum(state, gradient, group["momentum"], group["nesterov"])
     if "momentum_buffer" not in state:
         state["momentum_buffer"] = torch.zeros_like(gradient)
-    buffer: Tensor = state["momentum_buffer"]
-    if not (beta := group["dap_beta1"]):
-        buffer.mul_(group["momentum"]).add_(gradient)
-        return gradient + group["momentum"] * buffer if group["nesterov"] else buffer.clone()
-    buffer.lerp_(gradient, 1 - beta)
+    buffer = state["momentum_buffer"].lerp_(gradient, 1 - beta)
     t = state["step"]
     if not group["nesterov"]:
         mean: Tensor = buffer / (1 - beta**t)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from gpt_opt.training.optimizers.base import FullPrecisionOptimizer, adam_step, subtract
+from gpt_opt.training.optimizers.base import FullPrecisionOptimizer, adam_step, subtract, summed_momentum
 from gpt_opt.training.optimizers.orthogonalize import orthogonalize_all
 from gpt_opt.training.optimizers.roles import NamedParameter
 from gpt_opt.training.optimizers.routing import matrix_groups
@@ -49,13 +49,10 @@ class MuonLegacy(FullPrecisionOptimizer):
         for group in self.param_groups:
             trained = self.trained(group)
             if group["is_matrix"]:
-                ahead = []
-                for parameter, gradient in trained:
-                    state, mu = self.state[parameter], group["momentum"]
-                    if "momentum_buffer" not in state:
-                        state["momentum_buffer"] = torch.zeros_like(gradient)
-                    summed = state["momentum_buffer"].mul_(mu).add_(gradient)
-                    ahead.append(gradient + mu * summed if group["nesterov"] else summed)
+                ahead = [
+                    summed_momentum(self.state[parameter], gradient, group["momentum"], group["nesterov"])
+                    for parameter, gradient in trained
+                ]
                 updates = orthogonalize_all(ahead, group["polar_method"], group["ns_steps"])
             else:
                 updates = []

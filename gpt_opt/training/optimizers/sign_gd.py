@@ -6,10 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from gpt_opt.training.optimizers.base import FullPrecisionOptimizer, subtract
-from gpt_opt.training.optimizers.routing import Group
+from gpt_opt.training.optimizers.base import FullPrecisionOptimizer, subtract, summed_momentum
 
 
 class SignGD(FullPrecisionOptimizer):
@@ -41,7 +39,7 @@ class SignGD(FullPrecisionOptimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Makes one step."""
         directions = [
-            (group, parameter, self._direction(group, parameter, gradient))
+            (group, parameter, summed_momentum(self.state[parameter], gradient, group["momentum"], group["nesterov"]))
             for group in self.param_groups
             for parameter, gradient in self.trained(group)
         ]
@@ -51,10 +49,3 @@ class SignGD(FullPrecisionOptimizer):
         for group, parameter, direction in directions:
             scale = group["lr"] if group["lmo"] else group["lr"] * dual
             subtract(parameter, direction.sign() * scale, 1 - group["lr"] * group["weight_decay"])
-
-    def _direction(self, group: Group, parameter: Tensor, gradient: Tensor) -> Tensor:
-        state, momentum = self.state[parameter], group["momentum"]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(gradient)
-        summed: Tensor = state["momentum_buffer"].mul_(momentum).add_(gradient)
-        return gradient + momentum * summed if group["nesterov"] else summed
