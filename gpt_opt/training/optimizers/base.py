@@ -36,10 +36,6 @@ class FullPrecisionOptimizer(Optimizer):
         """Returns what the parameters of a group go with, in words."""
         return "all alike"
 
-    def lr_multiplier(self, group: Group) -> float:
-        """Returns what their learning rate is multiplied by besides."""
-        return 1.0
-
     def trained(self, group: Group | None = None) -> list[Trained]:
         """Returns the parameters of a group, or of all, that have a gradient."""
         groups = self.param_groups if group is None else [group]

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from gpt_opt.training.optimizers.base import full_precision
+
 _JORDAN = (3.4445, -4.7750, 2.0315)
 
 _POLAR_EXPRESS = (
@@ -24,7 +26,7 @@ _SAFETY = 1.01
 
 def _iterate(matrices: Tensor, coefficients: Sequence[tuple[float, float, float]], factor: float = 1.0) -> Tensor:
     """Returns matrices of (n, rows, columns), rows <= columns, after steps X <- (a + b X X^T + c (X X^T)^2) X."""
-    norm = torch.linalg.matrix_norm(matrices.float() if matrices.dtype.itemsize < 4 else matrices, keepdim=True)
+    norm = torch.linalg.matrix_norm(full_precision(matrices), keepdim=True)
     # A matrix of zeros stays one.
     x: Tensor = matrices / (factor * norm).clamp_min(torch.finfo(norm.dtype).tiny).to(matrices.dtype)
     for a, b, c in coefficients:
@@ -53,8 +55,7 @@ def _polar_express_deflated(matrices: Tensor, steps: int) -> Tensor:
 
 
 def _svd(matrices: Tensor, steps: int) -> Tensor:
-    wide = matrices.float() if matrices.dtype.itemsize < 4 else matrices
-    left, _, right = torch.linalg.svd(wide, full_matrices=False)
+    left, _, right = torch.linalg.svd(full_precision(matrices), full_matrices=False)
     found: Tensor = (left @ right).to(matrices.dtype)
     return found
 
