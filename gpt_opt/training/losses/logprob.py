@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -32,9 +33,12 @@ class Rows(Protocol):
         """Returns some rows."""
 
 
-def chunk_rows(width: int) -> int:
-    """Returns how many rows of logits are worked on at a time."""
-    return max(1, _CHUNK_BYTES // (width * 4))
+def row_chunks(shape: Sequence[int]) -> Iterator[slice]:
+    """Yields the rows of logits (M, V) that are worked on at a time."""
+    rows, width = shape
+    step = max(1, _CHUNK_BYTES // (width * 4))
+    for start in range(0, rows, step):
+        yield slice(start, start + step)
 
 
 def working_type(dtype: torch.dtype) -> torch.dtype:
@@ -47,10 +51,9 @@ class _TokenLogps(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
-        rows, working = chunk_rows(logits.shape[-1]), working_type(logits.dtype)
+        working = working_type(logits.dtype)
         normalizer = torch.empty(logits.shape[0], dtype=working, device=logits.device)
-        for start in range(0, logits.shape[0], rows):
-            part = slice(start, start + rows)
+        for part in row_chunks(logits.shape):
             normalizer[part] = torch.logsumexp(logits[part].to(working), dim=-1)
         chosen = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1).to(working)
         ctx.save_for_backward(logits, labels, normalizer)
@@ -59,10 +62,8 @@ class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         logits, labels, normalizer = ctx.saved_tensors
-        rows, working = chunk_rows(logits.shape[-1]), working_type(logits.dtype)
-        result = torch.empty_like(logits)
-        for start in range(0, logits.shape[0], rows):
-            part = slice(start, start + rows)
+        working, result = working_type(logits.dtype), torch.empty_like(logits)
+        for part in row_chunks(logits.shape):
             scale = grads[0][part].unsqueeze(-1)
             block = torch.exp(logits[part].to(working) - normalizer[part].unsqueeze(-1)).mul_(-scale)
             block.scatter_add_(-1, labels[part].unsqueeze(-1), scale.to(block.dtype))
@@ -113,11 +114,9 @@ def sequence_kl(policy_logits: Tensor, reference_logits: Tensor, labels: Tensor)
 
 def kl_of_rows(policy: Rows, reference: Rows, labels: Tensor) -> Tensor:
     """Returns the divergence at each place, (M,), of logits (M, V) and (M, W); 0 where the label is `IGNORED`."""
-    rows, working = chunk_rows(policy.shape[-1]), working_type(policy.dtype)
-    common = min(policy.shape[-1], reference.shape[-1])
+    working, common = working_type(policy.dtype), min(policy.shape[-1], reference.shape[-1])
     result = torch.zeros(labels.shape, dtype=working, device=policy.device)
-    for start in range(0, len(labels), rows):
-        part = slice(start, start + rows)
+    for part in row_chunks(policy.shape):
         mine = torch.log_softmax(policy[part].to(working), dim=-1)[:, :common]
         theirs = torch.log_softmax(reference[part].to(working), dim=-1)[:, :common]
         result[part] = (mine.exp() * (mine - theirs)).sum(-1)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from gpt_opt.training.losses.logprob import IGNORED, chunk_rows, kl_of_rows, logps_of_rows, working_type
+from gpt_opt.training.losses.logprob import IGNORED, kl_of_rows, logps_of_rows, row_chunks, working_type
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,8 @@ class _HeadLogps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         head = Head(states, weight)
-        rows = chunk_rows(head.shape[1])
         normalizer, chosen = (torch.empty(len(labels), dtype=head.dtype, device=head.device) for _ in range(2))
-        for start in range(0, len(labels), rows):
-            part = slice(start, start + rows)
+        for part in row_chunks(head.shape):
             logits = head[part]
             normalizer[part] = torch.logsumexp(logits, dim=-1)
             chosen[part] = logits.gather(-1, labels[part].unsqueeze(-1)).squeeze(-1)
@@ -72,13 +70,11 @@ class _HeadLogps(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
         states, weight, labels, normalizer = ctx.saved_tensors
         head = Head(states, weight)
-        rows = chunk_rows(head.shape[1])
         of_states = torch.empty_like(states)
         # Where adapters are trained the head is not: it is as large as many of the layers together.
         of_weight = torch.zeros_like(weight, dtype=head.dtype) if ctx.needs_input_grad[1] else None
         with torch.autocast(head.device.type, enabled=False):
-            for start in range(0, len(labels), rows):
-                part = slice(start, start + rows)
+            for part in row_chunks(head.shape):
                 scale = grads[0][part].unsqueeze(-1).to(head.dtype)
                 block = (head[part] - normalizer[part].unsqueeze(-1)).exp_().mul_(-scale)
                 block = block.scatter_add_(-1, labels[part].unsqueeze(-1), scale).to(states.dtype)
