@@ -27,11 +27,11 @@ from gpt_opt.training.losses import (
     Robust,
     build_dpo,
     reference_point,
-    sequence_kl,
     token_logps,
 )
 from gpt_opt.training.losses import logprob as logprob_module
 from gpt_opt.training.losses.orpo import log_odds
+from gpt_opt.training.losses.predictions import Predictions
 
 
 def close(found: Tensor, expected: Any) -> None:
@@ -328,24 +328,30 @@ def test_no_float32_copy_of_half_precision_logits_is_made() -> None:
     assert max(sizes) <= logits.numel() // 2
 
 
-def test_sequence_kl_is_the_divergence_summed_over_answer_tokens() -> None:
+def kl(policy: Tensor, reference: Tensor, labels: Tensor) -> Tensor:
+    """Returns the divergence (B,) of logits (B, T, V) and (B, T, W)."""
+    own, other = (Predictions(item.flatten(0, 1), labels.flatten(), labels.shape) for item in (policy, reference))
+    return own.kl(other)
+
+
+def test_kl_is_the_divergence_summed_over_answer_tokens() -> None:
     torch.manual_seed(0)
     policy, reference = torch.randn(2, 3, 5, dtype=torch.float64), torch.randn(2, 3, 5, dtype=torch.float64)
     labels = torch.tensor([[1, 2, IGNORED], [IGNORED, 0, 4]])
     p = torch.distributions.Categorical(logits=policy)
     q = torch.distributions.Categorical(logits=reference)
     expected = (torch.distributions.kl_divergence(p, q) * (labels != IGNORED)).sum(-1)
-    torch.testing.assert_close(sequence_kl(policy, reference, labels), expected)
-    assert sequence_kl(policy, policy, labels).abs().max() == 0
+    torch.testing.assert_close(kl(policy, reference, labels), expected)
+    assert kl(policy, policy, labels).abs().max() == 0
 
 
 @pytest.mark.parametrize("more", [7, -2])
-def test_sequence_kl_of_padded_vocabularies_is_over_the_tokens_that_both_have(more: int) -> None:
+def test_kl_of_padded_vocabularies_is_over_the_tokens_that_both_have(more: int) -> None:
     torch.manual_seed(0)
     policy, reference = torch.randn(1, 2, 5, dtype=torch.float64), torch.randn(1, 2, 5 + more, dtype=torch.float64)
     labels = torch.zeros(1, 2, dtype=torch.int64)
     p, q, common = policy.softmax(-1), reference.softmax(-1), min(5, 5 + more)
     terms = p[..., :common] * (p[..., :common] / q[..., :common]).log()
-    torch.testing.assert_close(sequence_kl(policy, reference, labels), terms.sum((-1, -2)))
+    torch.testing.assert_close(kl(policy, reference, labels), terms.sum((-1, -2)))
     padded = torch.cat([policy, torch.full((1, 2, 3), -1e9, dtype=torch.float64)], dim=-1)
-    torch.testing.assert_close(sequence_kl(policy, padded, labels), torch.zeros(1, dtype=torch.float64))
+    torch.testing.assert_close(kl(policy, padded, labels), torch.zeros(1, dtype=torch.float64))

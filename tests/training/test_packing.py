@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 from gpt_opt.training.data.order import Collator
 from gpt_opt.training.data.packing import pack
 from gpt_opt.training.data.records import TokenizedPair
-from gpt_opt.training.losses import IGNORED, logprob, sequence_kl, token_logps
+from gpt_opt.training.losses import IGNORED, logprob, token_logps
 from gpt_opt.training.losses.predictions import Head, Predictions
 from gpt_opt.training.models import packed as attention
 from gpt_opt.training.packed_forwards import Ways, predict, prove, worth_packing
@@ -189,9 +189,10 @@ def test_logits_in_chunks_have_the_numbers_and_gradients_of_whole_ones(
     assert torch.autograd.gradcheck(chunked, (states.requires_grad_(), weight.requires_grad_()))
     torch.testing.assert_close(chunked(states, weight), token_logps((states @ weight.T)[None], labels[None])[0])
     other = Head(torch.randn_like(states), weight)
-    whole = sequence_kl((states @ weight.T)[None], (other.states @ weight.T)[None], labels[None])
-    given = Predictions(Head(states, weight), labels, (1, 5))
-    torch.testing.assert_close(given.kl(Predictions(other, labels, (1, 5))), whole)
+    given, whole = (Predictions(logits, labels, (1, 5)) for logits in (Head(states, weight), states @ weight.T))
+    reference = Predictions(other, labels, (1, 5))
+    unchunked = Predictions(other.states @ weight.T, labels, (1, 5))
+    torch.testing.assert_close(given.kl(reference), whole.kl(unchunked))
 
 
 def test_chunks_of_16_bits_have_float32_logits_and_never_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:

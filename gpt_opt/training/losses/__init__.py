@@ -4,7 +4,7 @@ from gpt_opt.training.losses.dpo import DPO, Hinge, Robust
 from gpt_opt.training.losses.ipo import IPO, IPOSum
 from gpt_opt.training.losses.kto import KTO, ExampleLoss, KTOPair, reference_point
 from gpt_opt.training.losses.lm import LM
-from gpt_opt.training.losses.logprob import IGNORED, sequence_kl, token_logps
+from gpt_opt.training.losses.logprob import IGNORED, token_logps
 from gpt_opt.training.losses.orpo import ORPO
 from gpt_opt.training.losses.pairs import PairLogps, PairLoss, PreferenceLoss
 from gpt_opt.training.losses.sft import SFT
@@ -28,6 +28,5 @@ __all__ = [
     "Robust",
     "build_dpo",
     "reference_point",
-    "sequence_kl",
     "token_logps",
 ]

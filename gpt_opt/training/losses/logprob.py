@@ -91,29 +91,21 @@ def token_logps(logits: Tensor, labels: Tensor) -> Tensor:
     return logps_of_rows(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)).view(labels.shape)
 
 
-@torch.no_grad()
-def sequence_kl(policy_logits: Tensor, reference_logits: Tensor, labels: Tensor) -> Tensor:
-    """Returns KL(policy || reference) of the next-token distributions, summed over the labelled positions.
+def kl_of_rows(policy: Rows, reference: Rows, labels: Tensor) -> Tensor:
+    """Returns KL(policy || reference) of the next-token distribution at each place.
 
-    Exact over the vocabulary at each position; the contexts are those of the data, not samples of the policy. Where the
-    widths differ, as families pad their vocabulary to different ones, each model is normalised over its own, and the
-    sum goes over the tokens that both have.
+    Exact over the vocabulary; the contexts are those of the data, not samples of the policy. Where the widths differ,
+    as families pad their vocabulary to different ones, each model is normalised over its own, and the sum goes over the
+    tokens that both have.
 
     Args:
-        policy_logits: (B, T, V).
-        reference_logits: (B, T, W).
-        labels: (B, T); positions with `IGNORED` do not count.
+        policy: Logits, (M, V).
+        reference: Logits, (M, W).
+        labels: (M,).
 
     Returns:
-        (B,) in nats, at least 0 up to rounding.
+        (M,) in nats, at least 0 up to rounding; 0 where the label is `IGNORED`.
     """
-    policy = policy_logits.reshape(-1, policy_logits.shape[-1])
-    reference = reference_logits.reshape(-1, reference_logits.shape[-1])
-    return kl_of_rows(policy, reference, labels.reshape(-1)).view(labels.shape).sum(-1)
-
-
-def kl_of_rows(policy: Rows, reference: Rows, labels: Tensor) -> Tensor:
-    """Returns the divergence at each place, (M,), of logits (M, V) and (M, W); 0 where the label is `IGNORED`."""
     working, common = working_type(policy.dtype), min(policy.shape[-1], reference.shape[-1])
     result = torch.zeros(labels.shape, dtype=working, device=policy.device)
     for part in row_chunks(policy.shape):

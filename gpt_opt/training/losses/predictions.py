@@ -114,10 +114,7 @@ class Predictions:
 
     @torch.no_grad()
     def kl(self, reference: Predictions) -> Tensor:
-        """Returns KL(this || reference) of the next-token distributions, summed over each row of the batch, (R,).
-
-        See `gpt_opt.training.losses.sequence_kl`.
-        """
+        """Returns KL(this || reference) by `kl_of_rows`, summed over each row of the batch, (R,)."""
         return self._by_row(kl_of_rows(self.logits, reference.logits, self.labels))
 
     def _by_row(self, values: Tensor) -> Tensor:
