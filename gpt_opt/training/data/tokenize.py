@@ -157,40 +157,30 @@ def _encode_preferences(records: Sequence[Record], tokenizer: Any, special: tupl
 
 
 def _encode_demonstrations(records: Sequence[Any], tokenizer: Any, special: tuple[int, ...]) -> list[Ids]:
-    problems: list[Problem] = []
+    eos, problems = tokenizer.eos_token_id, list[Problem]()
     found: list[list[Piece]] = []
     for record in records:
         try:
             found.append(pieces(record, tokenizer))
-        except TemplateError as error:
-            problems.append(_refused(record, error))
-        except Incomplete as error:
-            problems.append(_incomplete(record, error))
-        except NoMask as error:
-            advice = "take a template with {% generation %}, or write a row for each response: prompt and completion"
-            problems.append(
-                Problem(_where(record), f"the chat template does not show what is learned: {error}", advice)
-            )
+        except _NOT_RENDERED as error:
+            problems.append(_not_rendered(record, error))
     require(iter(problems))
     texts = iter(_ids(tokenizer, [piece for record in found for piece, _ in record if isinstance(piece, str)]))
-    whole = [
-        _joined([(next(texts) if isinstance(ids, str) else ids, learned) for ids, learned in row]) for row in found
-    ]
-    whole = [_started_text(ids, special) if record.is_text else ids for record, ids in zip(records, whole, strict=True)]
-    require(
-        bad
-        for record, ids in zip(records, whole, strict=True)
-        if (bad := None if record.is_text else _unusable(record, record.texts, ids, tokenizer))
-    )
-    eos = tokenizer.eos_token_id
-    ended = [(prompt, ids if ids[-1:] == [eos] else [*ids, eos]) for prompt, ids in whole]
-    return [
-        ids if record.is_text else (_started(ids[0], special), ids[1])
-        for record, ids in zip(records, ended, strict=True)
-    ]
+    whole: list[Ids] = []
+    for record, row in zip(records, found, strict=True):
+        prompt, ids = _joined([(next(texts) if isinstance(piece, str) else piece, learned) for piece, learned in row])
+        if record.is_text:
+            prompt, ids = _started_text(ids, special)
+        elif bad := _unusable(record, record.texts, (prompt, ids), tokenizer):
+            problems.append(bad)
+        else:
+            prompt = _started(prompt, special)
+        whole.append((prompt, ids if ids[-1:] == [eos] else [*ids, eos]))
+    require(iter(problems))
+    return whole
 
 
-def _joined(parts: Sequence[tuple[list[int], bool]]) -> Ids:
+def _joined(parts: Sequence[tuple[list[int], bool]]) -> tuple[list[int], list[int]]:
     """Returns the ids up to the first learned one, and the others, in which `~id` stands for context."""
     prompt: list[int] = []
     completion: list[int] = []
@@ -204,9 +194,8 @@ def _joined(parts: Sequence[tuple[list[int], bool]]) -> Ids:
     return prompt, completion
 
 
-def _started_text(ids: Ids, special: tuple[int, ...]) -> Ids:
+def _started_text(text: list[int], special: tuple[int, ...]) -> tuple[list[int], list[int]]:
     """Returns what a text starts with, which nothing predicts, and the rest of it."""
-    text = ids[1]
     if not special:
         return text[:1], text[1:]
     return list(special), text[len(special) :] if tuple(text[: len(special)]) == special else text
@@ -227,23 +216,30 @@ def _rendered(records: Sequence[Record], tokenizer: Any) -> list[tuple[str, ...]
         if templated and isinstance(prompt, Chat):
             try:
                 prompt, completions = render(prompt, completions, tokenizer)
-            except TemplateError as error:
-                problems.append(_refused(record, error))
-            except Incomplete as error:
-                problems.append(_incomplete(record, error))
+            except _NOT_RENDERED as error:
+                problems.append(_not_rendered(record, error))
         texts.append((prompt, *completions))
     require(iter(problems))
     return texts
 
 
-def _refused(record: Record, error: TemplateError) -> Problem:
-    advice = "change the roles of its messages, or take a tokenizer whose template has them"
-    return Problem(_where(record), f"the chat template refuses it: {error}", advice)
+_NOT_RENDERED = (TemplateError, Incomplete, NoMask)
 
 
-def _incomplete(record: Record, error: Incomplete) -> Problem:
-    advice = "take a tokenizer whose template keeps it, or write the row as plain strings, which no template renders"
-    return Problem(_where(record), f"the chat template {error}", advice)
+def _not_rendered(record: Record, error: Exception) -> Problem:
+    """Returns why the chat template of the tokenizer does not serve for a record: one of `_NOT_RENDERED`."""
+    if isinstance(error, Incomplete):
+        problem = f"the chat template {error}"
+        advice = (
+            "take a tokenizer whose template keeps it, or write the row as plain strings, which no template renders"
+        )
+    elif isinstance(error, NoMask):
+        problem = f"the chat template does not show what is learned: {error}"
+        advice = "take a template with {% generation %}, or write a row for each response: prompt and completion"
+    else:
+        problem = f"the chat template refuses it: {error}"
+        advice = "change the roles of its messages, or take a tokenizer whose template has them"
+    return Problem(_where(record), problem, advice)
 
 
 def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
