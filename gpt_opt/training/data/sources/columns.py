@@ -40,20 +40,6 @@ class Columns:
     messages: str = "messages"
 
 
-def plain_pair(row: Row, columns: Columns) -> Pair:
-    """Returns the pair of a row of three texts; nothing is stripped from a text or added to it.
-
-    Raises:
-        BadRow: If a text is missing, empty or no text, or the completions are equal.
-    """
-    names = (columns.prompt, columns.chosen, columns.rejected)
-    require_texts(row, names)
-    prompt, chosen, rejected = (row[name] for name in names)
-    if chosen == rejected:
-        raise BadRow(f"{names[1]} and {names[2]} must differ, but are equal")
-    return Pair(prompt, chosen, rejected)
-
-
 def record_of(row: Row, columns: Columns) -> Iterator[Record]:
     """Yields the record of a row of any known layout.
 
@@ -124,14 +110,18 @@ def _demonstrated(messages: list[Message], before: int, column: str) -> Example:
 
 def _pair(row: Row, columns: Columns) -> Pair:
     if isinstance(row.get(columns.chosen), str) or isinstance(row.get(columns.rejected), str):
-        return plain_pair(row, columns)
-    dialogue, chosen = dialogue_of(row, columns.prompt, columns.chosen)
-    other, rejected = dialogue_of(row, columns.prompt, columns.rejected)
-    if dialogue != other:
-        raise BadRow(f"{columns.chosen} and {columns.rejected} must continue the same dialogue, but do not")
-    if chosen == rejected:
+        names = (columns.prompt, columns.chosen, columns.rejected)
+        require_texts(row, names)
+        pair = Pair(*(row[name] for name in names))  # nothing is stripped from a text or added to it
+    else:
+        dialogue, chosen = dialogue_of(row, columns.prompt, columns.chosen)
+        other, rejected = dialogue_of(row, columns.prompt, columns.rejected)
+        if dialogue != other:
+            raise BadRow(f"{columns.chosen} and {columns.rejected} must continue the same dialogue, but do not")
+        pair = Pair(Chat(dialogue), response_text(chosen), response_text(rejected))
+    if pair.chosen == pair.rejected:
         raise BadRow(f"{columns.chosen} and {columns.rejected} must differ, but are equal")
-    return Pair(Chat(dialogue), response_text(chosen), response_text(rejected))
+    return pair
 
 
 def _labelled(row: Row, columns: Columns) -> Example:
