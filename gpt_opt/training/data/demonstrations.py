@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from gpt_opt.training.data.chat import Chat, Turns, plain_parts, rendered, require_complete, without_end
+from gpt_opt.training.data.encode import blocks_of
 from gpt_opt.training.data.records import Example
 
 Piece = tuple[str | list[int], bool]
@@ -16,6 +17,7 @@ Piece = tuple[str | list[int], bool]
 
 _MARKS_RESPONSES = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _PIECE = 1 << 16
+"""Characters of a text that are tokenized at once, about: a tokenizer takes many times its memory."""
 
 
 class NoMask(Exception):
@@ -38,14 +40,14 @@ def pieces(example: Example, tokenizer: Any) -> list[Piece]:
     prompt, completion, template = example.prompt, example.completion, _template(tokenizer)
     if not (template and isinstance(prompt, Chat) and isinstance(completion, Turns)):
         if example.is_text:
-            return [(piece, True) for piece in _short(prompt + completion)]
+            return [(piece, True) for piece in blocks_of(prompt + completion, _PIECE)]
         parts = plain_parts(completion.messages) if isinstance(completion, Turns) else [(completion, True)]
         return [(str(prompt), False), *parts]
     messages = [{"role": role, "content": content} for role, content in (*prompt.messages, *completion.messages)]
     whole = str(rendered(tokenizer, messages))
     require_complete(whole, (content for role, content in completion.messages if role == "assistant"))
     if example.is_text:
-        return [(piece, True) for piece in _short(without_end(whole, tokenizer.eos_token))]
+        return [(piece, True) for piece in blocks_of(without_end(whole, tokenizer.eos_token), _PIECE)]
     if _MARKS_RESPONSES.search(template):
         return _marked(messages, len(prompt.messages), tokenizer)
     return list(_rendered(messages, len(prompt.messages), whole, tokenizer))
@@ -111,11 +113,3 @@ def _rendered(messages: Sequence[dict[str, str]], first: int, whole: str, tokeni
         done = len(through)
         response = whole[start:done]
         yield response if index + 1 < len(messages) else without_end(response, tokenizer.eos_token), True
-
-
-def _short(text: str) -> Iterator[str]:
-    """Yields a text in pieces that end at the end of a line, since a tokenizer takes many times the memory of one."""
-    while len(text) > _PIECE and (line_end := re.search(r"\n(?=\S)", text[_PIECE:])):
-        yield text[: _PIECE + line_end.end()]
-        text = text[_PIECE + line_end.end() :]
-    yield text

@@ -56,7 +56,7 @@ class Encoder:
         """
         parts, blocks, waiting = list[NDArray[np.int64]](), list[tuple[bool, str]](), 0
         for index, text in enumerate(documents):
-            for number, block in enumerate(_blocks(text)):
+            for number, block in enumerate(blocks_of(text, BLOCK_CHARACTERS)):
                 blocks.append((number == 0 and (index > 0 or first_is_new), block))
                 waiting += len(block)
                 if waiting >= BLOCK_CHARACTERS:
@@ -70,11 +70,10 @@ class Encoder:
             yield np.array([*([self.end] if is_start else []), *block.ids], dtype=np.int64)
 
 
-def _blocks(text: str) -> Iterator[str]:
-    """Yields a text in blocks that end with a line, where it has lines."""
+def blocks_of(text: str, characters: int) -> Iterator[str]:
+    """Yields a text in blocks that end with a line, where it has lines, each of few more than so many characters."""
     start = 0
-    while len(text) - start > BLOCK_CHARACTERS:
-        end = line_start(text, start + BLOCK_CHARACTERS)
+    while len(text) - start > characters and (end := line_start(text, start + characters)) < len(text):
         yield text[start:end]
         start = end
     yield text[start:]
