@@ -68,8 +68,7 @@ class EvalSaveCallback(TrainerCallback):
 class ProgressBar(TrainerCallback):
     """A progress bar, for people only: nothing is shown where the output is no terminal."""
 
-    def __init__(self) -> None:
-        self._bar: tqdm[Any] | None = None
+    _bar: tqdm[Any]  # from `on_train_begin` on
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Shows the bar."""
@@ -78,10 +77,8 @@ class ProgressBar(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Moves the bar."""
-        if self._bar is not None:
-            self._bar.update(state.global_step - self._bar.n)
+        self._bar.update(state.global_step - self._bar.n)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Closes the bar."""
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()

@@ -38,12 +38,8 @@ class PeakMemory:
 
 def _reset_resident_peak() -> None:
     """Makes Linux measure the peak anew (proc(5): writing 5 to clear_refs); elsewhere it stays the process's own."""
-    control = Path("/proc/self/clear_refs")
-    if control.exists():
-        try:
-            control.write_text("5")
-        except OSError:
-            return
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _resident_peak_kib() -> int:
