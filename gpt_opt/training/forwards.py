@@ -47,7 +47,7 @@ class Forwards:
             self._kept = KeptPredictions(max(LEAST_BYTES, bytes_of((reference.model or policy).parameters())))
         if reference is not None and reference.model is not None:
             reference.model.eval().requires_grad_(False)
-            if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            if self._is_sharded:
                 self._shard(reference, reference.model)
 
     def _shard(self, reference: Reference, model: PreTrainedModel) -> None:
@@ -55,6 +55,10 @@ class Forwards:
         if self._trainer.is_deepspeed_enabled:  # which has no autocast: it rounds the weights of the policy
             cast_weights(model, self._trainer.args.hf_deepspeed_config.dtype())
         reference.model = shard_reference(model, self._trainer.args, self._trainer.accelerator)
+
+    @property
+    def _is_sharded(self) -> bool:
+        return bool(self._trainer.is_fsdp_enabled or self._trainer.is_deepspeed_enabled)
 
     @property
     def policy(self) -> PreTrainedModel:
@@ -121,8 +125,8 @@ class Forwards:
 
     def _ways_of(self, model: PreTrainedModel, batch: Batch) -> Ways:
         """Returns how a model may be computed, found out when first asked; one that is sharded or compiled as it is."""
-        trainer, module = self._trainer, cast("nn.Module", model)
-        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled or trainer.args.torch_compile:
+        module = cast("nn.Module", model)
+        if self._is_sharded or self._trainer.args.torch_compile:
             return Ways()
         if module not in self._ways:
             self._batch = _padded_words(2, self._longest)
@@ -183,8 +187,7 @@ class Forwards:
 
     def _move_reference(self, device: torch.device) -> None:
         model = self.reference.model if self.reference is not None else None
-        sharded = self._trainer.is_fsdp_enabled or self._trainer.is_deepspeed_enabled
-        if model is not None and not sharded and model.device != device:
+        if model is not None and not self._is_sharded and model.device != device:
             cast("nn.Module", model).to(device)
 
     def on_device(self, batch: Batch) -> Batch:
