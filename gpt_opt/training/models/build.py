@@ -30,19 +30,16 @@ from transformers import (
 
 from gpt_opt.config.checks.architecture import differences
 from gpt_opt.config.checks.models import WEIGHT_FILES, adapters_alone
-from gpt_opt.config.files import BYTES, located
+from gpt_opt.config.files import BYTES, EMBEDDED, SHIPPED, located
 from gpt_opt.errors import ConfigError, GptOptError, Problem
 from gpt_opt.records.io import read_json_object
-from gpt_opt.records.run_dir import RunPaths, run_of
+from gpt_opt.records.run_dir import run_of
 from gpt_opt.training.checkpointing import WEIGHTS, damaged_files
 from gpt_opt.training.instantiate import build_target
 from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
 from gpt_opt.training.models.mup import with_mup
 
 log = logging.getLogger(__name__)
-
-EMBEDDED = Path(__file__).parent / "tiny_gpt2"
-"""The shipped checkpoint, `model.archive=embedded`."""
 
 
 def build_tokenizer(model: Mapping[str, Any]) -> PreTrainedTokenizerFast:
@@ -275,7 +272,7 @@ def from_config(
 
 
 def _archive_file(archive: str) -> Path:
-    path = EMBEDDED if archive == "embedded" else Path(archive)
+    path = SHIPPED if archive == EMBEDDED else Path(archive)
     found = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), path)
     if (path / "adapter_model.safetensors").is_file():
         raise ConfigError([adapters_alone("model.archive", archive)])
@@ -401,12 +398,6 @@ def _seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(before[2])
 
 
-def _merged_weights(checkpoint: Path, paths: RunPaths) -> dict[str, torch.Tensor]:
-    """Returns the weights that base and adapters of a checkpoint are together."""
-    _, merged = merged_model(located(read_json_object(paths.config)), checkpoint)
-    return dict(merged.state_dict())
-
-
 def load_archive(model: PreTrainedModel, archive: str, dtype: str | None) -> None:
     """Loads the weights of `model.archive` into a model that has their shape.
 
@@ -424,7 +415,11 @@ def load_archive(model: PreTrainedModel, archive: str, dtype: str | None) -> Non
     if other := differences(json.loads(model.config.to_json_string(use_diff=False)), archive):
         named = ", ".join(f"{key} is {here} here and {there} there" for key, (here, there) in other.items())
         raise ConfigError([_mismatch(archive, named)])
-    weights = _read_weights(file) if run is None else _merged_weights(file, run)
+    if run is not None:
+        _, merged = merged_model(located(read_json_object(run.config)), file)
+        weights = dict(merged.state_dict())
+    else:
+        weights = _read_weights(file)
     if file != Path(archive) and not weights.keys() <= model.state_dict().keys():
         weights = saved_weights(model, file.parent)
     if dtype is None:

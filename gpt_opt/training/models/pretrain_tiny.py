@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,12 +18,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from gpt_opt.config.files import SHIPPED
 from gpt_opt.training.data.sources.pydoc import documents
 from gpt_opt.training.models.byte_tokenizer import VOCAB_SIZE, byte_tokenizer
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT = Path(__file__).parent / "tiny_gpt2"
 CONTEXT = 256
 STEPS = 1000
 BATCH = 12
@@ -109,8 +108,8 @@ def main() -> None:
     pretrain(model, STEPS)
     train = measure(model, documents("train")[:MEASURED_DOCUMENTS])
     validation = measure(model, documents("validation")[:MEASURED_DOCUMENTS])
-    model.save_pretrained(CHECKPOINT)
-    logger.info("train=%.4f validation=%.4f nats per byte, written to %s", train, validation, CHECKPOINT)
+    model.save_pretrained(SHIPPED)
+    logger.info("train=%.4f validation=%.4f nats per byte, written to %s", train, validation, SHIPPED)
 
 
 def _stream(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
