@@ -226,14 +226,6 @@ class GPT(PreTrainedModel, GenerationMixin):
         """Replaces the table of tokens."""
         self.transformer["wte"] = value
 
-    def get_output_embeddings(self) -> nn.Module:
-        """Returns the head."""
-        return cast("nn.Module", self.lm_head)
-
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        """Replaces the head."""
-        self.lm_head = new_embeddings
-
     def forward(
         self,
         input_ids: Tensor,
