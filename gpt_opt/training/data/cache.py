@@ -63,9 +63,8 @@ def tokenize_once(
     large = sum(len(text) for record in records for text in record.texts) >= MIN_CHARACTERS
     if folder is None or not large or not hasattr(tokenizer, "backend_tokenizer"):
         return tokenize(records, tokenizer, limits, counts)
-    key = _key(records, tokenizer, limits)
-    file = folder / f"{key}.safetensors"
-    if (found := read_entry(file, key)) is not None:
+    file = folder / f"{_key(records, tokenizer, limits)}.safetensors"
+    if (found := read_entry(file)) is not None:
         counted, arrays = found
         counts.update(Counter(json.loads(counted)))
         rows = rows_of(arrays["ids"], arrays["lengths"])
@@ -74,7 +73,7 @@ def tokenize_once(
     tokenized = tokenize(records, tokenizer, limits, own)
     counts.update(own)
     ids, lengths = flattened([item.ids for item in tokenized])
-    write_entry(file, key, json.dumps(own), {"ids": ids, "lengths": lengths})
+    write_entry(file, json.dumps(own), {"ids": ids, "lengths": lengths})
     return tokenized
 
 
@@ -98,9 +97,9 @@ def tokenizer_settings(tokenizer: Any) -> list[Any]:
     return [*special, tokenizer.chat_template, tokenizer.backend_tokenizer.to_str()]
 
 
-def write_entry(file: Path, key: str, text: str, arrays: Mapping[str, Array]) -> None:
-    """Writes an entry; a cache that cannot be written costs a line and time, no run."""
-    metadata = {"key": key, "text": text, "sha256": _checksum(text, arrays)}
+def write_entry(file: Path, text: str, arrays: Mapping[str, Array]) -> None:
+    """Writes an entry, whose key is its name; a cache that cannot be written costs a line and time, no run."""
+    metadata = {"key": file.stem, "text": text, "sha256": _checksum(text, arrays)}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         for left in file.parent.glob(".writing-*"):
@@ -116,13 +115,13 @@ def write_entry(file: Path, key: str, text: str, arrays: Mapping[str, Array]) ->
         log.warning("tokens are not cached in %s: %s", file.parent, error)
 
 
-def read_entry(file: Path, key: str) -> tuple[str, dict[str, Array]] | None:
+def read_entry(file: Path) -> tuple[str, dict[str, Array]] | None:
     """Returns text and arrays of an entry; None where there is none, or it is not whole."""
     try:
         data = file.read_bytes()  # one that is mapped ends the process where another machine replaces it meanwhile
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
         arrays = load(data)
-        if metadata["key"] != key or metadata["sha256"] != _checksum(metadata["text"], arrays):
+        if metadata["key"] != file.stem or metadata["sha256"] != _checksum(metadata["text"], arrays):
             raise ValueError("is another entry, or was damaged")
         return metadata["text"], arrays
     except FileNotFoundError:

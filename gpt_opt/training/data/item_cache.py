@@ -59,7 +59,7 @@ def items_once(
     parts = [made_with, dataset, content, settings, tokenizer_settings(tokenizer)]
     key = sha256(json.dumps(parts, default=str).encode(errors="surrogateescape")).hexdigest()
     file = folder / f"{key}.safetensors"
-    if (entry := read_entry(file, key)) is not None:
+    if (entry := read_entry(file)) is not None:
         text, arrays = entry
         record = json.loads(text)
         for name, level, line in record["log"]:
@@ -72,7 +72,7 @@ def items_once(
     if all(kinds.values()) and _are_unchanged(inputs):
         record = {"log": lines, "kinds": kinds, "report": items.report, "fingerprint": items.fingerprint}
         packed = {name: array for split in _SPLITS for name, array in _packed(getattr(items, split), split)}
-        write_entry(file, key, json.dumps(record), packed)
+        write_entry(file, json.dumps(record), packed)
     return items
 
 

@@ -71,12 +71,12 @@ def build_pydoc_text(tokenizer: Any) -> TokenData:
     made_of = [this_code().sha256, library_sha256(), version("tokenizers"), *tokenizer_settings(tokenizer)]
     key, folder = hashlib.sha256(json.dumps(made_of, default=str).encode()).hexdigest(), cache_folder("tokens")
     file = None if folder is None else folder / f"{key}.safetensors"
-    entry = None if file is None else read_entry(file, key)
+    entry = None if file is None else read_entry(file)
     if entry is None:
         arrays: dict[str, Any] = {split: encoder.tokens(documents(split)) for split in SPLITS}
         digest = hashlib.sha256(b"".join(arrays[split].tobytes() for split in SPLITS)).hexdigest()
         if file is not None:
-            write_entry(file, key, digest, arrays)
+            write_entry(file, digest, arrays)
     else:
         digest, arrays = entry
     train, validation = ([(f"embedded text, {split}", arrays[split])] for split in SPLITS)
