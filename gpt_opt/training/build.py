@@ -245,10 +245,8 @@ def build_trainer(
     )
     generator = generator_of(config, parts, arguments.per_device_eval_batch_size)
     trainer = ObjectiveTrainer(parts.policy, arguments, task, parts.objective, parts.reference)
-    checks = (trainer.processes.any, trainer.require_finite_step, trainer.finish_saving)
-    eval_save = EvalSaveCallback(hooks, params["eval_every"], *checks)
     generation = [GenerationCallback(generator, trainer)] if generator is not None else []
-    for callback in (eval_save, ProgressBar(), *generation, *parts.callbacks):
+    for callback in (EvalSaveCallback(trainer, params["eval_every"]), ProgressBar(), *generation, *parts.callbacks):
         trainer.add_callback(callback)
     return trainer
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from gpt_opt.training.interface import Hooks
 from gpt_opt.training.metrics import log_line
+from gpt_opt.training.trainer import ObjectiveTrainer
 
 log = logging.getLogger(__name__)
 
@@ -20,23 +19,12 @@ class EvalSaveCallback(TrainerCallback):
     """Evaluates at every `eval_every` and at the end, reports progress, and stops with a checkpoint when asked.
 
     Args:
-        hooks: Of whoever runs the training.
+        trainer: Which makes the steps.
         eval_every: Steps between evaluations.
-        on_any: Returns whether something holds on any process of the training, to all of them.
-        check: Raises when the step was no good; called before anything is made of it.
-        finish: Waits for the last checkpoint; called at the end, where a user's callback may look for it.
     """
 
-    def __init__(
-        self,
-        hooks: Hooks,
-        eval_every: int,
-        on_any: Callable[[bool], bool],
-        check: Callable[[], None],
-        finish: Callable[[], None],
-    ) -> None:
-        self._hooks, self._eval_every, self._on_any = hooks, eval_every, on_any
-        self._check, self._finish = check, finish
+    def __init__(self, trainer: ObjectiveTrainer, eval_every: int) -> None:
+        self._trainer, self._hooks, self._eval_every = trainer, trainer.task.hooks, eval_every
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Reports where the run starts; a checkpoint of another run must not say when to log and to save."""
@@ -48,20 +36,19 @@ class EvalSaveCallback(TrainerCallback):
         done = state.global_step >= state.max_steps
         control.should_log = control.should_log or done
         control.should_evaluate = state.global_step % self._eval_every == 0 or done
-        if self._on_any(self._hooks.stop_requested()) and not done:
+        if self._trainer.processes.any(self._hooks.stop_requested()) and not done:
             control.should_save = True
             control.should_training_stop = True
         if control.should_log or control.should_evaluate or control.should_save:
-            self._check()
+            self._trainer.require_finite_step()
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Lets no callback after this one see a checkpoint half written."""
-        self._finish()
+        self._trainer.finish_saving()
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Prints one line and passes the progress on."""
-        logs = kwargs["logs"]
-        log.info("%s", log_line(state.global_step, logs))
+        log.info("%s", log_line(state.global_step, kwargs["logs"]))
         self._hooks.progress(state.global_step, state.max_steps)
 
 
