@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 NAMES = {"system": "System", "user": "Human", "assistant": "Assistant"}
 """What the plain rendering calls each role; the names of Anthropic's dialogues (Bai et al. 2204.05862)."""
@@ -20,25 +20,13 @@ class Incomplete(Exception):
     """A chat template that leaves out part of a response, as some do with the reasoning; the message says so."""
 
 
-class TemplateTokenizer(Protocol):
-    """What is asked of a tokenizer that renders dialogues."""
-
-    eos_token: str
-
-    def get_chat_template(self) -> str:
-        """Returns the template."""
-
-    def apply_chat_template(self, conversation: Sequence[dict[str, str]], **how: Any) -> Any:
-        """Returns the text of a dialogue."""
-
-
 _TODAY = datetime(2024, 7, 26)
 """The date for templates that write today's into a dialogue: a run has the same tokens on every day."""
 
 _STRFTIME = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 
 
-def rendered(tokenizer: TemplateTokenizer, messages: Sequence[dict[str, str]], asks: bool = False, **how: Any) -> Any:
+def rendered(tokenizer: Any, messages: Sequence[dict[str, str]], asks: bool = False, **how: Any) -> Any:
     """Returns what the chat template of a tokenizer makes of messages: the same on every day.
 
     Args:
@@ -134,7 +122,7 @@ def question(text: str) -> str:
     return f"\n\n{NAMES['user']}: {text}{RESPONSE}"
 
 
-def render(chat: Chat, responses: Sequence[str], tokenizer: TemplateTokenizer) -> tuple[str, list[str]]:
+def render(chat: Chat, responses: Sequence[str], tokenizer: Any) -> tuple[str, list[str]]:
     """Renders a dialogue and the responses to it with the chat template of a tokenizer.
 
     Args:

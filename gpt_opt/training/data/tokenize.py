@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from jinja2 import TemplateError
 
@@ -14,15 +14,6 @@ from gpt_opt.training.data.chat import Chat, Incomplete, Turns, render
 from gpt_opt.training.data.collect import require
 from gpt_opt.training.data.demonstrations import NoMask, Piece, pieces
 from gpt_opt.training.data.records import Ids, Record
-
-
-class Tokenizer(Protocol):
-    """What is asked of a tokenizer: `tokenizer(texts)["input_ids"]` and an end-of-sequence id."""
-
-    eos_token_id: int | None
-
-    def __call__(self, text: list[str], *, add_special_tokens: bool) -> Any:
-        """Returns a mapping with the token ids of each text under `input_ids`."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +46,7 @@ class SequenceLimits:
 _CHUNK = 1000
 
 
-def leading_special_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
+def leading_special_tokens(tokenizer: Any) -> tuple[int, ...]:
     """Returns what a tokenizer puts before every text: the BOS of Llama, Mistral or Gemma, nothing of GPT-2 or Qwen.
 
     What it puts after a text does not count: completions get their end-of-sequence here.
@@ -98,7 +89,7 @@ def truncate_demonstration(ids: Ids, limits: SequenceLimits) -> Ids:
 
 
 def tokenize(
-    records: Sequence[Record], tokenizer: Tokenizer, limits: SequenceLimits, counts: Counter[str] | None = None
+    records: Sequence[Record], tokenizer: Any, limits: SequenceLimits, counts: Counter[str] | None = None
 ) -> list[Any]:
     """Tokenizes and truncates records.
 
@@ -132,7 +123,7 @@ def tokenize(
     return [record.with_ids(ids) for record, ids in zip(records, short, strict=True)]
 
 
-def _encode(records: Sequence[Record], tokenizer: Tokenizer, special: tuple[int, ...]) -> list[Ids]:
+def _encode(records: Sequence[Record], tokenizer: Any, special: tuple[int, ...]) -> list[Ids]:
     """Returns the whole ids of each record, `special` before the prompt and end-of-sequence on the completions."""
     eos = tokenizer.eos_token_id
     if eos is None:
@@ -242,7 +233,7 @@ def _not_rendered(record: Record, error: Exception) -> Problem:
     return Problem(_where(record), problem, advice)
 
 
-def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Tokenizes a few texts at a time: what a tokenizer gives besides the ids takes many times their memory."""
     chunks = (texts[start : start + _CHUNK] for start in range(0, len(texts), _CHUNK))
     return [ids for chunk in chunks for ids in tokenizer(list(chunk), add_special_tokens=False)["input_ids"]]
