@@ -85,7 +85,7 @@ def build(config: Config, inputs: Inputs | None = None) -> Parts:
     policy = build_model(config["model"], tokenizer)
     objective = _objective(config, tokenizer)
     node = config["collator"]
-    collator = objective.collator() if node is None else cast("Collate", build_target("collator", node, Collate))
+    collator: Collate = objective.collator() if node is None else build_target("collator", node, Collate)
     callbacks = [
         build_target(f"callbacks[{index}]", node, TrainerCallback) for index, node in enumerate(config["callbacks"])
     ]
@@ -117,9 +117,9 @@ def _objective(config: Config, tokenizer: PreTrainedTokenizerFast) -> Objective:
     limits = SequenceLimits(*lengths, side, special, params["max_completion_length"])
     if node is None:
         return objective_of(loss)(loss, limits)
-    objective = call_target({**node, "_partial_": True})(loss, limits)
-    require_kind("aligner", node, objective, Objective)
-    return cast("Objective", objective)
+    made = call_target({**node, "_partial_": True})(loss, limits)
+    objective: Objective = require_kind("aligner", node, made, Objective)
+    return objective
 
 
 def _items(config: Config, objective: Objective, tokenizer: PreTrainedTokenizerFast, inputs: Inputs | None) -> Items:

@@ -47,13 +47,11 @@ def build_target(key: str, node: Mapping[str, Any], kind: type) -> Any:
     Raises:
         ConfigError: If it gives something else.
     """
-    made = call_target(node)
-    require_kind(key, node, made, kind)
-    return made
+    return require_kind(key, node, call_target(node), kind)
 
 
-def require_kind(key: str, node: Mapping[str, Any], made: Any, kind: type) -> None:
-    """Checks what a target gave.
+def require_kind(key: str, node: Mapping[str, Any], made: Any, kind: type) -> Any:
+    """Returns what a target gave, which has to be a `kind`.
 
     Raises:
         ConfigError: If it is no `kind`.
@@ -62,3 +60,4 @@ def require_kind(key: str, node: Mapping[str, Any], made: Any, kind: type) -> No
         article = "an" if kind.__name__[0] in "AEIOU" else "a"
         problem = f"must give {article} {kind.__name__}, but {node['_target_']} gives a {type(made).__name__}"
         raise ConfigError([Problem(f"{key}._target_", problem, f"see {kind.__module__}.{kind.__name__}")])
+    return made

@@ -13,14 +13,13 @@ from gpt_opt.training.data.records import Data, Record
 from gpt_opt.training.instantiate import call_target
 
 
-def build_dataset(dataset: Mapping[str, Any]) -> Data:
+def build_dataset(dataset: Mapping[str, Any]) -> Any:
     """Builds the data set of a `dataset` node of the config: its `_target_`, called with its other keys.
 
     Raises:
         DataError: If the data cannot be used.
     """
-    data: Data = call_target({key: value for key, value in dataset.items() if key != "name"})
-    return data
+    return call_target({key: value for key, value in dataset.items() if key != "name"})
 
 
 def build_mixture(parts: Mapping[str, Mapping[str, Any]], weights: Mapping[str, float], seed: int) -> Data:
@@ -37,7 +36,7 @@ def build_mixture(parts: Mapping[str, Mapping[str, Any]], weights: Mapping[str, 
     Raises:
         DataError: If a part cannot be used, or the mixture is empty.
     """
-    built = {name: build_dataset(part["dataset"]) for name, part in parts.items()}
+    built: dict[str, Data] = {name: build_dataset(part["dataset"]) for name, part in parts.items()}
     if whole := [
         name for name, data in built.items() if len(data.train) == 1 and isinstance(data.train[0].texts[1], Document)
     ]:

@@ -15,11 +15,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from gpt_opt.config.checks.batches import batch_size, sequence_length
 from gpt_opt.errors import DataError, Problem
+from gpt_opt.training.data.mixture import build_dataset
 from gpt_opt.training.data.order import Batch, Collate, Row, SequentialOrder, TrainingOrder
 from gpt_opt.training.data.prepare import Items
 from gpt_opt.training.data.shards import Shard, ShardRows
 from gpt_opt.training.data.tokens import TokenData
-from gpt_opt.training.instantiate import call_target, require_kind
+from gpt_opt.training.instantiate import require_kind
 from gpt_opt.training.losses import LM
 from gpt_opt.training.metrics import MetricAccumulator
 from gpt_opt.training.objectives.base import Objective, Sizes
@@ -41,9 +42,8 @@ class LMObjective(Objective):
     def items(self, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast) -> Items:
         """Returns the rows of `data.dataset`, whose `_target_` gives `TokenData`."""
         params, dataset = config["training"]["training_params"], config["data"]["dataset"]
-        node = {key: value for key, value in dataset.items() if key != "name"}
-        tokens = call_target({**node, "tokenizer": tokenizer})
-        require_kind("data.dataset", dataset, tokens, TokenData)
+        made = build_dataset({**dataset, "tokenizer": tokenizer})
+        tokens: TokenData = require_kind("data.dataset", dataset, made, TokenData)
         length, vocabulary = sequence_length(params), len(tokenizer)
         train = ShardRows(tokens.train, length, batch_size(params), vocabulary)
         validation = _validation_rows(tokens.validation, length, params["val_tokens_processed"], vocabulary)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
@@ -40,14 +40,14 @@ def build_optimizer(
     factory = call_target({**arguments, "_partial_": True})
     trained = named_parameters(model) if parameters is None else parameters
     try:
-        optimizer = factory(trained if _takes_names(factory.func) else _plain(trained, params))
+        made = factory(trained if _takes_names(factory.func) else _plain(trained, params))
     except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
         raise ConfigError([Problem(_KEY, f"{params['_target_']} refuses these settings: {error}")]) from error
-    require_kind(_KEY, params, optimizer, Optimizer)
-    _require_each_once(cast("Optimizer", optimizer), trained, params["_target_"])
+    optimizer: Optimizer = require_kind(_KEY, params, made, Optimizer)
+    _require_each_once(optimizer, trained, params["_target_"])
     if params.get("cautious_weight_decay"):
-        decay_cautiously(cast("Optimizer", optimizer))
-    return cast("Optimizer", optimizer)
+        decay_cautiously(optimizer)
+    return optimizer
 
 
 def _plain(trained: list[NamedParameter], params: Mapping[str, Any]) -> list[Any]:
