@@ -60,31 +60,24 @@ def collect(
         DataError: If any row is bad: all are named, up to `MAX_PROBLEMS`.
     """
     records: list[Record] = []
-    require(_converted(rows, convert, max_samples, dropped, published, records))
+
+    def problems() -> Iterator[Problem]:
+        for where, row in rows:
+            try:
+                if isinstance(row, BadRow):
+                    raise row
+                for item in convert(row):
+                    if isinstance(item, Dropped):
+                        dropped[item.reason] += 1
+                    else:
+                        records.append(replace(item, source=None if published else where))
+                    if max_samples is not None and len(records) >= max_samples:
+                        return
+            except BadRow as error:
+                yield Problem(where, str(error))
+
+    require(problems())
     return records
-
-
-def _converted(
-    rows: Rows,
-    convert: Convert,
-    most: int | None,
-    dropped: Counter[str],
-    published: bool,
-    records: list[Record],
-) -> Iterator[Problem]:
-    for where, row in rows:
-        try:
-            if isinstance(row, BadRow):
-                raise row
-            for item in convert(row):
-                if isinstance(item, Dropped):
-                    dropped[item.reason] += 1
-                else:
-                    records.append(replace(item, source=None if published else where))
-                if most is not None and len(records) >= most:
-                    return
-        except BadRow as error:
-            yield Problem(where, str(error))
 
 
 def require(problems: Iterator[Problem]) -> None:
