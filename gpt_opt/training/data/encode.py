@@ -36,10 +36,9 @@ class Encoder:
         ends = [tokenizer.eos_token_id, tokenizer.bos_token_id]
         end = next((item for item in ends if item is not None), None)
         if backend is None or end is None:
-            lacks = "a fast tokenizer of transformers" if backend is None else "an end-of-text token"
-            problem = (
-                f"must be {lacks}, but {name} is not" if backend is None else f"must have {lacks}, but {name} has none"
-            )
+            problem = f"must have an end-of-text token, but {name} has none"
+            if backend is None:
+                problem = f"must be a fast tokenizer of transformers, but {name} is not"
             raise DataError([Problem("tokenizer", problem, "take another one, such as gpt2 or bytes")])
         self.end: int = end
         self._backend = copy.deepcopy(backend)

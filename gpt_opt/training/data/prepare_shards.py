@@ -129,12 +129,9 @@ def _check(request: Request) -> None:
     problems = [
         Problem(name, f"must be at least 2, but is {value}") for name, value in counts.items() if value and value < 2
     ]
-    if request.shard_tokens > LARGEST_COUNT:
-        problems.append(
-            Problem("--shard-tokens", f"must be at most {LARGEST_COUNT:,}, but is {request.shard_tokens:,}")
-        )
-    if (request.val_tokens or 0) > LARGEST_COUNT:
-        problems.append(Problem("--val-tokens", f"must be at most {LARGEST_COUNT:,}, but is {request.val_tokens:,}"))
+    for name in ("--shard-tokens", "--val-tokens"):  # each the tokens of one shard
+        if (value := counts[name] or 0) > LARGEST_COUNT:
+            problems.append(Problem(name, f"must be at most {LARGEST_COUNT:,}, but is {value:,}"))
     hub = [name for name in request.inputs if name.startswith(HUB)]
     if not request.inputs or (hub and len(request.inputs) > 1):
         problem = f"must be files or one {HUB}NAME, but is {', '.join(request.inputs) or 'nothing'}"

@@ -200,11 +200,15 @@ def _numbered(name: str, rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
 
 def _folder(folder: Path, subset: str | None, split: str, subset_is_folder: bool) -> Rows:
     """Reads the files of a split of a folder one after the other, or what `datasets` saved there."""
-    saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
-    files = [] if saved else _files_of_split(folder, subset, split, subset_is_folder)
+    files = [] if _is_saved(folder) else _files_of_split(folder, subset, split, subset_is_folder)
     if not files:
         return _table(str(folder), subset, split, subset_is_folder)  # knows other formats, and what is wrong
     return chain.from_iterable(map(file_rows, files))
+
+
+def _is_saved(folder: Path) -> bool:
+    """Returns whether `datasets` saved a folder."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
 def _files_of_split(folder: Path, subset: str | None, split: str, subset_is_folder: bool) -> list[Path]:
@@ -249,9 +253,8 @@ def _table(path: str, subset: str | None, split: str, subset_is_folder: bool) ->
     import datasets
 
     datasets.disable_progress_bars()
-    saved = [Path(path, name) for name in ("dataset_dict.json", "state.json")]
     try:
-        if any(file.is_file() for file in saved):
+        if _is_saved(Path(path)):
             table = _from_disk(datasets.load_from_disk(path), path, subset, split)
         else:
             where = {"data_dir": subset} if subset_is_folder else {"name": subset}
