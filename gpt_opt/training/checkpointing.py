@@ -65,7 +65,12 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 def damage(checkpoint: Path) -> str:
     """Returns what is wrong with a checkpoint that is to be resumed from, or ""."""
-    if missing := missing_files(checkpoint):
+    of_deepspeed = any(checkpoint.glob("global_step*"))
+    needed = _NEEDED if of_deepspeed else (OPTIMIZER_FILE, *_NEEDED)
+    missing = [name for name in needed if not (checkpoint / name).is_file()]
+    if not any(checkpoint.glob("*model*.safetensors")):
+        missing = ["weights", *missing]
+    if missing:
         return f"lacks {', '.join(missing)}"
     return "; ".join(damaged_files(checkpoint))
 
@@ -124,20 +129,6 @@ _READERS: dict[str, Callable[[Path], None]] = {
 }
 
 
-def record_sizes(checkpoint: Path) -> None:
-    """Writes down how large the files of a finished checkpoint are."""
-    files = [file for file in checkpoint.rglob("*") if file.is_file() and file.name not in (SIZES_FILE, _UNREAD)]
-    sizes = {str(file.relative_to(checkpoint)): file.stat().st_size for file in sorted(files)}
-    (checkpoint / SIZES_FILE).write_text(json.dumps(sizes))
-
-
-def missing_files(checkpoint: Path) -> list[str]:
-    """Returns what a checkpoint lacks to resume from."""
-    needed = _NEEDED if is_of_deepspeed(checkpoint) else (OPTIMIZER_FILE, *_NEEDED)
-    missing = [name for name in needed if not (checkpoint / name).is_file()]
-    return missing if any(checkpoint.glob("*model*.safetensors")) else ["weights", *missing]
-
-
 def usual_modes(folder: Path) -> None:
     """Gives every file of a folder the mode of any new file: safetensors lets nobody but the owner read its own."""
     probe = folder / ".mode"
@@ -147,11 +138,6 @@ def usual_modes(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
             path.chmod(mode)
-
-
-def is_of_deepspeed(checkpoint: Path) -> bool:
-    """Returns whether DeepSpeed wrote the states of the optimizer."""
-    return any(checkpoint.glob("global_step*"))
 
 
 def sync_tree(folder: Path) -> None:
@@ -200,7 +186,9 @@ def finish_checkpoint(saved: Path, progress: Mapping[str, Any]) -> None:
         progress: JSON values for `PROGRESS_FILE`.
     """
     (saved / PROGRESS_FILE).write_text(json.dumps(progress))
-    record_sizes(saved)
+    files = [file for file in saved.rglob("*") if file.is_file() and file.name not in (SIZES_FILE, _UNREAD)]
+    sizes = {str(file.relative_to(saved)): file.stat().st_size for file in sorted(files)}
+    (saved / SIZES_FILE).write_text(json.dumps(sizes))
     usual_modes(saved)
     sync_tree(saved)
 
