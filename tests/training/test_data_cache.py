@@ -126,14 +126,21 @@ def test_an_entry_that_another_machine_replaces_while_it_is_read_ends_no_process
 
 
 def test_what_a_killed_process_left_half_written_is_removed(folder: Path) -> None:
-    left, at_work = folder / ".writing-left", folder / ".writing-now"
+    left, at_work = folder / ".left.node1.7.tmp", folder / ".now.node2.8.tmp"
+    folder.mkdir(parents=True)
     for half in (left, at_work):
-        half.mkdir(parents=True)
-        (half / "half").touch()
+        half.touch()
     os.utime(left, (1, 1))
     once()
     assert not left.exists()
     assert at_work.exists()
+
+
+def test_an_entry_may_be_read_by_whom_the_umask_lets(folder: Path) -> None:
+    once()
+    (entry,) = folder.iterdir()
+    (folder / "any").touch()
+    assert entry.stat().st_mode == (folder / "any").stat().st_mode
 
 
 def test_what_cannot_be_written_costs_no_run(

@@ -10,9 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,9 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load, save_file
+from safetensors.numpy import load, save
 
 from gpt_opt.config.cache import cache_folder
+from gpt_opt.records.io import write_bytes
 from gpt_opt.training.data.chat import Chat, Turns
 from gpt_opt.training.data.records import Ids, Record, Tokenized
 from gpt_opt.training.data.tokenize import SequenceLimits, tokenize
@@ -102,15 +100,10 @@ def write_entry(file: Path, text: str, arrays: Mapping[str, Array]) -> None:
     metadata = {"key": file.stem, "text": text, "sha256": _checksum(text, arrays)}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        for left in file.parent.glob(".writing-*"):
+        for left in file.parent.glob(".*.tmp"):
             if time.time() - left.stat().st_mtime > _LEFT_S:
-                shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(dir=file.parent, prefix=".writing-") as aside:
-            written = Path(aside, file.name)
-            save_file(dict(arrays), written, metadata=metadata)
-            with written.open("rb") as stream:
-                os.fsync(stream.fileno())
-            written.replace(file)
+                left.unlink(missing_ok=True)
+        write_bytes(file, save(dict(arrays), metadata))  # `save_file` would let nobody but its user read it
     except (OSError, SafetensorError) as error:
         log.warning("tokens are not cached in %s: %s", file.parent, error)
 
