@@ -26,7 +26,7 @@ WEIGHTS_ALONE = "start from the weights alone: set model.archive instead"
 """What to do about another run's checkpoint whose training cannot go on."""
 
 _FIX = f"to change it, {WEIGHTS_ALONE}"
-_NOT_SETTINGS = ("params", "lr")
+_NOT_SETTINGS = {"params", "lr"}
 """Keys of an optimizer's group that no user sets: `lr` is where the schedule is, `initial_lr` what it began with."""
 
 
@@ -121,14 +121,15 @@ def require_continuable(
     """
     if wrong := damage(checkpoint):
         raise ConfigError([Problem(_KEY, f"must be a whole checkpoint, but of {checkpoint}: {wrong}")])
-    problems = [*_length(checkpoint, steps), *_weights(checkpoint, model), *_settings(checkpoint, optimizer)]
-    if problems := [*problems, *_order(checkpoint, order, data)]:
+    progress = json.loads((checkpoint / PROGRESS_FILE).read_text())
+    problems = [*_length(checkpoint, steps), *_weights(checkpoint, model)]
+    problems += [*_settings(checkpoint, progress, optimizer), *_order(checkpoint, progress, order, data)]
+    if problems:
         raise ConfigError(problems)
 
 
-def _order(checkpoint: Path, order: Mapping[str, Any], data: str) -> Iterator[Problem]:
+def _order(checkpoint: Path, progress: Mapping[str, Any], order: Mapping[str, Any], data: str) -> Iterator[Problem]:
     """Checks that the steps to come take the rows that come next, none twice and none left out."""
-    progress = json.loads((checkpoint / PROGRESS_FILE).read_text())
     saved = progress.get("order", {}) if progress["data_fingerprint"] == data else {}
     for key, value in saved.items():
         if order.get(key) != value:
@@ -156,17 +157,17 @@ def _weights(checkpoint: Path, model: PreTrainedModel) -> Iterator[Problem]:
             return
 
 
-def _settings(checkpoint: Path, optimizer: Optimizer) -> Iterator[Problem]:
-    saved = json.loads((checkpoint / PROGRESS_FILE).read_text())["optimizer"]
+def _settings(checkpoint: Path, progress: Mapping[str, Any], optimizer: Optimizer) -> Iterator[Problem]:
+    saved = progress["optimizer"]
     if len(saved) != len(optimizer.param_groups):
         yield Problem(_KEY, "must have the optimizer's groups of parameters, but has others", _FIX)
         return
     for own, theirs in zip(optimizer.param_groups, saved, strict=True):
-        if differing := sorted((own.keys() ^ theirs.keys()) - set(_NOT_SETTINGS)):
+        if differing := sorted((own.keys() ^ theirs.keys()) - _NOT_SETTINGS):
             problem = f"must be that of {checkpoint}, whose state goes on, but only one of the two has"
             yield Problem("optimizer", f"{problem} {', '.join(differing)}", _FIX)
             return
-        for key in sorted(own.keys() - set(_NOT_SETTINGS)):
+        for key in sorted(own.keys() - _NOT_SETTINGS):
             if _plain(own.get(key)) != _plain(theirs.get(key)):
                 name = "lr" if key == "initial_lr" else key
                 problem = f"must be that of {checkpoint}, {theirs.get(key)}, with which it goes on; is {own.get(key)}"
