@@ -14,13 +14,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt_opt.config.files import SHIPPED
 from gpt_opt.training.data.sources.pydoc import documents
 from gpt_opt.training.models.byte_tokenizer import VOCAB_SIZE, byte_tokenizer
+from gpt_opt.training.optimizers import named_parameters
+from gpt_opt.training.optimizers.muon_torch import MuonTorch
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +66,8 @@ def pretrain(model: GPT2LMHeadModel, steps: int) -> None:
     """
     stream, starts = _stream(documents("train"))
     draw = torch.Generator().manual_seed(SEED)
-    optimizers = _optimizers(model)
-    schedules = [LambdaLR(optimizer, lambda step: _lr_factor(step, steps)) for optimizer in optimizers]
+    optimizer = MuonTorch(named_parameters(model), MUON_LR, weight_decay=0.01, adamw_lr=ADAMW_LR)
+    schedule = LambdaLR(optimizer, lambda step: _lr_factor(step, steps))
     model.train()
     began = time.monotonic()
     for step in range(1, steps + 1):
@@ -75,9 +76,8 @@ def pretrain(model: GPT2LMHeadModel, steps: int) -> None:
         loss = _next_token_loss(model, window, window)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
-            schedule.step()
+        optimizer.step()
+        schedule.step()
         model.zero_grad()
         if step % 50 == 0:
             logger.info("step=%d loss=%.4f seconds=%.0f", step, loss.item(), time.monotonic() - began)
@@ -128,15 +128,6 @@ def _next_token_loss(model: GPT2LMHeadModel, ids: Tensor, labels: Tensor) -> Ten
     """Averages the negative log-likelihood over the labels (batch, time) that are not -100."""
     logits = model(input_ids=ids).logits
     return cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
-
-
-def _optimizers(model: GPT2LMHeadModel) -> list[Optimizer]:
-    matrices = [p for p in model.transformer.h.parameters() if p.ndim == 2]
-    others = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
-    return [
-        torch.optim.Muon(matrices, lr=MUON_LR, weight_decay=0.01),
-        torch.optim.AdamW(others, lr=ADAMW_LR, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
 
 
 def _lr_factor(step: int, steps: int) -> float:
