@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.training.optimizers.base import full_precision
+from gpt_opt.training.optimizers.routing import Group
 from gpt_opt.training.optimizers.steps import around_step
 
 _KEY = "optimizer.optimizer_params.cautious_weight_decay"
@@ -34,34 +32,31 @@ def decay_cautiously(optimizer: Optimizer) -> None:
             kind = type(optimizer).__name__
             problem = f"needs decoupled decay, lr * weight_decay, in each group of the optimizer, but {kind} has none"
             raise ConfigError([Problem(_KEY, problem, "set it to false")])
-    decays: list[float] = []
-    before_step: list[list[Tensor]] = []
+    before_step: list[tuple[Group, float, list[Tensor]]] = []
 
     @torch.no_grad()
     def before() -> None:
         for group in optimizer.param_groups:
-            decays.append(group["weight_decay"])
-            before_step.append([weight.clone() for weight in _decaying(group)])
+            before_step.append((group, group["weight_decay"], [weight.clone() for weight in _decaying(group)]))
             group["weight_decay"] = 0.0
 
     @torch.no_grad()
     def after() -> None:
-        for group, decay, old in zip(optimizer.param_groups, decays, before_step, strict=True):
+        for group, decay, old in before_step:
             group["weight_decay"] = decay
             for weight, start in zip(_decaying(group), old, strict=True):
                 same = torch.sign(start - weight) * torch.sign(start) >= 0
                 weight.copy_(full_precision(weight) - group["lr"] * decay * (full_precision(start) * same))
-        decays.clear()
         before_step.clear()
 
     around_step(optimizer, before, after)
 
 
-def _decaying(group: Mapping[str, Any]) -> list[Tensor]:
+def _decaying(group: Group) -> list[Tensor]:
     return [weight for weight in group["params"] if weight.grad is not None]
 
 
-def _is_decoupled(group: Mapping[str, Any], optimizer: Optimizer) -> bool:
+def _is_decoupled(group: Group, optimizer: Optimizer) -> bool:
     if isinstance(optimizer, (torch.optim.SGD, torch.optim.RMSprop)):
         return False
     return bool(group.get("decoupled_weight_decay", True) and group.get("weight_decouple", True))
