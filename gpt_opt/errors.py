@@ -152,6 +152,11 @@ class RunFailed(GptOptError):
     """A run ended without a result; its state.json says why (exit code 1)."""
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of what an error says; "" where it says nothing."""
+    return str(error).strip().partition("\n")[0]
+
+
 FULL_DISK = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 """The system's words for a disk that is full, and for a user's share of it that is."""
 

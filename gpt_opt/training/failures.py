@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from gpt_opt.errors import GptOptError
+from gpt_opt.errors import GptOptError, first_line
 
 _SHOWN = 3
 _GPU_WORDS = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -83,7 +83,7 @@ def memory_failures_named(batch: Callable[[], str], advice: str) -> Iterator[Non
         if failure is None:
             raise
         says = "the GPU is out of memory" if failure is GPUOutOfMemoryError else f"{_HOST_WORDS}: the host's is full"
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        cause = first_line(error) or type(error).__name__
         raise failure(f"{says}, at {batch()}\n{advice}\ncause: {cause}") from error
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from gpt_opt.errors import first_line
 from gpt_opt.training.data.order import Batch, pad
 from gpt_opt.training.data.packing import Packed, pack
 from gpt_opt.training.losses import IGNORED
@@ -148,7 +149,7 @@ def _refusal(
     try:
         off = (predict(model, {}, packed, None).token_logps() - expected).abs().max().item()
     except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        return f"{type(base).__name__} does not take packed ones ({str(error).partition(chr(10))[0]})"
+        return f"{type(base).__name__} does not take packed ones ({first_line(error)})"
     if not packed.masks:
         return f"{type(base).__name__} does not heed which tokens belong together"
     if off <= tolerance:

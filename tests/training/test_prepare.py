@@ -19,7 +19,7 @@ from gpt_opt.config.shards import HEADER_BYTES
 from gpt_opt.errors import DataError
 from gpt_opt.training.data import encode, pieces, prepare_shards
 from gpt_opt.training.data.encode import Encoder, line_start
-from gpt_opt.training.data.pieces import file_pieces
+from gpt_opt.training.data.pieces import file_pieces, hub_pieces
 from gpt_opt.training.data.prepare_shards import Request
 from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
 from tests.training.test_training import config
@@ -265,3 +265,12 @@ def test_the_command(
     code, _, err = gptopt(["--tokenizer", "bytes", "--out", "x"], capsys)
     assert code == 2
     assert "--input: must be files or one hf:NAME, but is nothing" in err
+
+
+def test_a_data_set_of_the_hub_that_fails_without_a_word_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr("datasets.load_dataset", fail)
+    with pytest.raises(DataError, match="hf:some/texts is not"):
+        list(hub_pieces("some/texts", None, "train", "text", streamed=True, skip=0))

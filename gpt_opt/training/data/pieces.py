@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.errors import DataError, Problem
+from gpt_opt.errors import DataError, Problem, first_line
 from gpt_opt.training.data.encode import line_start
 
 PIECE_BYTES = 4 << 20
@@ -199,7 +199,7 @@ def hub_pieces(name: str, subset: str | None, split: str, column: str, streamed:
     try:
         rows: Any = datasets.load_dataset(name, subset, split=split, streaming=streamed)
     except (OSError, ValueError, RuntimeError) as error:
-        problem = f"must be a data set that `datasets` can load, but {HUB}{name} is not: {str(error).splitlines()[0]}"
+        problem = f"must be a data set that `datasets` can load, but {HUB}{name} is not: {first_line(error)}"
         raise DataError([Problem("--input", problem, "check --subset and --split, and the network")]) from error
     if (columns := rows.column_names) and column not in columns:
         raise DataError([Problem("--text-column", f"must be one of {', '.join(columns)}, but is {column}")])

@@ -31,7 +31,7 @@ from transformers import (
 from gpt_opt.config.checks.architecture import differences
 from gpt_opt.config.checks.models import WEIGHT_FILES, adapters_alone
 from gpt_opt.config.files import BYTES, EMBEDDED, SHIPPED, located
-from gpt_opt.errors import ConfigError, GptOptError, Problem
+from gpt_opt.errors import ConfigError, GptOptError, Problem, first_line
 from gpt_opt.records.io import read_json_object
 from gpt_opt.records.run_dir import run_of
 from gpt_opt.training.checkpointing import WEIGHTS, damaged_files
@@ -215,7 +215,7 @@ def _with_attention(wanted: str | None, make: Callable[..., Any]) -> PreTrainedM
     except (ImportError, ValueError) as error:
         built = cast("PreTrainedModel", make())
         taken = built.config._attn_implementation
-        log.warning("attention %s is not available, taking %s: %s", wanted, taken, _first_line(error))
+        log.warning("attention %s is not available, taking %s: %s", wanted, taken, first_line(error))
         return built
 
 
@@ -232,12 +232,8 @@ def cast_weights(model: PreTrainedModel, dtype: str | torch.dtype | None) -> Pre
 
 def _not_loaded(key: str, name: str, error: Exception) -> Problem:
     needs_trust = "set model.trust_remote_code=true if you trust its code" if "trust_remote_code" in str(error) else ""
-    problem = f"must be a hub id or a folder that transformers can load, but {name!r} is not: {_first_line(error)}"
+    problem = f"must be a hub id or a folder that transformers can load, but {name!r} is not: {first_line(error)}"
     return Problem(key, problem, needs_trust)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def from_config(
@@ -316,7 +312,7 @@ def _read_weights(file: Path) -> dict[str, torch.Tensor]:
         problem = f"{str(file)!r} must hold weights, but is no file of torch.save with tensors and plain values alone"
         raise ConfigError([Problem("model.archive", problem, "save model.state_dict() itself")]) from error
     except Exception as error:  # whatever a foreign file makes the readers raise
-        problem = f"{str(file)!r} must hold weights, but: {_first_line(error)}"
+        problem = f"{str(file)!r} must hold weights, but: {first_line(error)}"
         raise ConfigError([Problem("model.archive", problem)]) from error
     while isinstance(weights, Mapping) and (
         inner := next((key for key in _WRAPPERS if isinstance(weights.get(key), Mapping)), "")

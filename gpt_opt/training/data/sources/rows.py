@@ -34,7 +34,7 @@ from gpt_opt.config.contents import (
     pointer,
     pointer_in,
 )
-from gpt_opt.errors import DataError, Problem
+from gpt_opt.errors import DataError, Problem, first_line
 from gpt_opt.training.data.chat import Document
 from gpt_opt.training.data.collect import BadRow, Row, Rows
 from gpt_opt.training.data.sources.columns import TEXT
@@ -276,15 +276,14 @@ def _from_disk(saved: Any, path: str, subset: str | None, split: str) -> Any:
 def _not_loaded(path: str, subset: str | None, split: str, error: Exception) -> Problem:
     import datasets
 
-    first_line = str(error).strip().partition("\n")[0]
     asked = f"split {split!r}" + (f" of {subset!r}" if subset else "")
     if Path(path).is_dir():
-        return Problem(_KEY, f"the folder {path} must hold a data set with {asked}, but: {first_line}")
+        return Problem(_KEY, f"the folder {path} must hold a data set with {asked}, but: {first_line(error)}")
     offline = "the hub (switched off by HF_HUB_OFFLINE)" if datasets.config.HF_HUB_OFFLINE else "the hub"
     return Problem(
         _KEY,
         f"{path!r} with {asked} must be loadable, but is no folder or file in {Path.cwd()}, nor in the cache "
-        f"{datasets.config.HF_DATASETS_CACHE}, nor found on {offline}: {first_line}",
+        f"{datasets.config.HF_DATASETS_CACHE}, nor found on {offline}: {first_line(error)}",
         f"load it once where there is a network, `datasets.load_dataset({path!r})`, and share that cache (HF_HOME); or "
         "set data.dataset.path to a folder or file of it",
     )
