@@ -109,9 +109,9 @@ class Objective(ABC):
 
     # -- loss ---------------------------------------------------------------------------------------------------
 
-    @abstractmethod
     def uses_reference(self, config: Mapping[str, Any]) -> bool:
-        """Returns whether the loss or a metric compares the policy with a reference model."""
+        """Returns whether the loss or a metric compares the policy with a reference model, by the keys of the loss."""
+        return has_reference(config)
 
     @abstractmethod
     def loss_denominator(self, batch: Batch) -> float:
@@ -176,10 +176,6 @@ class RecordObjective(Objective):
     def continuation(self, item: Any) -> tuple[list[int], list[int] | None]:
         """Returns the prompt of a record and its wanted completion."""
         return item.prompt, item.wanted
-
-    def uses_reference(self, config: Mapping[str, Any]) -> bool:
-        """Returns what the keys of the loss say."""
-        return has_reference(config)
 
 
 def require_kinds(data: Data, kinds: set[str], wanted: str) -> None:

@@ -74,10 +74,6 @@ class LMObjective(Objective):
         middle = self.limits.max_prompt_length
         return item[:middle].tolist(), item[middle:-1].tolist()
 
-    def uses_reference(self, config: Mapping[str, Any]) -> bool:
-        """Returns False: nothing is compared."""
-        return False
-
     def loss_denominator(self, batch: Batch) -> float:
         """Returns the number of tokens that are predicted."""
         return float(batch["labels"].numel())
