@@ -255,7 +255,7 @@ def _table(path: str, subset: str | None, split: str, subset_is_folder: bool) ->
     datasets.disable_progress_bars()
     try:
         if _is_saved(Path(path)):
-            table = _from_disk(datasets.load_from_disk(path), path, subset, split)
+            table = _from_disk(datasets.load_from_disk(path), subset, split)
         else:
             where = {"data_dir": subset} if subset_is_folder else {"name": subset}
             table = datasets.load_dataset(path, split=split, **where)
@@ -264,7 +264,7 @@ def _table(path: str, subset: str | None, split: str, subset_is_folder: bool) ->
     return _numbered(f"{path}[{split!r}]", table)
 
 
-def _from_disk(saved: Any, path: str, subset: str | None, split: str) -> Any:
+def _from_disk(saved: Any, subset: str | None, split: str) -> Any:
     splits = saved if isinstance(saved, dict) else {str(saved.split or TRAIN): saved}
     if subset is not None:
         raise ValueError(f"a folder saved by datasets has no subsets, but asked for {subset!r}")
