@@ -17,13 +17,7 @@ Ids = tuple[list[int], ...]
 
 @dataclass(frozen=True, slots=True)
 class TokenizedPair:
-    """Token ids of a pair; both completions end in end-of-sequence unless they were truncated.
-
-    Attributes:
-        prompt: Ids of the prompt.
-        chosen: Ids of the chosen completion.
-        rejected: Ids of the rejected completion.
-    """
+    """Token ids of a pair; both completions end in end-of-sequence unless they were truncated."""
 
     prompt: list[int]
     chosen: list[int]
@@ -83,9 +77,6 @@ class Pair:
         rejected: The other completion; never equal to `chosen`.
         source: Where people can correct its row, file and line, or "" where that is not known; None where nobody can,
             as in published data: then a row that cannot be used is left out and counted.
-        kind: `PAIRS`.
-        is_demonstration: False.
-        is_text: False.
     """
 
     prompt: str

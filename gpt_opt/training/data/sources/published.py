@@ -51,22 +51,7 @@ def build_hf(
     text_column: str = Columns.text,
     messages_column: str = Columns.messages,
 ) -> Data:
-    """Builds any data set whose columns are those of `record_of`.
-
-    Args:
-        path: See the module.
-        subset: See the module.
-        split: See the module.
-        prompt_column: Name of the prompt.
-        chosen_column: Name of the preferred completion.
-        rejected_column: Name of the other completion.
-        completion_column: Name of the completion of a row that has only one.
-        label_column: Name of what says whether that completion is wanted.
-        max_samples: See the module.
-        validation_split: See the module.
-        text_column: Name of a text that is learned whole.
-        messages_column: Name of a dialogue, of which the assistant's messages are learned.
-    """
+    """Builds any data set whose columns are those of `record_of`, by the names that `Columns` is made of."""
     single = completion_column, label_column, text_column, messages_column
     convert = partial(record_of, columns=Columns(prompt_column, chosen_column, rejected_column, *single))
     return _build("hf", path, subset, split, convert, max_samples, validation_split, published=False)
@@ -83,14 +68,6 @@ def build_jsonl(
     """Builds data of one's own: what `build_hf` reads, of a file or a folder, the other columns by their usual names.
 
     Nothing is stripped from a text or added to it.
-
-    Args:
-        path: The file, or a folder of files.
-        prompt_column: Key of the prompt.
-        chosen_column: Key of the preferred completion.
-        rejected_column: Key of the other completion.
-        max_samples: See the module.
-        validation_split: See the module.
     """
     convert = partial(record_of, columns=Columns(prompt_column, chosen_column, rejected_column))
     return _build("jsonl", path, None, TRAIN, convert, max_samples, validation_split, published=False)
