@@ -26,12 +26,7 @@ Row = dict[str, Any]
 
 
 class GenerationCallback(TrainerCallback):
-    """Adds to samples.jsonl what the models generate at an evaluation.
-
-    Args:
-        generator: Of the training.
-        trainer: Which has the models.
-    """
+    """Adds to samples.jsonl what the models of a trainer generate at an evaluation."""
 
     def __init__(self, generator: Generator, trainer: ObjectiveTrainer) -> None:
         self._generator, self._trainer = generator, trainer

@@ -18,10 +18,7 @@ LEAST_BYTES = 2**28
 class KeptPredictions:
     """Predictions of a model that does not change, by the batches that they are of; on the CPU.
 
-    Of a head, its states (M, d) are kept for each batch and its weight (V, d) once.
-
-    Args:
-        most_bytes: What may be kept.
+    Of a head, its states (M, d) are kept for each batch and its weight (V, d) once; of all, `most_bytes` at most.
     """
 
     def __init__(self, most_bytes: int) -> None:

@@ -34,24 +34,14 @@ def _muon_groups(named_parameters: Sequence[NamedParameter]) -> list[dict[str, A
 
 
 def normuon(named_parameters: Sequence[NamedParameter], **settings: Any) -> Optimizer:
-    """Returns pytorch_optimizer.NorMuon: matrices by Muon with normalized rows, all others by its AdamW.
-
-    Args:
-        named_parameters: All trainable parameters.
-        settings: Of the class.
-    """
+    """Returns pytorch_optimizer.NorMuon: matrices by Muon with normalized rows, all others by its AdamW."""
     from pytorch_optimizer import NorMuon
 
     return NorMuon(_muon_groups(named_parameters), **settings)
 
 
 def adamuon(named_parameters: Sequence[NamedParameter], **settings: Any) -> Optimizer:
-    """Returns pytorch_optimizer.AdaMuon: matrices by Muon with a second moment, all others by its AdamW.
-
-    Args:
-        named_parameters: All trainable parameters.
-        settings: Of the class.
-    """
+    """Returns pytorch_optimizer.AdaMuon: matrices by Muon with a second moment, all others by its AdamW."""
     from pytorch_optimizer import AdaMuon
 
     return AdaMuon(_muon_groups(named_parameters), **settings)
@@ -62,10 +52,6 @@ def kron(params: Any, **settings: Any) -> Optimizer:
 
     The class draws them from the global random states. Those differ between processes, whose replicas would part, and
     a draw would change which dropout the training has.
-
-    Args:
-        params: Parameters, or groups of them.
-        settings: Of the class.
     """
     from pytorch_optimizer import Kron
 
