@@ -120,8 +120,15 @@ def _head_problems(shape: Mapping[str, Any]) -> Iterator[Problem]:
 MUP = "enable_mup_with_base_n_embd"
 """Key of `model.config` that switches muP on; `gpt_opt.training.models.mup` says what that is."""
 
-MUP_FAMILIES = ("gpt", "gpt2", "llama", "qwen2")
-"""Model types of which muP is known."""
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+MUP_HIDDEN: Mapping[str, tuple[str, ...]] = {
+    "gpt": ("c_attn", "c_proj", "c_fc", "c_gate"),
+    "gpt2": ("c_attn", "c_proj", "c_fc"),
+    "llama": _PROJECTIONS,
+    "qwen2": _PROJECTIONS,
+}
+"""Model types of which muP is known, and their modules whose weights map hidden states to hidden states."""
 
 
 def mup_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
@@ -133,8 +140,8 @@ def mup_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     fix = "set it to null"
     if base < 1:
         yield Problem(key, f"must be null or a width of at least 1, but is {base}", fix)
-    if family not in MUP_FAMILIES:
-        problem = f"is known for the model types {', '.join(MUP_FAMILIES)}, but model.config.model_type is {family}"
+    if family not in MUP_HIDDEN:
+        problem = f"is known for the model types {', '.join(MUP_HIDDEN)}, but model.config.model_type is {family}"
         yield Problem(key, problem, fix)
     if config["lora"]:
         yield Problem(key, "gives learning rates to the weights of the model, but with lora adapters are trained", fix)

@@ -10,7 +10,7 @@ Weight decay is decoupled and multiplied with the rate of its group: per step a 
 lr * weight_decay / m of itself, an embedding lr * weight_decay. So hidden matrices decay the more slowly the wider the
 model is; where that should not depend on the width, sweep `weight_decay` in proportion to it.
 
-Which matrices are hidden is said by name for each architecture, `HIDDEN`: one that is not listed is refused,
+Which matrices are hidden is said by name for each architecture, `MUP_HIDDEN`: one that is not listed is refused,
 and one with a matrix that is not, as that would learn at the whole rate without a word. All widths of a model have to
 grow with that of the residual stream (the inner one of its MLPs, the number or the width of its heads).
 """
@@ -38,21 +38,11 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from gpt_opt.config.checks.architecture import MUP
+from gpt_opt.config.checks.architecture import MUP, MUP_HIDDEN
 from gpt_opt.config.checks.optimizer_combinations import rate_problems
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.training.optimizers.build import build_optimizer
 from gpt_opt.training.optimizers.roles import NamedParameter, Role, named_parameters
-
-_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-HIDDEN: Mapping[str, tuple[str, ...]] = {
-    "gpt": ("c_attn", "c_proj", "c_fc", "c_gate"),
-    "gpt2": ("c_attn", "c_proj", "c_fc"),
-    "llama": _PROJECTIONS,
-    "qwen2": _PROJECTIONS,
-}
-"""Modules whose weights map hidden states to hidden states, by the family of the model."""
 
 _SUFFIX = "_mup"
 
@@ -69,7 +59,7 @@ def _family(config: PreTrainedConfig) -> str:
 
 def _is_hidden(name: str, family: str) -> bool:
     module, _, kind = name.rpartition(".")
-    return kind == "weight" and module.rpartition(".")[2] in HIDDEN.get(family, ())
+    return kind == "weight" and module.rpartition(".")[2] in MUP_HIDDEN.get(family, ())
 
 
 def scale_hidden_weights(model: PreTrainedModel) -> None:
@@ -97,7 +87,8 @@ def mup_parameters(model: PreTrainedModel) -> list[NamedParameter]:
     family, rate = _family(model.config), 1 / width_multiplier(model.config)
     unknown = [item.name for item in parameters if item.role is Role.MATRIX and not _is_hidden(item.name, family)]
     if unknown:
-        problem = f"has rules for {', '.join(HIDDEN.get(family, ()))} of a {family}, not for {', '.join(unknown[:5])}"
+        rules = ", ".join(MUP_HIDDEN.get(family, ()))
+        problem = f"has rules for {rules} of a {family}, not for {', '.join(unknown[:5])}"
         raise ConfigError([Problem(f"model.config.{MUP}", problem, "set it to null")])
     return [
         replace(
@@ -150,8 +141,8 @@ def with_mup(config: Mapping[str, Any]) -> dict[str, Any]:
     others = {key: value for key, value in config.items() if key != MUP}
     if base is None:
         return others
-    if family not in HIDDEN:
-        problem = f"is known for the model types {', '.join(HIDDEN)}, but this is a {family}"
+    if family not in MUP_HIDDEN:
+        problem = f"is known for the model types {', '.join(MUP_HIDDEN)}, but this is a {family}"
         raise ConfigError([Problem(f"model.config.{MUP}", problem, "set it to null")])
     return {**others, "model_type": family + _SUFFIX, MUP: base}
 
