@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
+from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
@@ -70,23 +70,9 @@ class _Finder(MetaPathFinder):
         if fullname not in _IN or (spec := PathFinder.find_spec(fullname, path, target)) is None:
             return None
         assert spec.loader is not None
-        spec.loader = _Loader(spec.loader, _IN[fullname])
+        # of this import alone: each spec has a loader of its own
+        spec.loader.exec_module = _standing_in(_IN[fullname])(spec.loader.exec_module)  # type: ignore[method-assign]
         return spec
-
-
-class _Loader(Loader):
-    def __init__(self, loader: Loader, packages: Sequence[str]) -> None:
-        self._loader, self._packages = loader, packages
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        with _standing_in(self._packages):
-            self._loader.exec_module(module)
 
 
 @contextmanager
