@@ -63,24 +63,20 @@ class Generator:
         limits = parts.objective.limits
         longest, room = limits.max_prompt_length, limits.max_length - limits.max_prompt_length
         count = settings["n_samples"] if settings["n_samples"] is not None else DEFAULT_SAMPLES
-        indices: dict[tuple[int, ...], int] = {}
-        completions: dict[int, list[int] | None] = {}
+        chosen: dict[tuple[int, ...], tuple[int, list[int] | None]] = {}
         for index, item in enumerate(parts.items.validation):
-            prompt, completions[index] = parts.objective.continuation(item)
+            prompt, completion = parts.objective.continuation(item)
             if len(prompt) <= longest:
-                indices.setdefault(tuple(prompt), index)
-            if len(indices) == count:
+                chosen.setdefault(tuple(prompt), (index, completion))
+            if len(chosen) == count:
                 break
-        if not indices:
+        if not chosen:
             problem = f"is {longest} tokens, but every validation prompt is longer, so that none can be continued"
             fix = "raise it, or set training.sampling.sample_during_eval=false"
             raise DataError([Problem("training.training_params.max_prompt_length", problem, fix)])
-        chosen = list(indices.items())
-        self._prompts = [list(prompt) for prompt, _ in chosen]
-        self._from_data = [{"index": index, "prompt": self._text(prompt)} for prompt, index in chosen]
-        self._completions = [
-            {} if (ids := completions[index]) is None else {"chosen": self._text(ids)} for _, index in chosen
-        ]
+        self._prompts = [list(prompt) for prompt in chosen]
+        self._from_data = [{"index": index, "prompt": self._text(prompt)} for prompt, (index, _) in chosen.items()]
+        self._completions = [{} if ids is None else {"chosen": self._text(ids)} for _, ids in chosen.values()]
         self._room = settings["max_new_tokens"] if settings["max_new_tokens"] is not None else room
         self._temperature = settings["temperature"]
         self._reference: list[str] | None = None
