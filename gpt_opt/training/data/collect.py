@@ -139,7 +139,7 @@ def assemble(
     Args:
         train: Records to learn from.
         validation: Records to measure on. One whose prompt is trained on is left out.
-        dropped: What was left out before; this adds to it.
+        dropped: What was left out before.
         where: The source that an empty split is attributed to.
         advice: What to do about one.
 
@@ -149,14 +149,15 @@ def assemble(
     prompts = {asked(record) for record in train}
     unseen = [record for record in validation if asked(record) not in prompts]
     splits = [tuple(dict.fromkeys(records)) for records in (train, unseen)]
-    _count(dropped, "validation row with a prompt of the training split", len(validation) - len(unseen))
-    _count(dropped, "duplicate", len(train) + len(unseen) - sum(map(len, splits)))
+    own = Counter({"validation row with a prompt of the training split": len(validation) - len(unseen)})
+    own["duplicate"] = len(train) + len(unseen) - sum(map(len, splits))
+    all_dropped = dropped + own  # which leaves out what is 0
     if not all(splits):
         sizes = " and ".join(str(len(records)) for records in splits)
-        why = f"; left out: {left_out(dropped)}" if dropped else ""
+        why = f"; left out: {left_out(all_dropped)}" if all_dropped else ""
         problem = f"must give rows for training and for validation, but gives {sizes}{why}"
         raise DataError([Problem(where, problem, advice)])
-    return Data(splits[0], splits[1], fingerprint_records(*splits), dict(dropped))
+    return Data(splits[0], splits[1], fingerprint_records(*splits), dict(all_dropped))
 
 
 def left_out(dropped: Mapping[str, int]) -> str:
@@ -167,8 +168,3 @@ def left_out(dropped: Mapping[str, int]) -> str:
 def more_rows(validation_split: float | str) -> str:
     """Returns what to do about an empty split."""
     return f"add rows with other prompts, or change data.dataset.validation_split={validation_split}"
-
-
-def _count(dropped: Counter[str], reason: str, number: int) -> None:
-    if number:
-        dropped[reason] += number

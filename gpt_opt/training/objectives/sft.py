@@ -82,7 +82,7 @@ def sft_examples(data: Data) -> Data:
         return (*chosen, *wanted)
 
     train, validation = examples(data.train), examples(data.validation)
-    return Data(train, validation, data.fingerprint, {why: count for why, count in dropped.items() if count})
+    return Data(train, validation, data.fingerprint, dict(+dropped))
 
 
 def _one_a_prompt(pairs: Sequence[Pair]) -> tuple[Example, ...]:

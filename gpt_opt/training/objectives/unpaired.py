@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -121,17 +121,15 @@ def unpaired(data: Data) -> Data:
     Single completions stay.
     """
 
-    def examples(records: Iterable[Record]) -> tuple[Record, ...]:
-        found: list[Record] = []
+    def examples(records: Iterable[Record]) -> Iterator[Record]:
         for record in records:
             if isinstance(record, Pair):
-                found.append(Example(record.prompt, record.chosen, True, record.source))
-                found.append(Example(record.prompt, record.rejected, False, record.source))
+                yield Example(record.prompt, record.chosen, True, record.source)
+                yield Example(record.prompt, record.rejected, False, record.source)
             else:
-                found.append(record)
-        return tuple(found)
+                yield record
 
-    return Data(examples(data.train), examples(data.validation), data.fingerprint, data.dropped)
+    return replace(data, train=tuple(examples(data.train)), validation=tuple(examples(data.validation)))
 
 
 @dataclass(frozen=True, slots=True)
