@@ -79,12 +79,9 @@ def _settings(config: Mapping[str, Any], step: int | None, summary: Mapping[str,
     model, optimizer = config["model"], config["optimizer"]["optimizer_params"]
     yield "starts from", model.get("archive") or model.get("name_or_path") or "random weights"
     yield "goes on from", config["training"]["finetuning"].get("resume_from_checkpoint")
-    yield "data", config["data"]["dataset"]["name"]
-    yield from _inner("data", config["data"]["dataset"])
-    yield "loss", config["loss"]["name"]
-    yield from _inner("loss", config["loss"])
-    yield "optimizer", optimizer["name"]
-    yield from _inner("optimizer", optimizer)
+    for group, values in (("data", config["data"]["dataset"]), ("loss", config["loss"]), ("optimizer", optimizer)):
+        yield group, values["name"]
+        yield from _inner(group, values)
     yield from _inner("training", config["training"]["training_params"])
     yield from _inner("lora", config.get("lora") or {})
     yield "weights", model.get("policy_dtype")
