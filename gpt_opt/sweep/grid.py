@@ -30,8 +30,8 @@ count]}` (both ends included; the values, not exponents). Inside the list everyt
 is a list in the list, `[[0.9, 0.95], [0.9, 0.99]]`, an object is one alternative, null is a value. In `base` the value
 is data directly: `{"betas": [0.9, 0.95]}`.
 
-**Distributions**, and how a draw depends on seed, key and index alone: generators.py. The same key in two members of a
-union draws the same values, unless their seeds differ.
+**Distributions**, and how a draw depends on seed, key and index alone: distributions.py. The same key in two members of
+a union draws the same values, unless their seeds differ.
 
 **Exclude** looks at the parameters of its own space, its union included. A point that lacks a key of an entry (it comes
 from another member) does not match. 1 matches 1.0; true does not match 1. An entry that matches no point, and a space

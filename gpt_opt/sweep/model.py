@@ -95,12 +95,10 @@ class Axis:
     """Values that advance together: one key of `grid`, all of `zip`, or all of `random`.
 
     Attributes:
-        section: `grid`, `zip` or `random`.
         keys: The override keys, as written.
         rows: One tuple a step, a value for each key.
     """
 
-    section: str
     keys: tuple[str, ...]
     rows: tuple[tuple[Json, ...], ...]
 

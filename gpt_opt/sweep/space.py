@@ -120,7 +120,7 @@ class SpaceReader:
     def _grid(self) -> list[Axis]:
         path, members = self._parameters("grid")
         return [
-            Axis("grid", (key,), tuple((v,) for v in self._alternatives((*path, key), key, value, single=True)))
+            Axis((key,), tuple((v,) for v in self._alternatives((*path, key), key, value, single=True)))
             for key, value in members.items()
         ]
 
@@ -132,7 +132,7 @@ class SpaceReader:
             got = ", ".join(f"{key} {size}" for key, size in sizes.items())
             self._report.add(path, f"the lists of zip must have one length, but got {got}", "make them equal")
             return []
-        return [Axis("zip", tuple(lists), tuple(zip(*lists.values(), strict=False)))] if lists else []
+        return [Axis(tuple(lists), tuple(zip(*lists.values(), strict=False)))] if lists else []
 
     def _alternatives(self, path: Path, key: str, value: Json, *, single: bool = False) -> tuple[Json, ...]:
         """Returns the alternatives that a list, a generator or (if `single`) one plain value stands for."""
@@ -185,7 +185,7 @@ class SpaceReader:
         if len(self._report) > before:
             return []
         rows = (tuple(draw(draw_number(seed, key, i)) for key, draw in draws.items()) for i in range(samples))
-        return [Axis("random", tuple(draws), tuple(rows))]
+        return [Axis(tuple(draws), tuple(rows))]
 
     def _whole(self, path: Path, members: dict[str, Json], name: str, default: int | None, low: int, high: int) -> int:
         value = members.get(name, default)

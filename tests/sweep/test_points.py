@@ -115,10 +115,10 @@ VALUES: st.SearchStrategy[Any] = st.sampled_from([0, 1, True, "x", None, [1]])
 def spaces(draw: st.DrawFn, keys: tuple[str, ...] = tuple("abcdefg"), depth: int = 2) -> Space:
     cuts = sorted(draw(st.lists(st.integers(0, len(keys)), min_size=4, max_size=4)))
     base_keys, grid_keys, zip_keys, rest = (keys[i:j] for i, j in itertools.pairwise([0, *cuts[:3], len(keys)]))
-    axes = [Axis("grid", (k,), tuple((v,) for v in draw(st.lists(VALUES, min_size=1, max_size=3)))) for k in grid_keys]
+    axes = [Axis((k,), tuple((v,) for v in draw(st.lists(VALUES, min_size=1, max_size=3)))) for k in grid_keys]
     if zip_keys:
         row = st.tuples(*[VALUES] * len(zip_keys))
-        axes.append(Axis("zip", zip_keys, tuple(draw(st.lists(row, min_size=1, max_size=3)))))
+        axes.append(Axis(zip_keys, tuple(draw(st.lists(row, min_size=1, max_size=3)))))
     union: list[Space] = []
     if rest and depth:
         union = draw(st.lists(spaces(keys=rest, depth=depth - 1), max_size=2))
