@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal
 from fractions import Fraction
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from gpt_opt.sweep.json_file import Json, shown
 
@@ -50,38 +50,26 @@ class BadValues(Exception):
         super().__init__(message)
 
 
+Values = TypeVar("Values")
+Draw = Callable[[int], Json]
+"""From the 256-bit number of a draw to its value."""
+
+
 @dataclass(frozen=True)
-class Generator:
-    """One entry of the table of generators.
+class Entry(Generic[Values]):
+    """A generator or a distribution.
 
     Attributes:
         form: Its arguments, for messages: `[start, stop]`.
         doc: What it gives.
         schema: JSON Schema of the arguments.
-        make: Arguments -> values; raises BadValues.
+        make: Arguments -> what they stand for; raises BadValues.
     """
 
     form: str
     doc: str
     schema: dict[str, Any]
-    make: Callable[[Json], tuple[Json, ...]]
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """One entry of the table of distributions.
-
-    Attributes:
-        form: Its arguments, for messages.
-        doc: What it draws.
-        schema: JSON Schema of the arguments.
-        make: Arguments -> function from the 256-bit number of a draw to its value; raises BadValues.
-    """
-
-    form: str
-    doc: str
-    schema: dict[str, Any]
-    make: Callable[[Json], Callable[[int], Json]]
+    make: Callable[[Json], Values]
 
 
 def draw_number(seed: int, key: str, index: int) -> int:
@@ -151,7 +139,7 @@ def _bounds(arguments: Json) -> tuple[int | float, int | float]:
     return low, high
 
 
-def _uniform(arguments: Json) -> Callable[[int], Json]:
+def _uniform(arguments: Json) -> Draw:
     low, high = map(float, _bounds(arguments))
 
     def draw(number: int) -> Json:
@@ -161,7 +149,7 @@ def _uniform(arguments: Json) -> Callable[[int], Json]:
     return draw
 
 
-def _log_uniform(arguments: Json) -> Callable[[int], Json]:
+def _log_uniform(arguments: Json) -> Draw:
     bounds = _bounds(arguments)
     if bounds[0] <= 0:
         raise BadValues(f"low must be above 0, but got {bounds[0]}", "use uniform for a range that holds 0")
@@ -176,7 +164,7 @@ def _log_uniform(arguments: Json) -> Callable[[int], Json]:
     return draw
 
 
-def _int(arguments: Json) -> Callable[[int], Json]:
+def _int(arguments: Json) -> Draw:
     low, high = _bounds(arguments)
     if not isinstance(low, int) or not isinstance(high, int):
         raise BadValues(f"low and high must be integers, but got {low} and {high}", "use uniform for others")
@@ -184,7 +172,7 @@ def _int(arguments: Json) -> Callable[[int], Json]:
     return lambda number: low + (number * size >> 256)
 
 
-def _choice(arguments: Json) -> Callable[[int], Json]:
+def _choice(arguments: Json) -> Draw:
     if not isinstance(arguments, list) or not arguments:
         raise BadValues(f"must be a list with at least one value, but got {shown(arguments)}")
     values = arguments
@@ -196,20 +184,20 @@ def _array(*items: dict[str, Any], optional: int = 0) -> dict[str, Any]:
     return {**shape, "minItems": len(items) - optional, "maxItems": len(items)}
 
 
-GENERATORS: dict[str, Generator] = {
-    "range": Generator(
+GENERATORS: dict[str, Entry[tuple[Json, ...]]] = {
+    "range": Entry(
         "[start, stop] or [start, stop, step]",
         "start, start + step, ... before stop, which is left out; integers if all three are; step 1 if not given",
         _array(_NUMBER, _NUMBER, _NUMBER, optional=1),
         _range,
     ),
-    "linspace": Generator(
+    "linspace": Entry(
         "[first, last, count]",
         "count floats in equal steps, first and last included",
         _array(_NUMBER, _NUMBER, _COUNT),
         _linspace,
     ),
-    "logspace": Generator(
+    "logspace": Entry(
         "[first, last, count]",
         "count floats in equal ratios, first and last included; they are the values themselves, not exponents",
         _array(_POSITIVE, _POSITIVE, _COUNT),
@@ -217,19 +205,19 @@ GENERATORS: dict[str, Generator] = {
     ),
 }
 
-DISTRIBUTIONS: dict[str, Distribution] = {
-    "uniform": Distribution("[low, high]", "a float between low and high", _array(_NUMBER, _NUMBER), _uniform),
-    "log_uniform": Distribution(
+DISTRIBUTIONS: dict[str, Entry[Draw]] = {
+    "uniform": Entry("[low, high]", "a float between low and high", _array(_NUMBER, _NUMBER), _uniform),
+    "log_uniform": Entry(
         "[low, high]",
         "a float between low and high, both above 0, equally likely in every decade",
         _array(_POSITIVE, _POSITIVE),
         _log_uniform,
     ),
-    "int": Distribution(
+    "int": Entry(
         "[low, high]",
         "an integer from low to high, both included",
         _array({"type": "integer"}, {"type": "integer"}),
         _int,
     ),
-    "choice": Distribution("[value, ...]", "one of the values", {"type": "array", "minItems": 1}, _choice),
+    "choice": Entry("[value, ...]", "one of the values", {"type": "array", "minItems": 1}, _choice),
 }

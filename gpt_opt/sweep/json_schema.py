@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gpt_opt.sweep.distributions import DISTRIBUTIONS, GENERATORS, MAX_VALUES, Distribution, Generator
+from gpt_opt.sweep.distributions import DISTRIBUTIONS, GENERATORS, MAX_VALUES, Entry
 from gpt_opt.sweep.model import Metric, Resources, settings
 from gpt_opt.sweep.overrides import KEY_PATTERN
 from gpt_opt.sweep.space import MAX_SEED, RANDOM_FIELDS, SPACE_SECTIONS, STAGE_SECTIONS, TOP_SECTIONS
@@ -119,7 +119,7 @@ def _settings(cls: type[Resources] | type[Metric]) -> Schema:
     return {**_object(properties), "required": [name for name, (_, _, required) in fields.items() if required]}
 
 
-def _choice_of(name: str, entry: Generator | Distribution) -> Schema:
+def _choice_of(name: str, entry: Entry[Any]) -> Schema:
     arguments = {**entry.schema, "description": f"{entry.form}: {entry.doc}"}
     return {**_object({name: arguments}), "required": [name]}
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from gpt_opt.sweep.diagnostics import Report
-from gpt_opt.sweep.distributions import DISTRIBUTIONS, GENERATORS, MAX_VALUES, BadValues, draw_number, is_whole
+from gpt_opt.sweep.distributions import DISTRIBUTIONS, GENERATORS, MAX_VALUES, BadValues, Draw, draw_number, is_whole
 from gpt_opt.sweep.json_file import Json, Path, shown
 from gpt_opt.sweep.model import Axis, Exclude, Items, Space
 from gpt_opt.sweep.overrides import describe, target
@@ -197,13 +197,13 @@ class SpaceReader:
         self._report.add(where, f"{name} must be an integer from {low} to {high}, but got {got}", fix)
         return low
 
-    def _draws(self, random_path: Path, fields: dict[str, Json]) -> dict[str, Callable[[int], Json]]:
+    def _draws(self, random_path: Path, fields: dict[str, Json]) -> dict[str, Draw]:
         if "params" not in fields:
             self._report.add(random_path, 'random must have "params"', 'add "params": {key: {"uniform": [0, 1]}, ...}')
             return {}
         self._sections["params"] = ((*random_path, "params"), fields["params"])
         path, members = self._parameters("params")
-        draws: dict[str, Callable[[int], Json]] = {}
+        draws: dict[str, Draw] = {}
         for key, value in members.items():
             name = next(iter(value), "") if isinstance(value, dict) else ""
             if not isinstance(value, dict) or len(value) != 1 or name not in DISTRIBUTIONS:
