@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +15,13 @@ from gpt_opt.cli.arguments import OVERRIDES, SWEEP_FILE, SWEEPS, at_least_one, c
 from gpt_opt.cli.sweep import CODES
 from gpt_opt.errors import ConfigError, Problem, RunFailed
 from gpt_opt.records.job_id import this_job
-from gpt_opt.sweep.model import Resources
+from gpt_opt.sweep.model import Resources, settings
 
 if TYPE_CHECKING:
     from gpt_opt.dispatch.submit import Request
 
-_TYPES: Mapping[str, type] = {
-    "mem_gb": float,
-    **dict.fromkeys(("partition", "qos", "account", "constraint", "exclude", "sbatch"), str),
-}
-"""Field of `Resources` to the type of its option; int for all others."""
+_TYPES: Mapping[str, type] = {"integer": int, "number": float, "string": str, "array": str}
+"""JSON type of a field of `Resources` to the type of its option."""
 
 
 _LIVE = "Jobs import from this repository as it is then, not from a snapshot of what it is now."
@@ -39,13 +35,12 @@ The options from --gpus-per-run on say what one run needs; they beat the sweep f
 
 def _resource_options(verb: Callable[..., Any]) -> Callable[..., Any]:
     """Gives a verb an option for each field of `Resources`."""
-    for item in reversed(fields(Resources)):
-        flag, text = f"--{item.name.replace('_', '-')}", item.metadata["doc"]
-        repeated = item.name == "sbatch"
+    for name, (kind, text, _) in reversed(settings(Resources).items()):
+        flag, json_type = f"--{name.replace('_', '-')}", kind.schema["type"]
+        repeated = json_type == "array"
         text += f"; may be repeated: {flag}=--reservation=lab" if repeated else ""
-        kind = _TYPES.get(item.name, int)
         metavar = "OPTION" if repeated else "X"
-        verb = click.option(flag, type=kind, multiple=repeated, metavar=metavar, help=text)(verb)
+        verb = click.option(flag, type=_TYPES[json_type], multiple=repeated, metavar=metavar, help=text)(verb)
     return verb
 
 

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from gpt_opt.errors import ConfigError, Problem
-from gpt_opt.sweep.model import Resources, settings
+from gpt_opt.sweep.model import SITE_FIELDS, Resources, settings
 
 
 def merged(file: Resources, group: Mapping[str, Any], flags: Mapping[str, Any]) -> Resources:
@@ -109,8 +109,7 @@ def needs(resources: Resources) -> str:
     cores = "{} core" if values["cpus_per_run"] == 1 else "{} cores"
     named = {"cpus_per_run": cores, "mem_gb": "{:g} GB", "time_min": "{} min"}
     parts += [text.format(values[name]) for name, text in named.items() if values[name] is not None]
-    sites = ("partition", "qos", "account", "constraint", "exclude")
-    parts += [f"{name}={values[name]}" for name in sites if values[name] is not None]
+    parts += [f"{name}={values[name]}" for name in SITE_FIELDS if values[name] is not None]
     return ", ".join([*parts, *resources.sbatch])
 
 

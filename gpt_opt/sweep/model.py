@@ -82,6 +82,10 @@ class Resources:
     sbatch: tuple[str, ...] = field(default=(), metadata=_about(_OPTIONS, "further sbatch options, one a string"))
 
 
+SITE_FIELDS = ("partition", "qos", "account", "constraint", "exclude")
+"""Fields of `Resources` that are options of sbatch by the same name."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """What makes one run better than another."""

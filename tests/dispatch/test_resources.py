@@ -50,19 +50,16 @@ def test_a_record_reads_back_as_it_was(resources: Resources) -> None:
     assert None not in record.values()
 
 
-def test_options_of_the_site_come_as_sbatch_takes_them_the_users_last() -> None:
-    resources = Resources(
-        time_min=5, partition="a,b", account="lab", constraint="a100|h100", exclude="n[1-3]", sbatch=("--time=7",)
-    )
-    assert site_options(resources) == [
-        "--time=5",
-        "--partition=a,b",
-        "--account=lab",
-        "--constraint=a100|h100",
-        "--exclude=n[1-3]",
-        "--time=7",
-    ]
-    assert site_options(Resources()) == []
+def test_options_of_the_site_come_as_sbatch_takes_them() -> None:
+    resources = Resources(time_min=5, partition="a,b", account="lab", constraint="a100|h100", exclude="n[1-3]")
+    assert site_options(resources) == {
+        "time": 5,
+        "partition": "a,b",
+        "account": "lab",
+        "constraint": "a100|h100",
+        "exclude": "n[1-3]",
+    }
+    assert site_options(Resources()) == {}
 
 
 @pytest.mark.parametrize(("mem_gb", "mib"), [(None, None), (1, 1024), (0.5, 512), (0.0001, 1)])

@@ -9,11 +9,11 @@ from typing import Any
 
 from gpt_opt.dispatch import slurm
 from gpt_opt.errors import ConfigError, Problem
-from gpt_opt.sweep.model import Resources
+from gpt_opt.sweep.model import SITE_FIELDS, Resources
 
 log = logging.getLogger(__name__)
 
-SLURM_ONLY = ("time_min", "partition", "qos", "account", "constraint", "exclude", "sbatch")
+SLURM_ONLY = ("time_min", *SITE_FIELDS, "sbatch")
 """Resources that mean nothing on a machine by itself; `mem_gb` says there whether a retry would have more."""
 
 _UNSAID: Mapping[str, Any] = {item.name: item.default for item in fields(Resources) if item.name in SLURM_ONLY}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from gpt_opt.records.sweep_dir import SweepRun
-from gpt_opt.sweep.model import Resources
+from gpt_opt.sweep.model import SITE_FIELDS, Resources
 
 MOST_SLOTS = 8
 """Slots of an allocation where the user does not say how many."""
@@ -29,17 +30,10 @@ def groups(indices: Sequence[int], together: int) -> list[tuple[int, ...]]:
     return [tuple(indices[start : start + together]) for start in range(0, len(indices), together)]
 
 
-def site_options(resources: Resources) -> list[str]:
-    """Returns the sbatch options that do not depend on how runs are spread, the user's own lines last."""
-    named = {
-        "time": resources.time_min,
-        "partition": resources.partition,
-        "qos": resources.qos,
-        "account": resources.account,
-        "constraint": resources.constraint,
-        "exclude": resources.exclude,
-    }
-    return [*(f"--{name}={value}" for name, value in named.items() if value is not None), *resources.sbatch]
+def site_options(resources: Resources) -> dict[str, Any]:
+    """Returns the options of sbatch that do not depend on how runs are spread, without the user's own lines."""
+    values = {"time": resources.time_min, **{name: getattr(resources, name) for name in SITE_FIELDS}}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def mem_mb(resources: Resources) -> int | None:

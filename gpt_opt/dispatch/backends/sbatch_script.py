@@ -39,7 +39,8 @@ def sbatch_text(
         environment: Lines that put `gptopt` on the PATH, as `environment_lines` gives them.
         snapshot: Whether the job imports from the sweep's snapshot.
     """
-    options = [*_options(sweep, resources, slots), *site_options(resources)]
+    site = [f"--{name}={value}" for name, value in site_options(resources).items()]
+    options = [*_options(sweep, resources, slots), *site, *resources.sbatch]
     part = "" if sweep.shape is None else f" --shape {sweep.shape}"
     return "\n".join(
         [

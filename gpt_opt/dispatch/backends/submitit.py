@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt_opt.dispatch import slurm
 from gpt_opt.dispatch.backends.plain_names import make_links, plain, program
-from gpt_opt.dispatch.backends.resources import groups, slurm_slots
+from gpt_opt.dispatch.backends.resources import groups, site_options, slurm_slots
 from gpt_opt.dispatch.backends.sbatch_script import environment_lines, import_line, names, option_lines, warning_s
 from gpt_opt.dispatch.slot.slot import SESSION, Slot
 from gpt_opt.dispatch.stages import must_wait
@@ -249,17 +249,12 @@ def _parameters(sweep: Sweep, submission: Submission) -> dict[str, Any]:
     found: dict[str, Any] = {
         "job_name": name,
         "comment": comment,
-        "time": resources.time_min,
         "nodes": resources.nodes_per_run or 1,
         "ntasks_per_node": 1,
         "cpus_per_task": (resources.cpus_per_run or 1) * together,
         "gpus_per_node": gpus or None,
         "mem": None if resources.mem_gb is None else f"{round(resources.mem_gb * 1024 * together)}M",
-        "partition": resources.partition,
-        "qos": resources.qos,
-        "account": resources.account,
-        "constraint": resources.constraint,
-        "exclude": resources.exclude,
+        **site_options(resources),
         "signal_delay_s": warning_s(resources),
         "setup": [
             *option_lines(resources.sbatch),  # before any command, so sbatch reads them, and the last word is theirs
