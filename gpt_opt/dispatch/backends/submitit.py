@@ -8,7 +8,6 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,65 +55,44 @@ class Submitit:
         jobs_of = {index: job.id for job in submission.jobs for index in job.runs or ()}
         arrays = _arrays_of(sweep, submission, runs)
         taken, total = 0, sum(len(tasks) for _, _, tasks in arrays)
-        for shape, depends, tasks in arrays:
-            where = _Waiting(depends.option(jobs_of), (taken, total))
-            for jobs in self._arrays(_part(sweep, submission, shape), submission, tasks, where):
-                taken += len(jobs)
-                jobs_of |= {index: job.id for job in jobs for index in job.runs or ()}
-                yield jobs
-
-    def _arrays(
-        self, part: Sweep, submission: Submission, waiting: Sequence[tuple[int, ...]], where: _Waiting
-    ) -> Iterator[list[Job]]:
-        size, number = slurm.max_array_size(), len(waiting)
-        environment = slurm.outside_job(os.environ, slurm.options_of(text(part, submission)))
-        while waiting:
-            size = min(size, len(waiting))
+        for shape, (condition, parents), tasks in arrays:
+            ids = sorted({jobs_of[index] for index in parents if index in jobs_of})
+            dependency = ":".join([condition, *ids]) if ids else ""
             try:
-                with _replaced(environment):
-                    jobs = _submit_array(part, submission, waiting[:size], math.ceil(number / size), where.dependency)
+                for jobs in _submitted(_part(sweep, submission, shape), submission, tasks, dependency):
+                    taken += len(jobs)
+                    jobs_of |= {index: job.id for job in jobs for index in job.runs or ()}
+                    yield jobs
             except _Refused as error:
-                if size > 1:
-                    size //= 2
-                    continue
-                taken = where.of_all[0] + number - len(waiting)
-                raise GptOptError(slurm.took_some(taken, where.of_all[1], str(error))) from error
-            waiting = waiting[size:]
-            yield jobs
+                raise GptOptError(slurm.took_some(taken, total, str(error))) from error
 
 
-@dataclass(frozen=True)
-class _Waiting:
-    """What an array waits for.
+def _submitted(
+    part: Sweep, submission: Submission, waiting: Sequence[tuple[int, ...]], dependency: str
+) -> Iterator[list[Job]]:
+    """Submits tasks of one shape and yields the jobs of each array.
 
-    Attributes:
-        dependency: Slurm's option of this name; "" for none.
-        of_all: Jobs that were submitted before it, and the number of all.
+    Raises:
+        _Refused: If Slurm takes no further job.
     """
-
-    dependency: str
-    of_all: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class _Depends:
-    """The runs that a run waits for.
-
-    Attributes:
-        parents: Their indices; empty where it waits for none.
-        all_must_succeed: Whether each of them must be COMPLETED; else it is enough that they have ended.
-    """
-
-    parents: frozenset[int] = frozenset()
-    all_must_succeed: bool = True
-
-    def option(self, jobs: Mapping[int, str]) -> str:
-        """Returns Slurm's dependency on the jobs that have these runs."""
-        ids = sorted({jobs[index] for index in self.parents if index in jobs})
-        return ":".join([_AFTER[self.all_must_succeed], *ids]) if ids else ""
+    size, number = slurm.max_array_size(), len(waiting)
+    environment = slurm.outside_job(os.environ, slurm.options_of(text(part, submission)))
+    while waiting:
+        size = min(size, len(waiting))
+        try:
+            with _replaced(environment):
+                jobs = _submit_array(part, submission, waiting[:size], math.ceil(number / size), dependency)
+        except _Refused:
+            if size == 1:
+                raise
+            size //= 2
+            continue
+        waiting = waiting[size:]
+        yield jobs
 
 
-_AFTER = {True: "afterok", False: "afterany"}
+_Depends = tuple[str, frozenset[int]]
+"""Slurm's condition, and the indices of the runs that a run waits for; none where it waits for none."""
 
 
 def _arrays_of(
@@ -139,9 +117,10 @@ def _arrays_of(
 
 def _depends(run: SweepRun, sweep: Sweep) -> _Depends:
     if run.parent is None or not must_wait(sweep, run):
-        return _Depends()
+        return "", frozenset()
     parents = {sweep.runs[item.parent] for item in sweep.alternatives(run) if item.parent is not None}
-    return _Depends(frozenset(item.index for run in parents for item in sweep.alternatives(run)), not run.choice)
+    condition = "afterany" if run.choice else "afterok"  # of candidates it is enough that they have ended
+    return condition, frozenset(item.index for run in parents for item in sweep.alternatives(run))
 
 
 class _Refused(GptOptError):
