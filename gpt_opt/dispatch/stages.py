@@ -26,11 +26,11 @@ def classify_runs(sweep: Sweep) -> ClassifiedRuns:
     if not submission.stages:
         classifier = RunClassifier(sweep, submission)
         return ClassifiedRuns({run: classifier.read(run) for run in sweep.runs})
-    found = _read(Sweep(sweep.root), submission).items
+    found, _ = _read(Sweep(sweep.root), submission)
     return ClassifiedRuns({run: item for run, item in found.items() if sweep.shape in (None, run.shape)})
 
 
-def _read(sweep: Sweep, submission: Submission) -> Staged:
+def _read(sweep: Sweep, submission: Submission) -> tuple[dict[SweepRun, Classification], ChoiceReader]:
     classifier = RunClassifier(sweep, submission)
     return with_parents(sweep, submission, {run: classifier.read(run) for run in sweep.runs}, classifier.paths)
 
@@ -38,17 +38,8 @@ def _read(sweep: Sweep, submission: Submission) -> Staged:
 def decide(sweep: Sweep) -> None:
     """Makes the choices of a sweep for which all candidates have ended, and writes them down."""
     submission = sweep.submission()
-    if all(stage.metric is None for stage in submission.stages):
-        return
-    with lock(sweep.root / ".choices.lock"):  # drivers of several shapes
-        staged = _read(Sweep(sweep.root), submission)
-        for name, chosen in staged.choices.found.items():
-            best = staged.choices.best(name, staged.by_index) if chosen.settled else None
-            if best is not None:
-                metric = staged.choices.metric(name)["name"]
-                record_choice(sweep.choices, name, best[0], metric, best[1])
-                parent = staged.by_index[best[0]][0]
-                log.info("%s: %s starts from %s, with %s=%g", sweep.label, name, parent.name, metric, best[1])
+    if any(stage.metric is not None for stage in submission.stages):
+        _choose(sweep, submission, lambda name, chosen: chosen.settled)
 
 
 def must_wait(sweep: Sweep, run: SweepRun) -> str:
@@ -74,33 +65,22 @@ def choose_anew(sweep: Sweep, names: Set[str]) -> int:
         sweep: The sweep.
         names: Of the choices.
     """
-    with lock(sweep.root / ".choices.lock"):
-        staged, changed = _read(Sweep(sweep.root), sweep.submission()), 0
-        for name, chosen in staged.choices.found.items():
-            is_meant = name in names and chosen.better is not None
-            best = staged.choices.best(name, staged.by_index) if is_meant else None
+    return _choose(sweep, sweep.submission(), lambda name, chosen: name in names and chosen.better is not None)
+
+
+def _choose(sweep: Sweep, submission: Submission, is_meant: Callable[[str, Chosen], bool]) -> int:
+    """Takes the best run for the choices that are meant, and writes that down; returns their number."""
+    changed = 0
+    with lock(sweep.root / ".choices.lock"):  # drivers of several shapes
+        _, choices = _read(Sweep(sweep.root), submission)
+        for name, chosen in choices.found.items():
+            best = choices.best(name) if is_meant(name, chosen) else None
             if best is not None:
-                record_choice(sweep.choices, name, best[0], staged.choices.metric(name)["name"], best[1])
+                metric, parent = choices.metrics[name]["name"], choices.runs[best[0]][0]
+                record_choice(sweep.choices, name, best[0], metric, best[1])
+                log.info("%s: %s starts from %s, with %s=%g", sweep.label, name, parent.name, metric, best[1])
                 changed += 1
     return changed
-
-
-@dataclass(frozen=True)
-class Staged:
-    """The runs of a sweep with stages.
-
-    Attributes:
-        items: What each is, in the order of the plan; without those that are not chosen.
-        choices: What has become of the choices.
-    """
-
-    items: Mapping[SweepRun, Classification]
-    choices: ChoiceReader
-
-    @property
-    def by_index(self) -> dict[int, tuple[SweepRun, Classification]]:
-        """The same by index."""
-        return {run.index: (run, item) for run, item in self.items.items()}
 
 
 def with_parents(
@@ -108,7 +88,7 @@ def with_parents(
     submission: Submission,
     items: Mapping[SweepRun, Classification],
     paths: Callable[[SweepRun], RunPaths],
-) -> Staged:
+) -> tuple[dict[SweepRun, Classification], ChoiceReader]:
     """Returns what runs are, as far as the runs that they start from decide it; those that are not chosen are left out.
 
     Args:
@@ -116,18 +96,19 @@ def with_parents(
         submission: Its submission.json.
         items: What each run is by itself.
         paths: Finds the files of a run.
+
+    Returns:
+        The runs, in the order of the plan, and what has become of the choices.
     """
     choices = ChoiceReader(sweep, submission, paths)
-    found: dict[SweepRun, Classification] = {}
-    by_index: dict[int, tuple[SweepRun, Classification]] = {}
     for run, item in items.items():
         if run.parent is not None:
-            if run.parent not in by_index:
+            if run.parent not in choices.runs:
                 continue
-            chosen = choices.of(run.choice, by_index) if run.choice else None
-            if chosen is not None and not chosen.has(run.parent):
+            chosen = choices.of(run.choice) if run.choice else None
+            if chosen is not None and chosen.parent != run.parent:
                 continue
-            parent, what = by_index[run.parent]
+            parent, what = choices.runs[run.parent]
             if chosen is not None:
                 item = chosen.applied_to(item)
             if chosen is None or chosen.decided:
@@ -135,9 +116,8 @@ def with_parents(
             is_stale = what.state is State.STALE or started_from_another(paths(run), paths(parent))
             if is_stale and (item.is_done or item.is_due):  # one that has begun goes on with nothing else
                 item = Classification(State.STALE, None, BlockedBy.STALE)
-        found[run] = item
-        by_index[run.index] = (run, item)
-    return Staged(found, choices)
+        choices.runs[run.index] = (run, item)
+    return dict(choices.runs.values()), choices
 
 
 def _after(item: Classification, parent: Classification) -> Classification:
@@ -171,10 +151,6 @@ class Chosen:
     settled: bool = False
     is_blocked: bool = False
 
-    def has(self, parent: int) -> bool:
-        """Returns whether a run that starts from `parent` is one of the sweep's."""
-        return self.parent == parent
-
     def applied_to(self, item: Classification) -> Classification:
         """Returns what a run is that starts from what is chosen."""
         if not self.decided:
@@ -193,47 +169,43 @@ class ChoiceReader:
         sweep: The sweep, with all its runs.
         submission: Its submission.json.
         paths: Finds the files of a run.
+
+    Attributes:
+        runs: The runs so far, by index, with what they are.
+        metrics: Name and goal of the metric that decides a choice.
+        found: What has become of each choice.
     """
 
     def __init__(self, sweep: Sweep, submission: Submission, paths: Callable[[SweepRun], RunPaths]) -> None:
         self._recorded, self._paths = read_choices(sweep.choices), paths
-        self._metrics = {stage.name: stage.metric or {} for stage in submission.stages}
-        self._candidates: dict[str, list[int]] = {}
-        self._stages = {run.choice: run.stage for run in sweep.runs if run.choice}
+        stages = {stage.name: stage.metric or {} for stage in submission.stages}
+        self.metrics = {run.choice: stages[run.stage] for run in sweep.runs if run.choice}
+        self._candidates: dict[str, dict[int, None]] = {}
         for run in sweep.runs:
-            if run.choice and run.parent is not None and run.parent not in self._candidates.setdefault(run.choice, []):
-                self._candidates[run.choice].append(run.parent)
+            if run.choice and run.parent is not None:
+                self._candidates.setdefault(run.choice, {})[run.parent] = None
+        self.runs: dict[int, tuple[SweepRun, Classification]] = {}
         self.found: dict[str, Chosen] = {}
 
-    def metric(self, name: str) -> dict[str, str]:
-        """Returns name and goal of the metric that decides a choice."""
-        return self._metrics[self._stages[name]]
-
-    def of(self, name: str, items: Mapping[int, tuple[SweepRun, Classification]]) -> Chosen:
-        """Returns what has become of a choice.
-
-        Args:
-            name: Of the choice.
-            items: The runs before, by index, with what they are.
-        """
+    def of(self, name: str) -> Chosen:
+        """Returns what has become of a choice, by the runs so far."""
         if name not in self.found:
-            self.found[name] = self._read(name, {i: items[i] for i in self._candidates[name] if i in items})
+            self.found[name] = self._read(name)
         return self.found[name]
 
-    def best(self, name: str, items: Mapping[int, tuple[SweepRun, Classification]]) -> tuple[int, float] | None:
+    def best(self, name: str) -> tuple[int, float] | None:
         """Returns the index of the best candidate among the complete ones, with its value; None for none."""
-        candidates = ((i, *items[i]) for i in self._candidates[name] if i in items)
-        done = ((i, self._paths(run)) for i, run, item in candidates if item.is_done)
-        return best_of(done, self.metric(name))
+        candidates = (self.runs[index] for index in self._candidates[name] if index in self.runs)
+        return best_of(((run.index, self._paths(run)) for run, item in candidates if item.is_done), self.metrics[name])
 
-    def _read(self, name: str, items: Mapping[int, tuple[SweepRun, Classification]]) -> Chosen:
-        candidates, recorded = tuple(items), self._recorded.get(name)
-        best = self.best(name, items)
+    def _read(self, name: str) -> Chosen:
+        items = {index: self.runs[index][1] for index in self._candidates[name] if index in self.runs}
+        candidates, recorded, best = tuple(items), self._recorded.get(name), self.best(name)
         if recorded is not None and recorded.parent in items:
-            is_there = items[recorded.parent][1].is_done  # and not being made anew
+            is_there = items[recorded.parent].is_done  # and not being made anew
             better = best[0] if best is not None and best[0] != recorded.parent and is_there else None
             return Chosen(recorded.parent, candidates, True, recorded.value, better)
-        ended = all(item.is_done or item.needs_user for _, item in items.values())
+        ended = all(item.is_done or item.needs_user for item in items.values())
         if best is not None and ended:
             return Chosen(candidates[0], candidates, False, settled=True)
         return Chosen(candidates[0], candidates, False, is_blocked=ended)

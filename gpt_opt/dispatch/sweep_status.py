@@ -150,9 +150,9 @@ def gather(sweep: Sweep, ask_slurm: bool = True, before: SweepStatus | None = No
     chosen: dict[str, Chosen] = {}
     if submission.stages:
         by_run = {item.run: item for item in runs}
-        staged = with_parents(sweep, submission, {item.run: item.what for item in runs}, reader.paths)
-        runs = tuple(replace(by_run[run], what=what) for run, what in staged.items.items())
-        chosen = staged.choices.found
+        staged, choices = with_parents(sweep, submission, {item.run: item.what for item in runs}, reader.paths)
+        runs = tuple(replace(by_run[run], what=what) for run, what in staged.items())
+        chosen = choices.found
     stages = {item.run.index: item.run.stage for item in runs}
     failures = grouped(list(_failures(runs)), {item.run.index: item.run.overrides for item in runs}, stages)
     statuses = tuple(job_statuses(submission, known, former, driven))
