@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gpt_opt.app.app import App
 from gpt_opt.dispatch import snapshot
@@ -42,6 +42,8 @@ from gpt_opt.run.resolvers import NEW_DIRECTORY
 from gpt_opt.sweep.model import Resources, Stage
 
 log = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -212,22 +214,22 @@ def preview(request: Request) -> str:
     return "\n".join([scripts(sweep, submission, runs), *tasks])
 
 
-def prepare(request: Request, state_lock: Callable[[Sweep], None] | None = None) -> Sweep:
-    """Plans, and makes or finds the sweep directory; submits nothing.
-
-    A sweep whose last submission has the same runs goes on in its directory, with the resources of this request.
-
-    Args:
-        request: What is asked for.
-        state_lock: Called with the sweep while no other process can change it. Without it the runs are to be worked
-            on by this process, in the Slurm job that it is in, or on this machine.
+def prepare(request: Request) -> Sweep:
+    """Plans, and makes or finds the sweep directory, for this process to work through it; submits nothing.
 
     Raises:
         RequestError: If the sweep file, a point, or a resource is wrong; nothing is written then.
     """
     plan = _planned(request)
-    if state_lock is None:
-        _require_one_allocation(plan, request)
+    _require_one_allocation(plan, request)
+    return _in_directory(request, plan, lambda sweep: sweep)
+
+
+def _in_directory(request: Request, plan: Plan, work: Callable[[Sweep], Made]) -> Made:
+    """Makes or finds the sweep directory of a plan, and does `work` while no other process can change it.
+
+    A sweep whose last submission has the same runs goes on in its directory, with the resources of this request.
+    """
     submission, runs = _draft(request, plan)
     parent, keep = (request.sweeps / plan.grid.name).absolute(), _keep(request, plan)
     with locked(parent):
@@ -236,9 +238,7 @@ def prepare(request: Request, state_lock: Callable[[Sweep], None] | None = None)
             sweep = create(parent, Path(plan.grid.source).read_text(encoding="utf-8"), runs, submission, keep)
         else:
             _renew(sweep, submission, runs, keep)
-        if state_lock is not None:
-            state_lock(sweep)
-    return sweep
+        return work(sweep)
 
 
 def prepare_points(request: Request, name: str, points: Sequence[Sequence[str]]) -> tuple[Sweep, tuple[SweepRun, ...]]:
@@ -359,6 +359,4 @@ def submit(request: Request) -> Outcome:
         RequestError: If the request is wrong; nothing was submitted.
         GptOptError: If Slurm refuses; what it took before is recorded.
     """
-    outcomes: list[Outcome] = []
-    prepare(request, lambda sweep: outcomes.append(start_jobs(sweep)))
-    return outcomes[0]
+    return _in_directory(request, _planned(request), start_jobs)

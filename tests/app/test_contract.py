@@ -63,7 +63,7 @@ class Desk:
         before = os.getcwd()
         os.chdir(self.folder)
         try:
-            return prepare(Request(self.file, self.base, "local", 1, {}, self.app, Path("sweeps"), live=live), _nothing)
+            return prepare(Request(self.file, self.base, "local", 1, {}, self.app, Path("sweeps"), live=live))
         finally:
             os.chdir(before)
 
@@ -88,10 +88,6 @@ class Desk:
 
     def said(self) -> str:
         return (self.folder / "err").read_text()
-
-
-def _nothing(sweep: Sweep) -> None:
-    """Is asked before a sweep directory is made."""
 
 
 def desk_of(name: str, folder: Path, small: Sequence[str], *further: str) -> Desk:

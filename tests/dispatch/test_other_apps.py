@@ -53,7 +53,7 @@ def test_a_stage_starts_from_the_checkpoints_of_the_one_before(tmp_path: Path) -
     app, before = app_of(read_settings(tmp_path / "gptopt.toml")), os.getcwd()
     os.chdir(tmp_path)
     try:
-        sweep = prepare(Request(Path("g.json"), (), "local", 2, {}, app, Path("sweeps")), lambda sweep: None)
+        sweep = prepare(Request(Path("g.json"), (), "local", 2, {}, app, Path("sweeps")))
     finally:
         os.chdir(before)
     pre, ft = sweep.runs
