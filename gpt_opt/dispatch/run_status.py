@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gpt_opt.dispatch.classify import Classification, RunClassifier
 from gpt_opt.dispatch.progress import Metric, Progress, final_progress, read_progress
 from gpt_opt.dispatch.reconcile import Ends
+from gpt_opt.errors import counted
 from gpt_opt.records.attempts import Attempt, History, read_history
 from gpt_opt.records.efficiency import RunTimes, run_times
 from gpt_opt.records.io import seconds_of
@@ -99,7 +100,7 @@ class RunReader:
         file = self._sweep.attempts(run)
         history = read_history(file)
         if history.unreadable:
-            lines = "1 line" if history.unreadable == 1 else f"{history.unreadable} lines"
+            lines = counted(history.unreadable, "line")
             self._notes.append(f"run {run.index}: {file} has {lines} not written by gpt-opt, or torn")
         return history
 
