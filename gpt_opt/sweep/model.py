@@ -146,6 +146,10 @@ class Best:
     per: tuple[str, ...] = ()
 
 
+START_KEYS = {"model.archive", "training.finetuning.resume_from_checkpoint"}
+"""Keys of the config by which a run starts from another one; the section `from` of a stage gives them."""
+
+
 @dataclass(frozen=True)
 class Start:
     """What the runs of a stage start from: the runs of a stage, or work done earlier.

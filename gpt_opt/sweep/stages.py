@@ -27,12 +27,9 @@ from typing import Any
 from gpt_opt.sweep.diagnostics import Report
 from gpt_opt.sweep.distributions import is_whole
 from gpt_opt.sweep.json_file import Json, Path, shown
-from gpt_opt.sweep.model import Best, Items, Resources, Stage, Start
+from gpt_opt.sweep.model import START_KEYS, Best, Items, Resources, Stage, Start
 from gpt_opt.sweep.overrides import target
 from gpt_opt.sweep.space import SPACE_SECTIONS, STAGE_SECTIONS, SpaceReader, check_sections
-
-START_KEYS = {"model.archive", "training.finetuning.resume_from_checkpoint"}
-"""Keys of the config that `from` gives."""
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Names of sweeps and stages: sweeps are directories, and a run is STAGE/INDEX."""

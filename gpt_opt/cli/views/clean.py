@@ -26,13 +26,11 @@ def as_text(found: Sequence[SavedRun], runs: Sequence[SweepRun], metrics: Sequen
     names = names_of(runs)
     shown = dict.fromkeys(item.rank.metric for item in found if item.rank is not None)
     overrides = {item.run: shown_overrides(item.run, names) for item in found}
-    stages: dict[str, list[Sequence[str]]] = {}
-    for run, texts in overrides.items():
-        stages.setdefault(run.stage, []).append(texts)
+    _, varying = common_and_shown((run.stage, texts) for run, texts in overrides.items())
     fates = [f"kept: {item.kept}" if item.kept else "to be removed" for item in found]
     columns = [
         Column("index", [item.run.name for item in found]),
-        *parameter_columns(list(overrides.values()), common_and_shown(stages)[1]),
+        *parameter_columns(list(overrides.values()), varying),
         Column("run", [item.run.run_id for item in found]),
         *(Column(name, [_value(item, name) for item in found], right=True) for name in shown),
         Column("size", [size(item.size) for item in found], right=True),

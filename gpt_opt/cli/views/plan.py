@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from gpt_opt.cli.views.parts import common_lines, duration, parameter_columns
-from gpt_opt.cli.views.stages import by_stage, common_and_shown, names_of, shown_overrides, stage_count, tree
+from gpt_opt.cli.views.stages import common_and_shown, names_of, shown_overrides, tree
 from gpt_opt.errors import counted
 from gpt_opt.plan.dag import described, stage_of
 from gpt_opt.plan.estimate import CostEstimate
@@ -16,7 +16,7 @@ from gpt_opt.plan.existing import Nearest, Status
 from gpt_opt.plan.planner import Plan, Run
 from gpt_opt.plan.resources import needs, to_record
 from gpt_opt.records.code import other_code
-from gpt_opt.sweep.model import Resources
+from gpt_opt.sweep.model import START_KEYS, Resources
 from gpt_opt.sweep.overrides import shell_word, target
 from gpt_opt.sweep.varying import common_and_varying, short_names
 from gpt_opt.table import Column, render, wrapped
@@ -61,9 +61,8 @@ def _cost(cost: CostEstimate, work: int, shapes: int, workload: str) -> str:
 def _amounts(cost: CostEstimate) -> str:
     if cost.run_s is None or cost.gpu_hours is None or cost.wall_s is None:
         return ""
-    slots = f"{cost.slots} {'slot' if cost.slots == 1 else 'slots'}"
     hours = f"{cost.gpu_hours:.2g} GPU-hours" if cost.gpu_hours else "no GPU-hours"
-    return f"about {duration(cost.run_s)} a run, {hours}, {duration(cost.wall_s)} on {slots}"
+    return f"about {duration(cost.run_s)} a run, {hours}, {duration(cost.wall_s)} on {counted(cost.slots, 'slot')}"
 
 
 def _undecided(plan: Plan, run: Run) -> str:
@@ -80,7 +79,7 @@ def _stage_lines(plan: Plan, width: int | None) -> list[str]:
         names = names_of(plan.runs)
         own = common_and_varying([shown_overrides(run, names, _undecided(plan, run)) for run in runs])[1]
         inherits = stage_of(plan.grid, name).start is not None
-        varies = [key for key in own if not (inherits and target(key) in _STARTS)]
+        varies = [key for key in own if not (inherits and target(key) in _INHERITED)]
         done = sum(run.status is Status.DONE for run in runs)
         parts = [f"{counted(len(runs), 'run')}{f', {done} done' if done else ''}"]
         if start := described(stage_of(plan.grid, name).start):
@@ -96,7 +95,7 @@ def _stage_lines(plan: Plan, width: int | None) -> list[str]:
     return lines
 
 
-_STARTS = ("model.archive", "training.finetuning.resume_from_checkpoint", "model", "seed")
+_INHERITED = {*START_KEYS, "model", "seed"}
 """Keys that a run may have from the one that it starts from."""
 
 
@@ -126,10 +125,10 @@ def as_text(plan: Plan, width: int | None = None) -> str:
     """
     runs, names = plan.counted, names_of(plan.runs)
     overrides = {run.index: shown_overrides(run, names, _undecided(plan, run)) for run in runs}
-    common, varying = common_and_shown(by_stage(runs, lambda run: overrides[run.index]))
+    common, varying = common_and_shown((run.stage, overrides[run.index]) for run in runs)
     if plan.grid.is_staged:
-        lines = [f"sweep {plan.grid.name}: {stage_count(len(plan.grid.stages), len(runs))}"]
-        lines += _stage_lines(plan, width)
+        stages = counted(len(plan.grid.stages), "stage")
+        lines = [f"sweep {plan.grid.name}: {counted(len(runs), 'run')} in {stages}", *_stage_lines(plan, width)]
     else:
         lines = [f"sweep {plan.grid.name}: {counted(plan.points, 'point')}, {counted(len(runs), 'run')}"]
     lines += [*common_lines(common, width), "", *_table(runs, overrides, varying, width), ""]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from gpt_opt.errors import counted
 from gpt_opt.records.choices import StagedRun
 from gpt_opt.records.run_reference import RunReference
+from gpt_opt.sweep.model import START_KEYS
 from gpt_opt.sweep.varying import common_and_varying
 
 _BAR = 20
@@ -33,28 +32,20 @@ def _shown(text: str, names: Mapping[str, str], waits: str) -> str:
     return f"{key}={waits or names[reference.run_id]}{at}"
 
 
-def common_and_shown(runs: Mapping[str, Sequence[Sequence[str]]]) -> tuple[dict[str, str], list[str]]:
+def common_and_shown(runs: Iterable[tuple[str, Sequence[str]]]) -> tuple[dict[str, str], list[str]]:
     """Returns what all runs share, and the keys that a table shows: those that vary among the runs of a stage.
 
     Args:
-        runs: The overrides of the runs of each stage.
+        runs: The stage of each, and its overrides as they are shown.
     """
-    common, varying = common_and_varying([item for items in runs.values() for item in items])
-    if len(runs) > 1:
-        within = {key for items in runs.values() for key in common_and_varying(items)[1]}
-        varying = [key for key in varying if key in within or key in _STARTS]
+    stages: dict[str, list[Sequence[str]]] = {}
+    for stage, overrides in runs:
+        stages.setdefault(stage, []).append(overrides)
+    common, varying = common_and_varying([item for items in stages.values() for item in items])
+    if len(stages) > 1:
+        within = {key for items in stages.values() for key in common_and_varying(items)[1]}
+        varying = [key for key in varying if key in within or key in START_KEYS]
     return common, varying
-
-
-_STARTS = ("model.archive", "training.finetuning.resume_from_checkpoint")
-
-
-def by_stage(runs: Iterable[StagedRun], overrides: Callable[[Any], Sequence[str]]) -> dict[str, list[Sequence[str]]]:
-    """Returns the overrides of the runs of each stage, as they are shown."""
-    found: dict[str, list[Sequence[str]]] = {}
-    for run in runs:
-        found.setdefault(run.stage, []).append(overrides(run))
-    return found
 
 
 def names_of(runs: Iterable[StagedRun]) -> dict[str, str]:
@@ -85,8 +76,3 @@ def bar(done: int, total: int) -> str:
     """Returns how much of something is done, `[#####...............] 2/8`."""
     filled = _BAR * done // total if total else 0
     return f"[{'#' * filled}{'.' * (_BAR - filled)}] {done}/{total}"
-
-
-def stage_count(number: int, runs: int) -> str:
-    """Returns `8 runs in 2 stages`."""
-    return f"{counted(runs, 'run')} in {counted(number, 'stage')}"

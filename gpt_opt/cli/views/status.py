@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gpt_opt.cli.views.parts import common_lines, duration, one_line, parameter_columns
-from gpt_opt.cli.views.stages import bar, by_stage, common_and_shown, shown_overrides, stage_count, tree
+from gpt_opt.cli.views.stages import bar, common_and_shown, shown_overrides, tree
 from gpt_opt.dispatch.classify import retry_hints
 from gpt_opt.dispatch.failure_groups import FailureGroup
 from gpt_opt.dispatch.job_status import JobStatus
@@ -139,7 +139,7 @@ def head(status: SweepStatus) -> list[str]:
     one = len(shapes) == 1
     slots = _slots(next(iter(shapes.values()))[0]) if one else f", {len(shapes)} shapes"
     stages = len(status.submission.stages)
-    number = stage_count(stages, len(status.runs)) if stages else counted(len(status.runs), "run")
+    number = counted(len(status.runs), "run") + (f" in {counted(stages, 'stage')}" if stages else "")
     first = f"sweep {status.label}: {number}, {backend}{slots}"
     shape_lines = [] if one else _shape_lines(status)
     lines = [first, *shape_lines, _job_line(status.jobs, one), *_stage_lines(status), _summary(status)]
@@ -269,8 +269,7 @@ def as_text(status: SweepStatus, width: int | None) -> str:
         status: What to show.
         width: Columns of the terminal; None where there is none.
     """
-    items = {item.run: item for item in status.runs}
-    common, varying = common_and_shown(by_stage(items, lambda run: overrides(status, items[run])))
+    common, varying = common_and_shown((item.run.stage, overrides(status, item)) for item in status.runs)
     lines = [part for line in head(status) for part in wrapped(line, width)] + common_lines(common, width)
     lines += ["", *_table(status, varying, width)]
     advised = [part for line in advice(status) for part in wrapped(line, width)]
