@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.dispatch.slot.gpus import lock_dir
+from gpt_opt.dispatch.slot.gpus import own_folder
 from gpt_opt.dispatch.stages import classify_runs
 from gpt_opt.records.attempts import Attempt, History, read_history
 from gpt_opt.records.claim import read_claim
@@ -255,7 +255,7 @@ def assert_no_gaps(paths: RunPaths, steps: int) -> None:
 
 def assert_locks_free(tmp: Path) -> None:
     """Asserts that no process holds a GPU lock."""
-    for file in tmp.glob(f"{lock_dir().name}/*"):
+    for file in tmp.glob(f"{own_folder('gpus').name}/*"):
         with file.open("a") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gpt_opt.dispatch.slot.gpus import lock_dir
+from gpt_opt.dispatch.slot.gpus import own_folder
 from gpt_opt.records.attempts import Attempt
 from gpt_opt.records.state import State, read_state
 from tests.cluster.bench import Bench, assert_locks_free
@@ -124,7 +124,7 @@ def test_a_gpu_that_another_process_holds_is_not_used(bench: Bench) -> None:
     bench.write([70], steps=8)
     bench.submit("--slots", "1", "--sbatch=--hold")
     bench.call("scancel", *bench.jobs())
-    locks = bench.tmp / lock_dir().name
+    locks = bench.tmp / own_folder("gpus").name
     locks.mkdir(mode=0o700, exist_ok=True)
     by_hand = ["srun", "-w", "n1", "-n", "1", "--gpus=1", "gptopt", "exec", str(bench.sweep().root), "0"]
     with ExitStack() as stack:

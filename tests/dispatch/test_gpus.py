@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from gpt_opt.dispatch.slot import gpus
-from gpt_opt.dispatch.slot.gpus import GpuBusy, lease, lock_dir, node_name, slot_environment
+from gpt_opt.dispatch.slot.gpus import GpuBusy, lease, node_name, own_folder, slot_environment
 from gpt_opt.errors import GptOptError
 from gpt_opt.run.devices import visible
 
@@ -176,13 +176,13 @@ def test_visible_devices_as_cuda_names_them() -> None:
 
 
 def test_the_folder_of_the_locks_must_be_ones_own(tmp: Path) -> None:
-    assert lock_dir().stat().st_mode & 0o777 == 0o700
-    lock_dir().rmdir()
+    assert own_folder("gpus").stat().st_mode & 0o777 == 0o700
+    own_folder("gpus").rmdir()
     (tmp / "elsewhere").mkdir()
     lock_dir_path = tmp / f"gptopt-gpus-{os.getuid()}"
     lock_dir_path.symlink_to(tmp / "elsewhere")
     with pytest.raises(GptOptError, match="must be a directory of your own"):
-        lock_dir()
+        own_folder("gpus")
 
 
 SERVER = """

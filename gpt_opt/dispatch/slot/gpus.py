@@ -55,15 +55,6 @@ def node_name(environment: Mapping[str, str]) -> str:
     return environment.get("SLURMD_NODENAME") or socket.gethostname()
 
 
-def lock_dir() -> Path:
-    """Returns the folder of this user's locks on this machine.
-
-    Raises:
-        GptOptError: If somebody else made it.
-    """
-    return own_folder("gpus")
-
-
 def own_folder(kind: str) -> Path:
     """Returns a folder for temporary files of this user on this machine, which nobody else can read.
 
@@ -130,29 +121,26 @@ def lease(environment: Mapping[str, str], count: int | None, wait_s: float = WAI
         )
     if number == 0:
         return Lease((), ())
-    known, node, folder = nvidia_smi(), node_name(environment), lock_dir()
+    known, node, folder = nvidia_smi(), node_name(environment), own_folder("gpus")
+    files = {device: folder / f"{node}-{known.get(device, device).replace('/', '_')}" for device in devices}
     deadline = time.monotonic() + wait_s
     while True:
-        taken: list[tuple[str, IO[str]]] = []
-        for device in devices:
-            stream = _try_lock(folder / f"{node}-{known.get(device, device).replace('/', '_')}")
-            if stream is not None:
-                taken.append((device, stream))
+        taken: dict[str, IO[str]] = {}
+        for device, file in files.items():
+            if (stream := _try_lock(file)) is not None:
+                taken[device] = stream
             if len(taken) == number:
-                return Lease([name for name, _ in taken], [item for _, item in taken])
-        for _, stream in taken:
+                return Lease([*taken], [*taken.values()])
+        for stream in taken.values():
             stream.close()
         if time.monotonic() > deadline:
-            raise GpuBusy(_busy(devices, folder, node, known, number))
+            raise GpuBusy(_busy(files, node, number))
         time.sleep(0.5 + os.getpid() % 7 / 10)  # slots that wait for each other's GPUs do not stay in step
 
 
-def _busy(devices: Sequence[str], folder: Path, node: str, known: Mapping[str, str], number: int) -> str:
-    holders = []
-    for device in devices:
-        file = folder / f"{node}-{known.get(device, device).replace('/', '_')}"
-        holders.append(f"GPU {device} by {file.read_text().strip() or 'an unknown process'}")
+def _busy(files: Mapping[str, Path], node: str, number: int) -> str:
+    holders = [f"GPU {device} by {file.read_text().strip() or 'an unknown process'}" for device, file in files.items()]
     return (
-        f"a run needs {number} free of the GPUs {','.join(devices)} of {node}, but held are {'; '.join(holders)}: "
+        f"a run needs {number} free of the GPUs {','.join(files)} of {node}, but held are {'; '.join(holders)}: "
         "two slots were given the same GPU, or a run outlived its slot"
     )
