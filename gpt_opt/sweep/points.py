@@ -43,19 +43,6 @@ class Point:
         return [to_override(key, value) for key, value in self.items]
 
 
-@dataclass(frozen=True)
-class Survey:
-    """What the exclude entries of a space do.
-
-    Attributes:
-        kept: Number of points that remain.
-        unused: Indexes of the entries that match no point.
-    """
-
-    kept: int
-    unused: tuple[int, ...]
-
-
 def points(space: Space) -> Iterator[Point]:
     """Enumerates the points of a space, holding one at a time."""
     return (Point(index, items) for index, (items, _) in enumerate(_walk(space, ())))
@@ -66,15 +53,15 @@ def count(space: Space) -> int:
     return sum(_kept(space, ()).values())
 
 
-def survey(space: Space) -> Survey:
-    """Finds out what the exclude entries of `space` itself drop."""
+def survey(space: Space) -> tuple[int, tuple[int, ...]]:
+    """Returns how many points the exclude entries of `space` itself keep, and the indexes of those that match none."""
     own = len(space.exclude)
     masks = _joint(space, ())
     used = 0
     for mask in masks:
         used |= mask
     kept = sum(number for mask, number in masks.items() if not mask & ((1 << own) - 1))
-    return Survey(kept, tuple(i for i in range(own) if not used >> i & 1))
+    return kept, tuple(i for i in range(own) if not used >> i & 1)
 
 
 def values_by_key(space: Space) -> dict[str, dict[str, Json]]:

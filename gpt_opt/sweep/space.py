@@ -282,13 +282,13 @@ class SpaceReader:
     def _check_excludes(self, space: Space) -> None:
         if not space.exclude:
             return
-        found = survey(space)
+        kept, unused = survey(space)
         path, _ = self._sections["exclude"]
-        for index in found.unused:
+        for index in unused:
             entry = describe((key, list(v) if len(v) > 1 else v[0]) for key, v in space.exclude[index].conditions)
             fix = self._near_miss(space, space.exclude[index]) or "no point has these values together: remove the entry"
             self._report.add((*path, index), f"an entry of exclude must match a point, but none has {entry}", fix)
-        if not found.kept:
+        if not kept:
             self._report.add(path, "exclude must leave a point, but it drops them all", "make its entries narrower")
 
     def _near_miss(self, space: Space, entry: Exclude) -> str:
