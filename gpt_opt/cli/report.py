@@ -76,11 +76,9 @@ class Reader:
         from gpt_opt.records.sweep_dir import find
 
         self._sweep = find(None, SWEEPS) if where is None else sweep_at(where)
-        self._metric, self._before = metric, None
+        self._metric = metric
+        self._before: SweepStatus | None = None
         self.folder = Path(where or "") if self._sweep is None else self._sweep.root
-
-    _sweep: Sweep | None
-    _before: SweepStatus | None
 
     def read(self) -> tuple[Source, str]:
         """Returns what to report on as it is now, and in one line how it stands."""

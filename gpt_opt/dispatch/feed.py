@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import islice
 
 from gpt_opt.dispatch.backends.disbatch import Round
 from gpt_opt.dispatch.classify import BlockedBy, ClassifiedRuns, RunClassifier
@@ -112,8 +111,7 @@ class Feed:
         length = 1
         if self._queue[0].run_id not in self._alone:
             length = line_length(self._queue, self._work.slots, together, self._meter.run_s)
-        line = [run for run in islice(self._queue, length)]
-        del self._queue[:length]
+        line, self._queue = self._queue[:length], self._queue[length:]
         return line
 
     def _look_for_ready(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,11 +35,6 @@ class Metric:
 
     name: str
     goal: str | None
-
-    @property
-    def better(self) -> Callable[..., float]:
-        """The function that picks the better value."""
-        return max if self.goal == "maximize" else min
 
 
 @dataclass(frozen=True)
@@ -122,7 +117,9 @@ def _with(key: bytes, lines: list[bytes]) -> list[bytes]:
 
 def _best(values: list[float], metric: Metric) -> float | None:
     finite = [value for value in values if math.isfinite(value)]
-    return metric.better(finite) if finite and metric.goal is not None else None
+    if not finite or metric.goal is None:
+        return None
+    return max(finite) if metric.goal == "maximize" else min(finite)
 
 
 def saved_steps(sweep: Sweep) -> int:

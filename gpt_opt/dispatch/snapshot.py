@@ -233,8 +233,8 @@ def take(sweeps: Path, root: Path, cwd: Path, targets: Iterable[str], folder: st
     Returns:
         Its folder.
     """
-    targets = tuple(sorted(targets))
-    contents = _collect(_App(root, folder, sweeps), cwd, targets)
+    targets, app = tuple(sorted(targets)), _App(root, folder, sweeps)
+    contents = _collect(app, cwd, targets)
     snapshot = (sweeps / ".code" / contents.name).absolute()
     large = [name for name in contents.linked if contents.sources[name].is_file() and name not in contents.beside]
     if large:
@@ -248,7 +248,7 @@ def take(sweeps: Path, root: Path, cwd: Path, targets: Iterable[str], folder: st
         for left in snapshot.parent.glob(f".*-{snapshot.name}*"):  # by a process that was killed
             _remove(left)
         new, old = (snapshot.with_name(f".{word}-{snapshot.name}") for word in ("new", "old"))
-        _write(new, contents, _App(root, folder, sweeps), targets)
+        _write(new, contents, app, targets)
         if snapshot.exists():  # cut short by a power failure, or edited
             snapshot.replace(old)
         new.rename(snapshot)
@@ -354,13 +354,12 @@ def _modules_in(unit: Path) -> Iterator[Path]:
 
 
 def _is_whole(snapshot: Path, contents: _Contents) -> bool:
+    copied = {name: data for name, data in contents.files.items() if data is not None}
     try:
-        sizes = {name: (snapshot / name).lstat().st_size for name, data in contents.files.items() if data is not None}
+        has_sizes = all((snapshot / name).lstat().st_size == len(data) for name, data in copied.items())
     except OSError:
         return False
-    return all(sizes[name] == len(data) for name, data in contents.files.items() if data is not None) and (
-        Manifest.read(snapshot) is not None
-    )
+    return has_sizes and Manifest.read(snapshot) is not None
 
 
 def _write(folder: Path, contents: _Contents, app: _App, targets: tuple[str, ...]) -> None:
