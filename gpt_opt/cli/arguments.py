@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
-from gpt_opt.errors import GptOptError
+from gpt_opt.errors import GptOptError, exit_code
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository."""
@@ -61,7 +66,25 @@ SWEEP_OR_DIR = click.argument(
     help="A sweep (name, name/number, directory) or a folder of runs; by default the last sweep submitted.",
     shell_complete=complete_sweep,
 )
+
+
+def run_or(without: str) -> Callable[[Verb], Verb]:
+    """Returns the argument that names a run of the sweep before it, and says what is meant without it."""
+    text = f"Index, STAGE/INDEX or id of a run; without it, {without}."
+    return click.argument("run", required=False, help=text, shell_complete=complete_run)
+
+
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+
+
+def errors_are_2(verb: Callable[..., int | None]) -> Callable[..., int]:
+    """Makes 2 the exit code of all errors of a verb that answers about runs, 1 being one of its answers."""
+
+    @functools.wraps(verb)
+    def run(**asked: Any) -> int:
+        return exit_code(lambda: verb(**asked), failed=2)
+
+    return run
 
 
 def agrees(verb: str, question: str) -> bool:

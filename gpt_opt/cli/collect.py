@@ -7,23 +7,20 @@ from pathlib import Path
 
 import click
 
-from gpt_opt.cli.arguments import FILE, SWEEP_OR_DIR, SWEEPS
-from gpt_opt.errors import ConfigError, Problem, exit_code, say
+from gpt_opt.cli.arguments import FILE, SWEEP_OR_DIR, SWEEPS, errors_are_2
+from gpt_opt.errors import ConfigError, Problem, say
 
 
 @click.command()
 @SWEEP_OR_DIR
 @click.option("-o", "--output", type=FILE, required=True, metavar="FILE", help="The file: .parquet or .csv.")
 @click.option("--metrics", is_flag=True, help="Write the learning curves, a row a run and step.")
-def collect(where: str | None, output: Path, metrics: bool) -> int:
+@errors_are_2
+def collect(where: str | None, output: Path, metrics: bool) -> None:
     """Writes one table of all runs.
 
     A row a run, unfinished and broken ones included: config, final metrics, state, times.
     """
-    return exit_code(lambda: _collect(where, output, metrics), failed=2)
-
-
-def _collect(where: str | None, output: Path, metrics: bool) -> None:
     if output.suffix.lower() not in (".parquet", ".csv"):
         problem = f"must end in .parquet or .csv, but is {output}"
         better = output.with_suffix(".parquet") if output.name else "results.parquet"

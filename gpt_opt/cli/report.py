@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt_opt.cli.arguments import FILE, SWEEP_OR_DIR, SWEEPS, at_least_one
-from gpt_opt.errors import Problem, RequestError, counted, exit_code
+from gpt_opt.cli.arguments import FILE, SWEEP_OR_DIR, SWEEPS, at_least_one, errors_are_2
+from gpt_opt.errors import Problem, RequestError, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,15 +31,12 @@ if TYPE_CHECKING:
 @click.option(
     "--every", "every_s", type=int, default=30, callback=at_least_one, help="Seconds between two times (default: 30)."
 )
-def report(where: str | None, **asked: Any) -> int:
+@errors_are_2
+def report(where: str | None, output: Path | None, metric: str | None, is_watched: bool, every_s: int) -> None:
     """Writes one HTML file with table, figures and origin.
 
     It needs no network: it can be mailed, or lie beside a paper.
     """
-    return exit_code(lambda: _report(where, **asked), failed=2)
-
-
-def _report(where: str | None, output: Path | None, metric: str | None, is_watched: bool, every_s: int) -> None:
     from analysis.report import page
     from gpt_opt.records.io import write_text
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpt_opt.cli.arguments import FILE, JSON, SWEEP_OR_DIR, SWEEPS
-from gpt_opt.errors import ConfigError, Problem, exit_code, say
+from gpt_opt.cli.arguments import FILE, JSON, SWEEP_OR_DIR, SWEEPS, errors_are_2
+from gpt_opt.errors import ConfigError, Problem, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,18 +38,11 @@ CODES = "0 here is an answer, 1 every run failed, 2 the request was wrong, 3 no 
 @click.option("--extend", type=FILE, metavar="FILE", help="Write the sweep file that goes beyond the edge of a grid.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", help="How to print it (default: table).")
 @JSON
-def results(where: str | None, form: str, as_json: bool, **asked: object) -> int:
-    """Says which setting of a sweep is the best.
-
-    And how sure that is: mean, 95% interval and number of seeds of each setting, the best one tested against all
-    others, which parameter matters, what quality costs, and optima at the edge of the grid.
-    """
-    return exit_code(lambda: _results(where, "json" if as_json else form, **asked), failed=2)  # type: ignore[arg-type]
-
-
-def _results(
+@errors_are_2
+def results(
     where: str | None,
     form: str,
+    as_json: bool,
     metric: str | None,
     goal: str | None,
     by: tuple[str, ...],
@@ -60,6 +53,11 @@ def _results(
     seeds: Path | None,
     extend: Path | None,
 ) -> int:
+    """Says which setting of a sweep is the best.
+
+    And how sure that is: mean, 95% interval and number of seeds of each setting, the best one tested against all
+    others, which parameter matters, what quality costs, and optima at the edge of the grid.
+    """
     from analysis.answers import answer
     from analysis.answers.cost import with_gpu_seconds
     from analysis.load import load_metrics, load_runs
@@ -83,7 +81,7 @@ def _results(
     curves = None if target is None else load_metrics(where) if sweep is None else load_metrics(sweep=sweep.root)
     runs = with_gpu_seconds(runs) if cost == "gpu_s" else runs
     found = answer(runs, metric, by or None, over, stage=stage, goal=goal, cost=cost, target=target, metrics=curves)
-    _print(found, sweep, runs, form, problems)
+    _print(found, sweep, runs, "json" if as_json else form, problems)
     _write_next(found, sweep, runs, seeds, extend)
     return _code(found)
 

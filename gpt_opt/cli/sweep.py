@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from gpt_opt.cli.arguments import JSON, SWEEP, SWEEPS, agrees, complete_run, complete_sweep
+from gpt_opt.cli.arguments import JSON, SWEEP, SWEEPS, agrees, complete_sweep, run_or
 from gpt_opt.errors import GptOptError, counted
 
 CODES = "0 all runs are done, 1 a run failed or something else waits for you, 3 still running, nothing failed so far"
@@ -44,12 +44,7 @@ def status(sweep: str | None, is_watched: bool, as_json: bool) -> int:
 
 @click.command()
 @SWEEP
-@click.argument(
-    "run",
-    required=False,
-    help="Index, STAGE/INDEX or id of a run; without it, the driver's log.",
-    shell_complete=complete_run,
-)
+@run_or("the driver's log")
 @click.option("-f", "--follow", is_flag=True, help="Go on printing until the run ends.")
 def logs(sweep: str, run: str | None, follow: bool) -> None:
     """Prints what a run, or the driver, said."""
@@ -62,12 +57,7 @@ def logs(sweep: str, run: str | None, follow: bool) -> None:
 
 @click.command()
 @SWEEP
-@click.argument(
-    "run",
-    required=False,
-    help="Index, STAGE/INDEX or id of a run; without it, all that fit.",
-    shell_complete=complete_run,
-)
+@run_or("all that fit")
 @click.option("--state", default="FAILED", help="State to start again, as status shows it (default: FAILED).")
 @click.option("--where", multiple=True, metavar="KEY=VALUE", help="Only runs with this value; may be repeated.")
 def retry(sweep: str, run: str | None, state: str, where: tuple[str, ...]) -> None:
@@ -82,12 +72,7 @@ def retry(sweep: str, run: str | None, state: str, where: tuple[str, ...]) -> No
 
 @click.command()
 @SWEEP
-@click.argument(
-    "run",
-    required=False,
-    help="Index, STAGE/INDEX or id of a run; without it, all of them.",
-    shell_complete=complete_run,
-)
+@run_or("all of them")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--children", is_flag=True, help="Also the runs that start from it.")
 def cancel(sweep: str, run: str | None, yes: bool, children: bool) -> None:
