@@ -179,6 +179,6 @@ def resumed_step(run: SweepRun, paths: RunPaths) -> int:
     return 0 if run.workload is not None and run.workload.whole else saved_step(paths) or 0
 
 
-def _speed(samples: Sequence[Sample] | deque[Sample], source: str) -> Speed:
+def _speed(samples: Sequence[Sample], source: str) -> Speed:
     start_s, step_s = (statistics.median(values) for values in zip(*samples, strict=True))
     return Speed(round(start_s, 3), round(step_s, 6), len(samples), source)

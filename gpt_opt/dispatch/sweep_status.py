@@ -106,22 +106,18 @@ class SweepStatus:
     @property
     def eta_s(self) -> float | None:
         """Seconds until all due runs are done, at the speed and on the slots of now; None where nothing is observed."""
-        return _eta_s(self.runs)
-
-
-def _eta_s(runs: Sequence[RunStatus]) -> float | None:
-    running = [item for item in runs if item.state is State.RUNNING]
-    completed = [item for item in runs if item.what.is_done and item.time_s and item.step]
-    speeds = [item.progress.steps_per_s for item in running if item.progress.steps_per_s]
-    speeds = speeds or [item.step / item.time_s for item in completed if item.time_s]
-    totals = [item.total_steps for item in runs if item.total_steps]
-    if not running or not speeds or not totals:
-        return None
-    speed, usual = sum(speeds) / len(speeds), sum(totals) / len(totals)
-    work = [item for item in runs if item.what.is_waiting or item.what.is_running]
-    remaining = sum(max(0.0, (item.total_steps or usual) - item.step) for item in work)
-    own = ((item.progress.steps_per_s or speed, (item.total_steps or usual) - item.step) for item in running)
-    return max(remaining / speed / len(running), *(left / rate for rate, left in own))
+        running = [item for item in self.runs if item.state is State.RUNNING]
+        speeds = [item.progress.steps_per_s for item in running if item.progress.steps_per_s]
+        completed = (item for item in self.runs if item.what.is_done)
+        speeds = speeds or [item.step / item.time_s for item in completed if item.time_s and item.step]
+        totals = [item.total_steps for item in self.runs if item.total_steps]
+        if not running or not speeds or not totals:
+            return None
+        speed, usual = sum(speeds) / len(speeds), sum(totals) / len(totals)
+        work = [item for item in self.runs if item.what.is_waiting or item.what.is_running]
+        remaining = sum(max(0.0, (item.total_steps or usual) - item.step) for item in work)
+        own = ((item.progress.steps_per_s or speed, (item.total_steps or usual) - item.step) for item in running)
+        return max(remaining / speed / len(running), *(left / rate for rate, left in own))
 
 
 def gather(sweep: Sweep, ask_slurm: bool = True, before: SweepStatus | None = None) -> SweepStatus:

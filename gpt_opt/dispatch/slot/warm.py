@@ -101,7 +101,8 @@ def start(
     key = [parent.pid, parent.create_time(), sys.executable, request.folder, *modules, _lasting(request.environment)]
     folder = own_folder(f"warm-{socket.gethostname()}")  # temporary files may lie on a file system of several nodes
     path = folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    for is_last in (False, True):
+    for _ in range(2):
+        problem: OSError = ConnectionError("the warm process of this slot has ended")
         with lock(folder / ".lock"):
             connection = _connect(path) or _serve(path, parent.pid, request, log, modules)
         try:
@@ -110,7 +111,6 @@ def start(
             if (pid := _answer(connection, is_stopping)) is not None:
                 connection.settimeout(None)
                 return WarmProcess(connection, pid)
-            problem: OSError = ConnectionError("the warm process of this slot has ended")
         except InterruptedError:
             connection.close()
             raise
@@ -121,9 +121,7 @@ def start(
         except OSError as error:
             problem = error
         connection.close()  # it ended, or what it had imported has changed: another one
-        if is_last:
-            raise problem
-    raise AssertionError
+    raise problem
 
 
 def _answer(connection: socket.socket, is_stopping: Callable[[], bool]) -> int | None:
