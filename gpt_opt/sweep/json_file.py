@@ -73,7 +73,7 @@ class Document:
         Raises:
             KeyError: The document has no such path.
         """
-        return _line_and_column(self._line_starts, self._offsets[path])
+        return self._tokens.position(self._tokens.offsets[path])
 
     def where(self, path: Path) -> str:
         """Returns `file:line key`, with the last object key of the path; `file:line` for the root."""
@@ -83,18 +83,14 @@ class Document:
     def key_lines(self) -> dict[str, int]:
         """Returns the line of the first appearance of every object key, wherever it stands."""
         lines: dict[str, int] = {}
-        for path in self._offsets:
+        for path in self._tokens.offsets:
             if path and isinstance(path[-1], str):
                 lines.setdefault(path[-1], self.line(path))
         return lines
 
     @cached_property
-    def _line_starts(self) -> list[int]:
-        return _line_starts(self.text)
-
-    @cached_property
-    def _offsets(self) -> dict[Path, int]:
-        return _Tokens(self.source, self.text, len(self.text)).offsets
+    def _tokens(self) -> _Tokens:
+        return _Tokens(self.source, self.text, len(self.text))
 
 
 def read_json(path: str | FilePath) -> Document:
@@ -196,15 +192,6 @@ def _deeper_than(limit: int, value: Json) -> bool:
     return limit == 0 or any(_deeper_than(limit - 1, item) for item in inner)
 
 
-def _line_starts(text: str) -> list[int]:
-    return [0, *(match.end() for match in re.finditer("\n", text))]
-
-
-def _line_and_column(starts: list[int], offset: int) -> tuple[int, int]:
-    line = bisect_right(starts, offset)
-    return line, offset - starts[line - 1] + 1
-
-
 class _Tokens:
     """The tokens of a text that is JSON up to `end`: where every key and item stands, and what must not be there.
 
@@ -216,7 +203,7 @@ class _Tokens:
         self.offsets: dict[Path, int] = {(): len(text) - len(text.lstrip(" \t\n\r"))}
         self.problems: list[tuple[int, Problem]] = []
         self._source, self._text = source, text
-        self._starts = _line_starts(text)
+        self._starts = [0, *(match.end() for match in re.finditer("\n", text))]
         self._path: list[str | int] = []
         self._open: list[dict[str, int] | None] = []  # of an object, where its keys stand; None for a list
         self._at = 0
@@ -236,6 +223,11 @@ class _Tokens:
             elif token != ":":
                 is_key = self._value(token)
 
+    def position(self, offset: int) -> tuple[int, int]:
+        """Returns line and column, both from 1."""
+        line = bisect_right(self._starts, offset)
+        return line, offset - self._starts[line - 1] + 1
+
     def _next(self) -> bool:
         """Goes on to the next member of a list or object; returns whether a key comes."""
         last = self._path[-1]
@@ -247,7 +239,7 @@ class _Tokens:
         keys = self._open[-1]
         assert keys is not None
         if key in keys:
-            first, _ = _line_and_column(self._starts, keys[key])
+            first, _ = self.position(keys[key])
             self._add(f"a key must be given once, but {json.dumps(key)} also stands on line {first}", "remove one")
         keys.setdefault(key, self._at)
         self._path[-1] = key
@@ -299,7 +291,7 @@ class _Tokens:
         self._expected("a value")
 
     def _add(self, message: str, fix: str) -> None:
-        line, _ = _line_and_column(self._starts, self._at)
+        line, _ = self.position(self._at)
         self.problems.append((line, Problem(f"{self._source}:{line}", message, fix)))
 
     def _expected(self, what: str, fix: str = "") -> NoReturn:
@@ -310,6 +302,6 @@ class _Tokens:
         self._fail(f"expected {what}, but got {got}", fix or next(hints, "correct the JSON here"))
 
     def _fail(self, message: str, fix: str) -> NoReturn:
-        line, column = _line_and_column(self._starts, self._at)
+        line, column = self.position(self._at)
         problem = Problem(f"{self._source}:{line}", f"not JSON at column {column}: {message}", fix)
         raise SweepError([*(earlier for _, earlier in self.problems), problem])
