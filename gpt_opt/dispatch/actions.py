@@ -17,7 +17,6 @@ from gpt_opt.errors import ConfigError, GptOptError, Problem
 from gpt_opt.records import stop_requests
 from gpt_opt.records.attempts import note_retry
 from gpt_opt.records.claim import acquire
-from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import State
 from gpt_opt.records.summary import supersede
 from gpt_opt.records.sweep_dir import Sweep, SweepRun, locked, submissions
@@ -38,6 +37,7 @@ def retry(sweep: Sweep, state: str, where: Sequence[str], only: SweepRun | None 
 
     Raises:
         ConfigError: If no run fits.
+        RunHeld: If a process works on a STALE one.
     """
     for text in where:
         if "=" not in text:
@@ -66,7 +66,8 @@ def retry(sweep: Sweep, state: str, where: Sequence[str], only: SweepRun | None 
             chosen = [run for run in chosen if run in items]
         for run in chosen:
             if items[run].blocked_by is BlockedBy.STALE:
-                put_aside(run.paths())
+                with acquire(paths := run.paths()) as claim:
+                    supersede(paths, claim.attempt)
             note_retry(sweep.attempts(run))
             stop_requests.allow(sweep.control, run.run_id)
         return start_jobs(sweep)
@@ -86,16 +87,6 @@ def _require_retryable(sweep: Sweep, run: SweepRun, item: Classification | None)
         fix = f"it starts from {parent.name}: gptopt retry {sweep.label} {parent.name} frees it"
     state = "not among those that were chosen" if item is None else item.state
     raise ConfigError([Problem("RUN", f"must need a retry, but {run.name} is {state}", fix)])
-
-
-def put_aside(paths: RunPaths) -> None:
-    """Puts the result of a run aside, so that it is made anew.
-
-    Raises:
-        RunHeld: If a process works on the run.
-    """
-    with acquire(paths) as claim:
-        supersede(paths, claim.attempt)
 
 
 def _has(run: SweepRun, text: str) -> bool:
