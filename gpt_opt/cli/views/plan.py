@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from gpt_opt.cli.views.parts import common_lines, duration, parameter_columns
+from gpt_opt.cli.views.parts import common_lines, parameter_columns
 from gpt_opt.cli.views.stages import common_and_shown, names_of, shown_overrides, tree
-from gpt_opt.errors import counted
+from gpt_opt.errors import counted, duration
 from gpt_opt.plan.dag import described, stage_of
 from gpt_opt.plan.estimate import CostEstimate
 from gpt_opt.plan.existing import Nearest, Status
@@ -73,24 +73,22 @@ def _undecided(plan: Plan, run: Run) -> str:
 
 def _stage_lines(plan: Plan, width: int | None) -> list[str]:
     """Returns a line for each stage: its runs, what they start from, what varies among them, and what they cost."""
-    lines = []
+    lines, names = [], names_of(plan.runs)
     for name, branch in tree([stage.name for stage in plan.grid.stages], plan.runs):
         runs, cost = [run for run in plan.counted if run.stage == name], plan.stage_costs[name]
-        names = names_of(plan.runs)
+        start = described(stage_of(plan.grid, name).start)
         own = common_and_varying([shown_overrides(run, names, _undecided(plan, run)) for run in runs])[1]
-        inherits = stage_of(plan.grid, name).start is not None
-        varies = [key for key in own if not (inherits and target(key) in _INHERITED)]
+        varies = [key for key in own if not (start and target(key) in _INHERITED)]
         done = sum(run.status is Status.DONE for run in runs)
         parts = [f"{counted(len(runs), 'run')}{f', {done} done' if done else ''}"]
-        if start := described(stage_of(plan.grid, name).start):
+        if start:
             candidates = {plan.runs[run.parent or 0].number for run in plan.runs if run.choice and run.stage == name}
-            parts.append(
-                f"from {start}" + (f" ({counted(len(candidates), 'run')} to choose from)" if candidates else "")
-            )
-        parts += [f"varying {', '.join(short_names(varies).values())}"] if varies else []
-        parts += (
-            [f"{cost.gpu_hours:.2g} GPU-hours, {duration(cost.run_s)} a run"] if cost.gpu_hours and cost.run_s else []
-        )
+            choice = f" ({counted(len(candidates), 'run')} to choose from)" if candidates else ""
+            parts.append(f"from {start}{choice}")
+        if varies:
+            parts.append(f"varying {', '.join(short_names(varies).values())}")
+        if cost.gpu_hours and cost.run_s:
+            parts.append(f"{cost.gpu_hours:.2g} GPU-hours, {duration(cost.run_s)} a run")
         lines += wrapped(f"{branch}  {'; '.join(parts)}", width)
     return lines
 
