@@ -82,12 +82,7 @@ def prepare(
 
 
 def training_line(made: Meta, out: Path) -> str:
-    """Returns the command that trains on prepared shards: with the option that has that folder, where there is one.
-
-    Args:
-        made: What the meta file says.
-        out: The folder.
-    """
+    """Returns the command that trains on prepared shards: with the option that has that folder, where there is one."""
     import yaml
 
     options = (file for file in sorted((ROOT / "hydra_conf" / "data").glob("*.yaml")) if file.stem != "shards")

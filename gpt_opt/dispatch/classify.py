@@ -116,12 +116,7 @@ def classify(
 
 
 class RunClassifier:
-    """Classifies runs of one sweep under the requests and resources of now.
-
-    Args:
-        sweep: The sweep.
-        submission: Its submission.json.
-    """
+    """Classifies runs of one sweep under the requests and resources of now."""
 
     def __init__(self, sweep: Sweep, submission: Submission) -> None:
         self._sweep = sweep
@@ -153,11 +148,7 @@ class ClassifiedRuns:
         return tuple(run for run, item in self.items.items() if holds(item))
 
     def counts(self, locked: str) -> str:
-        """Returns how many runs are what, as text; empty without runs.
-
-        Args:
-            locked: What to call those that another process has.
-        """
+        """Returns how many runs are what, as text, `locked` for those that another process has; empty without runs."""
         numbers = {
             "done": self.done,
             "to run": self.due,

@@ -73,9 +73,7 @@ class SavedRun:
 def metrics_of(sweep: Sweep, name: str | None) -> list[Metric]:
     """Returns the metrics that say which runs of a stage are the best: the first of them that its runs have.
 
-    Args:
-        sweep: The sweep.
-        name: The metric that is asked for; without one that of the sweep file comes first.
+    The metric that is asked for comes first; where none is, that of the sweep file.
 
     Raises:
         ConfigError: If nothing says of that metric whether more is better.
@@ -162,13 +160,7 @@ def remove(
 ) -> tuple[list[SavedRun], list[str]]:
     """Removes the checkpoints of runs, but of those that by now are to be kept.
 
-    A run is claimed meanwhile, so that nothing starts it.
-
-    Args:
-        sweep: The sweep.
-        runs: As `inspect` returned them; those that are kept are left alone.
-        keep_best: As for `inspect`.
-        metrics: As for `inspect`.
+    A run is claimed meanwhile, so that nothing starts it. The arguments are those of `inspect` and what it returned.
 
     Returns:
         The runs whose checkpoints are gone, and a line for each of the others that were to go: why they are not.

@@ -35,12 +35,7 @@ _CHECKPOINT = Path("/lr=0.1/last")
 
 
 def app_checks(folder: Path, overrides: Sequence[str] = ()) -> list[Check]:
-    """Looks at the application of a folder; without a `gptopt.toml` at or above it there is nothing to look at.
-
-    Args:
-        folder: The folder.
-        overrides: What its config does not compose without.
-    """
+    """Looks at the application of a folder, composed with `overrides`; without a `gptopt.toml` there is none."""
     try:
         settings = find_settings(folder)
         if settings is None:

@@ -80,14 +80,7 @@ class RunStatus:
 
 
 class RunReader:
-    """Reads the runs of one sweep.
-
-    Args:
-        sweep: The sweep.
-        submission: Its submission.json.
-        metric: What to read of metrics.jsonl.
-        notes: Gets what cannot be read.
-    """
+    """Reads the runs of one sweep; `notes` gets what cannot be read."""
 
     def __init__(self, sweep: Sweep, submission: Submission, metric: Metric, notes: list[str]) -> None:
         self._sweep, self._metric, self._notes = sweep, metric, notes
@@ -105,13 +98,7 @@ class RunReader:
         return history
 
     def read(self, run: SweepRun, history: History, ends: Ends) -> RunStatus:
-        """Reads the status of one run.
-
-        Args:
-            run: The run.
-            history: Its attempts.
-            ends: What Slurm knows of jobs.
-        """
+        """Reads the status of one run."""
         paths = self._classifier.paths(run)
         record = read_run(paths)
         if record.problem:

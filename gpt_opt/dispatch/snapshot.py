@@ -108,12 +108,7 @@ def import_path(sweep: Sweep, submission: Submission, environment: Mapping[str, 
 
 
 def enter(sweep: Sweep, arguments: Sequence[str]) -> None:
-    """Becomes the `gptopt` of the snapshot of a sweep, with the same process id, unless this process is it.
-
-    Args:
-        sweep: The sweep.
-        arguments: Of the command line.
-    """
+    """Becomes the `gptopt` of the snapshot of a sweep, with the same process id, unless this process is it."""
     submission = sweep.submission()
     if not submission.snapshot:
         return

@@ -59,12 +59,7 @@ def must_wait(sweep: Sweep, run: SweepRun) -> str:
 
 
 def choose_anew(sweep: Sweep, names: Set[str]) -> int:
-    """Takes the run that is the best now for choices that took another one; returns how many that changed.
-
-    Args:
-        sweep: The sweep.
-        names: Of the choices.
-    """
+    """Takes the run that is the best now for the named choices that took another one; returns how many that changed."""
     return _choose(sweep, sweep.submission(), lambda name, chosen: name in names and chosen.better is not None)
 
 

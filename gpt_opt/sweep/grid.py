@@ -56,13 +56,7 @@ from gpt_opt.sweep.stages import NAME_PATTERN, read_resources, read_stages
 
 
 def load_grid(path: str | FilePath) -> Grid:
-    """Reads a sweep file.
-
-    Args:
-        path: The JSON file.
-
-    Returns:
-        The grid; points.py enumerates it.
+    """Reads a sweep file to a grid, which points.py enumerates.
 
     Raises:
         SweepError: The file cannot be read or has mistakes; all of them are in it, each with file and line.
@@ -71,12 +65,7 @@ def load_grid(path: str | FilePath) -> Grid:
 
 
 def parse_grid(text: str, source: str = "<text>", name: str = "sweep") -> Grid:
-    """Reads a sweep from JSON text.
-
-    Args:
-        text: What the file would hold.
-        source: Stands for the file name in messages.
-        name: The sweep's name if the text gives none.
+    """Reads a sweep from JSON text; `source` stands for the file name in messages, `name` for a name it does not give.
 
     Raises:
         SweepError: As for `load_grid`.

@@ -53,13 +53,7 @@ _PATH = re.compile(r"^[.~]?/|^\.\.|/")
 
 
 def read_stages(report: Report, top: dict[str, Json], resources: Resources) -> tuple[Stage, ...]:
-    """Reads the stages of a file; the result is only of use where `report` has no problems.
-
-    Args:
-        report: Gets what is wrong.
-        top: The members of the file.
-        resources: What the top of the file asks for.
-    """
+    """Reads the stages of a file, whose top asks for `resources`; of use only where `report` has no problems."""
     for name in (name for name in top if name in SPACE_SECTIONS and name not in _BESIDE):
         report.add((name,), f"{name} must stand in a stage where a file has stages", "move it into one of them")
     shared = {name: value for name, value in top.items() if name == "base"}

@@ -13,14 +13,7 @@ from gpt_opt.table import Column, render, wrapped
 
 
 def as_text(found: Sequence[SavedRun], runs: Sequence[SweepRun], metrics: Sequence[Metric], width: int | None) -> str:
-    """Returns a table of the runs that have checkpoints: what becomes of these, and how large they are.
-
-    Args:
-        found: The runs that have some.
-        runs: All runs of the sweep.
-        metrics: What says which are the best.
-        width: Of the terminal.
-    """
+    """Returns a table of the runs that have checkpoints: what becomes of these, and how large they are."""
     if not found:
         return "no run has checkpoints"
     names = names_of(runs)

@@ -53,12 +53,7 @@ def _change(key: str, first: Any, second: Any) -> str:
 
 
 def as_text(found: RunDiff, width: int | None) -> str:
-    """Returns what differs for a terminal, and one line that says what is equal.
-
-    Args:
-        found: The comparison.
-        width: Columns of the terminal; None where there is none.
-    """
+    """Returns what differs for a terminal, and one line that says what is equal."""
     names = zip(("first", "second"), found.runs, strict=True)
     lines = [line for name, root in names for line in wrapped(f"{name}: {root}", width)]
     for part, keys in found.parts.items():

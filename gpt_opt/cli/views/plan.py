@@ -115,12 +115,7 @@ def counts(plan: Plan) -> dict[str, int]:
 
 
 def as_text(plan: Plan, width: int | None = None) -> str:
-    """Returns the plan for a terminal: what all runs share, a table of what varies, counts, shapes and cost.
-
-    Args:
-        plan: What to show.
-        width: Columns of the terminal; None where there is none.
-    """
+    """Returns the plan for a terminal: what all runs share, a table of what varies, counts, shapes and cost."""
     runs, names = plan.counted, names_of(plan.runs)
     overrides = {run.index: shown_overrides(run, names, _undecided(plan, run)) for run in runs}
     common, varying = common_and_shown((run.stage, overrides[run.index]) for run in runs)

@@ -127,14 +127,7 @@ def advice(answer: Answer, sweep: Sweep | None) -> list[str]:
 
 
 def as_text(answer: Answer, head: str, width: int | None, advice: Sequence[str] = ()) -> str:
-    """Returns an answer for a terminal.
-
-    Args:
-        answer: The answer.
-        head: What it is about.
-        width: Columns of the terminal; None where there is none.
-        advice: Commands that go on from here, a line each.
-    """
+    """Returns an answer for a terminal, below what it is about and above the commands that go on from it."""
     lines = wrapped(head, width)
     if answer.settings:
         names = short_names(answer.by).values()

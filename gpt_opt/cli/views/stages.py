@@ -54,12 +54,7 @@ def names_of(runs: Iterable[StagedRun]) -> dict[str, str]:
 
 
 def tree(stages: Sequence[str], runs: Sequence[StagedRun]) -> Iterator[tuple[str, str]]:
-    """Yields each stage with its name as it stands in the tree: `└ dpo` below what it starts from.
-
-    Args:
-        stages: Their names, in order.
-        runs: All runs.
-    """
+    """Yields each stage with its name as it stands in the tree: `└ dpo` below what it starts from."""
     stage_of = {run.index: run.stage for run in runs}
     parents = {run.stage: stage_of.get(run.parent) for run in runs if run.parent is not None}
     depths: dict[str, int] = {}

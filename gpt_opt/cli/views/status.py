@@ -263,12 +263,7 @@ def outcome(status: SweepStatus) -> str:
 
 
 def as_text(status: SweepStatus, width: int | None) -> str:
-    """Returns a status for a terminal.
-
-    Args:
-        status: What to show.
-        width: Columns of the terminal; None where there is none.
-    """
+    """Returns a status for a terminal."""
     common, varying = common_and_shown((item.run.stage, overrides(status, item)) for item in status.runs)
     lines = [part for line in head(status) for part in wrapped(line, width)] + common_lines(common, width)
     lines += ["", *_table(status, varying, width)]

@@ -28,17 +28,9 @@ ASK_SLURM_EVERY_S = 15.0
 
 
 def watch(sweep: Sweep, out: TextIO, every_s: float = 2.0) -> SweepStatus:
-    """Shows a sweep until nothing runs and no job is alive, or Ctrl-C.
+    """Shows a sweep until nothing runs and no job is alive, or Ctrl-C; returns the last status seen.
 
     A terminal is redrawn in place; anything else gets a text when counts change.
-
-    Args:
-        sweep: The sweep directory.
-        out: Where to.
-        every_s: Seconds between looks at the files.
-
-    Returns:
-        The last status seen.
     """
     console = Console(file=out, highlight=False)
     live = out.isatty() and not console.is_dumb_terminal

@@ -33,7 +33,7 @@ from gpt_opt.records.sweep_dir import Job, Submission, Sweep, SweepRun
 from gpt_opt.sweep.model import Resources
 
 _END_S = 20.0
-_FIFOS = "/tmp/slurm_context_engine_*"  # disBatch's own, by a fixed name
+_FIFOS = "slurm_context_engine_*"  # disBatch's own, by a fixed name
 _FIFO_AGE_S = 60.0
 # A prefix is used as it is told: behind a plain link may lie a path that disBatch would break.
 _MAIN = "import os; os.path.realpath = os.path.abspath; from disbatch.disBatch import main; main()"
@@ -137,12 +137,7 @@ class Round:
         self._say(start_line(program("gptopt"), plain(sweep), folder, in_job) + "\n")
 
     def feed(self, lines: Sequence[Sequence[SweepRun]], is_last: bool) -> None:
-        """Hands out lines to the next free slots.
-
-        Args:
-            lines: The runs of each.
-            is_last: Whether none will follow.
-        """
+        """Hands out lines, the runs of each, to the next free slots; `is_last` says that none will follow."""
         text = _text(self._sweep, lines)
         if self._number == 0:
             write_text(self._sweep.tasks, text)
@@ -232,7 +227,7 @@ class Round:
 
 def remove_stale_pipes() -> None:
     """Removes named pipes that killed disBatch workers of this user left in /tmp on this node."""
-    for path in Path("/tmp").glob(Path(_FIFOS).name):
+    for path in Path("/tmp").glob(_FIFOS):
         with suppress(OSError):
             info = path.stat()
             if not stat.S_ISFIFO(info.st_mode) or info.st_uid != os.getuid():

@@ -49,10 +49,7 @@ def program(name: str) -> str:
 
 
 def require_links(folder: Path) -> None:
-    """Refuses a folder of sweeps that has no plain name.
-
-    Args:
-        folder: Where sweep directories are made.
+    """Refuses a folder of sweep directories that has no plain name.
 
     Raises:
         ConfigError: Names the path.

@@ -168,12 +168,7 @@ def _replaced(environment: Mapping[str, str]) -> Iterator[None]:
 
 
 class SlotJob:
-    """What submitit pickles: a sweep directory and run ids, nothing else of the submitting process.
-
-    Args:
-        sweep: The sweep directory, absolute.
-        run_ids: Runs that share the slot.
-    """
+    """What submitit pickles: a sweep directory and the runs of one slot, nothing else of the submitting process."""
 
     def __init__(self, sweep: str, run_ids: tuple[str, ...]) -> None:
         self.sweep, self.run_ids = sweep, run_ids

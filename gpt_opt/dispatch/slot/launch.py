@@ -127,13 +127,7 @@ class Launcher:
         self._is_stopping = is_stopping
 
     def start(self, run: SweepRun, attempt: Attempt, held: Lease, name: str) -> RunProcess:
-        """Starts the process of a run.
-
-        Args:
-            run: The run.
-            attempt: The attempt that this is.
-            held: Its GPUs.
-            name: Of its logs, without suffix.
+        """Starts the process of a run, whose logs are `name` with a suffix each.
 
         Raises:
             OSError: If this node cannot start it.

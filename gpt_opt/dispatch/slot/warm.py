@@ -53,10 +53,7 @@ class WarmProcess:
         return self.returncode
 
     def wait(self, timeout: float) -> int:
-        """Waits for the end; of a run whose warm process was killed the code is that of SIGKILL.
-
-        Args:
-            timeout: Seconds.
+        """Waits for the end, so many seconds; of a run whose warm process was killed the code is that of SIGKILL.
 
         Raises:
             TimeoutExpired: If it has not ended then.
