@@ -174,12 +174,14 @@ class _Contents:
         self.files[name] = file.read_bytes() if file.stat().st_size <= MAX_FILE_BYTES else None
         self.sources[name] = file
 
-    def link(self, name: str, file: Path) -> None:
-        self.files[name], self.sources[name] = None, file
+    def add_beside(self, name: str, path: Path) -> None:
+        self.files[name], self.sources[name] = None, path
+        self.beside.add(name)
 
     @property
-    def linked(self) -> tuple[str, ...]:
-        return tuple(name for name, data in sorted(self.files.items()) if data is None)
+    def large(self) -> tuple[str, ...]:
+        """Files that are linked because they are too large to be copied."""
+        return tuple(name for name, data in sorted(self.files.items()) if data is None and name not in self.beside)
 
     @property
     def name(self) -> str:
@@ -231,9 +233,8 @@ def take(sweeps: Path, root: Path, cwd: Path, targets: Iterable[str], folder: st
     targets, app = tuple(sorted(targets)), _App(root, folder, sweeps)
     contents = _collect(app, cwd, targets)
     snapshot = (sweeps / ".code" / contents.name).absolute()
-    large = [name for name in contents.linked if contents.sources[name].is_file() and name not in contents.beside]
-    if large:
-        some = ", ".join(str(contents.sources[name]) for name in large)
+    if contents.large:
+        some = ", ".join(str(contents.sources[name]) for name in contents.large)
         log.warning("code: files of more than 10 MB are linked, not copied, so edits reach what waits: %s", some)
     snapshot.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Who comes second finds what the first one has made, from which its jobs may be importing already.
@@ -266,8 +267,7 @@ def _collect_app(app: _App) -> _Contents:
         contents.add(f"{app.folder}/{name}", file)
     contents.import_roots = tuple(os.path.normpath(f"{app.folder}/{name}") for name in import_roots(app.root, names))
     for name, path in beside(app.root, names, [app.sweeps]).items():
-        contents.link(f"{app.folder}/{name}", path)
-        contents.beside.add(f"{app.folder}/{name}")
+        contents.add_beside(f"{app.folder}/{name}", path)
     return contents
 
 
@@ -380,7 +380,7 @@ def _write(folder: Path, contents: _Contents, app: _App, targets: tuple[str, ...
         code_sha256=_sha256(folder, contents, app),
         import_roots=contents.import_roots,
         targets=targets,
-        linked=tuple(name for name in contents.linked if name not in contents.beside),
+        linked=contents.large,
     )
     manifest.write(folder)
     for place, _, files in os.walk(folder, topdown=False):
