@@ -26,14 +26,14 @@ def _text(key: str, value: Any) -> str:
 
 
 def _columns(part: str, keys: Mapping[str, Pair]) -> list[Column]:
-    values = list(zip(*keys.values(), strict=True))
+    is_number = part == "metrics"
+    text = _metric if is_number else _text
     columns = [Column(part, list(keys), flexible=True)]
-    if part == "metrics":
-        texts = [[_metric(key, pair[side]) for key, pair in keys.items()] for side in (0, 1)]
-        columns += [Column(name, found, right=True) for name, found in zip(("first", "second"), texts, strict=True)]
-        return [*columns, Column("change", [_change(key, *pair) for key, pair in keys.items()], right=True)]
-    for name, side in zip(("first", "second"), values, strict=True):
-        columns.append(Column(name, [_text(key, item) for key, item in zip(keys, side, strict=True)], flexible=True))
+    for side, name in enumerate(("first", "second")):
+        texts = [text(key, pair[side]) for key, pair in keys.items()]
+        columns.append(Column(name, texts, right=is_number, flexible=not is_number))
+    if is_number:
+        columns.append(Column("change", [_change(key, *pair) for key, pair in keys.items()], right=True))
     return columns
 
 
