@@ -25,15 +25,15 @@ FILE = click.Path(path_type=Path)
 """The type of an argument that is a file; the verb itself says what is wrong with it."""
 
 
-def at_least_one(context: click.Context, parameter: click.Parameter, value: int | None) -> int | None:
-    """Returns a number of things that is given.
+def at_least(least: int) -> Callable[[click.Context, click.Parameter, int | None], int | None]:
+    """Returns the callback of an option whose number, where it is given, must be at least so large."""
 
-    Raises:
-        click.BadParameter: If it is below 1.
-    """
-    if value is not None and value < 1:
-        raise click.BadParameter(f"must be at least 1, but is {value}")
-    return value
+    def checked(context: click.Context, parameter: click.Parameter, value: int | None) -> int | None:
+        if value is not None and value < least:
+            raise click.BadParameter(f"must be at least {least}, but is {value}")
+        return value
+
+    return checked
 
 
 def complete_sweep(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

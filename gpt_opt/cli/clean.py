@@ -6,19 +6,13 @@ import sys
 
 import click
 
-from gpt_opt.cli.arguments import SWEEP, SWEEPS, agrees
+from gpt_opt.cli.arguments import SWEEP, SWEEPS, agrees, at_least
 from gpt_opt.errors import GptOptError, counted
-
-
-def _not_negative(context: click.Context, parameter: click.Parameter, value: int) -> int:
-    if value < 0:
-        raise click.BadParameter(f"must be at least 0, but is {value}")
-    return value
 
 
 @click.command()
 @SWEEP
-@click.option("--keep-best", type=int, required=True, callback=_not_negative, help="Runs of each stage to keep.")
+@click.option("--keep-best", type=int, required=True, callback=at_least(0), help="Runs of each stage to keep.")
 @click.option("--metric", help="What is best (default: the sweep's metric, else accuracy or loss).")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def clean(sweep: str, keep_best: int, metric: str | None, yes: bool) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from gpt_opt.cli.arguments import FILE, JSON, OVERRIDES, at_least_one
+from gpt_opt.cli.arguments import FILE, JSON, OVERRIDES, at_least
 from gpt_opt.errors import RequestError
 
 
@@ -19,7 +19,7 @@ from gpt_opt.errors import RequestError
     "--slots",
     type=int,
     default=1,
-    callback=at_least_one,
+    callback=at_least(1),
     metavar="N",
     help="Runs of one shape at a time, for the cost estimate (default: 1).",
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpt_opt.cli.arguments import FILE, ROOT, at_least_one
+from gpt_opt.cli.arguments import FILE, ROOT, at_least
 
 if TYPE_CHECKING:
     from gpt_opt.config.shards import Meta
@@ -46,7 +46,7 @@ class _Count(click.ParamType[int]):
 @click.option("--split", default="train", metavar="NAME", help="Split of the data set (default: train).")
 @click.option("--text-column", default="text", metavar="NAME", help="Column or key of the texts (default: text).")
 @click.option("--stream", is_flag=True, help="Read the data set as it is needed, not all of it first.")
-@click.option("--processes", type=int, callback=at_least_one, metavar="N", help="Processes (default: one a core).")
+@click.option("--processes", type=int, callback=at_least(1), metavar="N", help="Processes (default: one a core).")
 def prepare(
     inputs: tuple[str, ...],
     more: tuple[str, ...],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt_opt.cli.arguments import FILE, SWEEP_OR_DIR, SWEEPS, at_least_one, errors_are_2
+from gpt_opt.cli.arguments import FILE, SWEEP_OR_DIR, SWEEPS, at_least, errors_are_2
 from gpt_opt.errors import Problem, RequestError, counted
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--metric", metavar="NAME", help="What to compare runs by (default: the sweep's, or the usual one).")
 @click.option("--watch", "is_watched", is_flag=True, help="Write it again and again until nothing runs any more.")
 @click.option(
-    "--every", "every_s", type=int, default=30, callback=at_least_one, help="Seconds between two times (default: 30)."
+    "--every", "every_s", type=int, default=30, callback=at_least(1), help="Seconds between two times (default: 30)."
 )
 @errors_are_2
 def report(where: str | None, output: Path | None, metric: str | None, is_watched: bool, every_s: int) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt_opt.cli.arguments import OVERRIDES, SWEEP_FILE, SWEEPS, at_least_one, complete_run, complete_sweep
+from gpt_opt.cli.arguments import OVERRIDES, SWEEP_FILE, SWEEPS, at_least, complete_run, complete_sweep
 from gpt_opt.cli.sweep import CODES
 from gpt_opt.errors import ConfigError, Problem, RunFailed
 from gpt_opt.records.job_id import this_job
@@ -118,7 +118,7 @@ def _request(
 )
 @click.argument("overrides", nargs=-1, help="With a sweep file: Hydra overrides for every point.")
 @click.option(
-    "--slots", type=int, callback=at_least_one, metavar="N", help="Runs at a time where there is no Slurm allocation."
+    "--slots", type=int, callback=at_least(1), metavar="N", help="Runs at a time where there is no Slurm allocation."
 )
 @click.option("--shape", type=int, metavar="N", help="Only the runs of this shape, as status numbers them.")
 @click.option("--live", is_flag=True, help=f"With a sweep file: {_LIVE[0].lower()}{_LIVE[1:]}")
