@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from importlib.util import find_spec
@@ -75,18 +76,12 @@ def all_well(found: Sequence[Check]) -> bool:
 
 
 def _python() -> Check:
-    found = f"{platform.python_version()}, {sys.executable}"
-    required = _wanted_python()
+    found, required = f"{platform.python_version()}, {sys.executable}", ""
+    with suppress(PackageNotFoundError):  # the next check says so
+        required = metadata("gpt-opt")["Requires-Python"] or ""
     if not SpecifierSet(required).contains(platform.python_version(), prereleases=True):
         return Check("Python", False, f"{found}; {required} is needed", "make PYTHON=/path/to/python")
     return Check("Python", True, found)
-
-
-def _wanted_python() -> str:
-    try:
-        return metadata("gpt-opt")["Requires-Python"] or ""
-    except PackageNotFoundError:
-        return ""  # the next check says so
 
 
 def _packages() -> Check:

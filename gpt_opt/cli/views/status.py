@@ -317,17 +317,7 @@ def failure_record(group: FailureGroup) -> dict[str, Any]:
 
 def as_record(status: SweepStatus) -> dict[str, Any]:
     """Returns a status as JSON values; a metric that is NaN or infinite is null, as one that is not there."""
-    jobs = [
-        {
-            "id": job.id,
-            "state": job.state or None,
-            "reason": job.reason,
-            "node": job.node,
-            "alive": job.alive,
-            "shape": job.shape,
-        }
-        for job in status.jobs
-    ]
+    jobs = [{**asdict(job), "state": job.state or None} for job in status.jobs]
     shapes = [
         {"shape": index, "resources": dict(shape.resources), "slots": shape.slots, "n": len(items)}
         for index, (shape, items) in status.shapes.items()
