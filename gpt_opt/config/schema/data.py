@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from gpt_opt.config.schema.made import option
+
 
 @dataclass
 class PydocDataset:
@@ -102,80 +104,19 @@ class PydocTextDataset:
     _target_: str
 
 
-@dataclass
-class ShardsData:
-    """data=shards, and all the published texts as shards."""
+_PUBLISHED = option("dataset", PublishedDataset)
 
-    dataset: ShardsDataset
-
-
-@dataclass
-class PydocTextData:
-    """data=pydoc_text."""
-
-    dataset: PydocTextDataset
-
-
-@dataclass
-class PydocData:
-    """data=pydoc and data=pydoc_documents."""
-
-    dataset: PydocDataset
-
-
-@dataclass
-class SumsData:
-    """data=sums."""
-
-    dataset: SumsDataset
-
-
-@dataclass
-class JsonlData:
-    """data=jsonl."""
-
-    dataset: JsonlDataset
-
-
-@dataclass
-class PublishedData:
-    """data=hh, data=se and data=ultrafeedback."""
-
-    dataset: PublishedDataset
-
-
-@dataclass
-class ShpData:
-    """data=shp."""
-
-    dataset: ShpDataset
-
-
-@dataclass
-class HfData:
-    """data=hf."""
-
-    dataset: HfDataset
-
-
-@dataclass
-class MixtureData:
-    """data=mixture."""
-
-    dataset: MixtureDataset
-
-
-DATA_SCHEMAS: dict[str, type] = {
-    "data/pydoc": PydocData,
-    "data/sums": SumsData,
-    "data/jsonl": JsonlData,
-    "data/hh": PublishedData,
-    "data/shp": ShpData,
-    "data/se": PublishedData,
-    "data/ultrafeedback": PublishedData,
-    "data/hf": HfData,
-    "data/mixture": MixtureData,
-    "data/shards": ShardsData,
-    "data/pydoc_text": PydocTextData,
+DATA_SCHEMAS: dict[str, type[Any]] = {
+    "data/pydoc": option("dataset", PydocDataset),
+    "data/sums": option("dataset", SumsDataset),
+    "data/jsonl": option("dataset", JsonlDataset),
+    "data/hh": _PUBLISHED,
+    "data/shp": option("dataset", ShpDataset),
+    "data/se": _PUBLISHED,
+    "data/ultrafeedback": _PUBLISHED,
+    "data/hf": option("dataset", HfDataset),
+    "data/mixture": option("dataset", MixtureDataset),
+    "data/shards": option("dataset", ShardsDataset),
+    "data/pydoc_text": option("dataset", PydocTextDataset),
 }
 """Schema of each option, by its path below the group `schema`."""
