@@ -36,21 +36,19 @@ def flat_values(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
             yield f"{prefix}{key}", value
 
 
-def missing_keys(config: DictConfig) -> list[str]:
-    """Returns the dotted keys of a composed config that are mandatory and were not given, sorted.
+def missing_keys(value: Any, prefix: str = "") -> Iterator[str]:
+    """Yields the keys in a plain tree that hold "???": `a.b`, `a[0]` inside lists, the prefix for a scalar.
 
     OmegaConf's own function of this name fails at an interpolation of a missing key.
     """
-    unresolved = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
-    return sorted(_missing(unresolved, ""))
-
-
-def _missing(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _missing(value, f"{prefix}{key}.")
-        elif value == "???":
-            yield f"{prefix}{key}"
+    if isinstance(value, dict):
+        for key, child in value.items():
+            yield from missing_keys(child, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list):
+        for index, child in enumerate(value):
+            yield from missing_keys(child, f"{prefix}[{index}]")
+    elif isinstance(value, str) and value == "???":
+        yield prefix
 
 
 def comment_of(key: str, config_dir: Path | None, choices: Mapping[str, str]) -> str:

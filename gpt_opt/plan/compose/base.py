@@ -17,8 +17,9 @@ from typing import Any
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import Container, DictConfig, OmegaConf, ValueNode
 
+from gpt_opt.config.explain import missing_keys
 from gpt_opt.config.remember import MAX_NODES, token
-from gpt_opt.plan.compose.hydra import detached, missing_keys, plain, unresolved
+from gpt_opt.plan.compose.hydra import detached, plain, unresolved
 from gpt_opt.plan.compose.overrides import ParsedOverride
 from gpt_opt.plan.compose.references import Interpolation, Path, Unpredictable, all_reads, find_interpolations, overlap
 

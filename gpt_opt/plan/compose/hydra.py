@@ -227,18 +227,6 @@ def unresolved(config: DictConfig) -> dict[str, Any]:
     return cast("dict[str, Any]", OmegaConf.to_container(config, throw_on_missing=False, enum_to_str=True))
 
 
-def missing_keys(value: Any, prefix: str = "") -> Iterator[str]:
-    """Yields the keys in a plain tree that hold "???": `a.b`, `a[0]` inside lists, the prefix for a scalar."""
-    if isinstance(value, dict):
-        for key, child in value.items():
-            yield from missing_keys(child, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(value, list):
-        for index, child in enumerate(value):
-            yield from missing_keys(child, f"{prefix}[{index}]")
-    elif isinstance(value, str) and value == "???":
-        yield prefix
-
-
 def failed_while_loading(error: BaseException) -> bool:
     """Returns whether Hydra gave up on the defaults list or a config file, before it applied any value override."""
     return any(frame.f_code.co_name in _LOADING for frame, _ in walk_tb(error.__traceback__))
