@@ -23,6 +23,7 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
+from gpt_opt.config.nested import flat_values
 from gpt_opt.config.suggest import nearest
 from gpt_opt.errors import ConfigError, Problem
 
@@ -92,14 +93,14 @@ class Command:
 
     def unknown(self, config: Mapping[str, Any]) -> list[Problem]:
         """Returns where the command does not fit the keys of a config, whatever their values are."""
-        flat = flattened(config)
+        flat = flat_values(config)
         taken = [Problem(RUN_DIR, "is the directory of the run, but the defaults have such a key", "rename that key")]
         return [*(taken if RUN_DIR in flat else []), *(_unknown(key, flat) for key in sorted(self.keys - flat.keys()))]
 
     def problems(self, config: Mapping[str, Any]) -> list[Problem]:
         """Returns what keeps the command from being filled with a config of plain containers."""
         required = {key for part in self.parts if not part.optional for word in part.words for key in word.keys}
-        flat = flattened(config)
+        flat = flat_values(config)
         found = self.unknown(config)
         for key in sorted(self.keys & flat.keys()):
             if flat[key] == MISSING or (flat[key] is None and key in required):
@@ -123,7 +124,7 @@ class Command:
         """
         if found := self.problems(config):
             raise ConfigError(found)
-        values = {**flattened(config), RUN_DIR: str(run_dir.absolute())}
+        values = {**flat_values(config), RUN_DIR: str(run_dir.absolute())}
         return [text for part in self.parts for text in part.filled(values)]
 
 
@@ -173,14 +174,6 @@ def names_module(template: str, root: Path) -> bool:
     words = shlex.split(template)
     paths = (root.joinpath(*name.split(".")) for flag, name in pairwise(words) if flag == "-m")
     return any(path.with_suffix(".py").is_file() or path.is_dir() for path in paths)
-
-
-def flattened(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Returns the values of a config of plain containers by dotted key."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= flattened(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
-    return flat
 
 
 def _word(text: str) -> Word:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from gpt_opt.cli.arguments import FILE
+from gpt_opt.config.nested import value_at
 from gpt_opt.errors import ConfigError, Problem
 
 _TEXTS = ("model.name", "data.dataset.name", "loss.name", "optimizer.optimizer_params.name")
@@ -54,18 +55,11 @@ def _require_config_of_run(config: Mapping[str, Any], file: Path) -> None:
     """
     from gpt_opt.app.settings import find_settings
 
-    wrong = [key for key in _TEXTS if not isinstance(_value_at(config, key), str)]
-    wrong += [key for key in _GROUPS if not isinstance(_value_at(config, key), dict)]
+    wrong = [key for key in _TEXTS if not isinstance(value_at(config, key), str)]
+    wrong += [key for key in _GROUPS if not isinstance(value_at(config, key), dict)]
     if wrong and find_settings(file.parent) is not None:
         fix = "it is for gpt-opt's own training; what the program saved is in the run directory"
         raise ConfigError([Problem("gptopt export", f"must be given a run of it, but {file.parent} is another's", fix)])
     if wrong:
         problem = f"must be the config of a run, but has no {', '.join(wrong)} as a run writes it"
         raise ConfigError([Problem(str(file), problem, "name the run directory that `gptopt status` shows")])
-
-
-def _value_at(config: Any, key: str) -> Any:
-    """Returns the value of a dotted key, None where there is none."""
-    for name in key.split("."):
-        config = config.get(name) if isinstance(config, dict) else None
-    return config

@@ -27,15 +27,6 @@ def keys_like(config: DictConfig, key: str) -> list[str]:
     return [name for name in flat_keys(plain) if name.startswith("hydra.") == key.startswith("hydra.")]
 
 
-def flat_values(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the dotted key and the value of everything in nested mappings that is not a mapping itself."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from flat_values(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def missing_keys(value: Any, prefix: str = "") -> Iterator[str]:
     """Yields the keys in a plain tree that hold "???": `a.b`, `a[0]` inside lists, the prefix for a scalar.
 

@@ -13,3 +13,11 @@ def value_at(node: Any, key: str) -> Any:
             return None
         node = node.get(part)
     return node
+
+
+def flat_values(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Returns everything in nested mappings that is not a mapping itself, by dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= flat_values(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return flat

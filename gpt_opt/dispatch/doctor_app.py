@@ -16,12 +16,13 @@ from typing import Any
 
 import yaml
 
-from gpt_opt.app.command import flattened, parse_command
+from gpt_opt.app.command import parse_command
 from gpt_opt.app.defaults import compose_defaults
 from gpt_opt.app.discover import Found, app_of_file
 from gpt_opt.app.keys import RUN_FIELDS, fields
 from gpt_opt.app.look_at_code import CSV_FILE
 from gpt_opt.app.settings import SETTINGS_FILE, AppSettings, find_settings
+from gpt_opt.config.nested import flat_values
 from gpt_opt.dispatch.doctor import Check
 from gpt_opt.errors import ConfigError
 from gpt_opt.records.code import git
@@ -151,14 +152,14 @@ def _composes(settings: AppSettings, composed: _Composed) -> Check:
             )
             advice += "package is not found"
         return Check("config", False, composed.said, advice)
-    keys = len(flattened(composed.config))
+    keys = len(flat_values(composed.config))
     number = "1 key" if keys == 1 else f"{keys} keys"
     return Check("config", True, f"{number}, composed by Hydra in {composed.seconds:.1f} s")
 
 
 def _keys(settings: AppSettings, config: dict[str, Any]) -> Iterator[Check]:
     """Yields the keys that the file names and the config does not have."""
-    flat = flattened(config)
+    flat = flat_values(config)
     there = {".".join(key.split(".")[:end]) for key in flat for end in range(1, key.count(".") + 2)}
     if missing := sorted(settings.exclude - there - {"hydra"}):
         advice = "that is fine for keys that other options bring; correct the others in exclude below [identity]"
@@ -238,9 +239,9 @@ def _command(settings: AppSettings, overrides: Sequence[str]) -> Iterator[Check]
         return
     for problem in command.unknown(config):
         yield Check("command", False, f"{problem.where}: {problem.message}", problem.fix)
-    if unused := sorted(flattened(config).keys() - command.keys):
+    if unused := sorted(flat_values(config).keys() - command.keys):
         advice = "give each a place in the command, as --name {name}, unless others refer to it"
         yield Check("defaults", None, f"keys that the command has no place for: {', '.join(unused)}", advice)
-    yield Check("defaults", True, f"{len(flattened(config))} parameters, {len(command.keys)} of them in the command")
+    yield Check("defaults", True, f"{len(flat_values(config))} parameters, {len(command.keys)} of them in the command")
     yield from _keys(settings, config)
     yield _resume(settings, _Composed(None, "", 0.0), overrides)

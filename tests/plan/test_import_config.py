@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from gpt_opt.cli import main
-from gpt_opt.config.explain import flat_values
+from gpt_opt.config.nested import flat_values
 from gpt_opt.config.schema import register
 from gpt_opt.errors import ConfigError
 from gpt_opt.own_app.import_config import Experiment, import_config
@@ -56,7 +56,7 @@ def composed(folder: Path, experiment: Experiment, *overrides: str) -> dict[str,
     (folder / "exp").mkdir(exist_ok=True)
     (folder / "exp" / "guide.yaml").write_text(experiment.text)
     path = to_override("hydra.searchpath", [f"file://{folder}"])
-    return dict(flat_values(Composer(CONFIG_DIR).compose([path, "+exp=guide", *overrides]).config))
+    return flat_values(Composer(CONFIG_DIR).compose([path, "+exp=guide", *overrides]).config)
 
 
 def test_a_guide_is_the_same_training_in_our_words(tmp_path: Path) -> None:
