@@ -47,7 +47,7 @@ class PointChecker:
 
     def __init__(self, app: App) -> None:
         self._app, self._source = app, ConfigSource(app)
-        self._files = YamlErrors(self._source.configs)
+        self._files = YamlErrors(self._source)
         self.composer = Composer(self._source.configs, app.pure_resolvers)
         self._checks = app.checks(self._source)
         self._errors = ErrorAttribution(self._source, self.composer, self._files, self._problems_of)
@@ -106,13 +106,10 @@ class PointChecker:
             return self._errors.problems(result.overrides, result.error)
         added = self._checks.added(result.overrides, result.config)
         if result.missing:
-            choices = self._source.choices(result.overrides) if all_given else {}
-            lacking = [
-                self.memo(missing_problem, key, self._source.configs.folder, choices)
-                for key in result.missing
-                if all_given
-            ]
-            return [*added, *lacking]
+            if not all_given:
+                return added
+            folder, choices = self._source.configs.folder, self._source.choices(result.overrides)
+            return [*added, *(self.memo(missing_problem, key, folder, choices) for key in result.missing)]
         found = [*self._checks.wrong(result.config), *self._target_problems(result.config)]
         heads = tuple(f"{problem.where}." for problem in added)
         new = [p for p in found if not _follows(p, heads)]
