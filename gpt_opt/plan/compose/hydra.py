@@ -65,9 +65,13 @@ class Configs:
 
 
 class _Files(ConfigRepository):
-    """The config files, each read once as long as it stays the same: Hydra reads all of them for every config."""
+    """The config files, each read once as long as it stays the same: Hydra reads all of them for every config.
 
-    is_stored = True
+    Attributes:
+        is_stored: Whether their compositions are kept; not those of another application, which may hold objects of it.
+    """
+
+    is_stored: bool
     _read: ClassVar[dict[tuple[str, str], tuple[tuple[int, ...], bytes]]] = {}
 
     def load_config(self, config_path: str) -> ConfigResult | None:
@@ -88,13 +92,7 @@ class _Files(ConfigRepository):
         return copy.copy(self)
 
 
-class _OfOthers(_Files):
-    """The config files of another application, whose compositions are not kept: they may hold objects of it."""
-
-    is_stored = False
-
-
-class _OneFile(_OfOthers):
+class _OneFile(_Files):
     """A primary config without config groups: a folder beside it that has the name of a key is none."""
 
     def group_exists(self, config_path: str) -> bool:
@@ -178,19 +176,14 @@ class HydraEngine:
         return self._groups[name]
 
 
-def search_path(folder: Path | None, further: Path | None = None) -> ConfigSearchPath:
-    """Returns where Hydra seeks configs when a script calls it, `further` being what `--config-dir` gives."""
-    path = create_config_search_path(None if folder is None else str(folder.resolve()))
-    if further is not None:
-        path.prepend("command-line", f"file://{further.resolve()}", SearchPathQuery(provider="schema"))
-    return path
-
-
 def loader(configs: Configs) -> ConfigLoaderImpl:
-    """Returns a loader of configs, which composes as Hydra's does."""
-    path = search_path(configs.folder, configs.further)
-    made = _Loader(path, configs.version_base)
-    made.repository = (_OneFile if configs.is_alone else _Files if configs.is_stored else _OfOthers)(path)
+    """Returns a loader of configs, which seeks and composes them as Hydra does when a script calls it."""
+    path = create_config_search_path(None if configs.folder is None else str(configs.folder.resolve()))
+    if configs.further is not None:  # what `--config-dir` gives
+        path.prepend("command-line", f"file://{configs.further.resolve()}", SearchPathQuery(provider="schema"))
+    made, files = _Loader(path, configs.version_base), (_OneFile if configs.is_alone else _Files)(path)
+    files.is_stored = configs.is_stored
+    made.repository = files
     return made
 
 
