@@ -103,11 +103,6 @@ class ConfigFile:
         fix = next((fix for part, fix in _HINTS if part in f"{context} {what}"), "")
         return Problem(where, f"is not YAML: {f'{context}: ' if context else ''}{what}", fix)
 
-    def line(self, keys: Sequence[str]) -> int | None:
-        """Returns the line, from 1, that gives the value of `keys`, or of as many of its last ones as stand here."""
-        found = self.find(keys)
-        return None if found is None else found[0].start_mark.line + 1
-
     def find(self, keys: Sequence[str]) -> tuple[yaml.Node, yaml.Node, tuple[str, ...]] | None:
         """Returns the key, the value and the path below the root of `keys`, or of as many last ones as stand here."""
         for start in range(len(keys)):
@@ -141,9 +136,9 @@ class ConfigFile:
         return None
 
     def at(self, keys: Sequence[str]) -> str | None:
-        """Returns `file:line key` of a config key that the file gives."""
-        line = self.line(keys)
-        return None if line is None else f"{shown(self.path)}:{line} {'.'.join(keys)}"
+        """Returns `file:line key` of a config key that the file gives, or as many of its last parts."""
+        found = self.find(keys)
+        return None if found is None else f"{self.at_line(found[0].start_mark.line)} {'.'.join(keys)}"
 
     @property
     def defaults(self) -> Iterator[Entry]:

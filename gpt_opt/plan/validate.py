@@ -118,7 +118,9 @@ class PointChecker:
 
     def _refused(self, text: str) -> Problem | None:
         """Returns the problem of an override that Hydra would take, or fail at in a way that says nothing."""
-        if not _is_unicode(text):
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # bytes that are no UTF-8 come from the command line as lone surrogates
             return _not_unicode(text)
         # Hydra lets keys of the root go that have no value, or no type, and a run would miss them.
         return needed(key_of(text), self._source) if text.startswith("~") and key_of(text) in self._app.needed else None
@@ -178,14 +180,6 @@ def _follows(problem: Problem, added: Sequence[str]) -> bool:
     """Returns whether a problem is that of an unknown key that was added, said once more of the node it is in."""
     of_node = problem.message == UNKNOWN_KEY or problem.message.startswith("lacks keys")
     return of_node and any(key.startswith(f"{problem.where}.") for key in added)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # bytes that are no UTF-8 come from the command line as lone surrogates
-        return False
-    return True
 
 
 def _not_unicode(text: str) -> Problem:

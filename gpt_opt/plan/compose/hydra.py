@@ -141,11 +141,9 @@ class HydraEngine:
     """
 
     def __init__(self, configs: Configs) -> None:
-        self.config_name, self._version_base, self._not_read = configs.name, configs.version_base, configs.not_read
-        self._is_of_others = not configs.is_stored
         if not all(OmegaConf.has_resolver(name) for name in ("now", "hydra", "python_version")):
             setup_globals()
-        self._loader = loader(configs)
+        self._configs, self._loader = configs, loader(configs)
         self._groups: dict[str, bool] = {}
         self._repository: Any = None
 
@@ -155,20 +153,20 @@ class HydraEngine:
         Raises:
             Exception: Whatever Hydra or OmegaConf raises for these overrides.
         """
-        config = load(self._loader, self.config_name, overrides, from_shell=False)
-        if self._is_of_others:
+        config = load(self._loader, self._configs.name, overrides, from_shell=False)
+        if not self._configs.is_stored:  # those of another application
             with_choices(config, config.hydra.runtime.choices)
         config = without_hydra(config)
-        for key in self._not_read:
+        for key in self._configs.not_read:
             leave_as_text(config, key)
         return config
 
     def is_group(self, name: str) -> bool:
         """Returns whether `name` is a config group, in the sources that Hydra itself would search."""
         if name not in self._groups:
-            with _composing_as(self._version_base):
+            with _composing_as(self._configs.version_base):
                 if self._repository is None:
-                    _, self._repository = self._loader._parse_overrides_and_create_caching_repo(self.config_name, [])
+                    _, self._repository = self._loader._parse_overrides_and_create_caching_repo(self._configs.name, [])
                 try:
                     self._groups[name] = self._repository.group_exists(name)
                 except OSError:  # too long for a folder's name
