@@ -65,8 +65,11 @@ def _read(name: str, path: Path, changed_ns: int) -> ConfigFile:
     return ConfigFile(name, path)
 
 
-_EXAMPLES = {"loss.beta": "0.1", "data.dataset.path": "prefs.jsonl", "exp_name": "my-experiment"} | {
-    "model.name_or_path": "openai-community/gpt2"
+_EXAMPLES = {
+    "loss.beta": "0.1",
+    "data.dataset.path": "prefs.jsonl",
+    "exp_name": "my-experiment",
+    "model.name_or_path": "openai-community/gpt2",
 }
 
 
