@@ -5,34 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from gpt_opt.config.schema.made import option
+from gpt_opt.config.schema.made import Named, option
 
 
 @dataclass
-class PydocDataset:
+class PydocDataset(Named):
     """The embedded preference pairs, or documents."""
 
-    name: str
-    _target_: str
     max_samples: int | None
 
 
 @dataclass
-class SumsDataset:
+class SumsDataset(Named):
     """Sums that are worked out step by step."""
 
-    name: str
-    _target_: str
     rows: int
     max_terms: int
 
 
 @dataclass
-class JsonlDataset:
+class JsonlDataset(Named):
     """Data of one's own in a file or a folder."""
 
-    name: str
-    _target_: str
     path: str
     prompt_column: str
     chosen_column: str
@@ -42,11 +36,9 @@ class JsonlDataset:
 
 
 @dataclass
-class PublishedDataset:
+class PublishedDataset(Named):
     """Preference pairs that somebody publishes in a layout of their own: hh, se, ultrafeedback."""
 
-    name: str
-    _target_: str
     path: str
     subset: str | None
     split: str
@@ -75,11 +67,9 @@ class HfDataset(PublishedDataset):
 
 
 @dataclass
-class MixtureDataset:
+class MixtureDataset(Named):
     """Several data sets with weights."""
 
-    name: str
-    _target_: str
     _recursive_: bool
     parts: dict[str, Any]
     weights: dict[str, float]
@@ -87,21 +77,16 @@ class MixtureDataset:
 
 
 @dataclass
-class ShardsDataset:
+class ShardsDataset(Named):
     """Token shards."""
 
-    name: str
-    _target_: str
     path: str
     prepare: str | None
 
 
 @dataclass
-class PydocTextDataset:
+class PydocTextDataset(Named):
     """The embedded text."""
-
-    name: str
-    _target_: str
 
 
 _PUBLISHED = option("dataset", PublishedDataset)

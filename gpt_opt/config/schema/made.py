@@ -1,10 +1,18 @@
-"""Types that differ from another in a name and a key: made of it, and not written out."""
+"""What the types of options have in common, and those that differ from another in a name and a key alone."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import make_dataclass
+from dataclasses import dataclass, make_dataclass
 from typing import Any
+
+
+@dataclass
+class Named:
+    """Keys of everything that a `_target_` makes: what it is called, and what makes it."""
+
+    name: str
+    _target_: str
 
 
 def option(key: str, params: type[Any]) -> type[Any]:

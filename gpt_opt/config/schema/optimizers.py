@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from gpt_opt.config.schema.made import made, option
+from gpt_opt.config.schema.made import Named, made, option
 
 
 @dataclass
-class OptimizerParams:
+class OptimizerParams(Named):
     """Keys of every optimizer, and of its schedule."""
 
-    name: str
-    _target_: str
     lr: float
     lr_schedule: str
     warm_up_fraction: float | None
