@@ -133,10 +133,13 @@ class RequestError(GptOptError):
     """A request that cannot be carried out as asked; carries all of its problems at once (exit code 2)."""
 
     def __init__(self, problems: Sequence[Problem], consequence: str = "") -> None:
-        self.problems = tuple(problems)
+        self.problems, self._consequence = tuple(problems), consequence
         distinct = distinct_problems(self.problems)
         count = counted(len(distinct), "problem")
         super().__init__("\n".join([f"{count}{consequence}:", *(f"  - {p}" for p in distinct)]))
+
+    def __reduce__(self) -> tuple[type[RequestError], tuple[Sequence[Problem], str]]:
+        return type(self), (self.problems, self._consequence)
 
 
 class ConfigError(RequestError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gpt_opt.cli import main
-from gpt_opt.errors import Problem, RequestError, distinct_problems, exit_code, plain
+from gpt_opt.errors import ConfigError, Problem, RequestError, distinct_problems, exit_code, plain
 from tests.conftest import ROOT
 
 
@@ -97,6 +98,12 @@ def test_gptopt_names_what_it_does_not_know_however_odd(
     assert "seed=x: must be an integer, but is 'x'" in shown
     assert all(character.isprintable() or character == "\n" for character in shown)
     assert max(map(len, shown.split())) < 220
+
+
+def test_a_request_error_of_another_process_says_the_same_here() -> None:
+    error = ConfigError([Problem("a", "must be 1, but is 2", "set 1"), Problem("b", "is odd")], ", nothing started")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), copy.problems) == (ConfigError, str(error), error.problems)
 
 
 def test_run_hydra_names_what_it_does_not_know_however_odd(tmp_path: Path) -> None:

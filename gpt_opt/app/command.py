@@ -93,14 +93,14 @@ class Command:
 
     def unknown(self, config: Mapping[str, Any]) -> list[Problem]:
         """Returns where the command does not fit the keys of a config, whatever their values are."""
-        flat = dict(flat_values(config))
+        flat = flat_values(config)
         taken = [Problem(RUN_DIR, "is the directory of the run, but the defaults have such a key", "rename that key")]
         return [*(taken if RUN_DIR in flat else []), *(_unknown(key, flat) for key in sorted(self.keys - flat.keys()))]
 
     def problems(self, config: Mapping[str, Any]) -> list[Problem]:
         """Returns what keeps the command from being filled with a config of plain containers."""
         required = {key for part in self.parts if not part.optional for word in part.words for key in word.keys}
-        flat = dict(flat_values(config))
+        flat = flat_values(config)
         found = self.unknown(config)
         for key in sorted(self.keys & flat.keys()):
             if flat[key] == MISSING or (flat[key] is None and key in required):
@@ -120,7 +120,7 @@ class Command:
         """
         if found := self.problems(config):
             raise ConfigError(found)
-        values = {**dict(flat_values(config)), RUN_DIR: str(run_dir.absolute())}
+        values = {**flat_values(config), RUN_DIR: str(run_dir.absolute())}
         return [text for part in self.parts for text in part.filled(values)]
 
 

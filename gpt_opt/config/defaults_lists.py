@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from gpt_opt.config.yaml_files import ConfigFile, kind_of
+from gpt_opt.config.yaml_files import ConfigFile, Entry, kind_of
 from gpt_opt.errors import Problem
 
 Options = Callable[[str], Sequence[str]]
@@ -49,30 +49,23 @@ class ConfigFiles:
             if file is None or name in found:
                 continue
             found[name] = file
-            for key, value in file.defaults:
-                _, group = file.group_of(str(key.value))
-                if value is None:
-                    waiting.append(group)
-                else:
-                    chosen = value.value if isinstance(value, yaml.SequenceNode) else [value]
-                    waiting += [f"{group}/{item.value}" for item in chosen]
+            waiting += [name for entry in file.defaults for name in entry.names]
         return list(found.values())
 
     def problems(self, names: Iterable[str]) -> list[Problem]:
         """Returns what is wrong with each of the files behind some options by itself."""
         root = self.get(self._root)
-        primary = [root.group_of(str(key.value))[1] for key, value in root.defaults if value] if root else []
+        primary = [entry.group for entry in root.defaults if entry.says_group] if root else []
         files = self.behind(names)
         found = [problem for file in files for problem in file_problems(file, self._options, primary)]
         return found or list(self._circles(files))
 
     def _circles(self, files: Sequence[ConfigFile]) -> Iterator[Problem]:
         for file in files:
-            for key, value in file.defaults:
-                _, group = file.group_of(str(key.value))
-                name = group if value is None else f"{group}/{value.value}"
-                if any(other is file for other in self.behind([name])):
-                    yield Problem(file.at_line(key.start_mark.line), f"{name} leads back to this file", "leave it out")
+            for entry in file.defaults:
+                for name in entry.names:
+                    if any(other is file for other in self.behind([name])):
+                        yield Problem(file.at_line(entry.line), f"{name} leads back to this file", "leave it out")
 
     def two_options(self, group: str, names: Iterable[str]) -> Problem | None:
         """Returns the problem of a defaults list that puts options of one group together; None where none does.
@@ -83,14 +76,9 @@ class ConfigFiles:
         """
         for file in self.behind(names):
             found: dict[str, int] = {}
-            for key, value in file.defaults:
-                _, name = file.group_of(str(key.value))
-                if value is None:
-                    above, option = _parent(name)
-                    found |= {option: key.start_mark.line} if above == group and option != "_self_" else {}
-                elif name == group:
-                    chosen = value.value if isinstance(value, yaml.SequenceNode) else [value]
-                    found |= {str(item.value): key.start_mark.line for item in chosen}
+            for entry in file.defaults:
+                if entry.group == group:
+                    found |= {option: entry.line for option in entry.options if option != "_self_"}
             if len(found) > 1:
                 problem = f"the keys of {' and '.join(found)}, options of the group {group}, cannot be put together"
                 return Problem(file.at_line(max(found.values())), problem, "name one of them")
@@ -146,30 +134,25 @@ def _entry_problems(file: ConfigFile, options: Options, primary: frozenset[str])
             names = ", ".join(str(key.value) for key, _ in entry.value) or "none"
             fix = "write each after a dash of its own"
             yield Problem(file.at_line(entry.start_mark.line), f"an entry must name one group, but names {names}", fix)
-    for key, value in file.defaults:
-        line, text = key.start_mark.line, str(key.value)
-        if value is None and text == "_self_":
-            own.append(line)
-            continue
-        words, group = file.group_of(text)
-        if unknown := [word for word in words if word not in ("override", "optional")]:
+    for entry in file.defaults:
+        if entry.text == "_self_" and not entry.says_group:
+            own.append(entry.line)
+        elif unknown := [word for word in entry.words if word not in ("override", "optional")]:
             near = difflib.get_close_matches(unknown[0], ["override", "optional"], n=1)
             fix = f"did you mean {near[0]}?" if near else "write override or optional there, or nothing"
-            yield Problem(file.at_line(line), f"an entry cannot begin with {unknown[0]!r} (in {text!r})", fix)
-        elif value is None:
-            yield from _option_problems(file, line, *_parent(group), options)
+            problem = f"an entry cannot begin with {unknown[0]!r} (in {entry.text!r})"
+            yield Problem(file.at_line(entry.line), problem, fix)
+        elif entry.says_group:
+            yield from _group_problems(file, entry, options, primary)
         else:
-            yield from _group_problems(file, key, group, value, options, primary)
+            yield from _option_problems(file, entry, entry.options[0], options)
     if len(own) > 1:
         problem = f"_self_ must stand once in a defaults list, but also stands on line {own[0] + 1}"
         yield Problem(file.at_line(own[1]), problem, "leave one of them out")
 
 
-def _group_problems(
-    file: ConfigFile, key: yaml.Node, group: str, value: yaml.Node, options: Options, primary: frozenset[str]
-) -> Iterator[Problem]:
-    where, words, moved = file.at_line(key.start_mark.line), str(key.value).split()[:-1], "@" in str(key.value)
-    chosen = [str(item.value) for item in (value.value if isinstance(value, yaml.SequenceNode) else [value])]
+def _group_problems(file: ConfigFile, entry: Entry, options: Options, primary: frozenset[str]) -> Iterator[Problem]:
+    where, words, group, moved = file.at_line(entry.line), entry.words, entry.group, "@" in entry.text
     if not options(group):
         from_root = group.rpartition("/")[2]
         near = [from_root] if options(from_root) else difflib.get_close_matches(group, primary, n=1)
@@ -178,16 +161,16 @@ def _group_problems(
     elif "override" in words and group not in primary and not group.startswith("hydra/"):
         yield Problem(where, f"the root config has no option of {group} to override", f"write /{group}")
     elif "override" not in words and not moved and group in primary and file.package == "_global_":
-        fix = f"write `- override /{group}: {', '.join(chosen)}`"
+        fix = f"write `- override /{group}: {', '.join(entry.options)}`"
         yield Problem(where, f"the root config has an option of {group} already", fix)
     elif "optional" not in words:
-        for option in chosen:
+        for option in entry.options:
             if option not in ("null", ""):
-                yield from _option_problems(file, key.start_mark.line, group, option, options)
+                yield from _option_problems(file, entry, option, options)
 
 
-def _option_problems(file: ConfigFile, line: int, group: str, option: str, options: Options) -> Iterator[Problem]:
-    known = options(group)
+def _option_problems(file: ConfigFile, entry: Entry, option: str, options: Options) -> Iterator[Problem]:
+    group, known = entry.group, options(entry.group)
     option = option.removesuffix(".yaml")
     if option in known or "${" in option or option == "???":
         return
@@ -195,9 +178,4 @@ def _option_problems(file: ConfigFile, line: int, group: str, option: str, optio
     fix = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}" if known else ""
     if option == "colorlog" and group.startswith("hydra/"):
         fix = "pip install 'gpt-opt[colorlog]'"
-    yield Problem(file.at_line(line), f"the group {group} has no option {option!r}", fix)
-
-
-def _parent(name: str) -> tuple[str, str]:
-    group, _, option = name.rpartition("/")
-    return group, option
+    yield Problem(file.at_line(entry.line), f"the group {group} has no option {option!r}", fix)

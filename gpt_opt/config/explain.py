@@ -9,7 +9,6 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from gpt_opt.config.nested import flat_values
 from gpt_opt.config.yaml_files import ConfigFile
 from gpt_opt.errors import Problem
 
@@ -28,13 +27,19 @@ def keys_like(config: DictConfig, key: str) -> list[str]:
     return [name for name in flat_keys(plain) if name.startswith("hydra.") == key.startswith("hydra.")]
 
 
-def missing_keys(config: DictConfig) -> list[str]:
-    """Returns the dotted keys of a composed config that are mandatory and were not given, sorted.
+def missing_keys(value: Any, prefix: str = "") -> Iterator[str]:
+    """Yields the keys in a plain tree that hold "???": `a.b`, `a[0]` inside lists, the prefix for a scalar.
 
     OmegaConf's own function of this name fails at an interpolation of a missing key.
     """
-    unresolved = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
-    return sorted(key for key, value in flat_values(unresolved) if value == "???")
+    if isinstance(value, dict):
+        for key, child in value.items():
+            yield from missing_keys(child, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list):
+        for index, child in enumerate(value):
+            yield from missing_keys(child, f"{prefix}[{index}]")
+    elif isinstance(value, str) and value == "???":
+        yield prefix
 
 
 def comment_of(key: str, config_dir: Path | None, choices: Mapping[str, str]) -> str:
@@ -60,8 +65,11 @@ def _read(name: str, path: Path, changed_ns: int) -> ConfigFile:
     return ConfigFile(name, path)
 
 
-_EXAMPLES = {"loss.beta": "0.1", "data.dataset.path": "prefs.jsonl", "exp_name": "my-experiment"} | {
-    "model.name_or_path": "openai-community/gpt2"
+_EXAMPLES = {
+    "loss.beta": "0.1",
+    "data.dataset.path": "prefs.jsonl",
+    "exp_name": "my-experiment",
+    "model.name_or_path": "openai-community/gpt2",
 }
 
 

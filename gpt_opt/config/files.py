@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_opt.config.checks.data import DATA_SUFFIXES
-from gpt_opt.config.nested import value_at
+from gpt_opt.config.nested import value_at, with_value
 from gpt_opt.config.remember import Remembered
 from gpt_opt.errors import GptOptError, RequestError
 from gpt_opt.records.best_run import BEST, best_run
@@ -77,9 +77,9 @@ def _changed_nodes(config: Config) -> dict[str, Any]:
         real = (key in PATH_KEYS and _reference(value, config)) or _real_path(key, value)
         if real != value:
             group, *below = key.split(".")
-            changed[group] = _with(changed[group] if group in changed else config[group], below, real)
+            changed[group] = with_value(changed[group] if group in changed else config[group], below, real)
             if key == "model.name_or_path" and config[group].get("name") == value:
-                changed[group] = _with(changed[group], ["name"], real)
+                changed[group] = with_value(changed[group], ["name"], real)
     return changed
 
 
@@ -132,7 +132,7 @@ def located(config: Config, index: RunIndex | None = None) -> dict[str, Any]:
     for key, reference in references(config):
         group, *below = key.split(".")
         path = checkpoint_of(key, reference, config["paths"]["output_dir"], index)
-        changed[group] = _with(changed[group], below, str(path.absolute()))
+        changed[group] = with_value(changed[group], below, str(path.absolute()))
     return changed
 
 
@@ -142,11 +142,6 @@ def located_where_there(config: Config, index: RunIndex | None = None) -> dict[s
         return located(config, index)
     except RequestError:
         return dict(config)
-
-
-def _with(node: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
-    below = value if not path[1:] else _with(node[path[0]], path[1:], value)
-    return {**node, path[0]: below}
 
 
 def _resolved(path: str) -> str:

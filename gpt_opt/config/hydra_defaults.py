@@ -10,7 +10,6 @@ ConfigStore can give `hydra/config` other defaults, but not only in config folde
 
 from __future__ import annotations
 
-from functools import wraps
 from typing import Any
 
 from hydra._internal.config_repository import ConfigRepository
@@ -20,12 +19,9 @@ _OURS = {"job_logging": "task", "hydra_logging": "plain"}
 
 
 def override_hydra_anywhere() -> None:
-    """Teaches Hydra's reader of defaults lists; doing it twice changes nothing."""
+    """Teaches Hydra's reader of defaults lists."""
     read = ConfigRepository._create_defaults_list
-    if hasattr(read, "__wrapped__"):
-        return
 
-    @wraps(read)
     def read_all(self: ConfigRepository, config_path: str, defaults: Any) -> Any:
         found = read(self, config_path, defaults)
         for item in found:

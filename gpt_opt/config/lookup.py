@@ -78,7 +78,9 @@ def modules_of(name: str, *first: Path) -> Iterator[ModuleSpec]:
     spec = _top(top, *first)
     while spec is not None:
         yield spec
-        spec = _below(spec, rest.pop(0)) if rest else None
+        folders = spec.submodule_search_locations
+        # Without importing the package, as `importlib.util.find_spec` would.
+        spec = PathFinder.find_spec(f"{spec.name}.{rest.pop(0)}", folders) if rest and folders is not None else None
 
 
 def _top(name: str, *first: Path) -> ModuleSpec | None:
@@ -91,12 +93,6 @@ def _top(name: str, *first: Path) -> ModuleSpec | None:
         return ModuleSpec(name, None)
     # A folder of data that has the name of a module is passed over, as an import does.
     return other if found is None or (other is not None and other.origin is not None) else found
-
-
-def _below(spec: ModuleSpec, name: str) -> ModuleSpec | None:
-    """Returns a module of a package, without importing the package as `importlib.util.find_spec` would."""
-    folders = spec.submodule_search_locations
-    return PathFinder.find_spec(f"{spec.name}.{name}", folders) if folders is not None else None
 
 
 def _attribute(parts: Sequence[str], specs: Sequence[ModuleSpec]) -> NotFound | None:
@@ -176,7 +172,5 @@ def _starred(module: str, node: ast.ImportFrom, is_package: bool) -> frozenset[s
     package = module.split(".")[: None if is_package else -1]
     parts = package[: len(package) - node.level + 1] if node.level else []
     parts += node.module.split(".") if node.module else []
-    spec = _top(parts[0], Path(sys.path[0])) if parts else None
-    for part in parts[1:]:
-        spec = _below(spec, part) if spec is not None else None
-    return _names(spec) if spec is not None else None
+    specs = list(modules_of(".".join(parts), Path(sys.path[0]))) if parts else []
+    return _names(specs[-1]) if specs and len(specs) == len(parts) else None

@@ -1,8 +1,8 @@
-"""Values of nested mappings by their dotted keys."""
+"""Values of nested mappings, by their dotted keys or by paths."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -23,10 +23,18 @@ def set_at(node: dict[str, Any], key: str, value: Any) -> None:
     node[last] = value
 
 
-def flat_values(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the dotted key and the value of everything in nested mappings that is not a mapping itself."""
+def flat_values(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Returns everything in nested mappings that is not a mapping itself, by dotted key."""
+    flat: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from flat_values(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+        flat |= flat_values(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return flat
+
+
+def with_value(node: Any, path: Sequence[Any], value: Any) -> Any:
+    """Returns a plain tree with another value at a path; what lies elsewhere is shared."""
+    if not path:
+        return value
+    changed = node.copy()
+    changed[path[0]] = with_value(node[path[0]], path[1:], value)
+    return changed

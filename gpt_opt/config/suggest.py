@@ -128,12 +128,8 @@ to type as it stands.
 """
 
 OPTIONS: Mapping[str, str] = {
-    **{
-        f"lora.{name}": "lora=lora"
-        for name in (
-            *("r", "lora_alpha", "lora_dropout", "bias", "target_modules", "task_type", "use_rslora", "use_dora"),
-        )
-    },
+    **{f"lora.{name}": "lora=lora" for name in ("r", "lora_alpha", "lora_dropout", "bias", "target_modules")},
+    **{f"lora.{name}": "lora=lora" for name in ("task_type", "use_rslora", "use_dora")},
     **{f"model.{name}": "model=hf" for name in ("name_or_path", "trust_remote_code")},
     **{f"model.config.{name}": "model=tiny-gpt2" for name in ("n_embd", "n_layer", "n_head", "n_positions")},
     **{f"{_DATASET}.{name}": "data=hf" for name in ("path", "subset", "split", "validation_split")},

@@ -34,6 +34,32 @@ _HINTS = (
 
 
 @dataclass(frozen=True)
+class Entry:
+    """An entry of a defaults list.
+
+    Attributes:
+        text: The entry, up to its colon.
+        line: Where it stands, counted from 0.
+        words: The words before its group.
+        group: Its config group, from the root.
+        options: The options of that group.
+        says_group: Whether it names the group; otherwise that is the one of the file itself, with one option.
+    """
+
+    text: str
+    line: int
+    words: list[str]
+    group: str
+    options: list[str]
+    says_group: bool
+
+    @property
+    def names(self) -> list[str]:
+        """Its options as they are found from the root."""
+        return [f"{self.group}/{option}".removeprefix("/") for option in self.options]
+
+
+@dataclass(frozen=True)
 class ConfigFile:
     """One YAML file of a config folder.
 
@@ -77,11 +103,6 @@ class ConfigFile:
         fix = next((fix for part, fix in _HINTS if part in f"{context} {what}"), "")
         return Problem(where, f"is not YAML: {f'{context}: ' if context else ''}{what}", fix)
 
-    def line(self, keys: Sequence[str]) -> int | None:
-        """Returns the line, from 1, that gives the value of `keys`, or of as many of its last ones as stand here."""
-        found = self.find(keys)
-        return None if found is None else found[0].start_mark.line + 1
-
     def find(self, keys: Sequence[str]) -> tuple[yaml.Node, yaml.Node, tuple[str, ...]] | None:
         """Returns the key, the value and the path below the root of `keys`, or of as many last ones as stand here."""
         for start in range(len(keys)):
@@ -115,30 +136,29 @@ class ConfigFile:
         return None
 
     def at(self, keys: Sequence[str]) -> str | None:
-        """Returns `file:line key` of a config key that the file gives."""
-        line = self.line(keys)
-        return None if line is None else f"{shown(self.path)}:{line} {'.'.join(keys)}"
+        """Returns `file:line key` of a config key that the file gives, or as many of its last parts."""
+        found = self.find(keys)
+        return None if found is None else f"{self.at_line(found[0].start_mark.line)} {'.'.join(keys)}"
 
     @property
-    def defaults(self) -> list[tuple[yaml.Node, yaml.Node | None]]:
-        """The entries of the defaults list: an option of this folder alone, or a group and its option."""
+    def defaults(self) -> Iterator[Entry]:
+        """The entries of the defaults list."""
         found = self.find(["defaults"])
-        entries = found[1].value if found and isinstance(found[1], yaml.SequenceNode) else []
-        return [
-            (pair[0], pair[1]) if isinstance(entry, yaml.MappingNode) else (entry, None)
-            for entry in entries
-            for pair in (entry.value[:1] if isinstance(entry, yaml.MappingNode) else [(entry, None)])
-        ]
+        for node in found[1].value if found and isinstance(found[1], yaml.SequenceNode) else []:
+            for key, value in node.value[:1] if isinstance(node, yaml.MappingNode) else [(node, None)]:
+                yield self._entry(str(key.value), key.start_mark.line, value)
 
-    def group_of(self, entry: str) -> tuple[list[str], str]:
-        """Returns the words before the group of an entry of the defaults list, and that group from the root."""
-        *words, group = entry.split() or [""]
-        group = group.partition("@")[0]
-        if group.startswith("/"):
-            return words, group[1:]
-        if group.startswith("hydra/"):
-            return words, group
-        return words, "/".join(filter(None, [self.name.rpartition("/")[0], group]))
+    def _entry(self, text: str, line: int, value: yaml.Node | None) -> Entry:
+        *words, name = text.split() or [""]
+        name = name.partition("@")[0]
+        if not name.startswith(("/", "hydra/")):
+            name = f"{self.name.rpartition('/')[0]}/{name}"
+        name = name.removeprefix("/")
+        if value is None:
+            group, _, option = name.rpartition("/")
+            return Entry(text, line, words, group, [option], False)
+        chosen = value.value if isinstance(value, yaml.SequenceNode) else [value]
+        return Entry(text, line, words, name, [str(item.value) for item in chosen], True)
 
     @property
     def group(self) -> str:

@@ -147,14 +147,14 @@ def _composes(settings: AppSettings, composed: _Composed) -> Check:
             )
             advice += "package is not found"
         return Check("config", False, composed.said, advice)
-    keys = len(dict(flat_values(composed.config)))
+    keys = len(flat_values(composed.config))
     number = "1 key" if keys == 1 else f"{keys} keys"
     return Check("config", True, f"{number}, composed by Hydra in {composed.seconds:.1f} s")
 
 
 def _keys(settings: AppSettings, config: dict[str, Any]) -> Iterator[Check]:
     """Yields the keys that the file names and the config does not have."""
-    flat = dict(flat_values(config))
+    flat = flat_values(config)
     there = {".".join(key.split(".")[:end]) for key in flat for end in range(1, key.count(".") + 2)}
     if missing := sorted(settings.exclude - there - {"hydra"}):
         advice = "that is fine for keys that other options bring; correct the others in exclude below [identity]"
@@ -234,7 +234,7 @@ def _command(settings: AppSettings, overrides: Sequence[str]) -> Iterator[Check]
         return
     for problem in command.unknown(config):
         yield Check("command", False, f"{problem.where}: {problem.message}", problem.fix)
-    parameters = dict(flat_values(config))
+    parameters = flat_values(config)
     if unused := sorted(parameters.keys() - command.keys):
         advice = "give each a place in the command, as --name {name}, unless others refer to it"
         yield Check("defaults", None, f"keys that the command has no place for: {', '.join(unused)}", advice)

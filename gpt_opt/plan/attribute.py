@@ -10,7 +10,7 @@ from gpt_opt.config.explain import missing_keys, missing_problem
 from gpt_opt.config.suggest import UNKNOWN_KEY
 from gpt_opt.errors import Problem
 from gpt_opt.plan.compose.composer import ComposeFailure, Composer
-from gpt_opt.plan.compose.hydra import without_hydra
+from gpt_opt.plan.compose.hydra import unresolved, without_hydra
 from gpt_opt.plan.config_source import ConfigSource, key_of
 from gpt_opt.plan.explain_errors import YamlErrors, first_lines, interpolation_problem
 from gpt_opt.plan.explain_overrides import override_problems
@@ -102,9 +102,8 @@ class ErrorAttribution:
         except Exception:  # whatever Hydra raises is told as the error of the point
             return []
         choices = self._source.choices(overrides)
-        return [
-            missing_problem(key, self._source.configs.folder, choices) for key in missing_keys(without_hydra(config))
-        ]
+        missing = sorted(missing_keys(unresolved(without_hydra(config))))
+        return [missing_problem(key, self._source.configs.folder, choices) for key in missing]
 
     def _unresolved(self, overrides: Sequence[str], error: Exception) -> Problem:
         """Returns the problem of a point that cannot be resolved."""

@@ -22,7 +22,7 @@ from hydra.core.utils import setup_globals
 from gpt_opt.app.app import App
 from gpt_opt.app.toml_app import TomlApp
 from gpt_opt.config.suggest import forget_synonyms
-from gpt_opt.errors import ConfigError, GptOptError, Problem, RequestError
+from gpt_opt.errors import ConfigError, GptOptError, Problem
 from gpt_opt.plan.compose.resolvers import recorded_resolvers, stand_in_for_hydra
 from gpt_opt.plan.planner import Planner
 from gpt_opt.run.program import be
@@ -34,23 +34,16 @@ def main() -> None:
     answer_to = os.dup(1)
     os.dup2(2, 1)  # what the application prints is no answer
     app, question, arguments = pickle.loads(sys.stdin.buffer.read())
-    answer: tuple[type[GptOptError] | None, tuple[Any, ...], Any]
+    error, answer = None, None
     try:
-        answer = (None, (), getattr(Planner(_ready(app)), question)(*arguments))
-    except RequestError as error:
-        answer = (type(error), (error.problems, _consequence(error)), None)
-    except GptOptError as error:
-        answer = (type(error), (str(error),), None)
+        answer = getattr(Planner(_ready(app)), question)(*arguments)
+    except GptOptError as raised:
+        error = raised
     with os.fdopen(answer_to, "wb") as stream:
-        pickle.dump(answer, stream)
+        pickle.dump((error, answer), stream)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # whatever threads the application has
-
-
-def _consequence(error: RequestError) -> str:
-    """Returns what an error says after the number of its problems."""
-    return str(error).partition("\n")[0].partition(" problem")[2].removeprefix("s").removesuffix(":")
 
 
 def _ready(app: App) -> App:

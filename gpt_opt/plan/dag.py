@@ -99,17 +99,19 @@ def _choice(stage: str, best: Best | None, config: Mapping[str, Any]) -> str:
 
 def start_problems(stage: Stage, parents: Sequence[Parent], keys: StartKeys | None) -> Iterator[Problem]:
     """Checks what a stage says of how the runs that it starts from are chosen."""
-    if stage.start is not None and keys is not None and not keys.resume and (stage.start.resume or stage.start.steps):
-        problem = "must not have resume or step, which are for the checkpoints of gpt-opt's own training"
-        yield Problem(f"stage {stage.name}: from", problem, "leave them out: the newest checkpoint is started from")
-    if stage.start is not None and keys is None:
-        problem = "must not start from another stage, since no key of this application names a run to start from"
-        yield Problem(f"stage {stage.name}: from", problem, "name that key in gptopt.toml: [stages] start")
+    start, where = stage.start, f"stage {stage.name}: from"
+    if start is None:
         return
-    best = None if stage.start is None else stage.start.best
+    if keys is None:
+        problem = "must not start from another stage, since no key of this application names a run to start from"
+        yield Problem(where, problem, "name that key in gptopt.toml: [stages] start")
+        return
+    if not keys.resume and (start.resume or start.steps):
+        problem = "must not have resume or step, which are for the checkpoints of gpt-opt's own training"
+        yield Problem(where, problem, "leave them out: the newest checkpoint is started from")
+    best = start.best
     if best is None:
         return
-    where = f"stage {stage.name}: from"
     if not best.goal and greater_is_better(best.metric) is None:
         problem = f"must say which way {best.metric!r} is better, which is not known of it"
         yield Problem(where, problem, 'add "goal": "minimize" or "maximize"')

@@ -79,14 +79,9 @@ class Samples:
         except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
             return  # a foreign or torn record says nothing about speed; status and analysis report it
 
-    def step_s(self, name: str) -> float | None:
-        """Returns the median seconds per step of a workload, or None."""
-        speeds = self._speeds.get(name)
-        return statistics.median(speeds) if speeds else None
-
     def known(self, names: Iterable[str]) -> dict[str, float]:
         """Returns the median seconds per step of those of some workloads that have finished runs."""
-        return {name: speed for name in set(names) if (speed := self.step_s(name)) is not None}
+        return {name: statistics.median(speeds) for name in set(names) if (speeds := self._speeds.get(name))}
 
     def count(self, names: Iterable[str]) -> int:
         """Returns how many finished runs have one of the workloads."""
@@ -111,11 +106,11 @@ def estimate(work: Sequence[Work], samples: Samples, slots: int) -> CostEstimate
         samples: Finished runs.
         slots: Runs of one shape at a time.
     """
-    speeds = {name: samples.step_s(name) for name in {item.workload for item in work}}
+    speeds = samples.known(item.workload for item in work)
     times: dict[Resources, list[float]] = {}
     for item in work:
-        if item.steps is not None and (speed := speeds[item.workload]) is not None:
-            times.setdefault(item.resources, []).append(speed * item.steps)
+        if item.steps is not None and item.workload in speeds:
+            times.setdefault(item.resources, []).append(speeds[item.workload] * item.steps)
     known = [time_s for group in times.values() for time_s in group]
     complete = len(known) == len(work)
     gpu_s = sum(sum(group) * _gpus(resources, samples.on_gpu) for resources, group in times.items())

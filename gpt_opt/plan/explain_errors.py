@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from hydra.core.object_type import ObjectType
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import split_key
 from omegaconf.errors import InterpolationKeyError, UnsupportedInterpolationType
@@ -24,7 +22,8 @@ from gpt_opt.config.explain import flat_keys
 from gpt_opt.config.suggest import UNKNOWN_KEY, suggestion
 from gpt_opt.config.yaml_files import ConfigFile, shown
 from gpt_opt.errors import Problem
-from gpt_opt.plan.compose.hydra import Configs, loader, search_path
+from gpt_opt.plan.compose.hydra import load, loader
+from gpt_opt.plan.config_source import ConfigSource
 
 _IN_FILE = re.compile(r"In '([^']+)'")
 _KEY = re.compile(r"^\s*full_key: (\S+)$", re.M)
@@ -48,22 +47,18 @@ class YamlErrors:
     """Explains what is wrong with the files of a config folder.
 
     Args:
-        configs: Where the configs are.
+        source: The config folder.
     """
 
-    def __init__(self, configs: Configs) -> None:
-        self._root, self._dropped = configs.name, defaultdict[str, list[tuple[str, ...]]](list)
+    def __init__(self, source: ConfigSource) -> None:
+        self._root, self._dropped = source.configs.name, defaultdict[str, list[tuple[str, ...]]](list)
         # Not stored: what is composed here lacks the keys that are wrong.
-        self._loader: Any = loader(replace(configs, is_stored=False))
-        self._repository = cast("Any", self._loader.repository)
-        self._read: Any = self._repository.load_config
-        self._repository.load_config = self._read_without
-        searched = search_path(configs.folder, configs.further).get_path()
+        self._loader = loader(replace(source.configs, is_stored=False))
+        repository: Any = self._loader.repository
+        self._read, repository.load_config = repository.load_config, self._read_without
+        searched = self._loader.config_search_path.get_path()
         folders = [item.path.removeprefix("file://") for item in searched if item.path]
-        self.files = ConfigFiles([Path(item) for item in folders if "://" not in item], self._options, self._root)
-
-    def _options(self, group: str) -> list[str]:
-        return list(self._repository.get_group_options(group, ObjectType.CONFIG))
+        self.files = ConfigFiles([Path(item) for item in folders if "://" not in item], source.options, self._root)
 
     def root_problems(self) -> list[Problem]:
         """Returns what is wrong with the files that every run is composed from."""
@@ -144,8 +139,7 @@ class YamlErrors:
         return found
 
     def _load(self, overrides: Sequence[str]) -> DictConfig:
-        overrides = list(overrides)
-        return cast("DictConfig", self._loader.load_configuration(self._root, overrides, RunMode.RUN, from_shell=False))
+        return load(self._loader, self._root, overrides, from_shell=False)
 
     def _locate(self, error: Exception) -> tuple[ConfigFile, tuple[str, ...]] | None:
         """Returns the file and the path in it of the key that a merge failed at."""

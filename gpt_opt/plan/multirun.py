@@ -17,9 +17,10 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from gpt_opt.config.explain import missing_keys
 from gpt_opt.errors import Problem
 from gpt_opt.plan.compose.composer import Composed
-from gpt_opt.plan.compose.hydra import load, missing_keys, plain
+from gpt_opt.plan.compose.hydra import load, plain
 from gpt_opt.run.resolvers import without_hydra
 
 OPTUNA = "hydra_plugins.hydra_optuna_sweeper"

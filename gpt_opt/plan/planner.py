@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from itertools import tee
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -100,6 +100,7 @@ class Plan:
         grid: The sweep file.
         points: Number of points.
         runs: Distinct runs, in the order of their first points.
+        counted: Those that will be made: of several among which one will be chosen, the first stands for all.
         duplicates: Index of a point to the index of the earlier point with the same config.
         uncounted: Keys in which such points differ although they change no result, so that only the first one's count.
         configs: For each run, how its config differs from that of the first; see `records.planned_configs`.
@@ -117,6 +118,7 @@ class Plan:
     grid: Grid
     points: int
     runs: tuple[Run, ...]
+    counted: tuple[Run, ...]
     duplicates: dict[int, int]
     uncounted: tuple[str, ...]
     configs: tuple[Sequence[Change], ...]
@@ -138,12 +140,6 @@ class Plan:
     def count(self, status: Status) -> int:
         """Returns the number of runs with a status."""
         return sum(run.status is status for run in self.counted)
-
-    @cached_property
-    def counted(self) -> tuple[Run, ...]:
-        """The runs that will be made: of those among which one will be chosen, the first of them stands for all."""
-        counted = active(self.runs, {name: choice.parent for name, choice in self.choices.items()})
-        return tuple(run for run in self.runs if run.index in counted)
 
     def changes(self) -> list[str]:
         """Returns a line for each set of inputs that have changed since runs were made with them."""
@@ -185,8 +181,12 @@ class Planner:
             ConfigError: If points are wrong; all problems of all points, equal ones once with a count.
         """
         _require_sweep_first(file, extra)
-        grid = load_grid(file)
-        return self._plan(grid, [_Points(stage, extra) for stage in grid.stages], slots, sweeps, flags)
+        draft = _Draft(self._app, load_grid(file), flags)
+        for stage in draft.grid.stages:
+            self._add_stage(draft, stage, extra)
+            if draft.findings.any and draft.grid.is_staged:
+                break  # what comes after would start from runs that cannot be
+        return self._plan(draft, slots, sweeps)
 
     def plan_points(
         self,
@@ -207,14 +207,13 @@ class Planner:
             ConfigError: If points are wrong; all problems of all points, equal ones once with a count.
         """
         stage = Stage("", Space())
-        return self._plan(Grid(name, (stage,)), [_Points(stage, (), lists)], 1, sweeps, flags)
+        draft = _Draft(self._app, Grid(name, (stage,)), flags)
+        self._add_stage(draft, stage, (), lists)
+        return self._plan(draft, 1, sweeps)
 
-    def _plan(self, grid: Grid, stages: Sequence[_Points], slots: int, sweeps: Path, flags: Mapping[str, Any]) -> Plan:
-        draft = _Draft(self._app, flags, grid.is_staged)
-        for points_of_stage in stages:
-            self._add_stage(draft, grid, points_of_stage)
-            if draft.findings.any and grid.is_staged:
-                break  # what comes after would start from runs that cannot be
+    def _plan(self, draft: _Draft, slots: int, sweeps: Path) -> Plan:
+        """Returns the plan of a draft that has all of its points."""
+        grid = draft.grid
         problems = [*draft.findings.report(draft.points), *draft.resource_problems()]
         if problems := problems or self._never_the_same(draft.runs):
             located = _located(problems, Path(grid.source)) if grid.source else problems
@@ -223,47 +222,61 @@ class Planner:
         known = {run.run_id for run in draft.runs}
         earlier = (run for sweep in submissions(sweeps / grid.name) for run in sweep.runs)
         removed = {run.run_id: run.run_dir for run in earlier if run.run_id not in known}
-        plan = Plan(
+        choices = former_choices(sweeps / grid.name, draft.runs)
+        made = active(draft.runs, {name: choice.parent for name, choice in choices.items()})
+        counted = tuple(run for run in draft.runs if run.index in made)
+        samples = Samples(self._app, draft.roots)
+
+        def cost(runs: Iterable[Run]) -> CostEstimate:
+            return estimate([draft.work[run.index] for run in runs if run.index in draft.work], samples, slots)
+
+        shapes = dict.fromkeys(run.resources for run in draft.runs)
+        return Plan(
             grid=grid,
             points=draft.points,
             runs=tuple(draft.runs),
+            counted=counted,
             duplicates=draft.duplicates,
             uncounted=tuple(sorted(draft.uncounted)),
             configs=tuple(draft.configs),
-            costs={},
-            stage_costs={},
-            cost=_NO_COST,
-            step_s={},
+            costs={shape: cost(run for run in counted if run.resources == shape) for shape in shapes},
+            stage_costs={stage.name: cost(run for run in counted if run.stage == stage.name) for stage in grid.stages},
+            cost=cost(counted),
+            step_s=samples.known(run.workload for run in counted),
             removed=removed,
-            choices=former_choices(sweeps / grid.name, draft.runs),
+            choices=choices,
             code=self._app.code(),
             notes=tuple(self._app.notes()),
             workload=self._app.workload_words,
         )
-        return _with_costs(plan, draft, slots)
 
-    def _add_stage(self, draft: _Draft, grid: Grid, stage: _Points) -> None:
-        """Composes and checks the points of a stage, and adds its runs to the draft."""
-        parents = draft.parents(stage.stage)
-        draft.findings.add(start_problems(stage.stage, parents, self._app.start), draft.points)
-        needs = draft.needs(stage.stage)
-        lists = stage.lists(origins(stage.stage, parents, stage.extra, self._app.start))
-        for result in self._checker.compose_many(lists, draft.planned):
-            index, origin = draft.points, stage.origin()
+    def _add_stage(
+        self, draft: _Draft, stage: Stage, extra: Sequence[str], given: Sequence[Sequence[str]] | None = None
+    ) -> None:
+        """Composes and checks the points of a stage, or those that are given, and adds its runs to the draft."""
+        parents = draft.parents(stage)
+        draft.findings.add(start_problems(stage, parents, self._app.start), draft.points)
+        needs = draft.needs(stage)
+        placed, asked = tee(_placed(stage, origins(stage, parents, extra, self._app.start), extra, given))
+        results = self._checker.compose_many((overrides for _, _, overrides in asked), draft.planned)
+        for (origin, number, _), result in zip(placed, results, strict=True):
             problems = self._checker.problems(result)
             if not problems and isinstance(result, Composed):
-                problems = [*self._sweep_problems(result, bool(grid.source)), *self._own_sweep(result, grid)]
+                problems = list(self._app.not_in_sweeps(result.config))
+                if draft.grid.source:
+                    problems += [*_of_hydra(result.overrides), *self._own_sweep(result.overrides)]
                 resources, unfit = self._needs(needs, result.config)
                 problems += unfit
                 if not problems:
-                    problems = draft.add(stage.stage, origin, self._by_reference(result), resources, self._checker.memo)
-            draft.findings.add(problems, index)
+                    point = self._by_reference(result)
+                    problems = draft.add(stage, origin, number, point, resources, self._checker.memo)
+            draft.findings.add(problems, draft.points)
             draft.points += 1
 
-    def _own_sweep(self, point: Composed, grid: Grid) -> Iterator[Problem]:
+    def _own_sweep(self, overrides: Sequence[str]) -> Iterator[Problem]:
         """Refuses an experiment that is a sweep itself, of which the sweep file does not give every key."""
-        given = {target(text.partition("=")[0]) for text in point.overrides}
-        for text in point.overrides if grid.source else ():
+        given = {target(text.partition("=")[0]) for text in overrides}
+        for text in overrides:
             group = target(text).partition("=")[0]
             if group in self._app.experiments:
                 if text not in self._experiments:
@@ -311,13 +324,13 @@ class Planner:
         )
         return replace(point, overrides=tuple(texts))
 
-    def _sweep_problems(self, point: Composed, from_file: bool) -> Iterator[Problem]:
-        """Yields what a config may say but a run of a sweep would not do, or not as it was meant."""
-        yield from self._app.not_in_sweeps(point.config)
-        for text in point.overrides if from_file else ():
-            if target(text).startswith(_OF_HYDRA):
-                problem = "must not be in a sweep: gptopt starts its runs and chooses their directories"
-                yield Problem(target(text.partition("=")[0]), problem, "leave it out")
+
+def _of_hydra(overrides: Sequence[str]) -> Iterator[Problem]:
+    """Refuses overrides that say how Hydra starts runs."""
+    for text in overrides:
+        if target(text).startswith(_OF_HYDRA):
+            problem = "must not be in a sweep: gptopt starts its runs and chooses their directories"
+            yield Problem(target(text.partition("=")[0]), problem, "leave it out")
 
 
 _OF_HYDRA = ("hydra.mode", "hydra.run", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
@@ -335,31 +348,14 @@ def _located(problems: Sequence[Problem], file: Path) -> list[Problem]:
     return located
 
 
-class _Points:
-    """The points of a stage, as they are handed out one after the other.
-
-    Args:
-        stage: The stage.
-        extra: Override strings for every point, applied last.
-        given: The override strings of every point; None for those of the stage.
-    """
-
-    def __init__(self, stage: Stage, extra: Sequence[str], given: Sequence[Sequence[str]] | None = None) -> None:
-        self.stage, self.extra, self._given = stage, extra, given
-        self._handed_out: deque[tuple[Origin, int]] = deque()
-
-    def lists(self, starts: Sequence[Origin]) -> Iterator[Sequence[str]]:
-        """Yields the override strings of every point."""
-        total = count(self.stage.space) if self._given is None else len(self._given)
-        for start in starts:
-            own = self._given if self._given is not None else override_lists(self.stage.space, self.extra)
-            for index, overrides in enumerate(own):
-                self._handed_out.append((start, start.number * total + index))
-                yield [*start.inherited, *overrides, *start.start]
-
-    def origin(self) -> tuple[Origin, int]:
-        """Returns what the next point that comes back starts from, and its number in the stage."""
-        return self._handed_out.popleft()
+def _placed(
+    stage: Stage, starts: Sequence[Origin], extra: Sequence[str], given: Sequence[Sequence[str]] | None
+) -> Iterator[tuple[Origin, int, list[str]]]:
+    """Yields for every point of a stage what it starts from, its number in the stage and its override strings."""
+    total = count(stage.space) if given is None else len(given)
+    for start in starts:
+        for index, overrides in enumerate(override_lists(stage.space, extra) if given is None else given):
+            yield start, start.number * total + index, [*start.inherited, *overrides, *start.start]
 
 
 class _Draft:
@@ -367,12 +363,12 @@ class _Draft:
 
     Args:
         app: What the runs are of.
+        grid: The sweep.
         flags: Resources that beat those of the file and of the config, by name.
-        is_staged: Whether runs may start from others of the plan.
     """
 
-    def __init__(self, app: App, flags: Mapping[str, Any], is_staged: bool) -> None:
-        self.app = app
+    def __init__(self, app: App, grid: Grid, flags: Mapping[str, Any]) -> None:
+        self.app, self.grid, self._flags = app, grid, flags
         self.findings = Findings()
         self.points = 0
         self.runs: list[Run] = []
@@ -382,7 +378,6 @@ class _Draft:
         self.work: dict[int, Work] = {}
         self.roots: set[Path] = set()
         self.planned: dict[str, Mapping[str, Any]] = {}
-        self._flags, self._is_staged = flags, is_staged
         self._needs: dict[str, SweepResources] = {}
         self._stages: dict[str, dict[str, int]] = {}
         self._first: dict[str, tuple[int, frozenset[str], Resources, int]] = {}
@@ -405,9 +400,17 @@ class _Draft:
         return [Parent(run.index, run.number, run.run_id, run.overrides, self.planned[run.run_id]) for run in runs]
 
     def add(
-        self, stage: Stage, place: tuple[Origin, int], composed: Composed, resources: Resources, memo: Remembered
+        self, stage: Stage, origin: Origin, number: int, composed: Composed, resources: Resources, memo: Remembered
     ) -> list[Problem]:
-        """Adds the next point, which has no problems, with what it starts from and its number in its stage.
+        """Adds the next point, which has no problems.
+
+        Args:
+            stage: Its stage.
+            origin: What it starts from.
+            number: Its number in the stage.
+            composed: Its config.
+            resources: What it needs.
+            memo: What was found for other points of the request.
 
         Returns:
             What is wrong with it beside the others.
@@ -416,12 +419,11 @@ class _Draft:
         config, name = composed.config, self.app.identity.run_id(composed.config, memo)
         entry = (point, frozenset(composed.overrides), resources, len(self.runs))
         first, overrides, needed, index = self._first.setdefault(name, entry)
-        origin, number = place
         choices = self._choices.get(origin.parent, frozenset())
         choices |= {(origin.choice, origin.parent)} if origin.choice else frozenset()
         if self._choices.setdefault(index, choices) != choices:
             return [_shared(stage, self.runs[index])]
-        if self._is_staged:
+        if self.grid.is_staged:
             self._stages.setdefault(stage.name, {})[name] = index
             self.planned.setdefault(name, config)
         if first != point:
@@ -452,26 +454,6 @@ def _shared(stage: Stage, run: Run) -> Problem:
     """Returns the problem of a run that two stages have, and that a choice decides on in one of them."""
     problem = f"must not share runs with stage {run.stage}, since a choice decides which of them are made"
     return Problem(f"stage {stage.name}", problem, "give one of the two another setting")
-
-
-def _with_costs(plan: Plan, draft: _Draft, slots: int) -> Plan:
-    """Returns a plan with what the runs of it that remain will cost."""
-    samples, counted = Samples(draft.app, draft.roots), plan.counted
-
-    def cost(runs: Iterable[Run]) -> CostEstimate:
-        return estimate([draft.work[run.index] for run in runs if run.index in draft.work], samples, slots)
-
-    shapes = dict.fromkeys(run.resources for run in plan.runs)
-    return replace(
-        plan,
-        costs={shape: cost(run for run in counted if run.resources == shape) for shape in shapes},
-        stage_costs={stage.name: cost(run for run in counted if run.stage == stage.name) for stage in plan.grid.stages},
-        cost=cost(counted),
-        step_s=samples.known(run.workload for run in counted),
-    )
-
-
-_NO_COST = CostEstimate(None, None, None, 1, 0, 0)
 
 
 def _made_with(paths: RunPaths, status: Status) -> tuple[Inputs, Code | None]:

@@ -46,9 +46,8 @@ class PlannerApart:
         Raises:
             RequestError: If the file or a point is wrong.
         """
-        found = self._ask("plan", file, tuple(extra), slots, sweeps, dict(flags))
-        assert isinstance(found, Plan)
-        return found
+        plan: Plan = self._ask("plan", file, tuple(extra), slots, sweeps, dict(flags))
+        return plan
 
     def plan_points(
         self, name: str, lists: Sequence[Sequence[str]], sweeps: Path, flags: Mapping[str, Any] = _NO_FLAGS
@@ -58,15 +57,13 @@ class PlannerApart:
         Raises:
             RequestError: If a point is wrong.
         """
-        found = self._ask("plan_points", name, [list(point) for point in lists], sweeps, dict(flags))
-        assert isinstance(found, Plan)
-        return found
+        plan: Plan = self._ask("plan_points", name, [list(point) for point in lists], sweeps, dict(flags))
+        return plan
 
     def nearest(self, overrides: Sequence[str]) -> Nearest | None:
         """Returns the existing run that is nearest to a point."""
-        found = self._ask("nearest", tuple(overrides))
-        assert found is None or isinstance(found, Nearest)
-        return found
+        nearest: Nearest | None = self._ask("nearest", tuple(overrides))
+        return nearest
 
     def _ask(self, question: str, *arguments: Any) -> Any:
         """Has a new process answer; what that prints is for people and goes to standard error."""
@@ -76,10 +73,10 @@ class PlannerApart:
             command, input=pickle.dumps((self._app, question, arguments)), stdout=subprocess.PIPE, check=False
         )
         try:
-            error, problems, answer = pickle.loads(done.stdout)
+            error, answer = pickle.loads(done.stdout)
         except (EOFError, pickle.UnpicklingError) as problem:
             message = f"the process that composes its configs ended with exit code {done.returncode}, without an answer"
             raise GptOptError(f"{self._app.name}: {message}; what it said is above") from problem
         if error is not None:
-            raise error(*problems)
+            raise error
         return answer

@@ -47,7 +47,7 @@ class PointChecker:
 
     def __init__(self, app: App) -> None:
         self._app, self._source = app, ConfigSource(app)
-        self._files = YamlErrors(self._source.configs)
+        self._files = YamlErrors(self._source)
         self.composer = Composer(self._source.configs, app.pure_resolvers)
         self._checks = app.checks(self._source)
         self._errors = ErrorAttribution(self._source, self.composer, self._files, self._problems_of)
@@ -106,13 +106,10 @@ class PointChecker:
             return self._errors.problems(result.overrides, result.error)
         added = self._checks.added(result.overrides, result.config)
         if result.missing:
-            choices = self._source.choices(result.overrides) if all_given else {}
-            lacking = [
-                self.memo(missing_problem, key, self._source.configs.folder, choices)
-                for key in result.missing
-                if all_given
-            ]
-            return [*added, *lacking]
+            if not all_given:
+                return added
+            folder, choices = self._source.configs.folder, self._source.choices(result.overrides)
+            return [*added, *(self.memo(missing_problem, key, folder, choices) for key in result.missing)]
         found = [*self._checks.wrong(result.config), *self._target_problems(result.config)]
         heads = tuple(f"{problem.where}." for problem in added)
         new = [p for p in found if not _follows(p, heads)]
@@ -121,7 +118,9 @@ class PointChecker:
 
     def _refused(self, text: str) -> Problem | None:
         """Returns the problem of an override that Hydra would take, or fail at in a way that says nothing."""
-        if not _is_unicode(text):
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # bytes that are no UTF-8 come from the command line as lone surrogates
             return _not_unicode(text)
         # Hydra lets keys of the root go that have no value, or no type, and a run would miss them.
         return needed(key_of(text), self._source) if text.startswith("~") and key_of(text) in self._app.needed else None
@@ -181,14 +180,6 @@ def _follows(problem: Problem, added: Sequence[str]) -> bool:
     """Returns whether a problem is that of an unknown key that was added, said once more of the node it is in."""
     of_node = problem.message == UNKNOWN_KEY or problem.message.startswith("lacks keys")
     return of_node and any(key.startswith(f"{problem.where}.") for key in added)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # bytes that are no UTF-8 come from the command line as lone surrogates
-        return False
-    return True
 
 
 def _not_unicode(text: str) -> Problem:

@@ -47,7 +47,7 @@ def plain_config(config: DictConfig) -> dict[str, Any]:
         ConfigError: If mandatory values are missing; all of them are named.
     """
     with without_hydra(config) as own:
-        if missing := missing_keys(own):
+        if missing := sorted(missing_keys(OmegaConf.to_container(own))):
             raise ConfigError([Problem(key, "is mandatory and has no default", f"add {key}=VALUE") for key in missing])
         return with_real_paths(cast("dict[str, Any]", OmegaConf.to_container(own, resolve=True, enum_to_str=True)))
 

@@ -118,7 +118,7 @@ class _Tensorboard:
         writer: Any = self._make(str(self._folder), purge_step=step)
         plain = {
             key: value if isinstance(value, bool | int | float) else str(value)
-            for key, value in flat_values(self._config)
+            for key, value in flat_values(self._config).items()
         }
         experiment, session, _ = hparams(plain, dict(values))
         for summary in (experiment, session):
@@ -153,7 +153,7 @@ class _Wandb:
                 group=params["group"] or run.sweep,
                 mode=params["mode"],
                 tags=params["tags"] or None,
-                config=dict(flat_values(run.config)),
+                config=flat_values(run.config),
                 reinit="create_new",
                 settings=wandb.Settings(
                     console="off",
@@ -225,7 +225,7 @@ class _Mlflow:
             self._client.update_run(self._id, status="RUNNING")
         histories = {name: self._client.get_metric_history(self._id, name) for name in mine.data.metrics}
         self._known = {(name, metric.step) for name, history in histories.items() for metric in history}
-        params = [Param(k, str(v)) for k, v in flat_values(run.config) if k not in mine.data.params]
+        params = [Param(k, str(v)) for k, v in flat_values(run.config).items() if k not in mine.data.params]
         for start in range(0, len(params), 100):  # the most that a request may hold
             self._client.log_batch(self._id, params=params[start : start + 100])
 

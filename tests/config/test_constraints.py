@@ -15,6 +15,7 @@ from gpt_opt.config.checks.data import data_problems
 from gpt_opt.config.explain import comment_of
 from gpt_opt.config.schema import register
 from gpt_opt.config.suggest import nearest
+from gpt_opt.errors import ConfigError
 from gpt_opt.run.resolvers import plain_config
 from tests.conftest import CONFIG_DIR
 
@@ -30,6 +31,14 @@ LORA = {"r": 8, "lora_alpha": 16, "bias": "none", "target_modules": None, "task_
 def good() -> dict[str, Any]:
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         return plain_config(compose("config", overrides=["loss.beta=0.1"]))
+
+
+def test_a_value_that_is_missing_in_a_list_is_named_too() -> None:
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        config = compose("config", overrides=["callbacks=[{_target_: mine.Name, size: ???}]"])
+    with pytest.raises(ConfigError) as caught:
+        plain_config(config)
+    assert [problem.where for problem in caught.value.problems] == ["callbacks[0].size", "loss.beta"]
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
+from gpt_opt.config.explain import missing_keys
 from gpt_opt.plan.compose.base import Base, Resolved
-from gpt_opt.plan.compose.hydra import missing_keys, plain
+from gpt_opt.plan.compose.hydra import plain
 from gpt_opt.plan.compose.overrides import read_override
 from gpt_opt.plan.compose.references import PURE_RESOLVERS, Unpredictable
 from tests.helpers.examples import examples

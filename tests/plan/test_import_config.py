@@ -56,7 +56,7 @@ def composed(folder: Path, experiment: Experiment, *overrides: str) -> dict[str,
     (folder / "exp").mkdir(exist_ok=True)
     (folder / "exp" / "guide.yaml").write_text(experiment.text)
     path = to_override("hydra.searchpath", [f"file://{folder}"])
-    return dict(flat_values(Composer(CONFIG_DIR).compose([path, "+exp=guide", *overrides]).config))
+    return flat_values(Composer(CONFIG_DIR).compose([path, "+exp=guide", *overrides]).config)
 
 
 def test_a_guide_is_the_same_training_in_our_words(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def completeness_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     """Yields, a group each, the keys that its option lacks, and those that nothing reads."""
     for group, (option, cls) in _WHOLE.items():
         node = config[group]
-        if (not node and group in _MAY_BE_NONE) or _is_whole(node, cls):
+        if not node and group in _MAY_BE_NONE:
             continue
         lacking, unknown = _compare(node, cls, f"{group}.")
         if lacking:
@@ -77,47 +77,25 @@ def _lacking(group: str, keys: list[str], option: str) -> Problem:
 
 def _compare(node: Any, cls: type, above: str) -> tuple[list[str], list[str]]:
     """Returns the keys that a node lacks, and those that its type does not have."""
-    hints = _hints(cls)
-    values = node if isinstance(node, Mapping) else {}
+    keys, values = _keys(cls), node if isinstance(node, Mapping) else {}
     lacking: list[str] = []
-    unknown = [above + str(key) for key in values if key not in hints]
-    for name, kind in hints.items():
+    unknown = [above + str(key) for key in values if key not in keys]
+    for name, kind in keys.items():
         if name not in values:
-            lacking += sorted(_leaves(kind, f"{above}{name}.")) if is_dataclass(kind) else [above + name]
-        elif isinstance(kind, type) and is_dataclass(kind):
+            lacking += [above + name] if kind is None else sorted(_leaves(kind, f"{above}{name}."))
+        elif kind is not None:
             further = _compare(values[name], kind, f"{above}{name}.")
             lacking += further[0]
             unknown += further[1]
     return lacking, unknown
 
 
-def _is_whole(node: Any, cls: type) -> bool:
-    """Returns quickly, as for every point of a sweep, whether a node has the keys of its type and no others."""
-    for path, names in _shape(cls):
-        part = node
-        for step in path:
-            part = part.get(step) if isinstance(part, dict) else None
-        if not isinstance(part, dict) or part.keys() != names:
-            return False
-    return True
-
-
 @cache
-def _shape(cls: type) -> tuple[tuple[tuple[str, ...], frozenset[str]], ...]:
-    """Returns the names that each dictionary of a type holds, by the path to it."""
-    below = [
-        ((name, *path), names)
-        for name, kind in _hints(cls).items()
-        if isinstance(kind, type) and is_dataclass(kind)
-        for path, names in _shape(kind)
-    ]
-    return (((), frozenset(_hints(cls))), *below)
+def _keys(cls: type) -> dict[str, type | None]:
+    """Returns the keys of a type, each with its own type where that has keys too."""
+    hints = get_type_hints(cls)
+    return {name: kind if isinstance(kind, type) and is_dataclass(kind) else None for name, kind in hints.items()}
 
 
-@cache
-def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
-
-
-def _leaves(cls: Any, above: str) -> list[str]:
+def _leaves(cls: type, above: str) -> list[str]:
     return _compare({}, cls, above)[0]

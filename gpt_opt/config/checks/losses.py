@@ -57,7 +57,8 @@ def loss_problems(config: Config) -> Iterator[Problem]:
         yield Problem("loss.label_smoothing", f"0 <= label_smoothing < 0.5 must hold, but it is {smoothing}")
     elif "loss_type" in loss:
         yield from variant_problems(loss)
-    yield from _reference(config)
+    if loss.get("use_ref_model") is False and loss["ref_model_id"] is not None:
+        yield Problem("loss.ref_model_id", f"is {loss['ref_model_id']!r}, but loss.use_ref_model=false would ignore it")
     if loss.get("train_on_inputs"):
         yield from _ignored_lengths(config["training"]["training_params"])
     if "desirable_weight" in loss and config["training"]["training_params"]["batch_size"] == 1:
@@ -97,9 +98,3 @@ def variant_problems(loss: Mapping[str, Any]) -> Iterator[Problem]:
             "must be above 0 for loss.loss_type=robust, the assumed fraction of flipped preferences, but is 0",
             "set it, 0.1 for example; without it the loss is loss.loss_type=sigmoid",
         )
-
-
-def _reference(config: Config) -> Iterator[Problem]:
-    loss = config["loss"]
-    if loss.get("use_ref_model") is False and loss["ref_model_id"] is not None:
-        yield Problem("loss.ref_model_id", f"is {loss['ref_model_id']!r}, but loss.use_ref_model=false would ignore it")

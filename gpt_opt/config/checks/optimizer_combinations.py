@@ -43,7 +43,7 @@ def combination_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
 
 def rate_problems(params: Mapping[str, Any], base: int) -> Iterator[Problem]:
     """Checks that an optimizer takes the learning rates of muP, with the base width `base`."""
-    if not traits_of(params).group_rates or params.get("lmo") is False:
+    if not traits_of(params).group_rates:
         problem = (
             f"must be null with optimizer {params['name']}, but is {base}: muP sets a learning rate for each group "
         )

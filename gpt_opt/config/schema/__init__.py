@@ -16,6 +16,7 @@ from omegaconf import MISSING, OmegaConf
 
 from gpt_opt.config.hydra_defaults import override_hydra_anywhere
 from gpt_opt.config.schema.data import DATA_SCHEMAS
+from gpt_opt.config.schema.made import Named
 from gpt_opt.config.schema.models import MODEL_SCHEMAS
 from gpt_opt.config.schema.optimizers import OPTIMIZER_SCHEMAS
 from gpt_opt.config.schema.optimizers_packages import PACKAGE_SCHEMAS
@@ -76,11 +77,9 @@ class LossType(StrEnum):
 
 
 @dataclass
-class DPOLoss:
+class DPOLoss(Named):
     """loss=dpo, and each of its variants by its own name."""
 
-    name: str
-    _target_: str
     loss_type: LossType
     beta: float
     label_smoothing: float
@@ -91,11 +90,9 @@ class DPOLoss:
 
 
 @dataclass
-class KTOLoss:
+class KTOLoss(Named):
     """loss=kto."""
 
-    name: str
-    _target_: str
     beta: float
     desirable_weight: float
     undesirable_weight: float
@@ -104,11 +101,9 @@ class KTOLoss:
 
 
 @dataclass
-class ORPOLoss:
+class ORPOLoss(Named):
     """loss=orpo."""
 
-    name: str
-    _target_: str
     beta: float
     sft_term: bool
     use_ref_model: bool
@@ -124,21 +119,16 @@ class Reduction(StrEnum):
 
 
 @dataclass
-class SFTLoss:
+class SFTLoss(Named):
     """loss=sft."""
 
-    name: str
-    _target_: str
     reduction: Reduction
     train_on_inputs: bool
 
 
 @dataclass
-class LMLoss:
+class LMLoss(Named):
     """loss=lm."""
-
-    name: str
-    _target_: str
 
 
 class Truncation(StrEnum):

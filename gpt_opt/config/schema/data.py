@@ -5,32 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from gpt_opt.config.schema.made import Named, option
+
 
 @dataclass
-class PydocDataset:
+class PydocDataset(Named):
     """The embedded preference pairs, or documents."""
 
-    name: str
-    _target_: str
     max_samples: int | None
 
 
 @dataclass
-class SumsDataset:
+class SumsDataset(Named):
     """Sums that are worked out step by step."""
 
-    name: str
-    _target_: str
     rows: int
     max_terms: int
 
 
 @dataclass
-class JsonlDataset:
+class JsonlDataset(Named):
     """Data of one's own in a file or a folder."""
 
-    name: str
-    _target_: str
     path: str
     prompt_column: str
     chosen_column: str
@@ -40,11 +36,9 @@ class JsonlDataset:
 
 
 @dataclass
-class PublishedDataset:
+class PublishedDataset(Named):
     """Preference pairs that somebody publishes in a layout of their own: hh, se, ultrafeedback."""
 
-    name: str
-    _target_: str
     path: str
     subset: str | None
     split: str
@@ -73,11 +67,9 @@ class HfDataset(PublishedDataset):
 
 
 @dataclass
-class MixtureDataset:
+class MixtureDataset(Named):
     """Several data sets with weights."""
 
-    name: str
-    _target_: str
     _recursive_: bool
     parts: dict[str, Any]
     weights: dict[str, float]
@@ -85,97 +77,31 @@ class MixtureDataset:
 
 
 @dataclass
-class ShardsDataset:
+class ShardsDataset(Named):
     """Token shards."""
 
-    name: str
-    _target_: str
     path: str
     prepare: str | None
 
 
 @dataclass
-class PydocTextDataset:
+class PydocTextDataset(Named):
     """The embedded text."""
 
-    name: str
-    _target_: str
 
+_PUBLISHED = option("dataset", PublishedDataset)
 
-@dataclass
-class ShardsData:
-    """data=shards, and all the published texts as shards."""
-
-    dataset: ShardsDataset
-
-
-@dataclass
-class PydocTextData:
-    """data=pydoc_text."""
-
-    dataset: PydocTextDataset
-
-
-@dataclass
-class PydocData:
-    """data=pydoc and data=pydoc_documents."""
-
-    dataset: PydocDataset
-
-
-@dataclass
-class SumsData:
-    """data=sums."""
-
-    dataset: SumsDataset
-
-
-@dataclass
-class JsonlData:
-    """data=jsonl."""
-
-    dataset: JsonlDataset
-
-
-@dataclass
-class PublishedData:
-    """data=hh, data=se and data=ultrafeedback."""
-
-    dataset: PublishedDataset
-
-
-@dataclass
-class ShpData:
-    """data=shp."""
-
-    dataset: ShpDataset
-
-
-@dataclass
-class HfData:
-    """data=hf."""
-
-    dataset: HfDataset
-
-
-@dataclass
-class MixtureData:
-    """data=mixture."""
-
-    dataset: MixtureDataset
-
-
-DATA_SCHEMAS: dict[str, type] = {
-    "data/pydoc": PydocData,
-    "data/sums": SumsData,
-    "data/jsonl": JsonlData,
-    "data/hh": PublishedData,
-    "data/shp": ShpData,
-    "data/se": PublishedData,
-    "data/ultrafeedback": PublishedData,
-    "data/hf": HfData,
-    "data/mixture": MixtureData,
-    "data/shards": ShardsData,
-    "data/pydoc_text": PydocTextData,
+DATA_SCHEMAS: dict[str, type[Any]] = {
+    "data/pydoc": option("dataset", PydocDataset),
+    "data/sums": option("dataset", SumsDataset),
+    "data/jsonl": option("dataset", JsonlDataset),
+    "data/hh": _PUBLISHED,
+    "data/shp": option("dataset", ShpDataset),
+    "data/se": _PUBLISHED,
+    "data/ultrafeedback": _PUBLISHED,
+    "data/hf": option("dataset", HfDataset),
+    "data/mixture": option("dataset", MixtureDataset),
+    "data/shards": option("dataset", ShardsDataset),
+    "data/pydoc_text": option("dataset", PydocTextDataset),
 }
 """Schema of each option, by its path below the group `schema`."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from gpt_opt.config.schema.made import Named
+
 
 class WeightType(StrEnum):
     """Type of weights, as torch calls it."""
@@ -26,11 +28,9 @@ class Attention(StrEnum):
 
 
 @dataclass
-class ModelFromConfig:
+class ModelFromConfig(Named):
     """A model built from an architecture."""
 
-    name: str
-    _target_: str
     config: dict[str, Any]
     tokenizer_name_or_path: str
     archive: str | None
@@ -116,11 +116,9 @@ class Qwen2MoeFromConfig(ModelFromConfig):
 
 
 @dataclass
-class PretrainedModel:
+class PretrainedModel(Named):
     """A model of the transformers library."""
 
-    name: str
-    _target_: str
     name_or_path: str
     tokenizer_name_or_path: str
     archive: str | None

@@ -1,22 +1,22 @@
 """The type of every key of the `optimizer` group; see `gpt_opt.config.schema`.
 
 Those of optimizers of other packages are in `gpt_opt.config.schema.optimizers_packages`; `OptimizerParams` is the base
-of both, and `option` makes an option of the keys.
+of both.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from gpt_opt.config.schema.made import Named, made, option
+
 
 @dataclass
-class OptimizerParams:
+class OptimizerParams(Named):
     """Keys of every optimizer, and of its schedule."""
 
-    name: str
-    _target_: str
     lr: float
     lr_schedule: str
     warm_up_fraction: float | None
@@ -164,22 +164,7 @@ class DAPParams(OptimizerParams):
 
 def cautious(params: type[OptimizerParams]) -> type[OptimizerParams]:
     """Returns the type with the key of cautious weight decay, for an optimizer with decoupled decay."""
-    return _made(f"Cautious{params.__name__}", [("cautious_weight_decay", bool)], params)
-
-
-def option(params: type[OptimizerParams]) -> type[Any]:
-    """Returns the type of an option of the group `optimizer` from that of its `optimizer_params`."""
-    return _made(params.__name__.removesuffix("Params"), [("optimizer_params", params)])
-
-
-def _made(name: str, fields: list[tuple[str, Any]], *bases: type[Any]) -> type[Any]:
-    """Returns a dataclass that pickle finds in this module: submitit's jobs are sent all types of the config."""
-    made: type[Any] = make_dataclass(name, fields, bases=bases)
-    made.__module__ = __name__
-    if name in globals():
-        raise TypeError(f"{__name__} has a {name} already")
-    globals()[name] = made
-    return made
+    return made(f"Cautious{params.__name__}", [("cautious_weight_decay", bool)], __name__, params)
 
 
 _PARAMS: dict[str, type[OptimizerParams]] = {
@@ -198,5 +183,7 @@ _PARAMS: dict[str, type[OptimizerParams]] = {
     "dap": cautious(DAPParams),
 }
 
-OPTIMIZER_SCHEMAS: dict[str, type[Any]] = {f"optimizer/{name}": option(params) for name, params in _PARAMS.items()}
+OPTIMIZER_SCHEMAS: dict[str, type[Any]] = {
+    f"optimizer/{name}": option("optimizer_params", params) for name, params in _PARAMS.items()
+}
 """Schema of each kind of option, by its path below the group `schema`; options that differ in defaults share one."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from gpt_opt.config.schema.optimizers import OptimizerParams, cautious, option
+from gpt_opt.config.schema.made import option
+from gpt_opt.config.schema.optimizers import OptimizerParams, cautious
 
 
 @dataclass
@@ -199,5 +200,7 @@ _PARAMS: dict[str, type[OptimizerParams]] = {
     "psgd-kron": KronParams,
 }
 
-PACKAGE_SCHEMAS: dict[str, type[Any]] = {f"optimizer/{name}": option(params) for name, params in _PARAMS.items()}
+PACKAGE_SCHEMAS: dict[str, type[Any]] = {
+    f"optimizer/{name}": option("optimizer_params", params) for name, params in _PARAMS.items()
+}
 """Schema of each option, by its path below the group `schema`."""

@@ -17,8 +17,10 @@ from typing import Any
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import Container, DictConfig, OmegaConf, ValueNode
 
+from gpt_opt.config.explain import missing_keys
+from gpt_opt.config.nested import with_value
 from gpt_opt.config.remember import MAX_NODES, token
-from gpt_opt.plan.compose.hydra import detached, missing_keys, plain, unresolved
+from gpt_opt.plan.compose.hydra import detached, plain, unresolved
 from gpt_opt.plan.compose.overrides import ParsedOverride
 from gpt_opt.plan.compose.references import Interpolation, Path, Unpredictable, all_reads, find_interpolations, overlap
 
@@ -150,7 +152,7 @@ class Base:
         tree = unresolved(self._config)
         for key, item, _ in self._reads:
             if not (found := self._resolve(key, item, ())).failed:
-                tree = _with(tree, item.position, found.value)
+                tree = with_value(tree, item.position, found.value)
         return tree
 
     def _convert(self, override: ParsedOverride) -> Setting | None:
@@ -187,7 +189,7 @@ class Base:
             rest = self._tree
             for key, position in found:
                 below.setdefault(position[0], []).append((key, position))
-                rest = _with(rest, position, None)
+                rest = with_value(rest, position, None)
             self._affected[keys] = _Affected(interpolations, below, list(missing_keys(rest)))
         return self._affected[keys]
 
@@ -228,7 +230,7 @@ class Base:
             if node is None:
                 node = self._tree[top]
                 for key, position in positions:
-                    node = _with(node, position[1:], changed[key])
+                    node = with_value(node, position[1:], changed[key])
                 if len(self._nodes) >= MAX_NODES:
                     self._nodes.clear()
                 self._nodes[name] = node
@@ -245,15 +247,6 @@ def _children(node: Any) -> dict[Any, Any]:
     """Returns the nodes in a dict, by key; nothing of anything else."""
     content = node.__dict__["_content"] if isinstance(node, DictConfig) else None
     return content if isinstance(content, dict) else {}
-
-
-def _with(node: Any, position: tuple[Any, ...], value: Any) -> Any:
-    """Returns a tree with another value at a position; what lies elsewhere is shared."""
-    if not position:
-        return value
-    changed = node.copy()
-    changed[position[0]] = _with(node[position[0]], position[1:], value)
-    return changed
 
 
 def _dotted(position: tuple[Any, ...]) -> str:

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpt_opt.config.explain import missing_keys
 from gpt_opt.plan.compose.base import Base, Resolved
-from gpt_opt.plan.compose.hydra import Configs, HydraEngine, detached, failed_while_loading, missing_keys, plain
+from gpt_opt.plan.compose.hydra import Configs, HydraEngine, detached, failed_while_loading, plain
 from gpt_opt.plan.compose.overrides import Kind, ParsedOverride, Stages, read_override, stages_of
 from gpt_opt.plan.compose.references import PURE_RESOLVERS, Unpredictable
 

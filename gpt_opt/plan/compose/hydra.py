@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from traceback import walk_tb
@@ -64,9 +64,13 @@ class Configs:
 
 
 class _Files(ConfigRepository):
-    """The config files, each read once as long as it stays the same: Hydra reads all of them for every config."""
+    """The config files, each read once as long as it stays the same: Hydra reads all of them for every config.
 
-    is_stored = True
+    Attributes:
+        is_stored: Whether their compositions are kept; not those of another application, which may hold objects of it.
+    """
+
+    is_stored: bool
     _read: ClassVar[dict[tuple[str, str], tuple[tuple[int, ...], bytes]]] = {}
 
     def load_config(self, config_path: str) -> ConfigResult | None:
@@ -87,13 +91,7 @@ class _Files(ConfigRepository):
         return copy.copy(self)
 
 
-class _OfOthers(_Files):
-    """The config files of another application, whose compositions are not kept: they may hold objects of it."""
-
-    is_stored = False
-
-
-class _OneFile(WithoutGroups, _OfOthers):
+class _OneFile(WithoutGroups, _Files):
     """The primary config of another application, which is all that it has."""
 
 
@@ -136,11 +134,9 @@ class HydraEngine:
     """
 
     def __init__(self, configs: Configs) -> None:
-        self.config_name, self._version_base, self._not_read = configs.name, configs.version_base, configs.not_read
-        self._is_of_others = not configs.is_stored
         if not all(OmegaConf.has_resolver(name) for name in ("now", "hydra", "python_version")):
             setup_globals()
-        self._loader = loader(configs)
+        self._configs, self._loader = configs, loader(configs)
         self._groups: dict[str, bool] = {}
         self._repository: Any = None
 
@@ -150,20 +146,20 @@ class HydraEngine:
         Raises:
             Exception: Whatever Hydra or OmegaConf raises for these overrides.
         """
-        config = load(self._loader, self.config_name, overrides, from_shell=False)
-        if self._is_of_others:
+        config = load(self._loader, self._configs.name, overrides, from_shell=False)
+        if not self._configs.is_stored:  # those of another application
             with_choices(config, config.hydra.runtime.choices)
         config = without_hydra(config)
-        for key in self._not_read:
+        for key in self._configs.not_read:
             leave_as_text(config, key)
         return config
 
     def is_group(self, name: str) -> bool:
         """Returns whether `name` is a config group, in the sources that Hydra itself would search."""
         if name not in self._groups:
-            with composing_as(self._version_base):
+            with composing_as(self._configs.version_base):
                 if self._repository is None:
-                    _, self._repository = self._loader._parse_overrides_and_create_caching_repo(self.config_name, [])
+                    _, self._repository = self._loader._parse_overrides_and_create_caching_repo(self._configs.name, [])
                 try:
                     self._groups[name] = self._repository.group_exists(name)
                 except OSError:  # too long for a folder's name
@@ -171,19 +167,14 @@ class HydraEngine:
         return self._groups[name]
 
 
-def search_path(folder: Path | None, further: Path | None = None) -> ConfigSearchPath:
-    """Returns where Hydra seeks configs when a script calls it, `further` being what `--config-dir` gives."""
-    path = create_config_search_path(None if folder is None else str(folder.resolve()))
-    if further is not None:
-        path.prepend("command-line", f"file://{further.resolve()}", SearchPathQuery(provider="schema"))
-    return path
-
-
 def loader(configs: Configs) -> ConfigLoaderImpl:
-    """Returns a loader of configs, which composes as Hydra's does."""
-    path = search_path(configs.folder, configs.further)
-    made = _Loader(path, configs.version_base)
-    made.repository = (_OneFile if configs.is_alone else _Files if configs.is_stored else _OfOthers)(path)
+    """Returns a loader of configs, which seeks and composes them as Hydra does when a script calls it."""
+    path = create_config_search_path(None if configs.folder is None else str(configs.folder.resolve()))
+    if configs.further is not None:  # what `--config-dir` gives
+        path.prepend("command-line", f"file://{configs.further.resolve()}", SearchPathQuery(provider="schema"))
+    made, files = _Loader(path, configs.version_base), (_OneFile if configs.is_alone else _Files)(path)
+    files.is_stored = configs.is_stored
+    made.repository = files
     return made
 
 
@@ -218,18 +209,6 @@ def plain(config: Any) -> Any:
 def unresolved(config: DictConfig) -> dict[str, Any]:
     """Returns a config as plain dicts, lists and scalars, its interpolations as text."""
     return cast("dict[str, Any]", OmegaConf.to_container(config, throw_on_missing=False, enum_to_str=True))
-
-
-def missing_keys(value: Any, prefix: str = "") -> Iterator[str]:
-    """Yields the keys in a plain tree that hold "???": `a.b`, `a[0]` inside lists, the prefix for a scalar."""
-    if isinstance(value, dict):
-        for key, child in value.items():
-            yield from missing_keys(child, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(value, list):
-        for index, child in enumerate(value):
-            yield from missing_keys(child, f"{prefix}[{index}]")
-    elif isinstance(value, str) and value == "???":
-        yield prefix
 
 
 def failed_while_loading(error: BaseException) -> bool:
