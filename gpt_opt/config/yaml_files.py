@@ -141,12 +141,14 @@ class ConfigFile:
         return None if found is None else f"{self.at_line(found[0].start_mark.line)} {'.'.join(keys)}"
 
     @property
-    def defaults(self) -> Iterator[Entry]:
+    def defaults(self) -> list[Entry]:
         """The entries of the defaults list."""
         found = self.find(["defaults"])
-        for node in found[1].value if found and isinstance(found[1], yaml.SequenceNode) else []:
-            for key, value in node.value[:1] if isinstance(node, yaml.MappingNode) else [(node, None)]:
-                yield self._entry(str(key.value), key.start_mark.line, value)
+        return [
+            self._entry(str(key.value), key.start_mark.line, value)
+            for node in (found[1].value if found and isinstance(found[1], yaml.SequenceNode) else [])
+            for key, value in (node.value[:1] if isinstance(node, yaml.MappingNode) else [(node, None)])
+        ]
 
     def _entry(self, text: str, line: int, value: yaml.Node | None) -> Entry:
         *words, name = text.split() or [""]
