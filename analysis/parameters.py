@@ -103,7 +103,7 @@ def varying_parameters(runs: pd.DataFrame) -> list[str]:
 
 
 def shown_parameters(runs: pd.DataFrame) -> list[str]:
-    """Returns the varying parameters, or the main one when nothing varies."""
+    """Returns the varying parameters, the seed last, or the main one when nothing varies."""
     return varying_parameters(runs) or [name for name in (MAIN_PARAMETER,) if name in runs.columns]
 
 

@@ -119,37 +119,18 @@ def percents(axis: Axis, metric: str) -> None:
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g}%"))
 
 
-def require_metric(runs: pd.DataFrame, metric: str, metrics: pd.DataFrame | None = None) -> None:
-    """Checks that some run has a value of a metric.
-
-    Args:
-        runs: What is to be drawn.
-        metric: Its name.
-        metrics: Where the values are, if not in `runs`.
-
-    Raises:
-        NothingToPlot: If none has; it says what there is.
-    """
-    frame = runs if metrics is None else metrics
-    if metric not in frame.columns or not frame[metric].notna().any():
-        none = f"none of {counted(len(runs), 'run')} has one"
-        raise NothingToPlot(f"a run with a value of {metric} is needed, but {none}; {present(frame)}")
-
-
 def present(frame: pd.DataFrame) -> str:
     """Returns which metrics some rows have, as a part of a sentence."""
     known = [name for name in metric_columns(frame) if frame[name].notna().any()]
     return f"there is {', '.join(known)}" if known else "no metric has a value yet; gptopt status shows the states"
 
 
-def line_handle(look: Look, label: str) -> Line2D:
-    """Returns the legend entry of a look."""
-    return Line2D([], [], color=look.color, linestyle=look.style, marker=look.marker, linewidth=2, label=label)
-
-
 def names_legend(figure: Figure, names: Iterable[tuple[str, Look]]) -> None:
     """Explains looks to the right of the panels."""
-    handles = [line_handle(look, name) for name, look in names]
+    handles = [
+        Line2D([], [], color=look.color, linestyle=look.style, marker=look.marker, linewidth=2, label=name)
+        for name, look in names
+    ]
     figure.legend(handles=handles, loc="outside right upper", fontsize=FONT, frameon=False, handlelength=3)
 
 

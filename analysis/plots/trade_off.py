@@ -24,11 +24,12 @@ from analysis.plots.style import (
     notes_legend,
     percents,
     plain_axes,
-    require_metric,
+    present,
     text_note,
 )
 from analysis.plots.traces import BAND_FROM, curve_of, trace_of
 from analysis.spacing import WIDE, log_spaced
+from gpt_opt.errors import counted
 
 REWARD = "eval/rewards/accuracies"
 COST = "eval/kl"
@@ -40,8 +41,10 @@ def _points(
     runs: pd.DataFrame, reward: str, cost: str, over: str | None
 ) -> tuple[Results, list[tuple[Setting, Setting]]]:
     """Returns the settings that have both metrics, each with its two sides."""
-    require_metric(runs, reward)
-    require_metric(runs, cost)
+    for metric in (reward, cost):
+        if metric not in runs.columns or not runs[metric].notna().any():
+            none = f"none of {counted(len(runs), 'run')} has one"
+            raise NothingToPlot(f"a run with a value of {metric} is needed, but {none}; {present(runs)}")
     results, costs = results_of(runs, reward, over), results_of(runs, cost, over)
     of_runs = {item.runs: item for item in costs.settings if item.n}
     pairs = [(item, of_runs[item.runs]) for item in results.settings if item.runs in of_runs]
