@@ -96,7 +96,7 @@ def _foreign_run(path: str, part: Part) -> Entries:
 
 
 def _foreign_curve(path: str, part: Part) -> Entries:
-    return curve_of(path, part.curves, part.problems)
+    return curve_of(path, part.curves, part.problems.found)
 
 
 def _metrics_key(folder: str) -> bytes:

@@ -73,4 +73,5 @@ def foreign_row(path: str, part: Part) -> RunRow:
     if part.curves and part.fixed.get("step") is None:
         part.fixed["step"] = max(part.curves)
     reason = f"a run of {part.kind}" + (f"; not known: {'; '.join(missing)}" if missing else "")
-    return RunRow({**part.fixed, "path": path, "reason": reason}, metrics, flatten(part.config), tuple(part.problems))
+    fixed = {**part.fixed, "path": path, "reason": reason}
+    return RunRow(fixed, metrics, flatten(part.config), tuple(part.problems.found))
