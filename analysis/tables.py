@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -128,6 +129,19 @@ def _is_uniform(values: pd.Series) -> bool:
     except (pa.ArrowException, OverflowError, TypeError):
         return False
     return True
+
+
+def json_value(value: Any) -> Any:
+    """Returns a cell, or lists and dictionaries of cells, as JSON: missing, NaN and infinite values are null."""
+    if isinstance(value, dict):
+        return {str(key): json_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(item) for item in value]
+    if pd.isna(value) or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    if isinstance(value, pd.Timestamp):
+        return value.isoformat()
+    return value.item() if hasattr(value, "item") else value
 
 
 def _cell_text(value: Any) -> str:
