@@ -29,11 +29,10 @@ from analysis.sensitivity.budget import (
     left_out,
     lines_of,
 )
-from analysis.sensitivity.compare import Curve, curves
+from analysis.sensitivity.compare import Curve, curves, default_target
 from analysis.sensitivity.next_sweeps import extension, more_seeds
 from analysis.sensitivity.places import Places, find_places
 from analysis.sensitivity.report import Row, comparison_table, remarks, table_text
-from analysis.sensitivity.target import default_target
 from analysis.tables import save_table
 from gpt_opt.errors import counted, exit_code, say
 from gpt_opt.records.metrics import metric_label, metric_text

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gpt_opt.errors import GptOptError, RequestError
+from gpt_opt.records.best_run import SWEEPS
 from gpt_opt.records.sweep_dir import Sweep, find
-
-SWEEPS = Path("sweeps")
-"""Where `gptopt submit` makes sweep directories, in the current directory."""
 
 
 @dataclass(frozen=True)
