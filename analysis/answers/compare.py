@@ -111,11 +111,6 @@ class Comparison:
         )
         return f"{tests}, distinguishable at p up to {ALPHA:g}, assuming that {assumed}{correct}"
 
-    @property
-    def not_distinguishable(self) -> tuple[Setting, ...]:
-        """The settings that may be as good as the best."""
-        return tuple(pair.other for pair in self.pairs if not pair.distinguishable)
-
 
 def ranked(settings: Sequence[Setting], greater: bool) -> list[Setting]:
     """Returns the settings that have a mean, the best first; one of which a run diverged comes after all others.
@@ -162,12 +157,13 @@ def compare(settings: Sequence[Setting], greater: bool, over: str = OVER) -> Com
     order = ranked(settings, greater)
     if not order:
         return None
+    best, *others = order
     testable = [item for item in order if item.n > 1]
-    found = _tests(testable, greater)
-    pairs = tuple(found.get((id(order[0]), id(other)), _untested(order[0], other)) for other in order[1:])
+    tested = _tests(testable, greater) if best.n > 1 else {}
+    pairs = tuple(tested.get(id(other)) or _untested(best, other) for other in others)
     tests = len(testable) * (len(testable) - 1) // 2
     means = _ranking_means(order)
-    return Comparison(order[0], pairs, tests, over, not all(math.isclose(means[id(item)], item.mean) for item in order))
+    return Comparison(best, pairs, tests, over, not all(math.isclose(means[id(item)], item.mean) for item in order))
 
 
 def _untested(best: Setting, other: Setting) -> Pair:
@@ -176,10 +172,8 @@ def _untested(best: Setting, other: Setting) -> Pair:
     return Pair(other, "", min(best.n, other.n), difference, math.nan)
 
 
-def _tests(order: Sequence[Setting], greater: bool) -> dict[tuple[int, int], Pair]:
-    """Returns the comparisons of the first setting with all others, by their identities."""
-    if len(order) < 2:
-        return {}
+def _tests(order: Sequence[Setting], greater: bool) -> dict[int, Pair]:
+    """Returns the comparisons of the first setting with all others, by the identities of these."""
     tested = all_pairs(_samples(order))
     found = {}
     for index in np.flatnonzero(tested.first == 0).tolist():
@@ -189,6 +183,5 @@ def _tests(order: Sequence[Setting], greater: bool) -> dict[tuple[int, int], Pai
         needed = None if constant else seeds_needed(difference, deviation, ALPHA / len(tested.first))
         name = "paired t-test" if paired else "Welch's t-test"
         agrees = difference >= 0 if greater else difference <= 0
-        pair = Pair(other, name, n, difference, float(tested.corrected[index]), agrees, constant, needed)
-        found[id(order[0]), id(other)] = pair
+        found[id(other)] = Pair(other, name, n, difference, float(tested.corrected[index]), agrees, constant, needed)
     return found

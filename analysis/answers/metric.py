@@ -62,10 +62,8 @@ def find_metric(runs: pd.DataFrame, name: str) -> str:
             return found[0]
     near = ends or _nearest(wanted, forms)
     known = f"did you mean {', '.join(near)}? " if near else ""
-    listed = ", ".join(metrics) if metrics else "none; has a run logged anything yet?"
-    raise RequestError(
-        [Problem("--metric", f"must be a metric of the runs, but is {name!r}", f"{known}they have {listed}")]
-    )
+    fix = f"{known}they have {', '.join(metrics)}"
+    raise RequestError([Problem("--metric", f"must be a metric of the runs, but is {name!r}", fix)])
 
 
 def _nearest(wanted: str, forms: dict[str, tuple[str, str]]) -> list[str]:

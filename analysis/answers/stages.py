@@ -17,9 +17,6 @@ from gpt_opt.records.run_reference import RunReference
 STAGE = "stage"
 """The column of a frame that names the stage; a key of settings where several stages are compared."""
 
-SEED = "seed"
-"""What runs of one setting differ in, unless someone says otherwise."""
-
 STARTS = ("model.archive", "training.finetuning.resume_from_checkpoint")
 """The config keys that name a run to start from."""
 
@@ -29,13 +26,12 @@ def stages(runs: pd.DataFrame) -> list[str]:
     return [name for name in runs[STAGE].unique().tolist() if name] if STAGE in runs.columns else []
 
 
-def of_stage(runs: pd.DataFrame, name: str | None, over: str = SEED) -> tuple[pd.DataFrame, tuple[str, ...]]:
+def of_stage(runs: pd.DataFrame, name: str | None, over: str = "seed") -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Returns the runs that a question is about, and their stages; all runs and no stage of what has none.
 
     Args:
         runs: What `load_runs` returned.
         name: A stage; None for all those that no other stage starts from: what the sweep was made for.
-
         over: The config key that runs of one setting differ in: where it is that of the runs they start from, too.
 
     Raises:

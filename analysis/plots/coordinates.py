@@ -17,7 +17,7 @@ from analysis.parameters import short_names, shortened
 from analysis.plots.results import Results, require_keys, results_of
 from analysis.plots.scale import Scale, scale_of
 from analysis.plots.style import COLORS, PALEST, new_figure, notes_legend, text_note
-from gpt_opt.records.metrics import metric_text
+from gpt_opt.records.metrics import is_percent
 
 MOST = 10
 """Parameters, at most."""
@@ -126,8 +126,7 @@ def parallel(
 
 def _metric_axis(axes: Axes, at: int, results: Results, low: float, high: float) -> None:
     inside = [tick for tick in MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high]
-    percent = metric_text(results.metric, 0.5).endswith("%")
-    labels = tuple(f"{100 * tick:.6g}%" if percent else f"{tick:g}" for tick in inside)
+    labels = tuple(f"{100 * tick:.6g}%" if is_percent(results.metric) else f"{tick:g}" for tick in inside)
     axes.axvline(at, color="black", linewidth=0.8, zorder=4)
     _label_axis(axes, at, Scale("linear", (low, high), tuple(inside), labels), right=True)
     if any(not item.n for item in results.settings):

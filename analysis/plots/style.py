@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter
 
 from analysis.answers.metric import metric_columns
 from gpt_opt.errors import GptOptError, counted
-from gpt_opt.records.metrics import metric_info, metric_label
+from gpt_opt.records.metrics import is_percent, metric_info, metric_label
 
 Color = tuple[float, float, float, float]
 Style = Literal["-", "--", "-.", ":", ""]
@@ -115,7 +115,7 @@ def metric_title(metric: str) -> str:
 
 def percents(axis: Axis, metric: str) -> None:
     """Shows fractions as percents where tables do so too."""
-    if (info := metric_info(metric)) is not None and info.form.endswith("%"):
+    if is_percent(metric):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g}%"))
 
 
