@@ -95,10 +95,8 @@ def home_of(parent: str, root: str | None) -> str | None:
         root: The folder, at or above it, that was searched for runs, a real path: its own cache is used, and made,
             where none is nearer. None where it is not known: one that is there is used.
     """
-    above = [parent]
-    for _ in range(_LEVELS - 1):
-        above.append(os.path.dirname(above[-1]))
-    return next((item for item in above if os.path.isdir(f"{item}/{FOLDER}")), root)
+    above = [Path(parent), *Path(parent).parents][:_LEVELS]
+    return next((str(item) for item in above if os.path.isdir(f"{item}/{FOLDER}")), root)
 
 
 class Cache:

@@ -34,9 +34,9 @@ def named_as_in(runs: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
     return metrics.rename(columns={name: beside_key(name) for name in names})
 
 
-def is_of_training_app(key: str) -> bool:
-    """Returns whether a config key is one that gpt-opt's own training alone has: runs of other apps do not."""
-    return key.startswith("training.training_params.")
+def is_of_training_app(keys: Iterable[str]) -> bool:
+    """Returns whether config keys are of gpt-opt's own training: some are among them that runs of other apps lack."""
+    return any(key.startswith("training.training_params.") for key in keys)
 
 
 def parameter_columns(runs: pd.DataFrame) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,8 @@ class RunDiff:
     runs: tuple[Path, Path]
     parts: Mapping[str, Mapping[str, Pair]]
     equal: Mapping[str, str]
-    commands: tuple[str, ...] = ()
-    problems: tuple[str, ...] = field(default=())
+    commands: tuple[str, ...]
+    problems: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _read(paths: RunPaths, problems: Problems) -> _Record:
     summary = read_object(paths.summary, problems) or {}
     record = read_run(paths)
     metrics = summary.get("metrics")
-    is_other_app = not any(map(is_of_training_app, config))
+    is_other_app = not is_of_training_app(config)
     counts = {key for key in config if is_other_app or is_identity(key)}
     parts = {
         "config": {key: value for key, value in config.items() if key in counts},
@@ -110,8 +110,7 @@ def _read(paths: RunPaths, problems: Problems) -> _Record:
 def _code(provenance: Mapping[str, Any], paths: RunPaths) -> dict[str, Any]:
     known = code_in(provenance)
     found = {"commit": provenance.get("git_commit"), "uncommitted changes": _diff_of(paths)}
-    if known is not None:
-        found |= {"content": known.sha256[:_SHORT]}
+    found["content"] = None if known is None else known.sha256[:_SHORT]
     return {key: value for key, value in found.items() if value is not None}
 
 
