@@ -108,12 +108,7 @@ _METRICS = _Kind("metrics", _metrics_key, read_curves, _foreign_curve, 100, is_l
 
 
 def _gather(kind: _Kind, found: Mapping[str, _Found]) -> Entries:
-    """Reads runs, or takes what is known of those that have not changed.
-
-    Args:
-        kind: What to read of them.
-        found: Directory to what is known of it, in order.
-    """
+    """Reads runs in the order of `found`, or takes what is known of those that have not changed."""
     parts = [kind.read([])]
     roots = {item.root for item in found.values()}
     for home, runs in _homes(found).items():

@@ -23,12 +23,9 @@ Overrides = dict[str, Any]
 
 
 def read_overrides(path: str) -> Overrides:
-    """Returns what a run was started with, as a sweep file says it.
+    """Returns what the run in a directory was started with, as a sweep file says it.
 
     Values of config keys come from config.json, so nothing is parsed; choices of config groups are names.
-
-    Args:
-        path: The run directory.
 
     Raises:
         GptOptError: If its files cannot be read.

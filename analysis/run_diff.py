@@ -57,12 +57,7 @@ class _Record:
 
 
 def compare_runs(first: RunPaths, second: RunPaths) -> RunDiff:
-    """Compares two runs by the files in their directories.
-
-    Args:
-        first: One run.
-        second: Another one, or the same.
-    """
+    """Compares two runs by the files in their directories."""
     problems = Problems()
     a, b = _read(first, problems), _read(second, problems)
     differ, equal = {}, {}

@@ -85,15 +85,10 @@ def render_table(table: pd.DataFrame, width: int | None = None) -> str:
 
 
 def save_table(table: pd.DataFrame, target: Path, fix: str) -> None:
-    """Writes a table as CSV.
-
-    Args:
-        table: With columns of texts and numbers.
-        target: The file.
-        fix: What to do where it cannot be written.
+    """Writes a table of texts and numbers as CSV.
 
     Raises:
-        GptOptError: If it cannot.
+        GptOptError: If it cannot be written; the message has `fix`, which says what to do then.
     """
     try:
         table.to_csv(target, index=False)

@@ -85,10 +85,6 @@ def edges(settings: Sequence[Setting], best: Setting) -> list[Edge]:
     These are the values in settings that are equal to the best one otherwise, or, where that is none, as in a random
     search, all of `SCATTERED` or more. A value counts as tried where some run of it ended, be it by divergence, or is
     still to end.
-
-    Args:
-        settings: All of them.
-        best: The best one.
     """
     found = []
     tried = [item for item in settings if item.n or item.diverged or item.unfinished]

@@ -39,12 +39,6 @@ def more_seeds(
 
     Runs that exist are in it too: they are done already.
 
-    Args:
-        answer: What is known.
-        runs: The runs that it is about.
-        name: Of the sweep.
-        resources: What a run needs, as in a sweep file.
-
     Returns:
         None where nothing needs telling apart, or it is not seeds that the settings are averaged over.
 
@@ -77,12 +71,6 @@ def extension(
     answer: Answer, runs: pd.DataFrame, name: str, resources: Mapping[str, Any] | None = None
 ) -> dict[str, Any] | None:
     """Returns the sweep file that tries values beyond the edges at which the best setting lies; None where it does not.
-
-    Args:
-        answer: What is known.
-        runs: The runs that it is about.
-        name: Of the sweep.
-        resources: What a run needs, as in a sweep file.
 
     Raises:
         GptOptError: If what the best runs were started with cannot be read.

@@ -52,13 +52,7 @@ def _seconds(moments: pd.Series, several: bool) -> np.ndarray:
 
 
 def label_axes(panels: Sequence[Axes], x: X, longest: float) -> None:
-    """Labels horizontal axes; seconds become minutes or hours where they are many.
-
-    Args:
-        panels: The axes.
-        x: What they show.
-        longest: The largest position.
-    """
+    """Labels horizontal axes; seconds become minutes or hours where the `longest` has many."""
     for axes in panels:
         axes.tick_params(labelbottom=True)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=x == "step"))

@@ -68,15 +68,10 @@ def _limits(curves: Sequence[Curve], asked: Asked) -> tuple[float, float] | None
 
 
 def draw(curves: Sequence[Curve], asked: Asked, tokens: int) -> Figure:
-    """Draws a comparison.
+    """Draws a comparison of optimizers, the best first, after so many training tokens of each run.
 
     Bars and bands are the standard deviation over seeds, where there are several; a ring is the best point, a cross at
     the top a value at which a run diverged. The legend says which optima are not interior.
-
-    Args:
-        curves: One an optimizer, the best first.
-        asked: What is compared.
-        tokens: Training tokens of each run.
     """
     figure = new_figure(8.6, 4.8)
     axes = figure.subplots()

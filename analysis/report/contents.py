@@ -73,11 +73,7 @@ class Key:
 
 
 class Contents:
-    """What the parts of a report are made of.
-
-    Args:
-        source: What it is about.
-    """
+    """What the parts of a report are made of."""
 
     def __init__(self, source: Source) -> None:
         self.source, frame = source, source.runs

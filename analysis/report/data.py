@@ -27,12 +27,7 @@ _TRACEBACKS_A_GROUP = 3
 
 
 def document(contents: Contents, every_s: float | None) -> dict[str, Any]:
-    """Returns the document.
-
-    Args:
-        contents: What the report has to say.
-        every_s: Seconds until it is written again; None where it is not.
-    """
+    """Returns the document; `every_s` is that of `analysis.report.page`."""
     source = contents.source
     with_traceback = {place for _, places in contents.failures for place in places[:_TRACEBACKS_A_GROUP]}
     curves = _curves(contents)

@@ -21,12 +21,7 @@ _MOST_NOTES = 100
 
 
 def sections(contents: Contents, runs: Html) -> dict[str, Html]:
-    """Returns all sections by their titles; those with nothing to say are left out.
-
-    Args:
-        contents: What the report has to say.
-        runs: The section that the script fills.
-    """
+    """Returns all sections by their titles, with that of the runs, which the script fills; empty ones are left out."""
     origin = origin_of(contents.runs)
     found: dict[str, Html | None] = {
         "Stages": stages(contents),

@@ -72,11 +72,7 @@ def _near(tokens: pd.Series, goal: int) -> pd.Series:
 
 
 def left_out(runs: pd.DataFrame, asked: Asked) -> pd.Series:
-    """Returns why each run is not compared; an empty text of those that are.
-
-    Args:
-        runs: What `load_runs` returned.
-        asked: What to compare.
+    """Returns why each run of a `load_runs` frame is not compared; an empty text of those that are.
 
     Raises:
         NothingToCompare: If no run can be compared.
@@ -109,11 +105,7 @@ def left_out(runs: pd.DataFrame, asked: Asked) -> pd.Series:
 
 
 def check_comparable(runs: pd.DataFrame, asked: Asked) -> None:
-    """Checks that runs differ in nothing that makes their losses incomparable, and that the axis has several values.
-
-    Args:
-        runs: Those that are compared.
-        asked: What to compare.
+    """Checks that compared runs differ in nothing that makes losses incomparable, and that the axis has several values.
 
     Raises:
         NothingToCompare: If they do, or it has not.

@@ -103,14 +103,7 @@ def _runs(row: Row) -> str:
 
 
 def table_text(rows: Sequence[Row], target: float, asked: Asked, width: int | None) -> str:
-    """Returns the table for a terminal.
-
-    Args:
-        rows: One an optimizer, the best first.
-        target: Of the metric.
-        asked: What is compared.
-        width: Columns of the terminal; None where there is none.
-    """
+    """Returns the table for a terminal of `width` columns; None where there is none."""
     names = _tuned_names(rows, asked)
     goal = metric_text(asked.metric, target)
     columns = [
