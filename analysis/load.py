@@ -87,24 +87,22 @@ def _run_key(folder: str) -> bytes:
     return file_key(f"{folder}/config.json") + file_key(f"{folder}/state.json") + summary + last
 
 
-def _read_runs(folders: Sequence[str]) -> Entries:
-    return run_entries([read_run(folder) for folder in folders])
-
-
-def _foreign_run(path: str, part: Part) -> Entries:
-    return run_entries([foreign_row(path, part)])
-
-
-def _foreign_curve(path: str, part: Part) -> Entries:
-    return curve_of(path, part.curves, part.problems.found)
-
-
-def _metrics_key(folder: str) -> bytes:
-    return file_key(f"{folder}/metrics.jsonl")
-
-
-_RUNS = _Kind("runs", _run_key, _read_runs, _foreign_run, 400, is_large=False)
-_METRICS = _Kind("metrics", _metrics_key, read_curves, _foreign_curve, 100, is_large=True)
+_RUNS = _Kind(
+    name="runs",
+    key=_run_key,
+    read=lambda folders: run_entries(list(map(read_run, folders))),
+    foreign=lambda path, part: run_entries([foreign_row(path, part)]),
+    least=400,
+    is_large=False,
+)
+_METRICS = _Kind(
+    name="metrics",
+    key=lambda folder: file_key(f"{folder}/metrics.jsonl"),
+    read=read_curves,
+    foreign=lambda path, part: curve_of(path, part.curves, part.problems.found),
+    least=100,
+    is_large=True,
+)
 
 
 def _gather(kind: _Kind, found: Mapping[str, _Found]) -> Entries:

@@ -21,11 +21,17 @@ def number_of(count: int | None, over: str) -> str:
     return words if count is None else f"{count} {words}"
 
 
-_ASSUMPTION = {
-    "paired t-test": "the differences between runs of one {over} are independent and about normally distributed",
-    "Welch's t-test": "the values of a setting are independent and about normally distributed",
+_TESTS = {
+    "paired t-test": (
+        " on shared {seeds}",
+        "the differences between runs of one {seed} are independent and about normally distributed",
+    ),
+    "Welch's t-test": (
+        " with the degrees of freedom of the smaller setting",
+        "the values of a setting are independent and about normally distributed",
+    ),
 }
-"""Name of a test to what it takes for granted."""
+"""Name of a test to how it is made, and what it takes for granted."""
 
 
 @dataclass(frozen=True)
@@ -98,18 +104,13 @@ class Comparison:
         names = list(dict.fromkeys(pair.test for pair in self.pairs if pair.test))
         if not names:
             return ""
-        assumed = "; ".join(_ASSUMPTION[name].format(over=short_names([self.over])[self.over]) for name in names)
-        how = {
-            "paired t-test": f" on shared {number_of(None, self.over)}",
-            "Welch's t-test": " with the degrees of freedom of the smaller setting",
-        }
-        tests = " and ".join(f"{name}{how[name]}" for name in names)
-        correct = (
-            ""
-            if self.tests < 2
-            else (f"; p is Holm's for all {self.tests} pairs of settings, as the best was chosen by its values")
-        )
-        return f"{tests}, distinguishable at p up to {ALPHA:g}, assuming that {assumed}{correct}"
+        words = {"seed": short_names([self.over])[self.over], "seeds": number_of(None, self.over)}
+        tests = " and ".join(name + _TESTS[name][0].format(**words) for name in names)
+        assumed = "; ".join(_TESTS[name][1].format(**words) for name in names)
+        method = f"{tests}, distinguishable at p up to {ALPHA:g}, assuming that {assumed}"
+        if self.tests < 2:
+            return method
+        return f"{method}; p is Holm's for all {self.tests} pairs of settings, as the best was chosen by its values"
 
 
 def ranked(settings: Sequence[Setting], greater: bool) -> list[Setting]:

@@ -52,7 +52,7 @@ def _seconds(moments: pd.Series, several: bool) -> np.ndarray:
 
 
 def label_axes(panels: Sequence[Axes], x: X, longest: float) -> None:
-    """Labels horizontal axes; seconds become minutes or hours where the `longest` has many."""
+    """Labels horizontal axes that end at `longest`; seconds become minutes or hours where they are many."""
     for axes in panels:
         axes.tick_params(labelbottom=True)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=x == "step"))

@@ -16,7 +16,7 @@ from analysis.answers.cost import reach
 from analysis.answers.metric import direction
 from analysis.load import load_metrics, load_runs
 from analysis.next_sweeps import save_sweep
-from analysis.parameters import find_column, run_labels, with_absent_values
+from analysis.parameters import find_column, with_absent_values
 from analysis.plots import save_figure
 from analysis.plots.optimum import draw
 from analysis.sensitivity.budget import (
@@ -132,7 +132,7 @@ def _run(options: argparse.Namespace) -> None:
     head = f"{counted(len(compared), 'run')} of {tokens:,} tokens, compared by {label}"
     print(f"\n{head}; ± is the standard deviation over seeds")
     print(f"target: {label} {metric_text(asked.metric, target)}; steps between two evaluations are interpolated")
-    lines = [*lines_of(runs, run_labels(runs), reasons), *(f"{line}: not started" for line in places.not_started)]
+    lines = [*lines_of(runs, reasons), *(f"{line}: not started" for line in places.not_started)]
     if lines:
         print(f"\nleft out: {len(lines)}", *(f"  {line}" for line in lines), sep="\n")
     print()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from analysis.answers.fates import fates
-from analysis.parameters import follows, format_value, short_names, varying_parameters, varying_text
+from analysis.parameters import follows, format_value, run_labels, short_names, varying_parameters, varying_text
 from gpt_opt.errors import GptOptError
 
 BY = "optimizer.optimizer_params.name"
@@ -127,7 +126,7 @@ def check_comparable(runs: pd.DataFrame, asked: Asked) -> None:
         )
 
 
-def lines_of(runs: pd.DataFrame, labels: Sequence[str], reasons: pd.Series) -> list[str]:
+def lines_of(runs: pd.DataFrame, reasons: pd.Series) -> list[str]:
     """Returns a line for each run that is left out, those of one reason together."""
-    pairs = [(reason, f"{label}: {reason}") for label, reason in zip(labels, reasons, strict=True) if reason]
-    return [line for _, line in sorted(pairs, key=lambda pair: pair[0])]
+    pairs = sorted(zip(run_labels(runs), reasons, strict=True), key=lambda pair: pair[1])
+    return [f"{label}: {reason}" for label, reason in pairs if reason]

@@ -24,7 +24,7 @@ def extension(
         if values := further_values([point.axis for point in curve.profile], curve.optimum):
             seeds = sorted(curve.seeds - {None}) or sorted(curve.best.seeds - {None})
             members.append(other_values(curve.best.finals[0].path, asked.axis, values, seeds))
-    return sweep_file(name, members, asked.metric, asked.greater, resources or {})
+    return sweep_file(name, members, asked.metric, asked.greater, resources)
 
 
 def more_seeds(
@@ -40,4 +40,4 @@ def more_seeds(
         seeds = curve.best.seeds - {None}
         if curve.best.values and len(seeds) < count:
             members.append(with_seeds(curve.best.finals[0].path, seeds, count))
-    return sweep_file(name, members, asked.metric, asked.greater, resources or {})
+    return sweep_file(name, members, asked.metric, asked.greater, resources)
