@@ -10,8 +10,8 @@ from analysis.report.contents import Contents
 from analysis.report.costs import total
 from analysis.report.markup import Html, command, details, joined, table, tag
 from analysis.report.origin import Field, Origin
-from analysis.report.texts import duration, moment
-from gpt_opt.errors import counted
+from analysis.report.texts import moment
+from gpt_opt.errors import counted, duration
 from gpt_opt.records.state import State
 
 

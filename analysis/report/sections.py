@@ -11,9 +11,9 @@ from analysis.report.costs import total
 from analysis.report.markup import Html, joined, tag
 from analysis.report.origin import origin_of
 from analysis.report.settings import comparison, configuration
-from analysis.report.texts import duration, moment
+from analysis.report.texts import moment
 from analysis.report.tree import buttons, stages, state_tag
-from gpt_opt.errors import counted
+from gpt_opt.errors import counted, duration
 from gpt_opt.records.metrics import metric_label, metric_text
 from gpt_opt.records.state import State
 

@@ -15,13 +15,6 @@ def one_line(text: str) -> str:
     return plain(text.replace("\n", "\\n"))
 
 
-def duration(seconds: float) -> str:
-    """Returns seconds as a person says them: `45 s`, `12 min`, `3.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def size(count: int) -> str:
     """Returns bytes as a person says them: `640 kB`, `1.2 GB`."""
     value, unit = float(count), "B"

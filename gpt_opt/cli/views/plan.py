@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from gpt_opt.cli.views.parts import common_lines, duration, parameter_columns
+from gpt_opt.cli.views.parts import common_lines, parameter_columns
 from gpt_opt.cli.views.stages import by_stage, common_and_shown, names_of, shown_overrides, stage_count, tree
-from gpt_opt.errors import counted
+from gpt_opt.errors import counted, duration
 from gpt_opt.plan.dag import described, stage_of
 from gpt_opt.plan.estimate import CostEstimate
 from gpt_opt.plan.existing import Nearest, Status

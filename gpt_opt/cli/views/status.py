@@ -10,7 +10,7 @@ from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
 
-from gpt_opt.cli.views.parts import common_lines, duration, one_line, parameter_columns
+from gpt_opt.cli.views.parts import common_lines, one_line, parameter_columns
 from gpt_opt.cli.views.stages import bar, by_stage, common_and_shown, shown_overrides, stage_count, tree
 from gpt_opt.dispatch.classify import retry_hints
 from gpt_opt.dispatch.failure_groups import FailureGroup
@@ -18,7 +18,7 @@ from gpt_opt.dispatch.job_status import JobStatus
 from gpt_opt.dispatch.run_status import RunStatus
 from gpt_opt.dispatch.stages import Chosen
 from gpt_opt.dispatch.sweep_status import SweepStatus
-from gpt_opt.errors import counted
+from gpt_opt.errors import counted, duration
 from gpt_opt.plan.resources import from_record, needs
 from gpt_opt.records.efficiency import Efficiency
 from gpt_opt.records.job_id import JobId

@@ -13,10 +13,11 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from gpt_opt.cli.views.parts import duration, one_line
+from gpt_opt.cli.views.parts import one_line
 from gpt_opt.cli.views.status import as_text, failure_lines, head, number_text, overrides, state_text, steps
 from gpt_opt.dispatch.run_status import RunStatus
 from gpt_opt.dispatch.sweep_status import SweepStatus, gather
+from gpt_opt.errors import duration
 from gpt_opt.records.state import State
 from gpt_opt.records.sweep_dir import Sweep
 from gpt_opt.sweep.varying import common_and_varying, parameters, short_names
