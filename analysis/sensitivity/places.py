@@ -33,8 +33,10 @@ class Places:
     resources: dict[str, Any]
 
 
-def sweep_at(name: str) -> Sweep | None:
-    """Returns the sweep of that name or directory; None for a folder of runs."""
+def sweep_at(name: str | None) -> Sweep | None:
+    """Returns the sweep of that name or directory, the last one without a name; None for a folder of runs."""
+    if name is None:
+        return find(None, SWEEPS)
     if Path(name).is_dir() and not (Path(name) / "submission.json").is_file():
         return None
     try:
