@@ -80,10 +80,9 @@ def _rows(found: Sequence[Curve], runs: pd.DataFrame, target: float, asked: Aske
     }
     rows = []
     for curve in found:
-        paths = [final.path for final in curve.best.finals if not final.diverged and final.path in metrics]
-        rows.append(
-            Row(curve, tuple(reach(target, metrics[path], *sizes[path], asked.metric, asked.greater) for path in paths))
-        )
+        paths = [final.path for final in curve.best.finals if final.path in metrics]
+        reaches = (reach(target, metrics[path], *sizes[path], asked.metric, asked.greater) for path in paths)
+        rows.append(Row(curve, tuple(reaches)))
     return rows
 
 

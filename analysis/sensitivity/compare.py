@@ -143,12 +143,9 @@ def curves(runs: pd.DataFrame, reasons: pd.Series, asked: Asked) -> list[Curve]:
     steps = set(runs.loc[compared, "total_steps"].dropna())
     axis = pd.to_numeric(runs[asked.axis], errors="coerce")
     bounds = (reasons == "diverged") & runs["total_steps"].isin(steps) & (axis > 0)
-    used = runs[compared | bounds].copy()
-    used["final"] = [
-        asked.worse() if bound else value
-        for bound, value in zip(bounds[compared | bounds], used[asked.metric], strict=True)
-    ]
-    found = [_curve(format_value(name), rows, asked) for name, rows in used.groupby(asked.by, dropna=False)]
+    runs, bounds = runs[compared | bounds], bounds[compared | bounds]
+    finals = runs.assign(final=runs[asked.metric].mask(bounds, asked.worse()))
+    found = [_curve(format_value(name), rows, asked) for name, rows in finals.groupby(asked.by, dropna=False)]
     return sorted(found, key=lambda curve: asked.key(mean(curve.best.values) if curve.best.values else asked.worse()))
 
 

@@ -70,14 +70,8 @@ def find_places(names: Sequence[str]) -> Places:
                 folders.append(root)
             else:
                 not_started.append(f"{run.index} of {sweep.label}: {' '.join(run.overrides)}")
-    first = found[0]
-    root = Path(names[0]) if first is None else first.root
-    submission = None if first is None else first.submission()
-    return Places(
-        tuple(folders),
-        tuple(not_started),
-        root,
-        "sweep" if submission is None else submission.sweep,
-        None if submission is None else submission.metric,
-        {} if submission is None else submission.shapes[0].resources,
-    )
+    runs, first = (tuple(folders), tuple(not_started)), found[0]
+    if first is None:
+        return Places(*runs, root=Path(names[0]), name="sweep", metric=None, resources={})
+    submission = first.submission()
+    return Places(*runs, first.root, submission.sweep, submission.metric, submission.shapes[0].resources)
