@@ -12,7 +12,6 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.answers import Setting
 from analysis.parameters import short_names, shortened
 from analysis.plots.results import Results, require_keys, results_of
 from analysis.plots.scale import Scale, scale_of
@@ -61,11 +60,6 @@ def _label_axis(axes: Axes, at: int, scale: Scale, right: bool) -> None:
         )
 
 
-def _heights(results: Results, order: Sequence[Setting], keys: Sequence[str]) -> tuple[list[Scale], list[list[float]]]:
-    scales = [scale_of([item.values[key] for item in order]) for key in keys]
-    return scales, [_spread(scale.fractions(scale.places)) for scale in scales]
-
-
 def parallel(
     runs: pd.DataFrame, metric: str | None = None, by: Sequence[str] | None = None, over: str | None = "seed"
 ) -> Figure:
@@ -88,7 +82,8 @@ def parallel(
     require_keys(runs, wanted, 2, over)
     keys = wanted[:MOST]
     order = results.worst_first()
-    scales, heights = _heights(results, order, keys)
+    scales = [scale_of([item.values[key] for item in order]) for key in keys]
+    heights = [_spread(scale.fractions(scale.places)) for scale in scales]
     low, high = results.limits()
     norm = Normalize(low, high, clip=True)
     ends = [float(norm(item.mean)) if item.n else GONE for item in order]
@@ -98,7 +93,7 @@ def parallel(
     axes = figure.subplots()
     best = results.best
     for index, item in enumerate(order):
-        line = [*(heights[column][index] for column in range(len(keys))), ends[index]]
+        line = [*(column[index] for column in heights), ends[index]]
         goodness = 0.5 if not item.n else ends[index] if results.greater is not False else 1 - ends[index]
         color = COLORS(PALEST * (1 - goodness)) if item.n else (0.6, 0.6, 0.6, 1.0)
         width = 3.0 if item is best else 1.0
