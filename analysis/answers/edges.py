@@ -96,9 +96,8 @@ def edges(settings: Sequence[Setting], best: Setting) -> list[Edge]:
         if where != "interior":
             further = further_values(values, where)
             whole = all(float(value).is_integer() for value in values) and min(values) >= 1
-            further = (
-                [value for value in map(round, further) if value >= 1 and value not in values] if whole else further
-            )
+            if whole:
+                further = [value for value in map(round, further) if value >= 1 and value not in values]
             found.append(Edge(key, own, where, tuple(dict.fromkeys(further))))
     return found
 
