@@ -29,8 +29,6 @@ from gpt_opt.records.io import number
 from gpt_opt.records.metrics import in_order, metric_info
 from gpt_opt.records.run_id import is_identity
 
-__all__ = ["RUN_COLUMNS", "SWEEP_COLUMNS", "runs_frame"]
-
 Codes: TypeAlias = npt.NDArray[np.int32]
 Values: TypeAlias = Any  # what a DataFrame takes as a column
 

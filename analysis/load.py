@@ -15,14 +15,14 @@ import pyarrow as pa
 
 from analysis import cache as caches
 from analysis.cache import ABSENT, Cache, file_key, home_of
-from analysis.curves import METRIC_COLUMNS, curve_of, metrics_frame, read_curves
+from analysis.curves import curve_of, metrics_frame, read_curves
 from analysis.entries import Entries, joined, read_all
 from analysis.files import flatten
 from analysis.foreign import Foreign, foreign_row, read_foreign
 from analysis.foreign.parts import Part
 from analysis.frame import runs_frame
 from analysis.run_rows import RunRow, id_in_name, read_run
-from analysis.run_table import RUN_COLUMNS, run_entries
+from analysis.run_table import run_entries
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.best_run import SWEEPS
 from gpt_opt.records.choices import active
@@ -30,8 +30,6 @@ from gpt_opt.records.planned_configs import read_planned_configs
 from gpt_opt.records.run_dir import RunFolders, RunPaths, find_run_folders
 from gpt_opt.records.state import State, StateUnreadable, read_state
 from gpt_opt.records.sweep_dir import Sweep, SweepRun, find
-
-__all__ = ["METRIC_COLUMNS", "RUN_COLUMNS", "RunsNotFound", "load_metrics", "load_runs"]
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.frame import RUN_COLUMNS
 from analysis.load import load_runs
 from analysis.parameters import parameter_columns
+from analysis.run_table import RUN_COLUMNS
 from analysis.tables import json_value, render_table, save_table, summary_table
 from gpt_opt.errors import exit_code
 from gpt_opt.table import show, terminal_width

@@ -7,8 +7,8 @@ import re
 
 import pandas as pd
 
-from analysis.frame import RUN_COLUMNS
 from analysis.parameters import beside_key, parameter_columns
+from analysis.run_table import RUN_COLUMNS
 from gpt_opt.errors import GptOptError, Problem, RequestError
 from gpt_opt.records.metrics import (
     EVALUATION,
