@@ -49,8 +49,8 @@ def read_foreign(folder: str) -> dict[str, Part]:
 
 
 def _parts(folder: str) -> list[Part]:
-    found = [(source, place) for place, names in _below(folder) for source in _SOURCES if source.is_one(place, names)]
-    return [source.read(place) for source, place in sorted(found, key=lambda item: _SOURCES.index(item[0]))]
+    places = list(_below(folder))
+    return [source.read(place) for source in _SOURCES for place, names in places if source.is_one(place, names)]
 
 
 def _below(folder: str) -> Iterator[tuple[str, Sequence[str]]]:

@@ -92,10 +92,11 @@ def _of_overrides(overrides: list[Any]) -> dict[str, Any]:
         key, sign, value = text.partition("=")
         if not sign or key.startswith("~"):
             continue
+        name = key.lstrip("+").replace("/", ".")
         try:
-            config[key.lstrip("+").replace("/", ".")] = _loaded(value)
+            config[name] = _loaded(value)
         except (ValueError, RecursionError, yaml.YAMLError):
-            config[key.lstrip("+").replace("/", ".")] = value
+            config[name] = value
     return config
 
 
