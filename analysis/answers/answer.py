@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.answers.compare import Comparison, Pair, compare, ranked
+from analysis.answers.compare import Comparison, compare, ranked
 from analysis.answers.cost import TIME, ToTarget, pareto, time_to_target
 from analysis.answers.edges import Edge, edges
 from analysis.answers.importance import importance
@@ -92,19 +92,15 @@ class Answer:
             record: dict[str, Any] = dict(item.values)
             record |= {"mean": item.mean, "low": item.low, "high": item.high, "n": item.n, "failed": item.failed}
             record |= {"diverged": item.diverged, "unfinished": item.unfinished, "missing": item.missing}
-            record |= _against_best(pairs.get(id(item)))
+            pair = pairs.get(id(item))
+            record |= {"difference": pair.difference, "p": pair.p} if pair else {"difference": math.nan, "p": math.nan}
+            record["distinguishable"] = pair.distinguishable if pair and pair.test else None
             record |= {**item.costs, "on_front": id(item) in front}
             if (reach := reaches.get(id(item))) is not None:
                 record |= {"reached": reach.reached, "steps_to_target": reach.steps, "seconds_to_target": reach.seconds}
             records.append(record)
         table = pd.DataFrame(records)
         return table.astype({"distinguishable": "boolean"}) if records else table
-
-
-def _against_best(pair: Pair | None) -> dict[str, Any]:
-    if pair is None:
-        return {"difference": math.nan, "p": math.nan, "distinguishable": None}
-    return {"difference": pair.difference, "p": pair.p, "distinguishable": pair.distinguishable if pair.test else None}
 
 
 def answer(

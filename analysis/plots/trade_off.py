@@ -55,13 +55,10 @@ def _points(
 
 def _paths(axes: Axes, item: Setting, frames: dict[str, pd.DataFrame], reward: str, cost: str, color: object) -> None:
     """Draws how a setting came to its point, the mean over its runs."""
-    both = []
-    for run in item.runs:
-        rows = frames[run].assign(x=frames[run].get(cost)) if run in frames else None
-        curve = None if rows is None else curve_of(rows, reward, "eval/rewards/margins")
-        both += [curve] if curve is not None else []
-    if both:
-        line = trace_of(both, [False] * len(both), 0.0).line
+    frames_of_runs = (frames[run].assign(x=frames[run].get(cost)) for run in item.runs if run in frames)
+    found = (curve_of(rows, reward, "eval/rewards/margins") for rows in frames_of_runs)
+    if curves := [curve for curve in found if curve is not None]:
+        line = trace_of(curves, [False] * len(curves), 0.0).line
         axes.plot(line.x, line.y, color=color, linewidth=0.9, alpha=0.45, zorder=1)
 
 
