@@ -55,8 +55,8 @@ def _points(
 
 def _paths(axes: Axes, item: Setting, frames: dict[str, pd.DataFrame], reward: str, cost: str, color: object) -> None:
     """Draws how a setting came to its point, the mean over its runs."""
-    frames_of_runs = (frames[run].assign(x=frames[run].get(cost)) for run in item.runs if run in frames)
-    found = (curve_of(rows, reward, "eval/rewards/margins") for rows in frames_of_runs)
+    logged = (frames[run] for run in item.runs if run in frames and cost in frames[run].columns)
+    found = (curve_of(rows.assign(x=rows[cost]), reward, "eval/rewards/margins") for rows in logged)
     if curves := [curve for curve in found if curve is not None]:
         line = trace_of(curves, [False] * len(curves), 0.0).line
         axes.plot(line.x, line.y, color=color, linewidth=0.9, alpha=0.45, zorder=1)

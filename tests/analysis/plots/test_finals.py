@@ -220,6 +220,8 @@ def test_the_frontier_joins_what_no_other_setting_beats() -> None:
     ]
     assert notes(figure)[0] == "no other is better in both"
     assert_readable(figure)
+    (axes,) = frontier(runs, metrics, cost="time_s").axes
+    assert not [line for line in axes.get_lines() if line.get_alpha() == 0.45], "only a summary has it: no ways there"
     with pytest.raises(NothingToPlot, match=r"a value of eval/kl is needed.*there is eval/rewards/accuracies"):
         frontier(runs.drop(columns="eval/kl"))
     apart = runs.assign(**{"eval/kl": runs["eval/kl"].where(runs["loss.beta"] < 0.2)})
