@@ -98,7 +98,8 @@ def edges(settings: Sequence[Setting], best: Setting) -> list[Edge]:
             whole = all(float(value).is_integer() for value in values) and min(values) >= 1
             if whole:
                 further = [value for value in map(round, further) if value >= 1 and value not in values]
-            found.append(Edge(key, own, where, tuple(dict.fromkeys(further))))
+            if further:  # of integers from 1 on nothing may lie below
+                found.append(Edge(key, own, where, tuple(dict.fromkeys(further))))
     return found
 
 

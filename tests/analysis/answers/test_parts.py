@@ -137,6 +137,9 @@ def test_integers_and_switches() -> None:
     found = settings(frame(*rows), ACCURACY)
     (edge,) = edges(found, max(found, key=lambda item: item.mean))
     assert (edge.key, edge.further) == ("training.training_params.batch_size", (128, 256))
+    rows = [run({"training.training_params.batch_size": size, "seed": 0}, 1 / size) for size in (1, 2, 4)]
+    found = settings(frame(*rows), ACCURACY)
+    assert edges(found, found[0]) == [], "there is no integer to try below 1"
 
 
 def test_an_edge_is_looked_for_beside_the_best_setting_and_in_a_random_search_among_all() -> None:
