@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.answers.metric import metric_columns
 from analysis.load import load_runs
 from analysis.parameters import parameter_columns
 from analysis.run_table import RUN_COLUMNS
@@ -31,9 +32,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run_records(runs: pd.DataFrame) -> list[dict[str, Any]]:
-    parameters = parameter_columns(runs)
-    others = [name for name in runs.columns if name not in RUN_COLUMNS and ("/" in name or "." not in name)]
-    groups = {"config": parameters, "metrics": [name for name in others if pd.api.types.is_float_dtype(runs[name])]}
+    groups = {"config": parameter_columns(runs), "metrics": metric_columns(runs)}
     records = []
     for row in runs.to_dict("records"):
         own = {name: row[name] for name in RUN_COLUMNS}
