@@ -116,6 +116,7 @@ def test_an_optimum_at_the_edge_of_the_grid() -> None:
     assert _edges({0.1: [0.9], 0.2: [0.6], 0.4: [0.7]}) == [
         "the best beta, 0.1, is the lowest that was tried: try 0.025 and 0.05 next"
     ]
+    assert _edges({0.0: [0.9], 0.2: [0.6], 0.4: [0.7]}) == []
     assert _edges({0.1: [0.5], 0.2: [0.8], 0.4: [0.7]}) == []
     assert _edges({0.1: [0.5], 0.2: [0.8], 0.4: [None]}) == [], "a value beyond is still to come"
 
@@ -123,7 +124,8 @@ def test_an_optimum_at_the_edge_of_the_grid() -> None:
 def test_values_go_on_as_the_grid_does() -> None:
     assert further_values([0.0, 0.1, 0.2], "highest") == [0.3, 0.4]
     assert further_values([1e-4, 1e-3], "highest") == [0.01, 0.1]
-    assert further_values([0.0, 0.1], "lowest") == [-0.2, -0.1]
+    assert further_values([-0.1, 0.1], "lowest") == [-0.5, -0.3]
+    assert further_values([0.0, 0.1], "lowest") == [], "of most parameters nothing is less than 0"
     assert further_values([1e-3], "only") == pytest.approx([1e-4, 3.16e-4, 3.16e-3, 1e-2])
     assert further_values([1e-3, 2e-3], "interior") == []
 
