@@ -113,21 +113,17 @@ def varying_text(runs: pd.DataFrame) -> str:
     return f"what varies between them is {', '.join(varying)}" if varying else "nothing varies between them"
 
 
-class NoSuchParameter(GptOptError):
-    """The runs have no config key of a name, or several."""
-
-
 def find_column(runs: pd.DataFrame, name: str) -> str:
     """Returns the config column that a user means by its dotted key or the end of it.
 
     Raises:
-        NoSuchParameter: If there is none, or more than one.
+        GptOptError: If there is none, or more than one.
     """
     columns = parameter_columns(runs)
     found = [name] if name in columns else [column for column in columns if column.endswith(f".{name}")]
     if len(found) != 1:
         what = f"{', '.join(found)} have that name" if found else f"the runs have no {name}"
-        raise NoSuchParameter(f"a config key of the runs is needed, but {what}; {varying_text(runs)}")
+        raise GptOptError(f"a config key of the runs is needed, but {what}; {varying_text(runs)}")
     return found[0]
 
 

@@ -22,10 +22,6 @@ from gpt_opt.records.metrics import (
 )
 
 
-class NoDirection(GptOptError):
-    """Nothing says whether greater values of a metric are better."""
-
-
 def metric_columns(runs: pd.DataFrame) -> list[str]:
     """Returns the columns of a `load_runs` frame that hold metrics."""
     others = {*RUN_COLUMNS, *parameter_columns(runs)}
@@ -92,11 +88,11 @@ def direction(metric: str, goal: str | None) -> bool:
         goal: `minimize`, `maximize`, or None to look it up.
 
     Raises:
-        NoDirection: If nothing says it.
+        GptOptError: If nothing says it.
     """
     known = greater_is_better(metric) if goal is None else goal == "maximize"
     if known is None:
-        raise NoDirection(
+        raise GptOptError(
             f"a metric to compare by must have a direction, but none is known of {metric}; add --goal minimize or "
             f"--goal maximize, or take one of {', '.join(comparable())}"
         )

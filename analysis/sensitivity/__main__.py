@@ -19,22 +19,13 @@ from analysis.next_sweeps import save_sweep
 from analysis.parameters import find_column, with_absent_values
 from analysis.plots import save_figure
 from analysis.plots.optimum import draw
-from analysis.sensitivity.budget import (
-    AXIS,
-    BY,
-    Asked,
-    NothingToCompare,
-    budget,
-    check_comparable,
-    left_out,
-    lines_of,
-)
+from analysis.sensitivity.budget import AXIS, BY, Asked, budget, check_comparable, left_out, lines_of
 from analysis.sensitivity.compare import Curve, curves, default_target
 from analysis.sensitivity.next_sweeps import extension, more_seeds
 from analysis.sensitivity.places import Places, find_places
 from analysis.sensitivity.report import Row, comparison_table, remarks, table_text
 from analysis.tables import save_table
-from gpt_opt.errors import counted, exit_code, say
+from gpt_opt.errors import GptOptError, counted, exit_code, say
 from gpt_opt.records.metrics import metric_label, metric_text
 from gpt_opt.table import show, terminal_width
 
@@ -64,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _asked(options: argparse.Namespace, places: Places, runs: pd.DataFrame) -> Asked:
     if runs.empty:
-        raise NothingToCompare(f"runs are needed, but there are none below {' '.join(options.places)}")
+        raise GptOptError(f"runs are needed, but there are none below {' '.join(options.places)}")
     of_sweep = places.metric or {}
     metric = options.metric or of_sweep.get("name", "eval/loss")
     goal = options.goal or (of_sweep.get("goal") if metric == of_sweep.get("name") else None)

@@ -16,7 +16,6 @@ from matplotlib.patches import Rectangle
 from scipy import stats
 
 from analysis.plots import NothingToPlot, frontier, heat_map, parallel, parameter, sensitivity
-from analysis.sensitivity.budget import NothingToCompare
 from gpt_opt.errors import GptOptError
 from tests.analysis.plots.frames import ACCURACY, LR, NAME, grid, metric_frame, run_frame
 from tests.analysis.plots.texts import assert_readable, notes
@@ -235,7 +234,7 @@ def test_sensitivity_is_a_line_an_optimizer() -> None:
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0.0001", "0.001", "0.01", "0.1", "1"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["muon", "adamw"]
     assert_readable(figure)
-    with pytest.raises(NothingToCompare, match=r"loss.beta is 0.1, 0.3; give"):
+    with pytest.raises(GptOptError, match=r"loss.beta is 0.1, 0.3; give"):
         sensitivity(run_frame([{NAME: "adamw", LR: 0.1, "loss.beta": beta, "eval/loss": 1.0} for beta in (0.1, 0.3)]))
 
 
