@@ -95,10 +95,8 @@ def home_of(parent: str, root: str | None) -> str | None:
         root: The folder, at or above it, that was searched for runs, a real path: its own cache is used, and made,
             where none is nearer. None where it is not known: one that is there is used.
     """
-    above = [parent]
-    for _ in range(_LEVELS - 1):
-        above.append(os.path.dirname(above[-1]))
-    return next((item for item in above if os.path.isdir(f"{item}/{FOLDER}")), root)
+    above = [Path(parent), *Path(parent).parents][:_LEVELS]
+    return next((str(item) for item in above if os.path.isdir(f"{item}/{FOLDER}")), root)
 
 
 class Cache:
@@ -119,7 +117,7 @@ class Cache:
         self._kept = 0
 
     def read(self, keys: Mapping[str, bytes]) -> list[Entries]:
-        """Returns what is known of runs that are as they were.
+        """Returns what is known of runs that are as they were, and removes files that are damaged.
 
         Args:
             keys: Directory to what its files are now.
@@ -127,11 +125,20 @@ class Cache:
         wanted = dict(keys)
         found = []
         for file in self._files():
-            entries = self._entries(file, wanted)
-            if entries is not None:
-                found.append(entries)
-                for path in entries.paths:
-                    del wanted[path]
+            try:
+                entries = self._read(file, wanted)
+            except FileNotFoundError:
+                continue
+            except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    log.info("%s cannot be read: %s", file, error)
+                else:
+                    log.info("%s is damaged and is made anew: %s", file, error)
+                    _remove(file)
+                continue
+            found.append(entries)
+            for path in entries.paths:
+                del wanted[path]
         return found
 
     def _files(self) -> list[Path]:
@@ -143,21 +150,8 @@ class Cache:
                     times[file] = file.stat().st_mtime_ns
         return sorted(times, key=lambda file: times[file], reverse=True)
 
-    def _entries(self, file: Path, wanted: Mapping[str, bytes]) -> Entries | None:
-        """Returns the runs of a file that are wanted and as they were; removes it where it is damaged."""
-        try:
-            return self._read(file, wanted)
-        except FileNotFoundError:
-            return None
-        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                log.info("%s cannot be read: %s", file, error)
-                return None
-            log.info("%s is damaged and is made anew: %s", file, error)
-            _remove(file)
-            return None
-
     def _read(self, file: Path, wanted: Mapping[str, bytes]) -> Entries:
+        """Returns the runs of a file that are wanted and as they were."""
         if not file.stem.endswith(_footer_checksum(file)):
             raise ValueError("its footer is not the one that was written")
         with pq.ParquetFile(file, page_checksum_verification=True) as source:

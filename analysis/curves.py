@@ -202,12 +202,7 @@ def _repeated(values: Sequence[str | None], counts: npt.NDArray[np.int64]) -> pd
 
 
 def metrics_frame(entries: Entries, ids: Sequence[str | None]) -> pd.DataFrame:
-    """Returns the frame of metrics.
-
-    Args:
-        entries: The rows of runs that have some.
-        ids: The run id of each.
-    """
+    """Returns the frame of metrics of runs that have some; `ids` are those of the runs."""
     data, counts = entries.data, entries.counts
     names = dict.fromkeys(name for text in dict.fromkeys(entries.names) for name in json.loads(text))
     columns: dict[str, Any] = {"run_id": _repeated(ids, counts), "path": _repeated(entries.paths, counts)}

@@ -29,8 +29,6 @@ from gpt_opt.records.io import number
 from gpt_opt.records.metrics import in_order, metric_info
 from gpt_opt.records.run_id import TRAINING
 
-__all__ = ["RUN_COLUMNS", "SWEEP_COLUMNS", "runs_frame"]
-
 Codes: TypeAlias = npt.NDArray[np.int32]
 Values: TypeAlias = Any  # what a DataFrame takes as a column
 
@@ -160,7 +158,7 @@ def runs_frame(runs: Entries, sweep: str | None = None) -> pd.DataFrame:
     fixed = table.select(list(types)).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get).astype(types)
     fixed["path"] = pd.Series(map(plain_text, runs.paths), dtype="str")  # those kept in a cache had another name
     keys = config_keys(table)
-    is_other_app = table[PLANNED].to_numpy().any() and not any(map(is_of_training_app, keys))
+    is_other_app = table[PLANNED].to_numpy().any() and not is_of_training_app(keys)
     identifies = (lambda key: True) if is_other_app else TRAINING.has
     # Of gpt-opt's training, and of runs that gpt-opt did not start, a metric of the registry comes before a key.
     metrics = _metrics(table, {*types, *(key for key in keys if is_other_app or metric_info(key) is None)})

@@ -15,14 +15,14 @@ import pyarrow as pa
 
 from analysis import cache as caches
 from analysis.cache import ABSENT, Cache, file_key, home_of
-from analysis.curves import METRIC_COLUMNS, curve_of, metrics_frame, read_curves
+from analysis.curves import curve_of, metrics_frame, read_curves
 from analysis.entries import Entries, joined, read_all
 from analysis.files import flatten
 from analysis.foreign import Foreign, foreign_row, read_foreign
 from analysis.foreign.parts import Part
 from analysis.frame import runs_frame
 from analysis.run_rows import RunRow, id_in_name, read_run
-from analysis.run_table import RUN_COLUMNS, run_entries
+from analysis.run_table import run_entries
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.best_run import SWEEPS
 from gpt_opt.records.choices import active
@@ -30,8 +30,6 @@ from gpt_opt.records.planned_configs import read_planned_configs
 from gpt_opt.records.run_dir import RunFolders, RunPaths, find_run_folders
 from gpt_opt.records.state import State, StateUnreadable, read_state
 from gpt_opt.records.sweep_dir import Sweep, SweepRun, find
-
-__all__ = ["METRIC_COLUMNS", "RUN_COLUMNS", "RunsNotFound", "load_metrics", "load_runs"]
 
 log = logging.getLogger(__name__)
 
@@ -87,33 +85,26 @@ def _run_key(folder: str) -> bytes:
     return file_key(f"{folder}/config.json") + file_key(f"{folder}/state.json") + summary + last
 
 
-def _read_runs(folders: Sequence[str]) -> Entries:
-    return run_entries([read_run(folder) for folder in folders])
-
-
-def _foreign_run(path: str, part: Part) -> Entries:
-    return run_entries([foreign_row(path, part)])
-
-
-def _foreign_curve(path: str, part: Part) -> Entries:
-    return curve_of(path, part.curves, part.problems)
-
-
-def _metrics_key(folder: str) -> bytes:
-    return file_key(f"{folder}/metrics.jsonl")
-
-
-_RUNS = _Kind("runs", _run_key, _read_runs, _foreign_run, 400, is_large=False)
-_METRICS = _Kind("metrics", _metrics_key, read_curves, _foreign_curve, 100, is_large=True)
+_RUNS = _Kind(
+    name="runs",
+    key=_run_key,
+    read=lambda folders: run_entries(list(map(read_run, folders))),
+    foreign=lambda path, part: run_entries([foreign_row(path, part)]),
+    least=400,
+    is_large=False,
+)
+_METRICS = _Kind(
+    name="metrics",
+    key=lambda folder: file_key(f"{folder}/metrics.jsonl"),
+    read=read_curves,
+    foreign=lambda path, part: curve_of(path, part.curves, part.problems.found),
+    least=100,
+    is_large=True,
+)
 
 
 def _gather(kind: _Kind, found: Mapping[str, _Found]) -> Entries:
-    """Reads runs, or takes what is known of those that have not changed.
-
-    Args:
-        kind: What to read of them.
-        found: Directory to what is known of it, in order.
-    """
+    """Reads runs in the order of `found`, or takes what is known of those that have not changed."""
     parts = [kind.read([])]
     roots = {item.root for item in found.values()}
     for home, runs in _homes(found).items():

@@ -23,12 +23,9 @@ Overrides = dict[str, Any]
 
 
 def read_overrides(path: str) -> Overrides:
-    """Returns what a run was started with, as a sweep file says it.
+    """Returns what the run in a directory was started with, as a sweep file says it.
 
     Values of config keys come from config.json, so nothing is parsed; choices of config groups are names.
-
-    Args:
-        path: The run directory.
 
     Raises:
         GptOptError: If its files cannot be read.
@@ -72,7 +69,7 @@ Member = tuple[Overrides, Overrides]
 
 
 def sweep_file(
-    name: str, members: Sequence[Member], metric: str, greater: bool, resources: Mapping[str, Any]
+    name: str, members: Sequence[Member], metric: str, greater: bool, resources: Mapping[str, Any] | None
 ) -> dict[str, Any] | None:
     """Returns a sweep file of a base and a grid for each member, None for none.
 
@@ -83,7 +80,7 @@ def sweep_file(
         members: Its parts.
         metric: What its runs are compared by.
         greater: Whether greater values of it are better.
-        resources: What a run needs, as in a sweep file.
+        resources: What a run needs, as in a sweep file; None to leave it to whoever submits it.
     """
     if not members:
         return None

@@ -34,9 +34,9 @@ def named_as_in(runs: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
     return metrics.rename(columns={name: beside_key(name) for name in names})
 
 
-def is_of_training_app(key: str) -> bool:
-    """Returns whether a config key is one that gpt-opt's own training alone has: runs of other apps do not."""
-    return key.startswith("training.training_params.")
+def is_of_training_app(keys: Iterable[str]) -> bool:
+    """Returns whether config keys are of gpt-opt's own training: some are among them that runs of other apps lack."""
+    return any(key.startswith("training.training_params.") for key in keys)
 
 
 def parameter_columns(runs: pd.DataFrame) -> list[str]:
@@ -103,7 +103,7 @@ def varying_parameters(runs: pd.DataFrame) -> list[str]:
 
 
 def shown_parameters(runs: pd.DataFrame) -> list[str]:
-    """Returns the varying parameters, or the main one when nothing varies."""
+    """Returns the varying parameters, the seed last, or the main one when nothing varies."""
     return varying_parameters(runs) or [name for name in (MAIN_PARAMETER,) if name in runs.columns]
 
 
@@ -113,21 +113,17 @@ def varying_text(runs: pd.DataFrame) -> str:
     return f"what varies between them is {', '.join(varying)}" if varying else "nothing varies between them"
 
 
-class NoSuchParameter(GptOptError):
-    """The runs have no config key of a name, or several."""
-
-
 def find_column(runs: pd.DataFrame, name: str) -> str:
     """Returns the config column that a user means by its dotted key or the end of it.
 
     Raises:
-        NoSuchParameter: If there is none, or more than one.
+        GptOptError: If there is none, or more than one.
     """
     columns = parameter_columns(runs)
     found = [name] if name in columns else [column for column in columns if column.endswith(f".{name}")]
     if len(found) != 1:
         what = f"{', '.join(found)} have that name" if found else f"the runs have no {name}"
-        raise NoSuchParameter(f"a config key of the runs is needed, but {what}; {varying_text(runs)}")
+        raise GptOptError(f"a config key of the runs is needed, but {what}; {varying_text(runs)}")
     return found[0]
 
 

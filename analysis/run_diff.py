@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,8 @@ class RunDiff:
     runs: tuple[Path, Path]
     parts: Mapping[str, Mapping[str, Pair]]
     equal: Mapping[str, str]
-    commands: tuple[str, ...] = ()
-    problems: tuple[str, ...] = field(default=())
+    commands: tuple[str, ...]
+    problems: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,7 @@ class _Record:
 
 
 def compare_runs(first: RunPaths, second: RunPaths) -> RunDiff:
-    """Compares two runs by the files in their directories.
-
-    Args:
-        first: One run.
-        second: Another one, or the same.
-    """
+    """Compares two runs by the files in their directories."""
     problems = Problems()
     a, b = _read(first, problems), _read(second, problems)
     differ, equal = {}, {}
@@ -91,7 +86,7 @@ def _read(paths: RunPaths, problems: Problems) -> _Record:
     summary = read_object(paths.summary, problems) or {}
     record = read_run(paths)
     metrics = summary.get("metrics")
-    is_other_app = not any(map(is_of_training_app, config))
+    is_other_app = not is_of_training_app(config)
     counts = {key for key in config if is_other_app or TRAINING.has(key)}
     parts = {
         "config": {key: value for key, value in config.items() if key in counts},
@@ -110,8 +105,7 @@ def _read(paths: RunPaths, problems: Problems) -> _Record:
 def _code(provenance: Mapping[str, Any], paths: RunPaths) -> dict[str, Any]:
     known = code_in(provenance)
     found = {"commit": provenance.get("git_commit"), "uncommitted changes": _diff_of(paths)}
-    if known is not None:
-        found |= {"content": known.sha256[:_SHORT]}
+    found["content"] = None if known is None else known.sha256[:_SHORT]
     return {key: value for key, value in found.items() if value is not None}
 
 

@@ -114,5 +114,5 @@ def read_run(folder: str) -> RunRow:
         fixed["reason"] = "; ".join(line.removeprefix(f"{folder}/") for line in problems.found)
     known = {} if config is None else flatten(config)
     # The config of a run of another app has no more than what identifies it.
-    planned = bool(known) and not any(map(is_of_training_app, known))
+    planned = bool(known) and not is_of_training_app(known)
     return RunRow(fixed, metrics, known, tuple(problems.found), settled and not problems.found, planned)

@@ -26,12 +26,11 @@ ROUNDING = 1e-12
 """A spread below this part of the values is rounding: they are equal."""
 
 
-def mean_interval(values: Floats, level: float = LEVEL) -> tuple[Floats, Floats, Floats]:
+def mean_interval(values: Floats) -> tuple[Floats, Floats, Floats]:
     """Returns mean and Student's t-interval of samples along the last axis; NaN bounds of fewer than two values.
 
     Args:
         values: Of shape (..., n), independent and about normally distributed.
-        level: Probability with which the interval holds the true mean.
     """
     count = values.shape[-1]
     if count == 0:
@@ -40,7 +39,7 @@ def mean_interval(values: Floats, level: float = LEVEL) -> tuple[Floats, Floats,
     mean = values.mean(axis=-1)
     if count == 1:
         return mean, np.full_like(mean, math.nan), np.full_like(mean, math.nan)
-    half = special.stdtrit(count - 1, (1 + level) / 2) * values.std(axis=-1, ddof=1) / math.sqrt(count)
+    half = special.stdtrit(count - 1, (1 + LEVEL) / 2) * values.std(axis=-1, ddof=1) / math.sqrt(count)
     return mean, mean - half, mean + half
 
 
@@ -123,8 +122,7 @@ def all_pairs(samples: Floats) -> AllPairs:
     paired = (shared >= 2) & (2 * shared >= smaller)
     with np.errstate(invalid="ignore", divide="ignore"):
         of_pairs, of_samples = _paired(a, b), _welch(samples, first, second)
-    difference, error, freedom, size = (np.where(paired, x, y) for x, y in zip(of_pairs, of_samples, strict=True))
-    with np.errstate(invalid="ignore", divide="ignore"):
+        difference, error, freedom, size = (np.where(paired, x, y) for x, y in zip(of_pairs, of_samples, strict=True))
         p = 2 * special.stdtr(freedom, -np.abs(difference) / error)
     constant = error <= ROUNDING * size
     p = np.where(constant, 1.0, p)

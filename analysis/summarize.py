@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +12,11 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.frame import RUN_COLUMNS
+from analysis.answers.metric import metric_columns
 from analysis.load import load_runs
 from analysis.parameters import parameter_columns
-from analysis.tables import render_table, save_table, summary_table
+from analysis.run_table import RUN_COLUMNS
+from analysis.tables import json_value, render_table, save_table, summary_table
 from gpt_opt.errors import exit_code
 from gpt_opt.table import show, terminal_width
 
@@ -31,27 +31,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _plain(value: Any) -> Any:
-    """Returns a cell as JSON can hold it: missing, NaN and infinite values are null."""
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if pd.isna(value) or (isinstance(value, float) and not math.isfinite(value)):
-        return None
-    if isinstance(value, pd.Timestamp):
-        return value.isoformat()
-    return value.item() if hasattr(value, "item") else value
-
-
 def _run_records(runs: pd.DataFrame) -> list[dict[str, Any]]:
-    parameters = parameter_columns(runs)
-    others = [name for name in runs.columns if name not in RUN_COLUMNS and ("/" in name or "." not in name)]
-    groups = {"config": parameters, "metrics": [name for name in others if pd.api.types.is_float_dtype(runs[name])]}
+    groups = {"config": parameter_columns(runs), "metrics": metric_columns(runs)}
     records = []
     for row in runs.to_dict("records"):
-        record: dict[str, Any] = {name: _plain(row[name]) for name in RUN_COLUMNS}
-        records.append(record | {title: {name: _plain(row[name]) for name in names} for title, names in groups.items()})
+        own = {name: row[name] for name in RUN_COLUMNS}
+        records.append(
+            json_value(own | {title: {name: row[name] for name in names} for title, names in groups.items()})
+        )
     return records
 
 

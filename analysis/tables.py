@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -84,15 +85,10 @@ def render_table(table: pd.DataFrame, width: int | None = None) -> str:
 
 
 def save_table(table: pd.DataFrame, target: Path, fix: str) -> None:
-    """Writes a table as CSV.
-
-    Args:
-        table: With columns of texts and numbers.
-        target: The file.
-        fix: What to do where it cannot be written.
+    """Writes a table of texts and numbers as CSV.
 
     Raises:
-        GptOptError: If it cannot.
+        GptOptError: If it cannot be written; the message has `fix`, which says what to do then.
     """
     try:
         table.to_csv(target, index=False)
@@ -128,6 +124,19 @@ def _is_uniform(values: pd.Series) -> bool:
     except (pa.ArrowException, OverflowError, TypeError):
         return False
     return True
+
+
+def json_value(value: Any) -> Any:
+    """Returns a cell, or lists and dictionaries of cells, as JSON: missing, NaN and infinite values are null."""
+    if isinstance(value, dict):
+        return {str(key): json_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(item) for item in value]
+    if pd.isna(value) or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    if isinstance(value, pd.Timestamp):
+        return value.isoformat()
+    return value.item() if hasattr(value, "item") else value
 
 
 def _cell_text(value: Any) -> str:

@@ -68,17 +68,14 @@ def variance_shares(values: Sequence[float], factors: Mapping[str, Sequence[Any]
         ratio = losses[name] / degrees / (residual / freedom) if usable else math.nan
         p[name] = float(special.fdtrc(degrees, freedom, ratio)) if usable else math.nan
     explained, alone = 1 - residual / total, sum(losses.values()) / total
+    together = explained - alone
     scale = min(1.0, explained / alone) if alone > 0 else 1.0
     shares = {name: scale * loss / total for name, loss in losses.items()}
-    return Shares(shares, p, _overlap(explained - alone), residual / total, len(y), freedom)
+    return Shares(shares, p, together if together > ROUNDING else 0.0, residual / total, len(y), freedom)
 
 
 _SINGULAR = 1e-10
 """Columns whose products differ by less than this part follow from others."""
-
-
-def _overlap(share: float) -> float:
-    return share if share > ROUNDING else 0.0
 
 
 def _columns(levels: list[Any]) -> Floats:

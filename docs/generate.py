@@ -31,8 +31,8 @@ SKIPPED = ("hydra", "deepspeed/part")
 
 
 def comment_after(line: str, column: int) -> str:
-    """Returns the comment of a line that starts behind a column, without its sign."""
-    return line[column:].partition("#")[2].strip()
+    """Returns the comment of a line that starts behind a column, without its sign, as a table can hold it."""
+    return line[column:].partition("#")[2].strip().replace("|", "\\|")
 
 
 def rows(node: yaml.MappingNode, lines: list[str], above: str) -> Iterator[tuple[str, str, str]]:
@@ -50,35 +50,31 @@ def rows(node: yaml.MappingNode, lines: list[str], above: str) -> Iterator[tuple
             yield name, text, comment_after(line, value.end_mark.column)
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
-def table(file: Path, above: str) -> str:
-    """Returns the top comment of a file and a table of its keys."""
+def described(file: Path, above: str) -> tuple[str, str]:
+    """Returns the top comment of a file, and a table of its keys, which is empty where it has none."""
     lines = file.read_text().splitlines()
     top = [line[1:].strip() for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]]
-    text = " ".join(line for line in top if not line.startswith("@package")) + "\n"
+    text = " ".join(line for line in top if not line.startswith("@package"))
     node = yaml.compose("\n".join(lines))
     above = "" if "@package _global_" in top else above
     found = [*rows(node, lines, above)] if isinstance(node, yaml.MappingNode) else []
-    cells = (f"| `{key}` | {f'`{value}`' if value else ''} | {_cell(said)} |" for key, value, said in found)
-    return text + ("\n| key | default | meaning |\n|---|---|---|\n" + "\n".join(cells) + "\n" if found else "")
+    cells = [f"| `{key}` | {f'`{value}`' if value else ''} | {said} |" for key, value, said in found]
+    return text, "\n".join(["\n\n| key | default | meaning |\n|---|---|---|", *cells]) if cells else ""
 
 
 def page(folder: Path = ROOT / "hydra_conf") -> str:
     """Returns the whole page."""
-    parts = [HEAD, "## Keys of no group: `config.yaml`\n\n" + table(folder / "config.yaml", "")]
+    text, keys = described(folder / "config.yaml", "")
+    parts = [HEAD, f"## Keys of no group: `config.yaml`\n\n{text}{keys}\n"]
     for group in sorted({str(file.parent.relative_to(folder)) for file in folder.rglob("*.yaml")} - {"."}):
-        if not group.startswith(SKIPPED):
+        if group.startswith(SKIPPED):
+            continue
+        parts.append(f"## `{group}`\n" + (f"\n{ABOVE[group]}\n" if group in ABOVE else ""))
+        for file in sorted((folder / group).glob("*.yaml")):
+            text, keys = described(file, f"{group}.")
             parts.append(
-                "\n".join([f"## `{group}`\n", *([ABOVE[group], ""] if group in ABOVE else [])]).rstrip() + "\n"
+                f"### `{group}={file.stem}`\n\n{text}{'' if group.startswith('exp') else keys}".rstrip() + "\n"
             )
-            for file in sorted((folder / group).glob("*.yaml")):
-                text, _, keys = table(file, f"{group}.").partition("\n")
-                parts.append(
-                    f"### `{group}={file.stem}`\n\n{text}\n{'' if group.startswith('exp') else keys}".rstrip() + "\n"
-                )
     return "\n".join(parts)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -50,10 +52,10 @@ class Answer:
     comparison: Comparison | None
     shares: Shares | None
     front: tuple[Setting, ...]
-    cost: str = TIME
-    edges: tuple[Edge, ...] = ()
-    target: float | None = None
-    reaches: tuple[ToTarget, ...] = field(default=())
+    cost: str
+    edges: tuple[Edge, ...]
+    target: float | None
+    reaches: tuple[ToTarget, ...]
 
     @property
     def best(self) -> Setting | None:
@@ -82,9 +84,23 @@ class Answer:
         `distinguishable` from the best (NA where not tested), mean costs, `on_front`, and with a target `reached`,
         `steps_to_target`, `seconds_to_target`.
         """
-        from analysis.answers.tables import answer_table
-
-        return answer_table(self)
+        pairs = {} if self.comparison is None else {id(pair.other): pair for pair in self.comparison.pairs}
+        front = {id(item) for item in self.front}
+        reaches = {id(item.setting): item for item in self.reaches}
+        records = []
+        for item in self.settings:
+            record: dict[str, Any] = dict(item.values)
+            record |= {"mean": item.mean, "low": item.low, "high": item.high, "n": item.n, "failed": item.failed}
+            record |= {"diverged": item.diverged, "unfinished": item.unfinished, "missing": item.missing}
+            pair = pairs.get(id(item))
+            record |= {"difference": pair.difference, "p": pair.p} if pair else {"difference": math.nan, "p": math.nan}
+            record["distinguishable"] = pair.distinguishable if pair and pair.test else None
+            record |= {**item.costs, "on_front": id(item) in front}
+            if (reach := reaches.get(id(item))) is not None:
+                record |= {"reached": reach.reached, "steps_to_target": reach.steps, "seconds_to_target": reach.seconds}
+            records.append(record)
+        table = pd.DataFrame(records)
+        return table.astype({"distinguishable": "boolean"}) if records else table
 
 
 def answer(

@@ -21,11 +21,17 @@ def number_of(count: int | None, over: str) -> str:
     return words if count is None else f"{count} {words}"
 
 
-_ASSUMPTION = {
-    "paired t-test": "the differences between runs of one {over} are independent and about normally distributed",
-    "Welch's t-test": "the values of a setting are independent and about normally distributed",
+_TESTS = {
+    "paired t-test": (
+        " on shared {seeds}",
+        "the differences between runs of one {seed} are independent and about normally distributed",
+    ),
+    "Welch's t-test": (
+        " with the degrees of freedom of the smaller setting",
+        "the values of a setting are independent and about normally distributed",
+    ),
 }
-"""Name of a test to what it takes for granted."""
+"""Name of a test to how it is made, and what it takes for granted."""
 
 
 @dataclass(frozen=True)
@@ -98,23 +104,13 @@ class Comparison:
         names = list(dict.fromkeys(pair.test for pair in self.pairs if pair.test))
         if not names:
             return ""
-        assumed = "; ".join(_ASSUMPTION[name].format(over=short_names([self.over])[self.over]) for name in names)
-        how = {
-            "paired t-test": f" on shared {number_of(None, self.over)}",
-            "Welch's t-test": " with the degrees of freedom of the smaller setting",
-        }
-        tests = " and ".join(f"{name}{how[name]}" for name in names)
-        correct = (
-            ""
-            if self.tests < 2
-            else (f"; p is Holm's for all {self.tests} pairs of settings, as the best was chosen by its values")
-        )
-        return f"{tests}, distinguishable at p up to {ALPHA:g}, assuming that {assumed}{correct}"
-
-    @property
-    def not_distinguishable(self) -> tuple[Setting, ...]:
-        """The settings that may be as good as the best."""
-        return tuple(pair.other for pair in self.pairs if not pair.distinguishable)
+        words = {"seed": short_names([self.over])[self.over], "seeds": number_of(None, self.over)}
+        tests = " and ".join(name + _TESTS[name][0].format(**words) for name in names)
+        assumed = "; ".join(_TESTS[name][1].format(**words) for name in names)
+        method = f"{tests}, distinguishable at p up to {ALPHA:g}, assuming that {assumed}"
+        if self.tests < 2:
+            return method
+        return f"{method}; p is Holm's for all {self.tests} pairs of settings, as the best was chosen by its values"
 
 
 def ranked(settings: Sequence[Setting], greater: bool) -> list[Setting]:
@@ -162,12 +158,13 @@ def compare(settings: Sequence[Setting], greater: bool, over: str = OVER) -> Com
     order = ranked(settings, greater)
     if not order:
         return None
+    best, *others = order
     testable = [item for item in order if item.n > 1]
-    found = _tests(testable, greater)
-    pairs = tuple(found.get((id(order[0]), id(other)), _untested(order[0], other)) for other in order[1:])
+    tested = _tests(testable, greater) if best.n > 1 else {}
+    pairs = tuple(tested.get(id(other)) or _untested(best, other) for other in others)
     tests = len(testable) * (len(testable) - 1) // 2
     means = _ranking_means(order)
-    return Comparison(order[0], pairs, tests, over, not all(math.isclose(means[id(item)], item.mean) for item in order))
+    return Comparison(best, pairs, tests, over, not all(math.isclose(means[id(item)], item.mean) for item in order))
 
 
 def _untested(best: Setting, other: Setting) -> Pair:
@@ -176,10 +173,8 @@ def _untested(best: Setting, other: Setting) -> Pair:
     return Pair(other, "", min(best.n, other.n), difference, math.nan)
 
 
-def _tests(order: Sequence[Setting], greater: bool) -> dict[tuple[int, int], Pair]:
-    """Returns the comparisons of the first setting with all others, by their identities."""
-    if len(order) < 2:
-        return {}
+def _tests(order: Sequence[Setting], greater: bool) -> dict[int, Pair]:
+    """Returns the comparisons of the first setting with all others, by the identities of these."""
     tested = all_pairs(_samples(order))
     found = {}
     for index in np.flatnonzero(tested.first == 0).tolist():
@@ -189,6 +184,5 @@ def _tests(order: Sequence[Setting], greater: bool) -> dict[tuple[int, int], Pai
         needed = None if constant else seeds_needed(difference, deviation, ALPHA / len(tested.first))
         name = "paired t-test" if paired else "Welch's t-test"
         agrees = difference >= 0 if greater else difference <= 0
-        pair = Pair(other, name, n, difference, float(tested.corrected[index]), agrees, constant, needed)
-        found[id(order[0]), id(other)] = pair
+        found[id(other)] = Pair(other, name, n, difference, float(tested.corrected[index]), agrees, constant, needed)
     return found

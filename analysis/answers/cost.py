@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def pareto(settings: Sequence[Setting], greater: bool, cost: str = TIME) -> list
         settings: What `settings` returned; those without a mean or a cost, and those of which a run diverged, are not
             looked at.
         greater: Whether greater values of the metric are better.
-        cost: One of `COSTS`.
+        cost: One of `analysis.answers.settings.COSTS`.
     """
     known = [item for item in settings if item.n and cost in item.costs and not item.diverged]
     front: list[Setting] = []
@@ -121,10 +121,8 @@ def time_to_target(
         greater: Whether greater values of it are better.
     """
     curves = dict(tuple(metrics.groupby("run_id")))
-    sizes: Mapping[str, tuple[int, int]] = {
-        run_id: (0 if pd.isna(tokens) else int(tokens), 0 if pd.isna(step) else int(step))
-        for run_id, tokens, step in zip(runs["run_id"], runs["tokens"], runs["step"], strict=True)
-    }
+    counts = zip(runs["tokens"].fillna(0), runs["step"].fillna(0), strict=True)
+    sizes: dict[str, tuple[int, int]] = dict(zip(runs["run_id"], counts, strict=True))
     found = []
     for item in settings:
         reaches = [reach(target, curves[run], *sizes[run], metric, greater) for run in item.runs if run in curves]

@@ -38,7 +38,8 @@ def optimum(values: Sequence[float], best: float) -> Optimum:
 def further_values(values: Sequence[float], where: Optimum) -> list[float]:
     """Returns values beyond the edge at which an optimum lies, ascending, maybe none.
 
-    They go on in the ratio of the last two, or in their distance where a value is not above 0.
+    They go on in the ratio of the last two, or in their distance where a value is not above 0. A grid that begins at 0
+    has nothing below: a weight decay or a dropout cannot be less.
 
     Args:
         values: Those that were tried, ascending.
@@ -46,7 +47,7 @@ def further_values(values: Sequence[float], where: Optimum) -> list[float]:
     """
     steps = range(1, FURTHER + 1)
     if values[0] <= 0:
-        down = [values[0] - step * (values[1] - values[0]) for step in steps] if len(values) > 1 else []
+        down = [values[0] - step * (values[1] - values[0]) for step in steps] if len(values) > 1 and values[0] else []
         up = [values[-1] + step * (values[-1] - values[-2]) for step in steps] if len(values) > 1 else []
     else:
         first, last = (values[1] / values[0], values[-1] / values[-2]) if len(values) > 1 else (FACTOR, FACTOR)
@@ -85,10 +86,6 @@ def edges(settings: Sequence[Setting], best: Setting) -> list[Edge]:
     These are the values in settings that are equal to the best one otherwise, or, where that is none, as in a random
     search, all of `SCATTERED` or more. A value counts as tried where some run of it ended, be it by divergence, or is
     still to end.
-
-    Args:
-        settings: All of them.
-        best: The best one.
     """
     found = []
     tried = [item for item in settings if item.n or item.diverged or item.unfinished]
@@ -100,10 +97,10 @@ def edges(settings: Sequence[Setting], best: Setting) -> list[Edge]:
         if where != "interior":
             further = further_values(values, where)
             whole = all(float(value).is_integer() for value in values) and min(values) >= 1
-            further = (
-                [value for value in map(round, further) if value >= 1 and value not in values] if whole else further
-            )
-            found.append(Edge(key, own, where, tuple(dict.fromkeys(further))))
+            if whole:
+                further = [value for value in map(round, further) if value >= 1 and value not in values]
+            if further:  # nothing may lie below, neither of a 0 nor of an integer from 1 on
+                found.append(Edge(key, own, where, tuple(dict.fromkeys(further))))
     return found
 
 

@@ -7,8 +7,8 @@ import re
 
 import pandas as pd
 
-from analysis.frame import RUN_COLUMNS
 from analysis.parameters import beside_key, parameter_columns
+from analysis.run_table import RUN_COLUMNS
 from gpt_opt.errors import GptOptError, Problem, RequestError
 from gpt_opt.records.metrics import (
     EVALUATION,
@@ -20,10 +20,6 @@ from gpt_opt.records.metrics import (
     metric_label,
     own_metrics,
 )
-
-
-class NoDirection(GptOptError):
-    """Nothing says whether greater values of a metric are better."""
 
 
 def metric_columns(runs: pd.DataFrame) -> list[str]:
@@ -62,10 +58,8 @@ def find_metric(runs: pd.DataFrame, name: str) -> str:
             return found[0]
     near = ends or _nearest(wanted, forms)
     known = f"did you mean {', '.join(near)}? " if near else ""
-    listed = ", ".join(metrics) if metrics else "none; has a run logged anything yet?"
-    raise RequestError(
-        [Problem("--metric", f"must be a metric of the runs, but is {name!r}", f"{known}they have {listed}")]
-    )
+    fix = f"{known}they have {', '.join(metrics)}"
+    raise RequestError([Problem("--metric", f"must be a metric of the runs, but is {name!r}", fix)])
 
 
 def _nearest(wanted: str, forms: dict[str, tuple[str, str]]) -> list[str]:
@@ -94,11 +88,11 @@ def direction(metric: str, goal: str | None) -> bool:
         goal: `minimize`, `maximize`, or None to look it up.
 
     Raises:
-        NoDirection: If nothing says it.
+        GptOptError: If nothing says it.
     """
     known = greater_is_better(metric) if goal is None else goal == "maximize"
     if known is None:
-        raise NoDirection(
+        raise GptOptError(
             f"a metric to compare by must have a direction, but none is known of {metric}; add --goal minimize or "
             f"--goal maximize, or take one of {', '.join(comparable())}"
         )

@@ -39,12 +39,6 @@ def more_seeds(
 
     Runs that exist are in it too: they are done already.
 
-    Args:
-        answer: What is known.
-        runs: The runs that it is about.
-        name: Of the sweep.
-        resources: What a run needs, as in a sweep file.
-
     Returns:
         None where nothing needs telling apart, or it is not seeds that the settings are averaged over.
 
@@ -62,11 +56,11 @@ def more_seeds(
     count = max(most + 1, min(needed, MOST_SEEDS))
     paths = dict(zip(runs["run_id"], runs["path"], strict=True))
     members = [with_seeds(paths[item.runs[0]], _seeds(item), count) for item in chosen]
-    return sweep_file(name, _merged(members), answer.metric, answer.greater, resources or {})
+    return sweep_file(name, _merged(members), answer.metric, answer.greater, resources)
 
 
 def _merged(members: list[Member]) -> list[Member]:
-    """Returns each base once, with the seeds of all members that have it."""
+    """Returns each base once: what differs between settings need not come from what their runs were started with."""
     found: dict[str, Member] = {}
     for base, grid in members:
         found.setdefault(json.dumps(base, sort_keys=True), (base, grid))
@@ -78,12 +72,6 @@ def extension(
 ) -> dict[str, Any] | None:
     """Returns the sweep file that tries values beyond the edges at which the best setting lies; None where it does not.
 
-    Args:
-        answer: What is known.
-        runs: The runs that it is about.
-        name: Of the sweep.
-        resources: What a run needs, as in a sweep file.
-
     Raises:
         GptOptError: If what the best runs were started with cannot be read.
     """
@@ -91,4 +79,4 @@ def extension(
         return None
     path = dict(zip(runs["run_id"], runs["path"], strict=True))[answer.best.runs[0]]
     members = [other_values(path, edge.key, edge.further, _seeds(answer.best)) for edge in answer.edges]
-    return sweep_file(name, members, answer.metric, answer.greater, resources or {})
+    return sweep_file(name, members, answer.metric, answer.greater, resources)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from analysis.answers.fates import fates, group_key
-from analysis.answers.stages import SEED, STAGE, stages
+from analysis.answers.stages import STAGE, stages
 from analysis.parameters import LONG_NUMBER, follows, format_value, short_names, varying_parameters
 from analysis.stats import mean_interval
-from gpt_opt.records.metrics import metric_info, metric_text
+from gpt_opt.records.metrics import is_percent, metric_text
 
-OVER = SEED
+OVER = "seed"
 """What runs of one setting differ in, unless someone says otherwise."""
 
 COSTS = ("time_s", "tokens", "gpu_s")
@@ -129,47 +129,47 @@ def settings(runs: pd.DataFrame, metric: str, by: Sequence[str] | None = None, o
     """
     keys = settings_by(runs, by, over)
     averaged = [key for key in (over, *averaged_over(runs, keys, over)) if key in runs.columns and key not in keys]
-    table = pd.DataFrame({"fate": fates(runs, metric), "run_id": runs["run_id"]})
-    table["value"] = runs[metric] if metric in runs.columns else math.nan
     costs = [name for name in COSTS if name in runs.columns]
-    rows: dict[tuple[Hashable, ...], list[dict[Hashable, Any]]] = {}
-    rest: tuple[Any, ...] = ((),) * len(runs)
-    every = zip(
-        table.to_dict("records"),
-        runs[keys].itertuples(index=False) if keys else rest,
-        runs[averaged].itertuples(index=False) if averaged else rest,
-        runs[costs].to_dict("records") if costs else [{}] * len(runs),
-        strict=True,
-    )
-    for row, own, block, cost in every:
-        values: dict[Hashable, Any] = {
-            "own": dict(zip(keys, own, strict=True)),
-            "block": tuple(map(group_key, block)),
-            "costs": cost,
-        }
-        rows.setdefault(tuple(map(group_key, own)), []).append({**row, **values})
-    info = metric_info(metric)
-    within = (0.0, 1.0) if info is not None and info.form.endswith("%") else (-math.inf, math.inf)
-    return [_setting(group, within) for group in rows.values()]
+    values = runs[metric] if metric in runs.columns else pd.Series(math.nan, runs.index)
+
+    def rows(columns: list[str]) -> Iterable[tuple[Any, ...]]:
+        return runs[columns].itertuples(index=False, name=None) if columns else [()] * len(runs)
+
+    groups: dict[tuple[Hashable, ...], list[_Run]] = {}
+    for run in map(_Run, runs["run_id"], fates(runs, metric), values, rows(keys), rows(averaged), rows(costs)):
+        groups.setdefault(tuple(map(group_key, run.own)), []).append(run)
+    return [_setting(group, keys, costs, metric) for group in groups.values()]
 
 
-def _setting(rows: Sequence[Mapping[Hashable, Any]], within: tuple[float, float]) -> Setting:
+class _Run(NamedTuple):
+    """A run with its values of what makes its setting, of what that is averaged over, and its costs."""
+
+    run_id: str
+    fate: str
+    value: float
+    own: tuple[Any, ...]
+    block: tuple[Any, ...]
+    costs: tuple[Any, ...]
+
+
+def _setting(runs: Sequence[_Run], keys: Sequence[str], cost_names: Sequence[str], metric: str) -> Setting:
     """Returns the setting of some runs; its interval ends where the metric does."""
-    counted = [row for row in rows if row["fate"] == "counted"]
-    mean, low, high = map(float, mean_interval(np.array([row["value"] for row in counted], dtype=np.float64)))
-    low, high = (bound if math.isnan(bound) else min(max(bound, within[0]), within[1]) for bound in (low, high))
+    counted = [run for run in runs if run.fate == "counted"]
+    mean, low, high = map(float, mean_interval(np.array([run.value for run in counted], dtype=np.float64)))
+    if is_percent(metric) and len(counted) > 1:
+        low, high = max(low, 0.0), min(high, 1.0)
     samples: dict[tuple[Hashable, ...], float] = {}
-    for row in counted:
-        block, again = row["block"], 0
+    for run in counted:
+        block, again = tuple(map(group_key, run.block)), 0
         while (*block, again) in samples:  # runs that differ in something that was not asked for
             again += 1
-        samples[(*block, again)] = float(row["value"])
-    fate = Counter(row["fate"] for row in rows)
+        samples[(*block, again)] = float(run.value)
+    fate = Counter(run.fate for run in runs)
     counts = {name: fate[name] for name in ("unfinished", "failed", "diverged", "missing")}
     costs = {}
-    for name in counted[0]["costs"] if counted else ():
-        known = [float(row["costs"][name]) for row in counted if not pd.isna(row["costs"][name])]
-        if len(known) == len(counted):
-            costs[name] = math.fsum(known) / len(known)
-    ids = tuple(str(row["run_id"]) for row in counted)
-    return Setting(rows[0]["own"], len(counted), mean, low, high, ids, **counts, samples=samples, costs=costs)
+    for name, values in zip(cost_names, zip(*(run.costs for run in counted), strict=True), strict=False):
+        if not any(map(pd.isna, values)):
+            costs[name] = math.fsum(map(float, values)) / len(values)
+    values_of_keys = dict(zip(keys, runs[0].own, strict=True))
+    ids = tuple(str(run.run_id) for run in counted)
+    return Setting(values_of_keys, len(counted), mean, low, high, ids, **counts, samples=samples, costs=costs)

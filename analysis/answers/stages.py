@@ -17,9 +17,6 @@ from gpt_opt.records.run_reference import RunReference
 STAGE = "stage"
 """The column of a frame that names the stage; a key of settings where several stages are compared."""
 
-SEED = "seed"
-"""What runs of one setting differ in, unless someone says otherwise."""
-
 STARTS = ("model.archive", "training.finetuning.resume_from_checkpoint")
 """The config keys that name a run to start from."""
 
@@ -29,13 +26,12 @@ def stages(runs: pd.DataFrame) -> list[str]:
     return [name for name in runs[STAGE].unique().tolist() if name] if STAGE in runs.columns else []
 
 
-def of_stage(runs: pd.DataFrame, name: str | None, over: str = SEED) -> tuple[pd.DataFrame, tuple[str, ...]]:
+def of_stage(runs: pd.DataFrame, name: str | None, over: str = "seed") -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Returns the runs that a question is about, and their stages; all runs and no stage of what has none.
 
     Args:
         runs: What `load_runs` returned.
         name: A stage; None for all those that no other stage starts from: what the sweep was made for.
-
         over: The config key that runs of one setting differ in: where it is that of the runs they start from, too.
 
     Raises:
@@ -71,18 +67,18 @@ def _with_names(runs: pd.DataFrame, sweep: pd.DataFrame, over: str) -> pd.DataFr
     """Returns runs that name what they start from by its stage and what varies in that, but for the seed."""
     labels: dict[str, str] = {}
     for stage in stages(sweep):
-        own = sweep[sweep[STAGE] == stage]
-        starts = {key: _named(own[key], labels) for key in _starts(own)}
-        keys = [key for key in varying_parameters(own.assign(**starts)) if key != over]
+        own = _named(sweep[sweep[STAGE] == stage], labels)
+        keys = [key for key in varying_parameters(own) if key != over]
         names = short_names(keys)
-        for run_id, row in zip(own["run_id"], own.assign(**starts)[keys].to_dict("records"), strict=True):
+        for run_id, row in zip(own["run_id"], own[keys].to_dict("records"), strict=True):
             values = ", ".join(f"{names[str(key)]}={format_value(value)}" for key, value in row.items())
             labels[run_id] = f"{stage} ({values})" if values else stage
-    return runs.assign(**{key: _named(runs[key], labels) for key in _starts(runs)})
+    return _named(runs, labels)
 
 
-def _named(values: pd.Series, labels: dict[str, str]) -> pd.Series:
-    return values.astype("object").map(lambda value: _name(value, labels))
+def _named(runs: pd.DataFrame, labels: dict[str, str]) -> pd.DataFrame:
+    starts = {key: runs[key].astype("object").map(lambda value: _name(value, labels)) for key in _starts(runs)}
+    return runs.assign(**starts)
 
 
 def _name(value: object, labels: dict[str, str]) -> object:

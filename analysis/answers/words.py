@@ -9,7 +9,7 @@ from analysis.answers.compare import Pair, number_of
 from analysis.answers.cost import TIME, ToTarget
 from analysis.answers.importance import matters
 from analysis.parameters import short_names
-from gpt_opt.records.metrics import EVALUATION, metric_info, metric_label, metric_text
+from gpt_opt.records.metrics import EVALUATION, is_percent, metric_label, metric_text
 
 COST_NAMES = {TIME: "seconds", "tokens": "tokens", "gpu_s": "GPU seconds"}
 """What tables and sentences call a cost."""
@@ -29,9 +29,7 @@ def p_text(p: float) -> str:
 
 def difference_text(metric: str, difference: float) -> str:
     """Returns the size of a difference of two values; of percentages in points."""
-    info = metric_info(metric)
-    is_percent = info is not None and info.form.endswith("%")
-    return f"{100 * abs(difference):.2g} points" if is_percent else f"{abs(difference):.2g}"
+    return f"{100 * abs(difference):.2g} points" if is_percent(metric) else f"{abs(difference):.2g}"
 
 
 def _cost_text(name: str, value: float) -> str:

@@ -49,8 +49,8 @@ def read_foreign(folder: str) -> dict[str, Part]:
 
 
 def _parts(folder: str) -> list[Part]:
-    found = [(source, place) for place, names in _below(folder) for source in _SOURCES if source.is_one(place, names)]
-    return [source.read(place) for source, place in sorted(found, key=lambda item: _SOURCES.index(item[0]))]
+    places = list(_below(folder))
+    return [source.read(place) for source in _SOURCES for place, names in places if source.is_one(place, names)]
 
 
 def _below(folder: str) -> Iterator[tuple[str, Sequence[str]]]:
@@ -73,4 +73,5 @@ def foreign_row(path: str, part: Part) -> RunRow:
     if part.curves and part.fixed.get("step") is None:
         part.fixed["step"] = max(part.curves)
     reason = f"a run of {part.kind}" + (f"; not known: {'; '.join(missing)}" if missing else "")
-    return RunRow({**part.fixed, "path": path, "reason": reason}, metrics, flatten(part.config), tuple(part.problems))
+    fixed = {**part.fixed, "path": path, "reason": reason}
+    return RunRow(fixed, metrics, flatten(part.config), tuple(part.problems.found))

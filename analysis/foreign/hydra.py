@@ -75,15 +75,14 @@ def _require_few_nodes(text: str) -> None:
 
 def read(folder: str) -> Part:
     """Reads the config of a run; where that is missing, the overrides alone."""
-    place, problems, part = Path(folder, ".hydra"), Problems(), Part("Hydra")
-    config = read_yaml(place / "config.yaml", problems)
+    place, part = Path(folder, ".hydra"), Part("Hydra")
+    config = read_yaml(place / "config.yaml", part.problems)
     if isinstance(config, dict):
         part.config = _resolved(config, config)
     else:
-        overrides = read_yaml(place / "overrides.yaml", problems)
+        overrides = read_yaml(place / "overrides.yaml", part.problems)
         part.config = _of_overrides(overrides if isinstance(overrides, list) else [])
         part.missing.append(".hydra/config.yaml, so no more than its overrides is known of its config")
-    part.problems = problems.found
     return part
 
 
@@ -93,10 +92,11 @@ def _of_overrides(overrides: list[Any]) -> dict[str, Any]:
         key, sign, value = text.partition("=")
         if not sign or key.startswith("~"):
             continue
+        name = key.lstrip("+").replace("/", ".")
         try:
-            config[key.lstrip("+").replace("/", ".")] = _loaded(value)
+            config[name] = _loaded(value)
         except (ValueError, RecursionError, yaml.YAMLError):
-            config[key.lstrip("+").replace("/", ".")] = value
+            config[name] = value
     return config
 
 

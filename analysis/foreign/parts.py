@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from analysis.files import Problems
 from gpt_opt.app.sources.row import Row
 
 
@@ -20,7 +21,7 @@ class Part:
         curves: Step to metrics by our names, and `time` in seconds since 1970.
         final: Final metrics where the record has them; the last of `curves` otherwise.
         missing: What is not known, or not read, and why; a phrase each.
-        problems: What is broken, a line each.
+        problems: What is broken.
     """
 
     kind: str
@@ -29,7 +30,7 @@ class Part:
     curves: dict[int, dict[str, Any]] = field(default_factory=dict)
     final: dict[str, Any] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    problems: Problems = field(default_factory=Problems)
 
     def take(self, row: Row) -> None:
         """Adds a row of metrics by our names; of a step the later values stand."""
@@ -56,7 +57,7 @@ def merged(parts: Iterable[Part]) -> Part:
         whole.config = {**part.config, **whole.config}
         whole.final = {**part.final, **whole.final}
         whole.missing += part.missing
-        whole.problems += part.problems
+        whole.problems.found += part.problems.found
         for step, values in part.curves.items():
             whole.curves[step] = {**values, **whole.curves.get(step, {})}
     return whole

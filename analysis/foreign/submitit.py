@@ -35,7 +35,7 @@ def _job(folder: str, job: str, names: Collection[str]) -> Part:
         try:
             text = b"\n".join(read_tail(log, _TAIL_BYTES)[0])
         except OSError as error:
-            part.problems.append(f"{log}: cannot be read: {error}")
+            part.problems.add(log, f"cannot be read: {error}")
             continue
         for words, state in _ENDS.items():
             if words in text and part.fixed.get("state") != State.FAILED:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from analysis.files import Problems
 from analysis.foreign.parts import Part
 from gpt_opt.app.sources.tensorboard import PREFIX, EventFile
 
@@ -17,13 +16,12 @@ def is_one(folder: str, names: Collection[str]) -> bool:
 
 def read(folder: str) -> Part:
     """Reads the scalars of all event files of a folder, in the order in which they were begun."""
-    part, problems = Part("tensorboard"), Problems()
+    part = Part("tensorboard")
     part.missing.append("its config, which tensorboard does not have")
     for file in sorted(Path(folder).glob(f"{PREFIX}*")):
         try:
             for row in EventFile().new_rows(file):
                 part.take(row)
         except (OSError, ValueError) as error:
-            problems.add(file, f"must be an event file, but cannot be read to its end: {error}")
-    part.problems = problems.found
+            part.problems.add(file, f"must be an event file, but cannot be read to its end: {error}")
     return part

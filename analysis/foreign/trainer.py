@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from analysis.files import Problems, read_object, whole
+from analysis.files import read_object, whole
 from analysis.foreign.parts import Part
 from gpt_opt.app.sources.trainer_state import NAME, rows
 from gpt_opt.records.run_dir import checkpoints
@@ -23,9 +23,9 @@ def is_one(folder: str, names: Collection[str]) -> bool:
 
 def read(folder: str) -> Part:
     """Reads the log of a training, that of its newest checkpoint where there is none of its end."""
-    root, problems, part = Path(folder), Problems(), Part("Trainer")
+    root, part = Path(folder), Part("Trainer")
     newest = [root, *reversed(checkpoints(root))]
-    state = next((found for place in newest if (found := read_object(place / NAME, problems)) is not None), {})
+    state = next((found for place in newest if (found := read_object(place / NAME, part.problems)) is not None), {})
     part.fixed = {"step": whole(state.get("global_step")), "total_steps": whole(state.get("max_steps"))}
     if part.fixed["step"] and part.fixed["step"] == part.fixed["total_steps"]:
         part.fixed["state"] = str(State.COMPLETED)
@@ -35,5 +35,4 @@ def read(folder: str) -> Part:
         if "train_runtime" in row["values"]:
             part.fixed["time_s"] = row["values"]["train_runtime"]
     part.missing.append("its arguments, which are in training_args.bin, a pickle, and so not read")
-    part.problems = problems.found
     return part

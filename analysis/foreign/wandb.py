@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from analysis.files import Problems, read_object
+from analysis.files import read_object
 from analysis.foreign.hydra import read_yaml
 from analysis.foreign.parts import Part, our_name
 from gpt_opt.app.sources.row import Row
@@ -25,17 +25,16 @@ def is_one(folder: str, names: Collection[str]) -> bool:
 
 def read(folder: str) -> Part:
     """Reads what a run recorded: its files, and all steps from its record."""
-    root, problems, part = Path(folder), Problems(), Part("wandb")
-    config = read_yaml(root / "files" / "config.yaml", problems)
+    root, part = Path(folder), Part("wandb")
+    config = read_yaml(root / "files" / "config.yaml", part.problems)
     if isinstance(config, dict):
         values = {key: value.get("value") for key, value in config.items() if isinstance(value, dict)}
         part.config = {str(key): value for key, value in values.items() if key != "_wandb"}
-    _take_summary(read_object(root / "files" / "wandb-summary.json", problems) or {}, part)
+    _take_summary(read_object(root / "files" / "wandb-summary.json", part.problems) or {}, part)
     for file in sorted(root.glob("*.wandb")):
-        _take_record(file, part, problems)
+        _take_record(file, part)
     if not part.config:
         part.missing.append("its config")
-    part.problems = problems.found
     return part
 
 
@@ -45,13 +44,13 @@ def _take_summary(summary: Mapping[str, Any], part: Part) -> None:
     part.final |= {our_name(name): value for name, value in numbers(summary) if name != "step"}
 
 
-def _take_record(file: Path, part: Part, problems: Problems) -> None:
+def _take_record(file: Path, part: Part) -> None:
     record = WandbRecord()
     try:
         for entry in record.new_entries(file):
             _take(entry, record.row(entry.items), part)
     except (OSError, ValueError, RecursionError) as error:
-        problems.add(file, f"must be a record of wandb, but cannot be read to its end: {error}")
+        part.problems.add(file, f"must be a record of wandb, but cannot be read to its end: {error}")
 
 
 def _take(entry: Entry, row: Row | None, part: Part) -> None:

@@ -57,7 +57,7 @@ def _over(runs: pd.DataFrame, name: str) -> str | None:
     """Returns the config key to average over, which the end of it names; None for none.
 
     Raises:
-        NoSuchParameter: If the runs have no such key, or several.
+        GptOptError: If the runs have no such key, or several.
     """
     if name == "none":
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -97,11 +97,6 @@ def _outcome(row: pd.Series | None, metric: str | None) -> str:
     return f"{metric_label(metric)} {metric_text(metric, value)}" if metric and not pd.isna(value) else ""
 
 
-def _metric(rows: pd.DataFrame, wanted: Iterable[str | None]) -> str | None:
-    """Returns the first of some metrics that runs have."""
-    return next((name for name in wanted if name in rows.columns and rows[name].notna().any()), None)
-
-
 @dataclass(frozen=True)
 class Pipeline:
     """A sweep with stages, as it is drawn.
@@ -132,11 +127,12 @@ class Pipeline:
                 candidates[run.choice].append(run.parent)
         decided_by = {stage.name: stage.metric["name"] for stage in submission.stages if stage.metric is not None}
         judged = {stage_of[run.parent]: decided_by.get(run.stage) for run in all_runs if run.parent is not None}
+        usual = None if submission.metric is None else submission.metric["name"]
         metrics = {}
         for stage in dict.fromkeys(stage_of.values()):
             rows = runs[runs["run_id"].isin([run.run_id for run in all_runs if run.stage == stage])]
-            usual = None if submission.metric is None else submission.metric["name"]
-            metrics[stage] = _metric(rows, (judged.get(stage), usual, "eval/loss", "loss"))
+            wanted = (judged.get(stage), usual, "eval/loss", "loss")
+            metrics[stage] = next((name for name in wanted if name in rows.columns and rows[name].notna().any()), None)
         made = active(all_runs, chosen)
         rows_of = {row["run_id"]: row for _, row in runs.iterrows()}
         return cls(sweep, rows_of, [run for run in all_runs if run.index in made], candidates, chosen, metrics)

@@ -12,12 +12,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.answers import Setting
 from analysis.parameters import short_names, shortened
 from analysis.plots.results import Results, require_keys, results_of
 from analysis.plots.scale import Scale, scale_of
 from analysis.plots.style import COLORS, PALEST, new_figure, notes_legend, text_note
-from gpt_opt.records.metrics import metric_text
+from gpt_opt.records.metrics import is_percent
 
 MOST = 10
 """Parameters, at most."""
@@ -61,11 +60,6 @@ def _label_axis(axes: Axes, at: int, scale: Scale, right: bool) -> None:
         )
 
 
-def _heights(results: Results, order: Sequence[Setting], keys: Sequence[str]) -> tuple[list[Scale], list[list[float]]]:
-    scales = [scale_of([item.values[key] for item in order]) for key in keys]
-    return scales, [_spread(scale.fractions(scale.places)) for scale in scales]
-
-
 def parallel(
     runs: pd.DataFrame, metric: str | None = None, by: Sequence[str] | None = None, over: str | None = "seed"
 ) -> Figure:
@@ -88,7 +82,8 @@ def parallel(
     require_keys(runs, wanted, 2, over)
     keys = wanted[:MOST]
     order = results.worst_first()
-    scales, heights = _heights(results, order, keys)
+    scales = [scale_of([item.values[key] for item in order]) for key in keys]
+    heights = [_spread(scale.fractions(scale.places)) for scale in scales]
     low, high = results.limits()
     norm = Normalize(low, high, clip=True)
     ends = [float(norm(item.mean)) if item.n else GONE for item in order]
@@ -98,7 +93,7 @@ def parallel(
     axes = figure.subplots()
     best = results.best
     for index, item in enumerate(order):
-        line = [*(heights[column][index] for column in range(len(keys))), ends[index]]
+        line = [*(column[index] for column in heights), ends[index]]
         goodness = 0.5 if not item.n else ends[index] if results.greater is not False else 1 - ends[index]
         color = COLORS(PALEST * (1 - goodness)) if item.n else (0.6, 0.6, 0.6, 1.0)
         width = 3.0 if item is best else 1.0
@@ -126,8 +121,7 @@ def parallel(
 
 def _metric_axis(axes: Axes, at: int, results: Results, low: float, high: float) -> None:
     inside = [tick for tick in MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high]
-    percent = metric_text(results.metric, 0.5).endswith("%")
-    labels = tuple(f"{100 * tick:.6g}%" if percent else f"{tick:g}" for tick in inside)
+    labels = tuple(f"{100 * tick:.6g}%" if is_percent(results.metric) else f"{tick:g}" for tick in inside)
     axes.axvline(at, color="black", linewidth=0.8, zorder=4)
     _label_axis(axes, at, Scale("linear", (low, high), tuple(inside), labels), right=True)
     if any(not item.n for item in results.settings):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -52,13 +51,7 @@ def _seconds(moments: pd.Series, several: bool) -> np.ndarray:
 
 
 def label_axes(panels: Sequence[Axes], x: X, longest: float) -> None:
-    """Labels horizontal axes; seconds become minutes or hours where they are many.
-
-    Args:
-        panels: The axes.
-        x: What they show.
-        longest: The largest position.
-    """
+    """Labels horizontal axes that end at `longest`; seconds become minutes or hours where they are many."""
     for axes in panels:
         axes.tick_params(labelbottom=True)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=x == "step"))
@@ -71,11 +64,7 @@ def label_axes(panels: Sequence[Axes], x: X, longest: float) -> None:
         for axes in panels:
             axes.set_xlabel(f"time since the first logged value ({unit})")
             axes.xaxis.set_major_locator(_Scaled(locator, seconds))
-            axes.xaxis.set_major_formatter(FuncFormatter(partial(_in_unit, seconds)))
-
-
-def _in_unit(seconds: float, value: float, _: object) -> str:
-    return f"{value / seconds:g}"
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / seconds:g}"))
 
 
 class _Scaled(MaxNLocator):

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.parameters import run_order
+from analysis.parameters import run_order, shown_parameters
 from analysis.plots.horizontal import X, label_axes, positions
-from analysis.plots.looks import BEST, FEW, OTHERS, WORST, Looks, choose_looks, studied
+from analysis.plots.looks import BEST, FEW, OTHERS, WORST, Looks, choose_looks
 from analysis.plots.panels import Lines, Panel, panels_of
 from analysis.plots.scale import log_axis
 from analysis.plots.style import (
@@ -28,8 +28,9 @@ from analysis.plots.style import (
     present,
     text_note,
 )
-from analysis.plots.traces import BAND_FROM, Curve, Trace, groups_over, has_failed
+from analysis.plots.traces import BAND_FROM, Curve, Trace, groups_over
 from gpt_opt.errors import GptOptError, counted
+from gpt_opt.records.state import State
 
 LOG_SCALE_FROM = 20.0
 """Ratio of the largest to the smallest final value from which the axis of a KL is logarithmic."""
@@ -171,10 +172,10 @@ def curves(
     """
     if not 0 <= smooth <= 1:
         raise GptOptError(f"smooth must be a fraction of the steps, 0 to 1, but is {smooth}; 0.03 smooths a little")
-    names = [name for name in studied(runs) if name != over]
+    names = [name for name in shown_parameters(runs) if name != over]
     runs = runs.iloc[run_order(runs, [*names, over] if over is not None and over in runs.columns else names)]
     groups, frames = groups_over(runs, over), _frames(runs, metrics, x)
-    failed = has_failed(runs)
+    failed = [state == State.FAILED for state in runs["state"]]
     settings = [Lines(tuple(frames[i] for i in rows), tuple(failed[i] for i in rows), smooth) for rows in groups]
     wanted = panels_of(metric, [name for name in metrics.columns if metrics[name].notna().any()])
     panels = [panel for panel in wanted if any(s.curves(panel, False) or s.curves(panel, True) for s in settings)]

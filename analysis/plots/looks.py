@@ -58,16 +58,11 @@ class Looks:
         if self.bar is None:
             names_legend(figure, self.names)
         else:
-            add_bar(figure, panels, self.bar, self.bar_label)
-
-
-def add_bar(figure: Figure, panels: Sequence[Axes], bar: ScalarMappable, label: str) -> None:
-    """Adds a colour bar to the right of panels."""
-    made = figure.colorbar(bar, ax=list(panels), fraction=0.04, pad=0.02, format="%.2g")
-    made.set_label(label)
-    if isinstance(bar.norm, LogNorm):  # its own ticks, powers of ten, may be a single one
-        made.set_ticks(np.geomspace(*bar.get_clim(), BAR_TICKS).tolist())
-        made.minorticks_off()
+            bar = figure.colorbar(self.bar, ax=list(panels), fraction=0.04, pad=0.02, format="%.2g")
+            bar.set_label(self.bar_label)
+            if isinstance(self.bar.norm, LogNorm):  # its own ticks, powers of ten, may be a single one
+                bar.set_ticks(np.geomspace(*self.bar.get_clim(), BAR_TICKS).tolist())
+                bar.minorticks_off()
 
 
 def bar_looks(values: Sequence[float], label: str) -> Looks:
@@ -88,11 +83,6 @@ def group_looks(groups: Sequence[str | None]) -> Looks:
         [OTHERS if group is None else looks[group] for group in groups],
         [(texts[name], look) for name, look in looks.items()],
     )
-
-
-def studied(runs: pd.DataFrame) -> list[str]:
-    """Returns the parameters that vary, the seed last: it is of the least interest."""
-    return sorted(shown_parameters(runs), key=lambda name: name == "seed")
 
 
 def _telling(runs: pd.DataFrame, columns: Sequence[str]) -> list[str]:
@@ -144,7 +134,7 @@ def choose_looks(runs: pd.DataFrame, ranks: Sequence[float | None], sizes: Seque
         sizes: Runs that each line stands for.
     """
     drawn = [index for index, rank in enumerate(ranks) if rank is not None]
-    columns = studied(runs.iloc[drawn])  # what a run without a curve alone has tells no lines apart
+    columns = shown_parameters(runs.iloc[drawn])  # what a run without a curve alone has tells no lines apart
     if len(runs) > FEW and columns:
         first = runs[columns[0]]
         name = short_names(columns)[columns[0]]

@@ -31,7 +31,7 @@ from analysis.sensitivity.compare import curves as curves_of
 SHOWN = 0.75
 """Fraction of the values that the vertical axis shows at least; runs that all but diverged would flatten all others."""
 
-_EDGE = {"lowest": "low edge", "highest": "high edge", "only": "one value", "none": "all diverged"}
+_EDGE = {"lowest": " (low edge)", "highest": " (high edge)", "only": " (one value)", "none": " (all diverged)"}
 
 
 def _draw(axes: Axes, curve: Curve, look: Look) -> None:
@@ -68,15 +68,10 @@ def _limits(curves: Sequence[Curve], asked: Asked) -> tuple[float, float] | None
 
 
 def draw(curves: Sequence[Curve], asked: Asked, tokens: int) -> Figure:
-    """Draws a comparison.
+    """Draws a comparison of optimizers, the best first, after so many training tokens of each run.
 
     Bars and bands are the standard deviation over seeds, where there are several; a ring is the best point, a cross at
     the top a value at which a run diverged. The legend says which optima are not interior.
-
-    Args:
-        curves: One an optimizer, the best first.
-        asked: What is compared.
-        tokens: Training tokens of each run.
     """
     figure = new_figure(8.6, 4.8)
     axes = figure.subplots()
@@ -92,14 +87,10 @@ def draw(curves: Sequence[Curve], asked: Asked, tokens: int) -> Figure:
     axes.set(xlabel=short_names([asked.axis])[asked.axis], ylabel=f"{metric_title(asked.metric)} at the end")
     axes.set_title(f"after {tokens:,} tokens; ± 1 standard deviation over seeds", fontsize=10)
     plain_axes(axes)
-    names_legend(figure, zip((_label(curve, names) for curve in curves), looks, strict=True))
+    labels = [names[curve.name] + _EDGE.get(curve.optimum, "") for curve in curves]
+    names_legend(figure, zip(labels, looks, strict=True))
     separate_ticks(figure)
     return figure
-
-
-def _label(curve: Curve, names: dict[str, str]) -> str:
-    edge = _EDGE.get(curve.optimum)
-    return names[curve.name] + (f" ({edge})" if edge else "")
 
 
 def sensitivity(runs: pd.DataFrame, metric: str = "eval/loss", by: str = BY, axis: str = AXIS) -> Figure:

@@ -72,14 +72,9 @@ class Lines:
 
     def ends(self, panel: Panel) -> list[tuple[float, float]]:
         """Returns where the runs that failed ended."""
-        evaluated = {id(frame) for frame in self.frames if curve_of(frame, panel.metric, panel.void_at_zero)}
-        found = []
-        for frame, ended in zip(self.frames, self.failed, strict=True):
-            shown = panel.metric if id(frame) in evaluated else panel.train
-            curve = curve_of(frame, shown, panel.void_at_zero if shown == panel.metric else None) if ended else None
-            if curve is not None:
-                found.append((float(curve.x[-1]), float(curve.y[-1])))
-        return found
+        failed = [frame for frame, ended in zip(self.frames, self.failed, strict=True) if ended]
+        curves = (curve_of(frame, panel.metric, panel.void_at_zero) or curve_of(frame, panel.train) for frame in failed)
+        return [(float(curve.x[-1]), float(curve.y[-1])) for curve in curves if curve is not None]
 
     def rank(self, panels: Sequence[Panel]) -> float | None:
         """Returns a number that is smaller for better settings, by the first panel; None without any curve."""

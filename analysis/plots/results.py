@@ -103,11 +103,11 @@ def results_of(runs: pd.DataFrame, metric: str | None, over: str | None, first: 
     asked = [find_column(runs, key) for key in first]
     keys = [key for key in dict.fromkeys([*asked, *settings_by(runs, None, over or "")]) if key != over]
     found = settings(runs, name, keys, over or "path")
-    counts = {"failed": 0, "not finished": 0, "without a value": 0}
-    for item in found:
-        counts["failed"] += item.failed
-        counts["not finished"] += item.unfinished
-        counts["without a value"] += item.missing
+    counts = {
+        "failed": sum(item.failed for item in found),
+        "not finished": sum(item.unfinished for item in found),
+        "without a value": sum(item.missing for item in found),
+    }
     left_out = {reason: count for reason, count in counts.items() if count}
     if not any(item.n for item in found):
         why = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "there are no runs"

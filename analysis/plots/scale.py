@@ -123,14 +123,13 @@ def _number_scale(values: Sequence[Any], numbers: Sequence[float]) -> Scale:
     least = positive[0] if positive else 1.0
     ticks = list(numbers) if len(numbers) <= TICKS else _round_numbers(kind, low, high, least)
     labels = short_values(ticks, 10)
-    scale = Scale(kind, tuple(numbers), tuple(ticks), tuple(labels), least)
     if None not in values:
-        return Scale(kind, tuple(map(float, values)), scale.ticks, scale.labels, least)
+        return Scale(kind, tuple(map(float, values)), tuple(ticks), tuple(labels), least)
     absent = low * (low / high) ** ROOM if kind == "log" else low - ROOM * (high - low)
     if kind == "symlog":
         absent = -least
     places = tuple(absent if value is None else float(value) for value in values)
-    return Scale(kind, places, (absent, *scale.ticks), (NONE, *scale.labels), least, absent)
+    return Scale(kind, places, (absent, *ticks), (NONE, *labels), least, absent)
 
 
 def _round_numbers(kind: Kind, low: float, high: float, least: float) -> list[float]:

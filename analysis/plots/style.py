@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter
 
 from analysis.answers.metric import metric_columns
 from gpt_opt.errors import GptOptError, counted
-from gpt_opt.records.metrics import metric_info, metric_label
+from gpt_opt.records.metrics import is_percent, metric_info, metric_label
 
 Color = tuple[float, float, float, float]
 Style = Literal["-", "--", "-.", ":", ""]
@@ -115,25 +115,8 @@ def metric_title(metric: str) -> str:
 
 def percents(axis: Axis, metric: str) -> None:
     """Shows fractions as percents where tables do so too."""
-    if (info := metric_info(metric)) is not None and info.form.endswith("%"):
+    if is_percent(metric):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g}%"))
-
-
-def require_metric(runs: pd.DataFrame, metric: str, metrics: pd.DataFrame | None = None) -> None:
-    """Checks that some run has a value of a metric.
-
-    Args:
-        runs: What is to be drawn.
-        metric: Its name.
-        metrics: Where the values are, if not in `runs`.
-
-    Raises:
-        NothingToPlot: If none has; it says what there is.
-    """
-    frame = runs if metrics is None else metrics
-    if metric not in frame.columns or not frame[metric].notna().any():
-        none = f"none of {counted(len(runs), 'run')} has one"
-        raise NothingToPlot(f"a run with a value of {metric} is needed, but {none}; {present(frame)}")
 
 
 def present(frame: pd.DataFrame) -> str:
@@ -142,14 +125,12 @@ def present(frame: pd.DataFrame) -> str:
     return f"there is {', '.join(known)}" if known else "no metric has a value yet; gptopt status shows the states"
 
 
-def line_handle(look: Look, label: str) -> Line2D:
-    """Returns the legend entry of a look."""
-    return Line2D([], [], color=look.color, linestyle=look.style, marker=look.marker, linewidth=2, label=label)
-
-
 def names_legend(figure: Figure, names: Iterable[tuple[str, Look]]) -> None:
     """Explains looks to the right of the panels."""
-    handles = [line_handle(look, name) for name, look in names]
+    handles = [
+        Line2D([], [], color=look.color, linestyle=look.style, marker=look.marker, linewidth=2, label=name)
+        for name, look in names
+    ]
     figure.legend(handles=handles, loc="outside right upper", fontsize=FONT, frameon=False, handlelength=3)
 
 

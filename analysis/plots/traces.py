@@ -12,7 +12,6 @@ import pandas as pd
 from analysis.answers.fates import group_key
 from analysis.parameters import format_value, varying_parameters
 from analysis.stats import mean_interval
-from gpt_opt.records.state import State
 
 SMOOTHED = 500
 """Steps at which a smoothed curve is computed, at most; between them it is straight."""
@@ -131,8 +130,3 @@ def groups_over(runs: pd.DataFrame, over: str | None) -> list[list[int]]:
     for row, (values, kind) in enumerate(zip(runs[keys].itertuples(index=False), runs[over], strict=True)):
         found.setdefault(row if group_key(kind) is None else tuple(map(format_value, values)), []).append(row)
     return list(found.values())
-
-
-def has_failed(runs: pd.DataFrame) -> list[bool]:
-    """Returns whether each run failed."""
-    return [state == State.FAILED for state in runs["state"]]

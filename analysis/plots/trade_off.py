@@ -24,11 +24,12 @@ from analysis.plots.style import (
     notes_legend,
     percents,
     plain_axes,
-    require_metric,
+    present,
     text_note,
 )
 from analysis.plots.traces import BAND_FROM, curve_of, trace_of
 from analysis.spacing import WIDE, log_spaced
+from gpt_opt.errors import counted
 
 REWARD = "eval/rewards/accuracies"
 COST = "eval/kl"
@@ -40,8 +41,10 @@ def _points(
     runs: pd.DataFrame, reward: str, cost: str, over: str | None
 ) -> tuple[Results, list[tuple[Setting, Setting]]]:
     """Returns the settings that have both metrics, each with its two sides."""
-    require_metric(runs, reward)
-    require_metric(runs, cost)
+    for metric in (reward, cost):
+        if metric not in runs.columns or not runs[metric].notna().any():
+            none = f"none of {counted(len(runs), 'run')} has one"
+            raise NothingToPlot(f"a run with a value of {metric} is needed, but {none}; {present(runs)}")
     results, costs = results_of(runs, reward, over), results_of(runs, cost, over)
     of_runs = {item.runs: item for item in costs.settings if item.n}
     pairs = [(item, of_runs[item.runs]) for item in results.settings if item.runs in of_runs]
@@ -52,13 +55,10 @@ def _points(
 
 def _paths(axes: Axes, item: Setting, frames: dict[str, pd.DataFrame], reward: str, cost: str, color: object) -> None:
     """Draws how a setting came to its point, the mean over its runs."""
-    both = []
-    for run in item.runs:
-        rows = frames[run].assign(x=frames[run].get(cost)) if run in frames else None
-        curve = None if rows is None else curve_of(rows, reward, "eval/rewards/margins")
-        both += [curve] if curve is not None else []
-    if both:
-        line = trace_of(both, [False] * len(both), 0.0).line
+    logged = (frames[run] for run in item.runs if run in frames and cost in frames[run].columns)
+    found = (curve_of(rows.assign(x=rows[cost]), reward, "eval/rewards/margins") for rows in logged)
+    if curves := [curve for curve in found if curve is not None]:
+        line = trace_of(curves, [False] * len(curves), 0.0).line
         axes.plot(line.x, line.y, color=color, linewidth=0.9, alpha=0.45, zorder=1)
 
 

@@ -14,10 +14,10 @@ import pandas as pd
 
 from analysis.answers import Answer, metric_columns
 from analysis.curves import METRIC_COLUMNS
-from analysis.frame import RUN_COLUMNS, SWEEP_COLUMNS
 from analysis.parameters import format_value, named_as_in, parameter_columns, short_names, varying_parameters
 from analysis.report.runs import ReportedRun, runs_of_folder, runs_of_sweep
 from analysis.report.texts import Texts, plain
+from analysis.run_table import RUN_COLUMNS, SWEEP_COLUMNS
 from analysis.spacing import log_spaced
 from gpt_opt.app.settings import find_settings
 from gpt_opt.errors import ConfigError
@@ -73,11 +73,7 @@ class Key:
 
 
 class Contents:
-    """What the parts of a report are made of.
-
-    Args:
-        source: What it is about.
-    """
+    """What the parts of a report are made of."""
 
     def __init__(self, source: Source) -> None:
         self.source, frame = source, source.runs

@@ -46,12 +46,6 @@ def cost_in_sweep(sweep: Sweep, run: SweepRun, paths: RunPaths, shape: Shape) ->
 
     An attempt that nobody saw end counts until the last sign of life of the run, or until now while it runs. An attempt
     names the GPUs of one node; the others have as many. Of a GPU that several runs share each has its part.
-
-    Args:
-        sweep: The sweep.
-        run: The run.
-        paths: Its files.
-        shape: What it asked for.
     """
     history = read_history(sweep.attempts(run))
     if not history.attempts:

@@ -46,7 +46,7 @@ def thinned(curve: Curve, most: int) -> Curve:
     return steps[index], values[index]
 
 
-def points_each(lengths: Iterable[tuple[int, bool]], budget: int = BUDGET) -> int:
+def points_each(lengths: Iterable[tuple[int, bool]], budget: int) -> int:
     """Returns how many points a curve may have so that all fit; those of main metrics may have `MAIN` times as many.
 
     Args:
@@ -101,7 +101,7 @@ def axis(steps: npt.NDArray[np.int64], values: Values) -> dict[str, Any] | None:
 
 
 def pack_all(
-    rows: pd.DataFrame, paths: Sequence[str | None], metrics: Sequence[str], main: Iterable[str], budget: int = BUDGET
+    rows: pd.DataFrame, paths: Sequence[str | None], metrics: Sequence[str], main: Iterable[str]
 ) -> list[dict[str, Any]]:
     """Returns the curves of each run by metric, and under `time` and `tokens` these at its steps.
 
@@ -110,7 +110,6 @@ def pack_all(
         paths: Of the runs; None of one that has no directory.
         metrics: Which to take.
         main: Those that are compared.
-        budget: Points of all curves together.
     """
     places: Mapping[Any, Any] = rows.groupby("path").indices if len(rows) else {}
     steps = rows["step"].to_numpy(dtype="int64")
@@ -118,7 +117,7 @@ def pack_all(
     compared, nowhere = set(main), np.array([], dtype=np.intp)
     of_run = [places.get(path, nowhere) if path is not None else nowhere for path in paths]
     curves = [_curves(steps[where], columns, where) for where in of_run]
-    each = points_each(((len(curve[0]), name in compared) for run in curves for name, curve in run.items()), budget)
+    each = points_each(((len(curve[0]), name in compared) for run in curves for name, curve in run.items()), BUDGET)
     axes = {"time": rows["time"].astype("int64").to_numpy() / 1e6} if len(rows) else {}  # it counts microseconds
     if "tokens" in rows.columns:
         axes["tokens"] = rows["tokens"].to_numpy(dtype="float64")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shlex
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -28,17 +27,10 @@ _TRACEBACKS_A_GROUP = 3
 
 
 def document(contents: Contents, every_s: float | None) -> dict[str, Any]:
-    """Returns the document.
-
-    Args:
-        contents: What the report has to say.
-        every_s: Seconds until it is written again; None where it is not.
-    """
+    """Returns the document; `every_s` is that of `analysis.report.page`."""
     source = contents.source
-    program = contents.program
     with_traceback = {place for _, places in contents.failures for place in places[:_TRACEBACKS_A_GROUP]}
     curves = _curves(contents)
-    infos = contents.metrics.items()
     return {
         "title": source.title,
         "written": time.time(),
@@ -49,14 +41,14 @@ def document(contents: Contents, every_s: float | None) -> dict[str, Any]:
         "best": contents.best,
         "metrics": {
             name: {"label": metric_label(name), "unit": i.unit, "form": i.form, "better": i.greater_is_better}
-            for name, i in infos
+            for name, i in contents.metrics.items()
         },
         "keys": [asdict(key) for key in contents.keys],
         "constant": {key: contents.texts.value(value) for key, value in contents.constant.items()},
         "signs": {state: signed(state) for state in dict.fromkeys(run.state for run in contents.runs)},
         "stages": [] if source.status is None else [stage["name"] for stage in source.status["stages"]],
         "runs": [
-            _run(contents, run, place in with_traceback, program) | {"curves": curves[place]}
+            _run(contents, run, place in with_traceback) | {"curves": curves[place]}
             for place, run in enumerate(contents.runs)
         ],
     }
@@ -68,8 +60,8 @@ def _curves(contents: Contents) -> list[dict[str, Any]]:
     return pack_all(contents.rows, paths, list(contents.metrics), main)
 
 
-def _run(contents: Contents, run: ReportedRun, with_traceback: bool, program: Sequence[str] | None) -> dict[str, Any]:
-    texts = contents.texts
+def _run(contents: Contents, run: ReportedRun, with_traceback: bool) -> dict[str, Any]:
+    texts, program = contents.texts, contents.program
     config = {key: texts.value(contents.value(run, key)) for key in contents.differing}
     final = {name: _number(contents.value(run, name)) for name in contents.metrics}
     found = {

@@ -36,7 +36,7 @@ def page(source: Source, every_s: float | None = None) -> str:
         title=joined(source.title),
         sentence=joined(contents.texts.text(source.answer.sentence())),
         facts=facts(contents),
-        contents=joined(*(tag("a", title, href=f"#{_anchor(title)}") for title in found)),
+        contents=joined(*(tag("a", title, href=f"#{title.lower()}") for title in found)),
         sections=joined(*(_section(title, html) for title, html in found.items())),
         style=style,
         script=script,
@@ -46,12 +46,8 @@ def page(source: Source, every_s: float | None = None) -> str:
     )
 
 
-def _anchor(title: str) -> str:
-    return title.lower()
-
-
 def _section(title: str, html: Html) -> Html:
-    anchor = _anchor(title)
+    anchor = title.lower()
     return tag("section", tag("h2", title, id=f"{anchor}-title"), html, id=anchor, aria_labelledby=f"{anchor}-title")
 
 

@@ -21,12 +21,7 @@ _MOST_NOTES = 100
 
 
 def sections(contents: Contents, runs: Html) -> dict[str, Html]:
-    """Returns all sections by their titles; those with nothing to say are left out.
-
-    Args:
-        contents: What the report has to say.
-        runs: The section that the script fills.
-    """
+    """Returns all sections by their titles, with that of the runs, which the script fills; empty ones are left out."""
     origin = origin_of(contents.runs)
     found: dict[str, Html | None] = {
         "Stages": stages(contents),
@@ -46,8 +41,8 @@ def facts(contents: Contents) -> Html:
     """Returns the numbers at the top."""
     runs, status = contents.runs, contents.source.status
     states = [run.state for run in runs]
-    others = {state: states.count(state) for state in dict.fromkeys(states) if state != State.COMPLETED}
-    items = [("runs complete", f"{states.count(State.COMPLETED)} of {len(runs)}", _listed(others))]
+    others = (f"{states.count(state)} {state}" for state in dict.fromkeys(states) if state != State.COMPLETED)
+    items = [("runs complete", f"{states.count(State.COMPLETED)} of {len(runs)}", ", ".join(others))]
     if not contents.source.is_over and status is not None:
         eta = "" if status["eta_s"] is None else f"about {duration(status['eta_s'])} left"
         items.append(("progress", f"{status['fraction']:.0%}", eta))
@@ -66,10 +61,6 @@ def facts(contents: Contents) -> Html:
     if status is not None and status["efficiency"] is not None:
         items.append(("sweep efficiency", f"{status['efficiency']:.2f}", "training time over slot time"))
     return joined(*(tag("div", tag("dt", name), tag("dd", value, tag("small", more))) for name, value, more in items))
-
-
-def _listed(numbers: Mapping[str, int]) -> str:
-    return ", ".join(f"{number} {name}" for name, number in numbers.items())
 
 
 def _failure(contents: Contents, group: Mapping[str, Any], places: Sequence[int]) -> Html:

@@ -16,26 +16,16 @@ from analysis.answers.cost import reach
 from analysis.answers.metric import direction
 from analysis.load import load_metrics, load_runs
 from analysis.next_sweeps import save_sweep
-from analysis.parameters import find_column, run_labels, with_absent_values
+from analysis.parameters import find_column, with_absent_values
 from analysis.plots import save_figure
 from analysis.plots.optimum import draw
-from analysis.sensitivity.budget import (
-    AXIS,
-    BY,
-    Asked,
-    NothingToCompare,
-    budget,
-    check_comparable,
-    left_out,
-    lines_of,
-)
-from analysis.sensitivity.compare import Curve, curves
+from analysis.sensitivity.budget import AXIS, BY, Asked, budget, check_comparable, left_out, lines_of
+from analysis.sensitivity.compare import Curve, curves, default_target
 from analysis.sensitivity.next_sweeps import extension, more_seeds
 from analysis.sensitivity.places import Places, find_places
 from analysis.sensitivity.report import Row, comparison_table, remarks, table_text
-from analysis.sensitivity.target import default_target
 from analysis.tables import save_table
-from gpt_opt.errors import counted, exit_code, say
+from gpt_opt.errors import GptOptError, counted, exit_code, say
 from gpt_opt.records.metrics import metric_label, metric_text
 from gpt_opt.table import show, terminal_width
 
@@ -65,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _asked(options: argparse.Namespace, places: Places, runs: pd.DataFrame) -> Asked:
     if runs.empty:
-        raise NothingToCompare(f"runs are needed, but there are none below {' '.join(options.places)}")
+        raise GptOptError(f"runs are needed, but there are none below {' '.join(options.places)}")
     of_sweep = places.metric or {}
     metric = options.metric or of_sweep.get("name", "eval/loss")
     goal = options.goal or (of_sweep.get("goal") if metric == of_sweep.get("name") else None)
@@ -81,10 +71,9 @@ def _rows(found: Sequence[Curve], runs: pd.DataFrame, target: float, asked: Aske
     }
     rows = []
     for curve in found:
-        paths = [final.path for final in curve.best.finals if not final.diverged and final.path in metrics]
-        rows.append(
-            Row(curve, tuple(reach(target, metrics[path], *sizes[path], asked.metric, asked.greater) for path in paths))
-        )
+        paths = [final.path for final in curve.best.finals if final.path in metrics]
+        reaches = (reach(target, metrics[path], *sizes[path], asked.metric, asked.greater) for path in paths)
+        rows.append(Row(curve, tuple(reaches)))
     return rows
 
 
@@ -133,7 +122,7 @@ def _run(options: argparse.Namespace) -> None:
     head = f"{counted(len(compared), 'run')} of {tokens:,} tokens, compared by {label}"
     print(f"\n{head}; ± is the standard deviation over seeds")
     print(f"target: {label} {metric_text(asked.metric, target)}; steps between two evaluations are interpolated")
-    lines = [*lines_of(runs, run_labels(runs), reasons), *(f"{line}: not started" for line in places.not_started)]
+    lines = [*lines_of(runs, reasons), *(f"{line}: not started" for line in places.not_started)]
     if lines:
         print(f"\nleft out: {len(lines)}", *(f"  {line}" for line in lines), sep="\n")
     print()

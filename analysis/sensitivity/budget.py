@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from analysis.answers.fates import fates
-from analysis.parameters import follows, format_value, short_names, varying_parameters, varying_text
+from analysis.parameters import follows, format_value, run_labels, short_names, varying_parameters, varying_text
 from gpt_opt.errors import GptOptError
 
 BY = "optimizer.optimizer_params.name"
@@ -20,10 +19,6 @@ TOLERANCE = 0.01
 
 SAME = ("model", "data", "loss")
 """Groups of the config that must not differ between the runs of a comparison."""
-
-
-class NothingToCompare(GptOptError):
-    """The runs do not make a comparison."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +67,10 @@ def _near(tokens: pd.Series, goal: int) -> pd.Series:
 
 
 def left_out(runs: pd.DataFrame, asked: Asked) -> pd.Series:
-    """Returns why each run is not compared; an empty text of those that are.
-
-    Args:
-        runs: What `load_runs` returned.
-        asked: What to compare.
+    """Returns why each run of a `load_runs` frame is not compared; an empty text of those that are.
 
     Raises:
-        NothingToCompare: If no run can be compared.
+        GptOptError: If no run can be compared.
     """
     axis = pd.to_numeric(runs[asked.axis], errors="coerce")
     reasons = pd.Series("", index=runs.index, dtype="str")
@@ -93,7 +84,7 @@ def left_out(runs: pd.DataFrame, asked: Asked) -> pd.Series:
     ready = reasons == ""
     if not ready.any():
         counts = ", ".join(f"{count} {reason}" for reason, count in reasons.value_counts().items())
-        raise NothingToCompare(
+        raise GptOptError(
             f"finished runs with a value of {asked.metric} are needed, but of {len(runs)} there is none ({counts}); "
             "`python -m analysis.summarize` shows their states"
         )
@@ -101,7 +92,7 @@ def left_out(runs: pd.DataFrame, asked: Asked) -> pd.Series:
     other = ready & ~_near(runs["tokens"], goal)
     reasons[other] = runs.loc[other, "tokens"].map(lambda tokens: f"other budget: {tokens:,} tokens").astype("str")
     if (reasons != "").all():
-        raise NothingToCompare(
+        raise GptOptError(
             f"runs of {goal:,} tokens are needed, but there are runs of "
             f"{', '.join(f'{tokens:,}' for tokens in sorted(runs.loc[ready, 'tokens'].unique()))} alone"
         )
@@ -109,33 +100,29 @@ def left_out(runs: pd.DataFrame, asked: Asked) -> pd.Series:
 
 
 def check_comparable(runs: pd.DataFrame, asked: Asked) -> None:
-    """Checks that runs differ in nothing that makes their losses incomparable, and that the axis has several values.
-
-    Args:
-        runs: Those that are compared.
-        asked: What to compare.
+    """Checks that compared runs differ in nothing that makes losses incomparable, and that the axis has several values.
 
     Raises:
-        NothingToCompare: If they do, or it has not.
+        GptOptError: If they do, or it has not.
     """
     for column in varying_parameters(runs):
         tuned = column.split(".")[0] not in SAME or column in (asked.by, asked.axis)
         if not tuned and not follows(runs, column, asked.by):
             values = ", ".join(map(format_value, runs[column].unique()))
-            raise NothingToCompare(
+            raise GptOptError(
                 f"runs that are compared must have the same model, data and loss, but {column} is {values}; give "
                 f"folders or sweeps where it has one value, or --by {column}"
             )
     if runs[asked.axis].nunique() < 2:
         value = format_value(runs[asked.axis].iloc[0])
         name = short_names([asked.axis])[asked.axis]
-        raise NothingToCompare(
+        raise GptOptError(
             f"at least two values of {asked.axis} are needed, but all {len(runs)} comparable runs have {value}; "
             f"sweep {name}, or give another key by --axis: {varying_text(runs)}"
         )
 
 
-def lines_of(runs: pd.DataFrame, labels: Sequence[str], reasons: pd.Series) -> list[str]:
+def lines_of(runs: pd.DataFrame, reasons: pd.Series) -> list[str]:
     """Returns a line for each run that is left out, those of one reason together."""
-    pairs = [(reason, f"{label}: {reason}") for label, reason in zip(labels, reasons, strict=True) if reason]
-    return [line for _, line in sorted(pairs, key=lambda pair: pair[0])]
+    pairs = sorted(zip(run_labels(runs), reasons, strict=True), key=lambda pair: pair[1])
+    return [f"{label}: {reason}" for label, reason in pairs if reason]

@@ -15,6 +15,9 @@ from analysis.answers.fates import group_key
 from analysis.parameters import format_value, sort_key, varying_parameters
 from analysis.sensitivity.budget import Asked
 
+DIGITS = 3
+"""Significant digits of a target that the user did not give."""
+
 
 @dataclass(frozen=True)
 class Final:
@@ -140,10 +143,18 @@ def curves(runs: pd.DataFrame, reasons: pd.Series, asked: Asked) -> list[Curve]:
     steps = set(runs.loc[compared, "total_steps"].dropna())
     axis = pd.to_numeric(runs[asked.axis], errors="coerce")
     bounds = (reasons == "diverged") & runs["total_steps"].isin(steps) & (axis > 0)
-    used = runs[compared | bounds].copy()
-    used["final"] = [
-        asked.worse() if bound else value
-        for bound, value in zip(bounds[compared | bounds], used[asked.metric], strict=True)
-    ]
-    found = [_curve(format_value(name), rows, asked) for name, rows in used.groupby(asked.by, dropna=False)]
+    runs, bounds = runs[compared | bounds], bounds[compared | bounds]
+    finals = runs.assign(final=runs[asked.metric].mask(bounds, asked.worse()))
+    found = [_curve(format_value(name), rows, asked) for name, rows in finals.groupby(asked.by, dropna=False)]
     return sorted(found, key=lambda curve: asked.key(mean(curve.best.values) if curve.best.values else asked.worse()))
+
+
+def default_target(curves: Sequence[Curve], asked: Asked) -> float:
+    """Returns what half of the optimizers end at or beyond: the median of the best means, rounded to the worse side."""
+    values = sorted((mean(curve.best.values) for curve in curves if curve.best.values), key=asked.key)
+    value = values[(len(values) - 1) // 2] if values else math.nan
+    if not value or math.isnan(value):
+        return value
+    unit = 10.0 ** (math.floor(math.log10(abs(value))) - DIGITS + 1)
+    units = value / unit
+    return float(f"{(math.floor(units) if asked.greater else math.ceil(units)) * unit:.{DIGITS}g}")

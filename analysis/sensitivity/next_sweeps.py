@@ -16,12 +16,6 @@ def extension(
 ) -> dict[str, Any] | None:
     """Returns the sweep file that tries further values where an optimum lies at an edge; None where none does.
 
-    Args:
-        curves: What was tried.
-        asked: What is compared.
-        name: Of the sweep.
-        resources: What a run needs, as in a sweep file.
-
     Raises:
         GptOptError: If what the best runs were started with cannot be read.
     """
@@ -30,20 +24,13 @@ def extension(
         if values := further_values([point.axis for point in curve.profile], curve.optimum):
             seeds = sorted(curve.seeds - {None}) or sorted(curve.best.seeds - {None})
             members.append(other_values(curve.best.finals[0].path, asked.axis, values, seeds))
-    return sweep_file(name, members, asked.metric, asked.greater, resources or {})
+    return sweep_file(name, members, asked.metric, asked.greater, resources)
 
 
 def more_seeds(
     curves: Iterable[Curve], asked: Asked, name: str, count: int, resources: Mapping[str, Any] | None = None
 ) -> dict[str, Any] | None:
-    """Returns the sweep file that runs the best points with so many seeds; None where all have them.
-
-    Args:
-        curves: What was tried.
-        asked: What is compared.
-        name: Of the sweep.
-        count: Seeds of each best point.
-        resources: What a run needs, as in a sweep file.
+    """Returns the sweep file that runs each best point with `count` seeds; None where all have them.
 
     Raises:
         GptOptError: If what the best runs were started with cannot be read.
@@ -53,4 +40,4 @@ def more_seeds(
         seeds = curve.best.seeds - {None}
         if curve.best.values and len(seeds) < count:
             members.append(with_seeds(curve.best.finals[0].path, seeds, count))
-    return sweep_file(name, members, asked.metric, asked.greater, resources or {})
+    return sweep_file(name, members, asked.metric, asked.greater, resources)

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gpt_opt.errors import GptOptError, RequestError
+from gpt_opt.records.best_run import SWEEPS
 from gpt_opt.records.sweep_dir import Sweep, find
-
-SWEEPS = Path("sweeps")
-"""Where `gptopt submit` makes sweep directories, in the current directory."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,10 @@ class Places:
     resources: dict[str, Any]
 
 
-def sweep_at(name: str) -> Sweep | None:
-    """Returns the sweep of that name or directory; None for a folder of runs."""
+def sweep_at(name: str | None) -> Sweep | None:
+    """Returns the sweep of that name or directory, the last one without a name; None for a folder of runs."""
+    if name is None:
+        return find(None, SWEEPS)
     if Path(name).is_dir() and not (Path(name) / "submission.json").is_file():
         return None
     try:
@@ -70,14 +70,8 @@ def find_places(names: Sequence[str]) -> Places:
                 folders.append(root)
             else:
                 not_started.append(f"{run.index} of {sweep.label}: {' '.join(run.overrides)}")
-    first = found[0]
-    root = Path(names[0]) if first is None else first.root
-    submission = None if first is None else first.submission()
-    return Places(
-        tuple(folders),
-        tuple(not_started),
-        root,
-        "sweep" if submission is None else submission.sweep,
-        None if submission is None else submission.metric,
-        {} if submission is None else submission.shapes[0].resources,
-    )
+    runs, first = (tuple(folders), tuple(not_started)), found[0]
+    if first is None:
+        return Places(*runs, root=Path(names[0]), name="sweep", metric=None, resources={})
+    submission = first.submission()
+    return Places(*runs, first.root, submission.sweep, submission.metric, submission.shapes[0].resources)

@@ -103,14 +103,7 @@ def _runs(row: Row) -> str:
 
 
 def table_text(rows: Sequence[Row], target: float, asked: Asked, width: int | None) -> str:
-    """Returns the table for a terminal.
-
-    Args:
-        rows: One an optimizer, the best first.
-        target: Of the metric.
-        asked: What is compared.
-        width: Columns of the terminal; None where there is none.
-    """
+    """Returns the table for a terminal of `width` columns; None where there is none."""
     names = _tuned_names(rows, asked)
     goal = metric_text(asked.metric, target)
     columns = [
@@ -120,23 +113,15 @@ def table_text(rows: Sequence[Row], target: float, asked: Asked, width: int | No
     for column, name in names.items():
         cells = [format_value(row.curve.best.settings.get(column)) for row in rows]
         columns.append(Column(name, cells, right=True, flexible=True))
-    return "\n".join(
-        render(
-            [
-                *columns,
-                Column(
-                    metric_label(asked.metric),
-                    [_plus_minus(row.curve.best.values, asked.metric) for row in rows],
-                    right=True,
-                ),
-                Column("seeds", [_runs(row) for row in rows], right=True),
-                Column(f"steps to {goal}", [_numbers(row.steps, row) for row in rows], right=True),
-                Column(f"seconds to {goal}", [_numbers(row.seconds, row) for row in rows], right=True),
-                Column("optimum", [_OPTIMUM[row.curve.optimum] for row in rows]),
-            ],
-            width,
-        )
-    )
+    finals = [_plus_minus(row.curve.best.values, asked.metric) for row in rows]
+    columns += [
+        Column(metric_label(asked.metric), finals, right=True),
+        Column("seeds", [_runs(row) for row in rows], right=True),
+        Column(f"steps to {goal}", [_numbers(row.steps, row) for row in rows], right=True),
+        Column(f"seconds to {goal}", [_numbers(row.seconds, row) for row in rows], right=True),
+        Column("optimum", [_OPTIMUM[row.curve.optimum] for row in rows]),
+    ]
+    return "\n".join(render(columns, width))
 
 
 def remarks(rows: Sequence[Row], asked: Asked) -> list[str]:

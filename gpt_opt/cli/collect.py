@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from gpt_opt.cli.arguments import FILE, SWEEP_OR_DIR, SWEEPS, errors_are_2
+from gpt_opt.cli.arguments import FILE, SWEEP_OR_DIR, errors_are_2
 from gpt_opt.errors import ConfigError, Problem, say
 
 
@@ -30,10 +30,9 @@ def collect(where: str | None, output: Path, metrics: bool) -> None:
     from analysis.load import load_metrics, load_runs
     from analysis.sensitivity.places import sweep_at
     from analysis.tables import save_frame
-    from gpt_opt.records.sweep_dir import find
 
     logging.getLogger("analysis").setLevel(logging.ERROR)  # what load_runs warns of is said below
-    sweep = find(None, SWEEPS) if where is None else sweep_at(where)
+    sweep = sweep_at(where)
     load = load_metrics if metrics else load_runs
     frame = load(where) if sweep is None else load(sweep=sweep.root)
     save_frame(frame, output)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt_opt.cli.arguments import FILE, SWEEP_OR_DIR, SWEEPS, at_least, errors_are_2
+from gpt_opt.cli.arguments import FILE, SWEEP_OR_DIR, at_least, errors_are_2
 from gpt_opt.errors import Problem, RequestError, counted
 
 if TYPE_CHECKING:
@@ -70,9 +70,8 @@ class Reader:
 
     def __init__(self, where: str | None, metric: str | None) -> None:
         from analysis.sensitivity.places import sweep_at
-        from gpt_opt.records.sweep_dir import find
 
-        self._sweep = find(None, SWEEPS) if where is None else sweep_at(where)
+        self._sweep = sweep_at(where)
         self._metric = metric
         self._before: SweepStatus | None = None
         self.folder = Path(where or "") if self._sweep is None else self._sweep.root

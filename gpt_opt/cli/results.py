@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpt_opt.cli.arguments import FILE, JSON, SWEEP_OR_DIR, SWEEPS, errors_are_2
+from gpt_opt.cli.arguments import FILE, JSON, SWEEP_OR_DIR, errors_are_2
 from gpt_opt.errors import ConfigError, Problem, say
 
 if TYPE_CHECKING:
@@ -62,12 +62,11 @@ def results(
     from analysis.answers.cost import with_gpu_seconds
     from analysis.load import load_metrics, load_runs
     from analysis.sensitivity.places import sweep_at
-    from gpt_opt.records.sweep_dir import find
 
     if target is not None and not math.isfinite(target):
         raise click.UsageError(f"--target takes a finite number, but got {target}")
     logging.getLogger("analysis").setLevel(logging.ERROR)  # what load_runs warns of stands below the table
-    sweep = find(None, SWEEPS) if where is None else sweep_at(where)
+    sweep = sweep_at(where)
     runs = load_runs(where) if sweep is None else load_runs(sweep=sweep.root)
     problems = runs.attrs["problems"]
     if runs.empty:

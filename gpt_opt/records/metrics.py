@@ -102,6 +102,12 @@ def metric_text(name: str, value: float) -> str:
     return f"{value:.3e}" if info.form == ".4f" and abs(value) >= 10_000 else f"{value:{info.form}}"
 
 
+def is_percent(name: str) -> bool:
+    """Returns whether a metric is a fraction that is shown in percent."""
+    info = metric_info(name)
+    return info is not None and info.form.endswith("%")
+
+
 def greater_is_better(name: str) -> bool | None:
     """Returns the direction of a metric, None where it has none; of one that is not in the registry by its name."""
     if (info := metric_info(name)) is not None:

@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import load_metrics, load_runs
+from analysis.curves import METRIC_COLUMNS
 from analysis.files import flatten
-from analysis.load import METRIC_COLUMNS, RUN_COLUMNS, RunsNotFound
+from analysis.load import RunsNotFound
+from analysis.run_table import RUN_COLUMNS
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import State

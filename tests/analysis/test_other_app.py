@@ -13,6 +13,7 @@ from analysis.answers import answer, find_metric, metric_columns, usual_metric
 from analysis.plots import curves
 from analysis.report import Source, page
 from analysis.run_diff import compare_runs
+from analysis.summarize import main
 from analysis.tables import render_table, summary_table
 from gpt_opt.records.io import to_json, write_text
 from gpt_opt.records.metrics import greater_is_better, own_metrics, split_of
@@ -73,6 +74,14 @@ def test_its_keys_and_its_metrics_are_those_of_the_frame(roots: list[Path], sep:
     assert set(metric_columns(runs)) >= {f"val{sep}loss", f"val{sep}acc", f"train{sep}loss", "metrics/lr", "epoch"}
     assert usual_metric(runs) == find_metric(runs, "val/acc") == f"val{sep}acc"
     assert load_metrics("outputs")[f"val{sep}acc"].notna().sum() == 16
+
+
+def test_the_summary_as_json_has_keys_and_metrics_apart(roots: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["outputs", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)["runs"][0]
+    assert record["config"]["lr"] == 0.1
+    assert "lr" not in record["metrics"]
+    assert record["metrics"]["metrics/lr"] < 0.1
 
 
 def test_its_settings_are_compared_by_its_own_metric(roots: list[Path], sep: str) -> None:

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from analysis import load_metrics, load_runs
 from analysis.answers import answer
 from analysis.files import flatten
-from analysis.frame import RUN_COLUMNS
 from analysis.report import Source, page
 from analysis.report.costs import Cost, cost_in_sweep, total
 from analysis.report.curves import pack_all, packed, points_each, thinned
 from analysis.report.markup import Html, joined, tag
 from analysis.report.origin import origin_of
 from analysis.report.runs import ReportedRun
+from analysis.run_table import RUN_COLUMNS
 from gpt_opt.cli import main
 from gpt_opt.dispatch.sweep_status import gather
 from gpt_opt.records.attempts import note_end

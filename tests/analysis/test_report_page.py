@@ -372,17 +372,16 @@ def test_failures_are_told_by_cause(look: Page, reported: Reported) -> None:
 
 def test_light_dark_and_print(look: Page, reported: Reported) -> None:
     ground = "return getComputedStyle(document.body).backgroundColor"
+    stroke = "return document.querySelector('#curves g[data-run=\"0\"]').getAttribute('stroke')"
     look.open(reported("done"))
-    light = look.run(ground)
+    light, of_light = look.run(ground), look.run(stroke)
     look.emulate("dark")
     dark = look.run(ground)
     assert (light, dark) == ("rgb(255, 255, 255)", "rgb(20, 23, 28)")
+    WebDriverWait(look.browser, 10).until(lambda _: look.run(stroke) != of_light)  # figures follow the event
     button = look.one("#theme")
-    stroke = "return document.querySelector('#curves g[data-run=\"0\"]').getAttribute('stroke')"
-    of_dark = look.run(stroke)
     button.click()
-    assert (button.text, look.run(ground)) == ("theme: light", light)
-    assert look.run(stroke) != of_dark
+    assert (button.text, look.run(ground), look.run(stroke)) == ("theme: light", light, of_light)
     look.browser.refresh()
     assert look.run(ground) == light  # kept
     look.one("#theme").click()

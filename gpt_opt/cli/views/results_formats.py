@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-import pandas as pd
 
 from analysis.answers import Answer, Setting
 from analysis.answers.compare import number_of
 from analysis.answers.words import remarks
 from analysis.parameters import format_value
+from analysis.tables import json_value
 from gpt_opt.cli.views.results import cells, is_number
 from gpt_opt.records.metrics import metric_label
 
@@ -76,19 +74,6 @@ def as_markdown(answer: Answer) -> str:
     return "\n".join([line(list(table)), f"| {' | '.join(rule)} |", *rows, "", note]) + "\n"
 
 
-def _json(value: Any) -> Any:
-    """Returns a value as JSON can hold it: NaN and infinite numbers are null."""
-    if isinstance(value, dict):
-        return {str(key): _json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json(item) for item in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    if value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
-        return None
-    return value
-
-
 def as_record(answer: Answer, sweep: str | None) -> dict[str, Any]:
     """Returns an answer as JSON values; what is not known is null."""
     comparison, shares = answer.comparison, answer.shares
@@ -121,7 +106,7 @@ def as_record(answer: Answer, sweep: str | None) -> dict[str, Any]:
         "remarks": remarks(answer),
         "settings": settings,
     }
-    return {key: _json(value) for key, value in record.items()}
+    return {key: json_value(value) for key, value in record.items()}
 
 
 def _samples(item: Setting) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.frame import RUN_COLUMNS, SWEEP_COLUMNS
+from analysis.run_table import RUN_COLUMNS, SWEEP_COLUMNS
 from gpt_opt.records.state import State
 
 ACCURACY = "eval/rewards/accuracies"

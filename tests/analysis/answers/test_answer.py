@@ -54,7 +54,7 @@ def test_a_best_setting_that_may_be_luck() -> None:
     assert (
         "the two may well be equal; were they not, it would take about 313 seeds a setting to tell" in found.sentence()
     )
-    assert found.comparison.not_distinguishable == (found.settings[1],)
+    assert [pair.other for pair in found.comparison.pairs if not pair.distinguishable] == [found.settings[1]]
 
 
 def test_how_many_seeds_would_tell() -> None:

@@ -116,6 +116,7 @@ def test_an_optimum_at_the_edge_of_the_grid() -> None:
     assert _edges({0.1: [0.9], 0.2: [0.6], 0.4: [0.7]}) == [
         "the best beta, 0.1, is the lowest that was tried: try 0.025 and 0.05 next"
     ]
+    assert _edges({0.0: [0.9], 0.2: [0.6], 0.4: [0.7]}) == []
     assert _edges({0.1: [0.5], 0.2: [0.8], 0.4: [0.7]}) == []
     assert _edges({0.1: [0.5], 0.2: [0.8], 0.4: [None]}) == [], "a value beyond is still to come"
 
@@ -123,7 +124,8 @@ def test_an_optimum_at_the_edge_of_the_grid() -> None:
 def test_values_go_on_as_the_grid_does() -> None:
     assert further_values([0.0, 0.1, 0.2], "highest") == [0.3, 0.4]
     assert further_values([1e-4, 1e-3], "highest") == [0.01, 0.1]
-    assert further_values([0.0, 0.1], "lowest") == [-0.2, -0.1]
+    assert further_values([-0.1, 0.1], "lowest") == [-0.5, -0.3]
+    assert further_values([0.0, 0.1], "lowest") == [], "of most parameters nothing is less than 0"
     assert further_values([1e-3], "only") == pytest.approx([1e-4, 3.16e-4, 3.16e-3, 1e-2])
     assert further_values([1e-3, 2e-3], "interior") == []
 
@@ -137,6 +139,9 @@ def test_integers_and_switches() -> None:
     found = settings(frame(*rows), ACCURACY)
     (edge,) = edges(found, max(found, key=lambda item: item.mean))
     assert (edge.key, edge.further) == ("training.training_params.batch_size", (128, 256))
+    rows = [run({"training.training_params.batch_size": size, "seed": 0}, 1 / size) for size in (1, 2, 4)]
+    found = settings(frame(*rows), ACCURACY)
+    assert edges(found, found[0]) == [], "there is no integer to try below 1"
 
 
 def test_an_edge_is_looked_for_beside_the_best_setting_and_in_a_random_search_among_all() -> None:

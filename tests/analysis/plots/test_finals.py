@@ -16,7 +16,6 @@ from matplotlib.patches import Rectangle
 from scipy import stats
 
 from analysis.plots import NothingToPlot, frontier, heat_map, parallel, parameter, sensitivity
-from analysis.sensitivity.budget import NothingToCompare
 from gpt_opt.errors import GptOptError
 from tests.analysis.plots.frames import ACCURACY, LR, NAME, grid, metric_frame, run_frame
 from tests.analysis.plots.texts import assert_readable, notes
@@ -220,6 +219,8 @@ def test_the_frontier_joins_what_no_other_setting_beats() -> None:
     ]
     assert notes(figure)[0] == "no other is better in both"
     assert_readable(figure)
+    (axes,) = frontier(runs, metrics, cost="time_s").axes
+    assert not [line for line in axes.get_lines() if line.get_alpha() == 0.45], "only a summary has it: no ways there"
     with pytest.raises(NothingToPlot, match=r"a value of eval/kl is needed.*there is eval/rewards/accuracies"):
         frontier(runs.drop(columns="eval/kl"))
     apart = runs.assign(**{"eval/kl": runs["eval/kl"].where(runs["loss.beta"] < 0.2)})
@@ -233,7 +234,7 @@ def test_sensitivity_is_a_line_an_optimizer() -> None:
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0.0001", "0.001", "0.01", "0.1", "1"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["muon", "adamw"]
     assert_readable(figure)
-    with pytest.raises(NothingToCompare, match=r"loss.beta is 0.1, 0.3; give"):
+    with pytest.raises(GptOptError, match=r"loss.beta is 0.1, 0.3; give"):
         sensitivity(run_frame([{NAME: "adamw", LR: 0.1, "loss.beta": beta, "eval/loss": 1.0} for beta in (0.1, 0.3)]))
 
 
