@@ -44,7 +44,7 @@ def fork(
         command: A script or `-m` and a module, and arguments.
         cwd: The working directory.
         streams: The descriptors of standard input, output and error.
-        path: Where Python imports from, without the script's own folder; empty for the server's own.
+        path: Where Python imports from, without the script's own folder; empty for PYTHONPATH and the server's own.
     """
     ignored = [int(number) for number in _PASSED_ON if signal.getsignal(number) is signal.SIG_IGN]
     connection = socket.socket(socket.AF_UNIX)
