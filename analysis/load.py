@@ -25,11 +25,10 @@ from analysis.run_rows import RunRow, id_in_name, read_run
 from analysis.run_table import run_entries
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.best_run import SWEEPS
-from gpt_opt.records.choices import active
 from gpt_opt.records.planned_configs import read_planned_configs
 from gpt_opt.records.run_dir import RunFolders, RunPaths, find_run_folders
 from gpt_opt.records.state import State, StateUnreadable, read_state
-from gpt_opt.records.sweep_dir import Sweep, SweepRun, find
+from gpt_opt.records.sweep_dir import Sweep, SweepRun, active, find
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,9 @@ from matplotlib.textpath import TextPath
 from analysis.parameters import short_names
 from analysis.plots.style import COLORS
 from gpt_opt.errors import counted
-from gpt_opt.records.choices import active
 from gpt_opt.records.metrics import greater_is_better, metric_label, metric_text
 from gpt_opt.records.state import State
-from gpt_opt.records.sweep_dir import Sweep, SweepRun
+from gpt_opt.records.sweep_dir import Sweep, SweepRun, active
 
 SIZE = 8.5
 """Of text, in points."""

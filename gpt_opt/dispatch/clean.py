@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 from gpt_opt.dispatch.stages import candidates
 from gpt_opt.errors import ConfigError, GptOptError, Problem
-from gpt_opt.records.choices import active, final_metric
+from gpt_opt.records.choices import final_metric
 from gpt_opt.records.claim import RunHeld, acquire
 from gpt_opt.records.io import read_lines
 from gpt_opt.records.metrics import USUAL, comparable, greater_is_better
 from gpt_opt.records.run_dir import RunFolders, RunPaths
 from gpt_opt.records.run_reference import OUTPUT_LEVELS
 from gpt_opt.records.state import State, read_run
-from gpt_opt.records.sweep_dir import Sweep, SweepRun, submissions
+from gpt_opt.records.sweep_dir import Sweep, SweepRun, active, submissions
 
 _REFERENCE = re.compile(r"(?:\brun:|-)([0-9a-f]{12})(?![0-9A-Za-z])")
 """A run in a config or an override: by its id, or by its directory, whose name ends in it."""

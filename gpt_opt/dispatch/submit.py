@@ -19,20 +19,18 @@ from gpt_opt.dispatch.jobs import living_jobs, unserved
 from gpt_opt.dispatch.start import Outcome, adopt, scripts, start_jobs, task_files
 from gpt_opt.errors import ConfigError, Problem, counted
 from gpt_opt.plan.dag import described, rule
-from gpt_opt.plan.planner import Plan, Run
+from gpt_opt.plan.planner import Plan
 from gpt_opt.plan.planner_of import planner_of
 from gpt_opt.plan.resources import needs, to_record
 from gpt_opt.records.io import append_records, to_json, write_text
 from gpt_opt.records.job_id import this_job
 from gpt_opt.records.planned_configs import text_of
-from gpt_opt.records.program import Program
 from gpt_opt.records.sweep_dir import (
     Shape,
     StageRecord,
     Submission,
     Sweep,
     SweepRun,
-    Workload,
     create,
     locked,
     numbers,
@@ -155,20 +153,11 @@ def _draft(request: Request, plan: Plan) -> tuple[Submission, list[SweepRun]]:
             run.number,
             run.parent,
             run.choice,
-            _workload(plan, run, request.app.program),
+            replace(run.workload, step_s=plan.step_s.get(run.workload.name)),
         )
         for run, resources in zip(plan.runs, needed, strict=True)
     ]
     return submission, runs
-
-
-def _workload(plan: Plan, run: Run, program: Program) -> Workload:
-    """Returns what is known of the time that a run takes."""
-    step_s = plan.step_s.get(run.workload)
-    if run.save_every is not None:
-        return Workload(run.workload, run.steps, run.save_every, step_s)
-    end = None if program.checkpoints else 1  # which nobody can go on from before
-    return Workload(run.workload, 1, end, step_s, whole=True)
 
 
 def _at_a_time(plan: Plan, needed: Sequence[Resources]) -> dict[Resources, int]:

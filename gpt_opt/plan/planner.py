@@ -21,13 +21,13 @@ from gpt_opt.plan.existing import Nearest, Status, nearest_run, status_of
 from gpt_opt.plan.findings import Findings
 from gpt_opt.plan.resources import SweepResources
 from gpt_opt.plan.validate import PointChecker
-from gpt_opt.records.choices import Choice, active
+from gpt_opt.records.choices import Choice
 from gpt_opt.records.code import Code, code_in
 from gpt_opt.records.former_choices import former_choices
 from gpt_opt.records.planned_configs import Change, ConfigChanges
 from gpt_opt.records.provenance import Inputs, inputs_in, read_provenance, recorded_inputs
 from gpt_opt.records.run_dir import RunPaths
-from gpt_opt.records.sweep_dir import run_name, submissions
+from gpt_opt.records.sweep_dir import SweepRun, Workload, active, submissions
 from gpt_opt.sweep.grid import load_grid
 from gpt_opt.sweep.json_file import read_json
 from gpt_opt.sweep.model import Grid, Resources, Space, Stage
@@ -35,52 +35,27 @@ from gpt_opt.sweep.overrides import target, to_override
 from gpt_opt.sweep.points import count, points
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One distinct run of a plan.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run(SweepRun):
+    """One distinct run of a plan; its `shape` is an index into the shapes of the plan.
 
     Attributes:
-        index: Its position among the distinct runs, from 0.
         point: Index of the first point of the grid that gives it.
-        run_id: Hash of its config.
-        run_dir: Where it lies, or will lie.
-        overrides: Hydra override strings that give its config.
         resources: What it needs from the cluster.
         status: What starting it would mean.
         step: Optimizer steps done.
         changed: Which files and modules have changed since, in words; "" where none has.
         code: What a done run was made with; None where that is not known.
-        stage: Name of its stage; "" in a sweep without stages.
-        number: Its position in the stage; runs of which one will be chosen share it.
-        parent: Index of the run that it starts from; None where that is none of the plan.
-        choice: Name of the choice that decides whether its parent is started from; "" for none.
-        workload: See `App.workload`.
-        steps: Steps of the whole run; None where they are not known.
-        save_every: Steps between two checkpoints; None where they are not known.
+        workload: What is known of its time; the seconds of a step are in `Plan.step_s`.
     """
 
-    index: int
     point: int
-    run_id: str
-    run_dir: str
-    overrides: tuple[str, ...]
     resources: Resources
     status: Status
     step: int
     changed: str = ""
     code: Code | None = None
-    stage: str = ""
-    number: int = 0
-    parent: int | None = None
-    choice: str = ""
-    workload: str = ""
-    steps: int | None = None
-    save_every: int | None = None
-
-    @property
-    def name(self) -> str:
-        """What people call it."""
-        return run_name(self.stage, self.number, self.index)
+    workload: Workload
 
     @property
     def change(self) -> str:
@@ -230,7 +205,6 @@ class Planner:
         def cost(runs: Iterable[Run]) -> CostEstimate:
             return estimate([draft.work[run.index] for run in runs if run.index in draft.work], samples, slots)
 
-        shapes = dict.fromkeys(run.resources for run in draft.runs)
         return Plan(
             grid=grid,
             points=draft.points,
@@ -239,10 +213,10 @@ class Planner:
             duplicates=draft.duplicates,
             uncounted=tuple(sorted(draft.uncounted)),
             configs=tuple(draft.configs),
-            costs={shape: cost(run for run in counted if run.resources == shape) for shape in shapes},
+            costs={shape: cost(run for run in counted if run.resources == shape) for shape in draft.shapes},
             stage_costs={stage.name: cost(run for run in counted if run.stage == stage.name) for stage in grid.stages},
             cost=cost(counted),
-            step_s=samples.known(run.workload for run in counted),
+            step_s=samples.known(run.workload.name for run in counted),
             removed=removed,
             choices=choices,
             code=self._app.code(),
@@ -372,6 +346,7 @@ class _Draft:
         self.findings = Findings()
         self.points = 0
         self.runs: list[Run] = []
+        self.shapes: dict[Resources, int] = {}
         self.duplicates: dict[int, int] = {}
         self.uncounted: set[str] = set()
         self.configs: list[Sequence[Change]] = []
@@ -438,16 +413,40 @@ class _Draft:
         status, step = status_of(self.app, paths) if exists else (Status.NEW, 0)
         before, code = _made_with(paths, status)
         changed = changed_since(before, self.app.inputs(config, memo)) if status is not Status.NEW else ""
-        facts = (composed.overrides, resources, status, step, changed, code)
-        kind = memo.of(self.app.workload, config)
-        place_of_run = (stage.name, number, origin.parent, origin.choice)
-        steps = self.app.steps(config)
-        self.runs.append(Run(len(self.runs), point, name, folder, *facts, *place_of_run, kind, *steps))
+        workload = self._workload(config, memo)
+        run = Run(
+            index,
+            name,
+            folder,
+            composed.overrides,
+            self.shapes.setdefault(resources, len(self.shapes)),
+            stage.name,
+            number,
+            origin.parent,
+            origin.choice,
+            workload=workload,
+            point=point,
+            resources=resources,
+            status=status,
+            step=step,
+            changed=changed,
+            code=code,
+        )
+        self.runs.append(run)
         if status in (Status.NEW, Status.RESUME, Status.FAILED):
-            self.work[index] = Work(kind, self.app.remaining(config, step), resources)
+            self.work[index] = Work(workload.name, self.app.remaining(config, step), resources)
             if (folder_of_runs := self.app.outputs(config)) is not None:
                 self.roots.add(folder_of_runs)
         return []
+
+    def _workload(self, config: Mapping[str, Any], memo: Remembered) -> Workload:
+        """Returns what is known of the time of a run."""
+        name = memo.of(self.app.workload, config)
+        steps, save_every = self.app.steps(config)
+        if save_every is not None:
+            return Workload(name, steps, save_every)
+        end = None if self.app.program.checkpoints else 1  # which nobody can go on from before
+        return Workload(name, 1, end, whole=True)
 
 
 def _shared(stage: Stage, run: Run) -> Problem:

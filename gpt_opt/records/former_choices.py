@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gpt_opt.records.choices import Choice, StagedRun, read_choices
-from gpt_opt.records.sweep_dir import submissions
+from gpt_opt.records.choices import Choice, read_choices
+from gpt_opt.records.sweep_dir import SweepRun, submissions
 
 
-def former_choices(parent: Path, runs: Sequence[StagedRun]) -> dict[str, Choice]:
+def former_choices(parent: Path, runs: Sequence[SweepRun]) -> dict[str, Choice]:
     """Returns the choices of the newest submission in `sweeps/<name>` that hold for a plan: those of equal candidates.
 
     A further run that starts from the best changes no choice; a further candidate does.
@@ -27,7 +27,7 @@ def former_choices(parent: Path, runs: Sequence[StagedRun]) -> dict[str, Choice]
     return found
 
 
-def _candidates(runs: Iterable[StagedRun]) -> dict[str, set[str]]:
+def _candidates(runs: Iterable[SweepRun]) -> dict[str, set[str]]:
     """Returns the ids of the runs of which each choice takes one."""
     ids: dict[int | None, str] = {}
     found: dict[str, set[str]] = {}

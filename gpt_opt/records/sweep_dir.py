@@ -13,15 +13,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from gpt_opt.errors import GptOptError, Problem, RequestError
-from gpt_opt.records.choices import active, read_choices
+from gpt_opt.records.choices import read_choices
 from gpt_opt.records.io import lock, now, read_json_object, read_lines, sync, to_json, write_text
 from gpt_opt.records.program import Program
 from gpt_opt.records.run_dir import RunFolders, RunPaths
-
-
-def run_name(stage: str, number: int, index: int) -> str:
-    """Returns what people call a run of a sweep: its index, or `STAGE/NUMBER`."""
-    return f"{stage}/{number}" if stage else str(index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +78,8 @@ class SweepRun:
 
     @property
     def name(self) -> str:
-        """What people call it."""
-        return run_name(self.stage, self.number, self.index)
+        """What people call it: its index, or `STAGE/NUMBER`."""
+        return f"{self.stage}/{self.number}" if self.stage else str(self.index)
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> SweepRun:
@@ -104,6 +99,27 @@ class SweepRun:
         """Returns the files of the run, which the id finds; those who ask for many runs share `folders`."""
         found = (folders or RunFolders()).find(os.path.dirname(self.run_dir), self.run_id)
         return RunPaths(Path(found or self.run_dir))
+
+
+def active(runs: Iterable[SweepRun], chosen: Mapping[str, int]) -> set[int]:
+    """Returns the indices of the runs of a sweep that will be made, or were: where one of several is chosen, only that.
+
+    Args:
+        runs: Of the plan, in order.
+        chosen: Name of a choice to the index of the run that it chose. Of one that is missing, or chose a run which
+            will not be made itself, the first stands for it.
+    """
+    found: set[int] = set()
+    parents: dict[str, int] = {}
+    for run in runs:
+        if run.parent is not None and run.parent not in found:
+            continue
+        if run.choice and run.parent is not None:
+            recorded = chosen.get(run.choice, run.parent)
+            if parents.setdefault(run.choice, recorded if recorded in found else run.parent) != run.parent:
+                continue
+        found.add(run.index)
+    return found
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,10 @@ from gpt_opt.own_app.app import own_app
 from gpt_opt.plan.dag import Parent, described, origins, rule
 from gpt_opt.plan.planner import override_lists
 from gpt_opt.records.attempts import note_retry
-from gpt_opt.records.choices import active
 from gpt_opt.records.former_choices import former_choices
 from gpt_opt.records.io import to_json, write_text
 from gpt_opt.records.state import State
-from gpt_opt.records.sweep_dir import Shape, StageRecord, Submission, Sweep, SweepRun, create
+from gpt_opt.records.sweep_dir import Shape, StageRecord, Submission, Sweep, SweepRun, active, create
 from gpt_opt.sweep.grid import parse_grid
 from gpt_opt.sweep.model import Resources, Stage
 from gpt_opt.sweep.points import count

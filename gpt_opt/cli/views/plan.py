@@ -146,14 +146,13 @@ def as_text(plan: Plan, width: int | None = None) -> str:
 
 def as_record(plan: Plan) -> dict[str, Any]:
     """Returns the plan as JSON values."""
-    number = {shape: index for index, shape in enumerate(plan.shapes)}
     items = [
         {
             "index": run.index,
             "run_id": run.run_id,
             "run_dir": run.run_dir,
             "overrides": list(run.overrides),
-            "shape": number[run.resources],
+            "shape": run.shape,
             "stage": run.stage or None,
             "number": run.number,
             "parent": run.parent,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from gpt_opt.records.choices import StagedRun
 from gpt_opt.records.run_reference import RunReference
+from gpt_opt.records.sweep_dir import SweepRun
 from gpt_opt.sweep.model import START_KEYS
 from gpt_opt.sweep.varying import common_and_varying
 
 _BAR = 20
 
 
-def shown_overrides(run: StagedRun, names: Mapping[str, str], waits: str = "") -> tuple[str, ...]:
+def shown_overrides(run: SweepRun, names: Mapping[str, str], waits: str = "") -> tuple[str, ...]:
     """Returns the overrides of a run in which the run that it starts from has the name that people know.
 
     Args:
@@ -48,12 +48,12 @@ def common_and_shown(runs: Iterable[tuple[str, Sequence[str]]]) -> tuple[dict[st
     return common, varying
 
 
-def names_of(runs: Iterable[StagedRun]) -> dict[str, str]:
+def names_of(runs: Iterable[SweepRun]) -> dict[str, str]:
     """Returns the names of runs that others may start from, by run id; none in a sweep without stages."""
     return {run.run_id: run.name for run in runs if run.stage}
 
 
-def tree(stages: Sequence[str], runs: Sequence[StagedRun]) -> Iterator[tuple[str, str]]:
+def tree(stages: Sequence[str], runs: Sequence[SweepRun]) -> Iterator[tuple[str, str]]:
     """Yields each stage with its name as it stands in the tree: `└ dpo` below what it starts from."""
     stage_of = {run.index: run.stage for run in runs}
     parents = {run.stage: stage_of.get(run.parent) for run in runs if run.parent is not None}

@@ -22,14 +22,13 @@ from gpt_opt.errors import GptOptError
 from gpt_opt.plan.resources import from_record
 from gpt_opt.records import stop_requests as control
 from gpt_opt.records.attempts import CAUSES, Attempt, note_end, note_start, read_history
-from gpt_opt.records.choices import active
 from gpt_opt.records.claim import read_claim
 from gpt_opt.records.io import now
 from gpt_opt.records.process import this_process
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.speeds import Speeds, read_speeds
 from gpt_opt.records.state import RunState, State, StateUnreadable, is_done, read_state
-from gpt_opt.records.sweep_dir import Sweep, SweepRun
+from gpt_opt.records.sweep_dir import Sweep, SweepRun, active
 from gpt_opt.run.outputs import write_line
 from gpt_opt.run.signals import WARNINGS, end_with_parent, handled, stop_signals
 
