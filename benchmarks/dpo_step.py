@@ -54,6 +54,7 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from gpt_opt.config.checks.batches import accumulation_steps, micro_batch_size
+from gpt_opt.config.schedules import phases_of
 from gpt_opt.config.schema import register
 from gpt_opt.run.resolvers import plain_config, register_resolvers
 from gpt_opt.training.build import build, build_trainer
@@ -61,7 +62,6 @@ from gpt_opt.training.data.mixture import build_dataset
 from gpt_opt.training.data.order import TrainingOrder
 from gpt_opt.training.distributed import fresh_accelerate
 from gpt_opt.training.interface import Folder, Hooks
-from gpt_opt.training.optimizers import phases_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SKIPPED_STEPS = 5

@@ -29,6 +29,7 @@ from gpt_opt.config.checks.batches import (
 )
 from gpt_opt.config.checks.losses import keeps_reference, precomputes
 from gpt_opt.config.inputs import module_inputs
+from gpt_opt.config.schedules import lr_factor, phases_of
 from gpt_opt.errors import DataError, Problem
 from gpt_opt.records.provenance import Inputs
 from gpt_opt.training.callbacks import EvalSaveCallback, ProgressBar
@@ -55,7 +56,6 @@ from gpt_opt.training.models.fingerprint import fingerprint
 from gpt_opt.training.models.lora import add_adapters
 from gpt_opt.training.models.mup import optimizer_with_rates
 from gpt_opt.training.objectives import Objective, objective_of
-from gpt_opt.training.optimizers import lr_factor, phases_of
 from gpt_opt.training.optimizers.evaluation_weights import EvaluationWeights
 from gpt_opt.training.parts import Parts
 from gpt_opt.training.reference_logps import reference_logps_of

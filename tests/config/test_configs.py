@@ -11,7 +11,6 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from gpt_opt.config.checks.constraints import constraint_problems
-from gpt_opt.config.checks.optimizer import SCHEDULES
 from gpt_opt.config.schema import register
 from gpt_opt.run.resolvers import plain_config, register_resolvers
 from gpt_opt.training.data.shards import write_shard
@@ -92,12 +91,6 @@ def test_every_key_has_a_comment(file: Path) -> None:
     own = re.split(r"^hydra:", text, flags=re.M)[0].partition("_self_")[2] or text
     bare = [line for line in own.splitlines() if re.match(r"\s*\w+: *[^#\s]", line) and " # " not in line]
     assert bare == []
-
-
-def test_the_names_of_the_schedules_are_those_that_exist() -> None:
-    from gpt_opt.training.optimizers.schedules import SCHEDULES as FORMULAS
-
-    assert tuple(FORMULAS) == SCHEDULES
 
 
 def test_a_mixture_is_written_as_its_file_says(tmp_path: Path) -> None:

@@ -16,19 +16,16 @@ from transformers import (
     get_wsd_schedule,
 )
 
+from gpt_opt.config.schedules import SCHEDULES, Phases, lr_factor, phases_of
 from gpt_opt.errors import ConfigError
 from gpt_opt.training.optimizers import (
     NamedParameter,
-    Phases,
     Role,
     build_optimizer,
     load_state_by_name,
-    lr_factor,
     named_parameters,
-    phases_of,
     state_by_name,
 )
-from gpt_opt.training.optimizers.schedules import SCHEDULES
 
 
 def factors(schedule: str, steps: int, phases: Phases) -> list[float]:

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gpt_opt.config.schedules import SCHEDULES, exponential_of
 from gpt_opt.errors import Problem
 
-SCHEDULES = (
-    *("constant", "warm-up-constant", "warm-up-cosine", "warm-up-linear", "constant-linear", "wsd"),
-    *("linear", "sqrt"),
-)
-"""Learning rate schedules; `gpt_opt.training.optimizers.schedules` has their formulas. Beside them: exponential_S_G."""
-
 _WITHOUT_PHASES = frozenset({"constant", "linear", "sqrt"})
-_EXPONENTIAL = re.compile(r"exponential_(\d+)_(\d*\.?\d+)")
 
 _OPTIMIZER = "optimizer.optimizer_params"
 _WARMUP = "training.training_params.warmup_steps"
-
-
-def exponential_of(schedule: str) -> tuple[int, float] | None:
-    """Returns S and G of the schedule exponential_S_G, after every S steps times G; None of any other name."""
-    match = _EXPONENTIAL.fullmatch(schedule)
-    every, factor = (int(match[1]), float(match[2])) if match else (0, 0.0)
-    return (every, factor) if every >= 1 and 0 < factor <= 1 else None
 
 
 def schedule_problems(config: Mapping[str, Any]) -> Iterator[Problem]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpt_opt.config.checks.optimizer import exponential_of
+_EXPONENTIAL = re.compile(r"exponential_(\d+)_(\d*\.?\d+)")
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,13 @@ def phases_of(params: Mapping[str, Any], warmup_steps: int | None, total_steps: 
     first = warmup_steps if warmup_steps is not None else int((params["warm_up_fraction"] or 0.0) * total_steps)
     fraction = params.get("decay_fraction")
     return Phases(first, total_steps, int((_WSD_DECAY if fraction is None else fraction) * total_steps))
+
+
+def exponential_of(schedule: str) -> tuple[int, float] | None:
+    """Returns S and G of the schedule exponential_S_G, after every S steps times G; None of any other name."""
+    match = _EXPONENTIAL.fullmatch(schedule)
+    every, factor = (int(match[1]), float(match[2])) if match else (0, 0.0)
+    return (every, factor) if every >= 1 and 0 < factor <= 1 else None
 
 
 def lr_factor(schedule: str, step: int, phases: Phases) -> float:
