@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from gpt_opt.config.nested import Config
 from gpt_opt.config.remember import Remembered
 from gpt_opt.errors import Problem
 from gpt_opt.records.code import Code, this_code
@@ -18,8 +19,6 @@ from gpt_opt.records.program import Program
 from gpt_opt.records.run_id import Identity
 from gpt_opt.records.run_reference import RunReference
 from gpt_opt.sweep.model import Resources
-
-Config = Mapping[str, Any]
 
 
 class Source(Protocol):

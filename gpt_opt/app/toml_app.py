@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt_opt.app.app import App, Checks, Config, Finder, Source, StartKeys
+from gpt_opt.app.app import App, Checks, Finder, Source, StartKeys
 from gpt_opt.app.code import FOLDER, code_of
 from gpt_opt.app.command import parse_command, scalar_text
 from gpt_opt.app.keys import RUN_FIELDS, fields
 from gpt_opt.app.label import label
 from gpt_opt.app.settings import SETTINGS_FILE, AppSettings
-from gpt_opt.config.nested import value_at
+from gpt_opt.config.nested import Config, value_at
 from gpt_opt.config.yaml_files import ConfigFile
 from gpt_opt.errors import ConfigError, Problem
 from gpt_opt.records.code import Code

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from gpt_opt.config.checks.data import DATA_SUFFIXES
-from gpt_opt.config.nested import value_at, with_value
+from gpt_opt.config.nested import Config, value_at, with_value
 from gpt_opt.config.remember import Remembered
 from gpt_opt.errors import GptOptError, RequestError
 from gpt_opt.records.best_run import BEST, best_run
 from gpt_opt.records.run_dir import RunPaths, result_checkpoint
 from gpt_opt.records.run_reference import RunIndex, RunReference, checkpoint_of
 from gpt_opt.records.state import State, read_run
-
-Config = Mapping[str, Any]
 
 EMBEDDED = "embedded"
 """Value of `model.archive` for the weights that the project ships."""

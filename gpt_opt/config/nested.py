@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+Config = Mapping[str, Any]
+"""A resolved config, as plain containers."""
+
 
 def value_at(node: Any, key: str) -> Any:
     """Returns what a dotted key has in nested mappings; None where it has nothing."""

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from gpt_opt.app.app import App, Checks, Config, Finder, Source, StartKeys
+from gpt_opt.app.app import App, Checks, Finder, Source, StartKeys
 from gpt_opt.config.checks.batches import batch_problems
 from gpt_opt.config.files import references, with_real_paths
 from gpt_opt.config.inputs import inputs_of
+from gpt_opt.config.nested import Config
 from gpt_opt.config.remember import Remembered
 from gpt_opt.config.schema import JOB_NAME, VERSION_BASE, Root, register
 from gpt_opt.errors import Problem

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from gpt_opt.app.app import Checks, Config, Source
+from gpt_opt.app.app import Checks, Source
 from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.config.checks.models import listed_model
+from gpt_opt.config.nested import Config
 from gpt_opt.config.remember import Remembered
 from gpt_opt.errors import Problem
 from gpt_opt.own_app.added_keys import AddedKeys

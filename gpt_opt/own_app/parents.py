@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 
-from gpt_opt.app.app import Config
 from gpt_opt.config.checks.architecture import is_fixed
 from gpt_opt.config.files import BYTES, references, starts
-from gpt_opt.config.nested import value_at
+from gpt_opt.config.nested import Config, value_at
 from gpt_opt.config.remember import Remembered
 from gpt_opt.errors import GptOptError, Problem, RequestError
 from gpt_opt.records.best_run import BEST, best_run

@@ -29,6 +29,7 @@ from gpt_opt.config.checks.batches import (
 )
 from gpt_opt.config.checks.losses import keeps_reference, precomputes
 from gpt_opt.config.inputs import module_inputs
+from gpt_opt.config.nested import Config
 from gpt_opt.config.schedules import lr_factor, phases_of
 from gpt_opt.errors import DataError, Problem
 from gpt_opt.records.provenance import Inputs
@@ -63,8 +64,6 @@ from gpt_opt.training.sharding import sharding_arguments
 from gpt_opt.training.trainer import ObjectiveTrainer, Task
 
 log = logging.getLogger(__name__)
-
-Config = Mapping[str, Any]
 
 _NOT_LOSS_ARGUMENTS = frozenset({"name", "use_ref_model", "ref_model_id", "precompute_ref_log_probs"})
 

@@ -41,10 +41,8 @@ from gpt_opt.training.trainer import ObjectiveTrainer
 
 log = logging.getLogger(__name__)
 
-Config = Mapping[str, Any]
 
-
-def train(config: Config, folder: Folder, hooks: Hooks, inputs: Inputs | None = None) -> Result | None:
+def train(config: Mapping[str, Any], folder: Folder, hooks: Hooks, inputs: Inputs | None = None) -> Result | None:
     """Trains to the end, from the last checkpoint where there is one.
 
     Args:

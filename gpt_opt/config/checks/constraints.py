@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from gpt_opt.config.checks.architecture import length_problems, mup_problems, shape_problems
 from gpt_opt.config.checks.batches import batch_problems, batch_size
@@ -23,11 +22,10 @@ from gpt_opt.config.checks.sampling import sampling_problems
 from gpt_opt.config.checks.sharding import sharding_problems
 from gpt_opt.config.checks.targets import target_problems
 from gpt_opt.config.checks.trackers import tracker_problems
+from gpt_opt.config.nested import Config
 from gpt_opt.config.remember import Remembered
 from gpt_opt.config.suggest import UNKNOWN_KEY
 from gpt_opt.errors import Problem
-
-Config = Mapping[str, Any]
 
 _TRAINING = "training.training_params"
 

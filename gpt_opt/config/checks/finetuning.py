@@ -11,8 +11,6 @@ from gpt_opt.errors import Problem
 from gpt_opt.records.metrics import EVALUATION, comparable, greater_is_better
 from gpt_opt.records.run_reference import RunReference
 
-Config = Mapping[str, Any]
-
 DEFAULT_METRIC = "eval/loss"
 
 _KEYS = "training.finetuning"
@@ -24,7 +22,7 @@ def is_greater_better(keys: Mapping[str, Any]) -> bool:
     return bool(greater_is_better(keys["metric_for_best_model"] or DEFAULT_METRIC) if given is None else given)
 
 
-def finetuning_problems(config: Config) -> Iterator[Problem]:
+def finetuning_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     """Checks the keys of training.finetuning, one by one and against each other."""
     keys = config["training"]["finetuning"]
     yield from _choice(keys)

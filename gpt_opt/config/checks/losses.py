@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gpt_opt.config.nested import Config
 from gpt_opt.errors import Problem
-
-Config = Mapping[str, Any]
 
 LOSS_TYPES: dict[str, frozenset[str]] = {
     "sigmoid": frozenset({"label_smoothing", "reference_free"}),

@@ -10,14 +10,13 @@ from typing import Any
 from gpt_opt.config.checks.losses import has_reference, keeps_reference
 from gpt_opt.config.contents import model_files, pointer, pointer_in
 from gpt_opt.config.files import WEIGHT_KEYS, file_values
+from gpt_opt.config.nested import Config
 from gpt_opt.config.remember import Remembered
 from gpt_opt.config.suggest import checkpoint_of_run, existing_path
 from gpt_opt.errors import Problem
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.run_reference import RunReference
 from gpt_opt.records.state import read_run
-
-Config = Mapping[str, Any]
 
 ALL_LINEAR = "all-linear"
 """Value of `lora.target_modules` for every linear module but the output, in PEFT's words."""

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from gpt_opt.config.checks.batches import batch_size, nearest
+from gpt_opt.config.nested import Config
 from gpt_opt.config.shards import TRAIN, VALIDATION, Meta, find_shards, read_meta
 from gpt_opt.errors import DataError, Problem
-
-Config = Mapping[str, Any]
 
 LM = "gpt_opt.training.losses.LM"
 SHARDS = "gpt_opt.training.data.build_shards"

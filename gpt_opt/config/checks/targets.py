@@ -7,10 +7,8 @@ from typing import Any
 
 from gpt_opt.errors import Problem
 
-Config = Mapping[str, Any]
 
-
-def target_problems(config: Config) -> Iterator[Problem]:
+def target_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     """Checks that every object says what makes it, and a model what it is called and which tokenizer it has."""
     model = config["model"]
     for key in ("name", "tokenizer_name_or_path", "_target_"):
