@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gpt_opt.records.io import read_json_object
+from gpt_opt.records.run_id import leaves
 from gpt_opt.records.step_log import read_metrics
 
 log = logging.getLogger(__name__)
@@ -81,18 +82,7 @@ def read_object(path: Path, problems: Problems) -> dict[str, Any] | None:
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the leaves of a nested config by dotted key, in order; an empty object is given as JSON text."""
-    flat: dict[str, Any] = {}
-    stack = [("", iter(config.items()))]
-    while stack:
-        prefix, items = stack[-1]
-        for key, value in items:
-            if type(value) is dict and value:
-                stack.append((f"{prefix}{key}.", iter(value.items())))
-                break
-            flat[prefix + key] = "{}" if value == {} else value
-        else:
-            stack.pop()
-    return flat
+    return {key: "{}" if value == {} else value for key, value in leaves(config).items()}
 
 
 def read_rows(path: Path, problems: Problems) -> list[dict[str, Any]]:

@@ -81,7 +81,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _read(paths: RunPaths, problems: Problems) -> _Record:
-    config = dict(flatten(read_object(paths.config, problems) or {}))
+    config = flatten(read_object(paths.config, problems) or {})
     provenance = read_object(paths.provenance, problems) or {}
     summary = read_object(paths.summary, problems) or {}
     record = read_run(paths)
@@ -125,7 +125,7 @@ def _data(provenance: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str
     if isinstance(digest := summary.get("data_fingerprint"), str):
         found["tokenized data"] = digest[:_SHORT]
     if isinstance(rows := summary.get("data"), dict):
-        found |= dict(flatten(rows))
+        found |= flatten(rows)
     return found
 
 

@@ -129,7 +129,7 @@ class Identity:
 
         NaN is the same as NaN.
         """
-        there, here = _flat(self.part(existing)), _flat(self.part(planned))
+        there, here = leaves(self.part(existing)), leaves(self.part(planned))
         pairs = {key: (there.get(key, _ABSENT), here.get(key, _ABSENT)) for key in sorted({*there, *here})}
         return {
             key: (a, b) for key, (a, b) in pairs.items() if type(a) is not type(b) or (a != b and repr(a) != repr(b))
@@ -144,14 +144,17 @@ run_id = TRAINING.run_id
 _ABSENT = "(absent)"
 
 
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+def leaves(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what lies at the ends of nested dicts by dotted key, in order; an empty dict is such an end."""
     flat: dict[str, Any] = {}
-    stack = [("", config)]
+    stack = [("", iter(config.items()))]
     while stack:
-        prefix, node = stack.pop()
-        for key, value in node.items():
-            if isinstance(value, Mapping) and value:
-                stack.append((f"{prefix}{key}.", value))
-            else:
-                flat[f"{prefix}{key}"] = value
+        prefix, items = stack[-1]
+        for key, value in items:
+            if isinstance(value, dict) and value:
+                stack.append((f"{prefix}{key}.", iter(value.items())))
+                break
+            flat[prefix + key] = value
+        else:
+            stack.pop()
     return flat
