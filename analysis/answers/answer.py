@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +114,7 @@ def answer(
     cost: str = TIME,
     target: float | None = None,
     metrics: pd.DataFrame | None = None,
+    of_sweep: Mapping[str, str] | None = None,
 ) -> Answer:
     """Answers what a sweep was made for: which setting is the best, and how sure that is.
 
@@ -128,11 +129,15 @@ def answer(
         cost: What the Pareto front is against: `time_s`, `tokens`, or `gpu_s` where the frame has it.
         target: A value of the metric: how long do runs take to it?
         metrics: What `load_metrics` returned of the same runs, for `target`.
+        of_sweep: Name and goal of the metric that the sweep file has, which is the one where none is named.
 
     Raises:
         RequestError: If the runs have no such metric, no such config key, or no such stage.
         GptOptError: If nothing says which direction of the metric is better.
     """
+    if of_sweep and metric in (None, of_sweep["name"]):
+        metric, goal = of_sweep["name"], goal or of_sweep["goal"]
+        runs = runs if metric in runs.columns else runs.assign(**{metric: math.nan})  # no run has come so far
     over = find_column(runs, over) if over != OVER else over
     runs, names = of_stage(with_absent_values(runs), stage, over)
     name = usual_metric(runs) if metric is None else find_metric(runs, metric)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,6 @@ from gpt_opt.errors import Problem, RequestError, counted
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.answers import Answer
     from analysis.report import Source
     from gpt_opt.dispatch.sweep_status import SweepStatus
     from gpt_opt.records.sweep_dir import Sweep
@@ -82,6 +80,7 @@ class Reader:
 
     def _read_sweep(self, sweep: Sweep) -> tuple[Source, str]:
         from analysis import load_metrics, load_runs
+        from analysis.answers import answer
         from analysis.report import Source
         from gpt_opt.cli.views import status as views
         from gpt_opt.dispatch.sweep_status import gather
@@ -93,7 +92,7 @@ class Reader:
             runs=runs,
             metrics=metrics,
             base=Path(status.submission.cwd),
-            answer=self._answer(runs, status.submission.metric or {}),
+            answer=answer(runs, self._metric, of_sweep=status.submission.metric),
             sweep=sweep,
             status=record,
             failures=record["failures"],
@@ -104,6 +103,7 @@ class Reader:
 
     def _read_folder(self) -> tuple[Source, str]:
         from analysis import load_metrics, load_runs
+        from analysis.answers import answer
         from analysis.report import Source
         from gpt_opt.records.state import State
 
@@ -117,7 +117,7 @@ class Reader:
             runs=runs,
             metrics=metrics,
             base=Path.cwd(),
-            answer=self._answer(runs, {}),
+            answer=answer(runs, self._metric),
             sweep=None,
             status=None,
             failures=_failures(runs),
@@ -125,15 +125,6 @@ class Reader:
             is_over=not running,
         )
         return source, f"{counted(len(runs), 'run')}, {running} running"
-
-    def _answer(self, runs: pd.DataFrame, of_sweep: Mapping[str, str]) -> Answer:
-        from analysis.answers import answer
-
-        metric, goal = self._metric, None
-        if of_sweep and metric in (None, of_sweep["name"]):
-            metric, goal = of_sweep["name"], of_sweep["goal"]
-            runs = runs if metric in runs.columns else runs.assign(**{metric: math.nan})  # no run has come so far
-        return answer(runs, metric, goal=goal)
 
 
 def _notes(runs: pd.DataFrame, metrics: pd.DataFrame, of_status: Sequence[str] = ()) -> list[str]:

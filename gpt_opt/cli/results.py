@@ -73,26 +73,25 @@ def results(
         raise ConfigError(
             [Problem(str(where), "must hold runs, but there are none in it", "gptopt submit starts some")]
         )
-    of_sweep = {} if sweep is None else _metric(sweep, stage)
-    if of_sweep and metric in (None, of_sweep["name"]):
-        metric, goal = of_sweep["name"], goal or of_sweep["goal"]
-        runs = runs if metric in runs.columns else runs.assign(**{metric: math.nan})
+    own = None if sweep is None else _metric(sweep, stage)
     curves = None if target is None else load_metrics(where) if sweep is None else load_metrics(sweep=sweep.root)
     runs = with_gpu_seconds(runs) if cost == "gpu_s" else runs
-    found = answer(runs, metric, by or None, over, stage=stage, goal=goal, cost=cost, target=target, metrics=curves)
+    found = answer(
+        runs, metric, by or None, over, stage=stage, goal=goal, cost=cost, target=target, metrics=curves, of_sweep=own
+    )
     _print(found, sweep, runs, "json" if as_json else form, problems)
     _write_next(found, sweep, runs, seeds, extend)
     return _code(found)
 
 
-def _metric(sweep: Sweep, stage: str | None) -> dict[str, str]:
-    """Returns name and goal of the metric that a sweep file has for its end, or for a stage; {} for none."""
+def _metric(sweep: Sweep, stage: str | None) -> dict[str, str] | None:
+    """Returns name and goal of the metric that a sweep file has for its end, or for a stage; None for none."""
     submission = sweep.submission()
     stages = {run.index: run.stage for run in sweep.runs}
     if stage is None or not submission.stages or stage == submission.stages[-1].name:
-        return submission.metric or {}
+        return submission.metric
     after = {run.stage for run in sweep.runs if run.parent is not None and stages[run.parent] == stage}
-    return next((item.metric for item in submission.stages if item.name in after and item.metric), {})
+    return next((item.metric for item in submission.stages if item.name in after and item.metric), None)
 
 
 def _print(found: Answer, sweep: Sweep | None, runs: pd.DataFrame, form: str, problems: list[str]) -> None:
