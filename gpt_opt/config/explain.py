@@ -75,9 +75,9 @@ _EXAMPLES = {
 
 def missing_problem(key: str, config_dir: Path | None, choices: Mapping[str, str]) -> Problem:
     """Returns the problem of a mandatory key that nobody gave: what it means and what to type."""
-    meaning = comment_of(key, config_dir, choices)
+    meaning, (of_list, bracket, _) = comment_of(key, config_dir, choices), key.partition("[")
     return Problem(
         key,
         "is mandatory and has no default" + (f": {meaning}" if meaning else ""),
-        f"add for example: {key}={_EXAMPLES.get(key, 'VALUE')}",
+        f"give the whole list: {of_list}=[...]" if bracket else f"add for example: {key}={_EXAMPLES.get(key, 'VALUE')}",
     )

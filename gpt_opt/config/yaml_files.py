@@ -56,7 +56,7 @@ class Entry:
     @property
     def names(self) -> list[str]:
         """Its options as they are found from the root."""
-        return [f"{self.group}/{option}".removeprefix("/") for option in self.options]
+        return [f"{self.group}/{option}" if self.group else option for option in self.options]
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class ConfigFile:
         *words, name = text.split() or [""]
         name = name.partition("@")[0]
         if not name.startswith(("/", "hydra/")):
-            name = f"{self.name.rpartition('/')[0]}/{name}"
+            name = "/".join(filter(None, [self.name.rpartition("/")[0], name]))
         name = name.removeprefix("/")
         if value is None:
             group, _, option = name.rpartition("/")

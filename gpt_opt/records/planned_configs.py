@@ -83,13 +83,14 @@ def _read(file: Path, only: str | None = None) -> Iterator[tuple[str, dict[str, 
     first: dict[str, Any] = {}
     with suppress(OSError, ValueError, LookupError, TypeError, AttributeError), file.open(encoding="utf-8") as stream:
         for number, record in enumerate(map(json.loads, stream)):
-            is_asked_for = only in (None, record["run_id"])
+            run_id = str(record["run_id"])
+            is_asked_for = only in (None, run_id)
             if number == 0 or is_asked_for:
                 config = copy.deepcopy(first)
                 _apply(config, record["changes"])
                 first = config if number == 0 else first
             if is_asked_for:
-                yield record["run_id"], config
+                yield run_id, config
 
 
 def _apply(config: dict[str, Any], changes: Iterable[Any]) -> None:

@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from gpt_opt.app.label import label
 from gpt_opt.config.checks.models import listed_model
-from gpt_opt.config.explain import missing_keys
+from gpt_opt.config.explain import missing_keys, missing_problem
 from gpt_opt.config.files import with_real_paths
-from gpt_opt.errors import ConfigError, Problem
+from gpt_opt.errors import ConfigError
 from gpt_opt.records.run_dir import RunFolders, make_run_dir, path_part, run_dir_name
 from gpt_opt.records.run_id import TRAINING, run_id
 
@@ -48,7 +48,7 @@ def plain_config(config: DictConfig) -> dict[str, Any]:
     """
     with without_hydra(config) as own:
         if missing := sorted(missing_keys(OmegaConf.to_container(own))):
-            raise ConfigError([Problem(key, "is mandatory and has no default", f"add {key}=VALUE") for key in missing])
+            raise ConfigError([missing_problem(key, None, {}) for key in missing])
         return with_real_paths(cast("dict[str, Any]", OmegaConf.to_container(own, resolve=True, enum_to_str=True)))
 
 

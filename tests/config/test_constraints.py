@@ -38,7 +38,9 @@ def test_a_value_that_is_missing_in_a_list_is_named_too() -> None:
         config = compose("config", overrides=["callbacks=[{_target_: mine.Name, size: ???}]"])
     with pytest.raises(ConfigError) as caught:
         plain_config(config)
+    missing, _ = caught.value.problems
     assert [problem.where for problem in caught.value.problems] == ["callbacks[0].size", "loss.beta"]
+    assert missing.fix == "give the whole list: callbacks=[...]"
 
 
 @pytest.mark.parametrize(

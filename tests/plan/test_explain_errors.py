@@ -60,6 +60,7 @@ EXPERIMENTS = [
     ("defaults:\n  - override /loss: [dpo, sft]", "3: the keys of dpo and sft, options of the group loss,", "one of"),
     ("defaults:\n  - override /model: [gpt-tiny, hf]", "3: the keys of gpt-tiny and hf, options of the group mo", ""),
     ("defaults:\n  - /exp: [e36]", "3: exp/e36 leads back to this file", "leave it out"),
+    ("defaults:\n  - '@x': e37", "3: exp/e37 leads back to this file", "leave it out"),
 ]
 OPTIONS = [
     (

@@ -53,3 +53,5 @@ def test_what_is_not_recorded_is_not_known(tmp_path: Path) -> None:
     assert planned_config(file, "run1") is None
     assert read_planned_configs(file) == {"run0": {"seed": 0}}
     assert read_planned_configs(tmp_path / "absent") == {}
+    file.write_text(text_of([("run0", [(["seed"], (0,))])]) + '{"run_id": ["b"], "changes": []}\n')
+    assert read_planned_configs(file)["run0"] == {"seed": 0}

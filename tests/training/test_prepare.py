@@ -272,5 +272,5 @@ def test_a_data_set_of_the_hub_that_fails_without_a_word_is_named(monkeypatch: p
         raise OSError
 
     monkeypatch.setattr("datasets.load_dataset", fail)
-    with pytest.raises(DataError, match="hf:some/texts is not"):
+    with pytest.raises(DataError, match="hf:some/texts is not: OSError"):
         list(hub_pieces("some/texts", None, "train", "text", streamed=True, skip=0))

@@ -199,7 +199,8 @@ def hub_pieces(name: str, subset: str | None, split: str, column: str, streamed:
     try:
         rows: Any = datasets.load_dataset(name, subset, split=split, streaming=streamed)
     except (OSError, ValueError, RuntimeError) as error:
-        problem = f"must be a data set that `datasets` can load, but {HUB}{name} is not: {first_line(error)}"
+        reason = first_line(error) or type(error).__name__
+        problem = f"must be a data set that `datasets` can load, but {HUB}{name} is not: {reason}"
         raise DataError([Problem("--input", problem, "check --subset and --split, and the network")]) from error
     if (columns := rows.column_names) and column not in columns:
         raise DataError([Problem("--text-column", f"must be one of {', '.join(columns)}, but is {column}")])

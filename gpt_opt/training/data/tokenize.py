@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -148,26 +148,32 @@ def _encode_preferences(records: Sequence[Record], tokenizer: Any, special: tupl
 
 
 def _encode_demonstrations(records: Sequence[Any], tokenizer: Any, special: tuple[int, ...]) -> list[Ids]:
-    eos, problems = tokenizer.eos_token_id, list[Problem]()
+    eos = tokenizer.eos_token_id
     found: list[list[Piece]] = []
-    for record in records:
-        try:
-            found.append(pieces(record, tokenizer))
-        except _NOT_RENDERED as error:
-            problems.append(_not_rendered(record, error))
-    require(iter(problems))
-    texts = iter(_ids(tokenizer, [piece for record in found for piece, _ in record if isinstance(piece, str)]))
     whole: list[Ids] = []
-    for record, row in zip(records, found, strict=True):
-        prompt, ids = _joined([(next(texts) if isinstance(piece, str) else piece, learned) for piece, learned in row])
-        if record.is_text:
-            prompt, ids = _started_text(ids, special)
-        elif bad := _unusable(record, record.texts, (prompt, ids), tokenizer):
-            problems.append(bad)
-        else:
-            prompt = _started(prompt, special)
-        whole.append((prompt, ids if ids[-1:] == [eos] else [*ids, eos]))
-    require(iter(problems))
+
+    def render() -> Iterator[Problem]:
+        for record in records:
+            try:
+                found.append(pieces(record, tokenizer))
+            except _NOT_RENDERED as error:
+                yield _not_rendered(record, error)
+
+    def encode() -> Iterator[Problem]:
+        texts = iter(_ids(tokenizer, [piece for record in found for piece, _ in record if isinstance(piece, str)]))
+        for record, row in zip(records, found, strict=True):
+            parts = [(next(texts) if isinstance(piece, str) else piece, learned) for piece, learned in row]
+            prompt, ids = _joined(parts)
+            if record.is_text:
+                prompt, ids = _started_text(ids, special)
+            elif bad := _unusable(record, record.texts, (prompt, ids), tokenizer):
+                yield bad
+            else:
+                prompt = _started(prompt, special)
+            whole.append((prompt, ids if ids[-1:] == [eos] else [*ids, eos]))
+
+    require(render())
+    require(encode())
     return whole
 
 
