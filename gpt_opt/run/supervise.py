@@ -133,7 +133,7 @@ def _made_ready(settings: AppSettings, paths: RunPaths, claim: Claim) -> list[st
 
 
 class _Watch:
-    """Watches the application of one attempt, in the order of `stop`, in what its settings and repository say."""
+    """Watches the application of one attempt; `stop` says whether this process was asked to stop."""
 
     def __init__(self, settings: AppSettings, attempt: Attempt, stop: StopRequest, repository: Path) -> None:
         self._settings, self._attempt, self._stop, self._paths = settings, attempt, stop, attempt.paths
