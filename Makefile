@@ -26,7 +26,7 @@ sweep: $(VENV)/.installed
 # `check` has run the import test. DeepSpeed compiles itself.
 test: check slurm-packages
 	@if command -v c++ >/dev/null; then $(MAKE) -s $(VENV)/.installed-deepspeed; fi
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 4 --dist worksteal $(or $(TESTS),--ignore tests/test_imports.py)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 5 --dist worksteal $(or $(TESTS),--ignore tests/test_imports.py)
 
 # The Debian packages of Slurm and a compiler, when root; otherwise a line that says how to get them, and tests are skipped.
 slurm-packages:

@@ -31,27 +31,36 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIG_DIR = ROOT / "hydra_conf"
 
 
+def _seconds(item: pytest.Item) -> float:
+    """Returns about how long a test takes: what its mark says, else what most of its kind take."""
+    slow = item.get_closest_marker("slow")
+    return float(slow.args[0]) if slow and slow.args else 15.0 if slow else 5.0
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Lets one worker begin with the slow tests that use a core, the others with what waits for Slurm.
+    """Lets most workers begin with what waits for Slurm, the longest first, one with other slow tests, one with the rest.
 
     Each begins with a run of tests of equal length, and takes from the others' when it has done its own.
     """
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    kinds: dict[str, list[pytest.Item]] = {"slurm": [], "slow": [], "": []}
-    for item in items:
-        kinds[next((name for name in kinds if not name or item.get_closest_marker(name)), "")].append(item)
-    waiting, slow, others = kinds.values()
-    waiting.sort(key=lambda item: item.get_closest_marker("slow") is None)
-    clusters = max(1, workers - 1)
-    heads = [*(waiting[worker::clusters] for worker in range(clusters)), slow]
+    clusters = max(1, workers - 2)
+    heads: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    others = []
+    for item in sorted(items, key=_seconds, reverse=True):
+        if item.get_closest_marker("slurm"):
+            min(heads[:clusters], key=lambda head: sum(map(_seconds, head))).append(item)
+        elif item.get_closest_marker("slow"):
+            heads[min(clusters, workers - 1)].append(item)
+        else:
+            others.append(item)
     ends = [(worker + 1) * len(items) // workers for worker in range(workers)]
     items.clear()
-    for head, end in zip(heads, ends, strict=False):
+    for head, end in zip(heads, ends, strict=True):
         items += head
         fill = max(0, end - len(items))
         items += others[:fill]
         del others[:fill]
-    items += [*(slow if workers == 1 else []), *others]
+    items += others
 
 
 _forks: list[ForkServer] = []

@@ -73,6 +73,7 @@ def sleeping(bench: Bench) -> int:
     return sum(process.command.startswith("sleep") for process in bench.cluster.processes())
 
 
+@pytest.mark.slow(90)
 def test_what_watches_a_run_the_application_and_a_slot_are_killed_with_9_and_the_job_is_warned_and_requeued(
     bench: Bench,
 ) -> None:

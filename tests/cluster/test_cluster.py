@@ -98,7 +98,7 @@ def test_a_cancelled_job_leaves_no_orphan(clean: Cluster, tmp_path: Path) -> Non
 
 
 @pytest.mark.slurm
-@pytest.mark.slow
+@pytest.mark.slow(50)
 def test_a_killed_node_loses_its_processes_goes_down_and_comes_back(clean: Cluster, tmp_path: Path) -> None:
     # The second child leaves its session and drops its environment: only its place below slurmstepd tells of it.
     job = submit(clean, tmp_path, "srun sh -c 'setsid env -i /bin/sleep 301 & sleep 300'", "-n8", "--gpus-per-task=1")

@@ -50,6 +50,7 @@ def test_a_run_killed_with_9_starts_again_by_itself(bench: Bench) -> None:
     assert bench.history(0).attempts[0].cause == "killed"
 
 
+@pytest.mark.slow(50)
 def test_the_driver_killed_with_9_with_term_and_the_job_cancelled(bench: Bench) -> None:
     bench.write([70, 71], steps=60, pause_s=0.25)
     for fault in ("SIGKILL", "SIGTERM", "scancel"):
@@ -69,6 +70,7 @@ def test_the_driver_killed_with_9_with_term_and_the_job_cancelled(bench: Bench) 
     assert len(bench.jobs()) == 4
 
 
+@pytest.mark.slow(100)
 def test_the_time_limit_warns_checkpoints_requeues_and_resumes(bench: Bench) -> None:
     bench.write([70, 71], steps=120, pause_s=0.6)
     # Slurm warns up to half a minute early: 30 to 60 s after the start here, when the runs still have work to do.
@@ -124,6 +126,7 @@ def test_requeue_in_mid_sweep(bench: Bench) -> None:
     assert len(bench.jobs()) == 1
 
 
+@pytest.mark.slow(70)
 def test_a_node_dies_and_its_runs_end_on_other_nodes(bench: Bench) -> None:
     bench.write([70, 71, 72, 73], steps=80, pause_s=0.15)
     with bench.held():
@@ -203,6 +206,7 @@ RUNS = int(os.environ.get("GPTOPT_TEST_RUNS", "16"))
 """Of the long sweep below; 40 take about four minutes."""
 
 
+@pytest.mark.slow(80)
 def test_many_runs_with_a_node_killed_and_a_requeue(bench: Bench) -> None:
     bench.write(range(40, 40 + RUNS), steps=20, pause_s=0.05)
     bench.submit("--slots", "8")

@@ -73,6 +73,7 @@ def test_each_run_gets_what_it_asked_for(bench: Bench) -> None:
     assert "nothing to submit" in bench.gptopt("submit", "sweep.json")
 
 
+@pytest.mark.slow(50)
 def test_one_shape_gets_more_memory_while_the_other_works_and_is_requeued(bench: Bench) -> None:
     cluster = bench.cluster
     assert cluster is not None

@@ -83,6 +83,7 @@ def test_edits_change_nothing_of_a_sweep_that_waits(project: Project, backend: t
     assert re.search(line, shown), shown
 
 
+@pytest.mark.slow(50)
 def test_live_runs_are_refused_by_their_ids(project: Project) -> None:
     bench = project.bench
     sweep = project.submit_and_wait("--live", "--gpus-per-run", "2")

@@ -43,6 +43,7 @@ def verify_order(bench: Bench) -> None:
             assert started["path"].startswith(str(parent.checkpoints))
 
 
+@pytest.mark.slow(60)
 def test_a_pipeline_loses_a_node_in_one_stage_and_is_requeued_in_the_next(bench: Bench) -> None:
     write(bench, [SFT, DPO], steps=300, pause_s=0.02)
     bench.submit("--slots", "2")

@@ -75,6 +75,7 @@ def test_a_limit_on_submitted_jobs_takes_what_fits_and_the_rest_later(bench: Ben
     assert "nothing to submit" in bench.gptopt(*command)
 
 
+@pytest.mark.slow(80)
 def test_the_time_limit_of_a_submitit_job_of_two_processes(bench: Bench) -> None:
     steps = 20
     bench.write([70], steps=steps, pause_s=0.1)
@@ -219,6 +220,7 @@ def test_wait_ends_with_0_only_if_all_is_completed(bench: Bench) -> None:
     assert bench.starts() == [1, 2]
 
 
+@pytest.mark.slow(60)
 def test_cancel_checkpoints_what_runs_and_nothing_starts_it_again(bench: Bench) -> None:
     bench.write([70, 71], steps=60, pause_s=0.3)
     bench.submit("--slots", "1")

@@ -14,6 +14,7 @@ from tests.cluster.bench import Bench
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 
+@pytest.mark.slow(240)
 def test_what_cannot_reach_a_checkpoint_is_left_for_the_next_allocation(bench: Bench) -> None:
     file = bench.write([70], pause_s=1.0)
     spec, params = json.loads(file.read_text()), "training.training_params"

@@ -163,9 +163,8 @@ def _become(request: list[object], streams: Sequence[int]) -> list[str]:
     sys.stdin = sys.__stdin__ = open(0, closefd=False)  # noqa: SIM115
     sys.stdout = sys.__stdout__ = open(1, "w", buffering, closefd=False)  # noqa: SIM115
     sys.stderr = sys.__stderr__ = open(2, "w", 1, errors="backslashreplace", closefd=False)  # noqa: SIM115
-    folder = str(Path.cwd() if command[0] == "-m" else Path(command[0]).parent)
     added = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
-    sys.path[:] = [folder, *(path or [*added, *sys.path[1:]])]
+    sys.path[:] = path or [str(Path(command[0]).parent), *added, *sys.path[1:]]
     package = PathFinder.find_spec("gpt_opt")
     if package is None or package.origin != str(ROOT / "gpt_opt" / "__init__.py"):
         for name in [name for name in sys.modules if name.partition(".")[0] in _OURS]:

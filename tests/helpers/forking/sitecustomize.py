@@ -26,7 +26,8 @@ _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, sign
 
 def command_of(arguments: list[str]) -> list[str]:
     """Returns the command of a run, its torchrun, a warm process, a job of submitit's or gptopt; nothing of others."""
-    arguments = arguments[1:] if arguments[:1] == ["-u"] else arguments  # as torchrun starts its workers
+    while arguments[:1] in (["-u"], ["-P"]):  # as torchrun starts its workers, and gpt_opt its own
+        arguments = arguments[1:]
     torchrun = arguments[:2] == ["-m", "torch.distributed.run"] and NEW_TORCHRUN not in os.environ
     module = arguments[:2] in (["-m", "submitit.core._submit"], ["-m", WARM])
     script = arguments[:1] and arguments[0].endswith("/run_hydra.py")
@@ -44,7 +45,7 @@ def fork(
         command: A script or `-m` and a module, and arguments.
         cwd: The working directory.
         streams: The descriptors of standard input, output and error.
-        path: Where Python imports from, without the script's own folder; empty for PYTHONPATH and the server's own.
+        path: Where Python imports from; empty for the script's own folder, PYTHONPATH and the server's own.
     """
     ignored = [int(number) for number in _PASSED_ON if signal.getsignal(number) is signal.SIG_IGN]
     connection = socket.socket(socket.AF_UNIX)
@@ -68,7 +69,9 @@ def _number(connection: socket.socket) -> int:
 
 def _stand_in(server: str, command: list[str]) -> None:
     """Is the fork of a command, to whoever started this process."""
-    pid, connection = fork(server, command, os.getcwd(), [0, 1, 2], sys.path)
+    folder = os.getcwd() if command[0] == "-m" else os.path.dirname(command[0])
+    path = [*([] if sys.flags.safe_path else [folder]), *sys.path]
+    pid, connection = fork(server, command, os.getcwd(), [0, 1, 2], path)
 
     def pass_on(number: int, _: object) -> None:
         with suppress(ProcessLookupError):
