@@ -38,7 +38,7 @@ def _seconds(item: pytest.Item) -> float:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Lets most workers begin with what waits for Slurm, the longest first, one with other slow tests, one with the rest.
+    """Lets most workers begin with what waits for Slurm, longest first, one with what else is slow, one with the rest.
 
     Each begins with a run of tests of equal length, and takes from the others' when it has done its own.
     """
@@ -67,10 +67,16 @@ _forks: list[ForkServer] = []
 
 
 @pytest.hookimpl(optionalhook=True)  # of xdist
+def pytest_xdist_setupnodes(specs: Sequence[Any]) -> None:
+    """Starts what all workers share, and are forks of themselves."""
+    _forks.append(ForkServer())
+    for spec in specs:
+        spec.python = _forks[0].python
+
+
+@pytest.hookimpl(optionalhook=True)  # of xdist
 def pytest_configure_node(node: Any) -> None:
-    """Starts what all workers share with the first of them."""
-    if not _forks:
-        _forks.append(ForkServer())
+    """Tells a worker of it."""
     node.workerinput["forks"] = _forks[0].socket
 
 

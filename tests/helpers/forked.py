@@ -12,6 +12,7 @@ import gc
 import json
 import os
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -66,6 +67,11 @@ class ForkServer:
             time.sleep(0.05)
         folders = [str(Path(sitecustomize.__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         return {sitecustomize.SERVER: self.socket, "PYTHONPATH": os.pathsep.join(folders)}
+
+    @property
+    def python(self) -> str:
+        """The command line that is Python with what this server has imported, to `-u -c CODE` alone."""
+        return shlex.join([sys.executable, sitecustomize.__file__, self.environment[sitecustomize.SERVER]])
 
     def run(self, command: Sequence[str], cwd: Path | None, timeout_s: float) -> subprocess.CompletedProcess[str]:
         """Runs a script of the checkout with its arguments, like `subprocess.run` with text captured."""
@@ -174,10 +180,6 @@ def _become(request: list[object], streams: Sequence[int]) -> list[str]:
 
 def main() -> None:
     """Imports, serves, and is the script in the child."""
-    with suppress(ImportError):  # what DeepSpeed would compile for a minute, the sum over processes of a CPU, torch has
-        from deepspeed.ops import __compatible_ops__
-
-        __compatible_ops__["deepspeed_shm_comm"] = False
     import hydra  # noqa: F401
     import torch.distributed.run
     from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel  # noqa: F401
@@ -194,6 +196,11 @@ def main() -> None:
     os.fsync = do_not_wait_for_the_disk
     os.environ["GPTOPT_CACHE"] = str(Path(sys.argv[1]).with_name("cache"))  # not the user's; a child has its own
     prepare_for_forks()
+    # After the versions of packages are read: DeepSpeed imports setuptools, which makes those that lie in it visible.
+    with suppress(ImportError):  # what DeepSpeed would compile for a minute, the sum over processes of a CPU, torch has
+        from deepspeed.ops import __compatible_ops__
+
+        __compatible_ops__["deepspeed_shm_comm"] = False
     # What libraries prepare once.
     gpt_opt.own_app.command_line.check_command_line(ROOT / "hydra_conf", ["loss.beta=0.1"])
     with tempfile.TemporaryDirectory() as folder:
@@ -208,6 +215,9 @@ def main() -> None:
         command = _serve(listening)
     if command is None:
         return
+    if command[0] == "-c":
+        exec(command[1], {"__name__": "__main__"})
+        end_at_once(0)
     if command[0].endswith("/gptopt"):
         from gpt_opt.cli import main as gptopt  # which the code of a snapshot may have replaced
 

@@ -69,7 +69,7 @@ def _number(connection: socket.socket) -> int:
 
 def _stand_in(server: str, command: list[str]) -> None:
     """Is the fork of a command, to whoever started this process."""
-    folder = os.getcwd() if command[0] == "-m" else os.path.dirname(command[0])
+    folder = os.getcwd() if command[0] in ("-m", "-c") else os.path.dirname(command[0])
     path = [*([] if sys.flags.safe_path else [folder]), *sys.path]
     pid, connection = fork(server, command, os.getcwd(), [0, 1, 2], path)
 
@@ -87,5 +87,7 @@ def _stand_in(server: str, command: list[str]) -> None:
     os._exit(code)
 
 
+if __name__ == "__main__":  # as `tests/conftest.py` has a worker of pytest started: SOCKET -u -c CODE
+    _stand_in(sys.argv[1], sys.argv[3:])
 if SERVER in os.environ and (asked := command_of(sys.orig_argv[1:])):
     _stand_in(os.environ[SERVER], asked)
