@@ -9,6 +9,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,9 +110,10 @@ def _imports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keeps what runs compute for each other out of the user's own cache, and the cache of another checkout out."""
+def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Gives each worker a cache and temporary files, GPU locks among them, that are not those of users and others."""
     os.environ["GPTOPT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["TMPDIR"] = tempfile.tempdir = str(tmp_path_factory.mktemp("tmp"))
 
 
 @pytest.fixture(scope="session")

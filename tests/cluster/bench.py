@@ -82,7 +82,7 @@ class Bench:
     def tmp(self) -> Path:
         """The cluster's own TMPDIR: GPU locks go by node name, and another cluster on this machine has the same."""
         if self.cluster is None:
-            return Path(tempfile.gettempdir())
+            return Path(tempfile.gettempdir())  # the worker's own
         (folder := self.cluster.home / "tmp").mkdir(exist_ok=True)
         return folder
 

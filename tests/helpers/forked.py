@@ -9,6 +9,7 @@ groups of processes, need a new process.
 from __future__ import annotations
 
 import gc
+import io
 import json
 import os
 import select
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import cast
@@ -159,6 +160,7 @@ def _become(request: list[object], streams: Sequence[int]) -> list[str]:
     os.setsid()
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # that of the environment
     os.chdir(str(cwd))
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
@@ -203,7 +205,7 @@ def main() -> None:
         __compatible_ops__["deepspeed_shm_comm"] = False
     # What libraries prepare once.
     gpt_opt.own_app.command_line.check_command_line(ROOT / "hydra_conf", ["loss.beta=0.1"])
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):  # a bar of its progress
         config = GPT2Config(vocab_size=8, n_positions=8, n_embd=8, n_layer=1, n_head=1, bos_token_id=0, eos_token_id=0)
         GPT2LMHeadModel(config).save_pretrained(folder)
     gc.collect()
