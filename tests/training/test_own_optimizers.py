@@ -24,6 +24,7 @@ from gpt_opt.training.models.gpt import GPT, GPTConfig
 from gpt_opt.training.optimizers import NamedParameter, Role, build_optimizer, named_parameters, routing_table
 from gpt_opt.training.optimizers.dap import DAP
 from gpt_opt.training.optimizers.momo import Momo, MomoAdam
+from gpt_opt.training.optimizers.muon_legacy import MuonLegacy
 from gpt_opt.training.optimizers.nesgd import NESGD
 from gpt_opt.training.optimizers.sign_gd import SignGD
 from tests.conftest import CONFIG_DIR, ROOT, Runner
@@ -153,6 +154,8 @@ def test_the_table_says_where_each_parameter_went(optimizers: dict[str, dict[str
     assert ["transformer.wte.weight", "1", "13x16", "embedding", "1", "(adam_infty)", "1", "0.1"] in table
     assert sum(int(row[1]) for row in table[1:]) == len(list(model.parameters()))
     assert not any("lm_head" in line for line in lines), "tied to the embedding, under whose name it goes"
+    legacy = routing_table(named_parameters(model), MuonLegacy(named_parameters(model)), 0.01)
+    assert ("(orthogonalized)" in legacy, "(adam)" in legacy) == (True, True)
 
 
 def test_a_dry_run_shows_the_table(small: list[str]) -> None:

@@ -9,7 +9,7 @@ import torch
 from gpt_opt.training.optimizers.base import FullPrecisionOptimizer, adam_step, subtract, summed_momentum
 from gpt_opt.training.optimizers.orthogonalize import orthogonalize_all
 from gpt_opt.training.optimizers.roles import NamedParameter
-from gpt_opt.training.optimizers.routing import matrix_groups
+from gpt_opt.training.optimizers.routing import Group, matrix_groups
 
 
 class MuonLegacy(FullPrecisionOptimizer):
@@ -42,6 +42,10 @@ class MuonLegacy(FullPrecisionOptimizer):
         settings = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "betas": betas, "eps": eps}
         settings |= {"polar_method": polar_method, "ns_steps": ns_steps, "weight_decay": weight_decay}
         super().__init__(matrix_groups(named_parameters, lr, weight_decay), settings)
+
+    def treatment(self, group: Group) -> str:
+        """Returns what the parameters of a group go with, in words."""
+        return "orthogonalized" if group["is_matrix"] else "adam"
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
