@@ -17,12 +17,12 @@ from analysis.answers.metric import direction
 from analysis.load import load_metrics, load_runs
 from analysis.next_sweeps import save_sweep
 from analysis.parameters import find_column, with_absent_values
+from analysis.places import Place, find_place
 from analysis.plots import save_figure
 from analysis.plots.optimum import draw
 from analysis.sensitivity.budget import AXIS, BY, Asked, budget, check_comparable, left_out, lines_of
 from analysis.sensitivity.compare import Curve, curves, default_target
 from analysis.sensitivity.next_sweeps import extension, more_seeds
-from analysis.sensitivity.places import Places, find_places
 from analysis.sensitivity.report import Row, comparison_table, remarks, table_text
 from analysis.tables import save_table
 from gpt_opt.errors import GptOptError, counted, exit_code, say
@@ -53,10 +53,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _asked(options: argparse.Namespace, places: Places, runs: pd.DataFrame) -> Asked:
+def _load(places: Sequence[Place]) -> tuple[pd.DataFrame, list[str]]:
+    """Returns the runs that have begun, and of each planned one that has not the overrides that set it apart."""
+    folders, not_started = [], []
+    for place in places:
+        if (sweep := place.sweep) is None:
+            folders.append(place.root)
+            continue
+        for run in sweep.runs:
+            if (root := run.paths().root).is_dir():
+                folders.append(root)
+            else:
+                not_started.append(f"{run.index} of {sweep.label}: {' '.join(run.overrides)}")
+    return load_runs(folders), not_started
+
+
+def _asked(options: argparse.Namespace, place: Place, runs: pd.DataFrame) -> Asked:
     if runs.empty:
         raise GptOptError(f"runs are needed, but there are none below {' '.join(options.places)}")
-    of_sweep = places.metric or {}
+    of_sweep = (None if place.sweep is None else place.sweep.submission().metric) or {}
     metric = options.metric or of_sweep.get("name", "eval/loss")
     goal = options.goal or (of_sweep.get("goal") if metric == of_sweep.get("name") else None)
     by, axis = find_column(runs, options.by), find_column(runs, options.axis)
@@ -88,16 +103,16 @@ def _write_sweep(document: dict[str, Any] | None, target: Path | None, nothing: 
 
 
 def _next(
-    found: Sequence[Curve], rows: Sequence[Row], asked: Asked, places: Places, options: argparse.Namespace
+    found: Sequence[Curve], rows: Sequence[Row], asked: Asked, place: Place, options: argparse.Namespace
 ) -> None:
     """Says which optima are not interior, and prints or writes what to run next."""
     for line in remarks(rows, asked):
         print(line)
-    wider = extension(found, asked, f"{places.name}_extended", places.resources)
+    wider = extension(found, asked, f"{place.name}_extended", place.resources)
     if wider is not None and options.extend is None:
         print(f"a sweep file that extends these grids (--extend FILE writes it):\n{json.dumps(wider, indent=2)}")
     _write_sweep(wider, options.extend, "every optimum is interior: there is nothing to extend")
-    seeds = more_seeds(found, asked, f"{places.name}_seeds", SEEDS, places.resources)
+    seeds = more_seeds(found, asked, f"{place.name}_seeds", SEEDS, place.resources)
     if seeds is not None and options.seeds is None:
         print(f"some best points have fewer than {SEEDS} seeds: --seeds FILE writes a sweep file that adds them")
     _write_sweep(seeds, options.seeds, f"every best point has {SEEDS} seeds: there is nothing to add")
@@ -105,24 +120,24 @@ def _next(
 
 def _run(options: argparse.Namespace) -> None:
     logging.getLogger("analysis").setLevel(logging.ERROR)  # what load_runs warns of stands below the table
-    places = find_places(options.places)
-    loaded = load_runs(places.folders)
+    places = [find_place(name) for name in options.places]
+    loaded, not_started = _load(places)
     runs = with_absent_values(loaded)
-    asked = _asked(options, places, runs)
+    asked = _asked(options, places[0], runs)
     reasons = left_out(runs, asked)
     compared = runs[reasons == ""]
     check_comparable(compared, asked)
     found, tokens = curves(runs, reasons, asked), budget(compared, asked)
     target = default_target(found, asked) if options.target is None else options.target
     rows = _rows(found, runs, target, asked)
-    figure = options.output if options.output is not None else places.root / "sensitivity.png"
+    figure = options.output if options.output is not None else places[0].root / "sensitivity.png"
     table = figure.with_suffix(".csv")
     show(table_text(rows, target, asked, terminal_width(sys.stdout)), sys.stdout)
     label = metric_label(asked.metric)
     head = f"{counted(len(compared), 'run')} of {tokens:,} tokens, compared by {label}"
     print(f"\n{head}; ± is the standard deviation over seeds")
     print(f"target: {label} {metric_text(asked.metric, target)}; steps between two evaluations are interpolated")
-    lines = [*lines_of(runs, reasons), *(f"{line}: not started" for line in places.not_started)]
+    lines = [*lines_of(runs, reasons), *(f"{line}: not started" for line in not_started)]
     if lines:
         print(f"\nleft out: {len(lines)}", *(f"  {line}" for line in lines), sep="\n")
     print()
@@ -131,7 +146,7 @@ def _run(options: argparse.Namespace) -> None:
     for problem in loaded.attrs["problems"]:
         say(f"problem: {problem}")
     print(f"figure: {figure}\ntable: {table}")
-    _next(found, rows, asked, places, options)
+    _next(found, rows, asked, places[0], options)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
