@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from analysis.answers.fates import group_key
 from analysis.answers.settings import Setting, value_text
-from analysis.parameters import format_value, short_names
+from analysis.parameters import format_value, group_key, short_names
 
 Optimum = Literal["interior", "lowest", "highest", "only", "none"]
 """Where the best value of an axis lies among those tried; `none` where every run diverged."""

@@ -1,43 +1,33 @@
-"""Sweep files of what to run next: values beyond the edges at which optima lie, further seeds at the best points."""
+"""What to run next: values beyond the edges at which optima lie, further seeds at the best points."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from analysis.answers.edges import further_values
-from analysis.next_sweeps import other_values, sweep_file, with_seeds
-from analysis.sensitivity.budget import Asked
+from analysis.next_sweeps import Member, other_values, with_seeds
 from analysis.sensitivity.compare import Curve
 
 
-def extension(
-    curves: Iterable[Curve], asked: Asked, name: str, resources: Mapping[str, Any] | None = None
-) -> dict[str, Any] | None:
-    """Returns the sweep file that tries further values where an optimum lies at an edge; None where none does.
+def extension(curves: Iterable[Curve], axis: str) -> list[Member]:
+    """Returns further values of the axis for each curve whose optimum lies at an edge.
 
     Raises:
         GptOptError: If what the best runs were started with cannot be read.
     """
     members = []
     for curve in curves:
-        if values := further_values([point.axis for point in curve.profile], curve.optimum):
+        if values := further_values(list(curve.profile), curve.optimum):
             seeds = sorted(curve.seeds - {None}) or sorted(curve.best.seeds - {None})
-            members.append(other_values(curve.best.finals[0].path, asked.axis, values, seeds))
-    return sweep_file(name, members, asked.metric, asked.greater, resources)
+            members.append(other_values(curve.best.folder, axis, values, seeds))
+    return members
 
 
-def more_seeds(
-    curves: Iterable[Curve], asked: Asked, name: str, count: int, resources: Mapping[str, Any] | None = None
-) -> dict[str, Any] | None:
-    """Returns the sweep file that runs each best point with `count` seeds; None where all have them.
+def more_seeds(curves: Iterable[Curve], count: int) -> list[Member]:
+    """Returns `count` seeds for each best point that has fewer.
 
     Raises:
         GptOptError: If what the best runs were started with cannot be read.
     """
-    members = []
-    for curve in curves:
-        seeds = curve.best.seeds - {None}
-        if curve.best.values and len(seeds) < count:
-            members.append(with_seeds(curve.best.finals[0].path, seeds, count))
-    return sweep_file(name, members, asked.metric, asked.greater, resources)
+    known = [(curve.best, curve.best.seeds - {None}) for curve in curves if curve.best.n]
+    return [with_seeds(best.folder, seeds, count) for best, seeds in known if len(seeds) < count]

@@ -80,7 +80,7 @@ def results(
         runs, metric, by or None, over, stage=stage, goal=goal, cost=cost, target=target, metrics=curves, of_sweep=own
     )
     _print(found, sweep, runs, "json" if as_json else form, problems)
-    _write_next(found, place, runs, seeds, extend)
+    _write_next(found, place, seeds, extend)
     return _code(found)
 
 
@@ -112,10 +112,10 @@ def _print(found: Answer, sweep: Sweep | None, runs: pd.DataFrame, form: str, pr
         say(f"problem: {problem}")
 
 
-def _write_next(found: Answer, place: Place, runs: pd.DataFrame, seeds: Path | None, extend: Path | None) -> None:
+def _write_next(found: Answer, place: Place, seeds: Path | None, extend: Path | None) -> None:
     """Writes the sweep files that were asked for."""
     from analysis.answers.next_runs import extension, more_seeds
-    from analysis.next_sweeps import save_sweep
+    from analysis.next_sweeps import save_sweep, sweep_file
 
     for file, make, what, nothing in (
         (seeds, more_seeds, "seeds", "no settings need more seeds"),
@@ -123,12 +123,11 @@ def _write_next(found: Answer, place: Place, runs: pd.DataFrame, seeds: Path | N
     ):
         if file is None:
             continue
-        document = make(found, runs, f"{place.name}_{what}", place.resources)
-        if document is None:
-            say(f"{nothing}: {file} is not written")
+        if members := make(found):
+            name = f"{place.name}_{what}"
+            say(save_sweep(sweep_file(name, members, found.metric, found.greater, place.resources), file))
         else:
-            save_sweep(document, file)
-            say(f"sweep file: {file} (gptopt plan {file} checks it)")
+            say(f"{nothing}: {file} is not written")
 
 
 def _code(found: Answer) -> int:
