@@ -120,7 +120,7 @@ def other_values(path: str, key: str, values: Sequence[float], seeds: Sequence[A
 
     Args:
         path: The run directory.
-        key: The config key; where the run has an integer for it, values are rounded.
+        key: The config key.
         values: The values, ascending.
         seeds: With which seeds; empty for that of the run.
 
@@ -129,13 +129,8 @@ def other_values(path: str, key: str, values: Sequence[float], seeds: Sequence[A
     """
     overrides = read_overrides(path)
     axis, seed = _key(overrides, key), _key(overrides, SEED)
-    grid: Overrides = {axis: _like(values, overrides.get(axis))} | ({seed: list(seeds)} if seeds else {})
+    grid: Overrides = {axis: list(values)} | ({seed: list(seeds)} if seeds else {})
     return _without(overrides, *grid), grid
-
-
-def _like(values: Sequence[float], example: object) -> list[Any]:
-    """Returns values as integers where the key holds them."""
-    return sorted({max(1, round(value)) for value in values}) if type(example) is int else list(values)
 
 
 def with_seeds(path: str, seeds: Iterable[int], count: int) -> Member:

@@ -38,7 +38,7 @@ def further_values(values: Sequence[float], where: Optimum) -> list[float]:
     """Returns values beyond the edge at which an optimum lies, ascending, maybe none.
 
     They go on in the ratio of the last two, or in their distance where a value is not above 0. A grid that begins at 0
-    has nothing below: a weight decay or a dropout cannot be less.
+    has nothing below: a weight decay or a dropout cannot be less. Of integers they are integers, above 0 if those are.
 
     Args:
         values: Those that were tried, ascending.
@@ -53,7 +53,10 @@ def further_values(values: Sequence[float], where: Optimum) -> list[float]:
         down, up = [values[0] / first**step for step in steps], [values[-1] * last**step for step in steps]
     found = down[::-1] if where in ("lowest", "only", "none") else []
     found += up if where in ("highest", "only") else []
-    return [float(f"{value:.3g}") for value in found]
+    found = [float(f"{value:.3g}") for value in found]
+    if all(isinstance(value, int) for value in values):
+        found = [number for number in map(round, found) if number > 0 or values[0] < 0]
+    return sorted({*found} - {*values})
 
 
 @dataclass(frozen=True)
@@ -93,13 +96,8 @@ def edges(settings: Sequence[Setting], best: Setting) -> list[Edge]:
         if len(values) < 2:
             continue
         where = optimum(values, own)
-        if where != "interior":
-            further = further_values(values, where)
-            whole = all(float(value).is_integer() for value in values) and min(values) >= 1
-            if whole:
-                further = [value for value in map(round, further) if value >= 1 and value not in values]
-            if further:  # nothing may lie below, neither of a 0 nor of an integer from 1 on
-                found.append(Edge(key, own, where, tuple(dict.fromkeys(further))))
+        if further := further_values(values, where):  # nothing may lie below, neither of a 0 nor of an integer
+            found.append(Edge(key, own, where, tuple(further)))
     return found
 
 

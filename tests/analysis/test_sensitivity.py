@@ -325,6 +325,17 @@ def test_another_metric_and_other_keys(attempt: Try, outputs: Path, capsys: pyte
     ]  # fmt: skip
 
 
+def test_an_axis_of_integers(attempt: Try, outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for layers in (1, 2, 4):
+        attempt("adamw", 0.01, 2 + layers, more={"model.config.n_layer": layers})
+        attempt("sgd", 0.01, 9 - layers, more={"model.config.n_layer": layers})
+    assert main([str(outputs), "--axis", "n_layer"]) == 0
+    printed = capsys.readouterr().out
+    assert "adamw: the best n_layer, 1, is the lowest that was tried" in printed
+    (member,) = sweep_in(printed)["union"]
+    assert member == {"base": {}, "grid": {"model.config.n_layer": [8, 16], "seed": [0]}}
+
+
 def test_the_figure(attempt: Try, outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for lr, end in ((0.001, 2.5), (0.003, 2.0), (0.01, 2.4)):
         attempt("adamw", lr, end)

@@ -130,6 +130,11 @@ def test_values_go_on_as_the_grid_does() -> None:
     assert further_values([0.0, 0.1], "lowest") == [], "of most parameters nothing is less than 0"
     assert further_values([1e-3], "only") == pytest.approx([1e-4, 3.16e-4, 3.16e-3, 1e-2])
     assert further_values([1e-3, 2e-3], "interior") == []
+    assert further_values([2, 3], "lowest") == [1]
+    assert further_values([1, 2], "lowest") == []
+    assert further_values([4], "only") == [1, 13, 40]
+    assert further_values([0, 10], "highest") == [20, 30]
+    assert further_values([-2, 0], "lowest") == [-6, -4]
 
 
 def test_integers_and_switches() -> None:
@@ -144,6 +149,9 @@ def test_integers_and_switches() -> None:
     rows = [run({"training.training_params.batch_size": size, "seed": 0}, 1 / size) for size in (1, 2, 4)]
     found = settings(frame(*rows), ACCURACY)
     assert edges(found, found[0]) == [], "there is no integer to try below 1"
+    rows = [run({"loss.beta": beta, "seed": 0}, 1 / beta) for beta in (1.0, 2.0, 4.0)]
+    found = settings(frame(*rows), ACCURACY)
+    assert [edge.further for edge in edges(found, found[0])] == [(0.25, 0.5)], "there are such numbers"
 
 
 def test_an_edge_is_looked_for_beside_the_best_setting_and_in_a_random_search_among_all() -> None:
