@@ -7,6 +7,7 @@ import os
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from gpt_opt.errors import GptOptError
@@ -69,6 +70,11 @@ def group_key(value: Any) -> Hashable:
     if isinstance(value, list | dict):
         return json.dumps(value)
     return None if pd.isna(value) else value
+
+
+def is_number(value: Any) -> bool:
+    """Returns whether a config value is a number, no switch and not NaN."""
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(value == value)
 
 
 def hashable(values: pd.Series) -> pd.Series:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from analysis.answers.settings import Setting, value_text
-from analysis.parameters import format_value, group_key, short_names
+from analysis.parameters import format_value, group_key, is_number, short_names
 
 Optimum = Literal["interior", "lowest", "highest", "only", "none"]
 """Where the best value of an axis lies among those tried; `none` where every run diverged."""
@@ -92,7 +92,7 @@ def edges(settings: Sequence[Setting], best: Setting) -> list[Edge]:
     found = []
     tried = [item for item in settings if item.n or item.diverged or item.unfinished]
     for key, own in best.values.items():
-        values = _tried(tried, best, key) if _is_number(own) else []
+        values = _tried(tried, best, key) if is_number(own) else []
         if len(values) < 2:
             continue
         where = optimum(values, own)
@@ -102,13 +102,9 @@ def edges(settings: Sequence[Setting], best: Setting) -> list[Edge]:
 
 
 def _tried(tried: Sequence[Setting], best: Setting, key: str) -> list[float]:
-    everywhere = sorted({item.values[key] for item in tried if _is_number(item.values[key])})
+    everywhere = sorted({item.values[key] for item in tried if is_number(item.values[key])})
     others = [name for name in best.values if name != key]
     own = [group_key(best.values[name]) for name in others]
     line = [item.values[key] for item in tried if [group_key(item.values[name]) for name in others] == own]
-    beside = sorted({value for value in line if _is_number(value)})
+    beside = sorted({value for value in line if is_number(value)})
     return beside if len(beside) > 1 else everywhere if len(everywhere) >= SCATTERED else []
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value

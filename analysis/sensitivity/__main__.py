@@ -20,8 +20,7 @@ from analysis.places import Place, find_place
 from analysis.plots import save_figure
 from analysis.plots.optimum import draw
 from analysis.sensitivity.budget import AXIS, BY, Asked, budget, check_comparable, left_out, lines_of
-from analysis.sensitivity.compare import Curve, curves, default_target
-from analysis.sensitivity.next_sweeps import extension, more_seeds
+from analysis.sensitivity.compare import Curve, curves, default_target, extension, more_seeds
 from analysis.sensitivity.report import comparison_table, remarks, table_text
 from analysis.tables import save_table
 from gpt_opt.errors import GptOptError, counted, exit_code, say

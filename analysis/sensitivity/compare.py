@@ -1,17 +1,18 @@
-"""For each optimizer the settings that were tried, the best of every learning rate, and the best of all."""
+"""For each optimizer the settings that were tried, the best of each learning rate and of all, and what to run next."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
 import pandas as pd
 
-from analysis.answers.edges import Optimum, optimum
+from analysis.answers.edges import Optimum, further_values, optimum
 from analysis.answers.settings import Setting, settings
+from analysis.next_sweeps import Member, other_values, with_seeds
 from analysis.parameters import format_value, varying_parameters
 from analysis.sensitivity.budget import Asked
 
@@ -103,3 +104,27 @@ def default_target(curves: Sequence[Curve], asked: Asked) -> float:
     unit = 10.0 ** (math.floor(math.log10(abs(value))) - DIGITS + 1)
     units = value / unit
     return float(f"{(math.floor(units) if asked.greater else math.ceil(units)) * unit:.{DIGITS}g}")
+
+
+def extension(curves: Iterable[Curve], axis: str) -> list[Member]:
+    """Returns further values of the axis for each curve whose optimum lies at an edge.
+
+    Raises:
+        GptOptError: If what the best runs were started with cannot be read.
+    """
+    members = []
+    for curve in curves:
+        if values := further_values(list(curve.profile), curve.optimum):
+            seeds = sorted(curve.seeds - {None}) or sorted(curve.best.seeds - {None})
+            members.append(other_values(curve.best.folder, axis, values, seeds))
+    return members
+
+
+def more_seeds(curves: Iterable[Curve], count: int) -> list[Member]:
+    """Returns `count` seeds for each best point that has fewer.
+
+    Raises:
+        GptOptError: If what the best runs were started with cannot be read.
+    """
+    known = [(curve.best, curve.best.seeds - {None}) for curve in curves if curve.best.n]
+    return [with_seeds(best.folder, seeds, count) for best, seeds in known if len(seeds) < count]
