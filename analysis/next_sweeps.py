@@ -69,21 +69,19 @@ Member = tuple[Overrides, Overrides]
 
 
 def sweep_file(
-    name: str, members: Sequence[Member], metric: str, greater: bool, resources: Mapping[str, Any] | None
-) -> dict[str, Any] | None:
-    """Returns a sweep file of a base and a grid for each member, None for none.
+    name: str, members: Sequence[Member], metric: str, greater: bool, resources: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns a sweep file of a base and a grid for each member.
 
     What all bases have alike stands once, above them.
 
     Args:
         name: Of the sweep.
-        members: Its parts.
+        members: Its parts, at least one.
         metric: What its runs are compared by.
         greater: Whether greater values of it are better.
-        resources: What a run needs, as in a sweep file; None to leave it to whoever submits it.
+        resources: What a run needs, as in a sweep file; empty to leave it to whoever submits it.
     """
-    if not members:
-        return None
     first = members[0][0]
     common = {key: value for key, value in first.items() if all(_has(base, key, value) for base, _ in members)}
     spaces = [
@@ -104,8 +102,8 @@ def _without(overrides: Overrides, *keys: str) -> Overrides:
     return {key: value for key, value in overrides.items() if key not in keys}
 
 
-def save_sweep(document: Mapping[str, Any], target: Path) -> None:
-    """Writes a sweep file.
+def save_sweep(document: Mapping[str, Any], target: Path) -> str:
+    """Writes a sweep file, and returns a line that says so.
 
     Raises:
         GptOptError: If it cannot be written there.
@@ -114,6 +112,7 @@ def save_sweep(document: Mapping[str, Any], target: Path) -> None:
         write_text(target, json.dumps(document, indent=2) + "\n")
     except OSError as error:
         raise GptOptError(f"the sweep file cannot be saved there, give another file: {error}") from error
+    return f"sweep file: {target} (gptopt plan {target} checks it)"
 
 
 def other_values(path: str, key: str, values: Sequence[float], seeds: Sequence[Any]) -> Member:
@@ -121,22 +120,17 @@ def other_values(path: str, key: str, values: Sequence[float], seeds: Sequence[A
 
     Args:
         path: The run directory.
-        key: The config key; where the run has an integer for it, values are rounded.
+        key: The config key.
         values: The values, ascending.
-        seeds: With which seeds; empty where the runs have none.
+        seeds: With which seeds; empty for that of the run.
 
     Raises:
         GptOptError: If what the run was started with cannot be read.
     """
     overrides = read_overrides(path)
     axis, seed = _key(overrides, key), _key(overrides, SEED)
-    grid: Overrides = {axis: _like(values, overrides.get(axis))} | ({seed: list(seeds)} if seeds else {})
-    return _without(overrides, axis, seed), grid
-
-
-def _like(values: Sequence[float], example: object) -> list[Any]:
-    """Returns values as integers where the key holds them."""
-    return sorted({max(1, round(value)) for value in values}) if type(example) is int else list(values)
+    grid: Overrides = {axis: list(values)} | ({seed: list(seeds)} if seeds else {})
+    return _without(overrides, *grid), grid
 
 
 def with_seeds(path: str, seeds: Iterable[int], count: int) -> Member:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from gpt_opt.errors import GptOptError
@@ -64,11 +65,21 @@ def _filled(values: pd.Series, value: Any) -> pd.Series:
     return values.fillna(value)
 
 
+def group_key(value: Any) -> Hashable:
+    """Returns a config value as something to group by; lists by their text, missing ones alike."""
+    if isinstance(value, list | dict):
+        return json.dumps(value)
+    return None if pd.isna(value) else value
+
+
+def is_number(value: Any) -> bool:
+    """Returns whether a config value is a number, no switch and not NaN."""
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(value == value)
+
+
 def hashable(values: pd.Series) -> pd.Series:
-    """Returns values that can be compared and grouped by: a list, or an object, is JSON text."""
-    if values.dtype != object:
-        return values
-    return values.map(lambda value: json.dumps(value) if isinstance(value, list | dict) else value)
+    """Returns the `group_key` of each value of a column."""
+    return values.map(group_key) if values.dtype == object else values
 
 
 def follows(runs: pd.DataFrame, column: str, name: str) -> bool:

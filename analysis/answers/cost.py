@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from analysis.answers.settings import Setting
@@ -96,15 +97,26 @@ class ToTarget:
 
     Attributes:
         setting: The setting.
-        reached: Runs of it that reached the target, of `setting.n`.
-        steps: Mean of their optimizer steps until then; NaN where none reached it.
-        seconds: Mean of their training time until then, evaluations left out; NaN where that is not known.
+        reaches: Of each run of it that reached the target.
     """
 
     setting: Setting
-    reached: int
-    steps: float
-    seconds: float
+    reaches: tuple[Reach, ...]
+
+    @property
+    def reached(self) -> int:
+        """Runs that reached the target, of `setting.n`."""
+        return len(self.reaches)
+
+    @property
+    def steps(self) -> float:
+        """Mean of their optimizer steps until then; NaN where none reached it."""
+        return float(np.mean([item.steps for item in self.reaches])) if self.reaches else math.nan
+
+    @property
+    def seconds(self) -> float:
+        """Mean of their training time until then; NaN where that is not known."""
+        return float(np.mean([item.seconds for item in self.reaches])) if self.reaches else math.nan
 
 
 def time_to_target(
@@ -120,12 +132,12 @@ def time_to_target(
         metric: The metric.
         greater: Whether greater values of it are better.
     """
-    curves = dict(tuple(metrics.groupby("run_id")))
+    curves = dict(tuple(metrics.groupby("path")))
     counts = zip(runs["tokens"].fillna(0), runs["step"].fillna(0), strict=True)
-    sizes: dict[str, tuple[int, int]] = dict(zip(runs["run_id"], counts, strict=True))
+    sizes: dict[str, tuple[int, int]] = dict(zip(runs["path"], counts, strict=True))
     found = []
     for item in settings:
-        reaches = [reach(target, curves[run], *sizes[run], metric, greater) for run in item.runs if run in curves]
-        done = pd.DataFrame([(one.steps, one.seconds) for one in reaches if one.reached], columns=["steps", "seconds"])
-        found.append(ToTarget(item, len(done), float(done["steps"].mean()), float(done["seconds"].mean(skipna=False))))
+        logged = [(curves[path], *sizes[path]) for path in item.folders if path in curves]
+        reaches = (reach(target, *run, metric, greater) for run in logged)
+        found.append(ToTarget(item, tuple(one for one in reaches if one.reached)))
     return found

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from analysis.answers.fates import group_key
 from analysis.answers.settings import Setting, value_text
-from analysis.parameters import format_value, short_names
+from analysis.parameters import format_value, group_key, is_number, short_names
 
 Optimum = Literal["interior", "lowest", "highest", "only", "none"]
 """Where the best value of an axis lies among those tried; `none` where every run diverged."""
@@ -39,7 +38,7 @@ def further_values(values: Sequence[float], where: Optimum) -> list[float]:
     """Returns values beyond the edge at which an optimum lies, ascending, maybe none.
 
     They go on in the ratio of the last two, or in their distance where a value is not above 0. A grid that begins at 0
-    has nothing below: a weight decay or a dropout cannot be less.
+    has nothing below: a weight decay or a dropout cannot be less. Of integers they are integers, above 0 if those are.
 
     Args:
         values: Those that were tried, ascending.
@@ -54,7 +53,10 @@ def further_values(values: Sequence[float], where: Optimum) -> list[float]:
         down, up = [values[0] / first**step for step in steps], [values[-1] * last**step for step in steps]
     found = down[::-1] if where in ("lowest", "only", "none") else []
     found += up if where in ("highest", "only") else []
-    return [float(f"{value:.3g}") for value in found]
+    found = [float(f"{value:.3g}") for value in found]
+    if all(isinstance(value, int) for value in values):
+        found = [number for number in map(round, found) if number > 0 or values[0] < 0]
+    return sorted({*found} - {*values})
 
 
 @dataclass(frozen=True)
@@ -90,28 +92,19 @@ def edges(settings: Sequence[Setting], best: Setting) -> list[Edge]:
     found = []
     tried = [item for item in settings if item.n or item.diverged or item.unfinished]
     for key, own in best.values.items():
-        values = _tried(tried, best, key) if _is_number(own) else []
+        values = _tried(tried, best, key) if is_number(own) else []
         if len(values) < 2:
             continue
         where = optimum(values, own)
-        if where != "interior":
-            further = further_values(values, where)
-            whole = all(float(value).is_integer() for value in values) and min(values) >= 1
-            if whole:
-                further = [value for value in map(round, further) if value >= 1 and value not in values]
-            if further:  # nothing may lie below, neither of a 0 nor of an integer from 1 on
-                found.append(Edge(key, own, where, tuple(dict.fromkeys(further))))
+        if further := further_values(values, where):  # nothing may lie below, neither of a 0 nor of an integer
+            found.append(Edge(key, own, where, tuple(further)))
     return found
 
 
 def _tried(tried: Sequence[Setting], best: Setting, key: str) -> list[float]:
-    everywhere = sorted({item.values[key] for item in tried if _is_number(item.values[key])})
+    everywhere = sorted({item.values[key] for item in tried if is_number(item.values[key])})
     others = [name for name in best.values if name != key]
     own = [group_key(best.values[name]) for name in others]
     line = [item.values[key] for item in tried if [group_key(item.values[name]) for name in others] == own]
-    beside = sorted({value for value in line if _is_number(value)})
+    beside = sorted({value for value in line if is_number(value)})
     return beside if len(beside) > 1 else everywhere if len(everywhere) >= SCATTERED else []
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value

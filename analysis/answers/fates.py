@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Hashable
-from typing import Any
 
 import pandas as pd
 
+from analysis.parameters import group_key
 from gpt_opt.records.metrics import EVALUATION
 from gpt_opt.records.state import State
 
@@ -43,10 +41,3 @@ def _became_nan(runs: pd.DataFrame, metric: str) -> pd.Series:
     kind = runs[LOSS].map(group_key) if LOSS in runs.columns else pd.Series("", index=runs.index)
     measured = runs[metric].notna().groupby(kind, dropna=False).transform("any")
     return runs[metric].isna() & measured & runs[beside].notna().any(axis=1)
-
-
-def group_key(value: Any) -> Hashable:
-    """Returns a config value as something to group by; lists by their text, missing ones alike."""
-    if isinstance(value, list | dict):
-        return json.dumps(value)
-    return None if pd.isna(value) else value

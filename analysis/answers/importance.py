@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.answers.fates import fates, group_key
+from analysis.answers.fates import fates
 from analysis.answers.settings import OVER, settings_by
+from analysis.parameters import group_key
 from analysis.stats import ALPHA
 from analysis.variance import Shares, variance_shares
 

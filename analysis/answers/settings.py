@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.answers.fates import fates, group_key
+from analysis.answers.fates import fates
 from analysis.answers.stages import STAGE, stages
-from analysis.parameters import LONG_NUMBER, follows, format_value, short_names, varying_parameters
+from analysis.parameters import LONG_NUMBER, follows, format_value, group_key, short_names, varying_parameters
 from analysis.stats import mean_interval
 from gpt_opt.records.metrics import is_percent, metric_text
 
@@ -35,6 +35,7 @@ class Setting:
         low: Lower end of the 95% interval of the mean; NaN of fewer than two runs.
         high: Its upper end.
         runs: The ids of the runs that its mean is over.
+        ended: The directory of each of these runs, then of those that diverged, with its value of `over`: its seed.
         unfinished: Runs that have not ended: planned, running, interrupted.
         failed: Runs that FAILED for another reason than divergence.
         diverged: Runs whose loss or metric became NaN or infinite.
@@ -50,12 +51,33 @@ class Setting:
     low: float
     high: float
     runs: tuple[str, ...]
+    ended: Mapping[str, Hashable] = field(default_factory=dict)
     unfinished: int = 0
     failed: int = 0
     diverged: int = 0
     missing: int = 0
     samples: Mapping[tuple[Hashable, ...], float] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def finals(self) -> list[float]:
+        """The value of each run that its mean is over."""
+        return list(self.samples.values())
+
+    @property
+    def folders(self) -> list[str]:
+        """The directories of these runs."""
+        return list(self.ended)[: self.n]
+
+    @property
+    def folder(self) -> str:
+        """The directory of a run of it that ended, to start others like it from."""
+        return next(iter(self.ended))
+
+    @property
+    def seeds(self) -> set[Any]:
+        """The seeds of its runs that ended, be it by divergence."""
+        return set(self.ended.values())
 
     @property
     def planned(self) -> int:
@@ -117,7 +139,13 @@ def averaged_over(runs: pd.DataFrame, keys: Sequence[str], over: str = OVER) -> 
     return [key for key in others if runs[key].map(group_key).groupby(groups).nunique(dropna=False).max() > 1]
 
 
-def settings(runs: pd.DataFrame, metric: str, by: Sequence[str] | None = None, over: str = OVER) -> list[Setting]:
+def settings(
+    runs: pd.DataFrame,
+    metric: str,
+    by: Sequence[str] | None = None,
+    over: str = OVER,
+    fate: pd.Series | None = None,
+) -> list[Setting]:
     """Returns the settings of a sweep, in the order of their first runs.
 
     Args:
@@ -126,6 +154,7 @@ def settings(runs: pd.DataFrame, metric: str, by: Sequence[str] | None = None, o
         by: The config keys whose values make a setting; None for all that vary but `over`. What else varies is averaged
             over together with `over`.
         over: The config key that runs of one setting differ in.
+        fate: What `fates` returned of them, where it was asked of more runs than these.
     """
     keys = settings_by(runs, by, over)
     averaged = [key for key in (over, *averaged_over(runs, keys, over)) if key in runs.columns and key not in keys]
@@ -136,7 +165,10 @@ def settings(runs: pd.DataFrame, metric: str, by: Sequence[str] | None = None, o
         return runs[columns].itertuples(index=False, name=None) if columns else [()] * len(runs)
 
     groups: dict[tuple[Hashable, ...], list[_Run]] = {}
-    for run in map(_Run, runs["run_id"], fates(runs, metric), values, rows(keys), rows(averaged), rows(costs)):
+    fate = fates(runs, metric) if fate is None else fate
+    seeds = runs[over] if over in runs.columns else [None] * len(runs)
+    fixed = (runs["run_id"], runs["path"], fate, values, seeds)
+    for run in map(_Run, *fixed, rows(keys), rows(averaged), rows(costs)):
         groups.setdefault(tuple(map(group_key, run.own)), []).append(run)
     return [_setting(group, keys, costs, metric) for group in groups.values()]
 
@@ -145,8 +177,10 @@ class _Run(NamedTuple):
     """A run with its values of what makes its setting, of what that is averaged over, and its costs."""
 
     run_id: str
+    path: str
     fate: str
     value: float
+    seed: Any
     own: tuple[Any, ...]
     block: tuple[Any, ...]
     costs: tuple[Any, ...]
@@ -172,4 +206,5 @@ def _setting(runs: Sequence[_Run], keys: Sequence[str], cost_names: Sequence[str
             costs[name] = math.fsum(map(float, values)) / len(values)
     values_of_keys = dict(zip(keys, runs[0].own, strict=True))
     ids = tuple(str(run.run_id) for run in counted)
-    return Setting(values_of_keys, len(counted), mean, low, high, ids, **counts, samples=samples, costs=costs)
+    ended = {run.path: group_key(run.seed) for run in (*counted, *(run for run in runs if run.fate == "diverged"))}
+    return Setting(values_of_keys, len(counted), mean, low, high, ids, ended, **counts, samples=samples, costs=costs)

@@ -13,8 +13,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.answers.stages import of_stage
-from analysis.load import load_metrics, load_runs
+from analysis.load import load_metrics
 from analysis.parameters import find_column
+from analysis.places import find_place
 from analysis.plots import (
     NothingToPlot,
     curves,
@@ -27,7 +28,6 @@ from analysis.plots import (
     sensitivity,
 )
 from analysis.plots.horizontal import X
-from analysis.sensitivity.places import sweep_at
 from gpt_opt.errors import GptOptError, exit_code
 from gpt_opt.records.sweep_dir import Sweep
 
@@ -89,14 +89,14 @@ def _run(options: argparse.Namespace) -> None:
     if unknown := [name for name in options.figures if name not in FIGURES]:
         raise GptOptError(f"a figure must be one of {', '.join(FIGURES)}, but is {', '.join(unknown)}")
     logging.getLogger("analysis").setLevel(logging.ERROR)  # `python -m analysis.summarize` lists what is wrong
-    sweep = sweep_at(options.place)
-    runs = load_runs(options.place) if sweep is None else load_runs(sweep=sweep.root)
+    place = find_place(options.place)
+    runs = place.runs()
     over = _over(runs, options.over)
-    folder = options.output or (Path(options.place) if sweep is None else sweep.root) / "figures"
+    folder = options.output or place.root / "figures"
     saved, left_out = 0, []
     for name in options.figures or FIGURES:
         try:
-            figure = _draw(name, options, sweep, runs, over)
+            figure = _draw(name, options, place.sweep, runs, over)
         except GptOptError as error:
             left_out.append(f"{name}: {error}")
             continue

@@ -35,11 +35,9 @@ _EDGE = {"lowest": " (low edge)", "highest": " (high edge)", "only": " (one valu
 
 
 def _draw(axes: Axes, curve: Curve, look: Look) -> None:
-    at = np.array([point.axis for point in curve.profile])
-    means = np.array(
-        [mean(point.values) if len(point.values) == len(point.finals) else math.nan for point in curve.profile]
-    )
-    spreads = np.array([spread(point.values) for point in curve.profile])
+    at, tried = np.array(list(curve.profile)), curve.profile.values()
+    means = np.array([math.nan if item.diverged else mean(item.finals) for item in tried])
+    spreads = np.array([spread(item.finals) for item in tried])
     line = {"color": look.color, "linestyle": look.style, "linewidth": 1.6}
     axes.plot(at, means, **line, marker=look.marker, markersize=5, zorder=2)  # type: ignore[arg-type]
     seeds = np.isfinite(spreads) & np.isfinite(means)
@@ -47,18 +45,18 @@ def _draw(axes: Axes, curve: Curve, look: Look) -> None:
         at, means - spreads, means + spreads, where=seeds.tolist(), color=look.color, alpha=0.2, linewidth=0
     )
     axes.errorbar(at[seeds], means[seeds], spreads[seeds], fmt="none", ecolor=look.color, capsize=3, zorder=3)
-    if curve.best.values:
-        best = (curve.best.axis, mean(curve.best.values))
+    if curve.best.n:
+        best = (curve.at, mean(curve.best.finals))
         axes.plot(*best, marker="o", markersize=12, markerfacecolor="none", markeredgecolor=look.color, linestyle="")
-    if gone := [point.axis for point in curve.profile if len(point.values) < len(point.finals)]:
+    if gone := [value for value, item in curve.profile.items() if item.diverged]:
         top = axes.get_xaxis_transform()
         axes.plot(gone, [0.98] * len(gone), "x", color=look.color, transform=top, markeredgewidth=2, zorder=3)
 
 
 def _limits(curves: Sequence[Curve], asked: Asked) -> tuple[float, float] | None:
     """Returns the ends of the vertical axis: every best value, and the better part of all."""
-    values = [asked.key(mean(point.values)) for curve in curves for point in curve.profile if point.values]
-    best = [asked.key(mean(curve.best.values)) for curve in curves if curve.best.values]
+    values = [asked.key(mean(item.finals)) for curve in curves for item in curve.profile.values() if item.n]
+    best = [asked.key(mean(curve.best.finals)) for curve in curves if curve.best.n]
     if not values:
         return None
     low, high = min(values), max(*best, float(np.quantile(values, SHOWN)), min(values))
@@ -80,7 +78,7 @@ def draw(curves: Sequence[Curve], asked: Asked, tokens: int) -> Figure:
     for curve, look in zip(curves, looks, strict=True):
         _draw(axes, curve, look)
     axes.set_xscale("log")
-    scale_of(sorted({point.axis for curve in curves for point in curve.profile})).apply(axes)
+    scale_of(sorted({value for curve in curves for value in curve.profile})).apply(axes)
     if (ends := _limits(curves, asked)) is not None:
         axes.set_ylim(*ends)
     percents(axes.yaxis, asked.metric)

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
-from analysis.parameters import short_values, sort_key
+from analysis.parameters import is_number, short_values, sort_key
 from analysis.plots.style import TICK_LIMIT
 from analysis.spacing import WIDE, log_spaced
 
@@ -77,10 +77,6 @@ class Scale:
         return list(places)
 
 
-def _is_number(value: Any) -> bool:
-    return not isinstance(value, bool | np.bool_ | str) and isinstance(value, int | float | np.number)
-
-
 def _plain(values: Sequence[Any]) -> list[Any]:
     """Returns config values with None for what is missing."""
     return [None if not isinstance(value, list | dict) and pd.isna(value) else value for value in values]
@@ -89,13 +85,13 @@ def _plain(values: Sequence[Any]) -> list[Any]:
 def scale_of(values: Sequence[Any]) -> Scale:
     """Returns the axis for config values of any kind, null and mixed kinds included."""
     plain = _plain(values)
-    numbers = {float(value) for value in plain if value is not None and _is_number(value)}
+    numbers = {float(value) for value in plain if is_number(value)}
     enough = len(numbers) > 1 or None not in plain
     if (
         numbers
         and enough
         and all(map(math.isfinite, numbers))
-        and all(value is None or _is_number(value) for value in plain)
+        and all(value is None or is_number(value) for value in plain)
     ):
         return _number_scale(plain, sorted(numbers))
     return word_scale(plain)

@@ -9,8 +9,7 @@ from functools import reduce
 import numpy as np
 import pandas as pd
 
-from analysis.answers.fates import group_key
-from analysis.parameters import format_value, varying_parameters
+from analysis.parameters import format_value, group_key, varying_parameters
 from analysis.stats import mean_interval
 
 SMOOTHED = 500

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -46,16 +46,18 @@ def _points(
             none = f"none of {counted(len(runs), 'run')} has one"
             raise NothingToPlot(f"a run with a value of {metric} is needed, but {none}; {present(runs)}")
     results, costs = results_of(runs, reward, over), results_of(runs, cost, over)
-    of_runs = {item.runs: item for item in costs.settings if item.n}
-    pairs = [(item, of_runs[item.runs]) for item in results.settings if item.runs in of_runs]
+    of_runs = {tuple(item.folders): item for item in costs.settings if item.n}
+    pairs = [(item, of_runs[own]) for item in results.settings if (own := tuple(item.folders)) in of_runs]
     if not pairs:
         raise NothingToPlot(f"finished runs with both {reward} and {cost} are needed, but none has both")
     return results, pairs
 
 
-def _paths(axes: Axes, item: Setting, frames: dict[str, pd.DataFrame], reward: str, cost: str, color: object) -> None:
+def _paths(
+    axes: Axes, item: Setting, frames: Mapping[Any, pd.DataFrame], reward: str, cost: str, color: object
+) -> None:
     """Draws how a setting came to its point, the mean over its runs."""
-    logged = (frames[run] for run in item.runs if run in frames and cost in frames[run].columns)
+    logged = (frames[path] for path in item.folders if path in frames and cost in frames[path].columns)
     found = (curve_of(rows.assign(x=rows[cost]), reward, "eval/rewards/margins") for rows in logged)
     if curves := [curve for curve in found if curve is not None]:
         line = trace_of(curves, [False] * len(curves), 0.0).line
@@ -95,11 +97,11 @@ def frontier(
         NothingToPlot: If no run has both metrics.
     """
     results, pairs = _points(runs, reward, cost, over)
-    rows = [int(np.flatnonzero(runs["run_id"] == item.runs[0])[0]) for item, _ in pairs]
+    rows = [int(np.flatnonzero(runs["path"] == item.folder)[0]) for item, _ in pairs]
     order = run_order(runs.iloc[rows], results.keys)
     pairs = [pairs[index] for index in order]
     looks = _looks(runs.iloc[[rows[index] for index in order]], pairs, over)
-    frames = {} if metrics is None else {str(run_id): rows for run_id, rows in metrics.groupby("run_id")}
+    frames = {} if metrics is None else dict(tuple(metrics.groupby("path")))
     figure = new_figure(8.0, 4.8)
     axes = figure.subplots()
     plain_axes(axes)

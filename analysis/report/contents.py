@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.answers import Answer, metric_columns
 from analysis.curves import METRIC_COLUMNS
-from analysis.parameters import format_value, named_as_in, parameter_columns, short_names, varying_parameters
+from analysis.parameters import format_value, is_number, named_as_in, parameter_columns, short_names, varying_parameters
 from analysis.report.runs import ReportedRun, runs_of_folder, runs_of_sweep
 from analysis.report.texts import Texts, plain
 from analysis.run_table import RUN_COLUMNS, SWEEP_COLUMNS
@@ -155,7 +155,7 @@ def _keys(frame: pd.DataFrame, runs: Sequence[ReportedRun]) -> list[Key]:
 
 def _kind(column: pd.Series) -> tuple[bool, bool]:
     values = [plain(value) for value in column.dropna().tolist()]
-    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    numeric = all(map(is_number, values))
     return numeric, numeric and log_spaced(values)
 
 

@@ -8,22 +8,20 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from analysis.answers.cost import reach
+from analysis.answers.cost import time_to_target
 from analysis.answers.metric import direction
 from analysis.load import load_metrics, load_runs
-from analysis.next_sweeps import save_sweep
+from analysis.next_sweeps import save_sweep, sweep_file
 from analysis.parameters import find_column, with_absent_values
+from analysis.places import Place, find_place
 from analysis.plots import save_figure
 from analysis.plots.optimum import draw
 from analysis.sensitivity.budget import AXIS, BY, Asked, budget, check_comparable, left_out, lines_of
-from analysis.sensitivity.compare import Curve, curves, default_target
-from analysis.sensitivity.next_sweeps import extension, more_seeds
-from analysis.sensitivity.places import Places, find_places
-from analysis.sensitivity.report import Row, comparison_table, remarks, table_text
+from analysis.sensitivity.compare import Curve, curves, default_target, extension, more_seeds
+from analysis.sensitivity.report import comparison_table, remarks, table_text
 from analysis.tables import save_table
 from gpt_opt.errors import GptOptError, counted, exit_code, say
 from gpt_opt.records.metrics import metric_label, metric_text
@@ -53,76 +51,76 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _asked(options: argparse.Namespace, places: Places, runs: pd.DataFrame) -> Asked:
+def _load(places: Sequence[Place]) -> tuple[pd.DataFrame, list[str]]:
+    """Returns the runs that have begun, and of each planned one that has not the overrides that set it apart."""
+    folders, not_started = [], []
+    for place in places:
+        if (sweep := place.sweep) is None:
+            folders.append(place.root)
+            continue
+        for run in sweep.runs:
+            if (root := run.paths().root).is_dir():
+                folders.append(root)
+            else:
+                not_started.append(f"{run.index} of {sweep.label}: {' '.join(run.overrides)}")
+    return load_runs(folders), not_started
+
+
+def _asked(options: argparse.Namespace, place: Place, runs: pd.DataFrame) -> Asked:
     if runs.empty:
         raise GptOptError(f"runs are needed, but there are none below {' '.join(options.places)}")
-    of_sweep = places.metric or {}
+    of_sweep = (None if place.sweep is None else place.sweep.submission().metric) or {}
     metric = options.metric or of_sweep.get("name", "eval/loss")
     goal = options.goal or (of_sweep.get("goal") if metric == of_sweep.get("name") else None)
     by, axis = find_column(runs, options.by), find_column(runs, options.axis)
     return Asked(metric, direction(metric, goal), by, axis, options.tokens)
 
 
-def _rows(found: Sequence[Curve], runs: pd.DataFrame, target: float, asked: Asked) -> list[Row]:
-    best = [final.path for curve in found for final in curve.best.finals if not final.diverged]
-    metrics = dict(tuple(load_metrics(best).groupby("path"))) if best else {}
-    sizes = {
-        path: (tokens, step) for path, tokens, step in zip(runs["path"], runs["tokens"], runs["step"], strict=True)
-    }
-    rows = []
-    for curve in found:
-        paths = [final.path for final in curve.best.finals if final.path in metrics]
-        reaches = (reach(target, metrics[path], *sizes[path], asked.metric, asked.greater) for path in paths)
-        rows.append(Row(curve, tuple(reaches)))
-    return rows
-
-
-def _write_sweep(document: dict[str, Any] | None, target: Path | None, nothing: str) -> None:
-    if target is None:
-        return
-    if document is None:
-        print(nothing)
-        return
-    save_sweep(document, target)
-    print(f"sweep file: {target} (gptopt plan {target} checks it)")
-
-
-def _next(
-    found: Sequence[Curve], rows: Sequence[Row], asked: Asked, places: Places, options: argparse.Namespace
-) -> None:
+def _next(found: Sequence[Curve], asked: Asked, place: Place, options: argparse.Namespace) -> None:
     """Says which optima are not interior, and prints or writes what to run next."""
-    for line in remarks(rows, asked):
+    for line in remarks(found, asked):
         print(line)
-    wider = extension(found, asked, f"{places.name}_extended", places.resources)
-    if wider is not None and options.extend is None:
-        print(f"a sweep file that extends these grids (--extend FILE writes it):\n{json.dumps(wider, indent=2)}")
-    _write_sweep(wider, options.extend, "every optimum is interior: there is nothing to extend")
-    seeds = more_seeds(found, asked, f"{places.name}_seeds", SEEDS, places.resources)
-    if seeds is not None and options.seeds is None:
-        print(f"some best points have fewer than {SEEDS} seeds: --seeds FILE writes a sweep file that adds them")
-    _write_sweep(seeds, options.seeds, f"every best point has {SEEDS} seeds: there is nothing to add")
+    wider, seeds = extension(found, asked.axis), more_seeds(found, SEEDS)
+    for what, members, file, nothing in (
+        ("extended", wider, options.extend, "every optimum is interior: there is nothing to extend"),
+        ("seeds", seeds, options.seeds, f"every best point has {SEEDS} seeds: there is nothing to add"),
+    ):
+        if not members:
+            if file is not None:
+                print(nothing)
+            continue
+        document = sweep_file(f"{place.name}_{what}", members, asked.metric, asked.greater, place.resources)
+        if file is not None:
+            print(save_sweep(document, file))
+        elif what == "extended":
+            print(f"a sweep file that extends these grids (--extend FILE writes it):\n{json.dumps(document, indent=2)}")
+        else:
+            print(f"some best points have fewer than {SEEDS} seeds: --seeds FILE writes a sweep file that adds them")
 
 
 def _run(options: argparse.Namespace) -> None:
     logging.getLogger("analysis").setLevel(logging.ERROR)  # what load_runs warns of stands below the table
-    places = find_places(options.places)
-    loaded = load_runs(places.folders)
+    places = [find_place(name) for name in options.places]
+    loaded, not_started = _load(places)
     runs = with_absent_values(loaded)
-    asked = _asked(options, places, runs)
+    asked = _asked(options, places[0], runs)
     reasons = left_out(runs, asked)
     compared = runs[reasons == ""]
     check_comparable(compared, asked)
     found, tokens = curves(runs, reasons, asked), budget(compared, asked)
     target = default_target(found, asked) if options.target is None else options.target
-    rows = _rows(found, runs, target, asked)
-    figure = options.output if options.output is not None else places.root / "sensitivity.png"
+    best = [curve.best for curve in found]
+    metrics = load_metrics([folder for item in best for folder in item.folders])
+    times = time_to_target(best, runs, metrics, target, asked.metric, asked.greater)
+    rows = list(zip(found, times, strict=True))
+    figure = options.output if options.output is not None else places[0].root / "sensitivity.png"
     table = figure.with_suffix(".csv")
     show(table_text(rows, target, asked, terminal_width(sys.stdout)), sys.stdout)
     label = metric_label(asked.metric)
     head = f"{counted(len(compared), 'run')} of {tokens:,} tokens, compared by {label}"
     print(f"\n{head}; ± is the standard deviation over seeds")
     print(f"target: {label} {metric_text(asked.metric, target)}; steps between two evaluations are interpolated")
-    lines = [*lines_of(runs, reasons), *(f"{line}: not started" for line in places.not_started)]
+    lines = [*lines_of(runs, reasons), *(f"{line}: not started" for line in not_started)]
     if lines:
         print(f"\nleft out: {len(lines)}", *(f"  {line}" for line in lines), sep="\n")
     print()
@@ -131,7 +129,7 @@ def _run(options: argparse.Namespace) -> None:
     for problem in loaded.attrs["problems"]:
         say(f"problem: {problem}")
     print(f"figure: {figure}\ntable: {table}")
-    _next(found, rows, asked, places, options)
+    _next(found, asked, places[0], options)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

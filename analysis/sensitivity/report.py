@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from analysis.answers.cost import Reach
+from analysis.answers.cost import ToTarget
+from analysis.answers.settings import Setting
 from analysis.parameters import format_value, short_names
 from analysis.sensitivity.budget import Asked
 from analysis.sensitivity.compare import Curve, mean, spread
@@ -25,32 +25,13 @@ _OPTIMUM = {
 }
 
 
-@dataclass(frozen=True)
-class Row:
-    """One optimizer.
-
-    Attributes:
-        curve: What was tried of it.
-        reaches: The time to the target of each run of its best point that did not diverge.
-    """
-
-    curve: Curve
-    reaches: tuple[Reach, ...]
-
-    @property
-    def steps(self) -> list[float]:
-        """Steps to the target of the runs that reached it."""
-        return [item.steps for item in self.reaches if item.reached]
-
-    @property
-    def seconds(self) -> list[float]:
-        """Seconds to the target of the runs that reached it."""
-        return [item.seconds for item in self.reaches if item.reached]
+Row = tuple[Curve, ToTarget]
+"""One optimizer: what was tried of it, and how long its best setting took to the target."""
 
 
 def _tuned_names(rows: Sequence[Row], asked: Asked) -> dict[str, str]:
     """Returns short names of by, axis and all that was tuned, by column."""
-    tuned = dict.fromkeys(column for row in rows for column in row.curve.tuned)
+    tuned = dict.fromkeys(column for curve, _ in rows for column in curve.tuned)
     return short_names([asked.by, asked.axis, *tuned])
 
 
@@ -62,17 +43,18 @@ def comparison_table(rows: Sequence[Row], target: float, asked: Asked) -> pd.Dat
     it, mean and standard deviation of the steps and seconds until then, and where the optimum lies.
     """
     records = []
-    for row in rows:
-        best = row.curve.best
+    for curve, time in rows:
+        best = curve.best
         names = _tuned_names(rows, asked)
-        record: dict[str, Any] = {names.pop(asked.by): row.curve.name, names.pop(asked.axis): best.axis}
-        record |= {name: best.settings.get(column) for column, name in names.items()}
-        record |= {asked.metric: mean(best.values), f"{asked.metric} std": spread(best.values)}
-        record |= {"runs": len(best.finals), "diverged": len(best.finals) - len(best.values)}
-        record |= {"target": target, "reached": len(row.steps)}
-        record |= {"steps": mean(row.steps), "steps std": spread(row.steps)}
-        record |= {"seconds": mean(row.seconds), "seconds std": spread(row.seconds), "optimum": row.curve.optimum}
-        records.append(record)
+        record: dict[str, Any] = {names.pop(asked.by): curve.name, names.pop(asked.axis): float(curve.at)}
+        record |= {name: best.values.get(column) for column, name in names.items()}
+        record |= {asked.metric: mean(best.finals), f"{asked.metric} std": spread(best.finals)}
+        record |= {"runs": best.planned, "diverged": best.diverged}
+        record |= {"target": target, "reached": time.reached}
+        for name in ("steps", "seconds"):
+            values = [getattr(one, name) for one in time.reaches]
+            record |= {name: mean(values), f"{name} std": spread(values)}
+        records.append(record | {"optimum": curve.optimum})
     return pd.DataFrame(records)
 
 
@@ -84,7 +66,7 @@ def _plus_minus(values: Sequence[float], name: str) -> str:
     return text if len(values) == 1 else f"{text} ± {metric_text(name, spread(values))}"
 
 
-def _numbers(values: Sequence[float], row: Row) -> str:
+def _numbers(values: Sequence[float], best: Setting) -> str:
     """Returns `120 ± 4`, with `(2 of 3)` where some runs did not reach the target; `-` where nothing was logged."""
     if not values:
         return "not reached"
@@ -92,50 +74,46 @@ def _numbers(values: Sequence[float], row: Row) -> str:
         return "-"
     digits = 0 if mean(values) >= 100 else 1
     text = f"{mean(values):.{digits}f}" + (f" ± {spread(values):.{digits}f}" if len(values) > 1 else "")
-    of = len(row.curve.best.finals)
-    return text if len(values) == of else f"{text} ({len(values)} of {of})"
-
-
-def _runs(row: Row) -> str:
-    best = row.curve.best
-    diverged = len(best.finals) - len(best.values)
-    return f"{len(best.finals)}" + (f" ({diverged} diverged)" if diverged else "")
+    return text if len(values) == best.planned else f"{text} ({len(values)} of {best.planned})"
 
 
 def table_text(rows: Sequence[Row], target: float, asked: Asked, width: int | None) -> str:
     """Returns the table for a terminal of `width` columns; None where there is none."""
     names = _tuned_names(rows, asked)
     goal = metric_text(asked.metric, target)
+    curves, best = [curve for curve, _ in rows], [curve.best for curve, _ in rows]
     columns = [
-        Column(names.pop(asked.by), [row.curve.name for row in rows], flexible=True),
-        Column(names.pop(asked.axis), [format_value(row.curve.best.axis) for row in rows], right=True),
+        Column(names.pop(asked.by), [curve.name for curve in curves], flexible=True),
+        Column(names.pop(asked.axis), [format_value(curve.at) for curve in curves], right=True),
     ]
     for column, name in names.items():
-        cells = [format_value(row.curve.best.settings.get(column)) for row in rows]
+        cells = [format_value(item.values.get(column)) for item in best]
         columns.append(Column(name, cells, right=True, flexible=True))
-    finals = [_plus_minus(row.curve.best.values, asked.metric) for row in rows]
+    seeds = [f"{item.planned}" + (f" ({item.diverged} diverged)" if item.diverged else "") for item in best]
+    steps = [_numbers([one.steps for one in time.reaches], time.setting) for _, time in rows]
+    seconds = [_numbers([one.seconds for one in time.reaches], time.setting) for _, time in rows]
     columns += [
-        Column(metric_label(asked.metric), finals, right=True),
-        Column("seeds", [_runs(row) for row in rows], right=True),
-        Column(f"steps to {goal}", [_numbers(row.steps, row) for row in rows], right=True),
-        Column(f"seconds to {goal}", [_numbers(row.seconds, row) for row in rows], right=True),
-        Column("optimum", [_OPTIMUM[row.curve.optimum] for row in rows]),
+        Column(metric_label(asked.metric), [_plus_minus(item.finals, asked.metric) for item in best], right=True),
+        Column("seeds", seeds, right=True),
+        Column(f"steps to {goal}", steps, right=True),
+        Column(f"seconds to {goal}", seconds, right=True),
+        Column("optimum", [_OPTIMUM[curve.optimum] for curve in curves]),
     ]
     return "\n".join(render(columns, width))
 
 
-def remarks(rows: Sequence[Row], asked: Asked) -> list[str]:
+def remarks(curves: Sequence[Curve], asked: Asked) -> list[str]:
     """Returns a line for each optimizer whose best value of the axis is not between others that were tried."""
     name = short_names([asked.axis])[asked.axis]
     lines = []
-    for row in rows:
-        best = format_value(row.curve.best.axis)
+    for curve in curves:
+        best = format_value(curve.at)
         say = {
             "lowest": f"the best {name}, {best}, is the lowest that was tried",
             "highest": f"the best {name}, {best}, is the highest that was tried",
             "only": f"{best} is the only {name} that was tried",
-            "none": f"every run diverged, the lowest {name} was {format_value(row.curve.profile[0].axis)}",
+            "none": f"every run diverged, the lowest {name} was {format_value(min(curve.profile))}",
         }
-        if row.curve.optimum in say:
-            lines.append(f"{row.curve.name}: {say[row.curve.optimum]}")
+        if curve.optimum in say:
+            lines.append(f"{curve.name}: {say[curve.optimum]}")
     return lines

@@ -27,14 +27,12 @@ def collect(where: str | None, output: Path, metrics: bool) -> None:
         raise ConfigError([Problem("--output", problem, f"write -o {better}")])
     if not output.parent.is_dir():
         raise ConfigError([Problem("--output", f"must be in a folder that exists, but {output.parent} does not")])
-    from analysis.load import load_metrics, load_runs
-    from analysis.sensitivity.places import sweep_at
+    from analysis.places import find_place
     from analysis.tables import save_frame
 
     logging.getLogger("analysis").setLevel(logging.ERROR)  # what load_runs warns of is said below
-    sweep = sweep_at(where)
-    load = load_metrics if metrics else load_runs
-    frame = load(where) if sweep is None else load(sweep=sweep.root)
+    place = find_place(where)
+    frame = place.metrics() if metrics else place.runs()
     save_frame(frame, output)
     for problem in frame.attrs["problems"]:
         say(f"problem: {problem}")

@@ -67,26 +67,26 @@ class Reader:
     """
 
     def __init__(self, where: str | None, metric: str | None) -> None:
-        from analysis.sensitivity.places import sweep_at
+        from analysis.places import find_place
 
-        self._sweep = sweep_at(where)
+        self._place = find_place(where)
         self._metric = metric
         self._before: SweepStatus | None = None
-        self.folder = Path(where or "") if self._sweep is None else self._sweep.root
+        self.folder = self._place.root
 
     def read(self) -> tuple[Source, str]:
         """Returns what to report on as it is now, and in one line how it stands."""
-        return self._read_folder() if self._sweep is None else self._read_sweep(self._sweep)
+        sweep = self._place.sweep
+        return self._read_folder() if sweep is None else self._read_sweep(sweep)
 
     def _read_sweep(self, sweep: Sweep) -> tuple[Source, str]:
-        from analysis import load_metrics, load_runs
         from analysis.answers import answer
         from analysis.report import Source
         from gpt_opt.cli.views import status as views
         from gpt_opt.dispatch.sweep_status import gather
 
         status = self._before = gather(sweep, before=self._before)
-        record, runs, metrics = views.as_record(status), load_runs(sweep=sweep.root), load_metrics(sweep=sweep.root)
+        record, runs, metrics = views.as_record(status), self._place.runs(), self._place.metrics()
         source = Source(
             title=sweep.label,
             runs=runs,
@@ -102,12 +102,11 @@ class Reader:
         return source, views.outcome(status)
 
     def _read_folder(self) -> tuple[Source, str]:
-        from analysis import load_metrics, load_runs
         from analysis.answers import answer
         from analysis.report import Source
         from gpt_opt.records.state import State
 
-        runs, metrics = load_runs(self.folder), load_metrics(self.folder)
+        runs, metrics = self._place.runs(), self._place.metrics()
         if runs.empty:
             problem = f"must be a submitted sweep or a folder of runs, but no run lies below {str(self.folder)!r}"
             raise RequestError([Problem("SWEEP_OR_DIR", problem, "outputs/ is where runs are written")])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.answers import Answer
+    from analysis.places import Place
     from gpt_opt.records.sweep_dir import Sweep
 
 FORMATS = ("table", "csv", "latex", "markdown", "json")
@@ -60,27 +61,26 @@ def results(
     """
     from analysis.answers import answer
     from analysis.answers.cost import with_gpu_seconds
-    from analysis.load import load_metrics, load_runs
-    from analysis.sensitivity.places import sweep_at
+    from analysis.places import find_place
 
     if target is not None and not math.isfinite(target):
         raise click.UsageError(f"--target takes a finite number, but got {target}")
     logging.getLogger("analysis").setLevel(logging.ERROR)  # what load_runs warns of stands below the table
-    sweep = sweep_at(where)
-    runs = load_runs(where) if sweep is None else load_runs(sweep=sweep.root)
+    place = find_place(where)
+    sweep, runs = place.sweep, place.runs()
     problems = runs.attrs["problems"]
     if runs.empty:
         raise ConfigError(
             [Problem(str(where), "must hold runs, but there are none in it", "gptopt submit starts some")]
         )
     own = None if sweep is None else _metric(sweep, stage)
-    curves = None if target is None else load_metrics(where) if sweep is None else load_metrics(sweep=sweep.root)
+    curves = None if target is None else place.metrics()
     runs = with_gpu_seconds(runs) if cost == "gpu_s" else runs
     found = answer(
         runs, metric, by or None, over, stage=stage, goal=goal, cost=cost, target=target, metrics=curves, of_sweep=own
     )
     _print(found, sweep, runs, "json" if as_json else form, problems)
-    _write_next(found, sweep, runs, seeds, extend)
+    _write_next(found, place, seeds, extend)
     return _code(found)
 
 
@@ -112,28 +112,22 @@ def _print(found: Answer, sweep: Sweep | None, runs: pd.DataFrame, form: str, pr
         say(f"problem: {problem}")
 
 
-def _write_next(
-    found: Answer, sweep: Sweep | None, runs: pd.DataFrame, seeds: Path | None, extend: Path | None
-) -> None:
+def _write_next(found: Answer, place: Place, seeds: Path | None, extend: Path | None) -> None:
     """Writes the sweep files that were asked for."""
     from analysis.answers.next_runs import extension, more_seeds
-    from analysis.next_sweeps import save_sweep
+    from analysis.next_sweeps import save_sweep, sweep_file
 
-    submission = None if sweep is None else sweep.submission()
-    name = "sweep" if submission is None else submission.sweep
-    resources = {} if submission is None else submission.shapes[0].resources
     for file, make, what, nothing in (
         (seeds, more_seeds, "seeds", "no settings need more seeds"),
         (extend, extension, "extended", "no optimum lies at the edge of its grid"),
     ):
         if file is None:
             continue
-        document = make(found, runs, f"{name}_{what}", resources)
-        if document is None:
-            say(f"{nothing}: {file} is not written")
+        if members := make(found):
+            name = f"{place.name}_{what}"
+            say(save_sweep(sweep_file(name, members, found.metric, found.greater, place.resources), file))
         else:
-            save_sweep(document, file)
-            say(f"sweep file: {file} (gptopt plan {file} checks it)")
+            say(f"{nothing}: {file} is not written")
 
 
 def _code(found: Answer) -> int:

@@ -97,7 +97,7 @@ def test_interior_and_edge_optima(attempt: Try, outputs: Path, capsys: pytest.Ca
     for lr, end in ((0.001, 2.1), (0.003, 2.2)):
         attempt("nadamw", lr, end)
     found = compare(outputs)
-    assert {name: (curve.best.axis, curve.optimum) for name, curve in found.items()} == {
+    assert {name: (curve.at, curve.optimum) for name, curve in found.items()} == {
         "rmsprop": (0.001, "lowest"),
         "adamw": (0.003, "interior"),
         "nadamw": (0.001, "lowest"),
@@ -176,7 +176,7 @@ def test_mean_and_spread_are_over_seeds_and_further_seeds_change_no_choice(
     for seed, end in ((1, 2.2), (2, 2.4)):
         attempt("adamw", 0.003, end, seed)
     curve = compare(outputs)["adamw"]
-    assert curve.best.axis == 0.003
+    assert curve.at == 0.003
     assert curve.seeds == {0}
     assert main([str(outputs), "--target", "3"]) == 0
     row = capsys.readouterr().out.splitlines()[1].split()
@@ -210,7 +210,7 @@ def test_losses_of_unequal_budgets_are_not_mixed(
     attempt("adamw", 0.001, 1.0, tokens=2 * TOKENS)
     attempt("adamw", 0.003, 1.1, tokens=2 * TOKENS)
     attempt("adamw", 0.003, 2.05, seed=1, tokens=TOKENS + 5)
-    assert compare(outputs)["adamw"].best.axis == 0.003
+    assert compare(outputs)["adamw"].at == 0.003
     assert main([str(outputs)]) == 0
     printed = capsys.readouterr().out
     assert "4 runs of 1,000 tokens" in printed
@@ -234,8 +234,8 @@ def test_failed_unfinished_and_diverged_runs_are_named(
     attempt("adamw", 0.04, 1.0, state=State.RUNNING)
     attempt("adamw", 0.05, math.nan)
     curve = compare(outputs)["adamw"]
-    assert (curve.best.axis, curve.optimum) == (0.003, "interior")  # a rate at which training diverges was tried
-    assert [(point.axis, len(point.values)) for point in curve.profile] == [(0.001, 1), (0.003, 1), (0.01, 0)]
+    assert (curve.at, curve.optimum) == (0.003, "interior")  # a rate at which training diverges was tried
+    assert [(value, item.n) for value, item in curve.profile.items()] == [(0.001, 1), (0.003, 1), (0.01, 0)]
     assert main([str(outputs)]) == 0
     lines = capsys.readouterr().out.splitlines()
     start = lines.index("left out: 4") + 1
@@ -261,7 +261,7 @@ def test_a_point_of_which_one_seed_diverged_is_not_the_best(attempt: Try, output
         attempt("adamw", 0.001, 2.5, seed)
     attempt("adamw", 0.003, 2.0)
     attempt("adamw", 0.003, math.nan, 1, state=State.FAILED, error=blown)
-    assert compare(outputs)["adamw"].best.axis == 0.001
+    assert compare(outputs)["adamw"].at == 0.001
 
 
 def test_an_optimizer_of_which_every_run_diverged(
@@ -288,7 +288,7 @@ def test_weight_decay_is_tuned_too(attempt: Try, outputs: Path, capsys: pytest.C
         attempt("adamw", lr, end, more={DECAY: decay})
         attempt("sgd", lr, end + 0.5)
     curve = compare(outputs)["adamw"]
-    assert [point.values for point in curve.profile] == [[2.4], [2.2]]
+    assert [item.finals for item in curve.profile.values()] == [[2.4], [2.2]]
     assert main([str(outputs)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:3] == ["optimizer", "lr", "weight_decay"]
@@ -323,6 +323,17 @@ def test_another_metric_and_other_keys(attempt: Try, outputs: Path, capsys: pyte
     assert [line.split()[:3] for line in lines[:3]] == [
         ["n_embd", "beta", "train"], ["64", "0.2", "-2.0000"], ["128", "0.2", "-2.0000"],
     ]  # fmt: skip
+
+
+def test_an_axis_of_integers(attempt: Try, outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for layers in (1, 2, 4):
+        attempt("adamw", 0.01, 2 + layers, more={"model.config.n_layer": layers})
+        attempt("sgd", 0.01, 9 - layers, more={"model.config.n_layer": layers})
+    assert main([str(outputs), "--axis", "n_layer"]) == 0
+    printed = capsys.readouterr().out
+    assert "adamw: the best n_layer, 1, is the lowest that was tried" in printed
+    (member,) = sweep_in(printed)["union"]
+    assert member == {"base": {}, "grid": {"model.config.n_layer": [8, 16], "seed": [0]}}
 
 
 def test_the_figure(attempt: Try, outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,10 @@ import pytest
 from analysis.answers import answer, edges, importance, pareto, settings, time_to_target
 from analysis.answers.cost import with_gpu_seconds
 from analysis.answers.edges import further_values
+from analysis.answers.fates import DIVERGED
 from analysis.answers.next_runs import extension, more_seeds
 from analysis.answers.words import remarks
+from analysis.next_sweeps import sweep_file
 from gpt_opt.records.io import write_text
 from gpt_opt.records.state import State
 from tests.analysis.answers.frames import ACCURACY, frame, grid, run
@@ -82,13 +84,13 @@ def test_time_to_a_target() -> None:
         [
             pd.DataFrame(
                 {
-                    "run_id": run_id,
+                    "path": path,
                     "step": [0, 50, 100],
                     ACCURACY: [0.4, 0.5, final],
                     "tokens_per_second": [math.nan, 20.0, 20.0],
                 }
             )
-            for run_id, final in zip(runs["run_id"], runs[ACCURACY], strict=True)
+            for path, final in zip(runs["path"], runs[ACCURACY], strict=True)
         ]
     )
     found = time_to_target(settings(runs, ACCURACY), runs, curves, 0.7, ACCURACY, True)
@@ -128,6 +130,11 @@ def test_values_go_on_as_the_grid_does() -> None:
     assert further_values([0.0, 0.1], "lowest") == [], "of most parameters nothing is less than 0"
     assert further_values([1e-3], "only") == pytest.approx([1e-4, 3.16e-4, 3.16e-3, 1e-2])
     assert further_values([1e-3, 2e-3], "interior") == []
+    assert further_values([2, 3], "lowest") == [1]
+    assert further_values([1, 2], "lowest") == []
+    assert further_values([4], "only") == [1, 13, 40]
+    assert further_values([0, 10], "highest") == [20, 30]
+    assert further_values([-2, 0], "lowest") == [-6, -4]
 
 
 def test_integers_and_switches() -> None:
@@ -142,6 +149,9 @@ def test_integers_and_switches() -> None:
     rows = [run({"training.training_params.batch_size": size, "seed": 0}, 1 / size) for size in (1, 2, 4)]
     found = settings(frame(*rows), ACCURACY)
     assert edges(found, found[0]) == [], "there is no integer to try below 1"
+    rows = [run({"loss.beta": beta, "seed": 0}, 1 / beta) for beta in (1.0, 2.0, 4.0)]
+    found = settings(frame(*rows), ACCURACY)
+    assert [edge.further for edge in edges(found, found[0])] == [(0.25, 0.5)], "there are such numbers"
 
 
 def test_an_edge_is_looked_for_beside_the_best_setting_and_in_a_random_search_among_all() -> None:
@@ -169,24 +179,48 @@ def test_the_sweep_file_that_adds_seeds(make_run: MakeRun, outputs: Path) -> Non
 
     _run_dirs(make_run, {0.1: [0.80, 0.84, 0.82], 0.3: [0.79, 0.80, 0.815], 1.0: [0.1, 0.12, 0.11]})
     runs = load_runs(outputs)
-    document = more_seeds(answer(runs), runs, "again", {"gpus_per_run": 1})
-    assert document is not None
-    assert [part["base"] for part in document["union"]] == [{"loss.beta": 0.1}, {"loss.beta": 0.3}]
-    assert {tuple(part["grid"]["seed"]) for part in document["union"]} == {tuple(range(10))}
+    found = answer(runs)
+    members = more_seeds(found)
+    assert members == [({"loss.beta": beta}, {"seed": list(range(10))}) for beta in (0.1, 0.3)]
+    document = sweep_file("again", members, found.metric, found.greater, {"gpus_per_run": 1})
+    assert document["union"] == [{"base": base, "grid": grid} for base, grid in members]
     assert document["metric"] == {"name": ACCURACY, "goal": "maximize"}
     assert document["resources"] == {"gpus_per_run": 1}
-    wider = extension(answer(runs), runs, "wider")
-    assert wider is not None
-    assert wider["union"] == [{"base": {}, "grid": {"loss.beta": [0.0111, 0.0333], "seed": [0, 1, 2]}}]
+    assert extension(found) == [({}, {"loss.beta": [0.0111, 0.0333], "seed": [0, 1, 2]})]
+
+
+def test_a_seed_that_diverged_is_known(make_run: MakeRun, outputs: Path) -> None:
+    from analysis import load_runs
+
+    _run_dirs(make_run, {0.1: [0.80, 0.84], 0.3: [0.79, 0.80]})
+    lost = make_run({"loss.beta": 0.3, "seed": 2}, State.FAILED, final=None, error={"type": DIVERGED, "message": "NaN"})
+    found = answer(load_runs(outputs))
+    assert (found.settings[1].diverged, found.settings[1].seeds) == (1, {0, 1, 2})
+    assert list(found.settings[1].ended)[2:] == [str(lost.root)]
+    of_best, of_rival = (grid["seed"] for _, grid in more_seeds(found))
+    assert (len(of_best), of_rival) == (len(of_rival) - 1, [*of_best, len(of_best)]), "another seed in its place"
+
+
+def test_what_is_averaged_over_is_no_seed(make_run: MakeRun, outputs: Path) -> None:
+    from analysis import load_runs
+
+    size = "training.training_params.batch_size"
+    for beta in (0.1, 0.3):
+        for number in (8, 16):
+            paths = make_run({"loss.beta": beta, size: number, "seed": 3}, final={ACCURACY: 1 - beta + number / 1e3})
+            paths.hydra.mkdir()
+            write_text(paths.hydra / "overrides.yaml", f"- loss.beta={beta}\n- {size}={number}\n- seed=3\n")
+    members = extension(answer(load_runs(outputs), over=size))
+    assert members == [({size: 8, "seed": 3}, {"loss.beta": [0.0111, 0.0333]})]
 
 
 def test_nothing_to_add() -> None:
     clear = grid({0.1: [0.80, 0.81, 0.82, 0.83], 0.3: [0.70, 0.711, 0.72, 0.73]})
-    assert more_seeds(answer(clear), clear, "again") is None
-    assert more_seeds(answer(clear, by=["seed"], over="loss.beta"), clear, "again") is None
+    assert more_seeds(answer(clear)) == []
+    assert more_seeds(answer(clear, by=["seed"], over="loss.beta")) == []
     empty = grid({0.1: [None]})
-    assert more_seeds(answer(empty), empty, "again") is None
-    assert extension(answer(empty), empty, "wider") is None
+    assert more_seeds(answer(empty)) == []
+    assert extension(answer(empty)) == []
 
 
 # -- stages ------------------------------------------------------------------------------------------------------------
