@@ -56,13 +56,14 @@ def parameter_columns(runs: pd.DataFrame) -> list[str]:
 def with_absent_values(runs: pd.DataFrame) -> pd.DataFrame:
     """Returns runs of which those of earlier versions have the values that the absence of a later key means."""
     later = {key: value for key, value in ABSENT_MEANS.items() if value not in (None, {}) and key in runs.columns}
-    return runs.assign(**{key: _filled(runs[key], value) for key, value in later.items()})
+    has_config = runs[parameter_columns(runs)].notna().any(axis=1)
+    return runs.assign(**{key: _filled(runs[key], value, has_config) for key, value in later.items()})
 
 
-def _filled(values: pd.Series, value: Any) -> pd.Series:
+def _filled(values: pd.Series, value: Any, where: pd.Series) -> pd.Series:
     if isinstance(values.dtype, pd.CategoricalDtype) and value not in values.cat.categories:
         values = values.cat.add_categories([value])
-    return values.fillna(value)
+    return values.mask(values.isna() & where, value)
 
 
 def group_key(value: Any) -> Hashable:
@@ -132,6 +133,7 @@ def find_column(runs: pd.DataFrame, name: str) -> str:
     """
     columns = parameter_columns(runs)
     found = [name] if name in columns else [column for column in columns if column.endswith(f".{name}")]
+    found = found or [column for column, short in short_names(shown_parameters(runs)).items() if short == name]
     if len(found) != 1:
         what = f"{', '.join(found)} have that name" if found else f"the runs have no {name}"
         raise GptOptError(f"a config key of the runs is needed, but {what}; {varying_text(runs)}")

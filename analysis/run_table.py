@@ -98,7 +98,7 @@ def _config(values: list[Any]) -> pa.Array:
         different.pop(None, None)
         numbers = {value: number for number, value in enumerate(different)}
         return _coded(list(map(numbers.get, values)), list(map(json.dumps, different)))
-    texts = [None if value is None else json.dumps(value) for value in values]
+    texts = [None if value is None else json.dumps(value, default=str) for value in values]  # YAML has dates
     return pa.array(texts, pa.string()).dictionary_encode()
 
 

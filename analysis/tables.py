@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from analysis.answers.metric import metric_columns
-from analysis.parameters import format_value, run_order, short_names, shown_parameters
+from analysis.parameters import format_value, group_key, run_order, short_names, shown_parameters
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.io import write_bytes
 from gpt_opt.records.metrics import MOST_SHOWN, metric_label, metric_text, own_metrics
@@ -65,7 +65,7 @@ def _column(table: pd.DataFrame, name: str) -> Column:
     """Returns a column of text: numbers to the right and never folded, texts to the left."""
     form = partial(metric_text, METRICS.get(name, name)) if name in (*METRICS, *table.attrs["own"]) else format_value
     numeric = name in METRICS or name == "steps" or pd.api.types.is_numeric_dtype(table[name])
-    cells = ["-" if pd.isna(value) else form(value) for value in table[name]]
+    cells = ["-" if group_key(value) is None else form(value) for value in table[name]]
     return Column(name, cells, right=numeric, flexible=name not in _FIXED)
 
 

@@ -29,7 +29,8 @@ def read(folder: str) -> Part:
     part.fixed = {"step": whole(state.get("global_step")), "total_steps": whole(state.get("max_steps"))}
     if part.fixed["step"] and part.fixed["step"] == part.fixed["total_steps"]:
         part.fixed["state"] = str(State.COMPLETED)
-    part.config = {"trainer": {name: state[name] for name in _CONFIG if name in state}}
+    config = {name: state[name] for name in _CONFIG if name in state}
+    part.config = {"trainer": config} if config else {}
     for row in rows(state):
         part.take(row)
         if "train_runtime" in row["values"]:

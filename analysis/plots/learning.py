@@ -86,6 +86,8 @@ def _draw_bands(axes: Axes, traces: Sequence[tuple[Trace, Look]]) -> None:
         if trace.low is not None and trace.high is not None and not look.pale:
             axes.fill_between(trace.line.x, trace.low, trace.high, color=look.color, alpha=0.18, linewidth=0)
             ends += [float(np.nanmin(trace.low)), float(np.nanmax(trace.high))]
+    if axes.get_yscale() == "log":
+        ends = [end for end in ends if end > 0]
     room = BAND_ROOM * (high - low)
     axes.set_ylim(max(min(ends), low - room), min(max(ends), high + room))
 

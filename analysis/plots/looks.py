@@ -97,14 +97,19 @@ def _telling(runs: pd.DataFrame, columns: Sequence[str]) -> list[str]:
 
 
 def _labels(runs: pd.DataFrame, columns: Sequence[str]) -> list[str]:
-    """Returns a name of each run, of the values of some columns, shortened to what tells them apart."""
+    """Returns a name of each run, of the values of some columns, shortened to what tells them apart.
+
+    Where that is still too long the names of the columns are shortened too: the values are what differs.
+    """
     names = short_names(_telling(runs, columns))
     if not names:
         return run_labels(runs)
-    share = LABEL_LIMIT // len(names)
-    for limits in ([LABEL_LIMIT] * len(names), [max(10, share - len(name) - 3) for name in names.values()]):
+    whole, share = [LABEL_LIMIT] * len(names), LABEL_LIMIT // len(names)
+    parts_of = [max(10, share - len(name) - 3) for name in names.values()]
+    for width, limits in ((LABEL_LIMIT, whole), (LABEL_LIMIT, parts_of), (8, parts_of), (4, parts_of)):
+        keys = shortened(names.values(), width)
         parts = [
-            [f"{name}={value}" for value in short_values(runs[column], limit)]
+            [f"{keys[name]}={value}" for value in short_values(runs[column], limit)]
             for (column, name), limit in zip(names.items(), limits, strict=True)
         ]
         labels = [", ".join(row) for row in zip(*parts, strict=True)]

@@ -40,7 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--metric", help="metric to compare by (default: that of the sweep file, or eval/loss)")
     parser.add_argument("--goal", choices=("minimize", "maximize"), help="its direction, where it is a metric of yours")
     parser.add_argument("--by", default=BY, metavar="KEY", help="config key with a line a value (default: %(default)s)")
-    parser.add_argument("--axis", default=AXIS, metavar="KEY", help="config key of the axis (default: %(default)s)")
+    parser.add_argument(
+        "--axis", default=AXIS, metavar="KEY", help="config key of the axis, values above 0 (default: %(default)s)"
+    )
     parser.add_argument("--tokens", type=int, help="training tokens of the runs to compare (default: of most runs)")
     parser.add_argument("--target", type=float, help="value to time (default: what half of the optimizers reach)")
     parser.add_argument("--extend", type=Path, metavar="FILE", help="write the sweep file that extends the grids there")

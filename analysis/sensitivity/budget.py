@@ -117,8 +117,8 @@ def check_comparable(runs: pd.DataFrame, asked: Asked) -> None:
         value = format_value(runs[asked.axis].iloc[0])
         name = short_names([asked.axis])[asked.axis]
         raise GptOptError(
-            f"at least two values of {asked.axis} are needed, but all {len(runs)} comparable runs have {value}; "
-            f"sweep {name}, or give another key by --axis: {varying_text(runs)}"
+            f"at least two values of {asked.axis} above 0 are needed, but all {len(runs)} comparable runs have "
+            f"{value}; sweep {name}, or give another key by --axis: {varying_text(runs)}"
         )
 
 

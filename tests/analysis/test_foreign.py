@@ -56,6 +56,12 @@ def test_without_its_config_the_overrides_of_a_hydra_run_are_known(tmp_path: Pat
     assert "no more than its overrides" in row["reason"]
 
 
+def test_what_yaml_has_and_json_lacks_is_text(tmp_path: Path) -> None:
+    hydra_run(tmp_path / "0", "since: 2020-01-01\ndays: [2020-01-02]\nraw: !!binary aGk=\n")
+    row = load_runs(tmp_path).iloc[0]
+    assert (row["since"], row["days"], row["raw"]) == ("2020-01-01", ["2020-01-02"], "b'hi'")
+
+
 def test_ours_and_others_stand_side_by_side(make_run: MakeRun, outputs: Path) -> None:
     ours = make_run()
     hydra_run(outputs / "plain", "seed: 1\n")

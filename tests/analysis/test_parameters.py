@@ -11,7 +11,17 @@ import pandas as pd
 import pytest
 
 from analysis import load_runs
-from analysis.parameters import format_value, run_labels, run_order, short_names, shortened, varying_parameters
+from analysis.parameters import (
+    find_column,
+    format_value,
+    run_labels,
+    run_order,
+    short_names,
+    shortened,
+    varying_parameters,
+    with_absent_values,
+)
+from gpt_opt.errors import GptOptError
 from gpt_opt.records.run_dir import RunPaths
 
 MakeRun = Callable[..., RunPaths]
@@ -48,10 +58,22 @@ def test_of_keys_that_only_some_runs_have_the_first_stands_for_all(make_run: Mak
 
 
 def test_a_run_without_a_config_does_not_make_everything_vary(make_run: MakeRun, outputs: Path) -> None:
-    make_run({"loss.beta": 0.1})
-    make_run({"loss.beta": 0.3})
+    for beta in (0.1, 0.3):
+        make_run({"loss.beta": beta, "loss.train_on_inputs": False})
     make_run().config.unlink()
-    assert varying_parameters(load_runs(outputs)) == ["loss.beta"]
+    runs = load_runs(outputs)
+    assert varying_parameters(runs) == varying_parameters(with_absent_values(runs)) == ["loss.beta"]
+
+
+def test_a_column_is_found_by_its_key_the_end_of_it_and_the_name_that_tables_show(
+    make_run: MakeRun, outputs: Path
+) -> None:
+    for name in ("adamw", "lion"):
+        make_run({"optimizer.optimizer_params.name": name})
+    runs, key = load_runs(outputs), "optimizer.optimizer_params.name"
+    assert {find_column(runs, name) for name in (key, "optimizer_params.name", "optimizer")} == {key}
+    with pytest.raises(GptOptError, match="the runs have no optimize; what varies"):
+        find_column(runs, "optimize")
 
 
 def test_short_names_are_unambiguous() -> None:

@@ -424,7 +424,7 @@ def test_a_submitted_sweep_by_its_name(
         (["outputs", "--metric", "eval/kl"], "of 2 there is none (2 no value of eval/kl)"),
         (
             ["outputs"],
-            "at least two values of optimizer.optimizer_params.lr are needed, but all 2 comparable runs have",
+            "at least two values of optimizer.optimizer_params.lr above 0 are needed, but all 2 comparable runs have",
         ),
         (["outputs", "--axis", "dataset.name"], "of 2 there is none (2 no data.dataset.name above 0)"),
         (["outputs", "--axis", "rate"], "but the runs have no rate; what varies between them is "),

@@ -38,6 +38,13 @@ def test_one_run_shows_the_main_parameter(make_run: MakeRun, outputs: Path) -> N
     assert list(summary_table(load_runs(outputs)).columns) == ["beta", *END]
 
 
+def test_a_parameter_that_is_a_list(make_run: MakeRun, outputs: Path) -> None:
+    for betas in ([0.9, 0.95], [0.9, 0.99], None):
+        make_run({"optimizer.optimizer_params.betas": betas})
+    lines = render_table(summary_table(load_runs(outputs))).splitlines()
+    assert [line.partition("  ")[0].strip() for line in lines] == ["betas", "[0.9, 0.95]", "[0.9, 0.99]", "-"]
+
+
 def test_some_rows_of_a_frame_make_a_table(make_run: MakeRun, outputs: Path) -> None:
     for beta in (0.3, 0.05, 0.1):
         make_run({"loss.beta": beta})

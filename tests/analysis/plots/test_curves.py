@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,11 +26,12 @@ from analysis.plots import NothingToPlot, curves
 from analysis.plots import __main__ as figures
 from analysis.plots.looks import FEW as FEW_RUNS
 from analysis.plots.looks import OTHERS
+from analysis.plots.style import LABEL_LIMIT
 from analysis.plots.traces import groups_over
 from gpt_opt.errors import GptOptError
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import State
-from tests.analysis.plots.frames import grid, metric_frame, run_frame
+from tests.analysis.plots.frames import LR, NAME, grid, metric_frame, run_frame
 from tests.analysis.plots.texts import assert_readable, notes, shown_texts
 
 MakeRun = Callable[..., RunPaths]
@@ -438,3 +442,25 @@ def test_what_cannot_be_drawn_exits_2(
     printed = capsys.readouterr()
     assert message in printed.err
     assert printed.out == ""
+
+
+def test_where_names_of_parameters_are_long_their_values_are_kept() -> None:
+    runs = run_frame(grid(loss__label_smoothing=[0.0, 0.1], **{NAME: ["adam", "adamw"], LR: [0.001, 0.01]}))
+    found = names(curves(runs, metric_frame(runs, lambda _, steps: {"loss": steps / 100})))
+    values = itertools.product(("0", "0.1"), ("adam", "adamw"), ("0.001", "0.01"))
+    assert [re.sub(r"[^, =]+=", "", name) for name in found] == [", ".join(row) for row in values]
+    assert max(map(len, found)) <= LABEL_LIMIT
+
+
+def test_a_band_that_goes_below_0_leaves_a_logarithmic_axis_as_it_is() -> None:
+    runs = run_frame(grid(loss__beta=[0.1, 0.3], seed=[0, 1, 2]))
+    kl = {0.1: 1e-3, 0.3: 1.0}
+    metrics = metric_frame(
+        runs, lambda run, steps: {"eval/kl": (0.01 + steps) * kl[run["loss.beta"]] * 10.0 ** run["seed"]}
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (axes,) = (axes for axes in curves(runs, metrics).axes if "KL" in axes.get_title())
+    assert axes.get_yscale() == "log"
+    assert any(band[:, 1].min() < 0 for band in bands(axes)), "else this shows nothing"
+    assert axes.get_ylim()[0] > 0
