@@ -9,6 +9,7 @@ from analysis.answers.compare import Pair, number_of
 from analysis.answers.cost import TIME, ToTarget
 from analysis.answers.importance import matters
 from analysis.parameters import short_names
+from gpt_opt.errors import counted
 from gpt_opt.records.metrics import EVALUATION, is_percent, metric_label, metric_text
 
 COST_NAMES = {TIME: "seconds", "tokens": "tokens", "gpu_s": "GPU seconds"}
@@ -67,7 +68,8 @@ def _best_and_next(answer: Answer) -> str:
         counts = ", ".join(f"{count} {_COUNTED[name]}" for name, count in answer.counts.items() if count)
         return f"no run has a final {label} yet: {counts}" if counts else "there are no runs"
     best, rival = comparison.best, comparison.next
-    value = f"{best.text(answer.metric)} over {number_of(best.n, answer.over)}"
+    values = counted(best.n, "run") if answer.averaged else number_of(best.n, answer.over)
+    value = f"{best.text(answer.metric)} over {values}"
     if rival is None:
         lone = "" if len(answer.settings) == 1 else ", the only setting with a value"
         return f"{best.label}{lone}: {label} {value}"

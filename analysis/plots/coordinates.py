@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.parameters import short_names, shortened
 from analysis.plots.results import Results, require_keys, results_of
 from analysis.plots.scale import Scale, scale_of
-from analysis.plots.style import COLORS, PALEST, new_figure, notes_legend, text_note
+from analysis.plots.style import COLORS, FAILED, PALEST, new_figure, notes_legend, text_note
 from gpt_opt.records.metrics import is_percent
 
 MOST = 10
@@ -101,6 +101,8 @@ def parallel(
         axes.plot(
             range(len(line)), line, color=color, linewidth=width, linestyle=style, alpha=1.0 if item is best else 0.7
         )
+        if not item.n:
+            axes.plot(len(keys), GONE, **FAILED)
     for at, scale in enumerate(scales):
         axes.axvline(at, 0, 1, color="black", linewidth=0.8, zorder=4)
         _label_axis(axes, at, scale, right=False)

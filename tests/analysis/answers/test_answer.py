@@ -215,7 +215,7 @@ def test_what_is_asked_for_by_name_and_what_is_averaged_over() -> None:
     by_seed = answer(_three_keys(), by=["seed"], over="loss.beta")
     assert by_seed.over == "loss.beta"
     assert by_seed.sentence().startswith("seed=1 has the best eval accuracy, 72.5%")
-    assert "over 4 values of beta" in by_seed.sentence()
+    assert "over 4 runs" in by_seed.sentence()
 
 
 def test_a_percentage_has_no_interval_beyond_all() -> None:
