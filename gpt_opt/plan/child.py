@@ -60,6 +60,7 @@ def _ready(app: App) -> App:
         with recorded_resolvers() as names:
             _import(app)
         pure = frozenset(names)
+        stand_in_for_hydra(app.job_name)  # an application that composes as it is imported brings Hydra's own back
     return replace(app, pure_resolvers=pure | {"hydra", "now"})
 
 

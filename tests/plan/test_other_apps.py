@@ -25,6 +25,7 @@ from gpt_opt.plan.planner_of import planner_of
 from gpt_opt.records.planned_configs import planned_config, text_of
 from gpt_opt.records.run_id import Identity
 from tests.helpers.apps import copied
+from tests.plan.compose_reference import assert_like_hydra
 
 
 def described(folder: Path, text: str) -> Path:
@@ -147,6 +148,16 @@ def test_resolvers_of_main_are_called_but_not_for_what_identifies_no_run(
     assert [config["steps"] for config in configs(found, tmp_path)] == [3, 6, 15]
     assert {config["when"] for config in configs(found, tmp_path)} == {"<now>"}
     assert not list(tmp_path.glob("made-*"))
+
+
+def test_an_application_that_composes_as_it_is_imported_is_planned_without_the_time(tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "config.yaml").write_text("lr: 1\nwhen: ${now:%f}\njob: ${hydra:job.name}\n")
+    lines = "import hydra\nwith hydra.initialize('conf', version_base='1.3'):\n    hydra.compose('config')\n"
+    (tmp_path / "train.py").write_text(lines)
+    text = '[app]\nscript = "train.py"\nconfig_path = "conf"\nregisters = true\n[identity]\nexclude = []\n'
+    found = configs(plan(described(tmp_path, text), {"lr": [1, 2]}), tmp_path)
+    assert found == [{"lr": lr, "when": "<now>", "job": "train"} for lr in (1, 2)]
 
 
 @pytest.mark.parametrize("imported", ["from hydra.main import main as start", "from hydra import main as start"])
@@ -272,13 +283,24 @@ def test_points_that_call_resolvers_of_an_application_are_not_composed_one_by_on
     with recorded_resolvers() as names:
         OmegaConf.register_new_resolver("twice_of_test", lambda value: 2 * value, use_cache=True, replace=True)
         OmegaConf.register_new_resolver("context_of_test", lambda x, _root_: _root_.a, replace=True)
-    assert names == {"twice_of_test"}
-    for call, factor, is_fast in (("twice_of_test:${a}", 2, True), ("context_of_test:x", 1, False)):
-        (tmp_path / call[0]).mkdir()
-        (tmp_path / call[0] / "config.yaml").write_text(f"a: 1\nb: ${{{call}}}\n")
-        composer = Composer(Configs(tmp_path / call[0], is_stored=False), pure_resolvers=names)
-        points = list(composer.compose_many([[f"a={value}"] for value in range(5)]))
-        assert [getattr(point, "config", {}).get("b") for point in points] == [value * factor for value in range(5)]
+        OmegaConf.register_new_resolver("int_of_test", int, replace=True)
+    assert names == {"twice_of_test", "int_of_test"}
+    with recorded_resolvers() as none:
+        pass
+    assert not none
+    for lines, first, is_fast in (
+        ("b: ${twice_of_test:${a}}", (), True),
+        ("b: ${int_of_test:${a}}", (), True),
+        ("b: ${context_of_test:x}", (), False),
+        # Hydra gives c.b what it has cached for the same text
+        ("b: ${twice_of_test:${.a}}\nc: {a: 7, b: '${twice_of_test:${.a}}'}", (), False),
+        ("b: ${twice_of_test:${a}}\nc: ${twice_of_test:${a}}", ("~b=2",), False),
+    ):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        (folder / "config.yaml").write_text(f"a: 1\n{lines}\n")
+        composer = Composer(Configs(folder, is_stored=False), pure_resolvers=names)
+        assert_like_hydra(composer, [[*first, f"a={value}"] for value in range(5)], folder)
         assert (composer.fast > 3, sum(composer.slow.values()) > 3) == (is_fast, not is_fast)
 
 

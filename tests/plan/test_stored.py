@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra._internal import config_loader_impl, defaults_list
 from hydra.core.config_store import ConfigStore
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
@@ -44,6 +45,10 @@ def as_stored(conf: Path, *overrides: str) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stored, "_create_defaults_list", None)
         return compose(conf, *overrides)
+
+
+def test_what_hydra_calls_is_its_own() -> None:
+    assert config_loader_impl.create_defaults_list is defaults_list.create_defaults_list
 
 
 def test_overrides_of_values_share_a_composition_and_those_of_groups_have_their_own(conf: Path, cache: Path) -> None:

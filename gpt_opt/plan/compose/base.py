@@ -8,6 +8,7 @@ it can read.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -26,6 +27,9 @@ from gpt_opt.plan.compose.references import Interpolation, Path, Unpredictable, 
 
 MAX_REMEMBERED = 50_000
 """Distinct values that a base remembers before it starts afresh: what keeps memory flat in random sweeps."""
+
+_RELATIVE = re.compile(r"\$\{\s*\.|oc\.(select|dict)")
+"""What reads another key where the same text stands elsewhere: OmegaConf caches a call by the text of its arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ class Base:
 
     def __init__(self, config: DictConfig, pure: frozenset[str]) -> None:
         self._config, self._pure = config, pure
+        self._cached = pure & OmegaConf.get_cache(config).keys()
         self._settings: dict[str, Setting | None] = {}
         self._resolved: dict[tuple[str, ...], Resolved] = {}
         self._affected: dict[tuple[str, ...], _Affected] = {}
@@ -143,6 +148,8 @@ class Base:
         impure = sorted({name for item in self._interpolations for name in item.resolvers} - self._pure)
         if impure:
             raise Unpredictable(f"resolver {', '.join(impure)} may not repeat itself")
+        if self._cached:
+            raise Unpredictable(f"resolver {', '.join(sorted(self._cached))} was called before all values were set")
         reads = all_reads(self._interpolations, unresolved(self._config))
         return [(_dotted(item.position), item, found) for item, found in zip(self._interpolations, reads, strict=True)]
 
@@ -211,12 +218,14 @@ class Base:
         try:
             node = interpolation.resolve()
             value = plain(node) if isinstance(node, Container) else node._value()
+            cached = OmegaConf.get_cache(self._config)
         except Exception:  # the error to report comes from Hydra, for the whole point
             return Resolved(None, failed=True)
         finally:
             for setting, value_before in zip(settings, before, strict=True):
                 setting.target._val = value_before
-        if OmegaConf.get_cache(self._config):
+            OmegaConf.clear_cache(self._config)
+        if not cached.keys() <= self._pure or _RELATIVE.search(str([list(calls) for calls in cached.values()])):
             raise Unpredictable(f"{key} calls a resolver with use_cache, which may not repeat itself")
         value = value.name if isinstance(value, Enum) else value
         return Resolved(value, missing=tuple(missing_keys(value, key)))

@@ -13,13 +13,18 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, ValueNode
 from omegaconf._utils import split_key
+from omegaconf.basecontainer import BaseContainer
 
-_CONTEXT = ("_root_", "_parent_", "_node_")
-"""Parameters of a resolver by which it sees more than its arguments."""
+_CONTEXT = ("pass_root", "pass_parent", "pass_node")
+"""What OmegaConf's wrapper of a resolver calls that it is given more than its arguments."""
 
 
 def stand_in_for_hydra(job_name: str) -> None:
-    """Replaces the resolvers of Hydra that know the run, its directory and the time: they name what they stand for.
+    """Registers `hydra` and `now`, which know the run, its directory and the time: they name what they stand for.
+
+    OmegaConf looks each resolver up in one registry of the process, and the text of a call cannot be told from what
+    surrounds it without resolving it. So they take the place of Hydra's in this process, which only plans and then ends
+    (gpt_opt.plan.child): no run is in it that could ask.
 
     Args:
         job_name: What `${hydra:job.name}` comes to.
@@ -34,24 +39,16 @@ def stand_in_for_hydra(job_name: str) -> None:
 
 @contextmanager
 def recorded_resolvers() -> Iterator[set[str]]:
-    """Notes the resolvers that are registered meanwhile and return the same for the same arguments.
+    """Notes the resolvers that were registered meanwhile and return the same for the same arguments.
 
-    One that reads the config beside its arguments is registered, but not noted. None is cached: a cache would hold what
-    another point came to.
+    One that reads the config beside its arguments is not among them.
     """
     names: set[str] = set()
-    register = OmegaConf.register_new_resolver
-
-    def noting(name: str, resolver: Callable[..., Any], *, replace: bool = False, use_cache: bool = False) -> None:
-        register(name, resolver, replace=replace, use_cache=False)
-        if _reads_arguments_alone(resolver):
+    before = BaseContainer._resolvers.copy()
+    yield names
+    for name, resolver in BaseContainer._resolvers.items():
+        if resolver is not before.get(name) and _reads_arguments_alone(resolver):
             names.add(name)
-
-    OmegaConf.register_new_resolver = noting  # type: ignore[method-assign]
-    try:
-        yield names
-    finally:
-        OmegaConf.register_new_resolver = register  # type: ignore[method-assign]
 
 
 def with_choices(config: DictConfig, choices: Mapping[str, Any]) -> None:
@@ -104,7 +101,6 @@ def _values(node: Any) -> Iterator[ValueNode]:
 
 
 def _reads_arguments_alone(resolver: Callable[..., Any]) -> bool:
-    try:
-        return not set(inspect.signature(resolver).parameters) & set(_CONTEXT)
-    except (TypeError, ValueError):  # a function of C
-        return True
+    """Returns whether OmegaConf gives a registered resolver its arguments alone; not where it does not say so."""
+    wrapped = inspect.getclosurevars(resolver).nonlocals if inspect.isfunction(resolver) else {}
+    return all(wrapped.get(name) is False for name in _CONTEXT)

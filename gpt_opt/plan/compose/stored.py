@@ -18,14 +18,16 @@ import warnings
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import hydra
 import omegaconf
-from hydra._internal import config_loader_impl, defaults_list
+from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from hydra._internal.defaults_list import DefaultsList, Overrides
+from hydra._internal.defaults_list import create_defaults_list as _create_defaults_list
 from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
@@ -40,28 +42,6 @@ _FORMAT = 2
 
 _CALL = re.compile(r"\$\{[^}]*:")
 """A call of a resolver: a choice that one makes may depend on the environment."""
-
-_create_defaults_list = defaults_list.create_defaults_list
-
-
-class StoringLoader(ConfigLoaderImpl):
-    """Hydra's loader, which takes compositions from the cache and puts them into it."""
-
-    def _process_config_searchpath(self, config_name: Any, parsed_overrides: Any, repo: Any) -> None:
-        given = any(override.get_key_element() == "hydra.searchpath" for override in parsed_overrides)
-        if given or config_name is None or _may_say(b"searchpath", repo, config_name):
-            super()._process_config_searchpath(config_name, parsed_overrides, repo)
-
-    def _compose_config_from_defaults_list(self, defaults: Any, repo: Any) -> DictConfig:
-        if isinstance(defaults, _Stored):
-            return defaults.config
-        with warnings.catch_warnings(record=True) as caught:
-            config = super()._compose_config_from_defaults_list(defaults, repo)
-        for item in caught:
-            warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
-        if isinstance(defaults, _New) and not caught and set(OmegaConf.get_cache(config)) <= {"now"}:
-            defaults.store(config, repo)
-        return config
 
 
 class _Stored(list[Any]):
@@ -121,7 +101,7 @@ def create_defaults_list(
         return _create_defaults_list(repo, config_name, overrides_list, prepend_hydra, skip_missing)
 
     folder = cache_folder("compositions")
-    if folder is None or not getattr(repo.delegate, "is_stored", False):
+    if folder is None or not repo.delegate.is_stored:
         return create()
     overrides = Overrides(repo, overrides_list)
     of_values = {id(item) for item in overrides.config_overrides}
@@ -139,7 +119,34 @@ def create_defaults_list(
     return result
 
 
-config_loader_impl.create_defaults_list = create_defaults_list  # type: ignore[attr-defined]
+class StoringLoader(ConfigLoaderImpl):
+    """Hydra's loader, which takes compositions from the cache and puts them into it.
+
+    Hydra has its loader call a function to make the defaults list. Its method is here once more, with the same code,
+    for which that name is ours; Hydra's own stays as it is for everybody else.
+    """
+
+    _load_configuration_impl: Any = FunctionType(
+        ConfigLoaderImpl._load_configuration_impl.__code__,
+        {**vars(config_loader_impl), "create_defaults_list": create_defaults_list},
+        argdefs=ConfigLoaderImpl._load_configuration_impl.__defaults__,
+    )
+
+    def _process_config_searchpath(self, config_name: Any, parsed_overrides: Any, repo: Any) -> None:
+        given = any(override.get_key_element() == "hydra.searchpath" for override in parsed_overrides)
+        if given or config_name is None or _may_say(b"searchpath", repo, config_name):
+            super()._process_config_searchpath(config_name, parsed_overrides, repo)
+
+    def _compose_config_from_defaults_list(self, defaults: Any, repo: Any) -> DictConfig:
+        if isinstance(defaults, _Stored):
+            return defaults.config
+        with warnings.catch_warnings(record=True) as caught:
+            config = super()._compose_config_from_defaults_list(defaults, repo)
+        for item in caught:
+            warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
+        if isinstance(defaults, _New) and not caught and set(OmegaConf.get_cache(config)) <= {"now"}:
+            defaults.store(config, repo)
+        return config
 
 
 def _read(file: Path, repo: CachingConfigRepository) -> tuple[dict[str, Any], DictConfig] | None:
