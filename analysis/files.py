@@ -75,7 +75,7 @@ def read_object(path: Path, problems: Problems) -> dict[str, Any] | None:
         return read_json_object(path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         problems.add(path, f"must be one JSON object, but cannot be read: {error}")
         return None
 

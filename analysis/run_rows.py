@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from analysis.files import Problems, flatten, read_object, read_rows, take, text, whole
 from analysis.parameters import is_of_training_app
+from gpt_opt.records import state as states
 from gpt_opt.records.io import number
 from gpt_opt.records.run_dir import RunPaths
-from gpt_opt.records.state import State, StateUnreadable, corrected, written_state
+from gpt_opt.records.state import RunRecord, State
 from gpt_opt.records.step_log import NOT_METRICS
 
 _ERROR_LENGTH = 200
@@ -55,25 +57,24 @@ def _short_error(error: object) -> str | None:
     return line if len(line) <= _ERROR_LENGTH else line[: _ERROR_LENGTH - 1] + "…"
 
 
-def _state_fields(paths: RunPaths, problems: Problems) -> tuple[dict[str, Any], bool]:
-    """Returns what state.json says, corrected where its writer has ended, and whether that needed no look at others."""
-    try:
-        written = written_state(paths)
-        state = corrected(paths, written)
-    except (StateUnreadable, RecursionError) as error:
-        problems.add(paths.state, f"cannot be read: {error}")
-        return {"run_id": id_in_name(paths.root.name)}, False
-    is_missing = state.attempt == 0 and not paths.state.exists()
+def _state_fields(paths: RunPaths, record: RunRecord, problems: Problems) -> tuple[dict[str, Any], bool]:
+    """Returns the state of a run and what state.json says, and whether that needed no look at other processes."""
+    file, known = record.file, {"run_id": id_in_name(paths.root.name), "state": str(record.state)}
+    if record.problem:
+        problems.found.append(" ".join(record.problem.split()))
+        if not file.attempt:  # state.json is what cannot be read
+            return known, False
+    is_missing = file.attempt == 0 and not paths.state.exists()
     if is_missing and (paths.metrics.exists() or paths.summary.exists()):
         problems.add(paths.state, "is missing, although the run has results")
     fields = {
-        "run_id": text(state.run_id) or id_in_name(paths.root.name),
-        "state": str(state.state),
-        "error": _short_error(state.error),
-        **take(vars(state), ("step", "total_steps", "attempt"), whole, problems, paths.state),
-        **take(vars(state), ("started", "updated"), text, problems, paths.state),
+        **known,
+        "run_id": text(file.run_id) or known["run_id"],
+        "error": _short_error(file.error),
+        **take(vars(file), ("step", "total_steps", "attempt"), whole, problems, paths.state),
+        **take(vars(file), ("started", "updated"), text, problems, paths.state),
     }
-    return fields, written.state is not State.RUNNING and not is_missing
+    return fields, file.state is not State.RUNNING and not is_missing
 
 
 def _last_metrics(paths: RunPaths, problems: Problems) -> dict[str, float | None]:
@@ -83,11 +84,13 @@ def _last_metrics(paths: RunPaths, problems: Problems) -> dict[str, float | None
     return {name: number(value) for name, value in latest.items() if name not in NOT_METRICS}
 
 
-def _results(paths: RunPaths, problems: Problems) -> tuple[dict[str, Any] | None, dict[str, float | None]]:
-    """Returns the fixed fields of a summary and the metrics, None and those so far when there is no summary."""
-    summary = read_object(paths.summary, problems)
+def _results(paths: RunPaths, record: RunRecord, problems: Problems) -> tuple[dict[str, Any], dict[str, float | None]]:
+    """Returns the fixed fields of a summary and the metrics; none and those so far when there is no summary."""
+    summary: Mapping[str, Any] | None = record.summary
+    if record.state is not State.COMPLETED:
+        summary = None if problems.of(paths.summary) else read_object(paths.summary, problems)
     if summary is None:
-        return None, _last_metrics(paths, problems)
+        return {}, _last_metrics(paths, problems)
     metrics = summary.get("metrics")
     if not isinstance(metrics, dict):
         problems.add(paths.summary, f"metrics must be an object, but is {metrics!r:.60}")
@@ -102,14 +105,13 @@ def _results(paths: RunPaths, problems: Problems) -> tuple[dict[str, Any] | None
 def read_run(folder: str) -> RunRow:
     """Reads a run directory, whatever its files hold."""
     paths, problems = RunPaths(Path(folder)), Problems()
-    state, settled = _state_fields(paths, problems)
+    record = states.read_run(paths)
+    state, settled = _state_fields(paths, record, problems)
     config = read_object(paths.config, problems)
     if config is None and not problems.of(paths.config):
         problems.add(paths.config, "is missing, so the parameters of the run are unknown")
-    result, metrics = _results(paths, problems)
-    if state.get("state") == State.COMPLETED and result is None and not problems.of(paths.summary):
-        problems.add(paths.summary, "is missing, although the run is COMPLETED; its metrics are the last logged ones")
-    fixed = {**state, **(result or {}), "path": folder}
+    result, metrics = _results(paths, record, problems)
+    fixed = {**state, **result, "path": folder}
     if problems.found:
         fixed["reason"] = "; ".join(line.removeprefix(f"{folder}/") for line in problems.found)
     known = {} if config is None else flatten(config)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from analysis.answers.answer import Answer
 from analysis.answers.compare import Pair, number_of
 from analysis.answers.cost import TIME, ToTarget
 from analysis.answers.importance import matters
 from analysis.parameters import short_names
 from gpt_opt.errors import counted
 from gpt_opt.records.metrics import EVALUATION, is_percent, metric_label, metric_text
+
+if TYPE_CHECKING:
+    from analysis.answers.answer import Answer
 
 COST_NAMES = {TIME: "seconds", "tokens": "tokens", "gpu_s": "GPU seconds"}
 """What tables and sentences call a cost."""

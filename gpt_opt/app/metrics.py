@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -14,9 +13,9 @@ from typing import Any
 from gpt_opt.app.settings import MetricsSource
 from gpt_opt.app.sources import READERS
 from gpt_opt.app.sources.row import Reader, Row
-from gpt_opt.records.io import append_records, changed_ns, unfenced, write_text
+from gpt_opt.records.io import changed_ns, unfenced
 from gpt_opt.records.run_dir import RunPaths
-from gpt_opt.records.step_log import metrics_record, own_names, read_metrics
+from gpt_opt.records.step_log import StepLog, metrics_record, own_names, read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -111,8 +110,9 @@ class MetricsCopy:
     """
 
     def __init__(self, run_dir: Path, source: MetricsSource, fence: Callable[[], None] = unfenced) -> None:
-        self._root, self._source, self._fence = run_dir, source, fence
+        self._root, self._source = run_dir, source
         self._follower, self._target = Follower(run_dir, source), RunPaths(run_dir).metrics
+        self._log = StepLog(self._target, fence)
         self._is_begun = False
         self._last: dict[str, int] = {}
         self.total_steps: int | None = None
@@ -134,8 +134,7 @@ class MetricsCopy:
             if goes_back or not self._is_begun:
                 self._write_anew(min(row["step"] for row in rows) if self._is_begun else None)
             else:
-                records = [_record(row, time.time()) for row in rows]
-                append_records(self._target, records, durable=False, fence=self._fence)
+                self._log.extend([_record(row, time.time()) for row in rows])
         self._is_begun = True
         totals = [row["total_steps"] for row in rows if "total_steps" in row]
         self.total_steps = totals[-1] if totals else self.total_steps
@@ -156,8 +155,7 @@ class MetricsCopy:
         self._follower = Follower(self._root, self._source)
         rows = _without_repeats(self._follower.new_rows_by_file(), self._source)
         times = [now if since is not None and row["step"] >= since else seen.get(row["step"]) for row in rows]
-        lines = (json.dumps(_record(row, moment)) + "\n" for row, moment in zip(rows, times, strict=True))
-        write_text(self._target, "".join(lines), self._fence)
+        self._log.replace(_record(row, moment) for row, moment in zip(rows, times, strict=True))
 
 
 def _record(row: Row, otherwise: float | None) -> dict[str, Any]:

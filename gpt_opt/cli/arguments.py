@@ -38,8 +38,11 @@ def at_least(least: int) -> Callable[[click.Context, click.Parameter, int | None
 
 def complete_sweep(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Returns the sweeps below the working directory, by name and by number; for a path, directories."""
-    folders = sorted(SWEEPS.glob("[!.]*/[0-9]*"), key=lambda item: (item.parent.name, len(item.name), item.name))
-    names = dict.fromkeys(name for item in folders for name in (item.parent.name, f"{item.parent.name}/{item.name}"))
+    from gpt_opt.records.sweep_dir import numbers, submitted_names
+
+    names: list[str] = []
+    for folder in submitted_names(SWEEPS):
+        names += [folder.name, *(f"{folder.name}/{number}" for number in numbers(folder))]
     found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
     return found or [CompletionItem(incomplete, type="dir")]
 

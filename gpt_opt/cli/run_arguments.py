@@ -8,7 +8,7 @@ from gpt_opt.cli.arguments import SWEEPS
 from gpt_opt.errors import Problem, RequestError
 from gpt_opt.records.run_dir import RunPaths, run_of
 from gpt_opt.records.run_reference import RunIndex, RunReference
-from gpt_opt.records.sweep_dir import Sweep, find, numbers, submissions
+from gpt_opt.records.sweep_dir import Sweep, find, submissions, submitted_names
 
 OUTPUTS = Path("outputs")
 """Where run directories lie unless a config says otherwise."""
@@ -45,8 +45,8 @@ def _lone_run(word: str) -> RunPaths | None:
         return paths
     if (found := RunIndex().find(str(OUTPUTS), reference.run_id)) is not None:
         return found
-    for folder in sorted(SWEEPS.glob("[!.]*")):
-        for sweep in submissions(folder) if numbers(folder) else ():
+    for folder in submitted_names(SWEEPS):
+        for sweep in submissions(folder):
             run = next((run for run in sweep.runs if run.run_id == reference.run_id), None)
             if run is not None:
                 return run.paths()

@@ -16,12 +16,12 @@ from gpt_opt.dispatch.stages import candidates
 from gpt_opt.errors import ConfigError, GptOptError, Problem
 from gpt_opt.records.choices import final_metric
 from gpt_opt.records.claim import RunHeld, acquire
-from gpt_opt.records.io import read_lines
 from gpt_opt.records.metrics import USUAL, comparable, greater_is_better
+from gpt_opt.records.planned_configs import read_changes
 from gpt_opt.records.run_dir import RunFolders, RunPaths
 from gpt_opt.records.run_reference import OUTPUT_LEVELS
 from gpt_opt.records.state import State, read_run
-from gpt_opt.records.sweep_dir import Sweep, SweepRun, active, submissions
+from gpt_opt.records.sweep_dir import Sweep, SweepRun, active, submissions, submitted_names
 
 _REFERENCE = re.compile(r"(?:\brun:|-)([0-9a-f]{12})(?![0-9A-Za-z])")
 """A run in a config or an override: by its id, or by its directory, whose name ends in it."""
@@ -190,7 +190,7 @@ def _starts(sweep: Sweep) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     outputs = set()
-    for parent in sorted(sweep.root.parent.parent.glob("[!.]*")):
+    for parent in submitted_names(sweep.root.parent.parent):
         for other in submissions(parent, _refuse):
             here = other.root.parent == sweep.root.parent
             if not other.submission().program.folder:  # an application has its runs elsewhere, and no references
@@ -213,7 +213,7 @@ def _starts_in(sweep: Sweep) -> Iterator[tuple[str, str]]:
     """Yields the name of each run that is planned, or was made, with the id of one that it starts from, or may."""
     runs, chosen = sweep.runs, sweep.chosen()
     made, possible = active(runs, chosen), candidates(runs)
-    names: dict[object, str] = {}
+    names: dict[str, str] = {}
     for run in (run for run in runs if run.index in made):
         names[run.run_id] = run.name
         parents = possible[run.index] if run.parent is None or run.choice not in chosen else {run.parent}
@@ -221,19 +221,16 @@ def _starts_in(sweep: Sweep) -> Iterator[tuple[str, str]]:
             yield run.name, runs[index].run_id
         if run.parent is None:
             yield from ((run.name, found) for text in run.overrides for found in _REFERENCE.findall(text))
-    planned = read_lines(sweep.planned_configs, _references)  # a sweep of a version before has none
+    planned = read_changes(sweep.planned_configs)  # a sweep of a version before has none
     if planned.left_out:
         raise GptOptError(
             f"{sweep.planned_configs} is damaged, so what its runs start from is not known and nothing is removed; "
             f"gptopt submit {sweep.submission().file or 'FILE'} writes it again"
         )
-    for number, (run_id, texts) in enumerate(planned.records):
+    for number, (run_id, changes) in enumerate(planned.records):
         if number == 0 or run_id in names:  # the others differ from the first line, and say in what
+            texts = _REFERENCE.findall(json.dumps(changes))
             yield from ((names.get(run_id, runs[0].name), found) for found in texts if found != run_id)
-
-
-def _references(record: Mapping[str, object]) -> tuple[object, list[str]]:
-    return record["run_id"], _REFERENCE.findall(json.dumps(record["changes"]))
 
 
 def _remove(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from gpt_opt.plan.resources import from_record
 from gpt_opt.records.io import now, write_text
 from gpt_opt.records.job_id import this_job
 from gpt_opt.records.lost_nodes import forget_lost_nodes
-from gpt_opt.records.sweep_dir import Job, Submission, Sweep, SweepRun, locked
+from gpt_opt.records.sweep_dir import Job, Submission, Sweep, SweepRun, locked, submitted
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +92,7 @@ def sweep_of_this_job(sweeps: Path, file: Path) -> Sweep | None:
     own = this_job()
     if not own.restart:
         return None
-    for record in sorted(sweeps.glob("*/[0-9]*/submission.json"), key=os.path.getmtime, reverse=True):
-        sweep = Sweep(record.parent.absolute())
+    for sweep in map(Sweep, submitted(sweeps.absolute())):
         try:
             submission = sweep.submission()
         except GptOptError:

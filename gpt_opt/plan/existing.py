@@ -30,11 +30,10 @@ _MEANS = {State.COMPLETED: Status.DONE, State.RUNNING: Status.RUNNING, State.FAI
 def status_of(app: App, paths: RunPaths) -> tuple[Status, int]:
     """Returns what starting an existing run would mean, and its steps done.
 
-    A directory whose records cannot be read counts as failed, never as done.
+    A directory whose records cannot be read is never done: it resumes, or starts anew.
     """
     record = read_run(paths)
-    status = _MEANS.get(record.state, Status.FAILED if record.problem else None)
-    if status is not None:
+    if (status := _MEANS.get(record.state)) is not None:
         return status, record.file.step
     step = app.program.saved_step(paths)  # PENDING or INTERRUPTED
     return (Status.NEW, 0) if step is None else (Status.RESUME, step)

@@ -168,10 +168,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         ValueError: If it is not UTF-8, not JSON (torn, for example), or not an object.
     """
     with open(path, "rb") as stream:  # for thousands of files half as long as `read_text`
-        record = json.loads(stream.read().decode("utf-8"))
-    if not isinstance(record, dict):
-        raise ValueError(f"{path} must hold one JSON object, but holds a {type(record).__name__}")
-    return record
+        return parse_line(stream.read())
 
 
 def read_json_or_empty(path: Path) -> dict[str, Any]:

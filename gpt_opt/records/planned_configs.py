@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+from gpt_opt.records.io import JsonLines, read_lines
 from gpt_opt.records.run_id import TRAINING, Identity
 
 CHANGED = "must have the config that was planned"
@@ -74,23 +75,36 @@ def planned_config(file: Path, run_id: str, identity: Identity = TRAINING) -> di
 
 
 def read_planned_configs(file: Path) -> dict[str, dict[str, Any]]:
-    """Returns what `planned_config` does for every run of a sweep, by run id; those after a torn line are absent."""
+    """Returns what `planned_config` does for every run of a sweep, by run id; those of damaged lines are absent."""
     return {run_id: TRAINING.part(config) for run_id, config in _read(file)}
 
 
+def read_changes(file: Path) -> JsonLines[tuple[str, list[Any]]]:
+    """Reads the lines of the file: run ids with changes, as JSON has them; an absent file, or one of before, has none.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    return read_lines(file, lambda record: (str(record["run_id"]), list(record["changes"])))
+
+
 def _read(file: Path, only: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields run ids with their configs, or `only` one of them, up to a line that is torn, or of a version before."""
-    first: dict[str, Any] = {}
-    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError), file.open(encoding="utf-8") as stream:
-        for number, record in enumerate(map(json.loads, stream)):
-            run_id = str(record["run_id"])
-            is_asked_for = only in (None, run_id)
-            if number == 0 or is_asked_for:
-                config = copy.deepcopy(first)
-                _apply(config, record["changes"])
-                first = config if number == 0 else first
-            if is_asked_for:
-                yield run_id, config
+    """Yields run ids with their configs, or `only` one of them; all others depend on the first line."""
+    first: dict[str, Any] | None = None
+    with suppress(OSError):
+        lines = read_changes(file)
+        for run_id, changes in lines.records if all(number > 1 for number, _ in lines.foreign) else ():
+            if first is None or only in (None, run_id):
+                config = copy.deepcopy(first or {})
+                try:
+                    _apply(config, changes)
+                except (LookupError, TypeError, ValueError):
+                    if first is None:
+                        return
+                    continue
+                first = config if first is None else first
+                if only in (None, run_id):
+                    yield run_id, config
 
 
 def _apply(config: dict[str, Any], changes: Iterable[Any]) -> None:

@@ -94,7 +94,11 @@ def _parse(record: dict[str, Any]) -> RunState:
     known = {key: value for key, value in record.items() if key in _FIELDS}
     if (written := known.get("state", State.PENDING)) in _NEVER_WRITTEN:
         raise ValueError(f"a run never writes that it is {written}")
-    return RunState(**{**known, "state": State(_EARLIER.get(written, written))})
+    state = RunState(**{**known, "state": State(_EARLIER.get(written, written))})
+    counted = isinstance(state.step, int) and isinstance(state.total_steps, int | None)
+    if counted and isinstance(state.started, str | None) and isinstance(state.error, dict | None):
+        return state
+    raise ValueError("its fields have other types")
 
 
 def written_state(paths: RunPaths) -> RunState:
@@ -107,9 +111,9 @@ def written_state(paths: RunPaths) -> RunState:
         return _parse(read_json_object(paths.state))
     except FileNotFoundError:
         return _pending(paths)
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise StateUnreadable(
-            f"{paths.state} must be a state written by gpt-opt, but: {error}; the next start of the run writes it anew"
+            f"{paths.state}: must be a state written by gpt-opt, but: {error}; the next start of the run writes it anew"
         ) from error
 
 
@@ -136,31 +140,22 @@ def current_state(written: State | None, has_result: bool, is_owned: bool, has_b
 
 
 def read_state(paths: RunPaths) -> RunState:
-    """Returns state.json, corrected where its writer has ended.
+    """Returns state.json, corrected where its writer has ended or its result is gone.
 
     A RUNNING run whose owner is known dead, or silent for `claim.STALE_AFTER_S`, is reported as INTERRUPTED: nobody
-    needs to be alive to say so. A directory without state.json is PENDING.
+    needs to be alive to say so. So is a COMPLETED one without a summary. A directory without state.json is PENDING.
 
     Raises:
-        StateUnreadable: If state.json is not one of ours, or the claim of a RUNNING run is not.
+        StateUnreadable: If state.json is not one of ours, the claim of a RUNNING run or the summary of a COMPLETED one.
     """
-    return corrected(paths, written_state(paths))
-
-
-def corrected(paths: RunPaths, state: RunState) -> RunState:
-    """Returns what `read_state` does where `state` is what state.json says.
-
-    Raises:
-        StateUnreadable: If the claim of a RUNNING run is not one of ours.
-    """
-    if state.state is not State.RUNNING:
-        return state
+    written = written_state(paths)
     try:
-        claim = read_claim(paths)
+        claim = read_claim(paths) if written.state is State.RUNNING else None
     except RequestError as error:
         raise StateUnreadable(str(error.problems[0])) from error
     is_owned = claim is not None and not claim.is_over()
-    return replace(state, state=current_state(State.RUNNING, False, is_owned, True))
+    has_summary = written.state is State.COMPLETED and has_result(paths)
+    return replace(written, state=current_state(written.state, has_summary, is_owned, True))
 
 
 @dataclass(frozen=True)
@@ -172,7 +167,7 @@ class RunRecord:
         file: state.json as it stands; that of a PENDING run where it cannot be read.
         silent_s: Seconds since the last heartbeat of the process that has claimed the run; None where no process that
             may be alive has.
-        problem: What cannot be read, or contradicts the rest; empty where nothing does.
+        problem: The file that cannot be read or contradicts the rest, and how; empty where none does.
         summary: summary.json of a COMPLETED run; empty of any other.
     """
 
@@ -192,12 +187,12 @@ def read_run(paths: RunPaths) -> RunRecord:
     """Reads what a run is now; files that are not ours become a `problem`, not an error."""
     file, written, claim, problem = _pending(paths), None, None, ""
     try:
-        found = _typed(written_state(paths), paths)
-        if found.state is State.COMPLETED:
+        file = written_state(paths)
+        written = file.state
+        if written is State.COMPLETED:
             if (summary := _summary(paths)) is not None:
-                return RunRecord(State.COMPLETED, found, summary=summary)
-            problem = f"{paths.state} says COMPLETED, but {paths.summary} is not there; it runs again"
-        file, written = found, found.state
+                return RunRecord(State.COMPLETED, file, summary=summary)
+            problem = f"{paths.summary}: is not there, although {paths.state.name} says COMPLETED; the run starts again"
     except StateUnreadable as error:
         problem = str(error)
     try:
@@ -209,20 +204,13 @@ def read_run(paths: RunPaths) -> RunRecord:
     return RunRecord(current_state(written, False, silent_s is not None, has_begun), file, silent_s, problem)
 
 
-def _typed(state: RunState, paths: RunPaths) -> RunState:
-    counted = isinstance(state.step, int) and isinstance(state.total_steps, int | None)
-    if counted and isinstance(state.started, str | None) and isinstance(state.error, dict | None):
-        return state
-    raise StateUnreadable(f"{paths.state} must be a state written by gpt-opt, but its fields have other types")
-
-
 def is_done(paths: RunPaths) -> bool:
     """Returns whether the run is COMPLETED with its one committed result.
 
     Raises:
         StateUnreadable: If state.json or summary.json is not one of ours.
     """
-    return has_result(paths) and read_state(paths).state is State.COMPLETED
+    return read_state(paths).state is State.COMPLETED
 
 
 def has_result(paths: RunPaths) -> bool:
@@ -241,5 +229,5 @@ def _summary(paths: RunPaths) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise StateUnreadable(
-            f"{paths.summary} must be a summary written by gpt-opt, but: {error}; rerun=true puts it aside"
+            f"{paths.summary}: must be a summary written by gpt-opt, but: {error}; rerun=true puts it aside"
         ) from error

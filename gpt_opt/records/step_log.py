@@ -49,7 +49,15 @@ class StepLog:
 
     def write(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """Appends rows of a step."""
-        append_records(self._path, [{"step": step, **row} for row in rows], durable=False, fence=self._fence)
+        self.extend({"step": step, **row} for row in rows)
+
+    def extend(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Appends rows that have their steps."""
+        append_records(self._path, rows, durable=False, fence=self._fence)
+
+    def replace(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Replaces all rows in one step."""
+        write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows), self._fence)
 
     def sync(self) -> None:
         """Makes every row so far survive a power failure."""
@@ -62,7 +70,7 @@ class StepLog:
         if not self._path.exists():
             return {}
         kept = [row for row in read_lines(self._path, _row).records if row["step"] <= step]
-        write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept), self._fence)
+        self.replace(kept)
         last = {name: value for row in kept for name, value in row.items()}
         return {name: value for name, value in last.items() if name not in NOT_METRICS}
 

@@ -420,6 +420,11 @@ def numbers(parent: Path) -> list[int]:
     return sorted(int(entry.name) for entry in parent.glob("*") if entry.name.isdecimal() and entry.is_dir())
 
 
+def submitted_names(sweeps: Path) -> list[Path]:
+    """Returns the folders `sweeps/<name>/` that have submissions, sorted."""
+    return sorted(folder for folder in sweeps.glob("[!.]*") if numbers(folder))
+
+
 def submissions(parent: Path, unreadable: Callable[[Exception], None] = lambda error: None) -> list[Sweep]:
     """Returns the submissions in `sweeps/<name>/` that can be read, oldest first.
 
@@ -479,26 +484,23 @@ def find(name: str | None, sweeps: Path) -> Sweep:
     """
     choices = [Path(name)] if name is not None and (Path(name) / "submission.json").is_file() else []
     if name is not None:
-        choices += [sweeps / name, *sorted(_submitted(sweeps / name, "*"), key=_touched, reverse=True)]
+        choices += [sweeps / name, *submitted(sweeps / name, "*")]
     else:
-        choices += sorted(_submitted(sweeps, "*/*"), key=_touched, reverse=True)
+        choices += submitted(sweeps)
     for choice in choices:
         if (choice / "submission.json").is_file():
             return Sweep(choice.resolve())
-    submitted = sorted(entry.name for entry in sweeps.glob("[!.]*") if numbers(entry))
+    names = [folder.name for folder in submitted_names(sweeps)]
     asked = "must be a submitted sweep" + (f", but is {name!r}" if name is not None else "")
-    problem = f"{asked}; {sweeps.absolute()} holds {', '.join(submitted) or 'none'}"
-    near = difflib.get_close_matches(name or "", submitted, 1)
+    problem = f"{asked}; {sweeps.absolute()} holds {', '.join(names) or 'none'}"
+    near = difflib.get_close_matches(name or "", names, 1)
     fix = (
         f"did you mean {near[0]}?" if near else "gptopt submit FILE makes one; of another folder, change into it first"
     )
     raise RequestError([Problem("SWEEP", problem, fix)])
 
 
-def _submitted(folder: Path, pattern: str) -> list[Path]:
-    files = folder.glob(f"{pattern}/submission.json")
-    return [file.parent for file in files if not file.parent.name.startswith(".")]
-
-
-def _touched(root: Path) -> float:
-    return (root / "submission.json").stat().st_mtime
+def submitted(folder: Path, pattern: str = "*/*") -> list[Path]:
+    """Returns the sweep directories that a glob finds below a folder, the one that was changed last first."""
+    files = [file for file in folder.glob(f"{pattern}/submission.json") if not file.parent.name.startswith(".")]
+    return [file.parent for file in sorted(files, key=os.path.getmtime, reverse=True)]

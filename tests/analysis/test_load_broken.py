@@ -49,7 +49,7 @@ def test_broken_state(make_run: MakeRun, outputs: Path, content: bytes) -> None:
     runs = load_runs(outputs)
     only_problem(runs, paths.state)
     assert runs["run_id"].tolist() == ["000000000000", "000000000001"]
-    assert runs["state"].isna().tolist() == [True, False]
+    assert runs["state"].tolist() == ["INTERRUPTED", "COMPLETED"]
     assert runs["loss.beta"].tolist() == [0.3, 0.1]
     assert runs["loss"].tolist() == [0.4523, 0.4523]
 
@@ -85,12 +85,12 @@ def test_foreign_state(make_run: MakeRun, outputs: Path) -> None:
 
 def test_wrong_kinds_of_values_are_missing_and_named(make_run: MakeRun, outputs: Path) -> None:
     paths = make_run(final={"loss": "low", "kl": [1], "eval/loss": True, "eval/kl": 0.5})
-    write_state(paths, RunState("a" * 12, State.COMPLETED, step="ten", total_steps=2**64, started=5))  # type: ignore[arg-type]
+    write_state(paths, RunState("a" * 12, State.COMPLETED, total_steps=2**64, updated=5))  # type: ignore[arg-type]
     runs = load_runs(outputs)
     problems = " ".join(runs.attrs["problems"])
-    for named in ("step='ten'", f"total_steps={2**64}", "started=5", "loss='low'", "kl=[1]", "eval/loss=True"):
+    for named in (f"total_steps={2**64}", "updated=5", "loss='low'", "kl=[1]", "eval/loss=True"):
         assert named in problems
-    assert runs[["step", "total_steps", "started", "loss", "kl", "eval/loss"]].isna().all(axis=None)
+    assert runs[["total_steps", "updated", "loss", "kl", "eval/loss"]].isna().all(axis=None)
     assert runs["eval/kl"].tolist() == [0.5]
 
 
@@ -110,7 +110,7 @@ def test_missing_files(make_run: MakeRun, outputs: Path) -> None:
     runs = load_runs(outputs)
     files = [problem.partition(": ")[0] for problem in runs.attrs["problems"]]
     assert files == [str(stateless.state), str(configless.config), str(summaryless.summary)]
-    assert runs["state"].tolist() == ["PENDING", "COMPLETED", "COMPLETED"]
+    assert runs["state"].tolist() == ["PENDING", "COMPLETED", "INTERRUPTED"]
     assert runs["run_id"].tolist() == [f"{count:012x}" for count in range(3)]
 
 

@@ -73,7 +73,7 @@ def test_problems_and_errors_stand_below_the_table(
     assert main([str(outputs)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[lines.index("runs with errors: 1") + 1] == f"  {failed.root}: RuntimeError: CUDA out of memory"
-    assert lines[lines.index("problems: 1") + 1].startswith(f"  {torn.summary}: must be one JSON object")
+    assert lines[lines.index("problems: 1") + 1].startswith(f"  {torn.summary}: must be a summary written by gpt-opt")
 
 
 def test_problems_are_not_said_twice(make_run: MakeRun, outputs: Path) -> None:
@@ -81,7 +81,7 @@ def test_problems_are_not_said_twice(make_run: MakeRun, outputs: Path) -> None:
     command = [sys.executable, "-m", "analysis.summarize", str(outputs)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == ""
-    assert done.stdout.count("must be one JSON object") == 1
+    assert done.stdout.count("must be a summary written by gpt-opt") == 1
 
 
 def test_a_path_that_does_not_exist_exits_2(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from analysis.load import load_runs
 from gpt_opt.dispatch import slurm
-from gpt_opt.dispatch.actions import cancel, retry
+from gpt_opt.dispatch.actions import cancel, open_runs, retry
 from gpt_opt.dispatch.classify import STALLED_AFTER_S, BlockedBy, Classification, classify
 from gpt_opt.dispatch.reconcile import Ends, reconcile
 from gpt_opt.dispatch.stages import classify_runs
@@ -31,9 +32,18 @@ from gpt_opt.records.claim import STALE_AFTER_S, RunHeld, acquire
 from gpt_opt.records.io import to_json, write_text
 from gpt_opt.records.process import this_process
 from gpt_opt.records.run_dir import RunPaths
-from gpt_opt.records.state import RunRecord, RunState, State, current_state, read_run, write_state
+from gpt_opt.records.state import (
+    RunRecord,
+    RunState,
+    State,
+    StateUnreadable,
+    current_state,
+    is_done,
+    read_run,
+    write_state,
+)
 from gpt_opt.records.sweep_dir import Job, Sweep, SweepRun, submissions
-from tests.dispatch.on_disk import DEAD, STARTED, attempt, make_sweep
+from tests.dispatch.on_disk import DEAD, STARTED, attempt, make_sweep, write_run
 from tests.helpers.examples import examples
 
 WRITTEN = (None, State.PENDING, State.RUNNING, State.COMPLETED, State.FAILED, State.INTERRUPTED)
@@ -215,8 +225,8 @@ PLANNED = {
     State.COMPLETED: {Status.DONE},
     State.RUNNING: {Status.RUNNING},
     State.STALLED: {Status.RUNNING},
-    State.PENDING: {Status.NEW, Status.RESUME, Status.FAILED},
-    State.INTERRUPTED: {Status.NEW, Status.RESUME, Status.FAILED},
+    State.PENDING: {Status.NEW, Status.RESUME},
+    State.INTERRUPTED: {Status.NEW, Status.RESUME},
 }
 
 
@@ -237,6 +247,7 @@ def test_status_driver_plan_and_claims_agree_on_any_sweep(
         asked = {item.run: item.what for item in gather(sweep).runs}
         reconcile(sweep)  # as a driver does before it looks
     runs, status = classify_runs(sweep), gather(sweep, ask_slurm=False)
+    told = load_runs(sweep=sweep.root)["state"].tolist()
     assert {item.run: item.what for item in status.runs} == runs.items
     assert asked == runs.items, "with Slurm's answer a status knows what a driver notes"
     assert status.all_done == (len(runs.done) == len(sweep.runs))
@@ -244,10 +255,55 @@ def test_status_driver_plan_and_claims_agree_on_any_sweep(
     for run, item in runs.items.items():
         planned, _ = status_of(own_app(), run.paths())
         assert planned in PLANNED.get(item.state, set(Status) - {Status.DONE, Status.RUNNING})
+        assert told[run.index] == read_run(run.paths()).state
         assert (planned is Status.DONE) == item.is_done
         assert (planned is Status.RUNNING) == item.is_running
         if shapes[run.index]["claim"] != "foreign" and (item.is_due or item.is_locked):
             assert may_be_claimed(run.paths()) == item.is_due
+
+
+DAMAGES: dict[str, Callable[[RunPaths], object]] = {
+    "nothing": lambda paths: None,
+    "no summary": lambda paths: paths.summary.unlink(),
+    "torn summary": lambda paths: paths.summary.write_text('{"ti'),
+    "deep summary": lambda paths: paths.summary.write_text("[" * 100_000),
+    "folder for a summary": lambda paths: (paths.summary.unlink(), paths.summary.mkdir()),
+    "no state": lambda paths: paths.state.unlink(),
+    "torn state": lambda paths: paths.state.write_text('{"state": "COMPL'),
+    "state of other types": lambda paths: paths.state.write_text(paths.state.read_text().replace("40", '"many"')),
+    "neither state nor summary": lambda paths: (paths.state.unlink(), paths.summary.unlink()),
+    "no config": lambda paths: paths.config.unlink(),
+    "no checkpoints": lambda paths: shutil.rmtree(paths.checkpoints),
+    "neither summary nor checkpoints": lambda paths: (paths.summary.unlink(), shutil.rmtree(paths.checkpoints)),
+    "a claim that is not ours": lambda paths: make_claim(paths, "foreign"),
+    "nothing left": lambda paths: (shutil.rmtree(paths.root), paths.root.mkdir()),
+    "no directory": lambda paths: shutil.rmtree(paths.root),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_all_say_the_same_of_a_damaged_run(tmp_path: Path, damage: Callable[[RunPaths], object]) -> None:
+    sweep = make_sweep(tmp_path, [["seed=1"]])
+    (run,) = sweep.runs
+    paths = write_run(run, State.COMPLETED, 40, rows=[{"step": 40, "loss": 0.5}])
+    write_text(paths.config, "{}")
+    (paths.checkpoints / "checkpoint-40").mkdir(parents=True)
+    damage(paths)
+    (shown,) = gather(sweep).runs
+    (told,) = load_runs(sweep=sweep.root)["state"].tolist()
+    assert told == shown.state == read_run(paths).state
+    assert status_of(own_app(), paths)[0] in PLANNED[shown.state]
+    assert (skips(paths) and not shown.what.is_due) or (shown.what.is_due and open_runs(sweep, None) == [run])
+    if paths.root.exists() and any(paths.root.iterdir()):
+        assert load_runs(paths.root)["state"].tolist() in ([told], [])  # without state and summary it is no run
+
+
+def skips(paths: RunPaths) -> bool:
+    """Returns whether a start of the run finds it complete."""
+    try:
+        return is_done(paths)
+    except StateUnreadable:
+        return False
 
 
 def may_be_claimed(paths: RunPaths) -> bool:

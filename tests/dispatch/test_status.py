@@ -241,7 +241,7 @@ def test_completed_without_a_result_is_not_done(tmp_path: Path) -> None:
     sweep.runs[0].paths().summary.unlink()
     status = gather(sweep)
     assert status.runs[0].state is State.INTERRUPTED
-    assert "summary.json is not there" in status.notes[0]
+    assert "summary.json: is not there" in status.notes[0]
 
 
 def test_torn_attempts_are_a_note(tmp_path: Path) -> None:

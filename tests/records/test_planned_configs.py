@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -55,3 +56,17 @@ def test_what_is_not_recorded_is_not_known(tmp_path: Path) -> None:
     assert read_planned_configs(tmp_path / "absent") == {}
     file.write_text(text_of([("run0", [(["seed"], (0,))])]) + '{"run_id": ["b"], "changes": []}\n')
     assert read_planned_configs(file)["run0"] == {"seed": 0}
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{", "\0", '{"run_id": "run1"}', '{"run_id": "run1", "changes": [[["a", "b"], [1]]]}']
+)
+def test_a_damaged_line_costs_its_own_run_and_the_first_one_costs_all(tmp_path: Path, damage: str) -> None:
+    file = written(tmp_path, [{"seed": seed} for seed in range(4)])
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([lines[0], damage, *lines[2:]]))
+    assert read_planned_configs(file) == {f"run{seed}": {"seed": seed} for seed in (0, 2, 3)}
+    assert planned_config(file, "run3") == {"seed": 3}
+    if damage:
+        file.write_text("\n".join([damage, *lines[1:]]))
+        assert read_planned_configs(file) == {}

@@ -78,9 +78,9 @@ def test_a_write_replaces_and_a_create_does_not(tmp_path: Path) -> None:
 
 
 def test_unknown_fields_of_a_later_version_are_ignored(paths: RunPaths) -> None:
-    write_state(paths, RunState("abc", State.COMPLETED, 1))
+    write_state(paths, RunState("abc", State.FAILED, 1))
     paths.state.write_text(json.dumps({**json.loads(paths.state.read_text()), "colour": "blue"}))
-    assert read_state(paths).state is State.COMPLETED
+    assert read_state(paths).state is State.FAILED
 
 
 def test_a_run_that_an_earlier_version_calls_preempted_is_interrupted(paths: RunPaths) -> None:
