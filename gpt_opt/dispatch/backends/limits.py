@@ -72,6 +72,34 @@ def _problems(resources: Resources, backend: str) -> Iterator[Problem]:
         yield Problem("time_min", message, fix)
 
 
+def check_plan(shapes: Sequence[Resources], backend: str | None) -> None:
+    """Refuses, before anything is submitted, what the backend of a plan cannot do.
+
+    A sweep that is planned where there is no Slurm may be meant for a cluster. So what this machine alone cannot do is
+    only told there, unless it is what the plan is for.
+
+    Args:
+        shapes: The different needs of the runs.
+        backend: Its name; None for that of `gptopt submit` without `--backend`.
+
+    Raises:
+        ConfigError: With all of it, equal problems of several shapes once.
+    """
+    if backend is not None or slurm.is_installed():
+        check_backend(shapes, backend or default_backend(), None, {})
+        return
+    of_every_backend = {
+        problem: all(problem in _problems(shape, name) for name in BACKENDS)
+        for shape in shapes
+        for problem in _problems(shape, default_backend())
+    }
+    if problems := [problem for problem, is_of_every in of_every_backend.items() if is_of_every]:
+        raise ConfigError(problems, ", nothing was submitted")
+    for problem in of_every_backend:
+        advice = f"{problem.fix} to plan for a cluster" if problem.fix else "--backend NAME plans for a cluster"
+        log.warning("there is no Slurm here: %s %s; %s", problem.where, problem.message, advice)
+
+
 def default_backend() -> str:
     """Returns the name of the backend that this machine has: disbatch, or local where there is no Slurm."""
     return "disbatch" if slurm.is_installed() else "local"
