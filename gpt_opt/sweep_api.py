@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt_opt.config.overrides import parse_override
 from gpt_opt.dispatch.actions import cancel, open_runs, retry
-from gpt_opt.dispatch.backends.limits import usable_backend
+from gpt_opt.dispatch.backends.limits import check_plan, usable_backend
 from gpt_opt.dispatch.start import Outcome
 from gpt_opt.dispatch.submit import Request, submit
 from gpt_opt.dispatch.sweep_status import SweepStatus, gather
@@ -40,13 +40,18 @@ class SweepHandle:
         self.file, self.overrides = Path(file), tuple(overrides)
         self.name = load_grid(self.file).name
 
-    def plan(self) -> Plan:
+    def plan(self, backend: str | None = None) -> Plan:
         """Checks every point and says what would run; writes nothing.
 
+        Args:
+            backend: As for `submit`; None where there is no Slurm refuses only what no backend can do.
+
         Raises:
-            RequestError: If the file or a point is wrong.
+            RequestError: If the file or a point is wrong, or the backend cannot do it.
         """
-        return planner_of(app_here()).plan(self.file, self.overrides)
+        plan = planner_of(app_here()).plan(self.file, self.overrides)
+        check_plan(plan.shapes, backend)
+        return plan
 
     def submit(self, backend: str | None = None, slots: int | None = None, **resources: Any) -> Outcome:
         """Submits all that is not done and not on its way; returns at once.

@@ -25,6 +25,33 @@ FILE = click.Path(path_type=Path)
 """The type of an argument that is a file; the verb itself says what is wrong with it."""
 
 
+class _BackendName(click.ParamType[str]):
+    """The name of a backend; the table of backends, which takes a tenth of a second, is imported when one is asked."""
+
+    name = "backend"
+
+    @property
+    def _choice(self) -> click.Choice[str]:
+        from gpt_opt.dispatch.backends.base import BACKENDS
+
+        return click.Choice(tuple(BACKENDS))
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Returns the name; refuses one that is not in the table."""
+        return self._choice.convert(value, param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
+        """Returns all names, for the help of the option."""
+        return self._choice.get_metavar(param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Returns the names that begin so."""
+        return self._choice.shell_complete(ctx, param, incomplete)
+
+
+BACKEND = _BackendName()
+
+
 def at_least(least: int) -> Callable[[click.Context, click.Parameter, int | None], int | None]:
     """Returns the callback of an option whose number, where it is given, must be at least so large."""
 

@@ -8,13 +8,19 @@ from pathlib import Path
 
 import click
 
-from gpt_opt.cli.arguments import FILE, JSON, OVERRIDES, at_least
+from gpt_opt.cli.arguments import BACKEND, FILE, JSON, OVERRIDES, at_least
 from gpt_opt.errors import RequestError
 
 
 @click.command()
 @click.argument("file", type=FILE, required=False, help="The sweep file, for example params/beta_sweep.json.")
 @OVERRIDES
+@click.option(
+    "--backend",
+    type=BACKEND,
+    help="Refuse what this one cannot do. Default: that of gptopt submit; but where there is no Slurm, what another "
+    "backend could do is only noted.",
+)
 @click.option(
     "--slots",
     type=int,
@@ -30,6 +36,7 @@ from gpt_opt.errors import RequestError
 def plan(
     file: Path | None,
     overrides: tuple[str, ...],
+    backend: str | None,
     slots: int,
     as_json: bool,
     lines: bool,
@@ -51,6 +58,7 @@ def plan(
     if file is None:
         raise click.UsageError("the sweep file is missing, for example: gptopt plan params/beta_sweep.json")
     from gpt_opt.cli.views import plan as views
+    from gpt_opt.dispatch.backends.limits import check_plan
     from gpt_opt.own_app.here import app_here
     from gpt_opt.plan.planner_of import planner_of
     from gpt_opt.table import show, terminal_width
@@ -58,6 +66,7 @@ def plan(
     planner = planner_of(app_here())
     try:
         found = planner.plan(file, overrides, slots)
+        check_plan(found.shapes, backend)
     except RequestError as error:
         if as_json:
             problems = [{"where": item.where, "message": item.message, "fix": item.fix} for item in error.problems]

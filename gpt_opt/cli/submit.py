@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt_opt.cli.arguments import OVERRIDES, SWEEP_FILE, SWEEPS, at_least, complete_run, complete_sweep
+from gpt_opt.cli.arguments import BACKEND, OVERRIDES, SWEEP_FILE, SWEEPS, at_least, complete_run, complete_sweep
 from gpt_opt.cli.sweep import CODES
 from gpt_opt.errors import ConfigError, Problem, RunFailed
 from gpt_opt.records.job_id import this_job
@@ -49,7 +49,7 @@ def _resource_options(verb: Callable[..., Any]) -> Callable[..., Any]:
 @OVERRIDES
 @click.option(
     "--backend",
-    type=click.Choice(("disbatch", "submitit", "local")),
+    type=BACKEND,
     help="Default: disbatch, or local where there is no Slurm.",
 )
 @click.option("--slots", type=int, metavar="N", help="Runs at a time (default: one a run, at most 8).")

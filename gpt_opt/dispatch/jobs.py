@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from gpt_opt.dispatch import slurm
+from gpt_opt.dispatch.backends.base import BACKENDS
 from gpt_opt.dispatch.backends.plain_names import plain
 from gpt_opt.records.claim import read_claim
 from gpt_opt.records.io import now
@@ -18,7 +19,8 @@ log = logging.getLogger(__name__)
 def living_jobs(sweep: Sweep, backend: str | None = None) -> list[Job]:
     """Returns the jobs of a sweep that wait or work.
 
-    Those whose record was lost between sbatch and the disk are found by their comment.
+    Those whose record was lost between sbatch and the disk are found by their comment. Of a backend that is
+    in the table no more, Slurm is asked.
 
     Args:
         sweep: The sweep directory.
@@ -29,7 +31,8 @@ def living_jobs(sweep: Sweep, backend: str | None = None) -> list[Job]:
         SlurmError: If it may have jobs in Slurm, and Slurm does not answer.
     """
     submission, jobs = sweep.submission(), _local_drivers(sweep)
-    if submission.backend == "local" and all(not JobId(job.id).is_slurm for job in submission.jobs):
+    former, chosen = (BACKENDS.get(name) for name in (submission.backend, backend or submission.backend))
+    if former is not None and not former.on_slurm and all(not JobId(job.id).is_slurm for job in submission.jobs):
         return jobs
     try:
         known = slurm.states([job.id for job in submission.jobs])
@@ -41,7 +44,7 @@ def living_jobs(sweep: Sweep, backend: str | None = None) -> list[Job]:
                 shape = part.removeprefix("shape-")
                 jobs.append(Job(name, now(), shape=int(shape) if shape.isdigit() else None))
     except slurm.SlurmError as error:
-        if (backend or submission.backend) != "local":
+        if chosen is None or chosen.on_slurm:
             raise
         log.warning("%s: what its Slurm jobs do is not known: %s", sweep.label, error)
     return jobs

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gpt_opt.dispatch.backends.base import BACKENDS
+from gpt_opt.dispatch.backends.base import backend_named
 from gpt_opt.dispatch.backends.disbatch import task_text
 from gpt_opt.dispatch.backends.resources import by_shape
 from gpt_opt.dispatch.classify import BlockedBy, ClassifiedRuns
@@ -47,8 +47,8 @@ def start_jobs(sweep: Sweep) -> Outcome:
     decide(sweep)
     submission, classified, alive = sweep.submission(), classify_runs(sweep), living_jobs(sweep)
     wanted = classified.where(lambda item: item.is_due or item.blocked_by is BlockedBy.WAIT)
-    takes_waiting = BACKENDS[submission.backend].takes_waiting
-    runs, started = unserved(wanted if takes_waiting else classified.due, alive), list[Job]()
+    backend = backend_named(submission.backend)
+    runs, started = unserved(wanted if backend.takes_waiting else classified.due, alive), list[Job]()
     if runs:
         sweep.write_submission(replace(submission, script=scripts(sweep, submission, runs)))
         for file, text in task_files(sweep, submission, runs).items():
@@ -56,7 +56,7 @@ def start_jobs(sweep: Sweep) -> Outcome:
             write_text(file, text)
         for shape in by_shape(runs):
             forget_lost_nodes(sweep.part(shape).lost_nodes)  # of jobs before
-        for jobs in BACKENDS[submission.backend].start(sweep, submission, runs):
+        for jobs in backend.start(sweep, submission, runs):
             sweep.add_jobs(jobs)
             started += jobs
     return Outcome(sweep, tuple(started), tuple(alive), classified)
@@ -68,7 +68,7 @@ def start_ready(sweep: Sweep) -> None:
     A stage that needs something else from the cluster has an allocation of its own, which is asked for only now.
     """
     submission = sweep.submission()
-    if not submission.stages or submission.backend != "disbatch" or not this_job().is_slurm:
+    if not submission.stages or backend_named(submission.backend).takes_waiting or not this_job().is_slurm:
         return
     try:
         with locked(sweep.root.parent):
@@ -104,7 +104,7 @@ def sweep_of_this_job(sweeps: Path, file: Path) -> Sweep | None:
 
 def scripts(sweep: Sweep, submission: Submission, runs: Sequence[SweepRun]) -> str:
     """Returns the texts that are submitted for the shapes of `runs`; equal ones once."""
-    backend = BACKENDS[submission.backend]
+    backend = backend_named(submission.backend)
     texts = [backend.script(sweep, submission, shape) for shape in by_shape(runs)]
     return "\n".join(dict.fromkeys(texts))
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from gpt_opt.app.app import App
 from gpt_opt.dispatch import snapshot
-from gpt_opt.dispatch.backends.base import BACKENDS
+from gpt_opt.dispatch.backends.base import backend_named
 from gpt_opt.dispatch.backends.limits import check_backend, usable
 from gpt_opt.dispatch.backends.plain_names import require_links
 from gpt_opt.dispatch.jobs import living_jobs, unserved
@@ -51,7 +51,7 @@ class Request:
     Attributes:
         file: The sweep file; None where the points do not come from one.
         extra: Overrides after it.
-        backend: Key of `backends.BACKENDS`.
+        backend: Key of `backends.base.BACKENDS`.
         slots: Runs at a time; None for the backend's own choice.
         flags: Resources given as flags, None where not given.
         app: What the runs are of.
@@ -123,7 +123,7 @@ def _require_one_allocation(plan: Plan, request: Request) -> None:
 
 def _draft(request: Request, plan: Plan) -> tuple[Submission, list[SweepRun]]:
     metric = None if plan.grid.metric is None else asdict(plan.grid.metric)
-    backend, needed = BACKENDS[request.backend], [usable(run.resources, request.backend) for run in plan.runs]
+    backend, needed = backend_named(request.backend), [usable(run.resources, request.backend) for run in plan.runs]
     together = _at_a_time(plan, needed)
     slots = {shape: request.slots or backend.slots(shape, number) for shape, number in together.items()}
     stages = [StageRecord(stage.name, described(stage.start), _metric(stage)) for stage in plan.grid.stages]

@@ -2,7 +2,7 @@
 
 Training time is what `summary.json` has as `time_s`: evaluations and checkpoints included, starting and waiting not,
 and of several attempts only the steps that count. Slot time is the number of runs at a time, multiplied by the time
-from the start of a driver (of a job of submitit: of its first attempt) to its end.
+from the start of a driver (of a job that was given runs of its own: of its first attempt) to its end.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from gpt_opt.records.attempts import Attempt
 from gpt_opt.records.drivers import Driven, read_drivers
 from gpt_opt.records.io import now, seconds_of
+from gpt_opt.records.job_id import JobId
 from gpt_opt.records.run_dir import RunPaths, saved_progress
 from gpt_opt.records.state import RunRecord, State
 from gpt_opt.records.summary import time_s_of
@@ -126,14 +127,14 @@ def _slot_seconds(spans: Sequence[Span], driven: Sequence[Driven]) -> float:
 
 
 def _without_record(submission: Submission, spans: Mapping[tuple[str, int], Sequence[Span]]) -> float:
-    """Returns the slot time of jobs of submitit, which are a slot each, and of drivers of earlier versions."""
-    total = 0.0
-    for (_, shape), own in spans.items():
-        slots = _at_a_time(submission.shapes[shape], submission.backend)
+    """Returns the slot time of jobs that were given runs, which are a slot each, and of drivers of earlier versions."""
+    total, single = 0.0, {job.id for job in submission.jobs if job.runs is not None}
+    for (session, shape), own in spans.items():
+        slots = _at_a_time(submission.shapes[shape], JobId(session).job in single)
         total += slots * (max(end for _, end in own) - min(begin for begin, _ in own))
     return total
 
 
-def _at_a_time(shape: Shape, backend: str) -> int:
+def _at_a_time(shape: Shape, is_one_slot: bool) -> int:
     together: int = shape.resources.get("runs_per_gpu") or 1
-    return together if backend == "submitit" else shape.slots or together
+    return together if is_one_slot else shape.slots or together

@@ -175,7 +175,7 @@ class Submission:
         sweep: Name of the sweep.
         file: The sweep file as the user named it.
         extra: Overrides that were given after the file.
-        backend: `disbatch`, `submitit` or `local`.
+        backend: Its name in `dispatch.backends.base.BACKENDS`.
         shapes: The different needs of its runs, in the order of the plan; `SweepRun.shape` counts them.
         metric: Name and goal of the metric to compare runs by, or None.
         cwd: Working directory of every run: relative paths of configs start here.

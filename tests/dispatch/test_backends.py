@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from gpt_opt.cli import main
 from gpt_opt.dispatch.backends.base import BACKENDS
+from gpt_opt.dispatch.backends.limits import usable
 from gpt_opt.dispatch.jobs import living_jobs, unserved
-from gpt_opt.records.sweep_dir import Shape
+from gpt_opt.records.sweep_dir import Job, Shape, Submission, Sweep, SweepRun, find
 from gpt_opt.sweep.model import Resources
 from tests.cluster.bench import Bench
 from tests.cluster.cluster import Cluster
@@ -84,3 +87,69 @@ class TestLocal(Contract):
 
     def test_an_ended_driver_is_no_living_job(self, tmp_path: Path) -> None:
         assert living_jobs(make_sweep(tmp_path, [["seed=0"]])) == []
+
+
+# -- a further backend: a class, and a line in the table -------------------------------------------------------------
+
+
+class Toy:
+    """Starts nothing."""
+
+    on_slurm = False
+    spans_nodes = True
+    default_time_min: int | None = None
+    takes_waiting = True
+
+    def slots(self, resources: Resources, runs: int) -> int:
+        return 3
+
+    def script(self, sweep: Sweep, submission: Submission, shape: int) -> str:
+        return f"toy {shape}\n"
+
+    def start(self, sweep: Sweep, submission: Submission, runs: Sequence[SweepRun]) -> Iterator[list[Job]]:
+        yield [Job("toy-1", submission.created)]
+
+
+class TimedToy(Toy):
+    default_time_min = 7
+
+
+def test_the_table_alone_makes_a_backend_known(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/usr/bin/none")
+    resources = {"nodes_per_run": 2, "partition": "a"}
+    Path("toy.json").write_text(json.dumps({"base": {"loss.beta": 0.1}, "resources": resources}))
+    assert main(["submit", "toy.json", "--backend", "toy"]) == 2
+    assert "'toy' is not one of 'disbatch', 'submitit', 'local'." in capsys.readouterr().err
+    monkeypatch.setitem(BACKENDS, "toy", Toy())
+    monkeypatch.setitem(BACKENDS, "timed", TimedToy())
+
+    assert main(["submit", "--help"]) == main(["plan", "--help"]) == 0
+    assert capsys.readouterr().out.count("[disbatch|submitit|local|toy|timed]") == 2
+    assert main(["plan", "toy.json", "--backend", "local"]) == 2
+    assert "add --backend submitit or --backend toy or --backend timed" in capsys.readouterr().err
+    assert main(["plan", "toy.json", "--backend", "timed"]) == 2
+    assert "time_min: must be given for the backend timed, whose own default would be 7 minutes" in (
+        capsys.readouterr().err
+    )
+    assert main(["submit", "toy.json", "--backend", "toy", "--qos", "low"]) == 2
+    assert "--qos: is low, which is for Slurm, but the backend is toy" in capsys.readouterr().err
+    assert usable(Resources(partition="a", cpus_per_run=2), "toy") == Resources(cpus_per_run=2)
+    caplog.clear()
+    assert main(["submit", "toy.json", "--backend", "toy"]) == 0
+    assert caplog.messages == ["not used on this machine, being for Slurm: partition=a"]
+    assert "submitted job toy-1" in capsys.readouterr().out
+    sweep = find("toy", Path("sweeps"))
+    assert (sweep.submission().script, sweep.submission().shapes[0].slots) == ("toy 0\n", 3)
+    assert living_jobs(sweep) == []
+
+    monkeypatch.delitem(BACKENDS, "toy")
+    assert main(["status", "toy"]) in (1, 3)
+    assert main(["submit", "toy.json", "--backend", "local"]) == 2
+    assert "nodes_per_run: is 2" in capsys.readouterr().err
+    assert living_jobs(sweep, "local") == [], "its Slurm is asked, which is not there"

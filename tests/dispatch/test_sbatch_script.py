@@ -195,6 +195,7 @@ def test_submitit_gets_the_users_lines_as_given_after_ours(tmp_path: Path) -> No
         (Resources(runs_per_gpu=2, gpus_per_run=2), "disbatch", 1, "gpus_per_run must be 1, but is 2"),
         (Resources(), "submitit", 1, "add --time-min MINUTES"),
         (Resources(), "disbatch", 0, "must be at least 1, but is 0"),
+        (Resources(), "none", 1, "must be one of disbatch, submitit, local, but is none"),
     ],
 )
 def test_what_a_backend_cannot_do_is_refused(resources: Resources, backend: str, slots: int, says: str) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+import gpt_opt
+from gpt_opt.cli import main
 from gpt_opt.cli.views import status as show_status
 from gpt_opt.dispatch import slurm, submit
-from gpt_opt.dispatch.backends.limits import check_backend, usable
+from gpt_opt.dispatch.backends.limits import check_backend, check_plan, usable
 from gpt_opt.dispatch.driver import part_to_drive
 from gpt_opt.dispatch.driver_claim import is_driven
 from gpt_opt.dispatch.jobs import idle, living_jobs, unserved
@@ -215,6 +217,50 @@ def test_this_machine_says_what_it_does_not_use_and_refuses_such_a_flag(caplog: 
     with pytest.raises(ConfigError, match="--time-min: is 60, which is for Slurm, but the backend is local"):
         check_backend(shapes, "local", None, {"time_min": 60, "partition": None})
     check_backend(shapes, "disbatch", None, {"time_min": 60})
+
+
+@pytest.fixture
+def wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Returns a sweep file whose runs span nodes; it lies in the working directory, and there is no Slurm."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(slurm, "is_installed", lambda: False)
+    (file := Path("wide.json")).write_text(json.dumps({"base": {"loss.beta": 0.1}, "resources": {"nodes_per_run": 2}}))
+    return file
+
+
+LOCAL_REFUSES = "is 2, but the backend local gives a run slots on one node only"
+
+
+def test_a_plan_refuses_what_the_submission_would(wide: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = []
+    for verb, *options in (("plan",), ("submit",), ("submit", "--dry-run")):
+        assert main([verb, str(wide), "--backend", "local", *options]) == 2
+        said.append(capsys.readouterr().err)
+    assert LOCAL_REFUSES in said[0]
+    assert said[0] == said[1] == said[2]
+    assert main(["plan", str(wide), "--backend", "local", "--json"]) == 2
+    (error,) = json.loads(capsys.readouterr().out)["errors"]
+    assert error == {"where": "nodes_per_run", "message": LOCAL_REFUSES, "fix": "add --backend submitit"}
+    with pytest.raises(ConfigError, match=LOCAL_REFUSES):
+        gpt_opt.sweep(wide).plan("local")
+
+
+def test_where_slurm_is_a_plan_is_for_disbatch(wide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm, "is_installed", lambda: True)
+    with pytest.raises(ConfigError, match="the backend disbatch gives a run slots on one node only"):
+        gpt_opt.sweep(wide).plan()
+
+
+def test_without_slurm_a_plan_may_be_for_a_cluster(wide: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert gpt_opt.sweep(wide).plan().points == 1
+    assert caplog.messages == [
+        f"there is no Slurm here: nodes_per_run {LOCAL_REFUSES}; add --backend submitit to plan for a cluster"
+    ]
+    with pytest.raises(ConfigError, match="time_min: must be given for the backend submitit"):
+        gpt_opt.sweep(wide).plan("submitit")
+    with pytest.raises(ConfigError, match="so gpus_per_run must be 1, but is 2") as caught:
+        check_plan([Resources(nodes_per_run=2, runs_per_gpu=2, gpus_per_run=2)], None)
+    assert [problem.where for problem in caught.value.problems] == ["runs_per_gpu"], "no backend can do this"
 
 
 def test_what_cannot_be_used_makes_no_shape(caplog: pytest.LogCaptureFixture) -> None:

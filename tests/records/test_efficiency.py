@@ -14,7 +14,7 @@ from gpt_opt.records.efficiency import Efficiency
 from gpt_opt.records.io import append_records
 from gpt_opt.records.run_dir import PROGRESS_FILE
 from gpt_opt.records.state import State
-from gpt_opt.records.sweep_dir import Shape, Sweep
+from gpt_opt.records.sweep_dir import Job, Shape, Sweep
 from tests.dispatch.on_disk import STARTED, UPDATED, attempt, held, make_sweep, write_run
 
 BEFORE, AFTER = "2026-01-01T09:59:00.000+00:00", "2026-01-01T10:06:00.000+00:00"
@@ -53,7 +53,8 @@ def test_without_a_record_of_the_driver_the_attempts_say_when_there_were_slots(t
     sweep = make_sweep(tmp_path / "driver", [["seed=0"]], shapes=(Shape({"runs_per_gpu": 2}, 4),))
     complete(sweep, 0, session="7.0")
     assert used(sweep) == Efficiency(120.0, 4 * 300.0)
-    sweep = make_sweep(tmp_path / "jobs", [["seed=0"]], backend="submitit", shapes=(Shape({"runs_per_gpu": 2}, 4),))
+    jobs = [Job("7_3", BEFORE, runs=(0,), shape=0)]
+    sweep = make_sweep(tmp_path / "jobs", [["seed=0"]], jobs=jobs, shapes=(Shape({"runs_per_gpu": 2}, 4),))
     complete(sweep, 0, session="7_3.0")
     assert used(sweep) == Efficiency(120.0, 2 * 300.0)
     sweep = make_sweep(tmp_path / "hand", [["seed=0"]])

@@ -46,6 +46,9 @@ _NOTHING = "true\n"
 class DisBatch:
     """One Slurm allocation for each shape; disBatch spreads the runs over its slots."""
 
+    on_slurm = True
+    spans_nodes = False
+    default_time_min: int | None = None
     takes_waiting = False  # its driver hands them out
 
     def slots(self, resources: Resources, runs: int) -> int:

@@ -25,6 +25,9 @@ _START_S = 30.0
 class Local:
     """One driver for the runs of all shapes, one shape after the other."""
 
+    on_slurm = False
+    spans_nodes = False
+    default_time_min: int | None = None
     takes_waiting = True  # its driver waits, also for runs that another sweep works on
 
     def slots(self, resources: Resources, runs: int) -> int:

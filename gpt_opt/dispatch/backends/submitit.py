@@ -39,6 +39,9 @@ class Submitit:
     The job of a run that starts from another depends on the job of that.
     """
 
+    on_slurm = True
+    spans_nodes = True
+    default_time_min: int | None = 5
     takes_waiting = True  # Slurm lets them wait
 
     def slots(self, resources: Resources, runs: int) -> int:
