@@ -522,3 +522,65 @@ def test_stages_share_no_runs_that_a_choice_decides_on(desk: Desk) -> None:
         with pytest.raises(ConfigError, match="must not share runs with stage"):
             desk.plan({"stages": stages})
     assert len(desk.plan({"stages": [rates, every, {**every, "name": "again"}]}).counted) == 4
+
+
+SFT = {"name": "sft", "base": {"loss": "sft"}, "grid": {"seed": [0, 1]}}
+
+
+def chosen_by(name: str, **more: Any) -> dict[str, Any]:
+    dpo = {"name": "dpo", "base": {"loss": "dpo", "loss.beta": 0.1}}
+    return {"stages": [SFT, {**dpo, "from": {"stage": "sft", "best": name, **more}}]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"metric": {"name": "eval/los", "goal": "minimize"}, "base": {"loss": "sft"}}, "did you mean eval/loss?"),
+        ({"metric": {"name": "eval/kl", "goal": "minimize"}, "base": {"loss": "sft"}}, "'eval/kl'"),
+        (
+            {"metric": {"name": "throughput", "goal": "maximize"}, "base": {"loss": "sft"}},
+            "take one of loss, eval/loss",
+        ),
+        (chosen_by("eval/lss"), "best must be a metric of the runs, but is 'eval/lss'\n      did you mean eval/loss?"),
+        (chosen_by("eval/accuracy", goal="maximize"), "'eval/accuracy'"),
+    ],
+)
+def test_a_metric_that_no_run_will_have_is_told_before_anything_is_trained(
+    desk: Desk, content: Any, message: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        desk.plan(content)
+    assert message in str(error.value)
+    assert "point" not in str(error.value)
+
+
+def test_a_metric_that_one_stage_has_is_that_of_the_sweep(desk: Desk) -> None:
+    for name in ("eval/rewards/accuracies", "eval/logps/chosen", "time_s", "learning_rate"):
+        desk.plan({**chosen_by("eval/loss"), "metric": {"name": name, "goal": "maximize"}})
+
+
+def test_a_metric_that_callbacks_may_log_is_a_warning(desk: Desk) -> None:
+    callbacks = {"callbacks": [{"_target_": "transformers.TrainerCallback"}]}
+    plan = desk.plan({"metric": {"name": "eval/los", "goal": "minimize"}, "base": {"loss": "sft", **callbacks}})
+    said = "metric: must be a metric of the runs, but is 'eval/los'; did you mean eval/loss?"
+    assert plan.warnings == (said,)
+    assert f"warning: {said}" in show.as_text(plan)
+    assert show.as_record(plan)["warnings"] == [said]
+    staged = chosen_by("eval/los", goal="minimize")
+    assert "did you mean eval/loss?" in desk.plan({**staged, "base": callbacks}).warnings[0]
+    with pytest.raises(ConfigError, match=r'did you mean eval/loss\? if not, add "goal"'):
+        desk.plan({**chosen_by("eval/los"), "base": callbacks})
+
+
+def test_finished_candidates_without_the_metric_are_told(desk: Desk) -> None:
+    callbacks = {"callbacks": [{"_target_": "transformers.TrainerCallback"}]}
+    content = {**chosen_by("eval/pass_rates", goal="maximize"), "base": callbacks}
+    run = desk.plan(content).runs[0]
+    paths = desk.make(run.overrides, State.COMPLETED)
+    record = {"step": 80, "time_s": 4.0, "metrics": {"eval/pass_rate": None, "eval/loss": 0.5}}
+    paths.summary.write_text(to_json(record))
+    with pytest.raises(
+        ConfigError, match=r"the run that is done has no 'eval/pass_rates'\n *did you mean eval/pass_rate\?"
+    ):
+        desk.plan(content)
+    assert not desk.plan({**chosen_by("eval/pass_rate", goal="maximize"), "base": callbacks}).warnings

@@ -135,7 +135,8 @@ def as_text(plan: Plan, width: int | None = None) -> str:
         keys = ", ".join(plan.uncounted)
         lines.append(f"points that differ in {keys} alone are one run, since that changes no result: the first counts")
     lines += [*plan.changes(), *other_code((run.code for run in plan.runs), plan.code)]
-    lines += [line for note in plan.notes for line in wrapped(note, width)]
+    warnings = (f"warning: {warning}" for warning in plan.warnings)
+    lines += [line for note in (*plan.notes, *warnings) for line in wrapped(note, width)]
     if plan.removed:
         verb = "is" if len(plan.removed) == 1 else "are"
         lines.append(f"{counted(len(plan.removed), 'run')} of earlier submissions {verb} no longer in the grid:")
@@ -182,7 +183,8 @@ def as_record(plan: Plan) -> dict[str, Any]:
         for stage in (plan.grid.stages if plan.grid.is_staged else ())
     ]
     choices = {name: choice.parent for name, choice in plan.choices.items()}
-    return {**head, "shapes": shapes, "stages": stages, "choices": choices, "errors": [], "items": items}
+    told = {"warnings": list(plan.warnings), "errors": []}
+    return {**head, "shapes": shapes, "stages": stages, "choices": choices, **told, "items": items}
 
 
 def _cost_record(cost: CostEstimate) -> dict[str, Any]:
