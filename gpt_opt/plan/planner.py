@@ -33,7 +33,7 @@ from gpt_opt.sweep.grid import load_grid
 from gpt_opt.sweep.json_file import read_json
 from gpt_opt.sweep.model import Grid, Resources, Space, Stage
 from gpt_opt.sweep.overrides import target, to_override
-from gpt_opt.sweep.points import count, points
+from gpt_opt.sweep.points import count, points, values_by_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -356,7 +356,7 @@ class _Draft:
         self.configs: list[Sequence[Change]] = []
         self.metrics: list[RunMetrics] = []
         self.start_problems: list[Problem] = []
-        self.warnings: list[str] = []
+        self.warnings = list(_interpolations(grid))
         self.work: dict[int, Work] = {}
         self.roots: set[Path] = set()
         self.planned: dict[str, Mapping[str, Any]] = {}
@@ -511,6 +511,13 @@ def override_lists(space: Space, extra: Sequence[str] = ()) -> Iterator[list[str
             overrides.append(text)
         overrides.extend(extra)
         yield overrides
+
+
+def _interpolations(grid: Grid) -> Iterator[str]:
+    """Yields which keys of a sweep file have values that look like interpolations."""
+    values = ((key, found) for stage in grid.stages for key, found in values_by_key(stage.space).items())
+    if keys := list(dict.fromkeys(key for key, found in values if any("${" in text for text in found))):
+        yield f"${{...}} in {', '.join(keys)} is text: values of a sweep file are never interpolated"
 
 
 _NO_SWEEPS = (".sh", ".bash", ".sbatch", ".slurm", ".py", ".yaml", ".yml")

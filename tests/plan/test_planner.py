@@ -584,3 +584,15 @@ def test_finished_candidates_without_the_metric_are_told(desk: Desk) -> None:
     ):
         desk.plan(content)
     assert not desk.plan({**chosen_by("eval/pass_rate", goal="maximize"), "base": callbacks}).warnings
+
+
+def test_what_looks_like_an_interpolation_is_text_and_told(desk: Desk) -> None:
+    grid = {"loss": "sft", "user.text": ["a ${seed}", "b"], "user.list": [["${seed}"]], "user.plain": ["$(x)"]}
+    said = "${...} in user.text, user.list is text: values of a sweep file are never interpolated"
+    assert desk.plan({"grid": grid}).warnings == (said,)
+    with pytest.raises(ConfigError) as error:
+        desk.plan({"base": {"loss": "sft"}, "grid": {"optimizer.optimizer_params.lr": ["${seed}"]}})
+    assert "dereferencing" not in str(error.value)
+    assert "must be a number, but is '${seed}'\n      values of a sweep file are never interpolated" in str(error.value)
+    assert "'optimizer.optimizer_params.lr=${...}' after the file" in str(error.value)
+    desk.plan({"loss": "sft"}, "optimizer.optimizer_params.lr=${seed}", "seed=1")
