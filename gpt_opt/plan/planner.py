@@ -19,6 +19,7 @@ from gpt_opt.plan.dag import Origin, Parent, origins, start_problems
 from gpt_opt.plan.estimate import CostEstimate, Samples, Work, estimate
 from gpt_opt.plan.existing import Nearest, Status, nearest_run, status_of
 from gpt_opt.plan.findings import Findings
+from gpt_opt.plan.former_runs import FormerRuns, former_runs
 from gpt_opt.plan.metrics import RunMetrics, missing_metric, result_metrics
 from gpt_opt.plan.resources import SweepResources
 from gpt_opt.plan.validate import PointChecker
@@ -28,7 +29,7 @@ from gpt_opt.records.former_choices import former_choices
 from gpt_opt.records.planned_configs import Change, ConfigChanges
 from gpt_opt.records.provenance import Inputs, inputs_in, read_provenance, recorded_inputs
 from gpt_opt.records.run_dir import RunPaths
-from gpt_opt.records.sweep_dir import SweepRun, Workload, active, submissions
+from gpt_opt.records.sweep_dir import SweepRun, Workload, active
 from gpt_opt.sweep.grid import load_grid
 from gpt_opt.sweep.json_file import read_json
 from gpt_opt.sweep.model import Grid, Resources, Space, Stage
@@ -84,7 +85,7 @@ class Plan:
         stage_costs: The same by the name of the stage.
         cost: What all of them will cost.
         step_s: Seconds of a step of each workload of which there are finished runs.
-        removed: Runs of earlier submissions of this sweep that are no longer in the grid: id to directory.
+        former: Runs of earlier submissions of this sweep that are none of it.
         choices: Which of several runs is started from, where an earlier submission has decided it; by name.
         code: The code that runs are made with now.
         notes: What the application says of the sweep.
@@ -103,7 +104,7 @@ class Plan:
     stage_costs: Mapping[str, CostEstimate]
     cost: CostEstimate
     step_s: Mapping[str, float]
-    removed: dict[str, str]
+    former: FormerRuns
     choices: Mapping[str, Choice]
     code: Code
     notes: tuple[str, ...]
@@ -197,9 +198,6 @@ class Planner:
             located = _located(problems, Path(grid.source)) if grid.source else problems
             raise ConfigError(located, ", nothing was started")
         self._checker.warn_of_elsewhere()
-        known = {run.run_id for run in draft.runs}
-        earlier = (run for sweep in submissions(sweeps / grid.name) for run in sweep.runs)
-        removed = {run.run_id: run.run_dir for run in earlier if run.run_id not in known}
         choices = former_choices(sweeps / grid.name, draft.runs)
         made = active(draft.runs, {name: choice.parent for name, choice in choices.items()})
         counted = tuple(run for run in draft.runs if run.index in made)
@@ -220,7 +218,7 @@ class Planner:
             stage_costs={stage.name: cost(run for run in counted if run.stage == stage.name) for stage in grid.stages},
             cost=cost(counted),
             step_s=samples.known(run.workload.name for run in counted),
-            removed=removed,
+            former=former_runs(sweeps / grid.name, draft.runs, self.config, self._app.identity),
             choices=choices,
             code=self._app.code(),
             notes=tuple(self._app.notes()),

@@ -21,9 +21,11 @@ from gpt_opt.errors import ConfigError
 from gpt_opt.own_app.app import own_app
 from gpt_opt.plan.estimate import makespan_s
 from gpt_opt.plan.existing import Status, nearest_run
+from gpt_opt.plan.former_runs import FormerRuns
 from gpt_opt.plan.planner import Plan, Planner
 from gpt_opt.records.claim import acquire
-from gpt_opt.records.io import to_json
+from gpt_opt.records.io import to_json, write_text
+from gpt_opt.records.planned_configs import text_of
 from gpt_opt.records.run_dir import RunPaths, run_dir_name
 from gpt_opt.records.run_id import TRAINING
 from gpt_opt.records.state import RunState, State, write_state
@@ -364,12 +366,46 @@ def test_the_makespan_is_that_of_slots_that_take_runs_in_order() -> None:
 
 def test_runs_of_earlier_submissions_that_left_the_grid_are_named(desk: Desk, tmp_path: Path) -> None:
     first = desk.plan(BETAS)
-    runs = [SweepRun(run.index, run.run_id, run.run_dir, run.overrides) for run in first.runs]
-    (parent := tmp_path / "sweeps" / "sweep").mkdir(parents=True)
-    create(parent, "{}", runs, Submission("sweep", "sweep.json", (), "local", (Shape({}, 1),), None, "/", "/"))
+    submit(desk, first)
     plan = desk.plan({"loss.beta": [0.05, 0.1, 0.2]})
-    assert plan.removed == {first.runs[2].run_id: first.runs[2].run_dir}
+    assert plan.former == FormerRuns(removed={first.runs[2].run_id: first.runs[2].run_dir})
     assert "1 run of earlier submissions is no longer in the grid" in show.as_text(plan)
+
+
+def submit(desk: Desk, plan: Plan) -> None:
+    """Makes the sweep directory of a plan."""
+    runs = [
+        SweepRun(run.index, run.run_id, run.run_dir, run.overrides, 0, run.stage, run.number, run.parent, run.choice)
+        for run in plan.runs
+    ]
+    (parent := desk.folder / "sweeps" / "sweep").mkdir(parents=True, exist_ok=True)
+    configs = text_of((run.run_id, changes) for run, changes in zip(plan.runs, plan.configs, strict=True))
+    submission = Submission("sweep", "sweep.json", (), "local", (Shape({}, 1),), None, "/", "/")
+    create(parent, "{}", runs, submission, lambda sweep: write_text(sweep.planned_configs, configs))
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_points_that_compose_another_config_after_an_edit_are_still_in_the_grid(
+    desk: Desk, tmp_path: Path, staged: bool
+) -> None:
+    shutil.copytree(CONFIG_DIR, configs := tmp_path / "hydra_conf")
+    file = configs / "loss" / "dpo.yaml"
+    desk = Desk(tmp_path, Planner(own_app(configs)))
+    dpo = {"base": {"loss": "dpo"}, "grid": {"loss.beta": [0.1, 0.2]}}
+    content: Any = {"stages": [{"name": "a", **dpo}, {"name": "b", "base": {"loss": "sft"}}]} if staged else dpo
+    first = desk.plan(content)
+    submit(desk, first)
+    file.write_text(file.read_text().replace("label_smoothing: 0.0", "label_smoothing: 0.1"))
+    desk = Desk(tmp_path, Planner(own_app(configs)))
+    plan = desk.plan(content)
+    assert plan.former.edited == {run.run_id: run.run_dir for run in first.runs}
+    assert plan.former.edits == ["loss.label_smoothing was 0.0 and is 0.1"]
+    text = show.as_text(plan)
+    assert f"points of {len(first.runs)} runs of earlier submissions compose another config now:" in text
+    assert "loss.label_smoothing was 0.0 and is 0.1" in text
+    assert "no longer in the grid" not in text
+    record = show.as_record(plan)
+    assert (len(record["edited"]), record["gone"]) == (len(first.runs), [])
 
 
 def test_the_nearest_run_and_what_differs_are_found(desk: Desk) -> None:
