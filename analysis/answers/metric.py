@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import re
-
 import pandas as pd
 
 from analysis.parameters import beside_key, parameter_columns
@@ -18,7 +15,9 @@ from gpt_opt.records.metrics import (
     is_of_training,
     metric_info,
     metric_label,
+    nearest_metrics,
     own_metrics,
+    plain,
 )
 
 
@@ -28,10 +27,6 @@ def metric_columns(runs: pd.DataFrame) -> list[str]:
     floats = [name for name in runs.columns if name not in others and pd.api.types.is_float_dtype(runs[name])]
     logged = runs.attrs.get("logged", ())
     return [name for name in floats if "/" in name or "." not in name or name in logged]
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", " ", name.lower()).strip()
 
 
 def find_metric(runs: pd.DataFrame, name: str) -> str:
@@ -49,22 +44,17 @@ def find_metric(runs: pd.DataFrame, name: str) -> str:
         return beside_key(name)
     if name in metrics or metric_info(name) is not None or not metrics:
         return name
-    forms = {metric: (_plain(metric), _plain(metric_label(metric))) for metric in metrics}
-    wanted = _plain(name)
+    forms = {metric: (plain(metric), plain(metric_label(metric))) for metric in metrics}
+    wanted = plain(name)
     exact = [metric for metric, known in forms.items() if wanted in known]
     ends = [metric for metric, known in forms.items() if any(form.endswith(f" {wanted}") for form in known)]
     for found in (exact, [metric for metric in ends if metric.startswith(EVALUATION)], ends):
         if len(found) == 1:
             return found[0]
-    near = ends or _nearest(wanted, forms)
+    near = ends or nearest_metrics(name, metrics, 2)
     known = f"did you mean {', '.join(near)}? " if near else ""
     fix = f"{known}they have {', '.join(metrics)}"
     raise RequestError([Problem("--metric", f"must be a metric of the runs, but is {name!r}", fix)])
-
-
-def _nearest(wanted: str, forms: dict[str, tuple[str, str]]) -> list[str]:
-    owner = {form: metric for metric, known in reversed(forms.items()) for form in known}
-    return list(dict.fromkeys(owner[form] for form in difflib.get_close_matches(wanted, list(owner), n=2, cutoff=0.6)))
 
 
 def usual_metric(runs: pd.DataFrame) -> str:

@@ -15,6 +15,7 @@ from gpt_opt.config.nested import Config
 from gpt_opt.config.remember import Remembered
 from gpt_opt.errors import Problem
 from gpt_opt.records.code import Code, this_code
+from gpt_opt.records.metrics import KnownMetrics
 from gpt_opt.records.program import Program
 from gpt_opt.records.run_id import Identity
 from gpt_opt.records.run_reference import RunReference
@@ -170,6 +171,10 @@ class App:
     def notes(self) -> Iterable[str]:
         """Returns what a plan says of every sweep of it."""
         return ()
+
+    def metrics(self, config: Config) -> KnownMetrics:
+        """Returns what is known of the metrics of a run."""
+        return KnownMetrics()
 
     def code(self) -> Code:
         """Returns the code of its runs as it is now."""

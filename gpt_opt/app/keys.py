@@ -136,7 +136,7 @@ TABLES: Mapping[str, Mapping[str, Key]] = {
                 "a path without .. and $ that has {id}, and in other braces app, label or a key of the config",
                 _is_run_dir,
             ),
-            "directory of a run: {app}, {label} (what differs from the defaults), {id}, {any.config.key}",
+            "directory of a run: {app}, {label} (what the sweep gives), {id}, {any.config.key}",
         ),
         "grace_s": Key(Kind("a number of seconds, at least 0", _is_seconds), "seconds from SIGTERM to SIGKILL"),
     },

@@ -18,22 +18,21 @@ _GROUPS = ("training.training_params", "training.finetuning")
 
 
 @click.command()
-@click.argument("run_dir", type=FILE, metavar="RUN", help="A run directory, or one of its checkpoints.")
-@click.option("--into", type=FILE, metavar="FOLDER", help="New folder to write (default: RUN/export).")
-def export(run_dir: Path, into: Path | None) -> None:
+@click.argument(
+    "run", nargs=-1, required=True, metavar="RUN", help="Directory or id of a run, SWEEP INDEX, or a checkpoint."
+)
+@click.option(
+    "-o", "--output", "--into", "into", type=FILE, metavar="FOLDER", help="New folder to write (default: RUN/export)."
+)
+def export(run: tuple[str, ...], into: Path | None) -> None:
     """Writes the model of a run for use elsewhere.
 
     A folder that transformers' from_pretrained opens, with tokenizer and model card; adapters are merged in.
     """
+    from gpt_opt.cli.run_arguments import one_run
     from gpt_opt.records.io import read_json_object
-    from gpt_opt.records.run_dir import run_of
 
-    given = run_dir.resolve()
-    paths = run_of(given)
-    if paths is None:
-        problem = f"must be a run directory or one of its checkpoints, but {str(run_dir)!r} is neither"
-        fix = "take a folder below outputs/ that has a config.json and checkpoints/"
-        raise ConfigError([Problem("RUN", problem, fix)])
+    paths, checkpoint = one_run(run)
     try:
         config = read_json_object(paths.config)
     except ValueError as error:
@@ -43,7 +42,7 @@ def export(run_dir: Path, into: Path | None) -> None:
     from gpt_opt.training.models.export import export_run
 
     target = into or paths.root / "export"
-    export_run(paths, config, None if given == paths.root else given, target)
+    export_run(paths, config, checkpoint, target)
     print(target)
 
 

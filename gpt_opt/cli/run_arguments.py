@@ -17,7 +17,8 @@ OUTPUTS = Path("outputs")
 def named_runs(words: tuple[str, ...]) -> list[RunPaths]:
     """Returns the runs that words of a command line name, in their order.
 
-    A word is the directory of a run, the id of one, or a sweep; after a sweep come indices (`3`, `dpo/3`) of its runs.
+    A word is the directory or a checkpoint of a run, the id of one, or a sweep; after a sweep come indices (`3`,
+    `dpo/3`) of its runs.
 
     Raises:
         RequestError: If a word is none of these, or no run of a sweep follows it.
@@ -72,16 +73,39 @@ def _sweep(word: str, before: Sweep | None, unused: str) -> Sweep:
         raise RequestError([Problem("RUN", problem, "gptopt status SWEEP lists the runs of a sweep")]) from error
 
 
+def one_run(words: tuple[str, ...]) -> tuple[RunPaths, Path | None]:
+    """Returns the run that words of a command line name, with its checkpoint where they name one.
+
+    Raises:
+        RequestError: If they are not one that has begun.
+    """
+    (paths,) = _begun(words, 1, "gptopt export beta_sweep 0")
+    given, reference = Path(words[0]).resolve(), RunReference.parse(words[0])
+    if given.parent == paths.checkpoints.resolve():
+        return paths, given
+    if reference is None or reference.step is None:
+        return paths, None
+    if not (checkpoint := paths.checkpoints / f"checkpoint-{reference.step}").is_dir():
+        raise RequestError([Problem("RUN", f"must be a checkpoint that was kept, but there is no {checkpoint}")])
+    return paths, checkpoint
+
+
 def two_runs(words: tuple[str, ...]) -> tuple[RunPaths, RunPaths]:
     """Returns the two runs that words of a command line name.
 
     Raises:
         RequestError: If they are not two that have begun.
     """
+    first, second = _begun(words, 2, "gptopt diff beta_sweep 0 2")
+    return first, second
+
+
+def _begun(words: tuple[str, ...], number: int, example: str) -> list[RunPaths]:
     found = named_runs(words)
-    if len(found) != 2:
-        fix = "for example: gptopt diff beta_sweep 0 2"
-        raise RequestError([Problem("RUN RUN", f"must be two runs, but got {len(found)}", fix)])
+    if len(found) != number:
+        wanted = "one run" if number == 1 else "two runs"
+        problem = f"must be {wanted}, but got {len(found)}"
+        raise RequestError([Problem(" ".join(["RUN"] * number), problem, f"for example: {example}")])
     problems = [
         Problem(
             "RUN", f"must be a run that has begun, but there is no {run.config}", "gptopt status says how it stands"
@@ -91,4 +115,4 @@ def two_runs(words: tuple[str, ...]) -> tuple[RunPaths, RunPaths]:
     ]
     if problems:
         raise RequestError(problems)
-    return found[0], found[1]
+    return found

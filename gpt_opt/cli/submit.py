@@ -87,7 +87,7 @@ def submit(
     outcome = start(request)
     print(as_text(outcome))
     if not wait:
-        return 0
+        return int(outcome.is_blocked)
     from gpt_opt.cli.views.watch import watch
     from gpt_opt.dispatch.sweep_status import gather
 

@@ -155,7 +155,7 @@ class ClassifiedRuns:
             locked: self.locked,
             "waiting for others": self.waiting_for_others,
             "need a retry": self.needs_retry,
-            "blocked": self.where(lambda item: item.blocked_by is BlockedBy.PARENT),
+            "blocked": self.blocked,
         }
         return ", ".join(f"{len(found)} {name}" for name, found in numbers.items() if found)
 
@@ -178,6 +178,11 @@ class ClassifiedRuns:
     def needs_retry(self) -> tuple[SweepRun, ...]:
         """Runs that only `gptopt retry` starts again."""
         return self.where(lambda item: item.needs_retry)
+
+    @property
+    def blocked(self) -> tuple[SweepRun, ...]:
+        """Runs that start from others which end only when the user does something."""
+        return self.where(lambda item: item.blocked_by is BlockedBy.PARENT)
 
     @property
     def done(self) -> tuple[SweepRun, ...]:

@@ -40,6 +40,11 @@ class Outcome:
     alive: tuple[Job, ...]
     runs: ClassifiedRuns
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether no job is there, since runs wait for others that need the user."""
+        return bool(self.runs.blocked) and not (self.started or self.alive)
+
 
 def start_jobs(sweep: Sweep) -> Outcome:
     """Submits jobs for the runs that are due and that no living job has; the caller holds `locked`."""

@@ -75,7 +75,7 @@ def _planned(request: Request) -> Plan:
     assert request.file is not None, "points without a file go through prepare_points"
     plan = planner_of(request.app).plan(request.file, request.extra, sweeps=request.sweeps, flags=request.flags)
     _require_slots(plan, request)
-    for line in plan.changes():
+    for line in (*plan.changes(), *(f"warning: {warning}" for warning in plan.warnings)):
         log.warning("%s", line)
     return plan
 

@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 from gpt_opt.app.app import App, Checks, Finder, Source, StartKeys
 from gpt_opt.config.checks.batches import batch_problems
+from gpt_opt.config.checks.losses import metrics_of
 from gpt_opt.config.files import references, with_real_paths
 from gpt_opt.config.inputs import inputs_of
 from gpt_opt.config.nested import Config
@@ -18,6 +19,7 @@ from gpt_opt.config.schema import JOB_NAME, VERSION_BASE, Root, register
 from gpt_opt.errors import Problem
 from gpt_opt.own_app.checks import TrainingChecks
 from gpt_opt.records.code import ROOT
+from gpt_opt.records.metrics import KnownMetrics
 from gpt_opt.records.program import Program
 from gpt_opt.records.run_id import TRAINING
 from gpt_opt.records.run_reference import RunReference
@@ -84,6 +86,10 @@ class TrainingApp(App):
     def inputs(self, config: Config, memo: Remembered) -> dict[str, dict[str, str]]:
         """Returns the files of data and weights that a run reads, and the user's own modules."""
         return inputs_of(config, memo)
+
+    def metrics(self, config: Config) -> KnownMetrics:
+        """Returns the metrics that the loss of a run gives; callbacks and a loss of the user's own may give more."""
+        return metrics_of(config)
 
     def workload(self, config: Config) -> str:
         """Returns a hash of model, data, loss, optimizer, batches, adapters and own parts of a run.

@@ -15,6 +15,11 @@ from gpt_opt.plan.config_source import ConfigSource, key_of
 from gpt_opt.plan.explain_errors import YamlErrors, first_lines, interpolation_problem
 from gpt_opt.plan.explain_overrides import override_problems
 
+_IS_TEXT = (
+    "values of a sweep file are never interpolated, so that ${{...}} is text there: write the value, or give "
+    "'{}=${{...}}' after the file, which holds for every point"
+)
+
 
 class ErrorAttribution:
     """Attributes the errors of points to their overrides; each override is tried once for each choice of options.
@@ -112,5 +117,8 @@ class ErrorAttribution:
         where = self._files.interpolation(names, error, valid)
         if where is None and isinstance(error, InterpolationResolutionError):
             text = next((text for text in overrides if "${" in text), " ".join(overrides))
+            if "\\${" in text:
+                value = first_lines(error).removeprefix("While dereferencing interpolation ").partition(": ")[2]
+                return Problem(text, value, _IS_TEXT.format(key_of(text)))
             return Problem(text, *interpolation_problem(error, valid))
         return where or Problem(" ".join(overrides), first_lines(error))

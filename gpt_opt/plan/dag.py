@@ -9,6 +9,7 @@ from typing import Any
 from gpt_opt.app.app import StartKeys
 from gpt_opt.config.nested import value_at
 from gpt_opt.errors import Problem
+from gpt_opt.plan.metrics import MissingMetric
 from gpt_opt.records.metrics import greater_is_better
 from gpt_opt.records.run_reference import RunReference
 from gpt_opt.sweep.model import Best, Grid, Metric, Stage, Start
@@ -97,8 +98,17 @@ def _choice(stage: str, best: Best | None, config: Mapping[str, Any]) -> str:
     return ", ".join([stage, *(f"{key}={value_at(config, key)}" for key in best.per)])
 
 
-def start_problems(stage: Stage, parents: Sequence[Parent], keys: StartKeys | None) -> Iterator[Problem]:
-    """Checks what a stage says of how the runs that it starts from are chosen."""
+def start_problems(
+    stage: Stage, parents: Sequence[Parent], keys: StartKeys | None, missing: MissingMetric | None
+) -> Iterator[Problem]:
+    """Checks what a stage says of how the runs that it starts from are chosen.
+
+    Args:
+        stage: The stage.
+        parents: The runs that it starts from.
+        keys: The keys by which a run starts from another one; None if it cannot.
+        missing: What is wrong with the metric that chooses among them; None for nothing.
+    """
     start, where = stage.start, f"stage {stage.name}: from"
     if start is None:
         return
@@ -112,9 +122,12 @@ def start_problems(stage: Stage, parents: Sequence[Parent], keys: StartKeys | No
     best = start.best
     if best is None:
         return
-    if not best.goal and greater_is_better(best.metric) is None:
+    if missing is not None and missing.certain:
+        yield Problem(where, missing.message.replace("must be", "best must be", 1), missing.fix)
+    elif not best.goal and greater_is_better(best.metric) is None:
         problem = f"must say which way {best.metric!r} is better, which is not known of it"
-        yield Problem(where, problem, 'add "goal": "minimize" or "maximize"')
+        meant = f"{missing.fix} if not, " if missing is not None and missing.fix.endswith("?") else ""
+        yield Problem(where, problem, f'{meant}add "goal": "minimize" or "maximize"')
     for key in best.per:
         if any(value_at(parent.config, key) is None for parent in parents):
             yield Problem(where, f"per must name keys of the config, but there is no {key}", "as seed, or loss.beta")

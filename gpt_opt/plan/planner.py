@@ -19,6 +19,8 @@ from gpt_opt.plan.dag import Origin, Parent, origins, start_problems
 from gpt_opt.plan.estimate import CostEstimate, Samples, Work, estimate
 from gpt_opt.plan.existing import Nearest, Status, nearest_run, status_of
 from gpt_opt.plan.findings import Findings
+from gpt_opt.plan.former_runs import FormerRuns, former_runs
+from gpt_opt.plan.metrics import RunMetrics, missing_metric, result_metrics
 from gpt_opt.plan.resources import SweepResources
 from gpt_opt.plan.validate import PointChecker
 from gpt_opt.records.choices import Choice
@@ -27,12 +29,12 @@ from gpt_opt.records.former_choices import former_choices
 from gpt_opt.records.planned_configs import Change, ConfigChanges
 from gpt_opt.records.provenance import Inputs, inputs_in, read_provenance, recorded_inputs
 from gpt_opt.records.run_dir import RunPaths
-from gpt_opt.records.sweep_dir import SweepRun, Workload, active, submissions
+from gpt_opt.records.sweep_dir import SweepRun, Workload, active
 from gpt_opt.sweep.grid import load_grid
 from gpt_opt.sweep.json_file import read_json
 from gpt_opt.sweep.model import Grid, Resources, Space, Stage
 from gpt_opt.sweep.overrides import target, to_override
-from gpt_opt.sweep.points import count, points
+from gpt_opt.sweep.points import count, points, values_by_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +85,11 @@ class Plan:
         stage_costs: The same by the name of the stage.
         cost: What all of them will cost.
         step_s: Seconds of a step of each workload of which there are finished runs.
-        removed: Runs of earlier submissions of this sweep that are no longer in the grid: id to directory.
+        former: Runs of earlier submissions of this sweep that are none of it.
         choices: Which of several runs is started from, where an earlier submission has decided it; by name.
         code: The code that runs are made with now.
         notes: What the application says of the sweep.
+        warnings: What of the sweep file may be meant otherwise.
         workload: What makes up the workload of a run, for people.
     """
 
@@ -101,10 +104,11 @@ class Plan:
     stage_costs: Mapping[str, CostEstimate]
     cost: CostEstimate
     step_s: Mapping[str, float]
-    removed: dict[str, str]
+    former: FormerRuns
     choices: Mapping[str, Choice]
     code: Code
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
     workload: str
 
     @property
@@ -159,7 +163,7 @@ class Planner:
         draft = _Draft(self._app, load_grid(file), flags)
         for stage in draft.grid.stages:
             self._add_stage(draft, stage, extra)
-            if draft.findings.any and draft.grid.is_staged:
+            if (draft.findings.any or draft.start_problems) and draft.grid.is_staged:
                 break  # what comes after would start from runs that cannot be
         return self._plan(draft, slots, sweeps)
 
@@ -189,14 +193,11 @@ class Planner:
     def _plan(self, draft: _Draft, slots: int, sweeps: Path) -> Plan:
         """Returns the plan of a draft that has all of its points."""
         grid = draft.grid
-        problems = [*draft.findings.report(draft.points), *draft.resource_problems()]
-        if problems := problems or self._never_the_same(draft.runs):
+        problems = [*draft.start_problems, *draft.findings.report(draft.points), *draft.resource_problems()]
+        if problems := problems or draft.metric_problems() or self._never_the_same(draft.runs):
             located = _located(problems, Path(grid.source)) if grid.source else problems
             raise ConfigError(located, ", nothing was started")
         self._checker.warn_of_elsewhere()
-        known = {run.run_id for run in draft.runs}
-        earlier = (run for sweep in submissions(sweeps / grid.name) for run in sweep.runs)
-        removed = {run.run_id: run.run_dir for run in earlier if run.run_id not in known}
         choices = former_choices(sweeps / grid.name, draft.runs)
         made = active(draft.runs, {name: choice.parent for name, choice in choices.items()})
         counted = tuple(run for run in draft.runs if run.index in made)
@@ -217,10 +218,11 @@ class Planner:
             stage_costs={stage.name: cost(run for run in counted if run.stage == stage.name) for stage in grid.stages},
             cost=cost(counted),
             step_s=samples.known(run.workload.name for run in counted),
-            removed=removed,
+            former=former_runs(sweeps / grid.name, draft.runs, self.config, self._app.identity),
             choices=choices,
             code=self._app.code(),
             notes=tuple(self._app.notes()),
+            warnings=tuple(draft.warnings),
             workload=self._app.workload_words,
         )
 
@@ -229,7 +231,7 @@ class Planner:
     ) -> None:
         """Composes and checks the points of a stage, or those that are given, and adds its runs to the draft."""
         parents = draft.parents(stage)
-        draft.findings.add(start_problems(stage, parents, self._app.start), draft.points)
+        draft.check_start(stage, parents)
         needs = draft.needs(stage)
         placed, asked = tee(_placed(stage, origins(stage, parents, extra, self._app.start), extra, given))
         results = self._checker.compose_many((overrides for _, _, overrides in asked), draft.planned)
@@ -350,6 +352,9 @@ class _Draft:
         self.duplicates: dict[int, int] = {}
         self.uncounted: set[str] = set()
         self.configs: list[Sequence[Change]] = []
+        self.metrics: list[RunMetrics] = []
+        self.start_problems: list[Problem] = []
+        self.warnings = list(_interpolations(grid))
         self.work: dict[int, Work] = {}
         self.roots: set[Path] = set()
         self.planned: dict[str, Mapping[str, Any]] = {}
@@ -359,6 +364,8 @@ class _Draft:
         self._choices: dict[int | None, frozenset[tuple[str, int | None]]] = {}
         self._finder = app.finder()
         self._changes = ConfigChanges(app.identity)
+        chooses = any(stage.start is not None and stage.start.best is not None for stage in grid.stages)
+        self._names_metrics = grid.metric is not None or chooses
 
     def needs(self, stage: Stage) -> SweepResources:
         """Returns what finds the needs of the points of a stage."""
@@ -367,6 +374,28 @@ class _Draft:
     def resource_problems(self) -> list[Problem]:
         """Returns where points that are one run ask for different things."""
         return [problem for needs in self._needs.values() for problem in needs.problems()]
+
+    def check_start(self, stage: Stage, parents: Sequence[Parent]) -> None:
+        """Notes what is wrong with how a stage chooses the runs that it starts from."""
+        best = None if stage.start is None else stage.start.best
+        candidates = [self.metrics[parent.index] for parent in parents] if best is not None else []
+        missing = None if best is None else missing_metric(best.metric, candidates, decides=True)
+        self.start_problems += start_problems(stage, parents, self.app.start, missing)
+        if missing is not None and not missing.certain:
+            self.warnings.append(f"stage {stage.name}: from: best {missing.message}; {missing.fix}")
+
+    def metric_problems(self) -> list[Problem]:
+        """Returns that no run has the metric of the sweep file; where one may have it, that is a warning."""
+        metric = self.grid.metric
+        if metric is None or metric.name == "time_s":  # which summary.json has beside its metrics
+            return []
+        missing = missing_metric(metric.name, self.metrics, decides=False)
+        if missing is None:
+            return []
+        if missing.certain:
+            return [Problem("metric", missing.message, missing.fix)]
+        self.warnings.append(f"metric: {missing.message}; {missing.fix}")
+        return []
 
     def parents(self, stage: Stage) -> list[Parent]:
         """Returns the runs that a stage starts from, each once."""
@@ -414,6 +443,9 @@ class _Draft:
         before, code = _made_with(paths, status)
         changed = changed_since(before, self.app.inputs(config, memo)) if status is not Status.NEW else ""
         workload = self._workload(config, memo)
+        if self._names_metrics:
+            result = result_metrics(paths) if status is Status.DONE else None
+            self.metrics.append(RunMetrics(memo.of(self.app.metrics, config), result))
         run = Run(
             index,
             name,
@@ -477,6 +509,13 @@ def override_lists(space: Space, extra: Sequence[str] = ()) -> Iterator[list[str
             overrides.append(text)
         overrides.extend(extra)
         yield overrides
+
+
+def _interpolations(grid: Grid) -> Iterator[str]:
+    """Yields which keys of a sweep file have values that look like interpolations."""
+    values = ((key, found) for stage in grid.stages for key, found in values_by_key(stage.space).items())
+    if keys := list(dict.fromkeys(key for key, found in values if any("${" in text for text in found))):
+        yield f"${{...}} in {', '.join(keys)} is text: values of a sweep file are never interpolated"
 
 
 _NO_SWEEPS = (".sh", ".bash", ".sbatch", ".slurm", ".py", ".yaml", ".yml")

@@ -5,6 +5,7 @@ Of a training and of its evaluations the names are the same, but for `eval/` in 
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -57,6 +58,19 @@ METRICS: Mapping[str, MetricInfo] = {
     "time_s": MetricInfo("seconds", None, "s", ".1f", in_evaluation=False),  # of summary.json alone
 }
 """The one registry. A training writes no metric that is not in it; a user's own loss may."""
+
+
+@dataclass(frozen=True)
+class KnownMetrics:
+    """What is known of the metrics of a run before it is made.
+
+    Attributes:
+        names: Metrics that its summary.json may have.
+        complete: Whether it has no others.
+    """
+
+    names: frozenset[str] = frozenset()
+    complete: bool = False
 
 
 USUAL = ("eval/rewards/accuracies", "eval/loss", "loss")
@@ -147,3 +161,23 @@ def comparable() -> list[str]:
     """Returns the metrics of evaluations that have a direction."""
     known = METRICS.items()
     return [EVALUATION + name for name, item in known if item.in_evaluation and item.greater_is_better is not None]
+
+
+def plain(name: str) -> str:
+    """Returns a name in lower case, with a blank for all that is no letter or digit."""
+    return re.sub(r"[^a-z0-9]+", " ", name.lower()).strip()
+
+
+def nearest_metrics(name: str, metrics: Iterable[str], most: int = 1) -> list[str]:
+    """Returns the metrics whose names or labels are most like a name, `most` at most, the nearest first."""
+    owner = {plain(form): metric for metric in reversed([*metrics]) for form in (metric, metric_label(metric))}
+    near = difflib.get_close_matches(plain(name), list(owner), n=most, cutoff=0.6)
+    return list(dict.fromkeys(owner[form] for form in near))
+
+
+def did_you_mean(name: str, metrics: Iterable[str]) -> str:
+    """Returns which of some metrics a name that is none of them may mean, else all of them; "" where there is none."""
+    known = in_order(metrics)
+    if near := nearest_metrics(name, known):
+        return f"did you mean {near[0]}?"
+    return f"take one of {', '.join(known)}" if known else ""

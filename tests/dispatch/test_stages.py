@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 
 import gpt_opt
 from gpt_opt.cli.views import status as show_status
+from gpt_opt.cli.views import submit as show_submit
 from gpt_opt.dispatch import stages
 from gpt_opt.dispatch.actions import descendants, retry
 from gpt_opt.dispatch.backends.disbatch import Round
 from gpt_opt.dispatch.stages import classify_runs, decide, hopes, must_wait
+from gpt_opt.dispatch.start import start_jobs
 from gpt_opt.dispatch.sweep_status import gather
 from gpt_opt.errors import ConfigError
 from gpt_opt.own_app.app import own_app
@@ -262,7 +264,23 @@ def test_candidates_without_the_metric_are_told(tmp_path: Path) -> None:
     for name in ("sft/0", "sft/1"):
         complete(sweep.run(name))
     assert {states(sweep)[f"dpo/{i}"] for i in range(3)} == {State.BLOCKED}
-    assert "but none has eval/los in its summary.json" in show_status.as_text(gather(sweep, ask_slurm=False), None)
+    reason = "but none has eval/los in its summary.json"
+    assert reason in show_status.as_text(gather(sweep, ask_slurm=False), None)
+    outcome = start_jobs(sweep)
+    assert outcome.is_blocked
+    assert reason in show_submit.as_text(outcome)
+
+
+def test_a_submission_says_what_blocks_its_runs(tmp_path: Path) -> None:
+    sweep = make(tmp_path, *SFT_DPO, {"name": "eval"})
+    complete(sweep.run("sft/1"))
+    for name in ("sft/0", "dpo/3", "dpo/4", "dpo/5"):
+        fail(sweep, sweep.run(name))
+    outcome = start_jobs(sweep)
+    assert outcome.is_blocked
+    text = show_submit.as_text(outcome)
+    assert "3 runs are blocked by sft/0, which is FAILED" in text
+    assert "1 run is blocked by dpo/0, which is BLOCKED" in text
 
 
 def test_a_driver_hands_out_more_runs_than_the_pipe_to_disbatch_holds(tmp_path: Path) -> None:

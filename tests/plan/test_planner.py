@@ -21,9 +21,11 @@ from gpt_opt.errors import ConfigError
 from gpt_opt.own_app.app import own_app
 from gpt_opt.plan.estimate import makespan_s
 from gpt_opt.plan.existing import Status, nearest_run
+from gpt_opt.plan.former_runs import FormerRuns
 from gpt_opt.plan.planner import Plan, Planner
 from gpt_opt.records.claim import acquire
-from gpt_opt.records.io import to_json
+from gpt_opt.records.io import to_json, write_text
+from gpt_opt.records.planned_configs import text_of
 from gpt_opt.records.run_dir import RunPaths, run_dir_name
 from gpt_opt.records.run_id import TRAINING
 from gpt_opt.records.state import RunState, State, write_state
@@ -364,12 +366,46 @@ def test_the_makespan_is_that_of_slots_that_take_runs_in_order() -> None:
 
 def test_runs_of_earlier_submissions_that_left_the_grid_are_named(desk: Desk, tmp_path: Path) -> None:
     first = desk.plan(BETAS)
-    runs = [SweepRun(run.index, run.run_id, run.run_dir, run.overrides) for run in first.runs]
-    (parent := tmp_path / "sweeps" / "sweep").mkdir(parents=True)
-    create(parent, "{}", runs, Submission("sweep", "sweep.json", (), "local", (Shape({}, 1),), None, "/", "/"))
+    submit(desk, first)
     plan = desk.plan({"loss.beta": [0.05, 0.1, 0.2]})
-    assert plan.removed == {first.runs[2].run_id: first.runs[2].run_dir}
+    assert plan.former == FormerRuns(removed={first.runs[2].run_id: first.runs[2].run_dir})
     assert "1 run of earlier submissions is no longer in the grid" in show.as_text(plan)
+
+
+def submit(desk: Desk, plan: Plan) -> None:
+    """Makes the sweep directory of a plan."""
+    runs = [
+        SweepRun(run.index, run.run_id, run.run_dir, run.overrides, 0, run.stage, run.number, run.parent, run.choice)
+        for run in plan.runs
+    ]
+    (parent := desk.folder / "sweeps" / "sweep").mkdir(parents=True, exist_ok=True)
+    configs = text_of((run.run_id, changes) for run, changes in zip(plan.runs, plan.configs, strict=True))
+    submission = Submission("sweep", "sweep.json", (), "local", (Shape({}, 1),), None, "/", "/")
+    create(parent, "{}", runs, submission, lambda sweep: write_text(sweep.planned_configs, configs))
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_points_that_compose_another_config_after_an_edit_are_still_in_the_grid(
+    desk: Desk, tmp_path: Path, staged: bool
+) -> None:
+    shutil.copytree(CONFIG_DIR, configs := tmp_path / "hydra_conf")
+    file = configs / "loss" / "dpo.yaml"
+    desk = Desk(tmp_path, Planner(own_app(configs)))
+    dpo = {"base": {"loss": "dpo"}, "grid": {"loss.beta": [0.1, 0.2]}}
+    content: Any = {"stages": [{"name": "a", **dpo}, {"name": "b", "base": {"loss": "sft"}}]} if staged else dpo
+    first = desk.plan(content)
+    submit(desk, first)
+    file.write_text(file.read_text().replace("label_smoothing: 0.0", "label_smoothing: 0.1"))
+    desk = Desk(tmp_path, Planner(own_app(configs)))
+    plan = desk.plan(content)
+    assert plan.former.edited == {run.run_id: run.run_dir for run in first.runs}
+    assert plan.former.edits == ["loss.label_smoothing was 0.0 and is 0.1"]
+    text = show.as_text(plan)
+    assert f"points of {len(first.runs)} runs of earlier submissions compose another config now:" in text
+    assert "loss.label_smoothing was 0.0 and is 0.1" in text
+    assert "no longer in the grid" not in text
+    record = show.as_record(plan)
+    assert (len(record["edited"]), record["gone"]) == (len(first.runs), [])
 
 
 def test_the_nearest_run_and_what_differs_are_found(desk: Desk) -> None:
@@ -522,3 +558,77 @@ def test_stages_share_no_runs_that_a_choice_decides_on(desk: Desk) -> None:
         with pytest.raises(ConfigError, match="must not share runs with stage"):
             desk.plan({"stages": stages})
     assert len(desk.plan({"stages": [rates, every, {**every, "name": "again"}]}).counted) == 4
+
+
+SFT = {"name": "sft", "base": {"loss": "sft"}, "grid": {"seed": [0, 1]}}
+
+
+def chosen_by(name: str, **more: Any) -> dict[str, Any]:
+    dpo = {"name": "dpo", "base": {"loss": "dpo", "loss.beta": 0.1}}
+    return {"stages": [SFT, {**dpo, "from": {"stage": "sft", "best": name, **more}}]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"metric": {"name": "eval/los", "goal": "minimize"}, "base": {"loss": "sft"}}, "did you mean eval/loss?"),
+        ({"metric": {"name": "eval/kl", "goal": "minimize"}, "base": {"loss": "sft"}}, "'eval/kl'"),
+        (
+            {"metric": {"name": "throughput", "goal": "maximize"}, "base": {"loss": "sft"}},
+            "take one of loss, eval/loss",
+        ),
+        (chosen_by("eval/lss"), "best must be a metric of the runs, but is 'eval/lss'\n      did you mean eval/loss?"),
+        (chosen_by("eval/accuracy", goal="maximize"), "'eval/accuracy'"),
+    ],
+)
+def test_a_metric_that_no_run_will_have_is_told_before_anything_is_trained(
+    desk: Desk, content: Any, message: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        desk.plan(content)
+    assert message in str(error.value)
+    assert "point" not in str(error.value)
+
+
+def test_a_metric_that_one_stage_has_is_that_of_the_sweep(desk: Desk) -> None:
+    for name in ("eval/rewards/accuracies", "eval/logps/chosen", "time_s", "learning_rate"):
+        desk.plan({**chosen_by("eval/loss"), "metric": {"name": name, "goal": "maximize"}})
+
+
+def test_a_metric_that_callbacks_may_log_is_a_warning(desk: Desk) -> None:
+    callbacks = {"callbacks": [{"_target_": "transformers.TrainerCallback"}]}
+    plan = desk.plan({"metric": {"name": "eval/los", "goal": "minimize"}, "base": {"loss": "sft", **callbacks}})
+    said = "metric: must be a metric of the runs, but is 'eval/los'; did you mean eval/loss?"
+    assert plan.warnings == (said,)
+    assert f"warning: {said}" in show.as_text(plan)
+    assert show.as_record(plan)["warnings"] == [said]
+    staged = chosen_by("eval/los", goal="minimize")
+    assert "did you mean eval/loss?" in desk.plan({**staged, "base": callbacks}).warnings[0]
+    with pytest.raises(ConfigError, match=r'did you mean eval/loss\? if not, add "goal"'):
+        desk.plan({**chosen_by("eval/los"), "base": callbacks})
+
+
+def test_finished_candidates_without_the_metric_are_told(desk: Desk) -> None:
+    callbacks = {"callbacks": [{"_target_": "transformers.TrainerCallback"}]}
+    content = {**chosen_by("eval/pass_rates", goal="maximize"), "base": callbacks}
+    run = desk.plan(content).runs[0]
+    paths = desk.make(run.overrides, State.COMPLETED)
+    record = {"step": 80, "time_s": 4.0, "metrics": {"eval/pass_rate": None, "eval/loss": 0.5}}
+    paths.summary.write_text(to_json(record))
+    with pytest.raises(
+        ConfigError, match=r"the run that is done has no 'eval/pass_rates'\n *did you mean eval/pass_rate\?"
+    ):
+        desk.plan(content)
+    assert not desk.plan({**chosen_by("eval/pass_rate", goal="maximize"), "base": callbacks}).warnings
+
+
+def test_what_looks_like_an_interpolation_is_text_and_told(desk: Desk) -> None:
+    grid = {"loss": "sft", "user.text": ["a ${seed}", "b"], "user.list": [["${seed}"]], "user.plain": ["$(x)"]}
+    said = "${...} in user.text, user.list is text: values of a sweep file are never interpolated"
+    assert desk.plan({"grid": grid}).warnings == (said,)
+    with pytest.raises(ConfigError) as error:
+        desk.plan({"base": {"loss": "sft"}, "grid": {"optimizer.optimizer_params.lr": ["${seed}"]}})
+    assert "dereferencing" not in str(error.value)
+    assert "must be a number, but is '${seed}'\n      values of a sweep file are never interpolated" in str(error.value)
+    assert "'optimizer.optimizer_params.lr=${...}' after the file" in str(error.value)
+    desk.plan({"loss": "sft"}, "optimizer.optimizer_params.lr=${seed}", "seed=1")

@@ -13,6 +13,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gpt_opt.cli import main
+from gpt_opt.records.sweep_dir import Shape, Submission, SweepRun, create
 from gpt_opt.training.build import build
 from tests.training.test_lora import run_with
 from tests.training.test_training import DPO, config
@@ -36,6 +37,32 @@ def test_a_whole_model_is_exported_with_its_weights_and_no_training_state(
     names = {path.name for path in (root / "export").iterdir()}
     assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer_config.json", CARD} <= names
     assert not names & {"optimizer.pt", "rng_state.pth", "scheduler.pt", "trainer_state.json", "training_args.bin"}
+
+
+def test_a_run_is_named_by_its_id_its_sweep_or_its_checkpoint(
+    tmp_path: Path, small: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "0123456789ab"
+    root = tmp_path / "outputs" / "gpt2" / "jsonl" / "adamw" / f"run-{name}"
+    root.parent.mkdir(parents=True)
+    every = ["training.training_params.save_every=6", "training.training_params.save_total_limit=2"]
+    run_with(small, [*DPO, *every], root)
+    submission = Submission("mine", "mine.json", (), "local", (Shape({}, 1),), None, str(tmp_path), ".")
+    (parent := tmp_path / "sweeps" / "mine").mkdir(parents=True)
+    create(parent, "{}", [SweepRun(0, name, str(root), ())], submission)
+    for number, words in enumerate(([name], ["mine", "0"], [str(root)], [f"{name}/checkpoint-6"])):
+        assert main(["export", *words, "-o", f"out{number}"]) == 0, words
+        steps = 6 if number == 3 else 12
+        assert f"| optimizer steps | {steps} |" in (tmp_path / f"out{number}" / CARD).read_text()
+    capsys.readouterr()
+    for words, message in (
+        ([f"{name}/checkpoint-7"], "must be a checkpoint that was kept"),
+        (["mine"], "must be followed by the index of a run"),
+        ([name, name], "must be one run, but got 2"),
+    ):
+        assert main(["export", *words, "--output", "other"]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_the_card_says_how_the_model_was_trained(tmp_path: Path, small: list[str]) -> None:
@@ -144,7 +171,7 @@ def test_what_cannot_be_exported_is_one_clear_error(
     root = tmp_path / "run"
     run_with(small, DPO, root)
     assert main(["export", str(tmp_path)]) == 2
-    assert "must be a run directory or one of its checkpoints" in capsys.readouterr().err
+    assert "must be the directory of a run" in capsys.readouterr().err
     (root / "export").mkdir()
     (root / "export" / "mine").touch()
     assert main(["export", str(root)]) == 2

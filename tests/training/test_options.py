@@ -306,6 +306,7 @@ def test_a_metric_that_no_evaluation_has_is_an_error_before_training(tmp_path: P
         ({"early_stopping_patience": "0"}, "must be at least 1"),
         ({"early_stopping_patience": "1", "metric_for_best_model": "loss"}, "must be a metric of the evaluation"),
         ({"load_best_model_at_end": "true", "metric_for_best_model": "eval/seconds"}, "must be given for"),
+        ({"early_stopping_patience": "1", "metric_for_best_model": "eval/los"}, "did you mean eval/loss?"),
         ({"resume_from_checkpoint": "/no/such"}, "has no trainer_state.json"),
     ],
 )

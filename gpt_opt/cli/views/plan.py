@@ -135,11 +135,16 @@ def as_text(plan: Plan, width: int | None = None) -> str:
         keys = ", ".join(plan.uncounted)
         lines.append(f"points that differ in {keys} alone are one run, since that changes no result: the first counts")
     lines += [*plan.changes(), *other_code((run.code for run in plan.runs), plan.code)]
-    lines += [line for note in plan.notes for line in wrapped(note, width)]
-    if plan.removed:
-        verb = "is" if len(plan.removed) == 1 else "are"
-        lines.append(f"{counted(len(plan.removed), 'run')} of earlier submissions {verb} no longer in the grid:")
-        lines += [f"  {folder}" for folder in list(plan.removed.values())[:5]]
+    warnings = (f"warning: {warning}" for warning in plan.warnings)
+    lines += [line for note in (*plan.notes, *warnings) for line in wrapped(note, width)]
+    if edited := plan.former.edited:
+        lines.append(f"points of {counted(len(edited), 'run')} of earlier submissions compose another config now:")
+        lines += [f"  {part}" for edit in plan.former.edits[:5] for part in wrapped(edit, width and width - 2)]
+        lines += [f"  {folder}" for folder in list(edited.values())[:5]]
+    if removed := plan.former.removed:
+        verb = "is" if len(removed) == 1 else "are"
+        lines.append(f"{counted(len(removed), 'run')} of earlier submissions {verb} no longer in the grid:")
+        lines += [f"  {folder}" for folder in list(removed.values())[:5]]
     work = sum(run.status not in (Status.DONE, Status.RUNNING) for run in runs)
     return "\n".join([*lines, *_shape_lines(plan, width), _cost(plan.cost, work, len(plan.shapes), plan.workload)])
 
@@ -164,11 +169,17 @@ def as_record(plan: Plan) -> dict[str, Any]:
         for run in plan.runs
     ]
     shapes = [{"resources": to_record(shape), "price": _cost_record(cost)} for shape, cost in plan.costs.items()]
-    removed = [{"run_id": name, "run_dir": folder} for name, folder in plan.removed.items()]
+    former = plan.former
+    removed, edited = (
+        [{"run_id": name, "run_dir": folder} for name, folder in found.items()]
+        for found in (former.removed, former.edited)
+    )
     head = {
         "sweep": plan.grid.name,
         **counts(plan),
         "gone": removed,
+        "edited": edited,
+        "edits": former.edits,
         "price": _cost_record(plan.cost),
         "code": plan.code.sha256,
     }
@@ -182,7 +193,8 @@ def as_record(plan: Plan) -> dict[str, Any]:
         for stage in (plan.grid.stages if plan.grid.is_staged else ())
     ]
     choices = {name: choice.parent for name, choice in plan.choices.items()}
-    return {**head, "shapes": shapes, "stages": stages, "choices": choices, "errors": [], "items": items}
+    told = {"warnings": list(plan.warnings), "errors": []}
+    return {**head, "shapes": shapes, "stages": stages, "choices": choices, **told, "items": items}
 
 
 def _cost_record(cost: CostEstimate) -> dict[str, Any]:

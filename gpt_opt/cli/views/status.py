@@ -165,10 +165,10 @@ def _stage_lines(status: SweepStatus) -> list[str]:
         line = f"{branch}  {bar(len(items) - states.total(), len(items))}"
         line += "".join(f", {states[state]} {state}" for state in State if states[state])
         lines.append(line + (f"; from {stages[name].start}" if stages[name].start else ""))
-    return lines + [_choice_line(status, name, choice) for name, choice in status.choices.items()]
+    return lines + [choice_line(status, name, choice) for name, choice in status.choices.items()]
 
 
-def _choice_line(status: SweepStatus, name: str, choice: Chosen) -> str:
+def choice_line(status: SweepStatus, name: str, choice: Chosen) -> str:
     """Returns which run was, or will be, chosen to start from."""
     runs = {item.run.index: item.run.name for item in status.runs}
     done = {item.run.index for item in status.runs if item.what.is_done}

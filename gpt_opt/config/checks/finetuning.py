@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpt_opt.config.checks.losses import metrics_of
 from gpt_opt.config.suggest import checkpoint_of_run
 from gpt_opt.errors import Problem
-from gpt_opt.records.metrics import EVALUATION, comparable, greater_is_better
+from gpt_opt.records.metrics import EVALUATION, KnownMetrics, comparable, did_you_mean, greater_is_better
 from gpt_opt.records.run_reference import RunReference
 
 DEFAULT_METRIC = "eval/loss"
@@ -25,7 +26,7 @@ def is_greater_better(keys: Mapping[str, Any]) -> bool:
 def finetuning_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     """Checks the keys of training.finetuning, one by one and against each other."""
     keys = config["training"]["finetuning"]
-    yield from _choice(keys)
+    yield from _choice(keys, metrics_of(config))
     patience = keys["early_stopping_patience"]
     if patience is not None and patience < 1:
         yield Problem(f"{_KEYS}.early_stopping_patience", f"must be at least 1 evaluation, but is {patience}")
@@ -42,7 +43,7 @@ def finetuning_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
         )
 
 
-def _choice(keys: Mapping[str, Any]) -> Iterator[Problem]:
+def _choice(keys: Mapping[str, Any], known: KnownMetrics) -> Iterator[Problem]:
     metric, greater = keys["metric_for_best_model"], keys["greater_is_better"]
     if not keys["load_best_model_at_end"] and keys["early_stopping_patience"] is None:
         for key in ("metric_for_best_model", "greater_is_better"):
@@ -54,7 +55,11 @@ def _choice(keys: Mapping[str, Any]) -> Iterator[Problem]:
     if metric is not None and not metric.startswith(EVALUATION):
         problem = f"must be a metric of the evaluation as in metrics.jsonl, eval/loss for example, but is {metric!r}"
         yield Problem(f"{_KEYS}.metric_for_best_model", problem)
+    elif metric is not None and known.complete and metric not in known.names:
+        evaluated = (name for name in known.names if name.startswith(EVALUATION))
+        problem = f"must be a metric that this training has, but is {metric!r}"
+        yield Problem(f"{_KEYS}.metric_for_best_model", problem, did_you_mean(metric, evaluated))
     elif greater is None and greater_is_better(metric or DEFAULT_METRIC) is None:
-        known = ", ".join(comparable())
-        problem = f"must be given for {metric!r}; it is known only for {known}"
+        directed = ", ".join(comparable())
+        problem = f"must be given for {metric!r}; it is known only for {directed}"
         yield Problem(f"{_KEYS}.greater_is_better", problem, "set it to true or false")

@@ -7,6 +7,7 @@ from typing import Any
 
 from gpt_opt.config.nested import Config
 from gpt_opt.errors import Problem
+from gpt_opt.records.metrics import EVALUATION, KnownMetrics
 
 LOSS_TYPES: dict[str, frozenset[str]] = {
     "sigmoid": frozenset({"label_smoothing", "reference_free"}),
@@ -17,6 +18,26 @@ LOSS_TYPES: dict[str, frozenset[str]] = {
     "kto_pair": frozenset(),
 }
 """Values of `loss.loss_type`, and which of the settings that not all of them share each one uses."""
+
+
+_OF_PAIRS = ("loss", *(f"{kind}/{side}" for kind in ("rewards", "logps") for side in ("chosen", "rejected")))
+_OF_PAIRS += ("rewards/accuracies", "rewards/margins")
+_OF_LOSS: Mapping[str, tuple[str, ...]] = {
+    "LM": ("loss", "perplexity"),
+    "SFT": ("loss", "logps/chosen"),
+    "KTO": (*_OF_PAIRS, "kto/kl"),
+}
+"""Metrics that the objective of a loss gives, by the last part of its `_target_`; of any other they are `_OF_PAIRS`."""
+
+_OF_STEPS = ("learning_rate", "grad_norm", "tokens_per_second")
+
+
+def metrics_of(config: Config) -> KnownMetrics:
+    """Returns the metrics of a training; parts of the user's own may give more."""
+    target, own = str(config["loss"].get("_target_")), config.get("aligner") or config.get("callbacks")
+    given = [*_OF_LOSS.get(target.rpartition(".")[2], _OF_PAIRS), *["kl"] * has_reference(config)]
+    names = {*given, *_OF_STEPS, *(EVALUATION + name for name in (*given, "seconds"))}
+    return KnownMetrics(frozenset(names), target.startswith("gpt_opt.training.losses.") and not own)
 
 
 def has_reference(config: Config) -> bool:

@@ -49,7 +49,7 @@ def export_run(paths: RunPaths, config: Mapping[str, Any], checkpoint: Path | No
         raise GptOptError(f"{paths.checkpoints} must hold a checkpoint, but holds none; train the run: rerun=true")
     if into.exists() and (not into.is_dir() or any(into.iterdir())):
         problem = f"must be a new folder, but {str(into)!r} exists"
-        raise ConfigError([Problem("--into", problem, "delete it, or name another one: --into FOLDER")])
+        raise ConfigError([Problem("--output", problem, "delete it, or name another one: -o FOLDER")])
     if wrong := "; ".join(damaged_files(chosen, *WEIGHTS)):
         raise GptOptError(f"{chosen} must have whole weights, but {wrong}; train the run again: rerun=true")
     config = located(config)
