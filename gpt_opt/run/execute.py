@@ -18,7 +18,7 @@ from gpt_opt.records.io import read_json_object
 from gpt_opt.records.provenance import recorded_inputs
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.run_id import TRAINING, run_id
-from gpt_opt.records.state import State, StateUnreadable, has_result, read_state
+from gpt_opt.records.state import State, StateUnreadable, has_result, read_state, written_state
 from gpt_opt.records.summary import supersede
 from gpt_opt.run.attempt import Attempt, relative
 from gpt_opt.run.devices import SWEEP, chosen_devices, device_problems, wants_torchrun
@@ -112,7 +112,7 @@ def _to_supersede(paths: RunPaths) -> bool:
     An interrupted rerun is none of these: it resumes.
     """
     try:
-        return paths.summary.exists() or read_state(paths).state in (State.FAILED, State.COMPLETED)
+        return paths.summary.exists() or written_state(paths).state in (State.FAILED, State.COMPLETED)
     except StateUnreadable:
         return True
 
