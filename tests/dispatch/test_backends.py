@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gpt_opt.cli import main
+from gpt_opt.dispatch import start
 from gpt_opt.dispatch.backends.base import BACKENDS
 from gpt_opt.dispatch.backends.limits import usable
 from gpt_opt.dispatch.jobs import living_jobs, unserved
-from gpt_opt.records.sweep_dir import Job, Shape, Submission, Sweep, SweepRun, find
+from gpt_opt.dispatch.stages import classify_runs
+from gpt_opt.dispatch.start import Outcome
+from gpt_opt.records.sweep_dir import Job, Shape, StageRecord, Submission, Sweep, SweepRun, find
 from gpt_opt.sweep.model import Resources
 from tests.cluster.bench import Bench
 from tests.cluster.cluster import Cluster
@@ -153,3 +157,23 @@ def test_the_table_alone_makes_a_backend_known(
     assert main(["submit", "toy.json", "--backend", "local"]) == 2
     assert "nodes_per_run: is 2" in capsys.readouterr().err
     assert living_jobs(sweep, "local") == [], "its Slurm is asked, which is not there"
+
+
+@pytest.mark.parametrize("takes_waiting", [True, False])
+def test_a_job_asks_for_those_of_later_stages_where_they_could_not_wait_for_it(
+    takes_waiting: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy, asked = Toy(), list[Path]()
+    toy.takes_waiting = takes_waiting
+    monkeypatch.setitem(BACKENDS, "toy", toy)
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    sweep = make_sweep(tmp_path, [["seed=0"]], backend="toy")
+    sweep.write_submission(replace(sweep.submission(), stages=(StageRecord("sft"),)))
+
+    def start_jobs(part: Sweep) -> Outcome:
+        asked.append(part.root)
+        return Outcome(part, (), (), classify_runs(part))
+
+    monkeypatch.setattr(start, "start_jobs", start_jobs)
+    start.start_ready(sweep)
+    assert asked == ([] if takes_waiting else [sweep.root])
