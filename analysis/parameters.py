@@ -46,10 +46,10 @@ def parameter_columns(runs: pd.DataFrame) -> list[str]:
     Keys without a dot are those that the frame itself says: a name alone, `loss`, may be a metric as well.
     """
     dotted = (name for name in runs.columns if "." in name and "/" not in name)
-    said = (*runs.attrs.get("varying", ()), *runs.attrs.get("constant", ()))
+    in_frame = (*runs.attrs.get("varying", ()), *runs.attrs.get("constant", ()))
     identifies = (lambda key: True) if runs.attrs.get("all_identify") else TRAINING.has
     logged = runs.attrs.get("logged", ())
-    known = {"seed", *filter(identifies, (*(name for name in dotted if name not in logged), *said))}
+    known = {"seed", *filter(identifies, (*(name for name in dotted if name not in logged), *in_frame))}
     return [name for name in runs.columns if name in known]
 
 

@@ -27,6 +27,9 @@ _COST = ("time_s", "tokens", "peak_memory_mb", "device")
 _SHORT = 12
 """Hex digits of a fingerprint or a commit that people are shown."""
 
+_FORMER_NAMES = {"prompts_cut": "prompts_truncated", "answers_cut": "completions_truncated"}
+"""Counts of summary.json by the names that they had in earlier versions."""
+
 
 @dataclass(frozen=True)
 class RunDiff:
@@ -125,7 +128,9 @@ def _data(provenance: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str
     if isinstance(digest := summary.get("data_fingerprint"), str):
         found["tokenized data"] = digest[:_SHORT]
     if isinstance(rows := summary.get("data"), dict):
-        found |= flatten(rows)
+        for key, value in flatten(rows).items():
+            *split, name = key.split(".")
+            found[".".join([*split, _FORMER_NAMES.get(name, name)])] = value
     return found
 
 
@@ -133,8 +138,8 @@ def _what(name: str, values: Mapping[str, Any]) -> str:
     """Returns what a part without a difference is: `code (3f2a...)`, `162 packages`."""
     if name == "packages":
         return f"{len(values)} packages"
-    told = {"code": "content", "data": "tokenized data", "state": "state", "machine": "host"}.get(name, "")
-    return f"{name} ({values[told]})" if told in values else name
+    key = {"code": "content", "data": "tokenized data", "state": "state", "machine": "host"}.get(name, "")
+    return f"{name} ({values[key]})" if key in values else name
 
 
 def _commands(a: _Record, b: _Record, differ: Mapping[str, Any]) -> tuple[str, ...]:

@@ -49,6 +49,18 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert not anchor or anchor in anchors(other), target
 
 
+def test_every_stop_of_the_walks_is_a_line_that_begins_with_a_file_of_its_own() -> None:
+    walks = (ROOT / "docs" / "architecture.md").read_text().split("Each stop is one line.")[1]
+    for walk in walks.split("\n## ")[1:]:
+        title, *lines = filter(None, walk.splitlines())
+        stops = [re.fullmatch(r"\d+\. `([\w/.]+)` .{,110}\.", line) for line in lines]
+        assert len(stops) > 8
+        assert [line for line, stop in zip(lines, stops, strict=True) if stop is None] == [], title
+        files = [stop[1] for stop in stops if stop is not None]
+        assert len(set(files)) == len(files), title
+        assert [name for name in files if not any((ROOT / top / name).is_file() for top in ("", "gpt_opt"))] == []
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().split()) <= 1300
 

@@ -44,7 +44,7 @@ def total(costs: Iterable[Cost]) -> Cost:
 def cost_in_sweep(sweep: Sweep, run: SweepRun, paths: RunPaths, shape: Shape) -> Cost:
     """Returns what a run cost a sweep; nothing where another sweep had made it before.
 
-    An attempt that nobody saw end counts until the last sign of life of the run, or until now while it runs. An attempt
+    An attempt without a recorded end counts until the last sign of life of the run, or until now if it runs. An attempt
     names the GPUs of one node; the others have as many. Of a GPU that several runs share each has its part.
     """
     history = read_history(sweep.attempts(run))

@@ -1,4 +1,4 @@
-"""The command `gptopt`: `app` runs it; `plan`, `submit`, `sweep`, `results` and `doctor` hold its verbs."""
+"""The command `gptopt`: `app` runs it and lists the modules of its verbs, `views` has what they print."""
 
 from gpt_opt.cli.app import main
 

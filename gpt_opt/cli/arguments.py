@@ -76,14 +76,29 @@ def complete_sweep(context: click.Context, parameter: click.Parameter, incomplet
 
 def complete_run(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Returns the indexes of the runs of the sweep that stands before, each with its overrides."""
+    return [item for item in _indexes(context.params.get("sweep")) if item.value.startswith(incomplete)]
+
+
+def complete_named_run(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Returns the indexes of the runs of the last sweep that stands before; sweeps where none begins like this."""
+    indexes = next(filter(None, map(_indexes, reversed(context.params.get("runs") or ()))), [])
+    found = [item for item in indexes if item.value.startswith(incomplete)]
+    return found or complete_sweep(context, parameter, incomplete)
+
+
+def complete_file(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Has the shell complete files, for an argument that may be something else as well."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def _indexes(sweep: str | None) -> list[CompletionItem]:
     from gpt_opt.records.sweep_dir import find
 
     try:
-        runs = find(context.params.get("sweep"), SWEEPS).runs
+        runs = find(sweep, SWEEPS).runs
     except (GptOptError, OSError):
         return []
-    found = ((run.name, " ".join(run.overrides).replace("\n", " ")) for run in runs)
-    return [CompletionItem(index, help=overrides) for index, overrides in found if index.startswith(incomplete)]
+    return [CompletionItem(run.name, help=" ".join(run.overrides).replace("\n", " ")) for run in runs]
 
 
 SWEEP_FILE = click.argument("file", type=FILE, help="The sweep file, for example params/beta_sweep.json.")

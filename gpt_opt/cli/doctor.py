@@ -16,7 +16,7 @@ from gpt_opt.errors import GptOptError
 @JSON
 @click.argument("overrides", nargs=-1, help="What the config of the application does not compose without: model=tiny.")
 def doctor(as_json: bool, overrides: tuple[str, ...]) -> None:
-    """Says what of Slurm, GPUs, the rest and the gptopt.toml of this folder works here."""
+    """Says what works here: Slurm, GPUs, gptopt.toml, the rest."""
     from gpt_opt.cli.views import doctor as views
     from gpt_opt.dispatch.doctor import all_well, checks
     from gpt_opt.dispatch.doctor_app import app_checks

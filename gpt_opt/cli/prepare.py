@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpt_opt.cli.arguments import FILE, ROOT, at_least
+from gpt_opt.cli.arguments import FILE, ROOT, at_least, complete_file
 
 if TYPE_CHECKING:
     from gpt_opt.config.shards import Meta
@@ -34,9 +34,14 @@ class _Count(click.ParamType[int]):
 
 @click.command()
 @click.option(
-    "--input", "inputs", multiple=True, metavar="FILE|hf:NAME", help="Texts: .txt, .jsonl, a folder, a data set."
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="FILE|hf:NAME",
+    help="Texts: .txt, .jsonl, a folder, a data set.",
+    shell_complete=complete_file,
 )
-@click.argument("more", nargs=-1, metavar="[FILE...]", help="More files.")
+@click.argument("more", nargs=-1, metavar="[FILE...]", help="More files.", shell_complete=complete_file)
 @click.option("--tokenizer", required=True, metavar="NAME", help="bytes (the project's own), gpt2, a hub id, a folder.")
 @click.option("--out", type=FILE, required=True, metavar="FOLDER", help="Where the shards go.")
 @click.option("--shard-tokens", type=_Count(), default="1e8", metavar="N", help="Tokens of a shard (default: 1e8).")

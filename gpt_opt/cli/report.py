@@ -40,14 +40,14 @@ def report(where: str | None, output: Path | None, metric: str | None, is_watche
 
     logging.getLogger("analysis").setLevel(logging.ERROR)  # what could not be read stands in the report
     reader = Reader(where, metric)
-    file, told = reader.folder / "report.html" if output is None else output, ""
+    file, printed = reader.folder / "report.html" if output is None else output, ""
     try:
         while True:
             source, outcome = reader.read()
             write_text(file, page(source, every_s if is_watched else None))
-            if outcome != told:
+            if outcome != printed:
                 print(f"{file}: {outcome}", flush=True)
-            told = outcome
+            printed = outcome
             if not is_watched or source.is_over:
                 return
             time.sleep(every_s)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpt_opt.cli.arguments import FILE, JSON, SWEEP_OR_DIR, errors_are_2
+from gpt_opt.cli.arguments import FILE, JSON, SWEEP_OR_DIR, complete_named_run, errors_are_2
 from gpt_opt.errors import ConfigError, Problem, say
 
 if TYPE_CHECKING:
@@ -138,7 +138,14 @@ def _code(found: Answer) -> int:
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN", help="Directory or id of a run, or SWEEP INDEX.")
+@click.argument(
+    "runs",
+    nargs=-1,
+    required=True,
+    metavar="RUN RUN",
+    help="Directory or id of a run, or SWEEP INDEX.",
+    shell_complete=complete_named_run,
+)
 @JSON
 def diff(runs: tuple[str, ...], as_json: bool) -> None:
     """Says in what two runs differ.

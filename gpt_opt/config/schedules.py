@@ -31,12 +31,12 @@ def _constant(step: int, phases: Phases) -> float:
 
 
 def _warm_up_constant(step: int, phases: Phases) -> float:
-    """Linear warm-up of the DPO reference (Mitchell): never 0, full rate from step `first` on."""
+    """Returns the linear warm-up of the DPO reference (Mitchell): never 0, full rate from step `first` on."""
     return min(1.0, (step + 1) / (phases.first + 1))
 
 
 def _warm_up_cosine(step: int, phases: Phases) -> float:
-    """Linear warm-up from 0, then half a cosine to 0 (get_cosine_schedule_with_warmup of transformers)."""
+    """Returns a linear warm-up from 0, then half a cosine to 0 (get_cosine_schedule_with_warmup of transformers)."""
     if step < phases.first:
         return step / phases.first
     done = (step - phases.first) / max(1, phases.total - phases.first)
@@ -44,33 +44,33 @@ def _warm_up_cosine(step: int, phases: Phases) -> float:
 
 
 def _warm_up_linear(step: int, phases: Phases) -> float:
-    """Linear warm-up from 0, then linear to 0 (get_linear_schedule_with_warmup of transformers)."""
+    """Returns a linear warm-up from 0, then linear to 0 (get_linear_schedule_with_warmup of transformers)."""
     if step < phases.first:
         return step / phases.first
     return max(0.0, (phases.total - step) / max(1, phases.total - phases.first))
 
 
 def _constant_linear(step: int, phases: Phases) -> float:
-    """Full rate for `first` steps, then linear to a tenth; no warm-up."""
+    """Returns the full rate for `first` steps, then linear to a tenth; no warm-up."""
     if step < phases.first:
         return 1.0
     return max(0.1, 1 - (step - phases.first) / max(1, phases.total - phases.first))
 
 
 def _wsd(step: int, phases: Phases) -> float:
-    """Linear warm-up from 0, full rate, then linear to 0 (Hu et al. 2024, arXiv 2404.06395, with a linear decay)."""
+    """Returns linear warm-up from 0, full rate, linear to 0 (Hu et al. 2024, arXiv 2404.06395, with a linear decay)."""
     if step < phases.first:
         return step / phases.first
     return min(1.0, max(0.0, (phases.total - step) / max(1, phases.decay)))
 
 
 def _linear(step: int, phases: Phases) -> float:
-    """1 / (step + 1): a hyperbola, which the code of the results of section B calls linear."""
+    """Returns 1 / (step + 1): a hyperbola, which the code of the results of section B calls linear."""
     return 1 / (step + 1)
 
 
 def _sqrt(step: int, phases: Phases) -> float:
-    """1 / sqrt(step + 1)."""
+    """Returns 1 / sqrt(step + 1)."""
     return float((step + 1) ** -0.5)
 
 

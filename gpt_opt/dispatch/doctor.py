@@ -162,9 +162,9 @@ def _controller() -> Check:
     advice = "ask your administrator, or check SLURM_CONF; meanwhile --backend local works"
 
     def judge(text: str) -> Check:
-        said = "; ".join(line.strip() for line in text.splitlines() if line.strip())
+        answer = "; ".join(line.strip() for line in text.splitlines() if line.strip())
         up = re.search(r"\bis UP\b", text) is not None
-        return Check("slurmctld", up, said, "" if up else advice)
+        return Check("slurmctld", up, answer, "" if up else advice)
 
     return _asked("slurmctld", ["scontrol", "ping"], judge, advice)
 
@@ -174,10 +174,10 @@ def _partitions() -> Check:
 
     def judge(text: str) -> Check:
         rows = [[part.strip() for part in line.split("|")] for line in text.splitlines() if line.count("|") == 4]
-        said = [f"{name} ({up}, {n} nodes, {gres}, {limit})" for name, up, n, gres, limit in rows]
+        partitions = [f"{name} ({up}, {n} nodes, {gres}, {limit})" for name, up, n, gres, limit in rows]
         if not any(row[1] == "up" for row in rows):
-            return Check("partitions", False, "; ".join(said) or "none", advice)
-        return Check("partitions", True, "; ".join(text.replace("(null)", "no GPUs") for text in said))
+            return Check("partitions", False, "; ".join(partitions) or "none", advice)
+        return Check("partitions", True, "; ".join(text.replace("(null)", "no GPUs") for text in partitions))
 
     return _asked("partitions", ["sinfo", "--noheader", "--format=%P|%a|%D|%G|%l"], judge, advice)
 
@@ -201,11 +201,11 @@ def _limits() -> Check:
     names = ("account", "qos", "maxjobs", "maxsubmit", "grpjobs", "grpsubmit")
 
     def judge(text: str) -> Check:
-        said = []
+        limits = []
         for line in text.splitlines():
             values = dict(zip(names, line.split("|"), strict=False))
-            said.append(" ".join(f"{name}={value}" for name, value in values.items() if value))
-        return Check("submit limits", True, "; ".join(said) or "none told")
+            limits.append(" ".join(f"{name}={value}" for name, value in values.items() if value))
+        return Check("submit limits", True, "; ".join(limits) or "none told")
 
     advice = "sacctmgr does not say; Slurm says at submit, and the next gptopt submit goes on from there"
     return _asked("submit limits", [*command, f"format={','.join(names)}"], judge, advice, needed=False)
@@ -235,8 +235,8 @@ def _gpus() -> Check:
         return Check("GPUs of this machine", False, "nvidia-smi did not answer within 60 s", "the driver is stuck")
     lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
     if done.returncode != 0 or not lines:
-        said = " ".join((done.stderr or done.stdout).split()) or "nvidia-smi lists none"
-        return Check("GPUs of this machine", None, said, "runs on this machine use the CPU")
+        output = " ".join((done.stderr or done.stdout).split()) or "nvidia-smi lists none"
+        return Check("GPUs of this machine", None, output, "runs on this machine use the CPU")
     return Check("GPUs of this machine", True, "; ".join(lines))
 
 

@@ -86,8 +86,8 @@ def outside_job(environment: Mapping[str, str], options: Iterable[str] = ()) -> 
         environment: For example os.environ.
         options: `#SBATCH` options of the script, `--partition=gpu`.
     """
-    said = {option.partition("=")[0].lstrip("-").replace("-", "_").upper() for option in options}
-    drop = {f"SBATCH_{name}" for name in said | ({"TIMELIMIT"} if "TIME" in said else set())}
+    names = {option.partition("=")[0].lstrip("-").replace("-", "_").upper() for option in options}
+    drop = {f"SBATCH_{name}" for name in names | ({"TIMELIMIT"} if "TIME" in names else set())}
     if "SLURM_JOB_ID" in environment:
         drop |= {"CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICES"}
     return {
@@ -119,23 +119,25 @@ def run(
     except FileNotFoundError as error:
         raise SlurmError(f"{command[0]} must be on the path, but is not; is Slurm installed here?") from error
     except subprocess.TimeoutExpired as error:
-        said = _words((error.stderr or b"").decode(errors="replace"))
-        raise SlurmError(f"{command[0]} did not answer within {timeout_s:.0f} s" + f": {said}" * bool(said)) from error
+        reason = _message((error.stderr or b"").decode(errors="replace"))
+        raise SlurmError(
+            f"{command[0]} did not answer within {timeout_s:.0f} s" + f": {reason}" * bool(reason)
+        ) from error
     if done.returncode != 0:
-        raise SlurmError(f"{command[0]} failed: {_words(done.stderr) or _words(done.stdout)}")
+        raise SlurmError(f"{command[0]} failed: {_message(done.stderr) or _message(done.stdout)}")
     return done.stdout
 
 
-def _words(text: str) -> str:
-    """Returns what a command of Slurm said, in one line: the last fatal error, or all there is but for repetitions."""
+def _message(text: str) -> str:
+    """Returns the output of a command of Slurm in one line: the last fatal error, or all lines but repetitions."""
     lines = [line.strip() for line in text.splitlines()]
-    said = dict.fromkeys(re.sub(r"^\w+: (error|fatal): ", "", line) for line in lines if not _NOISE.match(line))
+    messages = dict.fromkeys(re.sub(r"^\w+: (error|fatal): ", "", line) for line in lines if not _NOISE.match(line))
     fatal = [line.partition(": fatal: ")[2] for line in lines if ": fatal: " in line]
-    return fatal[-1] if fatal else "; ".join(said)
+    return fatal[-1] if fatal else "; ".join(messages)
 
 
 def problem() -> str | None:
-    """Returns what keeps Slurm from working here, in its own words, or None."""
+    """Returns the error that keeps Slurm from working here, or None."""
     try:
         run(["scontrol", "ping"], timeout_s=_TIMEOUT_S)
     except SlurmError as error:

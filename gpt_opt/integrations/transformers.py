@@ -67,6 +67,6 @@ def _is_to_stop(args: TrainingArguments) -> bool:
     """Returns whether the run is to stop, on all of its processes the same."""
     if STOP_FILE not in os.environ or args.world_size == 1:
         return should_stop()
-    told = torch.tensor(should_stop(), dtype=torch.int32, device=args.device)
-    torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
-    return bool(told.item())
+    stops = torch.tensor(should_stop(), dtype=torch.int32, device=args.device)
+    torch.distributed.all_reduce(stops, torch.distributed.ReduceOp.MAX)
+    return bool(stops.item())

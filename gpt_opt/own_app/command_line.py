@@ -148,8 +148,8 @@ def _study_problems(line: CommandLine, config: Mapping[str, Any]) -> Iterator[Pr
         problem = "must be false, because the sweeper chooses values by what the runs before them came to"
         yield Problem("dry_run", problem, "leave -m and the sweeper out: one run with values, and dry_run=true")
     finetuning = config["training"]["finetuning"]
-    metric, said = finetuning["metric_for_best_model"] or DEFAULT_METRIC, line.hydra.sweeper.direction
-    directions = [getattr(item, "name", item) for item in (said if OmegaConf.is_list(said) else [said])]
+    metric, direction = finetuning["metric_for_best_model"] or DEFAULT_METRIC, line.hydra.sweeper.direction
+    directions = [getattr(item, "name", item) for item in (direction if OmegaConf.is_list(direction) else [direction])]
     expected = "maximize" if is_greater_better(finetuning) else "minimize"
     if directions != [expected]:
         problem = f"must be {expected}, since a run returns {metric}, but is {', '.join(map(str, directions))}"

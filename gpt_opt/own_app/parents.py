@@ -82,6 +82,8 @@ def _misfits(reference: RunReference, own: Config, parent: Config) -> Iterator[P
     for key in keys:
         here, there = value_at(own, key), value_at(parent, key)
         if here != there:
-            said, own_value = json.dumps(there), json.dumps(here)  # as YAML says them: null, true
-            problem = f"must be that of run {reference.run_id}, which it starts from, {said}, but is {own_value}"
-            yield Problem(f"model.{key}", problem, f"set model.{key}={said}")
+            parent_value, own_value = json.dumps(there), json.dumps(here)  # as YAML says them: null, true
+            problem = (
+                f"must be that of run {reference.run_id}, which it starts from, {parent_value}, but is {own_value}"
+            )
+            yield Problem(f"model.{key}", problem, f"set model.{key}={parent_value}")

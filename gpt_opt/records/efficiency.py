@@ -82,7 +82,7 @@ def span_of(attempt: Attempt, last: str | None) -> Span | None:
 
     Args:
         attempt: The attempt.
-        last: The last sign of life of the run, ISO 8601: the end of an attempt that nobody saw end.
+        last: The last sign of life of the run, ISO 8601: the end of an attempt of which none is recorded.
     """
     if (begin := seconds_of(attempt.started)) is None:
         return None

@@ -104,14 +104,14 @@ class Attempt:
             self.write_end(state=State.INTERRUPTED)
             raise
         except Exception as error:
-            told = disk_full(error) or error
-            raised = isinstance(told, GptOptError)
+            shown = disk_full(error) or error
+            raised = isinstance(shown, GptOptError)
             extra = {"also_raised": raised}
-            log.error("run failed: %s: %s", type(told).__name__, told, exc_info=not raised, extra=extra)
-            self.write_end(state=State.FAILED, error={**error_record(error), **message_of(told)})
+            log.error("run failed: %s: %s", type(shown).__name__, shown, exc_info=not raised, extra=extra)
+            self.write_end(state=State.FAILED, error={**error_record(error), **message_of(shown)})
             if isinstance(error, RequestError):
                 raise
-            raise RunFailed(f"{relative(self.paths)}: {type(told).__name__}: {told}") from error
+            raise RunFailed(f"{relative(self.paths)}: {type(shown).__name__}: {shown}") from error
         finally:
             self._give_room()
             self.close()

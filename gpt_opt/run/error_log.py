@@ -28,8 +28,8 @@ class ErrorLog:
         for place in range(len(lines) - 1, (traced or 0) - 1, -1):
             if (found := _ERROR.match(lines[place])) is not None:
                 text = "\n".join(lines[traced or 0 :])
-                said = self._message(lines, place, found["message"] or "")
-                return {"type": found["type"].rpartition(".")[2], "message": said, "traceback": text}
+                message = self._message(lines, place, found["message"] or "")
+                return {"type": found["type"].rpartition(".")[2], "message": message, "traceback": text}
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return {"type": "ExitCode", "message": f"{code}" + (f": {last}" if last else ""), "traceback": "\n".join(lines)}
 

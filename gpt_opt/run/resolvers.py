@@ -95,7 +95,7 @@ def run_label(config: Mapping[str, Any], overrides: Sequence[str]) -> str:
 
 
 def _run_dir(*, _root_: DictConfig) -> str:
-    """Resolver of hydra.run.dir: makes the one directory of this config; a dry run gets one to throw away."""
+    """Makes, as the resolver of hydra.run.dir, the one directory of this config; a dry run gets one to throw away."""
     config = plain_config(_root_)
     if config["dry_run"]:
         return tempfile.mkdtemp(prefix=DRY_RUN_PREFIX)
@@ -105,7 +105,7 @@ def _run_dir(*, _root_: DictConfig) -> str:
 
 
 def get_local_run_dir(exp_name: str, local_dirs: Sequence[str]) -> str:
-    """Resolver: makes a new directory `<base>/<user>/<exp_name>_<time>` and returns it.
+    """Makes, as a resolver, a new directory `<base>/<user>/<exp_name>_<time>` and returns it.
 
     Args:
         exp_name: Name of the experiment.

@@ -26,7 +26,7 @@ class Processes:
         rank: Which one this is, from 0.
         count: How many there are.
         device: Where tensors are that they sum.
-        reduce: Sums a tensor over all of them.
+        reduce: Sums a tensor, of any shape and type, over all of them.
     """
 
     rank: int
@@ -35,7 +35,7 @@ class Processes:
     reduce: Callable[[Tensor], Tensor]
 
     def sum(self, values: Tensor) -> Tensor:
-        """Returns the sum of a tensor over all processes; all of them have to call it."""
+        """Returns the sum of a tensor of any shape and type over all processes; all of them have to call it."""
         return self.reduce(values) if self.count > 1 else values
 
     def any(self, flag: bool) -> bool:

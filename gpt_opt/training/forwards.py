@@ -74,7 +74,7 @@ class Forwards:
         return self._trainer.args.device
 
     def logits(self, model: PreTrainedModel, batch: Batch) -> Tensor:
-        """Returns the logits (R, K, V) of the last K positions, in the type that the model computes with."""
+        """Returns the logits (R, K, V) of the last K positions, any float type: what the model computes with."""
         self._batch = _padded_words(*batch["input_ids"].shape)
         return forward_logits(model, batch)
 
@@ -195,7 +195,7 @@ class Forwards:
         return cast("dict[str, Any]", self._trainer._prepare_inputs(batch))
 
     def sum(self, values: Tensor) -> Tensor:
-        """Returns the sum of a tensor over the processes of the training; all of them have to call it."""
+        """Returns the sum of a tensor over the processes of the training, by `Processes.sum`: of any shape and type."""
         return self._processes.sum(values)
 
     @contextmanager

@@ -23,12 +23,12 @@ class MetricAccumulator:
         self._counts: dict[str, float] = {}
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """Adds each element of each tensor with weight 1."""
+        """Adds each element of each tensor, of any shape and type, with weight 1; the sums are float64."""
         for name, value in values.items():
             self.add_sum(name, value.detach().sum(), value.numel())
 
     def add_sum(self, name: str, total: Tensor, count: float) -> None:
-        """Adds a sum of `count` values."""
+        """Adds a sum of `count` values, a scalar of any type."""
         total = total.detach().double()
         self._sums[name] = self._sums[name] + total if name in self._sums else total
         self._counts[name] = self._counts.get(name, 0) + count

@@ -52,7 +52,7 @@ def worth_packing(batch: Batch) -> bool:
 
 
 def forward_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Returns the logits (R, K, V) of the last K positions, in the type that the model computes with."""
+    """Returns the logits (R, K, V) of the last K positions, any float type: what the model computes with."""
     keep = batch["logits_to_keep"]
     output = model(input_ids=batch["input_ids"], use_cache=False, logits_to_keep=keep)
     return cast("Tensor", output.logits[:, -keep:])

@@ -82,7 +82,7 @@ class ReferenceLogps:
         """Reads the file, and computes with the other processes that need it what it lacks.
 
         Args:
-            compute: Returns the log-probabilities (R,) of the completions of a batch, which is on the CPU.
+            compute: Returns the log-probabilities of the completions of a batch on the CPU, (R,) float32 or wider.
             stop: Whether to leave the rest to the steps; asked at most once a second.
 
         Returns:

@@ -195,7 +195,7 @@ class ObjectiveTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor]:
-        """Returns the micro-batches of one optimizer step and what their loss is divided by, over all processes."""
+        """Returns the micro-batches of one optimizer step and their denominator, () float32, over all processes."""
         batches = list(itertools.islice(epoch_iterator, num_batches))
         self.saving.check()
         self.require_finite_step()  # of the step before; asked here, the device works while the batches are made
@@ -231,7 +231,7 @@ class ObjectiveTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Returns what this micro-batch adds to the mean loss of the optimizer step."""
+        """Returns what this micro-batch adds to the mean loss of the optimizer step, a scalar in float32 or wider."""
         assert num_items_in_batch is not None
         step = self.state.global_step + 1
         is_logged = step % int(self.args.logging_steps) == 0 or step == self.args.max_steps

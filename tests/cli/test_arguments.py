@@ -1,4 +1,4 @@
-"""What a shell completes arguments to."""
+"""What a shell completes arguments to, and what the list of verbs says of each."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 
 from gpt_opt.cli.app import _gptopt
 from gpt_opt.cli.arguments import complete_sweep
@@ -19,3 +20,22 @@ def test_sweeps_are_completed_and_snapshots_are_not(tmp_path: Path, monkeypatch:
     context = click.Context(_gptopt)
     names = [item.value for item in complete_sweep(context, click.Argument(["sweep"]), "")]
     assert names == ["beta", "beta/1"]
+
+
+def test_diff_completes_sweeps_and_after_one_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_sweep(tmp_path, [["seed=0"], ["seed=1"]])
+    monkeypatch.chdir(tmp_path)
+
+    def completed(*words: str, incomplete: str = "") -> list[tuple[str, str | None]]:
+        found = ShellComplete(_gptopt, {}, "gptopt", "_GPTOPT_COMPLETE").get_completions(["diff", *words], incomplete)
+        return [(item.value, item.help) for item in found]
+
+    assert completed() == [("beta", None), ("beta/1", None)]
+    assert completed("beta") == completed("beta", "0") == [("0", "seed=0"), ("1", "seed=1")]
+    assert completed("beta", "0", incomplete="1") == [("1", "seed=1")]
+    assert completed("beta", "0", incomplete="b") == completed()
+
+
+def test_every_verb_has_a_line_in_80_columns() -> None:
+    room = 80 - len("  ") - max(map(len, _gptopt.commands)) - len("  ") - len("  ")
+    assert [name for name, verb in _gptopt.commands.items() if verb.get_short_help_str(room).endswith("...")] == []

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from analysis.run_diff import compare_runs
 from gpt_opt.cli.app import main
 from gpt_opt.records.io import to_json, write_text
 from gpt_opt.records.run_dir import RunPaths
@@ -162,3 +163,11 @@ def test_a_run_that_has_not_begun(two: list[RunPaths], capsys: pytest.CaptureFix
     two[1].config.unlink()
     assert main(["diff", "mine", "0", "1"]) == 2
     assert "must be a run that has begun, but there is no " in capsys.readouterr().err
+
+
+def test_counts_of_earlier_versions_are_those_of_now(two: list[RunPaths]) -> None:
+    earlier, now = ("prompts_cut", "answers_cut"), ("prompts_truncated", "completions_truncated")
+    for paths, names in zip(two, (earlier, now), strict=True):
+        summary = json.loads(paths.summary.read_text())
+        write_text(paths.summary, to_json(summary | {"data": {"train": dict.fromkeys(names, 3)}}))
+    assert not [key for key in compare_runs(*two).parts["data"] if key.startswith("train.")]

@@ -25,7 +25,7 @@ OPTIONS = sorted(
     for file in CONFIG_DIR.rglob("*.yaml")
     if file.parent != CONFIG_DIR and not {"hydra", "exp", "deepspeed"} & set(file.relative_to(CONFIG_DIR).parts)
 )
-"""Not those of exp and deepspeed, which have tests of their own: test_exp.py, tests/run/test_engines.py."""
+"""Not those of exp and deepspeed, which have tests of their own: test_exp.py, tests/run/test_sharding.py."""
 ADDED = {"logging"}  # groups without an option by default
 NO_CLIPPING = "training.training_params.max_grad_norm=0"
 MANDATORY = {

@@ -140,8 +140,8 @@ def test_answers_end_in_end_of_sequence_and_cuts_are_told(caplog: pytest.LogCapt
         "left out: 2 (duplicate)"
     )
     assert prepared.report == {
-        "train": {"rows": 3, "prompts_cut": 2, "answers_cut": 1},
-        "validation": {"rows": 1, "prompts_cut": 0, "answers_cut": 0},
+        "train": {"rows": 3, "prompts_truncated": 2, "completions_truncated": 1},
+        "validation": {"rows": 1, "prompts_truncated": 0, "completions_truncated": 0},
         "dropped": {"duplicate": 2},
     }
 
@@ -152,7 +152,7 @@ def test_a_completion_is_truncated_to_its_own_limit_before_the_others_apply(capl
     with caplog.at_level("INFO"):
         prepared = prepare(PairData(pairs[:1], pairs[1:], ""), byte_tokenizer(), limits)
     assert prepared.train == [TokenizedPair([97] * 20, [99] * 5, [100, 101, 256])]
-    assert prepared.report["train"] == {"rows": 1, "prompts_cut": 0, "answers_cut": 1}
+    assert prepared.report["train"] == {"rows": 1, "prompts_truncated": 0, "completions_truncated": 1}
     assert caplog.records[-1].message == "data: of 2 rows; 2 a completion to 5 (end-of-sequence lost)"
 
 
@@ -272,7 +272,7 @@ def test_judged_answers_are_tokenized_like_answers_of_pairs() -> None:
     short, long = tokenize(examples, byte_tokenizer(), SequenceLimits(24, 8, truncation_side="left"), counts)
     assert short == TokenizedExample([97, 98], [99, 256], True)
     assert long == TokenizedExample([97] * 8, [99] * 16, False)
-    assert counts == {"prompts_cut": 1, "answers_cut": 1}
+    assert counts == {"prompts_truncated": 1, "completions_truncated": 1}
 
 
 def test_a_text_with_the_end_of_sequence_token_is_refused() -> None:

@@ -253,8 +253,8 @@ def test_a_demonstration_is_cut_at_its_end_and_counted(caplog: pytest.LogCapture
     assert (len(second.prompt), len(second.completion)) == (2, 58)
     assert prepared.report["train"] == {
         "rows": 2,
-        "prompts_cut": 0,
-        "answers_cut": 2,
+        "prompts_truncated": 0,
+        "completions_truncated": 2,
         "sequences": 2,
         "learned_completions": 2,
         "learned_tokens": 64,

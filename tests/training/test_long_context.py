@@ -97,8 +97,8 @@ def test_each_stage_learns_what_its_data_is_for(stages: list[Stage]) -> None:
     assert "learned_tokens" not in short["train"]  # pairs, of which the chosen completion is learned
     assert documents["train"]["context_tokens"] == documents["train"]["rows"] == 40  # the first token of each
     assert documents["train"]["sequences"] > 40
-    assert documents["train"]["answers_cut"] == documents["train"]["prompts_cut"] == 0
-    assert thoughts["train"]["answers_cut"] == thoughts["train"]["prompts_cut"] == 0
+    assert documents["train"]["completions_truncated"] == documents["train"]["prompts_truncated"] == 0
+    assert thoughts["train"]["completions_truncated"] == thoughts["train"]["prompts_truncated"] == 0
     assert thoughts["dropped"]["longer than max_length"] > 10
     parts = build(resolved(*stages[2].overrides))
     for item in parts.items.train:

@@ -206,7 +206,7 @@ def test_fine_tuning_looks_at_no_rejected_answer(small: list[str]) -> None:
     parts = build(made)
     ids = [[*f"{index + 1}".encode(), 256] for index in range(1, 32)]
     assert [item.ids[1] for item in parts.items.train] == [[*b"one", 256], *ids]
-    assert parts.items.report["train"] == {"rows": 32, "prompts_cut": 0, "answers_cut": 0}
+    assert parts.items.report["train"] == {"rows": 32, "prompts_truncated": 0, "completions_truncated": 0}
     assert parts.items.report["dropped"] == {OTHER_COMPLETION: 1}
 
 

@@ -193,7 +193,7 @@ class SlotJob:
             raise RunFailed(f"not every run of {', '.join(self.run_ids)} is COMPLETED; see gptopt status {sweep.label}")
 
     def checkpoint(self) -> DelayedSubmission:
-        """Called by submitit before the time limit or a preemption: runs checkpoint, then the job is put back."""
+        """Has runs checkpoint and the job put back; submitit calls it before the time limit or a preemption."""
         from submitit.helpers import DelayedSubmission
 
         if self._slot is not None:

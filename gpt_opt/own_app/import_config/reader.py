@@ -107,8 +107,8 @@ class Reader:
                 if (value := self.left.pop(path)) is not None:
                     values[".".join(path)] = value
         if len({repr(value) for value in values.values()}) > 1:
-            said = " and ".join(f"{name}: {value}" for name, value in values.items())
-            self.problems.append(Problem(next(iter(values)), f"is given twice: {said}", "leave one of them out"))
+            given = " and ".join(f"{name}: {value}" for name, value in values.items())
+            self.problems.append(Problem(next(iter(values)), f"is given twice: {given}", "leave one of them out"))
         return next(iter(values.values()), None)
 
     def set(self, key: str, value: Any) -> None:

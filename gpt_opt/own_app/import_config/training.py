@@ -133,11 +133,11 @@ def _evaluation(reader: Reader) -> None:
 
 
 def _trackers(reader: Reader) -> None:
-    said, wandb = reader.take("report_to"), reader.take("use_wandb", "wandb.enabled")
-    names = [said] if isinstance(said, str) else list(said or [])
+    trackers, wandb = reader.take("report_to"), reader.take("use_wandb", "wandb.enabled")
+    names = [trackers] if isinstance(trackers, str) else list(trackers or [])
     names = list(TRACKERS) if names == ["all"] else [name for name in names if name not in ("none", "null")]
     settings = [path for path, value in reader.left.items() if "wandb" in ".".join(path) and value is not None]
-    if (wandb or (said is None and wandb is None and settings)) and "wandb" not in names:
+    if (wandb or (trackers is None and wandb is None and settings)) and "wandb" not in names:
         names.append("wandb")
     for name in [name for name in names if name not in TRACKERS]:
         reader.imported.without_equal.append(f"logging.report_to: {name}")

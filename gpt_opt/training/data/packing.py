@@ -25,12 +25,13 @@ class Packed:
 
     Attributes:
         ids: (1, N) int64.
-        positions: (1, N), of each token in its row.
-        branches: (N,), 0 for shared tokens, from 1 for those of the first, second, ... row of the item.
+        positions: (1, N) int64, of each token in its row.
+        branches: (N,) int64, 0 for shared tokens, from 1 for those of the first, second, ... row of the item.
         sizes: Tokens of each tree.
-        predictors: (M,), index in N of the token that predicts each target.
-        targets: (M,), the tokens of the completions that count, row by row: first rows of all items, then second ones.
-        cells: (M,), index of each target in a table of all rows, flattened.
+        predictors: (M,) int64, index in N of the token that predicts each target.
+        targets: (M,) int64, the tokens of the completions that count, row by row: first rows of all items, then second
+            ones.
+        cells: (M,) int64, index of each target in a table of all rows, flattened.
         shape: (R, L) of that table: rows, and most targets of a row.
         masks: Of attention, by what they depend on; see `gpt_opt.training.models.packed`.
     """

@@ -31,10 +31,11 @@ class Items:
     Attributes:
         train: Training items, records with token ids for example.
         validation: Validation items.
-        report: What summary.json says of the data: for each split `rows`; `prompts_cut` and `answers_cut` (with a
-            completion that lost its end-of-sequence), which count those that were left out for it as well; and under
-            `dropped` the rows left out, by the reason. Where there are demonstrations, for each split also `sequences`,
-            `learned_completions` (turns of the assistant, in dialogues), `learned_tokens` and `context_tokens`.
+        report: What summary.json says of the data: for each split `rows`; `prompts_truncated` and
+            `completions_truncated` (with a completion that lost its end-of-sequence), which count those that were left
+            out for it as well; and under `dropped` the rows left out, by the reason. Where there are demonstrations,
+            for each split also `sequences`, `learned_completions` (turns of the assistant, in dialogues),
+            `learned_tokens` and `context_tokens`.
         fingerprint: SHA-256 of what is trained and measured on: that of the data, unless truncation left rows out.
     """
 
@@ -62,7 +63,7 @@ def prepare(data: Data, tokenizer: Any, limits: SequenceLimits) -> Items:
         records = [record for record in given if _usable(record, tokenizer)]
         if left := len(given) - len(records):
             dropped[HOLDS_END] += left
-        counts = Counter(prompts_cut=0, answers_cut=0)
+        counts = Counter(prompts_truncated=0, completions_truncated=0)
         items = tokenize_once(records, tokenizer, limits, counts)
         reasons = indistinct.reasons(records, items)
         truncated.update(reasons.values())
@@ -147,7 +148,7 @@ def _too_short(
         fix += lower if limits.truncation_side else f"truncate: {keys}.truncation=keep_end"
         yield Problem(f"{keys}.max_length", f"{problem}; left out: {left_out(truncated)}", fix)
     special = len(limits.special_tokens)
-    if limits.max_prompt_length <= special and any(split["prompts_cut"] for split in splits):
+    if limits.max_prompt_length <= special and any(split["prompts_truncated"] for split in splits):
         problem = (
             f"must be above {special}, the tokens that every prompt starts with, but is {limits.max_prompt_length}"
         )
@@ -159,14 +160,14 @@ def _log(report: dict[str, dict[str, int]], truncated: Counter[str], limits: Seq
     room = limits.max_length - limits.max_prompt_length
     longest = min(room, limits.max_completion_length or room)
     parts = [f"of {total['rows'] + sum(truncated.values()):,} rows"]
-    if total["prompts_cut"]:
-        parts.append(f"{total['prompts_cut']:,} had their prompt truncated to {limits.max_prompt_length} tokens")
-    if total["answers_cut"]:
+    if total["prompts_truncated"]:
+        parts.append(f"{total['prompts_truncated']:,} had their prompt truncated to {limits.max_prompt_length} tokens")
+    if total["completions_truncated"]:
         completion = f", or {limits.max_completion_length} after the prompt" if limits.max_completion_length else ""
         beyond = f"their end beyond {limits.max_length}{completion}"
         what = f"a completion to {longest}" if "learned_tokens" not in total else beyond
-        parts.append(f"{total['answers_cut']:,} {what} (end-of-sequence lost)")
+        parts.append(f"{total['completions_truncated']:,} {what} (end-of-sequence lost)")
     if report["dropped"]:
         parts.append(f"left out: {left_out(report['dropped'])}")
     if len(parts) > 1:
-        log.log(logging.WARNING if total["answers_cut"] else logging.INFO, "data: %s", "; ".join(parts))
+        log.log(logging.WARNING if total["completions_truncated"] else logging.INFO, "data: %s", "; ".join(parts))

@@ -99,8 +99,8 @@ def tokenize(
         records: Pairs, or examples.
         tokenizer: Of the model.
         limits: How long sequences may be.
-        counts: Where to add how many records had their prompt truncated ("prompts_cut") and how many a completion
-            ("answers_cut", which then has no end-of-sequence).
+        counts: Where to add how many records had their prompt truncated ("prompts_truncated") and how many a completion
+            ("completions_truncated", which then has no end-of-sequence).
 
     Returns:
         A `TokenizedPair` for each pair, a `TokenizedExample` for each example.
@@ -116,8 +116,8 @@ def tokenize(
         else:
             short.append((truncate_demonstration if record.is_demonstration else truncate)(ids, limits))
     if counts is not None:
-        counts["prompts_cut"] += sum(len(a[0]) != len(b[0]) for a, b in zip(whole, short, strict=True))
-        counts["answers_cut"] += sum(
+        counts["prompts_truncated"] += sum(len(a[0]) != len(b[0]) for a, b in zip(whole, short, strict=True))
+        counts["completions_truncated"] += sum(
             any(len(x) != len(y) for x, y in zip(a[1:], b[1:], strict=True)) for a, b in zip(whole, short, strict=True)
         )
     return [record.with_ids(ids) for record, ids in zip(records, short, strict=True)]

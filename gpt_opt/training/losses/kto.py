@@ -15,9 +15,9 @@ class ExampleLoss:
     """What a loss says of a batch of unpaired preferences.
 
     Attributes:
-        losses: (B,), to be averaged over the examples of an optimizer step.
-        rewards: (B,), detached.
-        correct: (B,), whether the reward is on the right side of the reference point by `TIE` or more.
+        losses: (B,) float32 or wider, to be averaged over the examples of an optimizer step.
+        rewards: (B,) of the type of the losses, detached.
+        correct: (B,) bool, whether the reward is on the right side of the reference point by `TIE` or more.
     """
 
     losses: Tensor
@@ -47,10 +47,10 @@ class KTO:
         """Returns losses and rewards of a batch.
 
         Args:
-            logps: (B,) summed log-probabilities of the completions under the policy.
+            logps: (B,) float32 or wider, summed log-probabilities of the completions under the policy.
             reference: (B,), likewise under the reference.
             desirable: (B,) bool.
-            z: The reference point, a scalar.
+            z: The reference point, a scalar of the same type.
         """
         ratios = logps - reference
         distance = torch.where(desirable, ratios - z.detach(), z.detach() - ratios)
@@ -61,7 +61,11 @@ class KTO:
 
 
 def reference_point(mean_log_ratio: Tensor) -> Tensor:
-    """Returns KTO's z from the mean log-ratio of mismatched completions: a divergence is never negative."""
+    """Returns KTO's z from the mean log-ratio of mismatched completions: a divergence is never negative.
+
+    Args:
+        mean_log_ratio: A scalar, float32 or wider, whose type z has.
+    """
     return mean_log_ratio.detach().clamp(min=0)
 
 

@@ -14,10 +14,10 @@ class LM:
     """Cross-entropy of the next token, to be divided by the target tokens of the whole optimizer step."""
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Returns the summed loss of a batch in nats, a scalar.
+        """Returns the summed loss of a batch in nats, a scalar in float32 or wider.
 
         Args:
-            logits: (B, T, V).
-            labels: (B, T), the token that each position predicts: they are shifted already.
+            logits: (B, T, V), any float type.
+            labels: (B, T) int64, the token that each position predicts: they are shifted already.
         """
         return -token_logps(logits, labels).sum()

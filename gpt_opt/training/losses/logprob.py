@@ -15,7 +15,7 @@ _CHUNK_BYTES = 1 << 25
 
 
 class Rows(Protocol):
-    """Logits (M, V), or what gives some rows of them when asked."""
+    """Logits (M, V) of any float type, or what gives some rows of them when asked."""
 
     @property
     def shape(self) -> Any:
@@ -30,7 +30,7 @@ class Rows(Protocol):
         """Of the rows."""
 
     def __getitem__(self, part: slice, /) -> Tensor:
-        """Returns some rows."""
+        """Returns some rows, (rows, V), in `dtype`."""
 
 
 def row_chunks(shape: Sequence[int]) -> Iterator[slice]:
@@ -72,7 +72,7 @@ class _TokenLogps(torch.autograd.Function):
 
 
 def logps_of_rows(logits: Tensor, labels: Tensor) -> Tensor:
-    """Returns what `token_logps` does, of logits (M, V) and labels (M,)."""
+    """Returns what `token_logps` does, of logits (M, V) and labels (M,) int64: (M,) in float32 or wider."""
     known = labels != IGNORED
     flat: Tensor = _TokenLogps.apply(logits, labels.masked_fill(~known, 0))  # type: ignore[no-untyped-call]
     return flat * known
@@ -83,7 +83,7 @@ def token_logps(logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         logits: (B, T, V), position t predicting label t (already shifted), any float type.
-        labels: (B, T) token ids; `IGNORED` where no token is predicted.
+        labels: (B, T) int64, token ids; `IGNORED` where no token is predicted.
 
     Returns:
         (B, T) in float32 (float64 for float64 logits), 0 where the label is `IGNORED`.
@@ -99,12 +99,12 @@ def kl_of_rows(policy: Rows, reference: Rows, labels: Tensor) -> Tensor:
     tokens that both have.
 
     Args:
-        policy: Logits, (M, V).
-        reference: Logits, (M, W).
-        labels: (M,).
+        policy: Logits, (M, V), any float type.
+        reference: Logits, (M, W), likewise.
+        labels: (M,) int64.
 
     Returns:
-        (M,) in nats, at least 0 up to rounding; 0 where the label is `IGNORED`.
+        (M,) in nats, in float32 or wider, at least 0 up to rounding; 0 where the label is `IGNORED`.
     """
     working, common = working_type(policy.dtype), min(policy.shape[-1], reference.shape[-1])
     result = torch.zeros(labels.shape, dtype=working, device=policy.device)

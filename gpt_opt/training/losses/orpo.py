@@ -17,7 +17,7 @@ _CERTAIN = -1e-7
 
 
 def log_odds(average_logps: Tensor) -> Tensor:
-    """Returns log(p / (1 - p)) for p = exp(average_logps), with p kept just below 1."""
+    """Returns log(p / (1 - p)) for p = exp(average_logps), with p kept just below 1, in the shape and type of them."""
     logps = average_logps.clamp(max=_CERTAIN)
     split = -math.log(2)  # on either side of it the other formula loses digits
     near_one = torch.log(-torch.expm1(logps.clamp(min=split)))

@@ -18,7 +18,9 @@ Equal models differ by that much where float32 computes them in two ways, as wit
 
 @dataclass(frozen=True)
 class PairLogps:
-    """Log-probabilities of the completions of a batch of pairs, each (B,), summed over the completion's tokens.
+    """Log-probabilities of the completions of a batch of pairs, summed over the completion's tokens.
+
+    Each is (B,) float32, or float64 of a model of that type; the numbers of tokens are (B,) int64.
 
     Attributes:
         chosen: Of the chosen completions under the policy.
@@ -37,7 +39,7 @@ class PairLogps:
     reference_rejected: Tensor | None = None
 
     def log_ratios(self, reference_free: bool = False) -> tuple[Tensor, Tensor]:
-        """Returns log policy - log reference of chosen and rejected completions, each (B,).
+        """Returns log policy - log reference of chosen and rejected completions, each (B,) of their type.
 
         Args:
             reference_free: Leave the reference out.
@@ -57,9 +59,9 @@ class PreferenceLoss:
     """What a preference loss says of a batch of pairs.
 
     Attributes:
-        losses: (B,), to be averaged over the pairs of an optimizer step.
-        rewards_chosen: (B,), detached.
-        rewards_rejected: (B,), detached.
+        losses: (B,) of the type of `PairLogps.chosen`, to be averaged over the pairs of an optimizer step.
+        rewards_chosen: (B,) likewise, detached.
+        rewards_rejected: (B,) likewise, detached.
     """
 
     losses: Tensor
@@ -68,12 +70,12 @@ class PreferenceLoss:
 
     @property
     def margins(self) -> Tensor:
-        """By how much the chosen completions have the higher rewards, (B,)."""
+        """By how much the chosen completions have the higher rewards, (B,) of their type."""
         return self.rewards_chosen - self.rewards_rejected
 
     @property
     def correct(self) -> Tensor:
-        """Whether they do, by `TIE` or more, (B,)."""
+        """Whether they do, by `TIE` or more, (B,) bool."""
         return self.margins >= TIE
 
 
@@ -85,7 +87,10 @@ class PairLoss(Protocol):
 
 
 def with_rewards(losses: Tensor, beta: float, ratios: tuple[Tensor, Tensor]) -> PreferenceLoss:
-    """Returns losses (B,) with rewards: beta times what the loss compares, (chosen, rejected), each (B,)."""
+    """Returns losses with rewards: beta times what the loss compares, (chosen, rejected), each (B,).
+
+    All have one type, float32 or wider.
+    """
     chosen, rejected = ratios
     return PreferenceLoss(losses, beta * chosen.detach(), beta * rejected.detach())
 

@@ -16,7 +16,7 @@ class Head:
     """Logits (M, V) as the product that they are, of which only a chunk is ever in memory, in float32 or wider.
 
     Attributes:
-        states: (M, d), what the head of a model is given.
+        states: (M, d), any float type, what the head of a model is given.
         weight: (V, d), of the head, in the type of the states.
     """
 
@@ -39,7 +39,7 @@ class Head:
         return self.states.device
 
     def __getitem__(self, part: slice) -> Tensor:
-        """Returns some rows of the logits. Those of 16 bits would be off by up to 0.03 nats a token."""
+        """Returns some rows of the logits, (rows, V) in `dtype`. In 16 bits they would be off by 0.03 nats a token."""
         with torch.autocast(self.device.type, enabled=False):
             return _product(self.states[part], self.weight)
 
@@ -89,10 +89,10 @@ class Predictions:
     """What a model predicts at M places of a batch.
 
     Attributes:
-        logits: (M, V).
-        labels: (M,), the tokens to come; `IGNORED` where none counts.
+        logits: (M, V), any float type.
+        labels: (M,) int64, the tokens to come; `IGNORED` where none counts.
         shape: (R, L) of a table of the places, by rows of the batch.
-        cells: (M,), index of each place in that table, flattened; None where they are all of it, in order.
+        cells: (M,) int64, index of each place in that table, flattened; None where they are all of it, in order.
     """
 
     logits: Tensor | Head
@@ -109,12 +109,12 @@ class Predictions:
         return logps_of_rows(self.logits, self.labels)
 
     def logps(self) -> Tensor:
-        """Returns the log-probabilities summed over each row of the batch, (R,)."""
+        """Returns the log-probabilities summed over each row of the batch, (R,) in float32 or wider."""
         return self._by_row(self.token_logps())
 
     @torch.no_grad()
     def kl(self, reference: Predictions) -> Tensor:
-        """Returns KL(this || reference) by `kl_of_rows`, summed over each row of the batch, (R,)."""
+        """Returns KL(this || reference) by `kl_of_rows`, summed over each row, (R,) in float32 or wider."""
         return self._by_row(kl_of_rows(self.logits, reference.logits, self.labels))
 
     def _by_row(self, values: Tensor) -> Tensor:

@@ -27,14 +27,14 @@ class SFT:
     train_on_inputs: bool = False
 
     def __call__(self, logps: Tensor, tokens: Tensor) -> Tensor:
-        """Returns the summed loss of a batch.
+        """Returns the summed loss of a batch, a scalar of the type of `logps`.
 
         Args:
-            logps: (B,) log-probability of each completion, summed over its tokens.
-            tokens: (B,) number of tokens of each completion, at least 1.
+            logps: (B,) float32 or wider, log-probability of each completion, summed over its tokens.
+            tokens: (B,) int64, number of tokens of each completion, at least 1.
         """
         return -(logps / tokens if self.reduction == "sequence_mean" else logps).sum()
 
     def denominator(self, tokens: Tensor) -> float:
-        """Returns what the summed loss of a batch is divided by: its tokens or its completions."""
+        """Returns what the summed loss of a batch is divided by: the sum of its tokens, (B,) int64, or B."""
         return float(tokens.sum()) if self.reduction == "token_mean" else float(len(tokens))

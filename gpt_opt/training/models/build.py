@@ -335,7 +335,7 @@ def _is_zip(file: Path) -> bool:
 
 
 def saved_weights(model: PreTrainedModel, folder: Path) -> dict[str, torch.Tensor]:
-    """Returns the weights of a checkpoint by the names that they have in the model.
+    """Returns the weights of a checkpoint by the names that they have in the model, of any shapes and types.
 
     transformers saves some families, GPT-NeoX and Mixtral among them, under the names of their first release, and does
     not give those back to `load_state_dict`; it does so where it makes a model.

@@ -1,7 +1,8 @@
 """GPT: a decoder of attention and MLP blocks, with learned or rotary positions and, where asked for, muP.
 
 Its weights are shared between the embeddings of tokens and the head. It is registered with transformers as the model
-type `gpt`, so that everything that takes a causal language model takes it.
+type `gpt`, so that everything that takes a causal language model takes it. What its modules take and return has the
+type of their weights, under autocast that of its products of matrices; ids, positions and indices are int64.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def rotations(positions: Tensor, width: int, base: float) -> tuple[Tensor, Tenso
     In float32 the angle at position 4,000 would be wrong in its fourth digit after the point.
 
     Args:
-        positions: Position of each token, (..., T).
+        positions: Position of each token, (..., T) int64.
         width: Features of a query or key, even.
         base: Longest wavelength in units of 2 pi tokens.
     """
@@ -106,8 +107,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Feature i makes a pair with feature i + d/2, in the angles as in the values.
 
     Args:
-        x: Queries or keys, (..., T, d), d even.
-        cos: Of the angles, (..., T, d / 2), broadcast against x.
+        x: Queries or keys, (..., T, d), d even, any float type.
+        cos: Of the angles, (..., T, d / 2), float32 or wider, broadcast against x.
         sin: Likewise.
 
     Returns:
@@ -131,12 +132,13 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, mask: Tensor | None, packed: Packed | None
     ) -> Tensor:
-        """Returns what each token attends to.
+        """Returns what each token attends to, (B, T, n_embd).
 
         Args:
             x: (B, T, n_embd).
-            rotation: By which queries and keys are turned, each (B or 1, 1, T, n_embd / n_head / 2); None is not.
-            mask: (B, 1, T, T), true where a token may look; None is every token up to itself.
+            rotation: By which queries and keys are turned, each (B or 1, 1, T, n_embd / n_head / 2) float32; None
+                is not.
+            mask: (B, 1, T, T) bool, true where a token may look; None is every token up to itself.
             packed: What the one row is a packed batch of; None where there are plain ones.
         """
         batch, length, width = x.shape
@@ -239,18 +241,18 @@ class GPT(PreTrainedModel, GenerationMixin):
         """Returns logits, and with labels the mean cross-entropy.
 
         Args:
-            input_ids: (B, T), integers.
-            attention_mask: (B, T), 0 where a token is padding; None is none.
-            position_ids: (B, T); None counts the tokens that are no padding.
-            labels: (B, T), as input_ids, of which each is predicted from those before it; -100 is left out. They are
-                shifted here, as in every causal language model of transformers.
-            logits_to_keep: Last tokens that logits are wanted of; 0 is all. Or their indices, (K,).
+            input_ids: (B, T) int64.
+            attention_mask: (B, T), int64 or bool, 0 where a token is padding; None is none.
+            position_ids: (B, T) int64; None counts the tokens that are no padding.
+            labels: (B, T) int64, as input_ids, of which each is predicted from those before it; -100 is left out. They
+                are shifted here, as in every causal language model of transformers.
+            logits_to_keep: Last tokens that logits are wanted of; 0 is all. Or their indices, (K,) int64.
             packed: What input_ids and position_ids are of, where they are a packed batch.
             **others: `num_items_in_batch`, by which the loss is divided in place of the number of its labels; the rest
                 is ignored.
 
         Returns:
-            `logits` of (B, T or logits_to_keep, vocab_size), `loss` of () or None.
+            `logits` of (B, T or logits_to_keep, vocab_size), `loss` of () float32 or None.
 
         Raises:
             ValueError: If a table of positions is too short.

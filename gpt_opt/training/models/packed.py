@@ -36,15 +36,15 @@ def attend(
 
     Args:
         module: The attention layer.
-        query: (B, H, T, d); of a packed batch B is 1 and T is N.
-        key: (B, H or fewer, T, d).
+        query: (B, H, T, d), any float type; of a packed batch B is 1 and T is N.
+        key: (B, H or fewer, T, d), of the type of query.
         value: Likewise.
-        attention_mask: As transformers makes it; nothing for a packed batch.
+        attention_mask: (B, 1, T, T), bool or of the type of query, as transformers makes it; None of a packed batch.
         packed: The batch, where it is one.
         **how: `dropout`, `scaling`, `sliding_window` and what else a model gives to its attention.
 
     Returns:
-        (B, T, H, d), and no weights.
+        (B, T, H, d) of the type of query, and no weights.
 
     Raises:
         NotImplementedError: If a model of a packed batch has attention of a further kind.

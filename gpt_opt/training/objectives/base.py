@@ -146,7 +146,7 @@ class Objective(ABC):
         """
 
     def policy_logps(self, batch: Batch) -> Tensor:
-        """Returns the log-probabilities (R,) of the completions of a batch, on the device, under the policy."""
+        """Returns the log-probabilities of the completions of a batch under the policy, (R,) in float32 or wider."""
         return self.forwards.predictions(self.forwards.policy, batch).logps()
 
     def finish(self, means: dict[str, float]) -> dict[str, float]:
@@ -218,7 +218,8 @@ def reference_logps(
         needed: Whether the loss needs the log-probabilities.
 
     Returns:
-        Log-probabilities of the rows, (R,); and the predictions, where they were computed. None without a reference.
+        Log-probabilities of the rows, (R,) in float32 or wider; and the predictions, where they were
+        computed. None without a reference.
     """
     logps = batch.get("reference_logps")
     predictions = forwards.reference_predictions(batch) if wanted or (needed and logps is None) else None

@@ -81,7 +81,7 @@ class LMObjective(Objective):
     def batch_loss(
         self, model: PreTrainedModel, batch: Batch, metrics: MetricAccumulator, with_kl: bool
     ) -> tuple[Tensor, float]:
-        """Returns the summed negative log-likelihood and the number of tokens."""
+        """Returns the summed negative log-likelihood, a scalar in float32 or wider, and the number of tokens."""
         total, count = self.loss(self.forwards.logits(model, batch), batch["labels"]), self.loss_denominator(batch)
         metrics.add_sum("loss", total, count)
         return total, count

@@ -44,7 +44,10 @@ class PreferenceObjective(RecordObjective):
     def batch_loss(
         self, model: PreTrainedModel, batch: Batch, metrics: MetricAccumulator, with_kl: bool
     ) -> tuple[Tensor, float]:
-        """Returns the summed loss and the number of pairs; `kl` is added where the reference is at hand."""
+        """Returns the summed loss, a scalar in float32 or wider, and the number of pairs.
+
+        `kl` is added where the reference is at hand.
+        """
         compares = not getattr(self.loss, "reference_free", False)
         reference, reference_predictions = reference_logps(self.forwards, batch, wanted=with_kl, needed=compares)
         predictions = self.forwards.predictions(model, batch)

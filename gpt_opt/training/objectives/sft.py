@@ -46,7 +46,7 @@ class SFTObjective(RecordObjective):
     def batch_loss(
         self, model: PreTrainedModel, batch: Batch, metrics: MetricAccumulator, with_kl: bool
     ) -> tuple[Tensor, float]:
-        """Returns the summed negative log-likelihood and what it is divided by."""
+        """Returns the summed negative log-likelihood, a scalar in float32 or wider, and what it is divided by."""
         logps = self.forwards.predictions(model, batch).logps()
         total, count = self.loss(logps, completion_tokens(batch)), self.loss_denominator(batch)
         metrics.add_sum("loss", total, count)

@@ -82,7 +82,10 @@ class UnpairedObjective(RecordObjective):
     def batch_loss(
         self, model: PreTrainedModel, batch: Batch, metrics: MetricAccumulator, with_kl: bool
     ) -> tuple[Tensor, float]:
-        """Returns the summed loss and the number of completions; `kl` is added where the reference is at hand."""
+        """Returns the summed loss, a scalar in float32 or wider, and the number of completions.
+
+        `kl` is added where the reference is at hand.
+        """
         half, desirable = _half(batch, 0), batch["desirable"]
         reference, reference_predictions = reference_logps(self.forwards, half, wanted=with_kl)
         assert reference is not None
@@ -97,7 +100,7 @@ class UnpairedObjective(RecordObjective):
         return loss.losses.sum(), float(len(logps))
 
     def policy_logps(self, batch: Batch) -> Tensor:
-        """Returns those of the completions, then those of the mismatched ones, (R,)."""
+        """Returns those of the completions, then those of the mismatched ones, (R,) in float32 or wider."""
         return torch.cat([super(UnpairedObjective, self).policy_logps(_half(batch, side)) for side in (0, 1)])
 
     def finish(self, means: dict[str, float]) -> dict[str, float]:

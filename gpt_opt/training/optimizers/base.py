@@ -16,7 +16,7 @@ Trained = tuple[Tensor, Tensor]
 
 
 def full_precision(tensor: Tensor) -> Tensor:
-    """Returns a tensor of 16 bits as float32, any other as it is."""
+    """Returns a tensor of any shape, one of 16 bits as float32, any other as it is."""
     return tensor.float() if tensor.dtype.itemsize < 4 else tensor
 
 
@@ -54,16 +54,20 @@ class FullPrecisionOptimizer(Optimizer):
 
 
 class UsesBatchLoss(FullPrecisionOptimizer):
-    """An optimizer whose step depends on the loss of its batch; see `protocols.UsesLoss`."""
+    """An optimizer whose step depends on the loss of its batch; see `protocols.UsesLoss`.
+
+    Attributes:
+        loss: The one observed since the last step, () in float32 or wider; None for none.
+    """
 
     loss: Tensor | None = None
 
     def observe_loss(self, loss: Tensor) -> None:
-        """Takes the loss of the batch whose gradients are next: its mean over micro-batches and ranks, shape ()."""
+        """Takes the loss of the batch whose gradients are next, () in float32 or wider: its mean over all ranks."""
         self.loss = loss.detach()
 
     def take_loss(self) -> Tensor:
-        """Returns the loss that was observed since the last step.
+        """Returns the loss that was observed since the last step, () in float32 or wider.
 
         Raises:
             RuntimeError: If there is none.
@@ -78,7 +82,7 @@ def subtract(parameter: Tensor, update: Tensor, kept: float = 1.0) -> None:
     """Sets a parameter to `kept * parameter - update`, rounded once.
 
     Args:
-        parameter: Any shape and type.
+        parameter: Any shape and float type.
         update: The same shape, full precision.
         kept: What decoupled weight decay leaves, 1 - lr * weight_decay.
     """
@@ -96,7 +100,7 @@ def subtract_all(
     Args:
         parameters: Any shapes and types.
         updates: The same shapes, full precision; they are not kept.
-        scales: Of each update, each shape (); or one of all.
+        scales: Of each update, each () of its type; or one of all.
         kept: What decoupled weight decay leaves, 1 - lr * weight_decay.
     """
     if not parameters:
@@ -116,14 +120,15 @@ def subtract_all(
 
 
 def inner(first: Iterable[Tensor], second: Iterable[Tensor]) -> Tensor:
-    """Returns the inner product of two lists of tensors of equal shapes, shape ()."""
+    """Returns the inner product of two lists of tensors of equal shapes and one type, () of that type."""
     return torch.stack([(a * b).sum() for a, b in zip(first, second, strict=True)]).sum()
 
 
 def summed_momentum(state: dict[str, Any], gradient: Tensor, decay: float, nesterov: bool) -> Tensor:
     """Returns the sum of gradients, each step times `decay`; with `nesterov` the gradient and `decay` times that sum.
 
-    The sum is kept in the state of the parameter, under `momentum_buffer`, and may be what is returned.
+    The sum is kept in the state of the parameter, under `momentum_buffer`, and may be what is returned. Both have the
+    shape of the gradient, any shape, and its type, full precision.
     """
     if "momentum_buffer" not in state:
         state["momentum_buffer"] = torch.zeros_like(gradient)
@@ -139,7 +144,7 @@ def adam_step(state: dict[str, Any], gradient: Tensor, betas: Sequence[float], e
 
     Args:
         state: Of the parameter; gets `exp_avg` and `exp_avg_sq`.
-        gradient: Full precision.
+        gradient: Of any shape, full precision; the update and both means have its shape and type.
         betas: Decay of the means of gradient and squared gradient.
         eps: Added to the denominator.
         step: From 1.

@@ -82,7 +82,7 @@ def orthogonalize(matrices: Tensor, method: str = "polar_express", steps: int = 
     On a GPU the iterations run in bfloat16, as they were made for; svd, and every other device, keep the type.
 
     Args:
-        matrices: (..., rows, columns), floating point.
+        matrices: (..., rows, columns), any float type.
         method: A key of `METHODS`.
         steps: Iterations; svd has none.
 
@@ -100,8 +100,10 @@ def orthogonalize(matrices: Tensor, method: str = "polar_express", steps: int = 
 def orthogonalize_all(matrices: Sequence[Tensor], method: str = "polar_express", steps: int = 5) -> list[Tensor]:
     """Returns the orthogonal factors of several matrices, those of equal shapes in one batch.
 
+    Each keeps its shape and type.
+
     Args:
-        matrices: Each (..., rows, columns): the last two are one matrix, such as that of each expert.
+        matrices: Each (..., rows, columns), any float type: the last two are one matrix, such as that of each expert.
         method: A key of `METHODS`.
         steps: Iterations.
     """

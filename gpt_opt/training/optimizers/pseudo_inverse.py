@@ -1,6 +1,7 @@
 """Pseudo-inverses of symmetric positive semi-definite matrices by iterations of products, truncated softly.
 
 Directions whose eigenvalue is below a level are not inverted whole: the iterations stop when that level is reached.
+All tensors of a call are float32, or all float64, and so are its results.
 """
 
 from __future__ import annotations
