@@ -55,9 +55,8 @@ class MissingMetric:
     @property
     def doubt(self) -> str:
         """What to say where code of the user's may give it."""
-        return f"no run is known to have {self.name!r}" + (
-            f"; unless your code logs it, {self.fix}" if self.fix else ""
-        )
+        meant = f"; unless your code logs it, {self.fix}" if self.fix else ""
+        return f"no run is known to have {self.name!r}{meant}"
 
 
 def missing_metric(name: str, runs: Sequence[RunMetrics], decides: bool) -> MissingMetric | None:
