@@ -41,14 +41,22 @@ class MissingMetric:
     """A metric that no run is known to have.
 
     Attributes:
+        name: Its name.
         message: That it must be one of the runs.
         fix: Which one may be meant; may be empty.
         certain: Whether the sweep cannot do with it.
     """
 
+    name: str
     message: str
     fix: str
     certain: bool
+
+    @property
+    def doubt(self) -> str:
+        """What to say where code of the user's may give it."""
+        meant = f"; unless your code logs it, {self.fix}" if self.fix else ""
+        return f"no run is known to have {self.name!r}{meant}"
 
 
 def missing_metric(name: str, runs: Sequence[RunMetrics], decides: bool) -> MissingMetric | None:
@@ -67,4 +75,4 @@ def missing_metric(name: str, runs: Sequence[RunMetrics], decides: bool) -> Miss
     foreseen = all(run.expected.complete and name not in run.expected.names for run in runs)
     has_none = "the run that is done has no" if done == 1 else f"none of the {done} runs that are done has"
     message = f"must be a metric of the runs, but {has_none if done else 'is'} {name!r}"
-    return MissingMetric(message, did_you_mean(name, names), foreseen or (decides and done > 0))
+    return MissingMetric(name, message, did_you_mean(name, names), foreseen or (decides and done > 0))

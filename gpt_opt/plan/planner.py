@@ -382,7 +382,7 @@ class _Draft:
         missing = None if best is None else missing_metric(best.metric, candidates, decides=True)
         self.start_problems += start_problems(stage, parents, self.app.start, missing)
         if missing is not None and not missing.certain:
-            self.warnings.append(f"stage {stage.name}: from: best {missing.message}; {missing.fix}")
+            self.warnings.append(f"stage {stage.name}: from: best: {missing.doubt}")
 
     def metric_problems(self) -> list[Problem]:
         """Returns that no run has the metric of the sweep file; where one may have it, that is a warning."""
@@ -394,7 +394,7 @@ class _Draft:
             return []
         if missing.certain:
             return [Problem("metric", missing.message, missing.fix)]
-        self.warnings.append(f"metric: {missing.message}; {missing.fix}")
+        self.warnings.append(f"metric: {missing.doubt}")
         return []
 
     def parents(self, stage: Stage) -> list[Parent]:

@@ -598,7 +598,7 @@ def test_a_metric_that_one_stage_has_is_that_of_the_sweep(desk: Desk) -> None:
 def test_a_metric_that_callbacks_may_log_is_a_warning(desk: Desk) -> None:
     callbacks = {"callbacks": [{"_target_": "transformers.TrainerCallback"}]}
     plan = desk.plan({"metric": {"name": "eval/los", "goal": "minimize"}, "base": {"loss": "sft", **callbacks}})
-    said = "metric: must be a metric of the runs, but is 'eval/los'; did you mean eval/loss?"
+    said = "metric: no run is known to have 'eval/los'; unless your code logs it, did you mean eval/loss?"
     assert plan.warnings == (said,)
     assert f"warning: {said}" in show.as_text(plan)
     assert show.as_record(plan)["warnings"] == [said]
