@@ -407,13 +407,19 @@ def test_without_an_answer_of_slurm_the_files_speak(tmp_path: Path, monkeypatch:
 
 
 def test_a_driver_that_holds_the_sweep_is_alive(tmp_path: Path) -> None:
-    sweep = make_sweep(tmp_path, BETAS[:2], jobs=[Job("local-1", STARTED), Job("local-2", STARTED)])
+    sweep = make_sweep(tmp_path, BETAS[:2], jobs=[Job("local-1", STARTED), Job(f"local-{os.getpid()}", STARTED)])
     assert gather(sweep).alive is False
     with acquire(RunPaths(sweep.root)):
         status = gather(sweep)
         assert status.alive
-        assert "jobs: local-2 RUNNING" in show_status.as_text(status, 120)
+        assert f"jobs: local-{os.getpid()} RUNNING" in show_status.as_text(status, 120)
         assert show_status.advice(status) == []
+
+
+def test_a_driver_that_was_started_by_hand_is_a_job(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, BETAS[:2], jobs=[Job("local-1", STARTED)])
+    with acquire(RunPaths(sweep.root)):
+        assert f"jobs: local-{os.getpid()} RUNNING\n" in show_status.as_text(gather(sweep), 120)
 
 
 def test_a_long_sweep_shows_what_is_not_completed_first(tmp_path: Path) -> None:
