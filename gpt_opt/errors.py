@@ -162,6 +162,10 @@ class RunFailed(GptOptError):
     """A run ended without a result; its state.json says why (exit code 1)."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """A run was asked to stop and did, with a checkpoint; whoever runs a list of runs stops too (exit code 1)."""
+
+
 def first_line(error: BaseException) -> str:
     """Returns the first line of what an error says; "" where it says nothing."""
     return str(error).strip().partition("\n")[0]
@@ -211,8 +215,8 @@ def exit_code(main: Callable[[], int | None], failed: int = 1) -> int:
         failed: Exit code for an error that is not the request's.
 
     Returns:
-        0 fine, 1 a run failed or was interrupted, 2 the request was wrong, 141 the reader of the output ended first, as
-        `head` does.
+        0 fine, 1 a run failed or stopped with a checkpoint, 2 the request was wrong, 130 the command was interrupted,
+        141 the reader of the output ended first, as `head` does.
     """
     take_any_text()
     leaving: SystemExit | None = None
@@ -237,8 +241,8 @@ def exit_code(main: Callable[[], int | None], failed: int = 1) -> int:
     return code
 
 
-_READER_ENDED = 128 + signal.SIGPIPE
-"""What a shell shows for a command that was ended by SIGPIPE."""
+_READER_ENDED, _INTERRUPTED = 128 + signal.SIGPIPE, 128 + signal.SIGINT
+"""What a shell shows for a command that was ended by SIGPIPE, by SIGINT."""
 
 
 def _exit_code(main: Callable[[], int | None], failed: int) -> int:
@@ -256,5 +260,5 @@ def _exit_code(main: Callable[[], int | None], failed: int) -> int:
         say(f"error: {disk_full(error) or error}")
         return failed
     except KeyboardInterrupt as stop:
-        say(f"stopped: {stop}".removesuffix(": "))
-        return 1
+        say("\n" * sys.stderr.isatty() + f"stopped: {stop}".removesuffix(": "))  # a terminal has shown ^C
+        return 1 if isinstance(stop, Interrupted) else _INTERRUPTED

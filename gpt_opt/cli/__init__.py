@@ -1,5 +1,10 @@
 """The command `gptopt`: `app` runs it; `plan`, `submit`, `sweep`, `results` and `doctor` hold its verbs."""
 
-from gpt_opt.cli.app import main
+import sys
+
+try:
+    from gpt_opt.cli.app import main
+except KeyboardInterrupt:  # before there is a `main` that could say so
+    sys.exit(130)
 
 __all__ = ["main"]
