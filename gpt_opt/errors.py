@@ -186,10 +186,26 @@ def disk_full(error: BaseException) -> DiskFull | None:
         if message := next((message for message in FULL_DISK if message in str(link)), None):
             where = next(iter(str(error).splitlines()), type(error).__name__)
             if isinstance(link, OSError):
-                where = link.filename or "a file or the output"
+                where = link.filename2 or link.filename or "a file or the output"  # a copy names its target last
             return DiskFull(f"{message}: {where}; make room there, then give the same command again")
         link = link.__cause__ or link.__context__
     return None
+
+
+OWN_FOLDER = "go to, or name, a folder that you may write to"
+"""What to do where nothing can be written."""
+
+
+def _not_writable(error: OSError) -> str | None:
+    """Returns what to say of an error that comes from a place that may not be written; None for others."""
+    where = error.filename2 or error.filename
+    if error.errno != errno.EROFS:
+        if where is None or error.errno not in (errno.EACCES, errno.EPERM):
+            return None
+        place = where if os.path.exists(where) else os.path.dirname(os.path.abspath(where))
+        if os.access(place, os.W_OK) or not os.access(place, os.R_OK):
+            return None  # it was something else, or reading
+    return f"{error.strerror}: {where or 'a file or the output'}; {OWN_FOLDER}"
 
 
 @contextmanager
@@ -257,7 +273,7 @@ def _exit_code(main: Callable[[], int | None], failed: int) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:  # a file system that is full, not ours, or not there: its own words say it best
-        say(f"error: {disk_full(error) or error}")
+        say(f"error: {disk_full(error) or _not_writable(error) or error}")
         return failed
     except KeyboardInterrupt as stop:
         say("\n" * sys.stderr.isatty() + f"stopped: {stop}".removesuffix(": "))  # a terminal has shown ^C
