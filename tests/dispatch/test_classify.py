@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,7 @@ from gpt_opt.records.process import this_process
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.state import RunRecord, RunState, State, current_state, read_run, write_state
 from gpt_opt.records.sweep_dir import Job, Sweep, SweepRun, submissions
-from tests.dispatch.on_disk import DEAD, STARTED, attempt, make_sweep
+from tests.dispatch.on_disk import DEAD, STARTED, attempt, make_sweep, write_run
 from tests.helpers.examples import examples
 
 WRITTEN = (None, State.PENDING, State.RUNNING, State.COMPLETED, State.FAILED, State.INTERRUPTED)
@@ -281,6 +282,16 @@ def test_a_retry_knows_a_state_as_status_shows_it(tmp_path: Path, monkeypatch: p
     assert shown is State.FAILED
     with pytest.raises(ConfigError, match="there are 1 FAILED"):
         retry(sweep, "FAILED", ["seed=2"])
+
+
+def test_a_retry_of_completed_runs_says_that_they_are_kept_and_how_to_train_them_anew(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, [["seed=1"]])
+    write_run(sweep.runs[0], State.COMPLETED, 100)
+    told = re.compile("--state: .*COMPLETED runs are kept.*rerun=true trains it anew", re.DOTALL)
+    with pytest.raises(ConfigError, match=told):
+        retry(sweep, "COMPLETED", [])
+    with pytest.raises(ConfigError, match="rerun=true trains it anew"):
+        retry(sweep, "FAILED", [], sweep.runs[0])
 
 
 def test_a_folder_that_is_no_submission_keeps_nothing_from_a_cancel(
