@@ -162,6 +162,10 @@ class RunFailed(GptOptError):
     """A run ended without a result; its state.json says why (exit code 1)."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """A run was asked to stop and did, with a checkpoint; whoever runs a list of runs stops too (exit code 1)."""
+
+
 def first_line(error: BaseException) -> str:
     """Returns the first line of what an error says; "" where it says nothing."""
     return str(error).strip().partition("\n")[0]
@@ -182,10 +186,26 @@ def disk_full(error: BaseException) -> DiskFull | None:
         if message := next((message for message in FULL_DISK if message in str(link)), None):
             where = next(iter(str(error).splitlines()), type(error).__name__)
             if isinstance(link, OSError):
-                where = link.filename or "a file or the output"
+                where = link.filename2 or link.filename or "a file or the output"  # a copy names its target last
             return DiskFull(f"{message}: {where}; make room there, then give the same command again")
         link = link.__cause__ or link.__context__
     return None
+
+
+OWN_FOLDER = "go to, or name, a folder that you may write to"
+"""What to do where nothing can be written."""
+
+
+def _not_writable(error: OSError) -> str | None:
+    """Returns what to say of an error that comes from a place that may not be written; None for others."""
+    where = error.filename2 or error.filename
+    if error.errno != errno.EROFS:
+        if where is None or error.errno not in (errno.EACCES, errno.EPERM):
+            return None
+        place = where if os.path.exists(where) else os.path.dirname(os.path.abspath(where))
+        if os.access(place, os.W_OK) or not os.access(place, os.R_OK):
+            return None  # it was something else, or reading
+    return f"{error.strerror}: {where or 'a file or the output'}; {OWN_FOLDER}"
 
 
 @contextmanager
@@ -211,8 +231,8 @@ def exit_code(main: Callable[[], int | None], failed: int = 1) -> int:
         failed: Exit code for an error that is not the request's.
 
     Returns:
-        0 fine, 1 a run failed or was interrupted, 2 the request was wrong, 141 the reader of the output ended first, as
-        `head` does.
+        0 fine, 1 a run failed or stopped with a checkpoint, 2 the request was wrong, 130 the command was interrupted,
+        141 the reader of the output ended first, as `head` does.
     """
     take_any_text()
     leaving: SystemExit | None = None
@@ -237,8 +257,8 @@ def exit_code(main: Callable[[], int | None], failed: int = 1) -> int:
     return code
 
 
-_READER_ENDED = 128 + signal.SIGPIPE
-"""What a shell shows for a command that was ended by SIGPIPE."""
+_READER_ENDED, _INTERRUPTED = 128 + signal.SIGPIPE, 128 + signal.SIGINT
+"""What a shell shows for a command that was ended by SIGPIPE, by SIGINT."""
 
 
 def _exit_code(main: Callable[[], int | None], failed: int) -> int:
@@ -253,8 +273,8 @@ def _exit_code(main: Callable[[], int | None], failed: int) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:  # a file system that is full, not ours, or not there: its own words say it best
-        say(f"error: {disk_full(error) or error}")
+        say(f"error: {disk_full(error) or _not_writable(error) or error}")
         return failed
     except KeyboardInterrupt as stop:
-        say(f"stopped: {stop}".removesuffix(": "))
-        return 1
+        say("\n" * sys.stderr.isatty() + f"stopped: {stop}".removesuffix(": "))  # a terminal has shown ^C
+        return 1 if isinstance(stop, Interrupted) else _INTERRUPTED

@@ -7,12 +7,13 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gpt_opt.cli import main
-from gpt_opt.errors import ConfigError, Problem, RequestError, distinct_problems, exit_code, plain
+from gpt_opt.errors import ConfigError, Interrupted, Problem, RequestError, distinct_problems, exit_code, plain
 from tests.conftest import ROOT
 
 
@@ -118,3 +119,20 @@ def test_run_hydra_names_what_it_does_not_know_however_odd(tmp_path: Path) -> No
     assert done.returncode == 2, done.stderr
     assert b"data.dataset.path: must be text in UTF-8, but has other bytes: \\xff" in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def raises(error: BaseException) -> Callable[[], int]:
+    def main() -> int:
+        raise error
+
+    return main
+
+
+def test_a_command_that_was_interrupted_ends_with_130(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert exit_code(raises(KeyboardInterrupt())) == 130
+    assert exit_code(raises(Interrupted("SIGTERM"))) == 1, "a run, with a checkpoint"
+    assert capsys.readouterr().err == "stopped\nstopped: SIGTERM\n"
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-m", "gpt_opt.cli"], cwd=ROOT, env=environment, capture_output=True)
+    assert (done.returncode, done.stderr) == (130, b"")

@@ -13,6 +13,9 @@ from gpt_opt.app.keys import TABLES, Key
 from gpt_opt.config.suggest import nearest
 from gpt_opt.errors import ConfigError, Problem
 
+_OF_A_VALUE = ("Invalid value", "Expected newline or end of document")
+"""What tomllib says of a string that stands in no quotes, and else mostly of other values."""
+
 _AT = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
@@ -49,7 +52,9 @@ def _parsed(file: Path) -> tuple[str, dict[str, Any]]:
     except tomllib.TOMLDecodeError as error:
         at = _AT.search(str(error))
         where = f"{file.name}:{at[1]}" if at and at[1] else file.name
-        problem = Problem(where, f"must be TOML: {_AT.sub('', str(error))}", 'strings stand in quotes: name = "train"')
+        unquoted = bool(at and at[1]) and str(error).startswith(_OF_A_VALUE)
+        fix = 'strings stand in quotes (name = "train"), true and false in none' if unquoted else ""
+        problem = Problem(where, f"must be TOML: {_AT.sub('', str(error))}", fix)
     raise ConfigError([problem], f" with {file}")
 
 

@@ -68,8 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs `gptopt`.
 
     Returns:
-        The exit code: 0 fine, 1 a run failed, 2 the request was wrong, 3 a sweep still runs, 141 the reader of
-        the output ended first.
+        The exit code: 0 fine, 1 a run failed, 2 the request was wrong, 3 a sweep still runs, 130 it was
+        interrupted, 141 the reader of the output ended first.
     """
     return exit_code(lambda: _run(sys.argv[1:] if arguments is None else arguments))
 

@@ -51,8 +51,8 @@ def report(where: str | None, output: Path | None, metric: str | None, is_watche
             if not is_watched or source.is_over:
                 return
             time.sleep(every_s)
-    except KeyboardInterrupt:
-        print(f"{file} stays as it is; the same command goes on")
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"{file} stays as it is; the same command goes on") from stop
 
 
 class Reader:

@@ -10,7 +10,10 @@ import click
 from gpt_opt.cli.arguments import JSON, SWEEP, SWEEPS, agrees, complete_sweep, run_or
 from gpt_opt.errors import GptOptError, counted
 
-CODES = "0 all runs are done, 1 a run failed or something else waits for you, 3 still running, nothing failed so far"
+CODES = (
+    "0 all runs are done, 1 a run failed or something else waits for you, 3 still running, nothing failed so far, "
+    "130 after Ctrl-C"
+)
 
 
 @click.command(epilog=f"Exit codes: {CODES}.")

@@ -19,7 +19,7 @@ from gpt_opt.records.attempts import note_retry
 from gpt_opt.records.claim import acquire
 from gpt_opt.records.state import State
 from gpt_opt.records.summary import supersede
-from gpt_opt.records.sweep_dir import Sweep, SweepRun, locked, submissions
+from gpt_opt.records.sweep_dir import Submission, Sweep, SweepRun, locked, submissions
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def retry(sweep: Sweep, state: str, where: Sequence[str], only: SweepRun | None 
         only: The run that is meant; None for all that fit.
 
     Raises:
-        ConfigError: If no run fits.
+        ConfigError: If no run fits, or COMPLETED ones are asked for.
         RunHeld: If a process works on a STALE one.
     """
     for text in where:
@@ -56,6 +56,9 @@ def retry(sweep: Sweep, state: str, where: Sequence[str], only: SweepRun | None 
             message = f"must fit at least one run of {sweep.label}, but {asked} fits none; there are {counts}"
             raise ConfigError([Problem("retry", message)])
         submission = sweep.submission()
+        if state == State.COMPLETED:
+            problem = "must be a state that waits for a retry, but COMPLETED runs are kept"
+            raise ConfigError([Problem("--state", problem, _anew(submission))])
         if snapshot.has_changed(sweep, submission):
             message = (
                 "%s: the runs have the code that the sweep was submitted with; gptopt submit %s first takes that of now"
@@ -73,6 +76,13 @@ def retry(sweep: Sweep, state: str, where: Sequence[str], only: SweepRun | None 
         return start_jobs(sweep)
 
 
+def _anew(submission: Submission) -> str:
+    """Returns how a run that is COMPLETED is made anew."""
+    if submission.program.checkpoints is not None:
+        return "a run whose directory is removed is made anew when the sweep is submitted again"
+    return "python run_hydra.py with the overrides of a run and rerun=true trains it anew"
+
+
 def _require_retryable(sweep: Sweep, run: SweepRun, item: Classification | None) -> None:
     """Refuses to start a run again that nothing keeps from being started, or that another one does.
 
@@ -81,7 +91,8 @@ def _require_retryable(sweep: Sweep, run: SweepRun, item: Classification | None)
     """
     if item is not None and item.needs_retry:
         return
-    fix = f"gptopt status {sweep.label} says more"
+    is_done = item is not None and item.is_done
+    fix = _anew(sweep.submission()) if is_done else f"gptopt status {sweep.label} says more"
     if item is not None and item.blocked_by is BlockedBy.PARENT and run.parent is not None:
         parent = Sweep(sweep.root).runs[run.parent]
         fix = f"it starts from {parent.name}: gptopt retry {sweep.label} {parent.name} frees it"

@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from gpt_opt.dispatch import slurm
+from gpt_opt.errors import OWN_FOLDER
 from gpt_opt.records.claim import HEARTBEAT_S, STALE_AFTER_S
 from gpt_opt.records.io import create_text, lock
 
@@ -296,8 +297,8 @@ def _in_a_folder(place: Path) -> Iterator[Check]:
         with tempfile.TemporaryDirectory(prefix=".gptopt-doctor-", dir=place) as name:
             yield from (_links(Path(name)), _locks(Path(name)), _clock(Path(name)))
     except OSError as error:
-        advice = "runs and sweeps are written here: go to a folder of your own, or make room"
-        yield Check(f"writable: {place}", False, str(error), advice)
+        advice = f"runs and sweeps are written here: {OWN_FOLDER}, or make room"
+        yield Check(f"writable: {place}", False, error.strerror or str(error), advice)
 
 
 def _links(folder: Path) -> Check:

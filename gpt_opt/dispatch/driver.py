@@ -123,7 +123,12 @@ def drive(sweep: Sweep, in_job: bool, slots: int | None = None) -> None:
                 log.error("Slurm does not put this job back into the queue: %s", error)
     if stop.signal is None:
         start_ready(sweep)  # what has become ready since; who finds this driver alive leaves it that
-    _report(sweep, runs)
+    try:
+        _report(sweep, runs)
+    except RunFailed as left:
+        if stop.signal is signal.SIGINT:
+            raise KeyboardInterrupt(str(left)) from left
+        raise
 
 
 def runs_at_a_time(part: Sweep, in_job: bool, slots: int | None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gpt_opt.dispatch import slurm
@@ -45,7 +45,7 @@ def job_statuses(
     submission: Submission,
     known: Mapping[str, Sequence[slurm.JobState]] | None,
     before: Mapping[str, JobStatus],
-    driven: bool,
+    drivers: Collection[str],
 ) -> Iterator[JobStatus]:
     """Yields the status of every job, oldest first.
 
@@ -53,11 +53,11 @@ def job_statuses(
         submission: Names the jobs.
         known: What Slurm knows of them; None if it was not asked or did not answer.
         before: Statuses of a moment ago by job id, for jobs where Slurm was not asked.
-        driven: Whether a driver holds the sweep.
+        drivers: Drivers that work on the sweep outside of Slurm; those that no submission started come last.
     """
     for job in submission.jobs:
         if not JobId(job.id).is_slurm:
-            running = driven and job is submission.jobs[-1]
+            running = job.id in drivers
             status = JobStatus(job.id, "RUNNING" if running else "", alive=running)
         elif known is None:
             status = before.get(job.id, JobStatus(job.id))
@@ -66,6 +66,8 @@ def job_statuses(
         else:
             status = JobStatus(job.id, alive=False)  # Slurm has forgotten it
         yield replace(status, shape=job.shape)
+    recorded = {job.id for job in submission.jobs}
+    yield from (JobStatus(driver, "RUNNING", alive=True) for driver in drivers if driver not in recorded)
 
 
 def last_lines(sweep: Sweep, jobs: Sequence[JobStatus], histories: Iterable[History]) -> list[str]:

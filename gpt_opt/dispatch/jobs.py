@@ -30,7 +30,7 @@ def living_jobs(sweep: Sweep, backend: str | None = None) -> list[Job]:
     Raises:
         SlurmError: If it may have jobs in Slurm, and Slurm does not answer.
     """
-    submission, jobs = sweep.submission(), _local_drivers(sweep)
+    submission, jobs = sweep.submission(), local_drivers(sweep)
     former, chosen = (BACKENDS.get(name) for name in (submission.backend, backend or submission.backend))
     if former is not None and not former.on_slurm and all(not JobId(job.id).is_slurm for job in submission.jobs):
         return jobs
@@ -50,7 +50,7 @@ def living_jobs(sweep: Sweep, backend: str | None = None) -> list[Job]:
     return jobs
 
 
-def _local_drivers(sweep: Sweep) -> list[Job]:
+def local_drivers(sweep: Sweep) -> list[Job]:
     """Returns the drivers on this machine, outside of Slurm; each claims all the parts that it works through."""
     claims = [read_claim(part.driver) for part in sweep.parts()]
     pids = [item.owner.pid for item in claims if item is not None and item.job is None and not item.is_over()]

@@ -17,7 +17,7 @@ from gpt_opt.dispatch.stages import classify_runs, decide
 from gpt_opt.errors import GptOptError
 from gpt_opt.plan.resources import from_record
 from gpt_opt.records.io import now, write_text
-from gpt_opt.records.job_id import this_job
+from gpt_opt.records.job_id import JobId, this_job
 from gpt_opt.records.lost_nodes import forget_lost_nodes
 from gpt_opt.records.sweep_dir import Job, Submission, Sweep, SweepRun, locked, submitted
 
@@ -61,10 +61,19 @@ def start_jobs(sweep: Sweep) -> Outcome:
             write_text(file, text)
         for shape in by_shape(runs):
             forget_lost_nodes(sweep.part(shape).lost_nodes)  # of jobs before
-        for jobs in backend.start(sweep, submission, runs):
-            sweep.add_jobs(jobs)
-            started += jobs
+        try:
+            for jobs in backend.start(sweep, submission, runs):
+                sweep.add_jobs(jobs)
+                started += jobs
+        except KeyboardInterrupt as stop:
+            names = ", ".join(dict.fromkeys(JobId(job.id).array for job in started))
+            raise KeyboardInterrupt(f"{names or 'a job that was started'} {goes_on(sweep.label)}") from stop
     return Outcome(sweep, tuple(started), tuple(alive), classified)
+
+
+def goes_on(label: str) -> str:
+    """Returns what a user who stops waiting for a sweep, or for its job, has to know of it."""
+    return f"goes on: gptopt status {label} shows it, gptopt cancel {label} ends it"
 
 
 def start_ready(sweep: Sweep) -> None:

@@ -10,6 +10,7 @@ from functools import cached_property, lru_cache
 from gpt_opt.dispatch.driver_claim import is_driven
 from gpt_opt.dispatch.failure_groups import Failure, FailureGroup, grouped
 from gpt_opt.dispatch.job_status import JobStatus, job_statuses, known_to_slurm, last_lines
+from gpt_opt.dispatch.jobs import local_drivers
 from gpt_opt.dispatch.progress import Metric
 from gpt_opt.dispatch.run_status import RunReader, RunStatus
 from gpt_opt.dispatch.stages import Chosen, with_parents
@@ -35,7 +36,7 @@ class SweepStatus:
         submission: What was submitted.
         metric: The metric that is shown.
         runs: Every run, in the order of the plan.
-        jobs: Every job so far, oldest first.
+        jobs: Every job so far, oldest first; then drivers that were started by hand.
         driven: Whether a driver holds the sweep.
         failures: FAILED runs, and INTERRUPTED ones of a known cause, by cause.
         notes: What could not be read or asked, a line each.
@@ -151,7 +152,7 @@ def gather(sweep: Sweep, ask_slurm: bool = True, before: SweepStatus | None = No
         chosen = choices.found
     stages = {item.run.index: item.run.stage for item in runs}
     failures = grouped(list(_failures(runs)), {item.run.index: item.run.overrides for item in runs}, stages)
-    statuses = tuple(job_statuses(submission, known, former, driven))
+    statuses = tuple(job_statuses(submission, known, former, [job.id for job in local_drivers(sweep)]))
     newest = {job.shape: job for job in statuses}
     notes += last_lines(sweep, list(newest.values()), histories.values())
     notes += _other_code(sweep, submission, runs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -70,7 +71,11 @@ class PlannerApart:
         # -P: the folder of a script is on its path, the working directory is not.
         command = [sys.executable, "-P", "-m", "gpt_opt.plan.child"]
         done = subprocess.run(
-            command, input=pickle.dumps((self._app, question, arguments)), stdout=subprocess.PIPE, check=False
+            command,
+            input=pickle.dumps((self._app, question, arguments)),
+            stdout=subprocess.PIPE,
+            check=False,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # at Ctrl-C this process ends it
         )
         try:
             error, answer = pickle.loads(done.stdout)

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from gpt_opt.errors import ClaimLost, GptOptError, RequestError, RunFailed, disk_full
+from gpt_opt.errors import ClaimLost, GptOptError, Interrupted, RequestError, RunFailed, disk_full
 from gpt_opt.records.claim import Claim
 from gpt_opt.records.code import Code
 from gpt_opt.records.io import now, remove_temporaries, to_json, write_text
@@ -29,10 +29,6 @@ _RESERVE_BYTES = 32 * 1024
 
 _ROOM_S = 3.0
 """How long a run that ends waits for room on a full disk."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop and did, with a checkpoint; whoever runs a list of runs stops too."""
 
 
 class Attempt:

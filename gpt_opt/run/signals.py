@@ -89,6 +89,19 @@ def handled(
 
 
 @contextmanager
+def ctrl_c_deferred() -> Iterator[None]:
+    """Lets a Ctrl-C inside the block take effect at its end; outside the main thread there is none to defer."""
+    received: list[int] = []
+    numbers = [signal.SIGINT] if threading.current_thread() is threading.main_thread() else []
+    try:
+        with handled(numbers, lambda number, _: received.append(number)):
+            yield
+    finally:
+        if received:
+            signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
 def stop_on_signals(*answer: str) -> Iterator[StopRequest]:
     """Listens for `stop_signals` inside the block and puts the former handlers back after it.
 

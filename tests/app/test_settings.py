@@ -176,6 +176,16 @@ def test_what_contradicts_or_lacks(repo: Path, text: str, where: str, message: s
 
 
 @pytest.mark.parametrize(
+    ("text", "advised"),
+    [("a = b", True), ("a = 2x", True), ("a =", False), ("[a]\n[a]", False), ("a b", False), ("a.b = 1\na = 2", False)],
+)
+def test_quotes_are_advised_where_they_can_be_missing(repo: Path, text: str, advised: bool) -> None:
+    (problem,) = problems(repo, text)
+    assert problem.message.startswith("must be TOML: ")
+    assert ("quotes" in problem.fix) == advised
+
+
+@pytest.mark.parametrize(
     ("dir_", "right"),
     [
         ("/scratch/{id}", True),

@@ -143,9 +143,10 @@ FOLLOW = """
 import sys
 from pathlib import Path
 from gpt_opt.cli.views.logs import show
+from gpt_opt.errors import exit_code
 from gpt_opt.records.sweep_dir import Job, Sweep
 sweep = Sweep(Path(sys.argv[1]))
-show(sweep, sweep.runs[0], True, sys.stdout)
+sys.exit(exit_code(lambda: show(sweep, sweep.runs[0], True, sys.stdout)))
 """
 
 
@@ -160,4 +161,4 @@ def test_ctrl_c_ends_following_without_a_traceback(sweep: Sweep) -> None:
         assert process.stdout.readline() == "hello\n"
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
-    assert (process.returncode, errors) == (0, "")
+    assert (process.returncode, errors) == (130, "stopped\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -337,6 +338,16 @@ def test_a_retry_knows_a_state_as_status_shows_it(tmp_path: Path, monkeypatch: p
     assert shown is State.FAILED
     with pytest.raises(ConfigError, match="there are 1 FAILED"):
         retry(sweep, "FAILED", ["seed=2"])
+
+
+def test_a_retry_of_completed_runs_says_that_they_are_kept_and_how_to_train_them_anew(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, [["seed=1"]])
+    write_run(sweep.runs[0], State.COMPLETED, 100)
+    told = re.compile("--state: .*COMPLETED runs are kept.*rerun=true trains it anew", re.DOTALL)
+    with pytest.raises(ConfigError, match=told):
+        retry(sweep, "COMPLETED", [])
+    with pytest.raises(ConfigError, match="rerun=true trains it anew"):
+        retry(sweep, "FAILED", [], sweep.runs[0])
 
 
 def test_a_folder_that_is_no_submission_keeps_nothing_from_a_cancel(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,6 +31,7 @@ from gpt_opt.records.job_id import this_job
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.speeds import read_speeds
 from gpt_opt.records.sweep_dir import Job, Sweep, Workload
+from gpt_opt.run.signals import handled
 from tests.dispatch.on_disk import DEAD, attempt, make_sweep
 
 ACCOUNTED = """\
@@ -134,6 +138,40 @@ def test_a_new_job_does_not_answer_for_nodes_of_one_before(says: dict[str, str |
     says["sbatch"] = "13"
     assert [job.id for job in start_jobs(sweep).started] == ["13"]
     assert not gather(sweep).notes
+
+
+def test_a_job_is_recorded_although_ctrl_c_comes_as_slurm_takes_it(
+    says: dict[str, str | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = make_sweep(tmp_path, [["seed=1"]], backend="disbatch")
+
+    def sbatch(*_: object) -> str:
+        signal.raise_signal(signal.SIGINT)
+        return "13"
+
+    monkeypatch.setattr(slurm, "sbatch", sbatch)
+    told = re.escape("13 goes on: gptopt status beta/1 shows it, gptopt cancel beta/1 ends it")
+    with handled([signal.SIGINT], signal.default_int_handler), pytest.raises(KeyboardInterrupt, match=told):
+        start_jobs(sweep)
+    assert [job.id for job in sweep.submission().jobs] == ["13"]
+
+
+def test_a_driver_is_recorded_although_ctrl_c_comes_before_it_has_claimed_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = make_sweep(tmp_path, [["seed=1"]])
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    (driver := tmp_path / "gptopt").write_text("#!/bin/sh\nsleep 60 &\nwait\n")
+    driver.chmod(0o755)
+    monkeypatch.setattr(local, "program", lambda _: str(driver))
+    monkeypatch.setattr(local.time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt, match="goes on: gptopt status beta/1 shows it"):
+        start_jobs(sweep)
+    (job,) = sweep.submission().jobs
+    os.killpg(int(job.id.removeprefix("local-")), signal.SIGKILL)
 
 
 @pytest.mark.parametrize(

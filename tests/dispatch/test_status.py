@@ -8,6 +8,7 @@ import math
 import os
 import pty
 import re
+import subprocess
 import termios
 import threading
 import time
@@ -407,13 +408,19 @@ def test_without_an_answer_of_slurm_the_files_speak(tmp_path: Path, monkeypatch:
 
 
 def test_a_driver_that_holds_the_sweep_is_alive(tmp_path: Path) -> None:
-    sweep = make_sweep(tmp_path, BETAS[:2], jobs=[Job("local-1", STARTED), Job("local-2", STARTED)])
+    sweep = make_sweep(tmp_path, BETAS[:2], jobs=[Job("local-1", STARTED), Job(f"local-{os.getpid()}", STARTED)])
     assert gather(sweep).alive is False
     with acquire(RunPaths(sweep.root)):
         status = gather(sweep)
         assert status.alive
-        assert "jobs: local-2 RUNNING" in show_status.as_text(status, 120)
+        assert f"jobs: local-{os.getpid()} RUNNING" in show_status.as_text(status, 120)
         assert show_status.advice(status) == []
+
+
+def test_a_driver_that_was_started_by_hand_is_a_job(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, BETAS[:2], jobs=[Job("local-1", STARTED)])
+    with acquire(RunPaths(sweep.root)):
+        assert f"jobs: local-{os.getpid()} RUNNING\n" in show_status.as_text(gather(sweep), 120)
 
 
 def test_a_long_sweep_shows_what_is_not_completed_first(tmp_path: Path) -> None:
@@ -444,9 +451,10 @@ def test_watch_on_a_file_writes_only_when_counts_change(tmp_path: Path) -> None:
         write_run(sweep.runs[1], State.COMPLETED, 100)
         thread.join(10)
     assert not thread.is_alive()
-    assert out.getvalue().count("sweep beta/1: 2 runs") == 2
-    assert "1 COMPLETED, 1 RUNNING" in out.getvalue()
-    assert "\n2 COMPLETED\n" in out.getvalue()
+    lines, table = out.getvalue().split("\n\n", 1)
+    assert lines.splitlines()[1:] == ["1 of 2 done, 1 running", "all 2 runs are done"]
+    assert lines.startswith("sweep beta/1: 2 runs")
+    assert "\n2 COMPLETED\n" in table
 
 
 def test_watch_ends_when_nothing_runs_and_says_what_to_do(tmp_path: Path) -> None:
@@ -459,8 +467,9 @@ WATCH = """
 import sys
 from pathlib import Path
 from gpt_opt.cli.views.watch import watch
+from gpt_opt.errors import exit_code
 from gpt_opt.records.sweep_dir import Sweep
-sys.exit(watch(Sweep(Path(sys.argv[1])), sys.stdout, 0.05).exit_code)
+sys.exit(exit_code(lambda: watch(Sweep(Path(sys.argv[1])), sys.stdout, 0.05).exit_code))
 """
 
 
@@ -471,7 +480,7 @@ def test_watch_on_a_terminal_draws_bars_and_ctrl_c_ends_it(tmp_path: Path) -> No
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (20, 90))
     deadline = time.monotonic() + 30
-    with held(paths), start(WATCH, sweep, stdout=theirs) as process:
+    with held(paths), start(WATCH, sweep, stdout=theirs, stderr=subprocess.PIPE, text=True) as process:
         os.close(theirs)
         text, sent = "", False
         while True:
@@ -482,7 +491,9 @@ def test_watch_on_a_terminal_draws_bars_and_ctrl_c_ends_it(tmp_path: Path) -> No
             if not sent and (text.count("40/100") > 2 or time.monotonic() > deadline):
                 process.send_signal(2)
                 sent = True
-        assert process.wait(10) == 3
+        _, said = process.communicate(timeout=10)
+        assert process.returncode == 130
+        assert said == "stopped: beta/1 goes on: gptopt status beta/1 shows it, gptopt cancel beta/1 ends it\n"
     os.close(ours)
     text = re.sub(r"\x1b\[[\d;]*m", "", text)  # colours
     assert re.search(r"all .*23%", text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from gpt_opt.plan.planner import Plan
 from gpt_opt.plan.planner_of import planner_of
 from gpt_opt.records.planned_configs import planned_config, text_of
 from gpt_opt.records.run_id import Identity
+from gpt_opt.run.signals import handled
 from tests.helpers.apps import copied
 from tests.plan.compose_reference import assert_like_hydra
 
@@ -171,6 +173,15 @@ def test_whatever_name_the_function_of_hydra_has_planning_starts_nothing(importe
     text = '[app]\nscript = "train.py"\nconfig_path = "conf"\nregisters = true\n'
     assert len(plan(described(tmp_path, text), {"lr": [1, 2]}).runs) == 2
     assert not (tmp_path / "started").exists()
+
+
+def test_ctrl_c_is_for_the_process_that_asked_not_for_the_one_that_plans(tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "config.yaml").write_text("lr: 1\n")
+    (tmp_path / "train.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    text = '[app]\nscript = "train.py"\nconfig_path = "conf"\nregisters = true\n'
+    with handled([signal.SIGINT], signal.default_int_handler):
+        assert len(plan(described(tmp_path, text), {"lr": [1, 2]}).runs) == 2
 
 
 def test_a_config_of_a_class_that_no_module_has_is_planned(tmp_path: Path) -> None:

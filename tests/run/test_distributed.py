@@ -18,13 +18,12 @@ import psutil
 import pytest
 
 from gpt_opt.config.schema import register
-from gpt_opt.errors import ClaimLost
+from gpt_opt.errors import ClaimLost, Interrupted
 from gpt_opt.plan.compose.composer import Composer
 from gpt_opt.records.claim import acquire, read_claim
 from gpt_opt.records.run_dir import RunPaths, find_run_dirs
 from gpt_opt.records.state import State, read_state
 from gpt_opt.run import distributed, execute
-from gpt_opt.run.attempt import Interrupted
 from gpt_opt.run.resolvers import register_resolvers
 from gpt_opt.run.signals import StopRequest
 from tests.conftest import CONFIG_DIR, ROOT, Runner, small_overrides

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -97,12 +98,35 @@ def test_a_full_disk_and_a_full_quota_are_named_with_the_file(number: int, capsy
     assert exit_code(main) == 1
     words = f"error: {os.strerror(number)}: /home/me/run/state.json; make room there, then give the same command again"
     assert capsys.readouterr().err.strip() == words
+    copying = OSError(number, os.strerror(number), "/here/weights", None, "/there/weights")
+    assert str(disk_full(copying)).startswith(f"{os.strerror(number)}: /there/weights; ")
     inner = RuntimeError(f"I/O error: {os.strerror(number)} (os error {number})")
     assert isinstance(disk_full(inner), DiskFull)
     silent = AssertionError()
     silent.__cause__ = inner
     assert "AssertionError" in str(disk_full(silent))
     assert disk_full(RuntimeError("boom")) is None
+
+
+def test_what_may_not_be_written_is_told_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(number: int, file: Path) -> str:
+        def main() -> None:
+            raise OSError(number, os.strerror(number), str(file))
+
+        assert exit_code(main) == 1
+        return capsys.readouterr().err.strip()
+
+    new, advice = tmp_path / "sweeps", "go to, or name, a folder that you may write to"
+    assert told(errno.EROFS, new) == f"error: Read-only file system: {new}; {advice}"
+    may = {os.R_OK}
+    monkeypatch.setattr(os, "access", lambda _, mode: mode in may)
+    assert told(errno.EACCES, new) == f"error: Permission denied: {new}; {advice}"
+    may |= {os.W_OK}
+    assert advice not in told(errno.EACCES, new), "it was something else"
+    may.clear()
+    assert advice not in told(errno.EACCES, new), "it could not be read"
 
 
 @pytest.mark.parametrize(

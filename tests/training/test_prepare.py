@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,10 +20,12 @@ from gpt_opt.cli.app import main
 from gpt_opt.config.checks.constraints import constraint_problems
 from gpt_opt.config.shards import HEADER_BYTES
 from gpt_opt.errors import DataError
+from gpt_opt.run.signals import handled
 from gpt_opt.training.data import encode, pieces, prepare_shards
 from gpt_opt.training.data.encode import Encoder, line_start
 from gpt_opt.training.data.pieces import file_pieces, hub_pieces
 from gpt_opt.training.data.prepare_shards import Request
+from gpt_opt.training.data.workers import without_ctrl_c
 from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
 from tests.training.test_training import config
 
@@ -162,6 +167,16 @@ def test_a_preparation_that_was_killed_while_it_packed(
 
 
 @pytest.mark.slow
+def test_ctrl_c_ends_no_process_that_tokenizes() -> None:
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
+    with handled([signal.SIGINT], signal.default_int_handler):
+        with without_ctrl_c():
+            process = subprocess.Popen([sys.executable, "-c", code])
+        assert process.wait() == 0
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
 def test_several_processes_write_the_same_bytes(tmp_path: Path) -> None:
     files = []
     for number in range(3):

@@ -103,17 +103,14 @@ def show(sweep: Sweep, run: SweepRun | None, follow: bool, out: TextIO) -> None:
 
 def _follow(tail: _Tail, files: Callable[[], list[Path]], goes_on: Callable[[], bool], sweep: Sweep) -> None:
     any_output, last, ask_at = False, False, 0.0
-    try:
-        while True:
-            if (began := time.monotonic()) >= ask_at:
-                last = not goes_on()  # asked first: what is written before the end is still printed
-                ask_at = time.monotonic() + min(_MOST_S, _PATIENCE * (time.monotonic() - began))
-            any_output = tail.print_new(files()) or any_output
-            if last:
-                break
-            time.sleep(POLL_S)
-    except KeyboardInterrupt:
-        return
+    while True:
+        if (began := time.monotonic()) >= ask_at:
+            last = not goes_on()  # asked first: what is written before the end is still printed
+            ask_at = time.monotonic() + min(_MOST_S, _PATIENCE * (time.monotonic() - began))
+        any_output = tail.print_new(files()) or any_output
+        if last:
+            break
+        time.sleep(POLL_S)
     if not any_output:
         raise GptOptError(
             f"there must be output to show, but {sweep.logs} has none of this yet; gptopt status {sweep.label} says "

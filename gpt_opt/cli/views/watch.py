@@ -1,4 +1,4 @@
-"""A sweep that is watched: bars that move on a terminal, a text at every change elsewhere."""
+"""A sweep that is watched: bars that move on a terminal, a line at every change elsewhere."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from gpt_opt.cli.views.parts import one_line
-from gpt_opt.cli.views.status import as_text, failure_lines, head, number_text, overrides, state_text, steps
+from gpt_opt.cli.views.status import as_text, failure_lines, head, number_text, outcome, overrides, state_text, steps
 from gpt_opt.dispatch.run_status import RunStatus
+from gpt_opt.dispatch.start import goes_on
 from gpt_opt.dispatch.sweep_status import SweepStatus, gather
 from gpt_opt.errors import duration
 from gpt_opt.records.state import State
@@ -28,28 +29,34 @@ ASK_SLURM_EVERY_S = 15.0
 
 
 def watch(sweep: Sweep, out: TextIO, every_s: float = 2.0) -> SweepStatus:
-    """Shows a sweep until nothing runs and no job is alive, or Ctrl-C; returns the last status seen.
+    """Shows a sweep until nothing runs and no job is alive; returns the last status seen.
 
-    A terminal is redrawn in place; anything else gets a text when counts change.
+    A terminal is redrawn in place; anything else gets a line when counts change. Both end with the table.
+
+    Raises:
+        KeyboardInterrupt: If Ctrl-C ends it, with what becomes of the sweep.
     """
     console = Console(file=out, highlight=False)
     live = out.isatty() and not console.is_dumb_terminal
     status = first = gather(sweep)
-    shown: tuple[dict[State, int], bool] | None = None
+    shown, stopped = "", False
     try:
+        if not live:
+            show(head(first)[0], out)
         with Live(console=console, auto_refresh=False, transient=True) if live else nullcontext() as screen:
             for status in _follow(sweep, first, every_s):
                 if screen is not None:
                     screen.update(_live(status, console), refresh=True)
                     console.show_cursor()  # a process that is killed would leave the terminal without one
-                elif (status.counts, status.idle) != shown:
-                    shown = (status.counts, status.idle)
-                    show(as_text(status, terminal_width(out)) + "\n", out)
+                elif (line := outcome(status)) != shown:
+                    shown = line
+                    show(line, out)
                     out.flush()
     except KeyboardInterrupt:
-        out.write("\n")
-    if live:
-        show(as_text(status, terminal_width(out)), out)
+        stopped = True
+    show("\n" * (stopped or not live) + as_text(status, terminal_width(out)), out)
+    if stopped:
+        raise KeyboardInterrupt(f"{sweep.label} {goes_on(sweep.label)}")
     return status
 
 

@@ -25,7 +25,7 @@ from gpt_opt.config.checks.trackers import tracker_problems
 from gpt_opt.config.nested import Config
 from gpt_opt.config.remember import Remembered
 from gpt_opt.config.suggest import UNKNOWN_KEY
-from gpt_opt.errors import Problem
+from gpt_opt.errors import OWN_FOLDER, Problem
 
 _TRAINING = "training.training_params"
 
@@ -105,7 +105,7 @@ def _output(config: Config) -> Iterator[Problem]:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         problem = f"must be a folder that can be written to, but {str(existing)!r} is not"
-        yield Problem("paths.output_dir", problem)
+        yield Problem("paths.output_dir", problem, OWN_FOLDER)
 
 
 CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (

@@ -30,6 +30,7 @@ from gpt_opt.errors import GptOptError
 from gpt_opt.plan.resources import from_record
 from gpt_opt.records.io import now, write_text
 from gpt_opt.records.sweep_dir import Job, Submission, Sweep, SweepRun
+from gpt_opt.run.signals import ctrl_c_deferred
 from gpt_opt.sweep.model import Resources
 
 _END_S = 20.0
@@ -68,12 +69,13 @@ class DisBatch:
         shapes = list(by_shape(runs))
         for number, shape in enumerate(shapes):
             try:
-                job = slurm.sbatch(self.script(sweep, submission, shape), submission.cwd)
+                with ctrl_c_deferred():
+                    job = slurm.sbatch(self.script(sweep, submission, shape), submission.cwd)
+                    yield [Job(job, now(), shape=shape)]
             except slurm.SlurmError as error:
                 if number == 0:
                     raise
                 raise GptOptError(slurm.took_some(number, len(shapes), str(error))) from error
-            yield [Job(job, now(), shape=shape)]
 
 
 def task_text(sweep: Sweep, runs: Sequence[SweepRun], resources: Resources) -> str:

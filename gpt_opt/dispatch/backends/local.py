@@ -17,6 +17,7 @@ from gpt_opt.records.job_id import this_job
 from gpt_opt.records.provenance import DEVICES
 from gpt_opt.records.sweep_dir import Job, Submission, Sweep, SweepRun
 from gpt_opt.run.devices import visible
+from gpt_opt.run.signals import ctrl_c_deferred
 from gpt_opt.sweep.model import Resources
 
 _START_S = 30.0
@@ -40,9 +41,9 @@ class Local:
         return f"gptopt drive {shlex.quote(str(sweep.root))}\n"
 
     def start(self, sweep: Sweep, submission: Submission, runs: Sequence[SweepRun]) -> Iterator[list[Job]]:
-        """Starts the driver and waits until it has claimed the sweep."""
+        """Starts the driver; when it is recorded, waits until it has claimed the sweep."""
         make_links(sweep)
-        with (sweep.logs / "driver-local.out").open("ab") as output:
+        with (sweep.logs / "driver-local.out").open("ab") as output, ctrl_c_deferred():
             process = subprocess.Popen(
                 [program("gptopt"), "drive", str(sweep.root)],
                 cwd=submission.cwd,
@@ -52,13 +53,13 @@ class Local:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+            yield [Job(f"local-{process.pid}", now())]
         deadline = time.monotonic() + _START_S
         while process.poll() is None and not is_driven(sweep) and time.monotonic() < deadline:
             time.sleep(0.05)
         if process.poll() not in (None, 0):
             lines = (sweep.logs / "driver-local.out").read_text(errors="replace").strip().splitlines()
             raise GptOptError(f"the driver ended at once: {lines[-1] if lines else 'it wrote nothing'}")
-        yield [Job(f"local-{process.pid}", now())]
 
 
 def machine_slots(gpus: int, gpus_per_run: int | None, cpus_per_run: int | None) -> int:

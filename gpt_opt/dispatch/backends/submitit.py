@@ -23,6 +23,7 @@ from gpt_opt.plan.resources import from_record
 from gpt_opt.records.io import now
 from gpt_opt.records.job_id import this_job
 from gpt_opt.records.sweep_dir import Job, Submission, Sweep, SweepRun
+from gpt_opt.run.signals import ctrl_c_deferred
 from gpt_opt.sweep.model import Resources
 
 if TYPE_CHECKING:
@@ -83,15 +84,16 @@ def _submitted(
     while waiting:
         size = min(size, len(waiting))
         try:
-            with _replaced(environment):
-                jobs = _submit_array(part, submission, waiting[:size], math.ceil(number / size), dependency)
+            with ctrl_c_deferred():
+                with _replaced(environment):
+                    jobs = _submit_array(part, submission, waiting[:size], math.ceil(number / size), dependency)
+                yield jobs
         except _Refused:
             if size == 1:
                 raise
             size //= 2
             continue
         waiting = waiting[size:]
-        yield jobs
 
 
 _Depends = tuple[str, frozenset[int]]

@@ -36,7 +36,7 @@ from gpt_opt.records.io import read_json_object, remove_temporaries, write_text
 from gpt_opt.training.data.encode import Encoder, vocabulary_sha256
 from gpt_opt.training.data.pieces import HUB, Piece, file_pieces, hub_pieces, input_files
 from gpt_opt.training.data.shards import write_shard
-from gpt_opt.training.data.workers import encode_in_worker, encode_piece, start_worker
+from gpt_opt.training.data.workers import encode_in_worker, encode_piece, start_worker, without_ctrl_c
 from gpt_opt.training.models.build import build_tokenizer
 
 WORK = ".prepare"
@@ -224,7 +224,8 @@ def _encoded(encoder: Encoder, jobs: Iterator[tuple[Piece, Path]], processes: in
     waiting: deque[tuple[Future[tuple[Problem, ...]], Path]] = deque()
     try:
         for piece, file in jobs:
-            waiting.append((pool.submit(encode_in_worker, piece, file), file))
+            with without_ctrl_c():
+                waiting.append((pool.submit(encode_in_worker, piece, file), file))
             if len(waiting) >= 2 * processes:
                 yield _finished(*waiting.popleft())
         while waiting:

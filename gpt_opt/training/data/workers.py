@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from gpt_opt.errors import DataError, Problem
@@ -16,11 +18,20 @@ from gpt_opt.training.data.pieces import Piece
 _encoder: Encoder
 
 
+@contextmanager
+def without_ctrl_c() -> Iterator[None]:
+    """Keeps Ctrl-C from the processes that the block starts, from their first import on: it is for this process."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def start_worker(encoder: Encoder) -> None:
     """Prepares a process, which then ends when the one that started it does, however that ended."""
     global _encoder
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _encoder = encoder
 
