@@ -113,6 +113,8 @@ def _imports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Gives each worker a cache and temporary files, GPU locks among them, that are not those of users and others."""
     os.environ["GPTOPT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    # But kernels that are compiled stay for the next time, as they do for users.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), "torchinductor_of_tests"))
     os.environ["TMPDIR"] = tempfile.tempdir = str(tmp_path_factory.mktemp("tmp"))
 
 

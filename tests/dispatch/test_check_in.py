@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from gpt_opt.dispatch.backends import check_in
+from gpt_opt.dispatch.backends.disbatch import words_of_parts
 from gpt_opt.dispatch.driver import drive
 from gpt_opt.dispatch.slot import slot as run_one
 from gpt_opt.dispatch.slot.gpus import Lease
@@ -53,6 +57,15 @@ def test_a_slot_that_is_silent_is_waited_for_so_long(tmp_path: Path, monkeypatch
     (tmp_path / "sitecustomize.py").write_text("import sys, time\n'--engine' in sys.orig_argv and time.sleep(60)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert "nothing was heard of it within 3 s" in refused(one_run(tmp_path, tmp_path))
+
+
+@pytest.mark.parametrize(("part", "nodes", "share"), [("--engine", 0, 0), ("--engine", 4, 0.04), ("--context", 4, 1)])
+def test_engines_of_few_nodes_hardly_pause(part: str, nodes: int, share: float, tmp_path: Path) -> None:
+    (tmp_path / "draws.py").write_text("import random\nrandom.seed(7)\nprint([random.random(), random.random()])")
+    command = f"{sys.executable}{words_of_parts(nodes)} -m draws {part}"
+    first, second = json.loads(subprocess.check_output(["bash", "-c", command], cwd=tmp_path))
+    draw = random.Random(7).random
+    assert (first, second) == (pytest.approx(draw() * share), draw()), "whose names are drawn too"
 
 
 @pytest.mark.parametrize("part", ["--engine", "--context"])

@@ -1,7 +1,7 @@
 """Random override lists of every kind: `compose_many` answers what `hydra.compose` answers.
 
 One example is a stream of several points over few overrides, so that what one point taught the Composer is used by the
-next. Hydra takes most of the time, a sixth of a second for a point: the default 14 examples are about 150 points;
+next. Hydra takes most of the time, a sixth of a second for a point: the default 8 examples are about 90 points;
 `GPTOPT_TEST_EXAMPLES=1000` runs 1,000 examples.
 """
 
@@ -119,7 +119,7 @@ def streams(draw: st.DrawFn) -> list[list[str]]:
 
 # Without shrinking: it composes thousands of points with Hydra, and one example is small enough to read.
 @settings(
-    max_examples=examples(14),
+    max_examples=examples(8),
     suppress_health_check=list(HealthCheck),
     phases=set(Phase) - {Phase.shrink, Phase.explain},
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -36,9 +37,26 @@ from gpt_opt.sweep.model import Resources
 _END_S = 20.0
 _FIFOS = "slurm_context_engine_*"  # disBatch's own, by a fixed name
 _FIFO_AGE_S = 60.0
-# A prefix is used as it is told: behind a plain link may lie a path that disBatch would break.
-_MAIN = "import os; os.path.realpath = os.path.abspath; from disbatch.disBatch import main; main()"
-
+# A prefix is used as it is told: behind a plain link may lie a path that disBatch would break. The parts that it starts
+# have the words that follow its Python.
+_MAIN = """import os, sys
+from disbatch.disBatch import main
+os.path.realpath = os.path.abspath
+sys.executable += sys.argv.pop(1)
+main()"""
+_PART = """import random, runpy, sys
+draw = random.random
+def draw_pause():
+    random.random = draw
+    return draw() * {share}
+if "--engine" in sys.argv:
+    random.random = draw_pause
+_, _, module = sys.argv[:3]  # -m
+del sys.argv[1:3]
+runpy.run_module(module, run_name="__main__", alter_sys=True)"""
+"""The launcher of engines, the engine that feeds the slots of a node, or a monitor. An engine begins with a pause of
+`random.random() * 5.0` seconds, so that hundreds do not connect at once; few need not, and runs may be short."""
+_NODES_OF_A_PAUSE = 100  # for which it is 5 s; for fewer a share of it
 
 _NOTHING = "true\n"
 """Follows the lines of runs: disBatch hands a line out when it has read the one after it."""
@@ -78,6 +96,11 @@ class DisBatch:
                 raise GptOptError(slurm.took_some(number, len(shapes), str(error))) from error
 
 
+def words_of_parts(nodes: int) -> str:
+    """Returns what follows Python in the command of disBatch's parts, up to `-m`; 0 nodes are this machine."""
+    return " -c " + shlex.quote(_PART.format(share=min(1, nodes / _NODES_OF_A_PAUSE)))
+
+
 def task_text(sweep: Sweep, runs: Sequence[SweepRun], resources: Resources) -> str:
     """Returns the task file: a line for every run, or for as many as share a GPU, and so a slot."""
     together = resources.runs_per_gpu or 1
@@ -113,7 +136,8 @@ class Round:
         self.slots = math.ceil(runs / self.together)
         # disBatch logs its whole environment at level INFO.
         python = [program(Path(sys.executable).name), "-c", _MAIN]
-        command = [*python, "--loglevel", "WARNING", "--no-retire", "-p", f"{folder}/d"]
+        parts = words_of_parts(int(os.environ.get("SLURM_JOB_NUM_NODES", 1)) if in_job else 0)
+        command = [*python, parts, "--loglevel", "WARNING", "--no-retire", "-p", f"{folder}/d"]
         # Slots get the environment of the driver, even where the job was submitted with none (SBATCH_EXPORT=NONE).
         environment = {**os.environ, "SLURM_EXPORT_ENV": "ALL", SESSION: session, DRIVER: driver}
         if environment.get("SLURM_GPUS_PER_TASK") == "0":
