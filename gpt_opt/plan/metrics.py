@@ -27,6 +27,11 @@ class RunMetrics:
         """Metrics that it has, or may have."""
         return self.expected.names if self.result is None else self.result
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether it has no others."""
+        return self.expected.complete or self.result is not None
+
 
 def result_metrics(paths: RunPaths) -> frozenset[str] | None:
     """Returns the metrics that the result of a run has; None where that cannot be read."""
@@ -65,8 +70,8 @@ def missing_metric(name: str, runs: Sequence[RunMetrics], decides: bool) -> Miss
     Args:
         name: The metric.
         runs: Those that should have it.
-        decides: Whether the sweep goes on from the best of them by it: then those that are done without it are enough
-            to refuse it; one that runs are only shown by may come to be.
+        decides: Whether the sweep goes on from the best of them by it: a result is as it is then; of runs that are only
+            shown by it one may be done again.
     """
     names = frozenset[str]().union(*(run.names for run in runs))
     done = sum(run.result is not None for run in runs)
@@ -75,4 +80,5 @@ def missing_metric(name: str, runs: Sequence[RunMetrics], decides: bool) -> Miss
     foreseen = all(run.expected.complete and name not in run.expected.names for run in runs)
     has_none = "the run that is done has no" if done == 1 else f"none of the {done} runs that are done has"
     message = f"must be a metric of the runs, but {has_none if done else 'is'} {name!r}"
-    return MissingMetric(name, message, did_you_mean(name, names), foreseen or (decides and done > 0))
+    certain = foreseen or (decides and all(run.is_complete for run in runs))
+    return MissingMetric(name, message, did_you_mean(name, names), certain)

@@ -169,10 +169,18 @@ def plain(name: str) -> str:
 
 
 def nearest_metrics(name: str, metrics: Iterable[str], most: int = 1) -> list[str]:
-    """Returns the metrics whose names or labels are most like a name, `most` at most, the nearest first."""
-    owner = {plain(form): metric for metric in reversed([*metrics]) for form in (metric, metric_label(metric))}
-    near = difflib.get_close_matches(plain(name), list(owner), n=most, cutoff=0.6)
-    return list(dict.fromkeys(owner[form] for form in near))
+    """Returns the metrics whose names or labels are most like a name, `most` at most, the nearest first.
+
+    Parts of data, as in `eval/loss`, do not make names alike; of two that are, that of the same part comes first.
+    """
+    split, rest = split_of(name)
+    owners: dict[str, list[str]] = {}
+    for metric in sorted(metrics, key=lambda metric: (split_of(metric)[0] != split, not metric.startswith(EVALUATION))):
+        info = metric_info(metric)
+        for form in {plain(split_of(metric)[1]), plain(info.label if info else metric)}:
+            owners.setdefault(form, []).append(metric)
+    near = difflib.get_close_matches(plain(rest), list(owners), n=most, cutoff=0.6)
+    return list(dict.fromkeys(metric for form in near for metric in owners[form]))[:most]
 
 
 def did_you_mean(name: str, metrics: Iterable[str]) -> str:

@@ -35,8 +35,10 @@ _OF_STEPS = ("learning_rate", "grad_norm", "tokens_per_second")
 def metrics_of(config: Config) -> KnownMetrics:
     """Returns the metrics of a training; parts of the user's own may give more."""
     target, own = str(config["loss"].get("_target_")), config.get("aligner") or config.get("callbacks")
-    given = [*_OF_LOSS.get(target.rpartition(".")[2], _OF_PAIRS), *["kl"] * has_reference(config)]
-    names = {*given, *_OF_STEPS, *(EVALUATION + name for name in (*given, "seconds"))}
+    given = _OF_LOSS.get(target.rpartition(".")[2], _OF_PAIRS)
+    divergence = ["kl"] if has_reference(config) else []
+    steps = [*_OF_STEPS, *([] if precomputes(config) else divergence)]
+    names = {*given, *steps, *(EVALUATION + name for name in (*given, *divergence, "seconds"))}
     return KnownMetrics(frozenset(names), target.startswith("gpt_opt.training.losses.") and not own)
 
 
