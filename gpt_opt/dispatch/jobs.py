@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+
+import psutil
 
 from gpt_opt.dispatch import slurm
 from gpt_opt.dispatch.backends.base import BACKENDS
 from gpt_opt.dispatch.backends.plain_names import plain
 from gpt_opt.records.claim import read_claim
-from gpt_opt.records.io import now
+from gpt_opt.records.io import now, seconds_of
 from gpt_opt.records.job_id import JobId
 from gpt_opt.records.sweep_dir import Job, Sweep, SweepRun
 
 log = logging.getLogger(__name__)
+
+_LOCAL = "local-"
+_RECORDED_S = 10.0
+"""Within so many seconds of its start a job is recorded: another process of its number is older or younger."""
 
 
 def living_jobs(sweep: Sweep, backend: str | None = None) -> list[Job]:
@@ -51,10 +58,27 @@ def living_jobs(sweep: Sweep, backend: str | None = None) -> list[Job]:
 
 
 def local_drivers(sweep: Sweep) -> list[Job]:
-    """Returns the drivers on this machine, outside of Slurm; each claims all the parts that it works through."""
-    claims = [read_claim(part.driver) for part in sweep.parts()]
-    pids = [item.owner.pid for item in claims if item is not None and item.job is None and not item.is_over()]
-    return [Job(f"local-{pid}", now()) for pid in dict.fromkeys(pids)]
+    """Returns the drivers on this machine, outside of Slurm; each claims all the parts that it works through.
+
+    Those that were started and have yet to claim one come first.
+    """
+    claims = [claim for part in sweep.parts() if (claim := read_claim(part.driver)) is not None]
+    pids = [item.owner.pid for item in claims if item.job is None and not item.is_over()]
+    have_claimed = {item.owner.pid for item in claims}
+    starting = [job for job in sweep.submission().jobs[-1:] if _is_there(job, have_claimed)]
+    return [*starting, *(Job(f"{_LOCAL}{pid}", now()) for pid in dict.fromkeys(pids))]
+
+
+def _is_there(job: Job, others: Collection[int]) -> bool:
+    """Returns whether the process of this machine that a job is lives, and is not one of `others`."""
+    pid, submitted = job.id.removeprefix(_LOCAL), seconds_of(job.submitted)
+    if not job.id.startswith(_LOCAL) or int(pid) in others or submitted is None:
+        return False
+    with suppress(psutil.Error):
+        process = psutil.Process(int(pid))
+        is_it = abs(process.create_time() - submitted) < _RECORDED_S
+        return is_it and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _has_ended(sweep: Sweep, job: Job) -> bool:

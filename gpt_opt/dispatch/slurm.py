@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from gpt_opt.errors import GptOptError
@@ -42,6 +44,10 @@ _NOISE = re.compile(r"\**$|\*\* |\w+: error: (If munged is up|slurm_send_node_ms
 
 class SlurmError(GptOptError):
     """A command of Slurm failed; the message is Slurm's."""
+
+
+class _Killed(SlurmError):
+    """It was ended by a signal."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,8 @@ def run(
         raise SlurmError(
             f"{command[0]} did not answer within {timeout_s:.0f} s" + f": {reason}" * bool(reason)
         ) from error
+    if done.returncode < 0:
+        raise _Killed(f"{command[0]} was ended by {signal.Signals(-done.returncode).name}")
     if done.returncode != 0:
         raise SlurmError(f"{command[0]} failed: {_message(done.stderr) or _message(done.stdout)}")
     return done.stdout
@@ -163,7 +171,8 @@ def sbatch(script: str, cwd: str) -> str:
 
 def requeue(job: str) -> None:
     """Puts a running job back into the queue; Slurm ends it and starts it again under the same id."""
-    run(["scontrol", "requeue", job])
+    with suppress(_Killed):  # the end of a job begins with all of its processes, this command among them
+        run(["scontrol", "requeue", job])
 
 
 def time_left_s(job: str) -> float | None:

@@ -66,8 +66,10 @@ def start_jobs(sweep: Sweep) -> Outcome:
                 sweep.add_jobs(jobs)
                 started += jobs
         except KeyboardInterrupt as stop:
+            if not started:
+                raise KeyboardInterrupt("no job was submitted") from stop
             names = ", ".join(dict.fromkeys(JobId(job.id).array for job in started))
-            raise KeyboardInterrupt(f"{names or 'a job that was started'} {goes_on(sweep.label)}") from stop
+            raise KeyboardInterrupt(f"{names} {goes_on(sweep.label)}") from stop
     return Outcome(sweep, tuple(started), tuple(alive), classified)
 
 

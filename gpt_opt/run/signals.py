@@ -89,13 +89,21 @@ def handled(
 
 
 @contextmanager
-def ctrl_c_deferred() -> Iterator[None]:
-    """Lets a Ctrl-C inside the block take effect at its end; outside the main thread there is none to defer."""
+def ctrl_c_deferred(of_children: bool = False) -> Iterator[None]:
+    """Lets a Ctrl-C inside the block take effect at its end; outside the main thread there is none to defer.
+
+    Args:
+        of_children: Whether it is kept from processes that the block starts, too.
+    """
     received: list[int] = []
     numbers = [signal.SIGINT] if threading.current_thread() is threading.main_thread() else []
     try:
         with handled(numbers, lambda number, _: received.append(number)):
-            yield
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT] if of_children else [])
+            try:
+                yield
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     finally:
         if received:
             signal.raise_signal(signal.SIGINT)

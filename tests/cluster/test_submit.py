@@ -38,6 +38,25 @@ def submitted(bench: Bench) -> bool:
 # -- submitit ---------------------------------------------------------------------------------------------------------
 
 
+def test_an_array_is_recorded_or_withdrawn_whatever_becomes_of_sbatch(bench: Bench) -> None:
+    bench.write([40, 41], steps=2)
+    (bin_dir := bench.folder / "bin").mkdir()
+    (sbatch := bin_dir / "sbatch").touch(0o755)
+    submit = ["env", "--default-signal=INT", f"PATH={bin_dir}:{bench.env['PATH']}", "gptopt", "submit", "sweep.json"]
+    real = shutil.which("sbatch")
+    sbatch.write_text(f"#!/bin/sh\n{real} \"$@\"; echo 'sbatch: error: Socket timed out' >&2; exit 1\n")
+    assert "Socket timed out" in bench.call(*submit, *SUBMITIT, "--sbatch=--hold", expect=1)
+    bench.wait_until_idle()
+    assert not list((bench.folder / "sweeps" / "sweep" / "1" / "submitit").glob("*"))
+    sbatch.write_text(f'#!/bin/bash\nkill -INT $PPID $$; exec {real} "$@"\n')
+    stopped = bench.call(*submit, *SUBMITIT, "--sbatch=--hold", expect=130)
+    (array,) = {job.partition("_")[0] for job in bench.jobs()}
+    assert f"stopped: {array} goes on" in stopped
+    assert len(list(bench.sweep().submitit.glob(f"{array}_*_submitted.pkl"))) == 2
+    bench.gptopt("cancel", "sweep", "--yes")
+    bench.wait_until_idle()
+
+
 def test_arrays_are_split_and_cancel_withdraws_what_waits(bench: Bench) -> None:
     bench.write(range(40, 80), steps=2)
     stale = ["env", "SBATCH_TIMELIMIT=3", "SBATCH_PARTITION=absent"]

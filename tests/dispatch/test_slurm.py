@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -132,6 +133,16 @@ def test_a_slurm_that_does_not_answer_is_an_error(says: dict[str, str | None]) -
         slurm.states(["9"])
 
 
+def test_a_command_that_was_killed_is_told_and_a_requeue_may_end_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (scontrol := tmp_path / "scontrol").write_text("#!/bin/sh\nkill -TERM $$\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert slurm.problem() == "scontrol was ended by SIGTERM"
+    slurm.requeue("12")
+
+
 def test_a_new_job_does_not_answer_for_nodes_of_one_before(says: dict[str, str | None], tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, [["seed=1"]], backend="disbatch", jobs=[Job("8", "2026")])
     sweep.lost_nodes.write_text('{"n2": "not mounted"}')
@@ -145,11 +156,14 @@ def test_a_job_is_recorded_although_ctrl_c_comes_as_slurm_takes_it(
 ) -> None:
     sweep = make_sweep(tmp_path, [["seed=1"]], backend="disbatch")
 
-    def sbatch(*_: object) -> str:
-        signal.raise_signal(signal.SIGINT)
-        return "13"
-
-    monkeypatch.setattr(slurm, "sbatch", sbatch)
+    monkeypatch.setattr(slurm, "sbatch", lambda *_: subprocess.check_output(sbatch, text=True).strip())
+    sbatch = ["bash", "-c", "kill -INT $PPID $$; exit 1"]  # not sh, which clears the mask
+    with (
+        handled([signal.SIGINT], signal.default_int_handler),
+        pytest.raises(KeyboardInterrupt, match="no job was submitted"),
+    ):
+        start_jobs(sweep)
+    sbatch[-1] = "kill -INT $PPID $$; echo 13"
     told = re.escape("13 goes on: gptopt status beta/1 shows it, gptopt cancel beta/1 ends it")
     with handled([signal.SIGINT], signal.default_int_handler), pytest.raises(KeyboardInterrupt, match=told):
         start_jobs(sweep)
@@ -171,6 +185,8 @@ def test_a_driver_is_recorded_although_ctrl_c_comes_before_it_has_claimed_the_sw
     with pytest.raises(KeyboardInterrupt, match="goes on: gptopt status beta/1 shows it"):
         start_jobs(sweep)
     (job,) = sweep.submission().jobs
+    assert gather(sweep).jobs[0].alive
+    assert living_jobs(sweep) == [job]
     os.killpg(int(job.id.removeprefix("local-")), signal.SIGKILL)
 
 

@@ -87,7 +87,7 @@ class DisBatch:
         shapes = list(by_shape(runs))
         for number, shape in enumerate(shapes):
             try:
-                with ctrl_c_deferred():
+                with ctrl_c_deferred(of_children=True):  # sbatch would end, the job that Slurm may have not
                     job = slurm.sbatch(self.script(sweep, submission, shape), submission.cwd)
                     yield [Job(job, now(), shape=shape)]
             except slurm.SlurmError as error:

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from gpt_opt.dispatch.stages import must_wait
 from gpt_opt.errors import GptOptError, RunFailed
 from gpt_opt.plan.resources import from_record
 from gpt_opt.records.io import now
-from gpt_opt.records.job_id import this_job
+from gpt_opt.records.job_id import JobId, this_job
 from gpt_opt.records.sweep_dir import Job, Submission, Sweep, SweepRun
 from gpt_opt.run.signals import ctrl_c_deferred
 from gpt_opt.sweep.model import Resources
@@ -84,7 +84,7 @@ def _submitted(
     while waiting:
         size = min(size, len(waiting))
         try:
-            with ctrl_c_deferred():
+            with ctrl_c_deferred(of_children=True):
                 with _replaced(environment):
                     jobs = _submit_array(part, submission, waiting[:size], math.ceil(number / size), dependency)
                 yield jobs
@@ -148,15 +148,22 @@ def _submit_array(
     from submitit.core.utils import FailedJobError
 
     chosen = executor(part, submission, arrays, dependency)
-    before = set(part.submitit.glob("*"))
+    before, waiting = set(part.submitit.glob("*")), _arrays_in_queue(part)
     run_ids = {run.index: run.run_id for run in part.runs}
     try:
         jobs = chosen.submit_array([SlotJob(str(part.root), tuple(run_ids[i] for i in task)) for task in tasks])
     except FailedJobError as error:
+        # Slurm may have taken it, and sbatch not have heard of that in time: it would find none of its files.
+        with suppress(slurm.SlurmError):
+            slurm.cancel([*(_arrays_in_queue(part) - waiting)])
         for left in set(part.submitit.glob("*")) - before:
             left.unlink(missing_ok=True)
         raise _Refused(" ".join(str(error).split())) from error
     return [Job(job.job_id, now(), task, part.shape or 0) for job, task in zip(jobs, tasks, strict=True)]
+
+
+def _arrays_in_queue(part: Sweep) -> set[str]:
+    return {JobId(job).array for job in slurm.jobs_with_comment(names(part)[1])}
 
 
 @contextmanager
