@@ -54,9 +54,11 @@ def start_line(gptopt: str, sweep: Sweep, folder: Path, in_job: bool) -> str:
         in_job: Whether the nodes are those of a Slurm job, where disBatch's part on a node is a step.
     """
     node = "$SLURMD_NODENAME" if in_job else socket.gethostname()
-    leave = "scancel $SLURM_JOB_ID.$SLURM_STEP_ID" if in_job else "kill $PPID"
-    command = f"{gptopt} exec {sweep.root} >{folder}/ready.{node} 2>{folder}/refused.{node}"
-    return f"#DISBATCH PERENGINE START {command} || {leave}"
+    # A step takes some seconds to end, and would be given runs if this command ended before.
+    leave = "scancel $SLURM_JOB_ID.$SLURM_STEP_ID && sleep 5" if in_job else "kill $PPID"
+    said, refused = f"{folder}/said.{node}", f"{folder}/refused.{node}"
+    command = f"{gptopt} exec {sweep.root} >{folder}/ready.{node} 2>{said}"
+    return f"#DISBATCH PERENGINE START {command} || {{ mv {said} {refused} && {leave}; }}"
 
 
 class CheckIns:
@@ -93,10 +95,12 @@ class CheckIns:
             )
         for log in logs:
             node = log.name.removesuffix(_WRAP).split("_", 2)[2]
-            if self._is_ready(node) or (node in launchers and not late):
+            if (refused := self._folder / f"refused.{node}").exists():
+                reasons[node] = _last_lines(refused) or "it refused without a word"
+            elif self._is_ready(node) or (node in launchers and not late):
                 self._missing_since.pop(node, None)
             elif now - self._missing_since.setdefault(node, now) > _SETTLE_S or over:
-                reason = _last_lines(self._folder / f"refused.{node}") or _last_lines(log)
+                reason = _last_lines(self._folder / f"said.{node}") or _last_lines(log)
                 if late or over:
                     silent = f"nothing was heard of it within {CHECK_IN_S:.0f} s" if late else "it ended without a word"
                     reason = reason or _last_lines(self._folder / "output") or silent
