@@ -23,7 +23,12 @@ CODES = (
     help="A sweep: its name, name/number, or directory; by default the last one submitted.",
     shell_complete=complete_sweep,
 )
-@click.option("--watch", "is_watched", is_flag=True, help="Keep it up to date until nothing runs any more.")
+@click.option(
+    "--watch",
+    "is_watched",
+    is_flag=True,
+    help="Keep it up to date until nothing runs any more; with --json on standard error, the document at the end.",
+)
 @JSON
 def status(sweep: str | None, is_watched: bool, as_json: bool) -> int:
     """Says how the runs of a sweep are doing."""
@@ -36,11 +41,12 @@ def status(sweep: str | None, is_watched: bool, as_json: bool) -> int:
     if is_watched:
         from gpt_opt.cli.views.watch import watch
 
-        return watch(target, sys.stdout).exit_code
-    found = gather(target)
+        found = watch(target, sys.stderr if as_json else sys.stdout)
+    else:
+        found = gather(target)
     if as_json:
         print(json.dumps(views.as_record(found), indent=2))
-    else:
+    elif not is_watched:
         show(views.as_text(found, terminal_width(sys.stdout)), sys.stdout)
     return found.exit_code
 

@@ -204,7 +204,7 @@ def suggestion(wrong: str, valid: Collection[str], value: str | None = None) -> 
     """
     names, flag = frozenset(valid), wrong.startswith("-")
     if flag:
-        wrong, value = wrong.lstrip("-").replace("-", "_"), value or "true"
+        wrong = wrong.lstrip("-").replace("-", "_")
     for name in _readings(wrong) if _of_ours else ():
         target = SYNONYMS.get(name) or (name if name in OPTIONS else None)
         if target is not None and (text := _instead(target, names, value, flag)):
@@ -304,8 +304,15 @@ def _translated(target: str, value: str | None) -> str:
     if fixed:
         return _OFF.get(key, fixed) if given.lower() in ("false", "no", "none", "null", "0") else fixed
     ours = _VALUES.get(target, {}).get(given.lower())
-    unknown = "OPTION" if target.endswith("=") else "VALUE"
+    unknown = "OPTION" if target.endswith("=") else "true" if not value and _is_switch(key) else "VALUE"
     return ours or (value if value and unknown == "VALUE" and _PLAIN.fullmatch(value) else unknown)
+
+
+def _is_switch(key: str) -> bool:
+    """Returns whether a key is true or false."""
+    from gpt_opt.config.schema import switches  # takes a tenth of a second, and is asked when something is wrong
+
+    return _of_ours and key.rpartition(".")[2] in switches()
 
 
 def _near(wrong: str, valid: Collection[str]) -> str | None:
