@@ -69,14 +69,16 @@ def logs(sweep: str, run: str | None, follow: bool) -> None:
 @run_or("all that fit")
 @click.option("--state", default="FAILED", help="State to start again, as status shows it (default: FAILED).")
 @click.option("--where", multiple=True, metavar="KEY=VALUE", help="Only runs with this value; may be repeated.")
-def retry(sweep: str, run: str | None, state: str, where: tuple[str, ...]) -> None:
+def retry(sweep: str, run: str | None, state: str, where: tuple[str, ...]) -> int:
     """Starts runs again that failed, were cancelled or are STALE."""
     from gpt_opt.cli.views.submit import as_text
     from gpt_opt.dispatch.actions import retry as start_again
     from gpt_opt.records.sweep_dir import find
 
     target = find(sweep, SWEEPS)
-    print(as_text(start_again(target, state.upper(), list(where), None if run is None else target.run(run))))
+    outcome = start_again(target, state.upper(), list(where), None if run is None else target.run(run))
+    print(as_text(outcome))
+    return int(outcome.is_blocked)
 
 
 @click.command()
