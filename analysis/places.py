@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.load import load_metrics, load_runs
-from gpt_opt.errors import GptOptError, RequestError
+from gpt_opt.errors import GptOptError, Problem, RequestError
 from gpt_opt.records.best_run import SWEEPS
 from gpt_opt.records.sweep_dir import Sweep, find
 
@@ -67,3 +67,9 @@ def find_place(name: str | None) -> Place:
             f"{SWEEPS.absolute()}; give for example outputs/, or the name that `gptopt submit` printed"
         ) from None
     return Place(sweep.root, sweep)
+
+
+def no_runs(folder: Path) -> RequestError:
+    """Returns the error of a folder without runs."""
+    problem = f"must be a submitted sweep or a folder of runs, but no run lies below {str(folder)!r}"
+    return RequestError([Problem("SWEEP_OR_DIR", problem, "outputs/ is where runs are written")])

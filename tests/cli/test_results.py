@@ -236,7 +236,7 @@ def test_gpu_seconds(make_run: MakeRun, ask: Ask) -> None:
         (["outputs", "--cost", "money"], "'money' is not one of"),
         (["outputs", "--target", "nan"], "--target takes a finite number, but got nan"),
         (["outputs", "--by", "seed"], "must not be among the keys that are compared, but is seed"),
-        (["empty"], "must hold runs, but there are none in it"),
+        (["empty"], "no run lies below 'empty'"),
         (["nothing"], "nothing is no folder, and no sweep"),
     ],
 )

@@ -180,6 +180,8 @@ def test_what_cannot_be_exported_is_one_clear_error(
     (root / "export" / "mine").touch()
     assert main(["export", str(root)]) == 2
     assert "must be a new folder" in capsys.readouterr().err
+    assert main(["export", str(root), "-o", f"/proc/{tmp_path.name}"]) == 1
+    assert capsys.readouterr().err == f"error: [Errno 2] No such file or directory: '/proc/{tmp_path.name}'\n"
     weights = root / "checkpoints" / "checkpoint-12" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     assert main(["export", str(root), "--into", str(tmp_path / "out")]) == 1

@@ -60,7 +60,10 @@ def export_run(paths: RunPaths, config: Mapping[str, Any], checkpoint: Path | No
     if has_adapters:
         _require_base(config, chosen)
     into.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{into.name}-", dir=into.parent))
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=f".{into.name}-", dir=into.parent))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(into)) from error
     with whole_or_removed(staging):
         if has_adapters:
             tokenizer, merged = merged_model(config, chosen)
