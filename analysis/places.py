@@ -59,12 +59,13 @@ def find_place(name: str | None) -> Place:
         return Place(Path(name), None)
     try:
         sweep = find(name, SWEEPS)
-    except RequestError:
+    except RequestError as error:
         if name is None:
             raise
         raise GptOptError(
             f"runs are read from a folder of runs or a submitted sweep, but {name} is no folder, and no sweep in "
-            f"{SWEEPS.absolute()}; give for example outputs/, or the name that `gptopt submit` printed"
+            f"{SWEEPS.absolute()} ({error.problems[0].fix}); give for example outputs/, or the name that "
+            "`gptopt submit` printed"
         ) from None
     return Place(sweep.root, sweep)
 

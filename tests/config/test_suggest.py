@@ -98,6 +98,14 @@ def test_a_path_that_is_not_there_is_answered_with_one_that_is(tmp_path: Path) -
     assert typed(key, Path("a/b.pt")) == f"{key}=a/b.pt"
 
 
+def test_a_file_that_is_not_there_is_answered_with_one_of_its_kind(tmp_path: Path) -> None:
+    for name in ("e1.json", "pairs.jsonl"):
+        (tmp_path / name).touch()
+    assert existing_path("path", tmp_path / "e12.jsonl") == f"{tmp_path} holds e1.json, pairs.jsonl"
+    for near in ("pair.jsonl", "pairs.json"):
+        assert existing_path("path", tmp_path / near) == f"did you mean path={tmp_path}/pairs.jsonl"
+
+
 @pytest.mark.parametrize("option", sorted(set(OPTIONS.values())))
 def test_an_option_has_the_keys_that_it_is_named_for(option: str) -> None:
     assert {key for key, other in OPTIONS.items() if other == option} <= keys(option)
