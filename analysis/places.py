@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.load import load_metrics, load_runs
-from gpt_opt.errors import GptOptError, RequestError
+from gpt_opt.errors import GptOptError, Problem, RequestError
 from gpt_opt.records.best_run import SWEEPS
 from gpt_opt.records.sweep_dir import Sweep, find
 
@@ -59,11 +59,18 @@ def find_place(name: str | None) -> Place:
         return Place(Path(name), None)
     try:
         sweep = find(name, SWEEPS)
-    except RequestError:
+    except RequestError as error:
         if name is None:
             raise
         raise GptOptError(
             f"runs are read from a folder of runs or a submitted sweep, but {name} is no folder, and no sweep in "
-            f"{SWEEPS.absolute()}; give for example outputs/, or the name that `gptopt submit` printed"
+            f"{SWEEPS.absolute()} ({error.problems[0].fix}); give for example outputs/, or the name that "
+            "`gptopt submit` printed"
         ) from None
     return Place(sweep.root, sweep)
+
+
+def no_runs(folder: Path) -> RequestError:
+    """Returns the error of a folder without runs."""
+    problem = f"must be a submitted sweep or a folder of runs, but no run lies below {str(folder)!r}"
+    return RequestError([Problem("SWEEP_OR_DIR", problem, "outputs/ is where runs are written")])

@@ -202,15 +202,21 @@ def _not_writable(error: OSError) -> str | None:
     if error.errno != errno.EROFS:
         if where is None or error.errno not in (errno.EACCES, errno.EPERM):
             return None
-        place = where if os.path.exists(where) else os.path.dirname(os.path.abspath(where))
-        if os.access(place, os.W_OK) or not os.access(place, os.R_OK):
+        places = [where, os.path.dirname(os.path.abspath(where))]
+        if not os.path.exists(where):
+            del places[0]
+        if all(os.access(place, os.W_OK) for place in places) or not os.access(places[0], os.R_OK):
             return None  # it was something else, or reading
     return f"{error.strerror}: {where or 'a file or the output'}; {OWN_FOLDER}"
 
 
 @contextmanager
-def named_errors(path: Path) -> Iterator[None]:
+def named_errors(path: Path, temporary: Path | None = None) -> Iterator[None]:
     """Adds the file to errors of writing it, as errors of opening it have it.
+
+    Args:
+        path: The file.
+        temporary: What is written in its place first, which says nothing to people: errors of it name `path`.
 
     Raises:
         OSError: As the block, with `path` for its file.
@@ -218,7 +224,8 @@ def named_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is not None or error.errno is None:
+        is_named = error.filename is not None and str(error.filename) != str(temporary)
+        if is_named or error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
 

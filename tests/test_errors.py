@@ -15,6 +15,7 @@ import pytest
 from gpt_opt.cli import main
 from gpt_opt.errors import ConfigError, Interrupted, Problem, RequestError, distinct_problems, exit_code, plain
 from tests.conftest import ROOT
+from tests.dispatch.on_disk import make_sweep
 
 
 def test_names_however_odd_can_be_shown() -> None:
@@ -77,6 +78,16 @@ def test_a_file_or_sweep_that_is_not_there_is_a_wrong_request(
             shown := capsys.readouterr().err
         )
         assert f"{tmp_path / 'sweeps'} holds none" in shown
+
+
+def test_a_number_of_a_sweep_that_is_not_there_is_told_with_those_that_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_sweep(tmp_path, [["seed=0"]])
+    monkeypatch.chdir(tmp_path)
+    for words, told in (("status beta/9", "it has beta/1"), ("results beta/9", "beta/1"), ("status bta/1", "beta?")):
+        assert main(words.split()) == 2
+        assert told in capsys.readouterr().err
 
 
 ODD = [b"no\xff\x1b[31m.json", b"x" * 300, b"a\nb"]

@@ -13,7 +13,7 @@ from analysis.answers.compare import Comparison, compare, ranked
 from analysis.answers.cost import TIME, ToTarget, pareto, time_to_target
 from analysis.answers.edges import Edge, edges
 from analysis.answers.importance import importance
-from analysis.answers.metric import direction, find_metric, usual_metric
+from analysis.answers.metric import direction, find_metric, known_metrics, usual_metric
 from analysis.answers.settings import OVER, Setting, averaged_over, settings, settings_by
 from analysis.answers.stages import of_stage
 from analysis.parameters import find_column, named_as_in, with_absent_values
@@ -40,6 +40,7 @@ class Answer:
         edges: Parameters whose best value is the lowest or the highest that was tried.
         target: Value of the metric to time; None where none was asked for.
         reaches: How long the runs of each setting took to it.
+        known: The metrics that runs have a value of.
     """
 
     metric: str
@@ -56,6 +57,7 @@ class Answer:
     edges: tuple[Edge, ...]
     target: float | None
     reaches: tuple[ToTarget, ...]
+    known: tuple[str, ...]
 
     @property
     def best(self) -> Setting | None:
@@ -168,4 +170,5 @@ def answer(
         edges=() if comparison is None or comparison.tied else tuple(edges(found, comparison.best)),
         target=target,
         reaches=tuple(reaches),
+        known=tuple(known_metrics(runs)),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from analysis.parameters import beside_key, parameter_columns
@@ -51,10 +53,19 @@ def find_metric(runs: pd.DataFrame, name: str) -> str:
     for found in (exact, [metric for metric in ends if metric.startswith(EVALUATION)], ends):
         if len(found) == 1:
             return found[0]
-    near = ends or nearest_metrics(name, metrics, 2)
-    known = f"did you mean {', '.join(near)}? " if near else ""
-    fix = f"{known}they have {', '.join(metrics)}"
-    raise RequestError([Problem("--metric", f"must be a metric of the runs, but is {name!r}", fix)])
+    problem = f"must be a metric of the runs, but is {name!r}"
+    raise RequestError([Problem("--metric", problem, meant(name, metrics, ends))])
+
+
+def meant(name: str, metrics: Sequence[str], near: Sequence[str] = ()) -> str:
+    """Returns which metrics may be meant by a name of none, and which there are."""
+    near = near or nearest_metrics(name, metrics, 2)
+    return (f"did you mean {', '.join(near)}? " if near else "") + f"they have {', '.join(metrics)}"
+
+
+def known_metrics(runs: pd.DataFrame) -> list[str]:
+    """Returns the metrics of a `load_runs` frame that any run has a value of."""
+    return [name for name in metric_columns(runs) if runs[name].notna().any()]
 
 
 def usual_metric(runs: pd.DataFrame) -> str:
@@ -63,7 +74,7 @@ def usual_metric(runs: pd.DataFrame) -> str:
     One of `USUAL`, else the first of `own_metrics`. Where only training itself has one of `USUAL`, an evaluation of
     their own comes first.
     """
-    has = [name for name in metric_columns(runs) if runs[name].notna().any()]
+    has = known_metrics(runs)
     usual, own = [name for name in USUAL if name in has], own_metrics(has)
     if usual and is_of_training(usual[0]) and own and not is_of_training(own[0]):
         return own[0]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from analysis.answers.compare import Pair, number_of
 from analysis.answers.cost import TIME, ToTarget
 from analysis.answers.importance import matters
+from analysis.answers.metric import meant
 from analysis.parameters import short_names
 from gpt_opt.errors import counted
 from gpt_opt.records.metrics import EVALUATION, is_percent, metric_label, metric_text
@@ -69,7 +70,8 @@ def _best_and_next(answer: Answer) -> str:
     comparison = answer.comparison
     if comparison is None:
         counts = ", ".join(f"{count} {_COUNTED[name]}" for name, count in answer.counts.items() if count)
-        return f"no run has a final {label} yet: {counts}" if counts else "there are no runs"
+        yet = " yet" if answer.counts["unfinished"] else ""
+        return f"no run has a final {label}{yet}: {counts}" if counts else "there are no runs"
     best, rival = comparison.best, comparison.next
     values = counted(best.n, "run") if answer.averaged else number_of(best.n, answer.over)
     value = f"{best.text(answer.metric)} over {values}"
@@ -130,6 +132,7 @@ def remarks(answer: Answer) -> list[str]:
     """Returns what stands below the table, a line each."""
     lines = [
         _left_out(answer),
+        _without(answer),
         _adjusted(answer),
         _method(answer),
         *_also_best(answer),
@@ -147,6 +150,13 @@ def _left_out(answer: Answer) -> str:
     left = ", ".join(f"{count} {_COUNTED[name]}" for name, count in counts.items() if count and name != "counted")
     total = sum(counts.values())
     return f"{counts['counted']} of {total} runs are in the means; the others are not: {left}" if left else ""
+
+
+def _without(answer: Answer) -> str:
+    """Returns which metrics there are where runs have ended without the one that is asked for."""
+    if answer.comparison is not None or not answer.counts["missing"] or not answer.known:
+        return ""
+    return f"the runs have no {answer.metric}: {meant(answer.metric, answer.known)}"
 
 
 def _adjusted(answer: Answer) -> str:

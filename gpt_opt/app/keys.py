@@ -89,7 +89,7 @@ def _is_seconds(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
-_LINE = Kind("a string on one line", is_line)
+_LINE = Kind("a string on one line, not empty and without blanks at its ends", is_line)
 _BELOW = Kind("a glob relative to the run directory, without ..", _is_below)
 _BOOL = Kind("true or false", lambda value: isinstance(value, bool))
 _LINES = Kind("a list of strings, each on one line", _lines)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -100,20 +102,25 @@ def _message(error: click.UsageError, arguments: Sequence[str]) -> str:
     message = error.format_message()
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:
         name = error.option_name
-        given = next((item for item in arguments if item.partition("=")[0] == name), name)
-        message = f"unknown: {given}; {_hint(error.ctx.command, given)}see {error.ctx.command_path} --help"
+        given, *rest = [*itertools.dropwhile(lambda item: item.partition("=")[0] != name, arguments)] or [name]
+        hint = _hint(error.ctx.command, given, rest[0] if rest else "")
+        message = f"unknown: {given}; {hint}see {error.ctx.command_path} --help"
     elif isinstance(error, click.exceptions.NoSuchCommand):
         message += f" The verbs are {', '.join(_gptopt.commands)}."
     return message.replace("\n", "\\n")
 
 
-def _hint(verb: click.Command, unknown: str) -> str:
-    """Returns the option of the verb, or the override, that an unknown argument probably means."""
+def _hint(verb: click.Command, unknown: str, after: str) -> str:
+    """Returns the option of the verb, or the override, that an unknown argument, with the one after it, means."""
     flag, sign, value = unknown.partition("=")
-    close = difflib.get_close_matches(flag, [name for item in verb.params for name in item.opts], n=1, cutoff=0.75)
-    if close:
+    if not sign and not re.match(r"-\D|.*=|.*\.json$", after):
+        value = after
+    options = [name for item in verb.params for name in item.opts]
+    key = SYNONYMS.get(flag.lstrip("-").replace("-", "_"), flag)
+    same = "--" + key.rpartition(".")[2].replace("_", "-")
+    if close := [same] if same in options else difflib.get_close_matches(flag, options, n=1, cutoff=0.75):
         return f"did you mean {close[0]}? "
     keys = [target for target in SYNONYMS.values() if "=" not in target and not target.startswith(("+", "-"))]
     takes_overrides = any(item.name == "overrides" and item.nargs == -1 for item in verb.params)
-    meant = suggestion(flag, keys, value if sign else None) if takes_overrides else ""
+    meant = suggestion(flag, keys, value or None) if takes_overrides else ""
     return f"as an override {meant}; " if meant.startswith("write") else ""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from gpt_opt.errors import GptOptError, exit_code
+from gpt_opt.errors import ConfigError, GptOptError, Problem, exit_code
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
@@ -23,6 +23,20 @@ SWEEPS = Path("sweeps")
 
 FILE = click.Path(path_type=Path)
 """The type of an argument that is a file; the verb itself says what is wrong with it."""
+
+
+def require_file_in_folder(output: Path) -> None:
+    """Checks where a verb is to write a file.
+
+    Raises:
+        ConfigError: If it is a folder, or in none that exists.
+    """
+    if output.is_dir():
+        fix = f"name a file in it: -o {output / 'NAME'}"
+        raise ConfigError([Problem("--output", f"must be a file, but {output} is a folder", fix)])
+    if not output.parent.is_dir():
+        how = "is a file" if output.parent.exists() else "does not"
+        raise ConfigError([Problem("--output", f"must be in a folder that exists, but {output.parent} {how}")])
 
 
 class _BackendName(click.ParamType[str]):

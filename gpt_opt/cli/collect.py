@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from gpt_opt.cli.arguments import FILE, SWEEP_OR_DIR, errors_are_2
+from gpt_opt.cli.arguments import FILE, SWEEP_OR_DIR, errors_are_2, require_file_in_folder
 from gpt_opt.errors import ConfigError, Problem, say
 
 
@@ -25,14 +25,15 @@ def collect(where: str | None, output: Path, metrics: bool) -> None:
         problem = f"must end in .parquet or .csv, but is {output}"
         better = output.with_suffix(".parquet") if output.name else "results.parquet"
         raise ConfigError([Problem("--output", problem, f"write -o {better}")])
-    if not output.parent.is_dir():
-        raise ConfigError([Problem("--output", f"must be in a folder that exists, but {output.parent} does not")])
-    from analysis.places import find_place
+    require_file_in_folder(output)
+    from analysis.places import find_place, no_runs
     from analysis.tables import save_frame
 
     logging.getLogger("analysis").setLevel(logging.ERROR)  # what load_runs warns of is said below
     place = find_place(where)
     frame = place.metrics() if metrics else place.runs()
+    if frame.empty and place.runs().empty:
+        raise no_runs(place.root)
     save_frame(frame, output)
     for problem in frame.attrs["problems"]:
         say(f"problem: {problem}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from gpt_opt.cli.arguments import FILE, ROOT
+from gpt_opt.cli.arguments import FILE, ROOT, require_file_in_folder
 from gpt_opt.errors import ConfigError, Problem
 
 
@@ -26,10 +26,10 @@ def import_config(file: Path, model_index: int | None, output: Path | None) -> N
     own_app().register()
     if output is not None and output.suffix != ".yaml":
         raise ConfigError([Problem("--output", f"must end in .yaml, but is {output}", f"write -o {output}.yaml")])
-    if output is not None and not output.parent.is_dir():
-        raise ConfigError([Problem("--output", f"must be in a folder that exists, but {output.parent} does not")])
-    if output is not None and output.exists():
-        raise _taken(output)
+    if output is not None:
+        require_file_in_folder(output)
+        if output.exists():
+            raise _taken(output)
     name = (file if output is None else output).stem
     found = read(file, name, ROOT / "hydra_conf", model_index)
     if output is None:

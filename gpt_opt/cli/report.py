@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt_opt.cli.arguments import FILE, SWEEP_OR_DIR, at_least, errors_are_2
-from gpt_opt.errors import Problem, RequestError, counted
+from gpt_opt.cli.arguments import FILE, SWEEP_OR_DIR, at_least, errors_are_2, require_file_in_folder
+from gpt_opt.errors import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +38,8 @@ def report(where: str | None, output: Path | None, metric: str | None, is_watche
     from analysis.report import page
     from gpt_opt.records.io import write_text
 
+    if output is not None:
+        require_file_in_folder(output)
     logging.getLogger("analysis").setLevel(logging.ERROR)  # what could not be read stands in the report
     reader = Reader(where, metric)
     file, printed = reader.folder / "report.html" if output is None else output, ""
@@ -103,13 +105,13 @@ class Reader:
 
     def _read_folder(self) -> tuple[Source, str]:
         from analysis.answers import answer
+        from analysis.places import no_runs
         from analysis.report import Source
         from gpt_opt.records.state import State
 
         runs, metrics = self._place.runs(), self._place.metrics()
         if runs.empty:
-            problem = f"must be a submitted sweep or a folder of runs, but no run lies below {str(self.folder)!r}"
-            raise RequestError([Problem("SWEEP_OR_DIR", problem, "outputs/ is where runs are written")])
+            raise no_runs(self.folder)
         running = int((runs["state"] == State.RUNNING).sum())
         source = Source(
             title=self.folder.resolve().name,

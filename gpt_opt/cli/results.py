@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gpt_opt.cli.arguments import FILE, JSON, SWEEP_OR_DIR, complete_named_run, errors_are_2
-from gpt_opt.errors import ConfigError, Problem, say
+from gpt_opt.errors import say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +61,7 @@ def results(
     """
     from analysis.answers import answer
     from analysis.answers.cost import with_gpu_seconds
-    from analysis.places import find_place
+    from analysis.places import find_place, no_runs
 
     if target is not None and not math.isfinite(target):
         raise click.UsageError(f"--target takes a finite number, but got {target}")
@@ -70,9 +70,7 @@ def results(
     sweep, runs = place.sweep, place.runs()
     problems = runs.attrs["problems"]
     if runs.empty:
-        raise ConfigError(
-            [Problem(str(where), "must hold runs, but there are none in it", "gptopt submit starts some")]
-        )
+        raise no_runs(place.root)
     own = None if sweep is None else _metric(sweep, stage)
     curves = None if target is None else place.metrics()
     runs = with_gpu_seconds(runs) if cost == "gpu_s" else runs

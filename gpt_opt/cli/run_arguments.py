@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gpt_opt.cli.arguments import SWEEPS
 from gpt_opt.errors import Problem, RequestError
-from gpt_opt.records.run_dir import RunPaths, run_of
+from gpt_opt.records.run_dir import RunPaths, checkpoints, run_of
 from gpt_opt.records.run_reference import RunIndex, RunReference
 from gpt_opt.records.sweep_dir import Sweep, find, submissions, submitted_names
 
@@ -77,16 +77,17 @@ def one_run(words: tuple[str, ...]) -> tuple[RunPaths, Path | None]:
     """Returns the run that words of a command line name, with its checkpoint where they name one.
 
     Raises:
-        RequestError: If they are not one that has begun.
+        RequestError: If they are not one that has begun, or it has no such checkpoint.
     """
     (paths,) = _begun(words, 1, "gptopt export beta_sweep 0")
     given, reference = Path(words[0]).resolve(), RunReference.parse(words[0])
-    if given.parent == paths.checkpoints.resolve():
-        return paths, given
-    if reference is None or reference.step is None:
-        return paths, None
-    if not (checkpoint := paths.checkpoints / f"checkpoint-{reference.step}").is_dir():
-        raise RequestError([Problem("RUN", f"must be a checkpoint that was kept, but there is no {checkpoint}")])
+    checkpoint = given if given.parent == paths.checkpoints.resolve() else None
+    if reference is not None and reference.step is not None:
+        checkpoint = paths.checkpoints / f"checkpoint-{reference.step}"
+    if checkpoint is not None and not checkpoint.is_dir():
+        kept = ", ".join(folder.name for folder in checkpoints(paths.checkpoints)) or "none"
+        problem = f"must be a checkpoint that was kept, but there is no {checkpoint}"
+        raise RequestError([Problem("RUN", problem, f"the run has {kept}")])
     return paths, checkpoint
 
 

@@ -23,7 +23,12 @@ CODES = (
     help="A sweep: its name, name/number, or directory; by default the last one submitted.",
     shell_complete=complete_sweep,
 )
-@click.option("--watch", "is_watched", is_flag=True, help="Keep it up to date until nothing runs any more.")
+@click.option(
+    "--watch",
+    "is_watched",
+    is_flag=True,
+    help="Keep it up to date until nothing runs any more; with --json on standard error, the document at the end.",
+)
 @JSON
 def status(sweep: str | None, is_watched: bool, as_json: bool) -> int:
     """Says how the runs of a sweep are doing."""
@@ -36,11 +41,12 @@ def status(sweep: str | None, is_watched: bool, as_json: bool) -> int:
     if is_watched:
         from gpt_opt.cli.views.watch import watch
 
-        return watch(target, sys.stdout).exit_code
-    found = gather(target)
+        found = watch(target, sys.stderr if as_json else sys.stdout)
+    else:
+        found = gather(target)
     if as_json:
         print(json.dumps(views.as_record(found), indent=2))
-    else:
+    elif not is_watched:
         show(views.as_text(found, terminal_width(sys.stdout)), sys.stdout)
     return found.exit_code
 
@@ -63,14 +69,16 @@ def logs(sweep: str, run: str | None, follow: bool) -> None:
 @run_or("all that fit")
 @click.option("--state", default="FAILED", help="State to start again, as status shows it (default: FAILED).")
 @click.option("--where", multiple=True, metavar="KEY=VALUE", help="Only runs with this value; may be repeated.")
-def retry(sweep: str, run: str | None, state: str, where: tuple[str, ...]) -> None:
+def retry(sweep: str, run: str | None, state: str, where: tuple[str, ...]) -> int:
     """Starts runs again that failed, were cancelled or are STALE."""
     from gpt_opt.cli.views.submit import as_text
     from gpt_opt.dispatch.actions import retry as start_again
     from gpt_opt.records.sweep_dir import find
 
     target = find(sweep, SWEEPS)
-    print(as_text(start_again(target, state.upper(), list(where), None if run is None else target.run(run))))
+    outcome = start_again(target, state.upper(), list(where), None if run is None else target.run(run))
+    print(as_text(outcome))
+    return int(outcome.is_blocked)
 
 
 @click.command()

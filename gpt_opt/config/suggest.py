@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from gpt_opt.errors import Problem
 from gpt_opt.records.run_dir import RunPaths, checkpoints
@@ -204,7 +204,7 @@ def suggestion(wrong: str, valid: Collection[str], value: str | None = None) -> 
     """
     names, flag = frozenset(valid), wrong.startswith("-")
     if flag:
-        wrong, value = wrong.lstrip("-").replace("-", "_"), value or "true"
+        wrong = wrong.lstrip("-").replace("-", "_")
     for name in _readings(wrong) if _of_ours else ():
         target = SYNONYMS.get(name) or (name if name in OPTIONS else None)
         if target is not None and (text := _instead(target, names, value, flag)):
@@ -233,12 +233,19 @@ def existing_path(key: str, path: Path) -> str:
         names = sorted(name for name in os.listdir(missing.parent) if not name.startswith("."))
     except OSError:
         return ""
-    if near := difflib.get_close_matches(missing.name, names, 1):
+    alike = [name for name in names if (missing.parent / name).is_dir() or _is_alike(missing, PurePath(name))]
+    if near := difflib.get_close_matches(missing.name, alike, 1):
         meant = missing.with_name(near[0]) / path.absolute().relative_to(missing)
         if meant.exists():
             return f"did you mean {typed(key, meant)}"
     more = ", ..." if len(names) > _SHOWN else ""
     return f"{missing.parent} holds {', '.join(names[:_SHOWN]) or 'nothing'}{more}"
+
+
+def _is_alike(file: PurePath, other: PurePath) -> bool:
+    """Returns whether one file may be meant by another: one of its kind with a name like it, or with the same name."""
+    same_kind = file.suffix == other.suffix and difflib.get_close_matches(file.stem, [other.stem])
+    return bool(same_kind) or file.stem == other.stem
 
 
 def checkpoint_of_run(key: str, folder: Path) -> str:
@@ -304,8 +311,15 @@ def _translated(target: str, value: str | None) -> str:
     if fixed:
         return _OFF.get(key, fixed) if given.lower() in ("false", "no", "none", "null", "0") else fixed
     ours = _VALUES.get(target, {}).get(given.lower())
-    unknown = "OPTION" if target.endswith("=") else "VALUE"
+    unknown = "OPTION" if target.endswith("=") else "true" if not value and _is_switch(key) else "VALUE"
     return ours or (value if value and unknown == "VALUE" and _PLAIN.fullmatch(value) else unknown)
+
+
+def _is_switch(key: str) -> bool:
+    """Returns whether a key is true or false."""
+    from gpt_opt.config.schema import switches  # takes a tenth of a second, and is asked when something is wrong
+
+    return _of_ours and key.rpartition(".")[2] in switches()
 
 
 def _near(wrong: str, valid: Collection[str]) -> str | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from gpt_opt.config.suggest import nearest
 from gpt_opt.dispatch import slurm, snapshot
-from gpt_opt.dispatch.classify import BlockedBy, Classification
+from gpt_opt.dispatch.classify import BlockedBy, Classification, retry_hints
 from gpt_opt.dispatch.jobs import idle, living_jobs
 from gpt_opt.dispatch.reconcile import reconcile
 from gpt_opt.dispatch.stages import candidates, choose_anew, classify_runs
@@ -36,12 +38,11 @@ def retry(sweep: Sweep, state: str, where: Sequence[str], only: SweepRun | None 
         only: The run that is meant; None for all that fit.
 
     Raises:
-        ConfigError: If no run fits, or COMPLETED ones are asked for.
+        ConfigError: If no run fits, COMPLETED ones are asked for, or there is no such state, key or value.
         RunHeld: If a process works on a STALE one.
     """
-    for text in where:
-        if "=" not in text:
-            raise ConfigError([Problem("--where", f"must be KEY=VALUE, but is {text!r}")])
+    if problems := [*_state_problems(state), *_where_problems(sweep, where)]:
+        raise ConfigError(problems)
     with locked(sweep.root.parent):
         reconcile(sweep)  # so that a state is the one that status shows, which asks Slurm
         items = classify_runs(sweep).items
@@ -53,8 +54,9 @@ def retry(sweep: Sweep, state: str, where: Sequence[str], only: SweepRun | None 
         if not chosen:
             counts = ", ".join(f"{number} {name}" for name, number in sorted(Counter(states.values()).items()))
             asked = " and ".join([f"state {state}", *where])
-            message = f"must fit at least one run of {sweep.label}, but {asked} fits none; there are {counts}"
-            raise ConfigError([Problem("retry", message)])
+            message = f"must fit at least one run of {sweep.label}, but {asked} fits none of {counts}"
+            hints = retry_hints(sweep.label, items.values()) or [f"gptopt status {sweep.label} shows its runs"]
+            raise ConfigError([Problem("retry", message, "; ".join(hints))])
         submission = sweep.submission()
         if state == State.COMPLETED:
             problem = "must be a state that waits for a retry, but COMPLETED runs are kept"
@@ -100,13 +102,50 @@ def _require_retryable(sweep: Sweep, run: SweepRun, item: Classification | None)
     raise ConfigError([Problem("RUN", f"must need a retry, but {run.name} is {state}", fix)])
 
 
+def _state_problems(state: str) -> Iterator[Problem]:
+    if state not in State.__members__:
+        near = difflib.get_close_matches(state, State.__members__, 1)
+        fix = f"did you mean {near[0]}?" if near else "gptopt status shows the state of each run"
+        yield Problem("--state", f"must be one of {', '.join(State)}, but is {state!r}", fix)
+
+
+def _where_problems(sweep: Sweep, where: Sequence[str]) -> Iterator[Problem]:
+    """Yields what is asked for that no run of a sweep has, whatever its state."""
+    for text in where:
+        key, sign, _ = text.partition("=")
+        if not sign:
+            yield Problem("--where", f"must be KEY=VALUE, but is {text!r}")
+        elif not any(_has(run, text) for run in sweep.runs):
+            values = list(dict.fromkeys(value for run in sweep.runs for value in _values(run, key)))
+            keys = dict.fromkeys(_override(text)[0] for run in sweep.runs for text in run.overrides)
+            near = nearest(key, keys)
+            fix = f"did you mean {near}?" if near else f"their keys: {', '.join(keys)}"
+            fix = f"their values of {key}: {_listed(values)}" if values else fix
+            yield Problem("--where", f"must be an override of runs of {sweep.label}, but none has {text}", fix)
+
+
+def _listed(values: Sequence[str]) -> str:
+    return ", ".join(values[:_SHOWN]) + (", ..." if len(values) > _SHOWN else "")
+
+
+_SHOWN = 8
+"""Values of a key that a message lists."""
+
+
+def _override(text: str) -> tuple[str, str]:
+    """Returns key and value of an override."""
+    key, _, value = text.lstrip("+").partition("=")
+    return key, value
+
+
+def _values(run: SweepRun, key: str) -> list[str]:
+    """Returns what overrides of a run give to a key, which is named in full or by its last part."""
+    return [value for name, value in map(_override, run.overrides) if key in (name, name.rpartition(".")[2])]
+
+
 def _has(run: SweepRun, text: str) -> bool:
-    key, _, value = text.partition("=")
-    for override in run.overrides:
-        name, _, own = override.lstrip("+").partition("=")
-        if key in (name, name.rpartition(".")[2]) and value in (own, own.strip("'\"")):
-            return True
-    return False
+    key, value = _override(text)
+    return any(value in (own, own.strip("'\"")) for own in _values(run, key))
 
 
 def open_runs(sweep: Sweep, run: SweepRun | None) -> list[SweepRun]:

@@ -100,16 +100,17 @@ def write_bytes(path: Path, data: bytes, fence: Callable[[], None] = unfenced) -
 
 def _put(path: Path, data: bytes, fence: Callable[[], None], put: Callable[[Path, Path], None]) -> None:
     temporary = _temporary(path)
-    try:
-        with fenced(fence):
-            with named_errors(temporary), temporary.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            fence()
-            put(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with named_errors(path, temporary):
+        try:
+            with fenced(fence):
+                with temporary.open("wb") as stream:
+                    stream.write(data)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                fence()
+                put(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     sync(path.parent)
 
 

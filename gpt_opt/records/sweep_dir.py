@@ -490,10 +490,14 @@ def find(name: str | None, sweeps: Path) -> Sweep:
     for choice in choices:
         if (choice / "submission.json").is_file():
             return Sweep(choice.resolve())
+    *_, parent, _ = ["", "", *Path(name or "").parts]
+    if parent and (known := numbers(sweeps / parent)):
+        problem = f"must be a submission of sweep {parent}, but is {name!r}"
+        raise RequestError([Problem("SWEEP", problem, f"it has {', '.join(f'{parent}/{number}' for number in known)}")])
     names = [folder.name for folder in submitted_names(sweeps)]
     asked = "must be a submitted sweep" + (f", but is {name!r}" if name is not None else "")
     problem = f"{asked}; {sweeps.absolute()} holds {', '.join(names) or 'none'}"
-    near = difflib.get_close_matches(name or "", names, 1)
+    near = difflib.get_close_matches(parent or name or "", names, 1)
     fix = (
         f"did you mean {near[0]}?" if near else "gptopt submit FILE makes one; of another folder, change into it first"
     )

@@ -15,6 +15,12 @@ from gpt_opt.sweep.overrides import check_key, to_override
 Settings = TypeVar("Settings", Resources, Metric)
 
 
+_EXAMPLES = {
+    Metric: '{"name": "eval/loss", "goal": "minimize"}',
+    Resources: '{"gpus_per_run": 1, "time_min": 240}',
+}
+
+
 class Report:
     """Collects the problems of a document, so that one run of the reader finds them all."""
 
@@ -70,24 +76,26 @@ class Report:
         except SweepError as error:
             self._adopt(path, error)
 
-    def members(self, path: Path, value: Json, what: str) -> dict[str, Json]:
+    def members(self, path: Path, value: Json, what: str, fix: str = "") -> dict[str, Json]:
         """Returns the members of an object; of anything else none, and note it."""
         if isinstance(value, dict):
             return value
-        self.add(path, f"{what} must be an object {{...}}, but got {shown(value)}")
+        self.add(path, f"{what} must be an object {{...}}, but got {shown(value)}", fix)
         return {}
 
     def settings(self, path: Path, value: Json, cls: type[Settings]) -> dict[str, Json]:
         """Checks an object against the declared fields of `cls` and return what is given and right."""
         fields = settings(cls)
         what = cls.__name__.lower()
-        members = self.members(path, value, what)
+        members = self.members(path, value, what, f"write {_EXAMPLES[cls]}")
         for name in members:
             if name not in fields:
                 self.unknown((*path, name), f"a key of {what}", fields)
         if isinstance(value, dict):
             for name in (name for name, (_, _, required) in fields.items() if required and name not in value):
-                self.add(path, f"{what} must have {shown(name)}, {fields[name][1]}", f'add "{name}"')
+                kind, doc, _ = fields[name]
+                fix = f'add "{name}": {kind.expects}, as {_EXAMPLES[cls]}'
+                self.add(path, f"{what} must have {shown(name)}, {doc}", fix)
         good: dict[str, Json] = {}
         for name, (kind, doc, _) in fields.items():
             if name in members and kind.accepts(members[name]):

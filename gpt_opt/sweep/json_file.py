@@ -31,6 +31,9 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[][{}:,]|[^][{}:,"\s]+', re.DO
 _BARE = re.compile(r"[0-9A-Za-z_.+-]+")
 """What stands without quotes: a number or a name."""
 
+_YAML = re.compile(r"(?:\s|#.*\n)*(?:---|-?\s*[\w.+@/-]+:(?:\s|$))")
+"""How a file begins that is YAML."""
+
 _LONG = 4000
 """Digits up to which an integer is surely converted."""
 
@@ -268,6 +271,8 @@ class _Tokens:
             SweepError: Always.
         """
         message, last, self._at = error.msg, self._at, error.pos
+        if _YAML.match(self._text):
+            self._fail("it looks like YAML", 'a sweep file is JSON: {"grid": {"seed": [0, 1]}}')
         if "BOM" in message:
             self._fail("the file must not begin with a byte order mark", "save it as UTF-8 without one")
         if "trailing comma" in message:  # as Python 3.13 has it
@@ -282,7 +287,9 @@ class _Tokens:
                 self._at = last
                 self._expected("a value")
             if "Extra data" in message:
-                self._expected("the end of the file", "a file holds one value: remove what follows it")
+                braces = "put braces around the whole: {...}" if self._text.startswith(":", self._at) else ""
+                fix = braces or "a file holds one value: remove what follows it"
+                self._expected("the end of the file", fix)
             close = "]" if self._open[-1] is None else "}"
             self._expected(f'"," or "{close}"', "put a comma between two values; JSON has no comments")
         if message != "Expecting value":  # of a string

@@ -47,7 +47,11 @@ def is_line(value: Json) -> bool:
     return isinstance(value, str) and value.isprintable() and value.strip() == value != ""
 
 
-_LINE = Kind("a string on one line", {"type": "string", "minLength": 1}, is_line)
+_LINE = Kind(
+    "a string on one line, not empty and without blanks at its ends",
+    {"type": "string", "minLength": 1},
+    is_line,
+)
 _POSITIVE = Kind(
     "a number above 0",
     {"type": "number", "exclusiveMinimum": 0},

@@ -27,7 +27,7 @@ from typing import Any
 from gpt_opt.sweep.diagnostics import Report
 from gpt_opt.sweep.distributions import is_whole
 from gpt_opt.sweep.json_file import Json, Path, shown
-from gpt_opt.sweep.model import START_KEYS, Best, Items, Resources, Stage, Start
+from gpt_opt.sweep.model import START_KEYS, Best, Items, Resources, Stage, Start, is_line
 from gpt_opt.sweep.overrides import target
 from gpt_opt.sweep.space import SPACE_SECTIONS, STAGE_SECTIONS, SpaceReader, check_sections
 
@@ -165,8 +165,9 @@ def _best(report: Report, path: Path, fields: dict[str, Json]) -> Best | None:
             if name in fields:
                 report.add((*path, name), f'{name} says how "best" chooses, but there is none', 'add "best": METRIC')
         return None
-    if not isinstance(best, str) or not best.strip():
-        report.add((*path, "best"), f"best must be a metric of summary.json, as eval/loss, but got {shown(best)}")
+    if not is_line(best):
+        message = f"best must be the name of a metric, without blanks at its ends, but got {shown(best)}"
+        report.add((*path, "best"), message, 'write "best": "eval/loss", "goal": "minimize"')
     if goal not in ("", "minimize", "maximize"):
         report.add((*path, "goal"), f'goal must be "minimize" or "maximize", but got {shown(goal)}')
     if not isinstance(per, list) or not all(isinstance(key, str) and key for key in per):

@@ -196,6 +196,8 @@ def test_a_folder_of_runs_is_reported_without_a_sweep(
         (["gone"], "gone is no folder, and no sweep in"),
         (["empty"], "no run lies below 'empty'"),
         (["beta", "--metric", "acuracy"], "must be a metric of the runs, but is 'acuracy'"),
+        (["beta", "-o", "gone/r.html"], "--output: must be in a folder that exists, but gone does not"),
+        (["beta", "-o", "empty"], "--output: must be a file, but empty is a folder"),
         (["beta", "--every", "0"], "must be at least 1, but is 0"),
     ],
 )

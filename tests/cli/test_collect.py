@@ -73,6 +73,15 @@ def test_a_wrong_request_is_one_clear_error(
     assert message in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize("more", [[], ["--metrics"]])
+def test_a_folder_without_runs_makes_no_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    assert main(["collect", str(tmp_path), "-o", str(tmp_path / "e.csv"), *more]) == 2
+    assert f"no run lies below {str(tmp_path)!r}" in capsys.readouterr().err
+    assert not (tmp_path / "e.csv").exists()
+
+
 @pytest.fixture
 def sweep(make_run: MakeRun, outputs: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     """A sweep of three runs, of which the second has begun."""

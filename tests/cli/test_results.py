@@ -189,9 +189,9 @@ def test_the_metric_of_a_stage(make_run: MakeRun, outputs: Path, ask: Ask) -> No
 @pytest.mark.parametrize(
     ("states", "code", "sentence"),
     [
-        ([State.FAILED, State.FAILED], 1, "no run has a final eval loss yet: 2 failed"),
+        ([State.FAILED, State.FAILED], 1, "no run has a final eval loss: 2 failed"),
         ([State.FAILED, State.RUNNING], 3, "no run has a final eval loss yet: 1 failed, 1 unfinished"),
-        ([State.COMPLETED], 2, "no run has a final eval loss yet: 1 COMPLETED without a value of it"),
+        ([State.COMPLETED], 2, "no run has a final eval loss: 1 COMPLETED without a value of it"),
     ],
 )
 def test_no_answer_yet(make_run: MakeRun, ask: Ask, states: list[State], code: int, sentence: str) -> None:
@@ -236,7 +236,7 @@ def test_gpu_seconds(make_run: MakeRun, ask: Ask) -> None:
         (["outputs", "--cost", "money"], "'money' is not one of"),
         (["outputs", "--target", "nan"], "--target takes a finite number, but got nan"),
         (["outputs", "--by", "seed"], "must not be among the keys that are compared, but is seed"),
-        (["empty"], "must hold runs, but there are none in it"),
+        (["empty"], "no run lies below 'empty'"),
         (["nothing"], "nothing is no folder, and no sweep"),
     ],
 )

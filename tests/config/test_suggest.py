@@ -51,6 +51,9 @@ def keys(*overrides: str) -> frozenset[str]:
         ("beta", "0.1", "did you mean loss.beta?"),
         ("loss.betta", "0.1", "did you mean loss.beta?"),
         ("--dry-run", None, "write dry_run=true"),
+        ("--compile", None, "write training.training_params.compile=true"),
+        ("--gpus", None, "write resources.gpus_per_run=VALUE"),
+        ("--optim", None, "write optimizer=OPTION"),
         ("--output-dir", "D", "write paths.output_dir=D"),
         ("--model-index", "1", "write model_index=1"),
         ("--per-device-train-batch-size", "2", "write training.training_params.micro_batch_size=2"),
@@ -93,6 +96,14 @@ def test_a_path_that_is_not_there_is_answered_with_one_that_is(tmp_path: Path) -
         assert checkpoint_of_run(key, inside) == f"take a checkpoint of this run: \"{key}='{folder}'\""
     assert checkpoint_of_run(key, folder) == ""
     assert typed(key, Path("a/b.pt")) == f"{key}=a/b.pt"
+
+
+def test_a_file_that_is_not_there_is_answered_with_one_of_its_kind(tmp_path: Path) -> None:
+    for name in ("e1.json", "pairs.jsonl"):
+        (tmp_path / name).touch()
+    assert existing_path("path", tmp_path / "e12.jsonl") == f"{tmp_path} holds e1.json, pairs.jsonl"
+    for near in ("pair.jsonl", "pairs.json"):
+        assert existing_path("path", tmp_path / near) == f"did you mean path={tmp_path}/pairs.jsonl"
 
 
 @pytest.mark.parametrize("option", sorted(set(OPTIONS.values())))

@@ -336,8 +336,27 @@ def test_a_retry_knows_a_state_as_status_shows_it(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(slurm, "states", lambda jobs: known)
     shown = gather(sweep).runs[0].state
     assert shown is State.FAILED
-    with pytest.raises(ConfigError, match="there are 1 FAILED"):
-        retry(sweep, "FAILED", ["seed=2"])
+    with pytest.raises(ConfigError, match=r"fits none of 1 FAILED\n +gptopt retry beta/1 starts failed runs again"):
+        retry(sweep, "STALE", ["seed=1"])
+
+
+@pytest.mark.parametrize(
+    ("state", "where", "told"),
+    [
+        ("CANCELED", [], r"STALE, .*but is 'CANCELED'\n +did you mean CANCELLED\?"),
+        ("DONE", [], "shows the state of each run"),
+        ("FAILED", ["bet=1"], r"none has bet=1\n +did you mean loss.beta\?"),
+        ("FAILED", ["colour=1"], "their keys: loss.beta, seed$"),
+        ("FAILED", ["beta=0.2"], "their values of beta: 0.1, 0.3$"),
+        ("FAILED", ["beta"], "must be KEY=VALUE"),
+    ],
+)
+def test_a_retry_of_what_there_is_not_says_what_there_is(
+    tmp_path: Path, state: str, where: list[str], told: str
+) -> None:
+    sweep = make_sweep(tmp_path, [["loss.beta=0.1", "seed=1"], ["loss.beta=0.3", "seed=1"]])
+    with pytest.raises(ConfigError, match=told):
+        retry(sweep, state, where)
 
 
 def test_a_retry_of_completed_runs_says_that_they_are_kept_and_how_to_train_them_anew(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gpt_opt
+from gpt_opt.cli import main
 from gpt_opt.cli.views import status as show_status
 from gpt_opt.cli.views import submit as show_submit
 from gpt_opt.dispatch import stages
@@ -281,6 +282,18 @@ def test_a_submission_says_what_blocks_its_runs(tmp_path: Path) -> None:
     text = show_submit.as_text(outcome)
     assert "3 runs are blocked by sft/0, which is FAILED" in text
     assert "1 run is blocked by dpo/0, which is BLOCKED" in text
+
+
+def test_a_retry_of_blocked_runs_says_what_blocks_them_and_ends_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sweep = make(tmp_path, {"name": "sft"}, {"name": "dpo", "from": BEST})
+    fail(sweep, sweep.run("sft/0"))
+    assert main(["retry", "pipe", "--state", "blocked"]) == 1
+    text = capsys.readouterr().out
+    assert "the best of sft/0 by eval/loss will be chosen, it cannot end without you\n" in text
+    assert "1 run that failed, was cancelled or is STALE is not started again\n" in text
 
 
 def test_a_driver_hands_out_more_runs_than_the_pipe_to_disbatch_holds(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from gpt_opt.cli import main
 from gpt_opt.cli.views import status as show_status
 from gpt_opt.cli.views.watch import watch
 from gpt_opt.dispatch import slurm
@@ -461,6 +462,15 @@ def test_watch_ends_when_nothing_runs_and_says_what_to_do(tmp_path: Path) -> Non
     sweep, out = mixed(tmp_path), io.StringIO()
     assert watch(sweep, out).exit_code == 1
     assert "no job is alive" in out.getvalue()
+
+
+def test_watch_with_json_prints_one_document_and_the_rest_on_standard_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status", str(mixed(tmp_path).root), "--watch", "--json"]) == 1
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["counts"]["FAILED"] == 1
+    assert "no job is alive" in printed.err
 
 
 WATCH = """

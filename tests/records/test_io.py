@@ -7,13 +7,14 @@ import multiprocessing
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gpt_opt.records import io
-from gpt_opt.records.io import append_records, lock, read_lines
+from gpt_opt.records.io import append_records, create_text, lock, read_lines, write_text
 
 
 def whole(record: dict[str, Any]) -> dict[str, Any]:
@@ -76,6 +77,21 @@ def test_a_full_disk_is_named_and_the_line_before_stays(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left on device") as error:
         append_records(Path("/dev/full"), [{"n": 1}])
     assert error.value.filename == "/dev/full"
+
+
+@pytest.mark.parametrize("name", ["gone/r.html", "folder", "file/r.html", "x" * 256])
+@pytest.mark.parametrize("write", [write_text, create_text])
+def test_what_cannot_be_written_is_named_and_not_its_temporary(
+    tmp_path: Path, name: str, write: Callable[[Path, str], object]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    if (write, name) == (create_text, "folder"):
+        assert not create_text(tmp_path / name, "a")
+        return
+    with pytest.raises(OSError, match=r"^\[Errno \d+\] [\w ]+: '[^']+'$") as error:
+        write(tmp_path / name, "a")
+    assert error.value.filename == str(tmp_path / name)
 
 
 def _append(file: str, name: int) -> None:

@@ -125,7 +125,10 @@ def test_what_may_not_be_written_is_told_with_what_to_do(
     assert told(errno.EACCES, new) == f"error: Permission denied: {new}; {advice}"
     may |= {os.W_OK}
     assert advice not in told(errno.EACCES, new), "it was something else"
-    may.clear()
+    new.touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.R_OK or path == str(new))
+    assert advice in told(errno.EACCES, new), "a file that may be written is replaced in a folder that may not"
+    monkeypatch.setattr(os, "access", lambda *_: False)
     assert advice not in told(errno.EACCES, new), "it could not be read"
 
 

@@ -13,6 +13,9 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gpt_opt.cli import main
+from gpt_opt.records.io import to_json, write_text
+from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.state import RunState, State, write_state
 from gpt_opt.records.sweep_dir import Shape, Submission, SweepRun, create
 from gpt_opt.training.build import build
 from tests.training.test_lora import run_with
@@ -58,6 +61,7 @@ def test_a_run_is_named_by_its_id_its_sweep_or_its_checkpoint(
     capsys.readouterr()
     for words, message in (
         ([f"{name}/checkpoint-7"], "must be a checkpoint that was kept"),
+        ([f"{root}/checkpoints/checkpoint-7"], "/checkpoint-7\n      the run has checkpoint-6, checkpoint-12\n"),
         (["mine"], "must be followed by the index of a run"),
         ([name, name], "must be one run, but got 2"),
     ):
@@ -176,11 +180,18 @@ def test_what_cannot_be_exported_is_one_clear_error(
     (root / "export" / "mine").touch()
     assert main(["export", str(root)]) == 2
     assert "must be a new folder" in capsys.readouterr().err
+    assert main(["export", str(root), "-o", f"/proc/{tmp_path.name}"]) == 1
+    assert capsys.readouterr().err == f"error: [Errno 2] No such file or directory: '/proc/{tmp_path.name}'\n"
     weights = root / "checkpoints" / "checkpoint-12" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     assert main(["export", str(root), "--into", str(tmp_path / "out")]) == 1
     assert "must have whole weights" in capsys.readouterr().err
     (root / "checkpoints").rename(tmp_path / "elsewhere")
     assert main(["export", str(root), "--into", str(tmp_path / "out")]) == 1
-    assert "must hold a checkpoint, but holds none" in capsys.readouterr().err
+    assert "must hold a checkpoint, but holds none; the run is PENDING: start it again" in capsys.readouterr().err
+    write_text(RunPaths(root).summary, to_json({"run_id": "a", "step": 12, "time_s": 1.0, "metrics": {}}))
+    for state, fix in ((State.COMPLETED, "rerun=true"), (State.FAILED, "the run is FAILED: start it again, by gptopt")):
+        write_state(RunPaths(root), RunState("a", state))
+        assert main(["export", str(root), "--into", str(tmp_path / "out")]) == 1
+        assert fix in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

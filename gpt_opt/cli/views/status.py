@@ -175,9 +175,12 @@ def choice_line(status: SweepStatus, name: str, choice: Chosen) -> str:
     stage = next(item.run.stage for item in status.runs if item.run.choice == name)
     metric = next(item.metric for item in status.submission.stages if item.name == stage) or {}
     measure = metric.get("name", "")
-    candidates = f"{runs[choice.candidates[0]]} to {runs[choice.candidates[-1]]}" if choice.candidates else "none"
+    names = [runs[index] for index in choice.candidates]
+    candidates = f"{names[0]} to {names[-1]}" if len(names) > 1 else "".join(names) or "none"
     if not choice.decided:
         until = "none of them can end without you" if choice.is_blocked else "when all of them have ended"
+        if len(names) == 1:
+            until = "it cannot end without you" if choice.is_blocked else "when it has ended"
         if choice.is_blocked and done & {*choice.candidates}:
             until = f"but none has {measure} in its summary.json: choose by a metric that they have, and submit again"
         return f"{name}: the best of {candidates} by {measure} will be chosen, {until}"

@@ -30,9 +30,9 @@ def as_text(outcome: Outcome) -> str:
     if runs.blocked:
         lines += _blocked(outcome)
     if runs.needs_retry:
-        lines.append(
-            f"{counted(len(runs.needs_retry), 'run')} that failed, were cancelled or are STALE are not started again"
-        )
+        was, be = ("was", "is") if len(runs.needs_retry) == 1 else ("were", "are")
+        failed = f"{counted(len(runs.needs_retry), 'run')} that failed, {was} cancelled or {be} STALE"
+        lines.append(f"{failed} {be} not started again")
         lines += retry_hints(sweep.label, runs.items.values())
     lines.append(f"gptopt status {sweep.label}")
     return "\n".join(lines)

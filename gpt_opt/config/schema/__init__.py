@@ -6,10 +6,11 @@ default here; the YAML files in hydra_conf/ hold every default, once, beside its
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, is_dataclass
 from enum import StrEnum
 from functools import cache
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
@@ -335,6 +336,20 @@ SCHEMAS: dict[str, type] = {
     "paths/local_run_dir": LocalPaths,
 }
 """Schema of each option, by its path below the group `schema`."""
+
+
+@cache
+def switches() -> frozenset[str]:
+    """Returns the keys of all options that are true or false, by their last parts."""
+    return frozenset(name for schema in SCHEMAS.values() for name in _switches(schema))
+
+
+def _switches(cls: type) -> Iterator[str]:
+    for name, kind in get_type_hints(cls).items():
+        if kind in (bool, bool | None):
+            yield name
+        elif isinstance(kind, type) and is_dataclass(kind):
+            yield from _switches(kind)
 
 
 @cache

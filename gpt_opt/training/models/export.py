@@ -16,7 +16,8 @@ from gpt_opt.config.files import located
 from gpt_opt.config.inputs import inputs_of
 from gpt_opt.errors import ConfigError, GptOptError, Problem
 from gpt_opt.records.io import read_json_object
-from gpt_opt.records.run_dir import PROGRESS_FILE, RunPaths, result_checkpoint, step_of
+from gpt_opt.records.run_dir import PROGRESS_FILE, RunPaths, checkpoints, result_checkpoint, step_of
+from gpt_opt.records.state import State, read_run
 from gpt_opt.training.checkpoint_compat import require_inputs
 from gpt_opt.training.checkpointing import WEIGHTS, damaged_files, sync_tree, usual_modes, whole_or_removed
 from gpt_opt.training.lazy_deepspeed import without_deepspeed
@@ -46,7 +47,9 @@ def export_run(paths: RunPaths, config: Mapping[str, Any], checkpoint: Path | No
     transformers.logging.disable_progress_bar()
     chosen = checkpoint or result_checkpoint(paths.checkpoints)
     if chosen is None or not chosen.is_dir():
-        raise GptOptError(f"{paths.checkpoints} must hold a checkpoint, but holds none; train the run: rerun=true")
+        wanted = "a checkpoint" if chosen is None else chosen.name
+        kept = ", ".join(folder.name for folder in checkpoints(paths.checkpoints)) or "none"
+        raise GptOptError(f"{paths.checkpoints} must hold {wanted}, but holds {kept}; {_to_have_one(paths)}")
     if into.exists() and (not into.is_dir() or any(into.iterdir())):
         problem = f"must be a new folder, but {str(into)!r} exists"
         raise ConfigError([Problem("--output", problem, "delete it, or name another one: -o FOLDER")])
@@ -57,7 +60,10 @@ def export_run(paths: RunPaths, config: Mapping[str, Any], checkpoint: Path | No
     if has_adapters:
         _require_base(config, chosen)
     into.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{into.name}-", dir=into.parent))
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=f".{into.name}-", dir=into.parent))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(into)) from error
     with whole_or_removed(staging):
         if has_adapters:
             tokenizer, merged = merged_model(config, chosen)
@@ -76,6 +82,16 @@ def export_run(paths: RunPaths, config: Mapping[str, Any], checkpoint: Path | No
         usual_modes(staging)
         sync_tree(staging)
         staging.rename(into)
+
+
+def _to_have_one(paths: RunPaths) -> str:
+    """Returns what to do about a run without the checkpoint that is to be exported."""
+    state = read_run(paths).state
+    if state is State.COMPLETED:
+        return "train the run again: rerun=true"
+    if state is State.RUNNING:
+        return "the run is RUNNING: wait for its next checkpoint"
+    return f"the run is {state}: start it again, by gptopt retry or submit of its sweep, or the command that began it"
 
 
 def _require_base(config: Mapping[str, Any], checkpoint: Path) -> None:

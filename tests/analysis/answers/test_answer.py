@@ -284,7 +284,13 @@ def test_a_metric_that_the_runs_have_under_both_names() -> None:
 def test_a_metric_of_which_no_run_has_a_value() -> None:
     found = answer(grid(CLEAR), "eval/perplexity")
     assert found.best is None
-    assert found.sentence() == "no run has a final eval perplexity yet: 12 COMPLETED without a value of it"
+    assert found.sentence() == "no run has a final eval perplexity: 12 COMPLETED without a value of it"
+    assert f"the runs have no eval/perplexity: they have {ACCURACY}" in remarks(found)
+
+
+def test_a_mistyped_metric_of_a_sweep_is_told_with_the_one_that_is_meant() -> None:
+    found = answer(grid(CLEAR), of_sweep={"name": "eval/rewards/acuracies", "goal": "maximize"})
+    assert f"the runs have no eval/rewards/acuracies: did you mean {ACCURACY}? they have {ACCURACY}" in remarks(found)
 
 
 def test_many_settings_that_may_be_as_good() -> None:
