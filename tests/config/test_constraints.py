@@ -73,6 +73,7 @@ def test_a_value_that_is_missing_in_a_list_is_named_too() -> None:
         ("optimizer.optimizer_params.alpha", 1.0, "below 1"),
         ("optimizer.optimizer_params.weight_decay", -1.0, "at least 0"),
         ("model.config.n_head", 3, "must divide n_embd"),
+        ("model.config.n_layer", "1", "must be a number, but is '1'"),
         ("model.archive", "/no/such/weights", "does not exist"),
         ("paths.output_dir", "/proc/version/x", "can be written to"),
         ("lora", {**LORA, "lora_dropout": -0.1}, "0 <= lora_dropout < 1 must hold, but it is -0.1"),

@@ -24,6 +24,14 @@ def length_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
         )
 
 
+def number_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Checks that sizes, which are keys of no schema, are numbers."""
+    for key, value in (config["model"].get("config") or {}).items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if (key in _SIZES or key in _TOKENS or "drop" in key) and not is_number and value is not None:
+            yield Problem(f"model.config.{key}", f"must be a number, but is {value!r}", "write it without quotes")
+
+
 def shape_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     """Checks the sizes of a model that is built here, in the words of GPT-2 or of Llama."""
     model = config["model"]
@@ -35,7 +43,7 @@ def shape_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
         if "drop" in key and value is not None and not 0 <= value < 1:
             yield Problem(f"model.config.{key}", f"0 <= {key} < 1 must hold, but it is {value}")
     yield from _head_problems(shape)
-    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+    for key in _TOKENS:
         tokens, value = shape.get("vocab_size"), shape.get(key)
         if value is not None and tokens is not None and not 0 <= value < tokens:
             problem = f"must be null or a token from 0 to vocab_size - 1 = {tokens - 1}, but is {value}"
@@ -93,6 +101,7 @@ _FREE = frozenset(
 )
 
 
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _SIZES = (
     *("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"),
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gpt_opt.config.checks.architecture import length_problems, mup_problems, shape_problems
+from gpt_opt.config.checks.architecture import length_problems, mup_problems, number_problems, shape_problems
 from gpt_opt.config.checks.batches import batch_problems, batch_size
 from gpt_opt.config.checks.complete import completeness_problems, type_problems
 from gpt_opt.config.checks.data import data_problems
@@ -153,7 +153,7 @@ def constraint_problems(config: Config, memo: Remembered | None = None) -> list[
         found, error = memo.of(check, config)
         problems += found
         if error is not None:
-            if mistyped := list(type_problems(config)):
+            if mistyped := [*type_problems(config), *number_problems(config)]:
                 return mistyped
             raise error
     return [*problems, *source_problems(config, memo)]
