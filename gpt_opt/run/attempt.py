@@ -138,7 +138,11 @@ class Attempt:
         Args:
             stop: By what.
             then: What starting it once more does, in words.
+
+        Raises:
+            KeyboardInterrupt: If it was asked to end at once.
         """
+        stop.raise_at_once()
         self.write_end(state=State.INTERRUPTED)
         name = stop.signal.name if stop.signal else "a signal"
         total = "" if self.state.total_steps is None else f" of {self.state.total_steps}"

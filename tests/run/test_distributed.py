@@ -283,6 +283,28 @@ def test_a_run_that_is_asked_to_stop_before_it_trains_orders_nothing(
     assert not paths.checkpoints.exists()
 
 
+def test_a_second_ctrl_c_in_a_finalizer_ends_the_run_all_the_same(
+    tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register()
+    register_resolvers()
+
+    class Bar:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    def train(attempt: execute._Training) -> None:
+        signal.raise_signal(signal.SIGINT)
+        Bar()
+
+    monkeypatch.setattr(execute._Training, "_train", train)
+    paths = RunPaths(tmp_path / "run")
+    paths.root.mkdir()
+    with pytest.raises(KeyboardInterrupt, match="second signal"):
+        execute.execute(Composer(CONFIG_DIR).compose([*small, *DPO]).config, paths, {})
+    assert read_state(paths).state is State.INTERRUPTED
+
+
 def test_room_for_the_last_word_is_given_back_but_not_that_of_a_later_attempt(
     tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
