@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import partial
-from pathlib import Path
 
-import hydra
+try:
+    from functools import partial
+    from pathlib import Path
 
-from gpt_opt.config.schema import VERSION_BASE
-from gpt_opt.errors import exit_code
-from gpt_opt.own_app.command_line import check_command_line, composition_problems, help_loader
-from gpt_opt.run.devices import start_processes
-from gpt_opt.run.distributed import run_ranks
-from gpt_opt.run.main import hydra_errors, require_weights, show_help, start, task
-from gpt_opt.run.planned import require_planned
-from gpt_opt.run.prepared import prepare
-from gpt_opt.run.program import Finished
+    import hydra
+
+    from gpt_opt.config.schema import VERSION_BASE
+    from gpt_opt.errors import exit_code
+    from gpt_opt.own_app.command_line import check_command_line, composition_problems, help_loader
+    from gpt_opt.run.devices import start_processes
+    from gpt_opt.run.distributed import run_ranks
+    from gpt_opt.run.main import hydra_errors, require_weights, show_help, start, task
+    from gpt_opt.run.planned import require_planned
+    from gpt_opt.run.prepared import prepare
+    from gpt_opt.run.program import Finished
+except KeyboardInterrupt:  # before `exit_code` could say so
+    sys.exit(130)
 
 CONFIG_DIR = Path(__file__).resolve().parent / "hydra_conf"
 

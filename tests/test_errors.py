@@ -143,7 +143,8 @@ def test_a_command_that_was_interrupted_ends_with_130(capsys: pytest.CaptureFixt
     assert exit_code(raises(KeyboardInterrupt())) == 130
     assert exit_code(raises(Interrupted("SIGTERM"))) == 1, "a run, with a checkpoint"
     assert capsys.readouterr().err == "stopped\nstopped: SIGTERM\n"
-    (tmp_path / "click.py").write_text("raise KeyboardInterrupt\n")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-m", "gpt_opt.cli"], cwd=ROOT, env=environment, capture_output=True)
-    assert (done.returncode, done.stderr) == (130, b"")
+    for imported, command in (("click", "-m gpt_opt.cli"), ("hydra", "run_hydra.py")):
+        (tmp_path / f"{imported}.py").write_text("raise KeyboardInterrupt\n")
+        done = subprocess.run([sys.executable, *command.split()], cwd=ROOT, env=environment, capture_output=True)
+        assert (done.returncode, done.stderr) == (130, b""), command

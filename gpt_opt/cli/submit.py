@@ -183,5 +183,6 @@ def execute(sweep: str, runs: tuple[str, ...]) -> None:
     if len({run.shape for run in chosen}) > 1:
         problem = f"must be runs of one shape, for one slot serves one, but are {', '.join(runs)}"
         raise ConfigError([Problem("RUN", problem, f"gptopt status {target.label} lists the shapes")])
-    if not Slot(target.part(chosen[0].shape), os.environ).execute(chosen):
-        raise RunFailed("not every run is COMPLETED")
+    slot = Slot(target.part(chosen[0].shape), os.environ)
+    if not slot.execute(chosen):
+        raise (KeyboardInterrupt if slot.stopped_by == "SIGINT" else RunFailed)("not every run is COMPLETED")

@@ -28,7 +28,7 @@ class RunStatus:
         run: Its line of the plan.
         paths: Its files, or where they would lie.
         what: What it is.
-        step: Optimizer steps done.
+        step: Optimizer steps done; of a run that has stopped, those that a restart finds done.
         total_steps: Optimizer steps of the whole run; None before it is known.
         message: First line of its error; may be empty.
         silent_s: Seconds since the last heartbeat; None unless STALLED.
@@ -84,7 +84,7 @@ class RunReader:
 
     def __init__(self, sweep: Sweep, submission: Submission, metric: Metric, notes: list[str]) -> None:
         self._sweep, self._metric, self._notes = sweep, metric, notes
-        self._classifier = RunClassifier(sweep, submission)
+        self._classifier, self._program = RunClassifier(sweep, submission), submission.program
         self.paths = self._classifier.paths
         self._jobs = {index: job.id for job in submission.jobs for index in job.runs or ()}
 
@@ -105,12 +105,13 @@ class RunReader:
             self._notes.append(f"run {run.index}: {record.problem}")
         what = self._classifier.classify(run, record, history, ends)
         node, gpus, slurm_job = self._location(run, record.file, history.last)
+        counted = what.is_done or what.is_running
         times, time_s = run_times(run.shape, history.attempts, paths, record), _time_s(record, what)
         return RunStatus(
             run=run,
             paths=paths,
             what=what,
-            step=record.file.step,
+            step=record.file.step if counted else self._program.saved_step(paths) or 0,
             total_steps=record.file.total_steps,
             message=_message(record.file, history.last) if what.state is State.FAILED else "",
             silent_s=record.silent_s if what.state is State.STALLED else None,

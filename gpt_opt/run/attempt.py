@@ -17,7 +17,7 @@ from gpt_opt.records.io import now, remove_temporaries, to_json, write_text
 from gpt_opt.records.job_id import slurm_ids
 from gpt_opt.records.provenance import Inputs, gpus, write_provenance
 from gpt_opt.records.run_dir import RunPaths
-from gpt_opt.records.state import RunState, State, write_state
+from gpt_opt.records.state import RunState, State, read_run, write_state
 from gpt_opt.records.summary import commit_summary, read_summary
 from gpt_opt.run.distributed import PeerLost, error_record, message_of
 from gpt_opt.run.signals import StopRequest
@@ -64,11 +64,14 @@ class Attempt:
         self.state = replace(self.state, updated=now(), **changes)
         write_state(self.paths, self.state, self.claim.require)
 
-    def prepare(self, hydra_files: Mapping[str, str], live: Callable[[], Code] | None = None) -> None:
+    def prepare(
+        self, hydra_files: Mapping[str, str], saved_step: int | None, live: Callable[[], Code] | None = None
+    ) -> None:
         """Writes what describes the run before it starts.
 
         Args:
             hydra_files: Texts for `.hydra`, by name.
+            saved_step: The step that it goes on from; None where it starts anew.
             live: As of `provenance_of_code`.
         """
         fence = self.claim.require
@@ -79,7 +82,10 @@ class Attempt:
         for name, text in hydra_files.items():
             write_text(self.paths.hydra / name, text, fence)
         write_text(self.paths.config, to_json(self.config), fence)
-        self.write()
+        if saved_step is None:
+            self.write()
+        else:
+            self.write(step=saved_step, total_steps=read_run(self.paths).file.total_steps)
         write_provenance(self.paths, self.config, self.inputs, self.claim.attempt, live, fence)
 
     def close(self) -> None:
@@ -138,7 +144,11 @@ class Attempt:
         Args:
             stop: By what.
             then: What starting it once more does, in words.
+
+        Raises:
+            KeyboardInterrupt: If it was asked to end at once.
         """
+        stop.raise_at_once()
         self.write_end(state=State.INTERRUPTED)
         name = stop.signal.name if stop.signal else "a signal"
         total = "" if self.state.total_steps is None else f" of {self.state.total_steps}"

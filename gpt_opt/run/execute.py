@@ -16,7 +16,7 @@ from gpt_opt.errors import ConfigError, Problem, RequestError
 from gpt_opt.records.claim import Claim, acquire
 from gpt_opt.records.io import read_json_object
 from gpt_opt.records.provenance import recorded_inputs
-from gpt_opt.records.run_dir import RunPaths
+from gpt_opt.records.run_dir import RunPaths, saved_step
 from gpt_opt.records.run_id import TRAINING, run_id
 from gpt_opt.records.state import State, StateUnreadable, has_result, read_state, written_state
 from gpt_opt.records.summary import supersede
@@ -69,7 +69,7 @@ def execute(config: Mapping[str, Any], paths: RunPaths, hydra_files: Mapping[str
                 attempt.finish()
                 _say_complete(config, paths)
                 return
-            attempt.prepare(hydra_files)
+            attempt.prepare(hydra_files, saved_step(paths))
             attempt.train()
 
 

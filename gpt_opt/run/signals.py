@@ -63,15 +63,25 @@ class StopRequest:
     def __init__(self, answer: str = "writing a checkpoint and stopping") -> None:
         self._answer = answer
         self.signal: signal.Signals | None = None
+        self._at_once = False
 
     def __bool__(self) -> bool:
         return self.signal is not None
 
-    def _receive(self, number: int, _: FrameType | None) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.signal is None:
             self.signal = signal.Signals(number)
             log.info("%s: %s; Ctrl-C once more ends at once", self.signal.name, self._answer)
         elif number == signal.SIGINT:
+            self._at_once = True
+            while frame is not None and frame.f_code.co_name != "__del__":  # Python ignores what is raised in one
+                frame = frame.f_back
+            if frame is None:
+                self.raise_at_once()
+
+    def raise_at_once(self) -> None:
+        """Raises the KeyboardInterrupt of a second Ctrl-C, if there was one: a finalizer may have kept it back."""
+        if self._at_once:
             raise KeyboardInterrupt("second signal, SIGINT")
 
 

@@ -31,6 +31,7 @@ from gpt_opt.errors import ClaimLost, ConfigError, Problem, exit_code
 from gpt_opt.records.claim import Claim, acquire
 from gpt_opt.records.io import now, read_json_object, to_json, write_text
 from gpt_opt.records.planned_configs import planned_config
+from gpt_opt.records.program import Program
 from gpt_opt.records.provenance import gpus
 from gpt_opt.records.run_dir import RunPaths
 from gpt_opt.records.run_id import Identity
@@ -98,7 +99,8 @@ def supervise(
                 attempt.finish()
                 return 0
             given = _made_ready(settings, paths, claim)
-            attempt.prepare({}, partial(code_of, settings.root))
+            saved_step = Program(checkpoints=settings.checkpoints or "").saved_step(paths)
+            attempt.prepare({}, saved_step, partial(code_of, settings.root))
             log.info("run %s: %s", run_id, relative(paths))
             return _Watch(settings, attempt, stop, repository).run(starter, overrides, given)
 

@@ -68,6 +68,10 @@ def test_a_truncated_state_in_mid_run_resumes(bench: Bench) -> None:
     bench.wait_for_step(0)
     driver.send_signal(signal.SIGHUP)  # as a closed terminal does
     assert driver.wait(60) == 1
+    slot = subprocess.Popen(["gptopt", "exec", "sweep", "0"], cwd=bench.folder, env=bench.env)
+    bench.wait("a second attempt", lambda: len(bench.history(0).attempts) == 2)
+    slot.send_signal(signal.SIGINT)
+    assert slot.wait(60) == 130
     state = bench.sweep().runs[0].paths().state
     state.write_bytes(state.read_bytes()[:30])
     drive(bench)

@@ -60,6 +60,8 @@ def mixed(folder: Path) -> Sweep:
     attempt(sweep, 2, "time_limit")
     write_run(sweep.runs[3], State.INTERRUPTED, 20)
     control.cancel(sweep.control, sweep.runs[3].run_id)
+    for run, saved in zip(sweep.runs[1:4], (30, 60, 20), strict=True):
+        (run.paths().checkpoints / f"checkpoint-{saved}").mkdir(parents=True)
     attempt(sweep, 4, "gpu_busy", node="n2", gpus=("1",))
     return sweep
 
@@ -182,6 +184,7 @@ def test_progress_is_what_a_restart_finds_not_how_far_a_failed_run_came(tmp_path
         paths = write_run(sweep.runs[0], state, step)
         (paths.checkpoints / f"checkpoint-{saved}").mkdir(parents=True, exist_ok=True)
         assert saved_steps(sweep) == (step + 1 if state is State.COMPLETED else saved)
+        assert gather(sweep).runs[0].step == (step if state is State.COMPLETED else saved)
 
 
 def test_a_failure_that_retry_reset_will_start_again(tmp_path: Path) -> None:
@@ -222,14 +225,14 @@ def test_a_truncated_state_is_a_note_and_the_rest_is_told(tmp_path: Path, size: 
     file = sweep.runs[2].paths().state
     file.write_bytes(file.read_bytes()[:size])
     status = gather(sweep)
-    assert status.runs[2].state is State.PENDING
+    assert (status.runs[2].state, status.runs[2].step) == (State.INTERRUPTED, 60)
     assert status.runs[2].what.is_due
     (note,) = status.notes
     assert str(file) in note
     assert f"note: run 2: {file}" in show_status.as_text(status, None)
     assert status.counts[State.COMPLETED] == 1
-    (sweep.runs[2].paths().checkpoints / "checkpoint-60").mkdir(parents=True)
-    assert gather(sweep).runs[2].state is State.INTERRUPTED
+    (sweep.runs[2].paths().checkpoints / "checkpoint-60").rmdir()
+    assert gather(sweep).runs[2].state is State.PENDING
 
 
 def test_a_state_of_other_types_is_a_note(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from gpt_opt.errors import ClaimLost, Interrupted
 from gpt_opt.plan.compose.composer import Composer
 from gpt_opt.records.claim import acquire, read_claim
 from gpt_opt.records.run_dir import RunPaths, find_run_dirs
-from gpt_opt.records.state import State, read_state
+from gpt_opt.records.state import State, read_state, write_state
 from gpt_opt.run import distributed, execute
 from gpt_opt.run.resolvers import register_resolvers
 from gpt_opt.run.signals import StopRequest
@@ -270,17 +271,45 @@ def test_a_run_that_is_asked_to_stop_before_it_trains_orders_nothing(
     register_resolvers()
     prepare = execute._Training.prepare
 
-    def prepare_and_stop(attempt: execute._Training, files: dict[str, str]) -> None:
-        prepare(attempt, files)
+    def prepare_and_stop(attempt: execute._Training, files: dict[str, str], saved_step: int | None) -> None:
+        prepare(attempt, files, saved_step)
         signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(execute._Training, "prepare", prepare_and_stop)
     paths = RunPaths(tmp_path / "run")
     paths.root.mkdir()
+    config = Composer(CONFIG_DIR).compose([*small, *DPO]).config
     with pytest.raises(Interrupted):
-        execute.execute(Composer(CONFIG_DIR).compose([*small, *DPO]).config, paths, {})
+        execute.execute(config, paths, {})
     assert read_state(paths).state is State.INTERRUPTED
     assert not paths.checkpoints.exists()
+    (paths.checkpoints / "checkpoint-8").mkdir(parents=True)
+    write_state(paths, replace(read_state(paths), step=10, total_steps=12))
+    with pytest.raises(Interrupted):
+        execute.execute(config, paths, {})
+    assert (read_state(paths).step, read_state(paths).total_steps) == (8, 12), "what the next start goes on from"
+
+
+def test_a_second_ctrl_c_in_a_finalizer_ends_the_run_all_the_same(
+    tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register()
+    register_resolvers()
+
+    class Bar:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    def train(attempt: execute._Training) -> None:
+        signal.raise_signal(signal.SIGINT)
+        Bar()
+
+    monkeypatch.setattr(execute._Training, "_train", train)
+    paths = RunPaths(tmp_path / "run")
+    paths.root.mkdir()
+    with pytest.raises(KeyboardInterrupt, match="second signal"):
+        execute.execute(Composer(CONFIG_DIR).compose([*small, *DPO]).config, paths, {})
+    assert read_state(paths).state is State.INTERRUPTED
 
 
 def test_room_for_the_last_word_is_given_back_but_not_that_of_a_later_attempt(

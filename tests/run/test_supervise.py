@@ -210,6 +210,10 @@ def test_a_stopped_run_goes_on_from_its_newest_checkpoint(tmp_path: Path, how: s
     assert reached.state is State.INTERRUPTED
     assert 0 < reached.step < 60
     assert ("it is killed" in app.said()) == (how == "ignore")
+    metrics = app.paths.metrics.rename(tmp_path / "metrics.jsonl")
+    assert app.run("steps=none") == 1, "it fails before its first step"
+    assert read_state(app.paths).step == reached.step, "what it goes on from"
+    metrics.rename(app.paths.metrics)
     (app.paths.root / "torn.ckpt").write_bytes(b"PK\x03\x04 and no more")
     assert app.run("steps=60", f"how={how}") == 0
     assert "torn.ckpt is half written and left out" in app.said()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +26,7 @@ from gpt_opt.errors import DataError
 from gpt_opt.run.signals import handled
 from gpt_opt.training.data import encode, pieces, prepare_shards
 from gpt_opt.training.data.encode import Encoder, line_start
-from gpt_opt.training.data.pieces import file_pieces, hub_pieces
+from gpt_opt.training.data.pieces import TextPiece, file_pieces, hub_pieces
 from gpt_opt.training.data.prepare_shards import Request
 from gpt_opt.training.data.workers import without_ctrl_c
 from gpt_opt.training.models.byte_tokenizer import byte_tokenizer
@@ -188,6 +191,20 @@ def test_several_processes_write_the_same_bytes(tmp_path: Path) -> None:
     (tmp_path / "1.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match=r"1.txt: must be UTF-8, but byte 0 is 0xff"):
         prepare(Request(tuple(map(str, files)), "bytes", tmp_path / "wrong"), processes=2)
+
+
+def test_what_ends_a_preparation_does_not_wait_for_its_processes(tmp_path: Path) -> None:
+    (tmp_path / "0.txt").write_text("text")
+    os.mkfifo(tmp_path / "1.txt")  # a piece that nobody finishes
+    jobs = ((TextPiece(tmp_path / f"{n > 0:d}.txt", 0, 4), tmp_path / f"{n}.tokens") for n in range(2))
+    encoded = prepare_shards._encoded(Encoder(byte_tokenizer(), "bytes"), jobs, 2, None)
+    assert next(encoded) == tmp_path / "0.tokens"
+    late = threading.Timer(10, (tmp_path / "1.txt").write_text, ["text"])
+    late.start()
+    encoded.close()  # as Ctrl-C does
+    assert late.is_alive()
+    assert not multiprocessing.active_children()
+    late.cancel()
 
 
 def test_a_folder_of_another_request_is_left_alone(documents: Path, tmp_path: Path) -> None:

@@ -49,6 +49,9 @@ class Slot:
     Args:
         sweep: The part of the sweep that its runs belong to.
         environment: Of this process.
+
+    Attributes:
+        stopped_by: Name of the signal that asked this slot to stop; None before one did.
     """
 
     def __init__(self, sweep: Sweep, environment: Mapping[str, str]) -> None:
@@ -56,10 +59,10 @@ class Slot:
         shape = sweep.needs()
         self._resources = from_record(shape.resources)
         self._environment = slot_environment(environment)
-        self._launcher = Launcher(sweep, self._resources, shape.slots, self._environment, lambda: bool(self._stopping))
+        self._launcher = Launcher(sweep, self._resources, shape.slots, self._environment, lambda: bool(self.stopped_by))
         self._session = environment.get(SESSION)
         self._children: list[RunProcess] = []
-        self._stopping: str | None = None
+        self.stopped_by: str | None = None
         self._driver = environment.get(DRIVER)
         self._leads = self._environment.get("SLURM_NODEID", "0") == "0" or (self._resources.nodes_per_run or 1) == 1
 
@@ -88,7 +91,7 @@ class Slot:
                         return
                     if (child := self._start(run, held)) is not None:
                         self._children.append(child)
-                        if self._stopping is not None:  # the signal came before there was anybody to pass it on to
+                        if self.stopped_by is not None:  # the signal came before there was anybody to pass it on to
                             child.stop()
                 self._watch(waiting)
         finally:
@@ -99,7 +102,7 @@ class Slot:
         if _is_done(run):
             _say(run, "is complete already")
             return False
-        if self._stopping or self._asked_to_stop(run):
+        if self.stopped_by or self._asked_to_stop(run):
             _say(run, "is not started: asked to stop")
             return False
         if reason := must_wait(self._sweep, run) or self._too_late_for(run):
@@ -167,9 +170,9 @@ class Slot:
             self._children[0].process.wait(control.POLL_S)
         for child in [item for item in self._children if item.process.poll() is not None]:
             self._children.remove(child)
-            if self._ended(child) and not self._stopping:
+            if self._ended(child) and not self.stopped_by:
                 waiting.insert(0, child.run)
-        asked = [child for child in self._children if not self._stopping and self._asked_to_stop(child.run)]
+        asked = [child for child in self._children if not self.stopped_by and self._asked_to_stop(child.run)]
         for child in asked:
             child.stop()
 
@@ -192,8 +195,8 @@ class Slot:
         return False
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
-        if self._stopping is None:
-            self._stopping = signal.Signals(number).name
+        if self.stopped_by is None:
+            self.stopped_by = signal.Signals(number).name
             for child in self._children:
                 child.stop()
 
@@ -227,7 +230,7 @@ class Slot:
             stderr_tail=child.stderr_tail(),
             state=state,
             is_own=state.started is not None and state.started >= child.attempt.started,
-            stop_requested=self._stopping is not None or self._asked_to_stop(child.run),
+            stop_requested=self.stopped_by is not None or self._asked_to_stop(child.run),
             is_cancelled=self._is_cancelled(child.run),
             released=_is_released(paths),
             processes=child.processes,

@@ -230,6 +230,10 @@ def _encoded(encoder: Encoder, jobs: Iterator[tuple[Piece, Path]], processes: in
                 yield _finished(*waiting.popleft())
         while waiting:
             yield _finished(*waiting.popleft())
+    except BaseException:
+        for worker in list(pool._processes.values()):  # Ctrl-C once more would end the wait, and leave them waiting
+            worker.kill()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
