@@ -162,6 +162,7 @@ def _become(request: list[object], streams: Sequence[int]) -> list[str]:
     os.environ.update(environment)
     tempfile.tempdir = None  # that of the environment
     os.chdir(str(cwd))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which the server ignores in the background of a shell
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
     for descriptor, stream in enumerate(streams):
