@@ -18,7 +18,6 @@ from gpt_opt.records.sweep_dir import Job, Sweep, SweepRun
 
 log = logging.getLogger(__name__)
 
-_LOCAL = "local-"
 _RECORDED_S = 10.0
 """Within so many seconds of its start a job is recorded: another process of its number is older or younger."""
 
@@ -66,16 +65,16 @@ def local_drivers(sweep: Sweep) -> list[Job]:
     pids = [item.owner.pid for item in claims if item.job is None and not item.is_over()]
     have_claimed = {item.owner.pid for item in claims}
     starting = [job for job in sweep.submission().jobs[-1:] if _is_there(job, have_claimed)]
-    return [*starting, *(Job(f"{_LOCAL}{pid}", now()) for pid in dict.fromkeys(pids))]
+    return [*starting, *(Job(f"local-{pid}", now()) for pid in dict.fromkeys(pids))]
 
 
 def _is_there(job: Job, others: Collection[int]) -> bool:
     """Returns whether the process of this machine that a job is lives, and is not one of `others`."""
-    pid, submitted = job.id.removeprefix(_LOCAL), seconds_of(job.submitted)
-    if not job.id.startswith(_LOCAL) or int(pid) in others or submitted is None:
+    pid, submitted = JobId(job.id).pid, seconds_of(job.submitted)
+    if pid is None or pid in others or submitted is None:
         return False
     with suppress(psutil.Error):
-        process = psutil.Process(int(pid))
+        process = psutil.Process(pid)
         is_it = abs(process.create_time() - submitted) < _RECORDED_S
         return is_it and process.status() != psutil.STATUS_ZOMBIE
     return False

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 
 _FORM = re.compile(r"(?P<array>\d+)(?P<task>_[^.]+)?(?:\.(?P<restart>\d+))?")
+_LOCAL = re.compile(r"local-(\d+)")
 
 _NAMES = (
     "SLURM_JOB_ID",
@@ -47,6 +48,12 @@ class JobId(str):
     def is_slurm(self) -> bool:
         """Whether it is of Slurm."""
         return _FORM.fullmatch(self) is not None
+
+    @property
+    def pid(self) -> int | None:
+        """The process outside Slurm that it is, None for others."""
+        found = _LOCAL.fullmatch(self)
+        return int(found[1]) if found else None
 
     @property
     def array(self) -> str:
